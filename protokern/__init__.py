@@ -1,0 +1,30 @@
+"""protokern: fast and exact prototypical-part networks ("this looks like that")."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "MinDistance": "protokern.kernels",
+    "PrototypePool": "protokern.kernels",
+    "available_backends": "protokern.kernels",
+    "distance_at": "protokern.kernels",
+    "distance_map": "protokern.kernels",
+    "min_distance": "protokern.kernels",
+    "prototype_pool": "protokern.kernels",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'protokern' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+# The commands of the project. `make` alone lists them. Everything runs in VENV, made and filled on first use.
+# An environment of your own:  make test VENV=/path/to/venv
+# Another build of PyTorch:    make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch torchvision
+WORKERS ?= 2
+BENCH ?=
+
+BIN := $(VENV)/bin
+DEMO := runs/demo
+NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt) $(shell find csrc -type f 2>/dev/null)
+CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-cpp test-gpu check format bench bench-gpu clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(VENV)/.installed ## Make the environment, build the C++ and install the package in place
+
+# PyTorch comes first and on its own: the C++ is built against it, and it is the one large download.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: must be Python 3.11 or newer; got " + sys.version.split()[0] + ". Run make PYTHON=/path/to/python3.11.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	@touch $@
+
+# --no-build-isolation: build against the PyTorch of this environment instead of downloading another one.
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/build-requires.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@touch $@
+
+test: install ## Run all tests that need no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+test-gpu: install ## Run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: install ## Lint, formatting, types, import rules, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell $(shell git ls-files '*.py' '*.md' '*.toml' '*.h' '*.cpp' '*.cu' '*.cuh' Makefile)
+	$(if $(CPP_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES))
+
+format: install ## Rewrite the sources the way `check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
+
+bench: install ## Measure on this CPU and store the rows in benchmarks/results (quiet machine, see benchmarks/README.md)
+	$(BIN)/python -m benchmarks.run $(BENCH)
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.table --write
+
+clean: ## Remove what was built; runs and environments stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -f protokern/*.so

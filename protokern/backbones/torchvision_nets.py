@@ -1,0 +1,67 @@
+"""Convolutional parts of torchvision's classifiers. Construction and ImageNet weights; no forward code of our own."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VGGS = tuple(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn"))
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+OTHERS = ("convnext_tiny", "efficientnet_b0")
+NAMES = (*RESNETS, *VGGS, *DENSENETS, *OTHERS)
+
+
+def build_torchvision(name: str, *, in_channels: int = 3) -> nn.Module:
+    """The net without pooling and classifier, with random weights.
+
+    ResNets end after `layer4`, VGGs after the last max-pool, DenseNets after `norm5` and a ReLU; ConvNeXt and
+    EfficientNet give their `features`.
+    """
+    from torchvision import models  # slow to import, needed by these names only
+
+    net = getattr(models, name)(weights=None)
+    if name in RESNETS:
+        body: nn.Module = nn.Sequential(OrderedDict(list(net.named_children())[:-2]))
+    else:
+        body = net.features
+    if name in DENSENETS:
+        body.add_module("relu5", nn.ReLU(inplace=True))
+    if in_channels != 3:
+        _replace_first_conv(body, in_channels)
+    return body
+
+
+def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
+    """Put a fresh convolution of `in_channels` in the place of the first one."""
+    path, old = next((path, module) for path, module in body.named_modules() if isinstance(module, nn.Conv2d))
+    options: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+    new = nn.Conv2d(in_channels, old.out_channels, **options, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    body.set_submodule(path, new)
+
+
+def imagenet_state(name: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights of `name` (`IMAGENET1K_V1`, those of the papers), downloaded through torch.hub."""
+    from torchvision import models  # slow to import, needed by these names only
+
+    get_state: Callable[..., dict[str, Tensor]] = models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict
+    return get_state(progress=True, check_hash=True)
+
+
+def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of a whole classifier's state dict to those of its convolutional part; the classifier is dropped."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.startswith(("fc.", "classifier.")):
+            continue
+        # The published DenseNet files still say `norm.1` for `norm1`.
+        modern = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
+        renamed[modern.removeprefix("features.")] = value
+    return renamed

@@ -1,0 +1,119 @@
+"""The house rules that a machine can check: who may import whom, who writes weights, how long things get."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "protokern"
+LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"]
+
+
+def python_files(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(LINT, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def imported_names(path: Path) -> set[str]:
+    """Every absolute module or name that a file imports, as dotted names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def called_names(path: Path) -> set[str]:
+    """What a file calls, as written: `torch.save` for `torch.save(state, path)`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def test_the_package_keeps_the_import_rules() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("errors", "kernels"),
+        ("kernels", "nn"),
+        ("nn", "losses"),
+        ("nn", "backbones"),
+        ("losses", "models"),
+        ("models", "search"),
+        ("search", "push"),
+        ("push", "prune"),
+        ("prune", "train"),
+        ("train", "explain"),
+        ("explain", "config"),
+        ("config", "cli"),
+        ("data", "kernels"),
+        ("data", "models"),
+        ("kernels", "data"),
+    ],
+)
+def test_the_import_rules_catch(importer: str, imported: str, tmp_path: Path) -> None:
+    """A package of the same layout with one forbidden import is refused, and without it accepted."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    package = tmp_path / "protokern"
+    parts = "cli config report train explain push prune search losses models nn backbones kernels data errors"
+    for part in parts.split():
+        (package / part).mkdir(parents=True)
+        (package / part / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    assert lint(tmp_path).returncode == 0
+    (package / importer / "__init__.py").write_text(f"from protokern import {imported}\n")
+    assert lint(tmp_path).returncode == 1
+
+
+def test_kernels_know_tensors_only() -> None:
+    module_names = {"torch.nn.Module", "torch.nn.Parameter", "torch.nn"}
+    offenders = {path.name for path in python_files(PACKAGE / "kernels") if imported_names(path) & module_names}
+    assert not offenders
+
+
+def test_only_the_checkpoint_writes_weights() -> None:
+    writers = {"torch.save", "pickle.dump", "pickle.dumps"}
+    allowed = PACKAGE / "train" / "checkpoint.py"
+    offenders = {
+        f"{path.relative_to(ROOT)}: {call}"
+        for path in python_files(PACKAGE)
+        if path != allowed
+        for call in called_names(path)
+        if call in writers or call.rpartition(".")[2] in {"save_file", "save_model"}
+    }
+    assert not offenders
+
+
+def test_files_and_functions_stay_short() -> None:
+    """400 lines a file, 60 lines a function: what a person can hold in mind."""
+    offenders = []
+    for path in python_files(PACKAGE, ROOT / "benchmarks", ROOT / "examples", ROOT / "tests"):
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > 400:
+            offenders.append(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                length = node.end_lineno - node.lineno + 1
+                if length > 60:
+                    offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {length} lines")
+    assert not offenders
+
+
+def test_there_is_no_drawer_for_everything() -> None:
+    names = {"utils", "util", "helpers", "helper", "misc", "common"}
+    offenders = [str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.stem in names]
+    assert not offenders

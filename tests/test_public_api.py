@@ -1,0 +1,49 @@
+"""The names a user may rely on, and that importing them stays cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import protokern
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_public_names() -> None:
+    assert set(protokern.__all__) == {
+        "__version__",
+        "MinDistance",
+        "PrototypePool",
+        "available_backends",
+        "distance_at",
+        "distance_map",
+        "min_distance",
+        "prototype_pool",
+    }
+
+
+@pytest.mark.parametrize("name", protokern.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(protokern, name) is not None
+    assert name in dir(protokern)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'protokern' has no attribute 'min_distnace'"):
+        _ = protokern.min_distnace
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert run_python("import sys, protokern; print('torch' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("module", ["protokern.kernels", "protokern.nn", "protokern.models", "protokern.push"])
+def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
+    """Plots, pages, progress bars and the backbone zoo are loaded by those who use them."""
+    heavy = "{'matplotlib', 'jinja2', 'rich', 'torchvision', 'pydantic', 'PIL'}"
+    assert run_python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"

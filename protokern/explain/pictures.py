@@ -1,0 +1,69 @@
+"""From tensors to pictures: images as (Y, X, 3) uint8, heat maps in colour. Nothing here draws boxes or writes files."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+_COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of activation look equal, in print and to colour-blind eyes
+_LEAST_OPACITY, _MOST_OPACITY = 0.25, 0.75
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic upsampling of activation maps (N, H, W) to the image, (N, Y, X); equal to OpenCV's INTER_CUBIC."""
+    return interpolate(maps[:, None].float(), size=size, mode="bicubic", align_corners=False)[:, 0]
+
+
+def to_picture(image: Tensor) -> np.ndarray:
+    """Show an image tensor as people would see it.
+
+    One channel is shown in grey, three as RGB, any other number by its mean in grey. Values within [0, 1] are shown as
+    they are; other ranges (a loader that normalises) are stretched from their least to their greatest value.
+
+    Args:
+        image: (C, Y, X), finite, any real dtype.
+
+    Returns:
+        (Y, X, 3) uint8.
+
+    Raises:
+        ValueError: the image is not (C, Y, X).
+    """
+    if image.ndim != 3 or image.shape[0] == 0:
+        raise ValueError(f"image: must have shape (C, Y, X); got {tuple(image.shape)}.")
+    values = image.detach().to("cpu", torch.float32)
+    if values.shape[0] != 3:
+        values = values.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        values = (values - low) / max(high - low, torch.finfo(torch.float32).tiny)
+    return values.mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
+    """Blend a heat map over a picture: dark and see-through where it is low, bright where it is high.
+
+    The map is scaled from its own least to its own greatest value, so colours compare within a picture, not between two.
+    A constant map is shown as low everywhere.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        heat_map: (Y, X), any scale.
+
+    Returns:
+        (Y, X, 3) uint8.
+
+    Raises:
+        ValueError: the two sizes differ.
+    """
+    from matplotlib import colormaps
+
+    if picture.shape[:2] != heat_map.shape:
+        raise ValueError(f"heat_map: must have shape {picture.shape[:2]} to match the picture; got {heat_map.shape}.")
+    span = float(heat_map.max() - heat_map.min())
+    heat = (heat_map - heat_map.min()) / span if span > 0 else np.zeros(heat_map.shape)
+    colour = colormaps[_COLOUR_MAP](heat)[..., :3] * 255  # (Y, X, 3)
+    opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat)[..., None]
+    return np.rint(picture * (1 - opacity) + colour * opacity).astype(np.uint8)

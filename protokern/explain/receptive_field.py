@@ -1,0 +1,105 @@
+"""Which pixels a patch of the feature map can depend on, for any net: no layer list, no formula per architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from protokern.explain.boxes import Box
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptiveField:
+    """Pixel intervals that the rows and columns of a feature map depend on.
+
+    Attributes:
+        rows: for every grid row the half-open interval of pixel rows.
+        columns: for every grid column the half-open interval of pixel columns.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+    def box(self, row: int, column: int, size: tuple[int, int] = (1, 1)) -> Box:
+        """Pixels seen by the patch of `size` (h, w) cells whose first cell is (row, column)."""
+        last_row, last_column = row + size[0] - 1, column + size[1] - 1
+        return Box(self.rows[row][0], self.columns[column][0], self.rows[last_row][1], self.columns[last_column][1])
+
+
+def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> ReceptiveField:
+    """Find the receptive field of every cell of `net(image)` by running the net on images with NaN pixels.
+
+    A cell depends on a pixel, whatever the weights, exactly if NaN in that pixel makes the cell NaN: NaN survives every
+    layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches, strides,
+    dilation and padding of any kind, and is the whole image where a net pools globally (squeeze and excitation).
+    The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
+    The net must be in evaluation mode, else its batch statistics mix the images.
+
+    Args:
+        net: maps images (B, C, Y, X) to features (B, D, H, W).
+        image: (C, Y, X), finite, on the net's device.
+
+    Returns:
+        Intervals for all H grid rows and W grid columns.
+
+    Raises:
+        ValueError: features are not finite for `image` itself, or do not depend on it.
+    """
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):  # Winograd and FFT would spread NaN
+        features = net(image[None])
+        if not torch.isfinite(features).all():
+            raise ValueError("image: must give finite features; got NaN or inf. Check the image and the model's weights.")
+        ends = [
+            _search_ends(net, image, axis=axis, from_end=from_end, num_cells=features.shape[axis + 1])
+            for axis in (1, 2)
+            for from_end in (False, True)
+        ]
+    top, bottom, left, right = ends
+    height, width = image.shape[1:]
+    return ReceptiveField(
+        rows=tuple((first, height - last) for first, last in zip(top, bottom, strict=True)),
+        columns=tuple((first, width - last) for first, last in zip(left, right, strict=True)),
+    )
+
+
+def _search_ends(
+    net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, num_cells: int
+) -> list[int]:
+    """Per grid row (axis 1) or column (axis 2): how many pixel lines at that side of the image it does not see."""
+    length = image.shape[axis]
+    unseen = [0] * num_cells  # blanking this many lines leaves the cell finite
+    seen = [length + 1] * num_cells  # blanking this many makes it NaN
+    counts = [1, length]  # one line settles the cells that see the border, all lines those that see nothing
+    while counts:
+        touched = _touched_cells(net, image, axis=axis, from_end=from_end, counts=counts)
+        for count, cells in zip(counts, touched, strict=True):
+            for cell in range(num_cells):
+                if cells[cell]:
+                    seen[cell] = min(seen[cell], count)
+                else:
+                    unseen[cell] = max(unseen[cell], count)
+        if max(unseen) == length:
+            raise ValueError("net: must make every cell of its features depend on the image; got cells that do not.")
+        counts = sorted({(low + high) // 2 for low, high in zip(unseen, seen, strict=True) if high - low > 1})
+    return unseen
+
+
+def _touched_cells(
+    net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, counts: list[int]
+) -> list[list[bool]]:
+    """For every count: which grid rows (or columns) turn NaN when that many pixel lines at one side are NaN."""
+    length = image.shape[axis]
+    touched: list[list[bool]] = []
+    for start in range(0, len(counts), _BATCH):
+        part = counts[start : start + _BATCH]
+        images = image.repeat(len(part), 1, 1, 1)
+        for blanked, count in zip(images, part, strict=True):
+            blanked.narrow(axis, length - count if from_end else 0, count).fill_(torch.nan)
+        is_nan = torch.isnan(net(images)).any(dim=1)  # (b, H, W)
+        touched.extend(is_nan.any(dim=2 if axis == 1 else 1).tolist())
+    return touched

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protokern.explain.boxes import Box, activation_box
+
+
+def test_box_holds_the_highest_twentieth_and_is_half_open() -> None:
+    heat_map = np.zeros((10, 10))
+    heat_map[2:4, 5:8] = 1.0  # six of a hundred pixels: the 95th percentile is 1
+    assert activation_box(heat_map) == Box(2, 5, 4, 8)
+    assert (activation_box(heat_map).height, activation_box(heat_map).width) == (2, 3)
+
+
+def test_percentile_interpolates_as_numpy_does() -> None:
+    heat_map = np.zeros((10, 10))
+    heat_map[0, :5] = 1.0  # five of a hundred: the 95th percentile lies at rank 94.05, between 0 and 1
+    assert activation_box(heat_map) == Box(0, 0, 1, 5)
+    assert activation_box(heat_map, percentile=90) == Box(0, 0, 10, 10)
+
+
+def test_two_far_peaks_share_one_box() -> None:
+    heat_map = np.zeros((20, 20))
+    heat_map[1:5, 2:6] = 1.0
+    heat_map[15:18, 10:13] = 1.0
+    assert activation_box(heat_map) == Box(1, 2, 18, 13)
+
+
+def test_constant_and_single_pixel_maps_give_the_whole_image() -> None:
+    assert activation_box(np.full((3, 7), 0.4)) == Box(0, 0, 3, 7)
+    assert activation_box(np.ones((1, 1))) == Box(0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("heat_map", "percentile", "message"),
+    [
+        (np.zeros((2, 2, 2)), 95.0, r"heat_map: must have shape \(Y, X\)"),
+        (np.zeros((0, 2)), 95.0, r"heat_map: must have shape \(Y, X\)"),
+        (np.array([[np.nan]]), 95.0, "heat_map: must be finite"),
+        (np.zeros((2, 2)), 101.0, r"percentile: must be in \[0, 100\]; got 101"),
+    ],
+)
+def test_bad_maps_are_refused(heat_map: np.ndarray, percentile: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        activation_box(heat_map, percentile)

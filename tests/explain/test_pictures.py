@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from protokern.explain.pictures import overlay_heat, to_picture, upsample
+
+
+def test_bicubic_upsampling_keeps_a_constant_and_equals_the_cubic_kernel() -> None:
+    assert torch.allclose(upsample(torch.full((2, 3, 4), 2.5), (12, 20)), torch.full((2, 12, 20), 2.5))
+    # Keys' kernel with a = -0.75 (OpenCV's): an impulse seen from 1/4 and 3/4 of a cell away
+    line = upsample(torch.tensor([[[0.0, 0.0, 1.0, 0.0, 0.0]]]), (1, 10))[0, 0]
+    a = -0.75
+    near = (a + 2) * 0.25**3 - (a + 3) * 0.25**2 + 1
+    far = (a + 2) * 0.75**3 - (a + 3) * 0.75**2 + 1
+    assert line[4:6].tolist() == pytest.approx([near, near])
+    assert [line[3].item(), line[6].item()] == pytest.approx([far, far])
+
+
+def test_colour_grey_and_many_channels_become_rgb() -> None:
+    colour = to_picture(torch.tensor([0.0, 0.5, 1.0])[:, None, None].expand(3, 2, 4))
+    assert colour.shape == (2, 4, 3)
+    assert colour.dtype == np.uint8
+    assert colour[1, 3].tolist() == [0, 128, 255]
+    assert to_picture(torch.full((1, 2, 2), 0.2))[0, 0].tolist() == [51, 51, 51]
+    assert to_picture(torch.tensor([0.0, 0.2, 0.4, 0.2])[:, None, None])[0, 0].tolist() == [51, 51, 51]
+
+
+def test_values_outside_the_unit_range_are_stretched() -> None:
+    picture = to_picture(torch.tensor([[[-2.0, 0.0], [1.0, 2.0]]]))
+    assert picture[:, :, 0].tolist() == [[0, 128], [191, 255]]
+
+
+def test_heat_is_see_through_where_low_and_bright_where_high() -> None:
+    picture = np.full((4, 4, 3), 200, np.uint8)
+    heat_map = np.zeros((4, 4))
+    heat_map[2, 1] = 3.0
+    blended = overlay_heat(picture, heat_map)
+    assert blended[0, 0].tolist() == [150, 150, 151]  # a quarter of inferno's first colour, nearly black
+    red, green, blue = (int(channel) for channel in blended[2, 1])
+    assert red > 200
+    assert green > 200
+    assert blue < green
+    assert (overlay_heat(picture, np.ones((4, 4)))[0, 0] == blended[0, 0]).all()
+
+
+def test_sizes_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"heat_map: must have shape \(4, 4\) to match the picture; got \(4, 5\)"):
+        overlay_heat(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"image: must have shape \(C, Y, X\); got \(4, 5\)"):
+        to_picture(torch.zeros(4, 5))

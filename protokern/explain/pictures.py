@@ -1,4 +1,4 @@
-"""From tensors to pictures: images as (Y, X, 3) uint8, heat maps in colour. Nothing here draws boxes or writes files."""
+"""From tensors to pictures: images as (Y, X, 3) uint8, heat maps in colour. Nothing here writes files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def to_picture(image: Tensor) -> np.ndarray:
 def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     """Blend a heat map over a picture: dark and see-through where it is low, bright where it is high.
 
-    The map is scaled from its own least to its own greatest value, so colours compare within a picture, not between two.
+    The map is scaled from its own least to its own greatest value: colours compare within a picture, not between two.
     A constant map is shown as low everywhere.
 
     Args:

@@ -35,8 +35,8 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     """Find the receptive field of every cell of `net(image)` by running the net on images with NaN pixels.
 
     A cell depends on a pixel, whatever the weights, exactly if NaN in that pixel makes the cell NaN: NaN survives every
-    layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches, strides,
-    dilation and padding of any kind, and is the whole image where a net pools globally (squeeze and excitation).
+    layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches,
+    strides, dilation and padding of any kind, and is the whole image where a net pools globally (squeeze and excitation).
     The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
     The net must be in evaluation mode, else its batch statistics mix the images.
 
@@ -53,7 +53,7 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):  # Winograd and FFT would spread NaN
         features = net(image[None])
         if not torch.isfinite(features).all():
-            raise ValueError("image: must give finite features; got NaN or inf. Check the image and the model's weights.")
+            raise ValueError("image: must give finite features; got NaN or inf. Check the image and the weights.")
         ends = [
             _search_ends(net, image, axis=axis, from_end=from_end, num_cells=features.shape[axis + 1])
             for axis in (1, 2)

@@ -1,0 +1,247 @@
+"""Why a model classified one image as it did: points per prototype, and where each of them looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from protokern.explain.boxes import Box, activation_box
+from protokern.explain.pictures import upsample
+from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+
+if TYPE_CHECKING:
+    from protokern.models.base import PrototypeModel
+
+EXPLAINED_CLASSES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchView:
+    """Where in one image a prototype looks.
+
+    Attributes:
+        prototype: its index.
+        patch: (row, column) of the nearest patch in the grid of patches.
+        heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image.
+        activation_box: pixels around the highest twentieth of the heat map.
+        receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
+    """
+
+    prototype: int
+    patch: tuple[int, int]
+    heat_map: np.ndarray
+    activation_box: Box
+    receptive_field_box: Box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one prototype says about one class: similarity x weight = points.
+
+    Attributes:
+        view: where it looked; shared by all classes it speaks for.
+        prototype_class: the class that the prototype belongs to, not always the one it speaks for here.
+        distance: of the nearest patch, in the model's metric.
+        similarity: activation at that distance.
+        weight: of the prototype for the class, in the last layer.
+        points: similarity x weight, its share of the logit.
+    """
+
+    view: PatchView
+    prototype_class: int
+    distance: float
+    similarity: float
+    weight: float
+    points: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassExplanation:
+    """How a class came to its logit.
+
+    Attributes:
+        class_index: which class.
+        logit: as the model gave it.
+        evidence: the prototypes with the most points for or against the class, by falling absolute value.
+        other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
+        num_other: how many those are.
+    """
+
+    class_index: int
+    logit: float
+    evidence: tuple[Evidence, ...]
+    other_points: float
+    num_other: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why an image got its logits.
+
+    Attributes:
+        logits: (K,) float32, the model's.
+        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
+        classes: the classes explained in detail, as asked for or by falling logit.
+        receptive_field: of the model for images of this size; can be handed to the next explanation.
+    """
+
+    logits: np.ndarray
+    points: np.ndarray
+    classes: tuple[ClassExplanation, ...]
+    receptive_field: ReceptiveField
+
+    @property
+    def predicted(self) -> int:
+        """The class of the highest logit; the first of them on a tie."""
+        return int(self.logits.argmax())
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(K,) float64: softmax of the logits."""
+        exponentials = np.exp(self.logits.astype(np.float64) - self.logits.max())
+        return exponentials / exponentials.sum()
+
+
+def explain_image(
+    model: PrototypeModel,
+    image: Tensor,
+    *,
+    top: int = 10,
+    classes: Sequence[int] | None = None,
+    receptive_field: ReceptiveField | None = None,
+) -> Explanation:
+    """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
+
+    Works in evaluation mode and leaves the model's modes as they were. Activation maps are made for the prototypes that
+    are shown, not for all.
+
+    Args:
+        model: any prototype model.
+        image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
+        top: prototypes shown per class, at least 1; the others are summed up.
+        classes: classes to explain in detail; None: the three with the highest logits.
+        receptive_field: from an earlier explanation of an image of this size; None: found here.
+
+    Returns:
+        Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
+
+    Raises:
+        ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range.
+
+    Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
+    """
+    _check(model, image, top, classes)
+    parameter = next(model.parameters())
+    image = image.to(parameter.device, parameter.dtype)
+    with evaluation_mode(model), torch.inference_mode():
+        features = model.features(image[None])  # (1, D, H, W)
+        if receptive_field is None:
+            receptive_field = find_receptive_field(model.features, image)
+        output = model.head(features)
+        logits = output.logits[0].float().cpu().numpy()
+        weight = model.last_layer.weight.double().cpu().numpy()  # (K, P)
+        similarity = output.activations[0].double().cpu().numpy()  # (P,)
+        distance = output.min_distances[0].double().cpu().numpy()
+        points = similarity[:, None] * weight.T  # (P, K)
+        if classes is None:
+            classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
+        shown = {k: np.argsort(-np.abs(points[:, k]), kind="stable")[:top] for k in classes}
+        needed = sorted({int(j) for indices in shown.values() for j in indices})
+        views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
+        owners = model.class_identity.argmax(dim=1).tolist()
+    by_prototype = {view.prototype: view for view in views}
+
+    def explain_class(k: int) -> ClassExplanation:
+        evidence = tuple(
+            Evidence(
+                view=by_prototype[int(j)],
+                prototype_class=owners[j],
+                distance=float(distance[j]),
+                similarity=float(similarity[j]),
+                weight=float(weight[k, j]),
+                points=float(points[j, k]),
+            )
+            for j in shown[k]
+        )
+        others = np.delete(points[:, k], shown[k])
+        return ClassExplanation(
+            class_index=k,
+            logit=float(logits[k]),
+            evidence=evidence,
+            other_points=float(others.sum()),
+            num_other=len(others),
+        )
+
+    explained = tuple(explain_class(k) for k in classes)
+    return Explanation(logits=logits, points=points, classes=explained, receptive_field=receptive_field)
+
+
+def view_patches(
+    model: PrototypeModel,
+    features: Tensor,
+    patches: Tensor,
+    prototypes: Sequence[int],
+    image_size: Sequence[int],
+    receptive_field: ReceptiveField,
+) -> list[PatchView]:
+    """Where some prototypes look in one image, given its features.
+
+    Args:
+        model: in evaluation mode.
+        features: (D, H, W) of the image.
+        patches: (P,) int64: the patch of every prototype of the model, row * W' + column.
+        prototypes: indices of the prototypes to view.
+        image_size: (Y, X), pixels.
+        receptive_field: of the model for this image size.
+    """
+    if not prototypes:
+        return []
+    layer = model.prototype_layer
+    index = torch.tensor(list(prototypes), dtype=torch.int64, device=features.device)
+    distance = layer.distance_map(features[None], index)[0]  # (P', H', W')
+    height, width = image_size
+    heat_maps = upsample(layer.activate(distance), (height, width)).cpu().numpy()  # (P', Y, X)
+    patch_size = (features.shape[1] - distance.shape[1] + 1, features.shape[2] - distance.shape[2] + 1)
+    views = []
+    for j, patch, heat_map in zip(prototypes, patches[index.to(patches.device)].tolist(), heat_maps, strict=True):
+        row, column = divmod(patch, distance.shape[2])
+        views.append(
+            PatchView(
+                prototype=j,
+                patch=(row, column),
+                heat_map=heat_map,
+                activation_box=activation_box(heat_map),
+                receptive_field_box=receptive_field.box(row, column, patch_size),
+            )
+        )
+    return views
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode and, at the end, each back into the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check(model: PrototypeModel, image: Tensor, top: int, classes: Sequence[int] | None) -> None:
+    if image.ndim != 3:
+        raise ValueError(
+            f"image: must have shape (C, Y, X); got {tuple(image.shape)}. Explain one image at a time, as images[0]."
+        )
+    if top < 1:
+        raise ValueError(f"top: must be at least 1; got {top}.")
+    outside = [k for k in classes or () if not 0 <= k < model.num_classes]
+    if outside:
+        raise ValueError(f"classes: must be from 0 to {model.num_classes - 1}; got {outside[0]}.")

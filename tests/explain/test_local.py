@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from protokern.explain.boxes import Box, activation_box
+from protokern.explain.local import EXPLAINED_CLASSES, explain_image
+from protokern.models import ProtoPNet
+
+
+def small_model(*, in_channels: int = 3, prototype_size: tuple[int, int] = (1, 1), num_classes: int = 4) -> ProtoPNet:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(in_channels, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.ReLU(),
+    )
+    model = ProtoPNet(
+        backbone,
+        num_classes,
+        prototypes_per_class=3,
+        prototype_dim=5,
+        prototype_size=prototype_size,
+        in_channels=in_channels,
+        image_size=32,
+    )
+    nn.init.normal_(model.last_layer.weight)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("in_channels", "size"), [(3, (32, 32)), (1, (24, 40)), (5, (17, 19))])
+def test_points_of_all_prototypes_sum_to_the_logits(in_channels: int, size: tuple[int, int]) -> None:
+    model = small_model(in_channels=in_channels)
+    image = torch.rand(in_channels, *size)
+    explanation = explain_image(model, image, top=2, classes=range(4))
+    with torch.no_grad():
+        logits = model(image[None]).logits[0].numpy()
+    np.testing.assert_allclose(explanation.logits, logits, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(explanation.points.sum(axis=0), logits, rtol=0, atol=1e-5)
+    for one in explanation.classes:
+        shown = sum(evidence.points for evidence in one.evidence)
+        assert shown + one.other_points == pytest.approx(one.logit, abs=1e-5)
+        assert len(one.evidence) + one.num_other == 12
+
+
+def test_evidence_is_similarity_times_weight_at_the_nearest_patch() -> None:
+    model = small_model()
+    image = torch.rand(3, 32, 32)
+    explanation = explain_image(model, image)
+    with torch.no_grad():
+        output = model(image[None])
+    one = explanation.classes[0]
+    assert one.class_index == explanation.predicted == int(output.logits.argmax())
+    assert len(one.evidence) == 10
+    absolute = [abs(evidence.points) for evidence in one.evidence]
+    assert absolute == sorted(absolute, reverse=True)
+    for evidence in one.evidence:
+        j = evidence.view.prototype
+        assert evidence.points == evidence.similarity * evidence.weight
+        assert evidence.similarity == pytest.approx(float(output.activations[0, j]))
+        assert evidence.distance == pytest.approx(float(output.min_distances[0, j]))
+        assert evidence.weight == pytest.approx(model.last_layer.weight[one.class_index, j].item())
+        assert evidence.prototype_class == j // 3
+        row, column = evidence.view.patch
+        assert row * 8 + column == int(output.patches[0, j])
+
+
+def test_the_heat_map_is_the_upsampled_activation_and_the_box_its_highest_part() -> None:
+    model = small_model()
+    image = torch.rand(3, 32, 48)
+    view = explain_image(model, image).classes[0].evidence[0].view
+    with torch.no_grad():
+        layer = model.prototype_layer
+        activation = layer.activate(layer.distance_map(model.features(image[None])))[:, view.prototype]  # (1, 8, 12)
+    expected = nn.functional.interpolate(activation[None], size=(32, 48), mode="bicubic")[0, 0].numpy()
+    np.testing.assert_allclose(view.heat_map, expected, atol=1e-5)
+    assert view.activation_box == activation_box(view.heat_map)
+    row, column = view.patch
+    field = view.receptive_field_box
+    assert field == Box(
+        max(0, 4 * row - 3), max(0, 4 * column - 3), min(32, 4 * row + 4), min(48, 4 * column + 4)
+    )  # two 3x3 convolutions of stride 2: seven pixels, from 4 r - 3
+
+
+def test_large_prototypes_see_all_their_cells() -> None:
+    model = small_model(prototype_size=(2, 3))
+    view = explain_image(model, torch.rand(3, 32, 32), top=1).classes[0].evidence[0].view
+    row, column = view.patch
+    assert view.receptive_field_box == Box(
+        max(0, 4 * row - 3), max(0, 4 * column - 3), min(32, 4 * row + 8), min(32, 4 * column + 12)
+    )
+
+
+def test_by_default_the_three_highest_classes_are_explained_and_fewer_where_there_are_fewer() -> None:
+    explanation = explain_image(small_model(), torch.rand(3, 32, 32))
+    assert [one.class_index for one in explanation.classes] == np.argsort(-explanation.logits)[:3].tolist()
+    assert len(explain_image(small_model(num_classes=2), torch.rand(3, 32, 32)).classes) == 2
+    assert EXPLAINED_CLASSES == 3
+    assert explanation.probabilities.sum() == pytest.approx(1)
+    assert int(explanation.probabilities.argmax()) == explanation.predicted
+
+
+def test_a_known_receptive_field_is_used_again() -> None:
+    model = small_model()
+    first = explain_image(model, torch.rand(3, 32, 32))
+    calls = []
+    model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    again = explain_image(model, torch.rand(3, 32, 32), receptive_field=first.receptive_field)
+    assert len(calls) == 1
+    assert again.receptive_field is first.receptive_field
+
+
+def test_modes_and_weights_are_left_as_they_were() -> None:
+    model = small_model()
+    model.train()
+    model.backbone[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    explain_image(model, torch.rand(3, 32, 32))
+    assert model.training
+    assert not model.backbone[1].training
+    assert model.backbone[0].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("image", "arguments", "message"),
+    [
+        (torch.rand(1, 3, 32, 32), {}, r"image: must have shape \(C, Y, X\); got \(1, 3, 32, 32\)"),
+        (torch.rand(3, 32, 32), {"top": 0}, "top: must be at least 1; got 0"),
+        (torch.rand(3, 32, 32), {"classes": [1, 4]}, "classes: must be from 0 to 3; got 4"),
+        (torch.full((3, 32, 32), torch.inf), {}, "image: must give finite features"),
+    ],
+)
+def test_bad_arguments_are_refused(image: Tensor, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explain_image(small_model(), image, **arguments)

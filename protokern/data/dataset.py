@@ -1,0 +1,135 @@
+"""What every image data set of the package offers: items in [0, 1], plain pictures for people, names and labels.
+
+A subclass says how image `index` looks at a given size (`render`) and what it is called; augmentation, the cache in
+memory and threads live here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from protokern.data.augment import Augmentation, draw_quad, warp
+from protokern.data.decode import pixels_to_tensor
+
+CACHES = ("none", "memory")
+
+# Images warped by one call: few enough to stay in cache, enough to pay for starting torch's threads.
+_CHUNK = 32
+
+
+class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
+    """Labelled images of one size; item = ((3, Y, X) float32 in [0, 1], class index).
+
+    With an augmentation, item `i` is a random view that depends on (seed, epoch, i) alone: not on the order of
+    access, the number of worker processes or the cache. Call `set_epoch` before each epoch.
+
+    Attributes:
+        labels: class index of every image.
+        classes: class names; `labels` index into them.
+        image_size: (Y, X), pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        image_size: tuple[int, int],
+        augmentation: Augmentation | None,
+        augmentation_margin: float,
+        seed: int,
+        cache: str,
+    ) -> None:
+        """`augmentation_margin`: how much larger than `image_size` the images are kept that augmentation cuts from."""
+        if cache not in CACHES:
+            raise ValueError(f"cache: must be one of {', '.join(CACHES)}; got {cache!r}. Choose one of them.")
+        if seed < 0:
+            raise ValueError(f"seed: must be 0 or more; got {seed}. Choose another seed.")
+        self.labels = list(labels)
+        self.classes = list(classes)
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.seed = seed
+        margin = 1.0 if augmentation is None else augmentation_margin
+        self._stored_size = (round(image_size[0] * margin), round(image_size[1] * margin))
+        # In shared memory, so that worker processes which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._keeps = cache == "memory"
+        # Pages that nothing was written to yet take no memory.
+        num_kept = len(self.labels) if self._keeps else 0
+        self._kept = np.empty((num_kept, *self._stored_size, 3), dtype=np.uint8)
+        self._is_kept = np.zeros(num_kept, dtype=bool)
+
+    def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """Image `index` at `size` (rows, columns): (Y, X, 3) uint8."""
+        raise NotImplementedError(f"{type(self).__name__} must say how an image looks: define render().")
+
+    def sample_name(self, index: int) -> str:
+        """A short unique name of an image, for people and files: its path within the data folder."""
+        raise NotImplementedError(f"{type(self).__name__} must name its images: define sample_name().")
+
+    def source_path(self, index: int) -> Path | None:
+        """The file that holds the image; None when it was generated."""
+        raise NotImplementedError(f"{type(self).__name__} must say where its images are: define source_path().")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which random views the items are; has no effect without augmentation."""
+        self._epoch.fill_(epoch)
+
+    def preload(self) -> None:
+        """Fill the cache now; call it before worker processes start, so that they share it. Nothing without cache."""
+        if self._keeps:
+            self._pixels_of([index for index in range(len(self)) if not self._is_kept[index]])
+
+    def display_image(self, index: int) -> np.ndarray:
+        """The image as the network sees it without augmentation: (Y, X, 3) uint8."""
+        if self._stored_size == self.image_size:
+            return self._pixels(index).copy()
+        return self.render(index, self.image_size)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        """Several items at once; DataLoader calls this for a batch, and the images are decoded by several threads."""
+        positions = [range(len(self.labels))[index] for index in indices]
+        items: list[tuple[torch.Tensor, int]] = []
+        for start in range(0, len(positions), _CHUNK):
+            chunk = positions[start : start + _CHUNK]
+            views = self._views(chunk)
+            items += [(view, self.labels[index]) for view, index in zip(views, chunk, strict=True)]
+        return items
+
+    def _views(self, indices: list[int]) -> torch.Tensor:
+        """(B, 3, Y, X): the images, each seen from its random viewpoint of this epoch."""
+        images = pixels_to_tensor(np.stack(self._pixels_of(indices)))
+        if self.augmentation is None:
+            return images
+        epoch = int(self._epoch)
+        rngs = [np.random.default_rng([self.seed, epoch, index]) for index in indices]
+        return warp(images, [draw_quad(self.augmentation, rng) for rng in rngs], self.image_size)
+
+    def _pixels_of(self, indices: list[int]) -> list[np.ndarray]:
+        num_threads = 1 if get_worker_info() is not None else min(os.cpu_count() or 1, len(indices), 8)
+        if num_threads <= 1:
+            return [self._pixels(index) for index in indices]
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(self._pixels, indices))
+
+    def _pixels(self, index: int) -> np.ndarray:
+        if not self._keeps:
+            return self.render(index, self._stored_size)
+        if not self._is_kept[index]:
+            self._kept[index] = self.render(index, self._stored_size)
+            self._is_kept[index] = True
+        return self._kept[index]

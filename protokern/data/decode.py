@@ -1,0 +1,188 @@
+"""Reads one photograph from disk as upright 8-bit RGB of a wanted size, or says why it cannot.
+
+The only place in the package that opens image files. Data sets, the check before training and `protokern explain`
+all come through here, so an image looks the same to each of them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from protokern.errors import DataError
+
+# Named formats only: without the list, Pillow would also try readers that start other programs (EPS).
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+Image.init()  # Pillow looks up a named format only among those that it has loaded
+
+# What Pillow's readers let through when a file is damaged, beyond the OSError they promise.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+_ORIENTATION_TAG = 0x0112
+_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF values that swap rows and columns
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MODES_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class UnreadableImageError(DataError):
+    """One file is not an image that can be shown; `reason` says why in a few words."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"image: must be a readable photograph; got {path} ({reason}). Replace or remove the file.")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+def parse_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Turn one number or (rows, columns) into (rows, columns) in pixels, each at least 1.
+
+    Raises:
+        ValueError: anything else.
+    """
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in size):
+        raise ValueError(
+            f"image_size: must be a positive number of pixels or a pair (rows, columns); got {image_size!r}. "
+            "Use for example 224 or (192, 256)."
+        )
+    return size[0], size[1]
+
+
+def read_photo(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Decode a photograph, turn it upright and squash it to `size` with an antialiased bilinear filter.
+
+    Transparent images are laid on white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
+
+    Args:
+        path: an image file.
+        size: rows and columns of the result, pixels; the aspect ratio is not kept.
+
+    Returns:
+        (Y, X, 3) uint8.
+
+    Raises:
+        UnreadableImageError: missing, empty, not an image, damaged, truncated or too large.
+    """
+    rows, columns = size
+    try:
+        with _open_checked(path) as image:
+            # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still has enough pixels; other formats ignore this.
+            image.draft(image.mode, (max(size), max(size)))
+            decoded = _to_rgb(image)
+            orientation = _orientation(image)  # asked for last: a PNG decodes to find it, and must fail above
+            if orientation in _TURNED_ORIENTATIONS:
+                rows, columns = columns, rows
+            small = decoded.resize((columns, rows), Image.Resampling.BILINEAR)
+    except _DAMAGE as error:
+        raise UnreadableImageError(path, _reason(path, error)) from error
+    turn = _UPRIGHT.get(orientation)
+    return np.asarray(small if turn is None else small.transpose(turn))
+
+
+def check_photo(path: Path) -> str | None:
+    """Decode a photograph wholly, at the smallest scale its format allows; None if sound, else why it is not."""
+    try:
+        with _open_checked(path) as image:
+            image.draft(image.mode, (1, 1))
+            _to_rgb(image)
+    except _DAMAGE as error:
+        return _reason(path, error)
+    return None
+
+
+def load_image(path: Path | str, image_size: int | tuple[int, int]) -> torch.Tensor:
+    """Read one photograph as a network sees it.
+
+    Args:
+        path: an image file.
+        image_size: pixels, one number or (rows, columns); the aspect ratio is not kept.
+
+    Returns:
+        (3, Y, X) float32 in [0, 1].
+
+    Raises:
+        DataError: the file is missing or is no image that can be read.
+        ValueError: `image_size` is not a size.
+    """
+    pixels = read_photo(Path(path), parse_image_size(image_size))
+    return pixels_to_tensor(pixels[np.newaxis].copy())[0]
+
+
+def pixels_to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(B, Y, X, 3) uint8 to (B, 3, Y, X) float32 in [0, 1]."""
+    channels_last = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return channels_last.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _open_checked(path: Path) -> Image.Image:
+    if path.stat().st_size == 0:
+        raise OSError("empty file, 0 bytes")
+    image = Image.open(path, formats=IMAGE_FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where the metadata is damaged: viewers show such a photograph as it is."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DAMAGE:
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray((wide // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a possible decompression bomb"
+    return (str(error) or type(error).__name__).replace(str(path), path.name).splitlines()[0]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from protokern.explain.boxes import Box, activation_box
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
-
-if TYPE_CHECKING:
-    from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
 
 EXPLAINED_CLASSES = 3
 
@@ -139,7 +136,7 @@ def explain_image(
     _check(model, image, top, classes)
     parameter = next(model.parameters())
     image = image.to(parameter.device, parameter.dtype)
-    with evaluation_mode(model), torch.inference_mode():
+    with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
         if receptive_field is None:
             receptive_field = find_receptive_field(model.features, image)
@@ -221,18 +218,6 @@ def view_patches(
             )
         )
     return views
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode and, at the end, each back into the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check(model: PrototypeModel, image: Tensor, top: int, classes: Sequence[int] | None) -> None:

@@ -36,7 +36,7 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
 
     A cell depends on a pixel, whatever the weights, exactly if NaN in that pixel makes the cell NaN: NaN survives every
     layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches,
-    strides, dilation and padding of any kind, and is the whole image where a net pools globally (squeeze and excitation).
+    strides, dilation and padding, and is the whole image where a net pools globally (squeeze and excitation).
     The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
     The net must be in evaluation mode, else its batch statistics mix the images.
 

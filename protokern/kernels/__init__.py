@@ -1,0 +1,24 @@
+"""Tensor ops of prototypical-part networks: distances between patches and prototypes, fused with their reductions.
+
+Tensors in, tensors out: no modules, no files. One folder per op, with its maths in README.md and its definition in
+reference.py.
+"""
+
+from __future__ import annotations
+
+from .backends import BackendStatus, available_backends
+from .distance_at import distance_at
+from .distance_map import distance_map
+from .min_distance import MinDistance, min_distance
+from .prototype_pool import PrototypePool, prototype_pool
+
+__all__ = [
+    "BackendStatus",
+    "MinDistance",
+    "PrototypePool",
+    "available_backends",
+    "distance_at",
+    "distance_map",
+    "min_distance",
+    "prototype_pool",
+]

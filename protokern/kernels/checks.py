@@ -1,0 +1,167 @@
+"""Argument checks of the public ops: shapes, types, devices and names. Every message says what was wanted and got."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .activations import ACTIVATIONS
+from .geometry import grid_shape
+from .metrics import METRICS
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Check the two tensors of every op and apply the autocast rule.
+
+    Returns:
+        `features` and `prototypes` as given; under autocast, where their types differ, both in the wider type.
+
+    Raises:
+        TypeError: one of them is not a tensor.
+        ValueError: shapes, types, devices or `metric` do not fit.
+    """
+    for name, tensor in (("features", features), ("prototypes", prototypes)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: must be a torch.Tensor; got {type(tensor).__name__}.")
+        if tensor.layout is not torch.strided:
+            raise ValueError(f"{name}: must be a dense tensor; got layout {tensor.layout}. Call to_dense() on it.")
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"{name}: must be float64, float32, bfloat16 or float16; got {tensor.dtype}.")
+    if metric not in METRICS:
+        raise ValueError(f"metric: must be one of {', '.join(METRICS)}; got {metric!r}.")
+    _check_shapes(features, prototypes)
+    if prototypes.device != features.device:
+        raise ValueError(
+            f"prototypes: must be on the device of features, {features.device}; got {prototypes.device}. "
+            "Move one of them."
+        )
+    if prototypes.dtype == features.dtype:
+        return features, prototypes
+    if not torch.is_autocast_enabled(features.device.type):
+        raise ValueError(
+            f"prototypes: must have the dtype of features, {features.dtype}; got {prototypes.dtype}. "
+            "Convert one of them, or run under torch.autocast, which takes the wider type."
+        )
+    wider = torch.promote_types(features.dtype, prototypes.dtype)
+    return features.to(wider), prototypes.to(wider)
+
+
+def check_epsilon(epsilon: float) -> float:
+    """Check the constant of the log activation.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon: must be a finite number above 0; got {epsilon!r}.")
+    return float(epsilon)
+
+
+def check_activation(activation: object, metric: str) -> None:
+    """Check the name of an activation; callables pass.
+
+    Raises:
+        ValueError: an unknown name, or "cosine" with another metric.
+    """
+    if callable(activation):
+        return
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)} or a callable; got {activation!r}.")
+    if activation == "cosine" and metric != "cosine":
+        raise ValueError(
+            f"activation: must not be 'cosine' unless metric is 'cosine'; got metric {metric!r}. "
+            "Choose another activation."
+        )
+
+
+def check_activation_result(similarity: object, distance: Tensor) -> None:
+    """Check what a user's activation returned.
+
+    Raises:
+        ValueError: it is not a tensor of the shape of `distance`.
+    """
+    if not isinstance(similarity, Tensor):
+        raise ValueError(f"activation: must return a torch.Tensor; got {type(similarity).__name__}.")
+    if similarity.shape != distance.shape:
+        raise ValueError(
+            f"activation: must return the shape it was given, {tuple(distance.shape)}; got {tuple(similarity.shape)}."
+        )
+
+
+def check_patch(patch: Tensor, features: Tensor, prototypes: Tensor) -> None:
+    """Check the patch indices given to `distance_at`, all but their range.
+
+    Raises:
+        TypeError: `patch` is not a tensor.
+        ValueError: shape, type or device do not fit.
+    """
+    _check_index(patch, "patch", features.device)
+    wanted = (features.shape[0], prototypes.shape[0])
+    if patch.dim() != 2 or patch.shape[0] != wanted[0] or patch.shape[1] != wanted[1]:
+        raise ValueError(
+            f"patch: must have shape {wanted}, one index per image and prototype; got {tuple(patch.shape)}."
+        )
+
+
+def check_prototype_index(prototype_index: Tensor, prototypes: Tensor) -> None:
+    """Check the choice of prototypes given to `distance_map`, all but its range.
+
+    Raises:
+        TypeError: it is not a tensor.
+        ValueError: shape, type or device do not fit.
+    """
+    _check_index(prototype_index, "prototype_index", prototypes.device)
+    if prototype_index.dim() != 1:
+        raise ValueError(f"prototype_index: must have shape (P',); got {tuple(prototype_index.shape)}.")
+
+
+def check_range(index: Tensor, name: str, size: int) -> None:
+    """Check that every index is in [0, size). CPU only: elsewhere torch's own indexing stops at a bad index.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if index.device.type != "cpu" or index.numel() == 0:
+        return
+    low, high = (int(bound) for bound in index.aminmax())
+    if low < 0 or high >= size:
+        raise ValueError(f"{name}: must be in [0, {size}); got values from {low} to {high}.")
+
+
+def _check_index(index: object, name: str, device: torch.device) -> None:
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name}: must be a torch.Tensor; got {type(index).__name__}.")
+    if index.dtype != torch.int64:
+        raise ValueError(f"{name}: must be int64; got {index.dtype}.")
+    if index.device != device:
+        raise ValueError(f"{name}: must be on {device}; got {index.device}.")
+
+
+def _check_shapes(features: Tensor, prototypes: Tensor) -> None:
+    if features.dim() != 4:
+        raise ValueError(f"features: must have shape (B, D, H, W); got {tuple(features.shape)}.")
+    if prototypes.dim() not in (2, 4):
+        raise ValueError(f"prototypes: must have shape (P, D) or (P, D, h, w); got {tuple(prototypes.shape)}.")
+    depth = features.shape[1]
+    if depth == 0:
+        raise ValueError(f"features: must have at least one channel; got {tuple(features.shape)}.")
+    if prototypes.shape[1] != depth:
+        wanted = f"(P, {depth})" if prototypes.dim() == 2 else f"(P, {depth}, h, w)"
+        raise ValueError(
+            f"prototypes: must have shape {wanted} to match features {tuple(features.shape)}; "
+            f"got {tuple(prototypes.shape)}."
+        )
+    if features.shape[2] == 0 or features.shape[3] == 0:
+        raise ValueError(f"features: must have at least one cell (H, W >= 1); got {tuple(features.shape)}.")
+    if prototypes.dim() == 4 and (prototypes.shape[2] == 0 or prototypes.shape[3] == 0):
+        raise ValueError(f"prototypes: must span at least one cell (h, w >= 1); got {tuple(prototypes.shape)}.")
+    rows, columns = grid_shape(features, prototypes)
+    if rows < 1 or columns < 1:
+        raise ValueError(
+            f"prototypes: must not be larger than the grid of features {tuple(features.shape)}; "
+            f"got {tuple(prototypes.shape)}."
+        )

@@ -1,0 +1,32 @@
+"""How the reference bounds its memory and keeps its sums and products exact and in a fixed order, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def chunk_budget(device: torch.device) -> int:
+    """Elements of one scratch tensor: about a core's cache on the CPU, enough work per launch elsewhere."""
+    return 1 << 18 if device.type == "cpu" else 1 << 24
+
+
+def chunks(total: int, length: int) -> list[slice]:
+    """Consecutive slices of at most `length` that cover range(total)."""
+    return [slice(start, min(start + length, total)) for start in range(0, total, length)]
+
+
+def add_rows_(target: Tensor, row: Tensor, source: Tensor) -> None:
+    """`target[row[i]] += source[i]` in a fixed order of `i`, on every device."""
+    if target.device.type == "cpu":
+        target.index_add_(0, row, source)
+    else:
+        target.index_put_((row,), source, accumulate=True)  # sorts by row, where index_add_ would use atomics
+
+
+def product_dtype(values: Tensor) -> torch.dtype:
+    """Type for the matrix product: float64 where the user lets float32 products round to TF32 or bfloat16."""
+    if values.dtype != torch.float32:
+        return values.dtype
+    backend = torch.backends.cuda if values.device.type == "cuda" else torch.backends.mkldnn
+    return torch.float32 if backend.matmul.fp32_precision in ("none", "ieee") else torch.float64

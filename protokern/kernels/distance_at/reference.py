@@ -1,0 +1,29 @@
+"""The definition of `distance_at`, in plain torch, for any device; its gradient is that of `min_distance`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..chunking import chunk_budget, chunks
+from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
+from ..metrics import distance, prepare
+
+
+def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str) -> Tensor:
+    """Difference-form distance at `patch` (B, P), (B, P)."""
+    dtype = compute_dtype(features.dtype)
+    size = prototype_size(prototypes)
+    rows, columns = grid_shape(features, prototypes)
+    p = prepare(prototypes.flatten(1).to(dtype), metric)
+    depth = p.values.shape[1]
+    result = features.new_empty(patch.shape, dtype=dtype)
+    budget = chunk_budget(features.device)
+    images_per_chunk = max(1, budget // (depth * max(rows * columns, len(prototypes))))
+    for images in chunks(len(features), images_per_chunk):
+        x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
+        image = torch.arange(len(x.values), device=patch.device)[:, None]  # (b, 1)
+        for chosen in chunks(len(prototypes), max(1, budget // (depth * len(x.values)))):
+            at_patch = x.select((image, patch[images, chosen]))  # (b, P, K)
+            result[images, chosen] = distance(at_patch, p.select((chosen,)), metric)
+    return result

@@ -1,0 +1,108 @@
+"""The public `distance_map` and its registered op `protokern::distance_map`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import check_names, choose_backend
+from ..checks import check_inputs, check_prototype_index, check_range
+from ..geometry import compute_dtype, grid_shape
+from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from . import native, reference
+
+
+def distance_map(
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    prototype_index: Tensor | None = None,
+    metric: str = "sqeuclidean",
+    backend: str = "auto",
+) -> Tensor:
+    """Distance from prototypes to every patch: the numbers that `min_distance` takes the smallest of.
+
+    Differentiable once in both inputs, at every patch. Choose the prototypes that are needed: the result for all of
+    them is the B x P x H x W tensor that `min_distance` avoids.
+
+    Args:
+        features: feature maps, (B, D, H, W); as in `min_distance`.
+        prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
+        prototype_index: (P',) int64, which prototypes, in any order and with repeats; None for all.
+        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        backend: "auto", or a name from `available_backends()`.
+
+    Returns:
+        (B, P', H', W'), float32 for half inputs, else the dtype of the inputs; NaN where the patch or the prototype is
+        not finite.
+
+    Raises:
+        TypeError: an input is not a tensor.
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, an index is out of range, or a name is
+            unknown.
+        BackendUnavailableError: `backend` was named but cannot run here.
+    """
+    refuse_transforms("distance_map")
+    features, prototypes = check_inputs(features, prototypes, metric)
+    if prototype_index is not None:
+        check_prototype_index(prototype_index, prototypes)
+        prototypes = _select(prototypes, prototype_index)
+    check_names(backend, None)
+    return _distance_map_op(features, prototypes, metric, backend)
+
+
+def _select(prototypes: Tensor, index: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling():
+        check_range(index, "prototype_index", len(prototypes))
+    # Of torch's two ways to take rows, the one whose gradient adds repeated rows in a fixed order on this device.
+    return prototypes.index_select(0, index) if prototypes.device.type == "cpu" else prototypes[index]
+
+
+def _implementation(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
+    if choose_backend(backend, features.device, None) == "native":
+        return native.distance_map(features, prototypes, metric)
+    return reference.distance_map(features, prototypes, metric)
+
+
+def _fake(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
+    shape = (features.shape[0], prototypes.shape[0], *grid_shape(features, prototypes))
+    return features.new_empty(shape, dtype=compute_dtype(features.dtype))
+
+
+class _DistanceMapFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
+        ctx.save_for_backward(features, prototypes)
+        ctx.metric = metric
+        return below_autograd(_distance_map_op, features, prototypes, metric, backend)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:2]
+        grads = _backward_op(grad, *ctx.saved_tensors, ctx.metric, *needs)
+        return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None), None, None
+
+
+def _backward_fake(
+    grad: Tensor, features: Tensor, prototypes: Tensor, metric: str, need_features: bool, need_prototypes: bool
+) -> tuple[Tensor, Tensor]:
+    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
+    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+
+
+_distance_map_op = register_op(
+    "distance_map(Tensor features, Tensor prototypes, str metric, str backend) -> Tensor",
+    implementation=_implementation,
+    fake=_fake,
+    function=_DistanceMapFunction,
+)
+_backward_op = register_op(
+    "distance_map_backward(Tensor grad, Tensor features, Tensor prototypes, str metric, bool need_features, "
+    "bool need_prototypes) -> (Tensor, Tensor)",
+    # Two matrix products: torch's are as fast as any backend's own, so all backends share them.
+    implementation=reference.distance_map_backward,
+    fake=_backward_fake,
+    function=no_second_derivative("distance_map_backward"),
+)

@@ -1,0 +1,167 @@
+"""The public `min_distance`, its registered op `protokern::min_distance` and the backward op that others share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import check_names, choose_backend
+from ..checks import check_inputs
+from ..geometry import compute_dtype
+from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from . import native, reference
+
+
+class MinDistance(NamedTuple):
+    """Result of `min_distance`.
+
+    Attributes:
+        value: (B, P), distance to the nearest patch, >= 0.
+        patch: (B, P) int64, flat index row * W' + column of that patch.
+    """
+
+    value: Tensor
+    patch: Tensor
+
+
+def min_distance(
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    metric: str = "sqeuclidean",
+    precision: str | None = None,
+    backend: str = "auto",
+) -> MinDistance:
+    """Distance from every prototype to its nearest patch, and which patch that is.
+
+    Differentiable once in both inputs; the gradient flows through the nearest patch only and is the same, bit for bit,
+    on every run and for any number of threads. Never allocates B x P x H x W.
+
+    Args:
+        features: feature maps, (B, D, H, W), float64/float32/bfloat16/float16, any strides.
+        prototypes: (P, D), or (P, D, h, w) for patches of h x w cells (stride 1, no padding, so H' = H - h + 1 and
+            W' = W - w + 1); dtype and device of `features`. Under `torch.autocast` the dtypes may differ, and the
+            wider one is used.
+        metric: "sqeuclidean", sum (x - p)^2, or "cosine", 1 - cos(x, p) with 1 for a zero vector.
+        precision: how the nearest patch is searched: "fp32", "tf32" or "bf16"; None leaves it to
+            `torch.get_float32_matmul_precision()`. The backends of this version search in float32 (float64 for float64
+            inputs) and refuse the other two.
+        backend: "auto", or a name from `available_backends()`.
+
+    Returns:
+        MinDistance with `value` (B, P): float32 for half inputs, else the dtype of the inputs; the difference form at
+        `patch`, so exactly 0 for an exact copy; and `patch` (B, P) int64: the lowest index on a tie. A non-finite patch
+        or prototype gives NaN and the index of the first such patch.
+
+    Raises:
+        TypeError: an input is not a tensor.
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, or a name is unknown.
+        BackendUnavailableError: `backend` was named but cannot run here.
+
+    Source: Chen et al. 2019 (ProtoPNet), section 2.1; maths in kernels/min_distance/README.md.
+    """
+    refuse_transforms("min_distance")
+    features, prototypes = check_inputs(features, prototypes, metric)
+    check_names(backend, precision)
+    return MinDistance(*_min_distance_op(features, prototypes, metric, precision, backend))
+
+
+def min_distance_backward(
+    grad_value: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    backend: str,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the distance at `patch`, None where not needed, through the registered op."""
+    if not any(needs):
+        return None, None
+    grads = _backward_op(grad_value, features, prototypes, patch, metric, backend, *needs)
+    return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
+
+
+def _implementation(
+    features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    if choose_backend(backend, features.device, precision) == "native":
+        return native.min_distance(features, prototypes, metric)
+    return reference.min_distance(features, prototypes, metric)
+
+
+def _fake(
+    features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    shape = (features.shape[0], prototypes.shape[0])
+    value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
+    return value, features.new_empty(shape, dtype=torch.int64)
+
+
+class _MinDistanceFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        value, patch = below_autograd(_min_distance_op, features, prototypes, metric, precision, backend)
+        ctx.save_for_backward(features, prototypes, patch)
+        ctx.mark_non_differentiable(patch)
+        ctx.set_materialize_grads(False)
+        ctx.metric, ctx.backend = metric, backend
+        return value, patch
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 5
+        features, prototypes, patch = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:2]
+        grads = min_distance_backward(grads[0], features, prototypes, patch, ctx.metric, ctx.backend, needs)
+        return *grads, None, None, None
+
+
+def _backward_implementation(
+    grad_value: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    backend: str,
+    need_features: bool,
+    need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:
+    inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
+    if choose_backend(backend, features.device, None) == "native":
+        return native.min_distance_backward(*inputs)
+    return reference.min_distance_backward(*inputs)
+
+
+def _backward_fake(
+    grad_value: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    backend: str,
+    need_features: bool,
+    need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
+    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+
+
+_min_distance_op = register_op(
+    "min_distance(Tensor features, Tensor prototypes, str metric, str? precision, str backend) -> (Tensor, Tensor)",
+    implementation=_implementation,
+    fake=_fake,
+    function=_MinDistanceFunction,
+)
+_backward_op = register_op(
+    "min_distance_backward(Tensor grad_value, Tensor features, Tensor prototypes, Tensor patch, str metric, "
+    "str backend, bool need_features, bool need_prototypes) -> (Tensor, Tensor)",
+    implementation=_backward_implementation,
+    fake=_backward_fake,
+    function=no_second_derivative("min_distance_backward"),
+)

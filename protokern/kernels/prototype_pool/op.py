@@ -1,0 +1,151 @@
+"""The public `prototype_pool` and its registered op `protokern::prototype_pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..activations import activation_derivative
+from ..backends import check_names, choose_backend
+from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs
+from ..geometry import compute_dtype
+from ..min_distance.op import min_distance, min_distance_backward
+from ..registration import below_autograd, refuse_transforms, register_op
+from . import native, reference
+
+
+class PrototypePool(NamedTuple):
+    """Result of `prototype_pool`.
+
+    Attributes:
+        activation: (B, P), similarity of the prototype to its nearest patch.
+        min_distance: (B, P), distance to that patch, >= 0.
+        patch: (B, P) int64, flat index row * W' + column of that patch.
+    """
+
+    activation: Tensor
+    min_distance: Tensor
+    patch: Tensor
+
+
+def prototype_pool(
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    activation: str | Callable[[Tensor], Tensor] = "log",
+    epsilon: float = 1e-4,
+    metric: str = "sqeuclidean",
+    precision: str | None = None,
+    backend: str = "auto",
+) -> PrototypePool:
+    """Similarity of every prototype to its nearest patch, with the distance and the patch, in one pass.
+
+    The distance, the patch, the gradient and the memory are those of `min_distance`. Gradients may arrive through
+    `activation`, `min_distance` or both.
+
+    Args:
+        features: feature maps, (B, D, H, W); as in `min_distance`.
+        prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
+        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d; "exp", exp(-d); "cosine", 1 - d, for
+            metric="cosine" only; or a function that takes the distances (B, P) and returns the similarities (B, P).
+        epsilon: constant of "log", above 0; log(1 / epsilon) is the similarity at distance 0.
+        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        precision: as in `min_distance`.
+        backend: "auto", or a name from `available_backends()`.
+
+    Returns:
+        PrototypePool with `activation` (B, P) and `min_distance` (B, P), float32 for half inputs, else the dtype of the
+        inputs, and `patch` (B, P) int64.
+
+    Raises:
+        TypeError: an input is not a tensor.
+        ValueError: as in `min_distance`, or `activation` or `epsilon` does not fit.
+        BackendUnavailableError: `backend` was named but cannot run here.
+
+    Source: Chen et al. 2019 (ProtoPNet), section 2.1.
+    """
+    refuse_transforms("prototype_pool")
+    check_activation(activation, metric)
+    epsilon = check_epsilon(epsilon)
+    if not isinstance(activation, str):
+        nearest = min_distance(features, prototypes, metric=metric, precision=precision, backend=backend)
+        similarity = activation(nearest.value)
+        check_activation_result(similarity, nearest.value)
+        return PrototypePool(similarity, *nearest)
+    features, prototypes = check_inputs(features, prototypes, metric)
+    check_names(backend, precision)
+    return PrototypePool(*_prototype_pool_op(features, prototypes, metric, activation, epsilon, precision, backend))
+
+
+def _implementation(
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    precision: str | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if choose_backend(backend, features.device, precision) == "native":
+        return native.prototype_pool(features, prototypes, metric, activation, epsilon)
+    return reference.prototype_pool(features, prototypes, metric, activation, epsilon)
+
+
+def _fake(
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    precision: str | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    value = features.new_empty((features.shape[0], prototypes.shape[0]), dtype=compute_dtype(features.dtype))
+    return torch.empty_like(value), value, torch.empty_like(value, dtype=torch.int64)
+
+
+class _PrototypePoolFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        prototypes: Tensor,
+        metric: str,
+        activation: str,
+        epsilon: float,
+        precision: str | None,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        similarity, value, patch = below_autograd(
+            _prototype_pool_op, features, prototypes, metric, activation, epsilon, precision, backend
+        )
+        ctx.save_for_backward(features, prototypes, patch, value)
+        ctx.mark_non_differentiable(patch)
+        ctx.set_materialize_grads(False)
+        ctx.metric, ctx.activation, ctx.epsilon, ctx.backend = metric, activation, epsilon, backend
+        return similarity, value, patch
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_activation, grad_value, _ = grads
+        features, prototypes, patch, value = ctx.saved_tensors
+        if grad_activation is not None:
+            through = grad_activation * activation_derivative(value, ctx.activation, ctx.epsilon)
+            grad_value = through if grad_value is None else grad_value + through
+        if grad_value is None:
+            return (None,) * 7
+        needs = ctx.needs_input_grad[:2]
+        grads = min_distance_backward(grad_value, features, prototypes, patch, ctx.metric, ctx.backend, needs)
+        return *grads, None, None, None, None, None
+
+
+_prototype_pool_op = register_op(
+    "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
+    "str? precision, str backend) -> (Tensor, Tensor, Tensor)",
+    implementation=_implementation,
+    fake=_fake,
+    function=_PrototypePoolFunction,
+)

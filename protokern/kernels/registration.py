@@ -1,0 +1,100 @@
+"""Puts our ops into torch's dispatcher: one library, one schema per op, and what every op refuses.
+
+`torch.library.custom_op` would do the same with 1.5 to 1.7 times the overhead per call; docs/decisions has the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.library import Library, register_fake
+
+LIBRARY = Library("protokern", "FRAGMENT")
+
+
+def register_op(
+    schema: str,
+    *,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    function: type[torch.autograd.Function],
+) -> torch._ops.OpOverload:
+    """Define `protokern::<schema>` and return its overload, ready to be called.
+
+    Args:
+        schema: in torch's schema language, without the namespace.
+        implementation: computes on real tensors of any device and knows nothing of autograd.
+        fake: the outputs' metadata for `torch.compile`.
+        function: autograd Function with the op's arguments; its forward calls the op through `below_autograd`.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    register_fake(f"protokern::{name}", fake, lib=LIBRARY)
+    overload = getattr(torch.ops.protokern, name).default
+
+    def autograd(*args: Any) -> Any:
+        refuse_transforms(name)
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        _refuse_tangents(name, tensors)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return function.apply(*args)
+        return below_autograd(overload, *args)
+
+    def batched(*args: Any) -> Any:
+        raise RuntimeError(_TRANSFORM_MESSAGE.format(name))
+
+    LIBRARY.impl(name, autograd, "Autograd")
+    LIBRARY.impl(name, batched, "FuncTorchBatched")
+    return overload
+
+
+def below_autograd(overload: torch._ops.OpOverload, *args: Any) -> Any:
+    """Call an op from inside its own autograd Function."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload(*args)
+
+
+def refuse_transforms(name: str) -> None:
+    """Raise inside `torch.func` transforms.
+
+    Raises:
+        RuntimeError: vmap, grad, jvp or another transform of `torch.func` is active.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(_TRANSFORM_MESSAGE.format(name))
+
+
+def no_second_derivative(name: str) -> type[torch.autograd.Function]:
+    """Autograd of op `name`, which computes a gradient: a gradient of that gradient is refused when it is asked for."""
+
+    class NoSecondDerivative(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            return below_autograd(getattr(torch.ops.protokern, name).default, *args)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            raise RuntimeError(
+                "double backward: the distances of protokern have first derivatives only. "
+                "Call backward() without create_graph=True, or compute this loss with plain torch."
+            )
+
+    return NoSecondDerivative
+
+
+_TRANSFORM_MESSAGE = (
+    "{}: torch.func transforms (vmap, grad, jvp) are not supported. "
+    "Batch images along B, and use backward() for gradients."
+)
+
+
+def _refuse_tangents(name: str, tensors: Sequence[Tensor]) -> None:
+    if forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError(f"{name}: forward-mode derivatives are not supported. Use backward() for gradients.")

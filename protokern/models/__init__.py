@@ -1,0 +1,9 @@
+"""Whole prototype nets, one file per paper. No training, no files."""
+
+from __future__ import annotations
+
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.protopnet import ProtoPNet
+from protokern.models.registry import MODELS
+
+__all__ = ["MODELS", "ModelOutput", "ProtoPNet", "PrototypeModel"]

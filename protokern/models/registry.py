@@ -1,0 +1,8 @@
+"""Models by the name that configs and checkpoints use."""
+
+from __future__ import annotations
+
+from protokern.models.base import PrototypeModel
+from protokern.models.protopnet import ProtoPNet
+
+MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet}

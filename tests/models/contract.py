@@ -1,0 +1,111 @@
+"""What every model of the registry must do. A model's test file gives `build`, and inherits the rest."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from protokern.models import ModelOutput, PrototypeModel
+
+
+class ModelContract:
+    """Subclasses give `build(backbone, num_classes) -> model` with at least two prototypes per class."""
+
+    NUM_CLASSES = 3
+    CHANNELS = 2
+
+    def build(self, backbone: nn.Module, num_classes: int) -> PrototypeModel:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model(self) -> PrototypeModel:
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Conv2d(self.CHANNELS, 6, 3, 2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        return self.build(backbone, self.NUM_CLASSES)
+
+    @pytest.fixture
+    def images(self) -> torch.Tensor:
+        return torch.rand(4, self.CHANNELS, 10, 12)
+
+    def test_parts_have_their_names_and_shapes(self, model):
+        assert model.num_classes == self.NUM_CLASSES
+        assert model.class_identity.shape == (model.num_prototypes, model.num_classes)
+        assert len(model.prototype_layer.prototypes) == model.num_prototypes
+        assert isinstance(model.backbone, nn.Module)
+        assert isinstance(model.add_on_layers, nn.Module)
+        assert isinstance(model.last_layer, nn.Module)
+
+    def test_output_fields_have_their_shapes(self, model, images):
+        output = model(images)
+        features = model.features(images)
+        assert isinstance(output, ModelOutput)
+        assert output.logits.shape == (4, model.num_classes)
+        for field in (output.min_distances, output.activations, output.patches):
+            assert field.shape == (4, model.num_prototypes)
+        assert output.patches.dtype == torch.int64
+        assert output.patches.max() < features.shape[2] * features.shape[3]
+        assert output.min_distances.min() >= 0
+
+    def test_forward_is_head_of_features(self, model, images):
+        model.eval()
+        expected = model(images)
+        output = model.head(model.features(images))
+        assert torch.equal(output.logits, expected.logits)
+        assert torch.equal(output.patches, expected.patches)
+
+    def test_images_of_another_size_and_a_batch_of_one_work(self, model):
+        assert model(torch.rand(1, self.CHANNELS, 17, 9)).logits.shape == (1, model.num_classes)
+
+    def test_every_parameter_gets_a_gradient(self, model, images):
+        output = model(images)
+        (output.logits.square().sum() + output.min_distances.sum()).backward()
+        missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+        assert missing == []
+
+    def test_state_dict_restores_the_outputs(self, model, images):
+        other = copy.deepcopy(model)
+        for parameter in other.parameters():
+            nn.init.normal_(parameter)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other.eval()(images).logits, model.eval()(images).logits)
+
+    def test_every_parameter_is_one_that_is_learnt(self, model):
+        parts = (model.backbone, model.add_on_layers, model.last_layer)
+        learnt = {id(parameter) for part in parts for parameter in part.parameters()}
+        learnt.add(id(model.prototype_layer.prototypes))
+        assert {id(parameter) for parameter in model.parameters()} == learnt
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_kept_prototypes_contribute_as_before(self, model, images):
+        model.eval()
+        kept = [model.num_prototypes - 1, 0, 3]
+        before = model(images)
+        contribution = before.activations[:, None, :] * model.last_layer.weight  # (B, K, P)
+        identity = model.class_identity[kept]
+        model.keep_prototypes(torch.tensor(kept))
+        after = model(images)
+        assert model.num_prototypes == 3
+        assert torch.equal(model.class_identity, identity)
+        assert torch.equal(after.patches, before.patches[:, kept])
+        torch.testing.assert_close(after.activations[:, None, :] * model.last_layer.weight, contribution[:, :, kept])
+        torch.testing.assert_close(after.logits, contribution[:, :, kept].sum(dim=2))
+
+    @pytest.mark.parametrize("index", [[], [0, 0], [-1], [10_000], [[0, 1]]])
+    def test_keep_refuses_what_is_no_choice(self, model, index):
+        with pytest.raises(
+            ValueError, match=r"index: must be distinct prototypes of 0 .. .*Give the prototypes to keep"
+        ):
+            model.keep_prototypes(index)
+
+    def test_double_precision_works(self, model, images):
+        assert model.double()(images.double()).logits.dtype == torch.float64
+
+    def test_training_step_runs_under_compile(self, model, images):
+        compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+        model.eval()
+        torch.testing.assert_close(compiled(images).logits, model(images).logits)
+        compiled(images[:3]).logits.sum().backward()
+        assert model.prototype_layer.prototypes.grad is not None

@@ -1,0 +1,142 @@
+"""The contract over all models of the registry, and what is ProtoPNet's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from contract import ModelContract
+from torch import nn
+
+from protokern.models import MODELS, ProtoPNet
+
+
+class TestProtoPNet(ModelContract):
+    def build(self, backbone, num_classes):
+        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, image_size=16)
+
+
+class TestProtoPNetWithLargePrototypes(ModelContract):
+    def build(self, backbone, num_classes):
+        return ProtoPNet(backbone, num_classes, 2, 5, (2, 1), in_channels=self.CHANNELS, image_size=(16, 8))
+
+
+class TestProtoPNetWithCosine(ModelContract):
+    def build(self, backbone, num_classes):
+        options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine"}
+        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, **options)
+
+
+def test_every_model_has_a_contract_test():
+    assert list(MODELS) == ["protopnet"]
+
+
+def conv_net(channels: int = 6) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, channels, 3, 2), nn.BatchNorm2d(channels), nn.ReLU())
+
+
+def test_prototypes_are_dealt_to_the_classes_in_order():
+    model = ProtoPNet(conv_net(), 3, 2, 4)
+    assert model.class_identity.tolist() == [[1, 0, 0]] * 2 + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
+    assert model.prototype_class.tolist() == [0, 0, 1, 1, 2, 2]
+    assert "class_identity" in dict(model.named_buffers())
+
+
+def test_defaults_are_the_original_ones():
+    model = ProtoPNet(conv_net(), 2)
+    assert model.prototype_layer.prototypes.shape == (20, 128)
+    assert model.prototype_layer.activation == "log"
+    assert model.prototype_layer.metric == "sqeuclidean"
+    assert model.prototype_layer.epsilon == 1e-4
+    assert model.last_layer.weight.unique().tolist() == [-0.5, 1]
+    assert isinstance(model.add_on_layers[-1], nn.Sigmoid)
+
+
+def test_logits_are_weighted_activations():
+    model = ProtoPNet(conv_net(), 3, 2, 4)
+    output = model(torch.rand(2, 3, 16, 16))
+    torch.testing.assert_close(output.logits, output.activations @ model.last_layer.weight.T)
+    d = output.min_distances
+    torch.testing.assert_close(output.activations, torch.log((d + 1) / (d + 1e-4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 4.0),
+        ({"prototype_size": (2, 3)}, 24.0),
+        ({"metric": "cosine"}, 2.0),
+        ({"metric": "cosine", "add_on_layers": "linear", "prototype_size": (2, 3)}, 2.0),
+        ({"add_on_layers": "linear"}, None),
+    ],
+)
+def test_max_distance_is_the_bound_of_the_metric(options, expected):
+    model = ProtoPNet(conv_net(), 2, 1, 4, **options)
+    assert model.max_distance == expected
+
+
+def test_dry_run_leaves_the_backbone_as_it_was():
+    backbone = conv_net()
+    backbone[1].eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    random_state = torch.get_rng_state()
+    ProtoPNet(backbone, 2, 1, 4)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert [module.training for module in backbone.modules()] == [True, True, False, True]
+    assert torch.is_grad_enabled()
+    assert not torch.equal(
+        torch.get_rng_state(), random_state
+    )  # prototypes were drawn, so the check below means something
+    torch.set_rng_state(random_state)
+    from protokern.models.base import find_feature_shape
+
+    assert find_feature_shape(backbone, 3, (9, 12)) == (6, 4, 5)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_backbone_of_another_type_is_run_in_its_own_type():
+    model = ProtoPNet(conv_net().double(), 2, 1, 4)
+    assert model.backbone(torch.rand(1, 3, 16, 16, dtype=torch.float64)).shape[1] == 6
+
+
+def test_backbone_on_the_meta_device_is_run_there():
+    with torch.device("meta"):
+        model = ProtoPNet(conv_net(), 2, 1, 4)
+    assert model.prototype_layer.prototypes.is_meta
+
+
+def test_backbone_without_parameters_works():
+    model = ProtoPNet(nn.AvgPool2d(4), 2, 1, 4, in_channels=5)
+    assert model(torch.rand(2, 5, 16, 16)).logits.shape == (2, 2)
+
+
+class Pair(nn.Module):
+    def forward(self, images):
+        return images, images
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        (
+            nn.Flatten(),
+            {},
+            r"backbone: must map images \(1, 3, 64, 64\) to feature maps .*; got \(1, 12288\). Leave out",
+        ),
+        (Pair(), {}, "backbone: .*; got tuple. Leave out pooling and the classifier."),
+        (nn.Conv2d(1, 4, 3), {}, "backbone: .*it failed: .*Check in_channels and image_size."),
+        (nn.Conv2d(3, 4, 99), {}, "backbone: .*it failed: .*Check in_channels and image_size."),
+        (
+            nn.AvgPool2d(32),
+            {"prototype_size": (3, 1)},
+            r"prototype_size: must fit the feature grid \(2, 2\) of .*; got",
+        ),
+        (nn.Identity(), {"num_classes": 0}, "num_classes: must be at least 1; got 0. Give a positive number."),
+        (nn.Identity(), {"prototypes_per_class": 0}, "prototypes_per_class: must be at least 1; got 0."),
+        (nn.Identity(), {"add_on_layers": "none"}, "add_on_layers: must be one of regular, bottleneck, linear; got"),
+        (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine; got 'l1'."),
+    ],
+)
+def test_wrong_arguments(backbone, options, message):
+    with pytest.raises(ValueError, match=message):
+        ProtoPNet(backbone, **{"num_classes": 2, "prototype_dim": 4} | options)

@@ -1,0 +1,158 @@
+"""ProtoPNet's losses as pure functions of tensors. They are equal to the original's in value and gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cluster_cost(
+    min_distances: Tensor, labels: Tensor, class_identity: Tensor, *, max_distance: float | None = None
+) -> Tensor:
+    """Mean over the images of the distance to the nearest prototype of the image's own class.
+
+    Args:
+        min_distances: (B, P), distance of every prototype to its nearest patch.
+        labels: (B,) int64, 0 .. K - 1.
+        class_identity: (P, K), one-hot.
+        max_distance: the original's bound: an image counts with at most this distance, and without gradient there; an
+            image whose class has no prototype counts with it too. None has no bound, and leaves such images out of the
+            mean.
+
+    Returns:
+        Scalar, >= 0.
+
+    Raises:
+        ValueError: the shapes disagree.
+
+    Source: Chen et al. 2019 (ProtoPNet), equation 2 (Clst); its bound is in the released `train_and_test.py`.
+    """
+    return _mean_of_nearest(min_distances, _own_class(min_distances, labels, class_identity), max_distance)
+
+
+def separation_cost(
+    min_distances: Tensor, labels: Tensor, class_identity: Tensor, *, max_distance: float | None = None
+) -> Tensor:
+    """Mean over the images of the distance to the nearest prototype of any other class.
+
+    To be large, so it enters the total with a negative coefficient. Arguments, bound and errors as `cluster_cost`.
+
+    Source: Chen et al. 2019 (ProtoPNet), equation 2 (Sep, with the opposite sign).
+    """
+    return _mean_of_nearest(min_distances, ~_own_class(min_distances, labels, class_identity), max_distance)
+
+
+def average_separation(min_distances: Tensor, labels: Tensor, class_identity: Tensor) -> Tensor:
+    """Mean over the images of the mean distance to all prototypes of other classes; for the log, not for training."""
+    other = ~_own_class(min_distances, labels, class_identity)
+    total = torch.where(other, min_distances, 0).sum(dim=1)  # (B,)
+    return (total / other.sum(dim=1).clamp(min=1)).mean()
+
+
+def last_layer_l1(weight: Tensor, class_identity: Tensor) -> Tensor:
+    """Sum of the absolute weights (K, P) from prototypes to other classes than their own."""
+    if weight.T.shape != class_identity.shape:
+        raise ValueError(
+            f"weight: must have shape (K, P) to match class_identity {tuple(class_identity.shape)}; "
+            f"got {tuple(weight.shape)}. Give the last layer's weight."
+        )
+    return torch.where(class_identity.T > 0, 0, weight).abs().sum()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtoPNetCoefficients:
+    """Coefficients of ProtoPNet's total loss; the separation is pushed up, hence its sign."""
+
+    cross_entropy: float = 1.0
+    cluster: float = 0.8
+    separation: float = -0.08
+    l1: float = 1e-4
+
+
+class ProtoPNetLoss(NamedTuple):
+    """The total and its parts before they are multiplied by their coefficients; scalars on the device."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    cluster: Tensor
+    separation: Tensor
+    l1: Tensor
+
+
+class _Output(Protocol):
+    """The two fields of a model's output that the loss reads."""
+
+    @property
+    def logits(self) -> Tensor: ...
+
+    @property
+    def min_distances(self) -> Tensor: ...
+
+
+def protopnet_loss(
+    output: _Output,
+    labels: Tensor,
+    class_identity: Tensor,
+    last_layer_weight: Tensor,
+    coefficients: ProtoPNetCoefficients | None = None,
+    *,
+    max_distance: float | None = None,
+) -> ProtoPNetLoss:
+    """ProtoPNet's total loss: cross-entropy, cluster cost, separation cost and the last layer's L1 norm.
+
+    Args:
+        output: has `logits` (B, K) and `min_distances` (B, P).
+        labels: (B,) int64.
+        class_identity: (P, K), one-hot.
+        last_layer_weight: (K, P).
+        coefficients: None for the original's.
+        max_distance: see `cluster_cost`.
+
+    Raises:
+        ValueError: the shapes disagree.
+
+    Source: Chen et al. 2019 (ProtoPNet), equations 1 and 4; coefficients of the released `settings.py`.
+    """
+    factors = coefficients or ProtoPNetCoefficients()
+    own = _own_class(output.min_distances, labels, class_identity)
+    cross_entropy = F.cross_entropy(output.logits, labels)
+    cluster = _mean_of_nearest(output.min_distances, own, max_distance)
+    separation = _mean_of_nearest(output.min_distances, ~own, max_distance)
+    l1 = last_layer_l1(last_layer_weight, class_identity)
+    total = (
+        factors.cross_entropy * cross_entropy
+        + factors.cluster * cluster
+        + factors.separation * separation
+        + factors.l1 * l1
+    )
+    return ProtoPNetLoss(total, cross_entropy, cluster, separation, l1)
+
+
+def _own_class(min_distances: Tensor, labels: Tensor, class_identity: Tensor) -> Tensor:
+    """Whether prototype p is of image b's class, (B, P) bool."""
+    if labels.ndim != 1 or min_distances.shape != (len(labels), len(class_identity)):
+        raise ValueError(
+            f"min_distances: must have shape (B, P) = ({len(labels)}, {len(class_identity)}) to match labels "
+            f"{tuple(labels.shape)} and class_identity {tuple(class_identity.shape)}; "
+            f"got {tuple(min_distances.shape)}. Give labels (B,) and class_identity (P, K)."
+        )
+    return class_identity.T[labels] > 0
+
+
+def _mean_of_nearest(min_distances: Tensor, is_candidate: Tensor, max_distance: float | None) -> Tensor:
+    """Mean over the images of the smallest distance among the candidates (B, P).
+
+    The original takes max_distance minus the maximum of (max_distance - d) * mask. Filling the other entries with
+    max_distance gives the same values and gradients (its `max` and our `min` both pick the first on a tie), without the
+    rounding of that subtraction.
+    """
+    fill = torch.inf if max_distance is None else max_distance
+    nearest = torch.where(is_candidate, min_distances, fill).min(dim=1).values  # (B,)
+    if max_distance is not None:
+        return nearest.mean()
+    has_candidate = is_candidate.any(dim=1)
+    return torch.where(has_candidate, nearest, 0).sum() / has_candidate.sum().clamp(min=1)

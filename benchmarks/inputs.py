@@ -1,0 +1,38 @@
+"""Tensors for a case: seeded, in the range a sigmoid gives, never zeros (arithmetic on zeros is faster than real)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every provider is given.
+
+    Attributes:
+        features: (B, D, H, W) float32 in the case's memory layout; a leaf.
+        prototypes: (P, D) float32; a leaf. Half of them are exact patches, as after a push.
+        grad: (B, P) float32, the gradient that arrives from above.
+    """
+
+    features: Tensor
+    prototypes: Tensor
+    grad: Tensor
+
+
+def make_inputs(case: Case, *, requires_grad: bool, seed: int = 0) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(case.images, case.depth, case.height, case.width, generator=generator)
+    patches = features.permute(0, 2, 3, 1).reshape(-1, case.depth)  # (N, D)
+    prototypes = torch.rand(case.prototypes, case.depth, generator=generator)
+    pushed = torch.randint(patches.shape[0], (case.prototypes // 2,), generator=generator)
+    prototypes[: len(pushed)] = patches[pushed]
+    grad = torch.randn(case.images, case.prototypes, generator=generator)
+    if case.layout == "channels_last":
+        features = features.contiguous(memory_format=torch.channels_last)
+    return Inputs(features.requires_grad_(requires_grad), prototypes.requires_grad_(requires_grad), grad)

@@ -1,0 +1,99 @@
+"""Which machine, which versions, which commit, and whether anything else was running."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import protokern
+
+QUIET_LOAD = 0.5
+QUIET_OTHERS = 0.1
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What every row carries, so that it can be judged and repeated.
+
+    Attributes:
+        cores: cores this process may use, and the number of threads it uses.
+        isa: the instruction set that the native backend chose.
+        load: 1-minute load average before the run began.
+        git_sha: the commit, with `+` when tracked files differ from it.
+    """
+
+    date: str
+    git_sha: str
+    device: str
+    cores: int
+    isa: str
+    torch_version: str
+    protokern_version: str
+    load: float
+
+
+def describe() -> Machine:
+    """Look at the machine. Call it before any work of its own raises the load average."""
+    return Machine(
+        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        git_sha=git_sha(),
+        device=cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        isa=torch.backends.cpu.get_cpu_capability(),
+        torch_version=torch.__version__,
+        protokern_version=protokern.__version__,
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_sha() -> str:
+    """Short commit of the checkout; "unknown" outside one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+class OtherWork:
+    """Cores that were busy with anything but this process, on average over a `with watch_others()` block."""
+
+    cores: float = 0.0
+
+
+@contextmanager
+def watch_others() -> Iterator[OtherWork]:
+    seen = OtherWork()
+    all_before, own_before, start = busy_seconds(), own_seconds(), time.perf_counter()
+    yield seen
+    elapsed = time.perf_counter() - start
+    seen.cores = max(0.0, (busy_seconds() - all_before) - (own_seconds() - own_before)) / elapsed
+
+
+def busy_seconds() -> float:
+    """CPU seconds of the whole machine since it started, time taken by the host (steal) included, idle left out."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (
+        int(value) for value in Path("/proc/stat").read_text(encoding="utf-8").split(maxsplit=9)[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and of those it started and has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import ModelContract
 from torch import nn
 
 from protokern.models import MODELS, ProtoPNet
+from tests.models.contract import ModelContract
 
 
 class TestProtoPNet(ModelContract):

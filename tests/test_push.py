@@ -1,0 +1,121 @@
+"""The push: hand-computed cases, exactness afterwards, and what happens to classes without images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from protokern.models import ProtoPNet
+from protokern.push import push_prototypes
+
+
+def bare_model(prototypes, num_classes, **options):
+    """A model whose features are its images."""
+    depth, size = prototypes.shape[1], tuple(prototypes.shape[2:]) or (1, 1)
+    per_class = len(prototypes) // num_classes
+    model = ProtoPNet(nn.Identity(), num_classes, per_class, depth, size, in_channels=depth, image_size=8, **options)
+    model.add_on_layers = nn.Sequential()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.copy_(prototypes)
+    return model
+
+
+def test_three_patches_and_two_prototypes():
+    # One image of one row for each class: patches 0, 4 and 9 for class 0; 1, 5 and 10 for class 1. Depth 1.
+    images = torch.tensor([[0.0, 4, 9], [1, 5, 10]]).reshape(2, 1, 1, 3)
+    model = bare_model(torch.tensor([[5.0], [4.5]]), 2)
+    parameter = model.prototype_layer.prototypes
+    result = push_prototypes(model, [(images, torch.tensor([0, 1]))])
+    # Prototype 0 is nearest to 5, but that patch is of class 1.
+    assert model.prototype_layer.prototypes.tolist() == [[4], [5]]
+    assert model.prototype_layer.prototypes is parameter
+    assert parameter.requires_grad
+    assert result.image.tolist() == [0, 1]
+    assert result.patch.tolist() == [1, 1]
+    assert result.distance.tolist() == [1, 0.25]
+    assert result.label.tolist() == [0, 1]
+    assert result.grid == (1, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6])
+def test_the_first_in_order_wins_a_tie(batch_size):
+    # Distance 1 is met in image 1 at patches 1 and 2, and again in images 3 and 5.
+    values = [[3.0, 3, 3], [3, 1, -1], [9, 9, 9], [1, 1, 1], [9, 9, 9], [-1, 1, 1]]
+    images = torch.tensor(values).reshape(6, 1, 1, 3)
+    model = bare_model(torch.tensor([[0.0]]), 1)
+    loader = DataLoader(TensorDataset(images, torch.zeros(6, dtype=torch.int64)), batch_size=batch_size)
+    result = push_prototypes(model, loader)
+    assert (result.image.item(), result.patch.item()) == (1, 1)
+    assert model.prototype_layer.prototypes.item() == 1
+
+
+def test_class_without_images_keeps_its_prototypes_and_is_named():
+    model = bare_model(torch.tensor([[5.0], [6], [7], [8]]), 2)
+    with pytest.warns(
+        UserWarning, match=r"loader: has no image of the classes \[1\]; the prototypes \[2, 3\] keep their vectors."
+    ):
+        result = push_prototypes(model, [(torch.zeros(1, 1, 2, 2), torch.tensor([0]))])
+    assert model.prototype_layer.prototypes.flatten().tolist() == [0, 0, 7, 8]
+    assert result.image.tolist() == [0, 0, -1, -1]
+    assert result.patch.tolist() == [0, 0, -1, -1]
+    assert result.label.tolist() == [0, 0, -1, -1]
+    assert result.distance.tolist() == [25, 36, math.inf, math.inf]
+
+
+def test_nan_leaves_the_prototypes_alone():
+    model = bare_model(torch.tensor([[5.0]]), 1)
+    images = torch.tensor([1.0, torch.nan]).reshape(2, 1, 1, 1)
+    with pytest.raises(ValueError, match="model: must give finite distances"):
+        push_prototypes(model, [(images, torch.tensor([0, 0]))])
+    assert model.prototype_layer.prototypes.item() == 5
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([(), (2, 1), (2, 2)]),
+    offset=st.sampled_from([0.0, 1000.0]),
+    metric=st.sampled_from(["sqeuclidean", "cosine"]),
+    batch_size=st.integers(1, 5),
+)
+def test_pushed_prototypes_are_patches_of_the_push_set(seed, size, offset, metric, batch_size):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(6, 3, 3, 4, generator=generator) + offset
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    model = bare_model(torch.rand(4, 3, *size, generator=generator), 2, metric=metric)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size)
+    first = push_prototypes(model, loader)
+    height, width = size or (1, 1)
+    for p, prototype in enumerate(model.prototype_layer.prototypes):
+        row, col = divmod(int(first.patch[p]), first.grid[1])
+        patch = images[first.image[p], :, row : row + height, col : col + width]
+        assert torch.equal(prototype.reshape(patch.shape), patch)  # for cosine too: the patch itself, not its direction
+        assert labels[first.image[p]] == model.prototype_class[p]
+    with torch.no_grad():
+        output = model(images)
+    own = output.min_distances.masked_fill(labels[:, None] != model.prototype_class, torch.inf)
+    assert own.amin(dim=0).tolist() == [0] * 4
+    assert output.activations.amax(dim=0).tolist() == pytest.approx([math.log(1e4)] * 4, abs=1e-4)
+    again = push_prototypes(model, loader)
+    assert again.distance.tolist() == [0] * 4
+
+
+def test_pushed_prototypes_of_a_whole_net_are_found_again():
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    model = ProtoPNet(backbone, 3, 4, 16).train()
+    images, labels = torch.rand(9, 3, 20, 20), torch.arange(9) % 3
+    model(images)  # moves the BatchNorm statistics
+    push_prototypes(model, DataLoader(TensorDataset(images, labels), batch_size=4))
+    assert model.training
+    with torch.no_grad():
+        output = model.eval()(images)
+    own = labels[:, None] == model.prototype_class
+    best = output.activations.masked_fill(~own, -math.inf).amax(dim=0)
+    assert best.tolist() == pytest.approx([math.log(1e4)] * 12, abs=1e-4)

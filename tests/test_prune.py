@@ -1,0 +1,133 @@
+"""Pruning: hand-computed cases, unchanged contributions, and classes that would lose everything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from protokern.models import ProtoPNet
+from protokern.prune import prune_prototypes
+
+
+def bare_model(prototypes, num_classes):
+    """A model whose features are its images."""
+    depth = prototypes.shape[1]
+    model = ProtoPNet(nn.Identity(), num_classes, len(prototypes) // num_classes, depth, in_channels=depth)
+    model.add_on_layers = nn.Sequential()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.copy_(prototypes)
+    return model
+
+
+def line_of_images(values, labels):
+    """Images of one patch of depth 1."""
+    return [(torch.tensor(values).reshape(-1, 1, 1, 1), torch.tensor(labels))]
+
+
+def test_prototypes_near_other_classes_are_pruned():
+    loader = line_of_images([0.0, 1, 2, 10, 11, 12], [0, 0, 1, 1, 1, 0])
+    # Prototypes 0 and 3 (classes 0 and 1) are nearest to images 0, 1 and 2, of which two are of class 0; prototypes 1
+    # and 2 (classes 0 and 1) to the images 10, 11 and 12, of which two are of class 1.
+    model = bare_model(torch.tensor([[0.5], [11.0], [11], [0.25]]), 2)
+    result = prune_prototypes(model, loader, k=3, threshold=2)
+    assert result.own_class_count.tolist() == [2, 1, 2, 1]
+    assert result.kept.tolist() == [0, 2]
+    assert result.pruned.tolist() == [1, 3]
+    assert result.spared.tolist() == []
+    assert model.prototype_layer.prototypes.tolist() == [[0.5], [11.0]]
+    assert model.class_identity.tolist() == [[1, 0], [0, 1]]
+    assert model.last_layer.weight.tolist() == [[1, -0.5], [-0.5, 1]]
+
+
+def test_an_image_counts_once_however_many_near_patches_it_has():
+    images = torch.tensor([[0.0, 0, 0], [1, 50, 50], [2, 50, 50]]).reshape(3, 1, 1, 3)
+    model = bare_model(torch.tensor([[0.0], [50]]), 2)
+    result = prune_prototypes(model, [(images, torch.tensor([0, 1, 1]))], k=2, threshold=2)
+    assert result.own_class_count.tolist() == [1, 2]
+
+
+def test_a_class_that_would_lose_everything_keeps_its_best():
+    loader = line_of_images([0.0, 1, 2, 3, 10], [0, 0, 0, 0, 1])
+    # Class 1: own-class counts 0, 0, 1 and 1; the last two tie, and prototype 7 is nearer to its nearest image.
+    model = bare_model(torch.tensor([[0.0], [1], [2], [3], [0], [1], [7.5], [9]]), 2)
+    result = prune_prototypes(model, loader, k=3, threshold=3)
+    assert result.own_class_count.tolist() == [3, 3, 3, 3, 0, 0, 1, 1]
+    assert result.kept.tolist() == [0, 1, 2, 3, 7]
+    assert result.spared.tolist() == [7]
+    assert model.class_identity.sum(dim=0).tolist() == [4, 1]
+
+
+def test_the_first_is_spared_when_all_are_equal():
+    model = bare_model(torch.tensor([[0.0], [0], [9], [9]]), 2)
+    result = prune_prototypes(model, line_of_images([0.0, 9], [0, 0]), k=1, threshold=1)
+    assert result.kept.tolist() == [0, 1, 2]
+    assert result.spared.tolist() == [2]
+
+
+def test_nothing_to_prune_leaves_the_parameters_in_place():
+    model = bare_model(torch.tensor([[0.0], [9]]), 2)
+    parameter = model.prototype_layer.prototypes
+    result = prune_prototypes(model, line_of_images([0.0, 9], [0, 1]), k=1, threshold=1)
+    assert result.pruned.tolist() == []
+    assert model.prototype_layer.prototypes is parameter
+
+
+def test_fewer_images_than_k_count_as_they_are():
+    model = bare_model(torch.tensor([[0.0], [9]]), 2)
+    result = prune_prototypes(model, line_of_images([0.0, 1, 9], [0, 0, 1]), k=6, threshold=2)
+    assert result.own_class_count.tolist() == [2, 1]
+    assert result.spared.tolist() == [1]
+
+
+def plain_prune(prototypes, owners, images, labels, k, threshold):
+    """The rule by loops: (kept, own-class counts)."""
+    counts, nearest = [], []
+    for prototype, owner in zip(prototypes, owners, strict=True):
+        order = sorted(range(len(images)), key=lambda i: (float((images[i] - prototype).square().sum()), i))
+        counts.append(sum(int(labels[i]) == owner for i in order[:k]))
+        nearest.append(float((images[order[0]] - prototype).square().sum()))
+    kept = {p for p, count in enumerate(counts) if count >= threshold}
+    for owner in set(owners):
+        members = [p for p, own in enumerate(owners) if own == owner]
+        if not kept & set(members):
+            kept.add(min(members, key=lambda p: (-counts[p], nearest[p], p)))
+    return sorted(kept), counts
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(data=st.data())
+def test_pruning_equals_the_plain_rule_and_changes_no_contribution(data):
+    draw = data.draw
+    classes, per_class, count, k = (draw(st.integers(1, high)) for high in (3, 3, 8, 4))
+    threshold = draw(st.integers(0, k))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    images = torch.randint(0, 4, (count, 2, 1, 1), generator=generator).float()
+    prototypes = torch.randint(0, 4, (classes * per_class, 2), generator=generator).float()
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    model = bare_model(prototypes, classes)
+    with torch.no_grad():
+        model.last_layer.weight.normal_(generator=generator)
+        before = model(images).activations[:, None, :] * model.last_layer.weight
+    loader = DataLoader(TensorDataset(images, labels), batch_size=3)
+    result = prune_prototypes(model, loader, k, threshold)
+
+    owners = [p // per_class for p in range(len(prototypes))]
+    kept, counts = plain_prune(prototypes, owners, images[:, :, 0, 0], labels, k, threshold)
+    assert result.kept.tolist() == kept
+    assert result.own_class_count.tolist() == counts
+    assert sorted([*kept, *result.pruned.tolist()]) == list(range(len(prototypes)))
+    assert [p for p in kept if counts[p] < threshold] == result.spared.tolist()
+    with torch.no_grad():
+        after = model(images).activations[:, None, :] * model.last_layer.weight
+    torch.testing.assert_close(after, before[:, :, kept], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("threshold", [-1, 7])
+def test_threshold_must_be_reachable(threshold):
+    message = f"threshold: must be in 0 .. k = 6; got {threshold}. The original uses k=6, threshold=3."
+    with pytest.raises(ValueError, match=message):
+        prune_prototypes(bare_model(torch.zeros(2, 1), 2), [], threshold=threshold)

@@ -61,7 +61,7 @@ def test_distances_beyond_the_bound_count_as_the_bound():
 @given(data=st.data())
 def test_costs_equal_the_original_in_value_and_gradient(own, cost, data):
     batch, classes, prototypes = (data.draw(st.integers(1, high)) for high in (4, 4, 6))
-    # Quarters up to 3 with a bound of 2: ties, distances on the bound and beyond it all occur, and so do classes without
+    # Quarters up to 3 with a bound of 2: ties, distances on the bound and beyond it occur, and so do classes without
     # prototypes and data with a single class.
     distance = st.integers(0, 12).map(lambda quarter: quarter / 4)
     values = data.draw(st.lists(distance, min_size=batch * prototypes, max_size=batch * prototypes))

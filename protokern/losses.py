@@ -101,6 +101,7 @@ def protopnet_loss(
     coefficients: ProtoPNetCoefficients | None = None,
     *,
     max_distance: float | None = None,
+    label_smoothing: float = 0.0,
 ) -> ProtoPNetLoss:
     """ProtoPNet's total loss: cross-entropy, cluster cost, separation cost and the last layer's L1 norm.
 
@@ -111,6 +112,7 @@ def protopnet_loss(
         last_layer_weight: (K, P).
         coefficients: None for the original's.
         max_distance: see `cluster_cost`.
+        label_smoothing: of the cross-entropy, in [0, 1).
 
     Raises:
         ValueError: the shapes disagree.
@@ -119,7 +121,7 @@ def protopnet_loss(
     """
     factors = coefficients or ProtoPNetCoefficients()
     own = _own_class(output.min_distances, labels, class_identity)
-    cross_entropy = F.cross_entropy(output.logits, labels)
+    cross_entropy = F.cross_entropy(output.logits, labels, label_smoothing=label_smoothing)
     cluster = _mean_of_nearest(output.min_distances, own, max_distance)
     separation = _mean_of_nearest(output.min_distances, ~own, max_distance)
     l1 = last_layer_l1(last_layer_weight, class_identity)

@@ -1,0 +1,210 @@
+"""The configuration of a run: TOML files and `--set` in, checked frozen dataclasses out, and back to TOML.
+
+Every mistake becomes one ConfigError that names the key by its path and says what is allowed there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, to_json
+
+from protokern.errors import ConfigError
+from protokern.train.settings import ModelConfig, PruneConfig, TrainConfig, require, require_number
+
+MADE_BY = "made_by"  # the table of run.toml that says which versions wrote it; no setting of a run
+_BARE_WORD = re.compile(r"[A-Za-z0-9_./~-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The images and how they are read.
+
+    Attributes:
+        path: folder with train/, test/ and perhaps val/; empty: the synthetic birds, which need no files.
+        image_size: pixels, one number or rows and columns.
+        val_fraction: share of every class of train/ that is held out when there is no val/.
+        augmentation: random changes of the training images: "none", "protopnet" (rotate, shear or skew, flip) or "crop"
+            (random crop, rotate, flip).
+        on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
+        workers: processes that read images; 0: threads of the main process.
+        cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
+        birds_classes: classes of the synthetic birds.
+        birds_per_class: training images of each class of the synthetic birds.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    path: str = ""
+    image_size: int | tuple[int, int] = 224
+    val_fraction: float = 0.1
+    augmentation: Literal["none", "protopnet", "crop"] = "protopnet"
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    workers: int = 0
+    cache: Literal["none", "memory"] = "memory"
+    birds_classes: int = 10
+    birds_per_class: int = 60
+
+    def __post_init__(self) -> None:
+        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+        require(min(sides) >= 1, "image_size", "at least 1", self.image_size)
+        require(0 < self.val_fraction < 1, "val_fraction", "between 0 and 1", self.val_fraction)
+        require_number(self, "workers")
+        require_number(self, "birds_classes", minimum=2)
+        require_number(self, "birds_per_class", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything a run is told; `run.toml` holds it in full."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+
+
+def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a TOML file (None: the defaults), apply `key=value` changes in order, and check the result.
+
+    Raises:
+        ConfigError: unreadable file, broken TOML, unknown key, wrong type or value.
+    """
+    table = {} if path is None else read_toml(Path(path))
+    table.pop(MADE_BY, None)
+    return parse_config(apply_changes(table, changes))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: must be a readable TOML file; got {path} ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not valid TOML: {error}.") from error
+
+
+def apply_changes(table: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A copy of `table` with each `section.key=value` set; the value is TOML, or a bare word that is taken as text.
+
+    Raises:
+        ConfigError: a change has no `=`, no key, or a value that is neither TOML nor a bare word.
+    """
+    changed: dict[str, Any] = json.loads(to_json(table, inf_nan_mode="constants"))
+    for change in changes:
+        key, equals, value = change.partition("=")
+        names = [name.strip() for name in key.split(".")]
+        if not equals or not all(names):
+            raise ConfigError(f"--set: must be section.key=value; got {change!r}. Write for example train.seed=1.")
+        section = changed
+        for name in names[:-1]:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"--set {change}: {name!r} is a value, not a section.")
+        section[names[-1]] = _parse_value(value.strip(), ".".join(names))
+    return changed
+
+
+def _parse_value(text: str, key: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if _BARE_WORD.fullmatch(text):
+            return text
+        raise ConfigError(
+            f"--set {key}: {text!r} is not a TOML value ({error}). "
+            f"Write numbers and lists as they are and text in quotes: --set {key}='\"text\"'."
+        ) from error
+
+
+def parse_config(table: Mapping[str, Any]) -> RunConfig:
+    """Check plain tables and build the configuration from them.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range; one line, with the path of the key.
+    """
+    try:
+        # Through JSON because pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
+        return TypeAdapter(RunConfig).validate_json(to_json(table, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake as one line: path, what is wanted, what was given."""
+    mistake = error.errors()[0]
+    path = [part for part in mistake["loc"] if isinstance(part, str) and not part.startswith(("tuple[", "int"))]
+    if mistake["type"] == "value_error":  # from a __post_init__; its message begins with the field's name
+        return ".".join([*path, str(mistake["ctx"]["error"])])
+    key = ".".join(path)
+    if mistake["type"] == "unexpected_keyword_argument":
+        owner = _settings_at(path[:-1])
+        allowed = [entry.name for entry in fields(owner)]
+        close = difflib.get_close_matches(path[-1], allowed, n=1)
+        hint = f"Did you mean {'.'.join([*path[:-1], close[0]])}? " if close else ""
+        return f"{key}: no such key. {hint}Allowed here: {', '.join(allowed)}."
+    return f"{key}: must be {_wanted(mistake, path)}; got {mistake['input']!r}."
+
+
+def _wanted(mistake: ErrorDetails, path: Sequence[str]) -> str:
+    """What a key takes, in a few words."""
+    if mistake["type"] == "dataclass_type":
+        return "a table of keys"
+    key_type = str(get_type_hints(_settings_at(path[:-1])).get(path[-1]))
+    if "tuple" in key_type:
+        return "a whole number or two of them in [ ]" if "int |" in key_type else "two whole numbers in [ ]"
+    return {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}.get(
+        mistake["type"], mistake["msg"].removeprefix("Input should be ")
+    )
+
+
+def _settings_at(path: Sequence[str]) -> type:
+    """The dataclass that holds the keys below `path`."""
+    owner: type = RunConfig
+    for name in path:
+        owner = get_type_hints(owner)[name]
+    assert is_dataclass(owner)
+    return owner
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested tables, as `parse_config` takes them."""
+    plain: dict[str, Any] = json.loads(to_json(asdict(config)))
+    return plain
+
+
+def config_to_toml(config: RunConfig, made_by: Mapping[str, str]) -> str:
+    """The whole configuration as TOML, with a table of the versions that wrote it.
+
+    Args:
+        config: what to write; every value is written, defaults too.
+        made_by: names and versions, for people; `load_config` ignores them.
+    """
+    lines = []
+    for section, values in [*config_to_dict(config).items(), (MADE_BY, made_by)]:
+        lines.append(f"[{section}]")
+        # JSON's strings, numbers, booleans and lists are TOML's too.
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def differing_keys(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """Paths of the keys in which two configurations differ, in the order of the file."""
+    one, other = config_to_dict(ours), config_to_dict(theirs)
+    return [f"{table}.{key}" for table in one for key in one[table] if one[table][key] != other[table][key]]

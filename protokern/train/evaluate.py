@@ -1,0 +1,52 @@
+"""Accuracy and cross entropy over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protokern.models.base import ModelOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Accuracy in [0, 1], mean cross entropy, and the number of images they are over."""
+
+    accuracy: float
+    loss: float
+    images: int
+
+
+def evaluate(
+    model: Callable[[Tensor], ModelOutput],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    *,
+    memory_format: torch.memory_format = torch.preserve_format,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Run `model`, in evaluation mode, over (input, labels) batches: images, or features with a model's `head`.
+
+    Args:
+        model: from (B, ...) to an output with logits (B, K).
+        batches: inputs and labels (B,) int64.
+        device: of the model.
+        memory_format: of the inputs.
+        after_batch: called after every batch, for progress bars and interrupts.
+    """
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    images = 0
+    for inputs, labels in batches:
+        targets = labels.to(device)
+        with torch.inference_mode():
+            logits = model(inputs.to(device, memory_format=memory_format)).logits  # (B, K)
+            correct += (logits.argmax(dim=1) == targets).sum()
+            loss += F.cross_entropy(logits, targets, reduction="sum")
+        images += len(labels)
+        after_batch()
+    return Evaluation(int(correct) / max(images, 1), float(loss) / max(images, 1), images)

@@ -1,0 +1,148 @@
+"""The stages after the backbone has stopped learning: push, last layer, prune. They share one set of features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import Tensor
+
+from protokern.errors import TrainingError
+from protokern.prune import prune_prototypes
+from protokern.push import PushResult, push_prototypes
+from protokern.train.checkpoint import load_weights, read_state
+from protokern.train.evaluate import evaluate
+from protokern.train.frozen import FrozenSplits, on_features
+from protokern.train.last_layer import collect_activations, train_last_layer
+from protokern.train.loaders import ordered_loader
+from protokern.train.optimizers import freeze, make_optimizer
+from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
+from protokern.train.run import TrainingRun, checkpoint_path, restore_weights
+from protokern.train.stages import Stage, Step
+
+Result = TypeVar("Result")
+Details = dict[str, float | int]
+
+
+def push_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Go back to the best joint epoch, then make every prototype its nearest training patch."""
+    progress = run.progress
+    best = progress.best_joint
+    if best is not None and best.epoch != progress.epoch:
+        restore_weights(run, checkpoint_path(run, best.checkpoint))
+        progress.epoch = best.epoch
+        freeze(run.model, "push", run.train)
+    frozen = _frozen(run)
+    before = _measure(run, "joint" if best is not None else "warm", {})
+    with on_features(run.model):
+        push, notices = _speak(lambda: push_prototypes(run.model, frozen.push), run, "push")
+    run.push = push
+    is_found = push.image >= 0
+    details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
+    return [before, *notices, _measure(run, "push", details)]
+
+
+def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
+    """Learn the last layer on the cached activations; remember the best of several pushes."""
+    frozen = _frozen(run)
+    train, val = collect_activations(run.model, frozen.push), collect_activations(run.model, frozen.val)
+    optimizer = make_optimizer(run.model, step.stage, run.train)
+    result = train_last_layer(run.model, train, val, run.train, optimizer)
+    details: Details = {
+        "epochs": run.train.last_layer_epochs,
+        "best_epoch": result.best_epoch,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+    }
+    record = _measure(run, step.stage, details)
+    if step.stage == "last_layer":
+        progress = run.progress
+        after = val.evaluate(run.model.last_layer)
+        if progress.best_pushed is None or progress.best_pushed.is_beaten_by(after.accuracy, after.loss):
+            name = f"{step.stage}-{progress.epoch}"
+            progress.best_pushed = Best(checkpoint=name, epoch=progress.epoch, accuracy=after.accuracy, loss=after.loss)
+        progress.best_joint, progress.waited = None, 0
+    return [record]
+
+
+def prune_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Go back to the best pushed weights, then drop the prototypes that stand for no class."""
+    restored = restore_best_pushed(run)
+    frozen = _frozen(run)
+    with on_features(run.model):
+        result, notices = _speak(
+            lambda: prune_prototypes(run.model, frozen.push, k=run.prune.k, threshold=run.prune.threshold), run, "prune"
+        )
+    run.push = None if run.push is None else keep_sources(run.push, result.kept)
+    run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
+    details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
+    return [*restored, *notices, _measure(run, "prune", details)]
+
+
+def restore_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
+    """Take the weights of the best last-layer stage, if those at hand are of a later, worse one."""
+    progress, best = run.progress, run.progress.best_pushed
+    if best is None or best.epoch == progress.epoch:
+        return []
+    checkpoint = checkpoint_path(run, best.checkpoint)
+    load_weights(run.model, checkpoint)
+    run.push = read_state(checkpoint).push
+    run.frozen = None
+    run.optimizer, progress.optimizer_stage = None, None  # no epoch follows
+    progress.epoch = best.epoch
+    freeze(run.model, "prune", run.train)
+    return [Notice(text=f"back to the push after epoch {best.epoch}, the best on the validation split")]
+
+
+def keep_sources(push: PushResult, kept: Tensor) -> PushResult:
+    """Where the kept prototypes come from, after pruning to `kept` (P',) int64."""
+    return PushResult(
+        image=push.image[kept],
+        patch=push.patch[kept],
+        distance=push.distance[kept],
+        label=push.label[kept],
+        grid=push.grid,
+    )
+
+
+def _frozen(run: TrainingRun) -> FrozenSplits:
+    """The features of the frozen backbone, made when they are first asked for."""
+    if run.frozen is None:
+        run.frozen = FrozenSplits.make(
+            run.model,
+            *(
+                ordered_loader(split, run.train.batch_size, run.workers)
+                for split in (run.splits.push, run.splits.val, run.splits.test)
+            ),
+            channels_last=run.train.channels_last,
+            memory=run.train.feature_cache_mb * 2**20,
+            should_stop=run.should_stop,
+        )
+    return run.frozen
+
+
+def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
+    """Accuracies of the model as it is. The test split is only reported; nothing is chosen by it."""
+    frozen = _frozen(run)
+    val, test = (evaluate(run.model.head, features, run.device) for features in (frozen.val, frozen.test))
+    return StageRecord(
+        stage=stage,
+        epoch=run.progress.epoch,
+        num_prototypes=run.model.num_prototypes,
+        val_accuracy=val.accuracy,
+        val_loss=val.loss,
+        test_accuracy=test.accuracy,
+        details=details,
+    )
+
+
+def _speak(action: Callable[[], Result], run: TrainingRun, name: str) -> tuple[Result, list[Notice]]:
+    """Do it; its warnings become notices, its refusal (distances that are not finite) a TrainingError."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result = action()
+        except ValueError as error:
+            raise TrainingError(f"{name} after epoch {run.progress.epoch}: {error}") from error
+    return result, [Notice(text=str(warning.message)) for warning in caught]

@@ -1,0 +1,74 @@
+"""Batches: shuffled ones that can start in the middle of an epoch, and plain ones in data-set order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+Batches = DataLoader[tuple[Tensor, Tensor]]
+
+
+class LabelledImages(Protocol):
+    """What training asks of a data set; `protokern.data` offers it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    def sample_name(self, index: int) -> str: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class DataSplits(Protocol):
+    """The data sets of a run: augmented training images, the same un-augmented for the push, and the held-out ones."""
+
+    @property
+    def train(self) -> LabelledImages: ...
+
+    @property
+    def push(self) -> LabelledImages: ...
+
+    @property
+    def val(self) -> LabelledImages: ...
+
+    @property
+    def test(self) -> LabelledImages: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Image indices of every batch of an epoch; the same for the same seed and epoch.
+
+    A last batch of a single image joins the one before: batch norms cannot learn from one image.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(num_images).tolist()
+    batches = [order[start : start + batch_size] for start in range(0, num_images, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2] += batches.pop()
+    return batches
+
+
+def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int) -> Batches:
+    """Load the given batches in the given order."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_seed_worker)  # type: ignore[arg-type]
+
+
+def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int) -> Batches:
+    """Load a data set from first to last image."""
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, worker_init_fn=_seed_worker)  # type: ignore[arg-type]
+
+
+def _seed_worker(worker: int) -> None:
+    """Seed Python and NumPy in a worker as torch already is."""
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)

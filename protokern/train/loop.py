@@ -1,0 +1,142 @@
+"""Training, top to bottom: walk the plan of `stages.py`, one checkpoint after each step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+
+from protokern.errors import TrainingError
+from protokern.train.epoch import REMEDY, Epoch, train_epoch
+from protokern.train.evaluate import evaluate
+from protokern.train.frozen import image_format
+from protokern.train.head_stages import last_layer_step, prune_step, push_step, restore_best_pushed
+from protokern.train.loaders import ordered_loader, shuffled_batches
+from protokern.train.metrics import write_metrics
+from protokern.train.optimizers import freeze, make_optimizer
+from protokern.train.records import BatchRecord, Best, EpochRecord, LoggedRecord, Notice, Record, StageRecord, to_table
+from protokern.train.resume import set_seed
+from protokern.train.run import TrainingRun, count_images, log_records, save_progress
+from protokern.train.stages import Step, plan, skip_to_last_push
+
+
+def train(run: TrainingRun) -> Iterator[Record]:
+    """Do all steps of the plan that are not done yet; yield what happens while it happens.
+
+    A checkpoint follows each step, and the step's records are yielded once it is on the disk. When `run.should_stop()`
+    turns true, the batch at hand is finished, a checkpoint is written, and KeyboardInterrupt is raised.
+
+    Raises:
+        TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
+        CheckpointError: the disk is full or refuses.
+        KeyboardInterrupt: `run.should_stop()` said so.
+    """
+    steps = plan(run.train, run.prune)
+    progress = run.progress
+    if not progress.images:
+        progress.images = count_images(run.splits)
+        notes = [Notice(text=note) for note in run.splits.notes]
+        log_records(run, notes)
+        save_progress(run, "init-0")
+        yield from notes
+
+    while progress.position < len(steps):
+        step = steps[progress.position]
+        if progress.batch == 0:  # in the middle of an epoch the random states came with the checkpoint
+            set_seed(run.train.seed, progress.position)
+        freeze(run.model, step.stage, run.train)
+        started = time.perf_counter()
+
+        records: list[LoggedRecord]
+        next_position = progress.position + 1
+        try:
+            if step.stage in ("warm", "joint"):
+                epoch_record = yield from _epoch_step(run, step)
+                records = [epoch_record]
+                if step.stage == "joint" and _is_waiting_in_vain(run, step, epoch_record):
+                    next_position = skip_to_last_push(steps, next_position)
+                    records.append(
+                        Notice(text=f"early stop: {progress.waited} epochs without better validation accuracy")
+                    )
+            elif step.stage == "push":
+                records = push_step(run)
+            elif step.stage == "prune":
+                records = prune_step(run)
+            else:
+                records = last_layer_step(run, step)
+        except TrainingError as error:
+            raise TrainingError(f"{error} The last good checkpoint is {run.last_checkpoint}.") from error
+
+        progress.seconds[step.stage] = progress.seconds.get(step.stage, 0.0) + time.perf_counter() - started
+        progress.results += [to_table(record) for record in records if isinstance(record, StageRecord)]
+        progress.position, progress.batch, progress.sums = next_position, 0, {}
+        if progress.position == len(steps):
+            records += restore_best_pushed(run) if not run.prune.enabled else []
+        log_records(run, records)
+        save_progress(run, f"{step.stage}-{progress.epoch}")
+        yield from records
+
+    write_metrics(run.folder / "metrics.json", run)
+
+
+def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, EpochRecord]:
+    """One warm or joint epoch and its validation."""
+    progress, config = run.progress, run.train
+    run.frozen = None  # what is kept there is about to change
+    if run.optimizer is None or progress.optimizer_stage != step.stage:
+        run.optimizer = make_optimizer(run.model, step.stage, config)
+        progress.optimizer_stage = step.stage
+    started = time.perf_counter() - progress.sums.get("seconds", 0.0)
+
+    def stop_if_asked() -> None:
+        if run.should_stop():
+            progress.sums["seconds"] = time.perf_counter() - started
+            save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
+            raise KeyboardInterrupt
+
+    run.splits.train.set_epoch(step.epoch)
+    batches = shuffled_batches(len(run.splits.train), config.batch_size, config.seed, step.epoch)
+    epoch = Epoch(step, run.splits.train, batches, progress.batch, run.workers)
+    for record in train_epoch(run.model, run.optimizer, epoch, config, progress.sums):
+        progress.batch = record.batch
+        yield record
+        stop_if_asked()
+
+    run.model.eval()
+    val = evaluate(
+        run.model,
+        ordered_loader(run.splits.val, config.batch_size, run.workers),
+        run.device,
+        memory_format=image_format(config.channels_last),
+        after_batch=stop_if_asked,
+    )
+    if not math.isfinite(val.loss):
+        raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {REMEDY}")
+    progress.epoch = step.epoch
+    sums = progress.sums
+    means = {name: sums[name] / sums["images"] for name in ("loss", "cross_entropy", "cluster", "separation", "l1")}
+    return EpochRecord(
+        stage=step.stage,
+        epoch=step.epoch,
+        seconds=time.perf_counter() - started,
+        images=int(sums["images"]),
+        accuracy=sums["correct"] / sums["images"],
+        val_accuracy=val.accuracy,
+        val_loss=val.loss,
+        learning_rates={group["name"]: group["lr"] for group in run.optimizer.param_groups},
+        **means,
+    )
+
+
+def _is_waiting_in_vain(run: TrainingRun, step: Step, record: EpochRecord) -> bool:
+    """Note the epoch if it is the best since the last push; whether patience is at its end."""
+    progress = run.progress
+    best = progress.best_joint
+    if best is None or best.is_beaten_by(record.val_accuracy, record.val_loss):
+        progress.best_joint = Best(
+            checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss
+        )
+        progress.waited = 0
+    else:
+        progress.waited += 1
+    return 0 < run.train.patience <= progress.waited

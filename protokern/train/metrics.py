@@ -1,0 +1,48 @@
+"""`metrics.json`: what a finished run reached, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from protokern.train.files import to_json_bytes, write_file
+from protokern.train.run import TrainingRun
+
+_NAMES = {
+    "warm": "after_joint",
+    "joint": "after_joint",
+    "push": "after_push",
+    "last_layer": "after_last_layer",
+    "prune": "after_prune",
+    "pruned_last_layer": "after_pruned_last_layer",
+}
+
+
+def summarise(run: TrainingRun) -> dict[str, Any]:
+    """Accuracies after each stage that led to the final weights, prototypes, seconds and images."""
+    progress = run.progress
+    stages = {
+        _NAMES[result["stage"]]: {
+            "val": result["val_accuracy"],
+            "test": result["test_accuracy"],
+            "prototypes": result["num_prototypes"],
+        }
+        for result in progress.results
+        if result["epoch"] == progress.epoch
+    }
+    *_, final = stages.values()
+    return {
+        "accuracy": final["test"],
+        "stages": stages,
+        "prototypes": run.model.num_prototypes,
+        "classes": len(run.classes),
+        "epoch": progress.epoch,
+        "images": progress.images,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in progress.seconds.items()},
+        "seed": run.train.seed,
+    }
+
+
+def write_metrics(path: Path, run: TrainingRun) -> None:
+    """Write the summary of a finished run."""
+    write_file(path, to_json_bytes(summarise(run)))

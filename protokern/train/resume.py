@@ -1,0 +1,82 @@
+"""Optimizer and random-number states as named tensors, there and back. Seeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from protokern.errors import CheckpointError
+
+
+def set_seed(seed: int, position: int) -> None:
+    """Seed Python, NumPy and torch for one step of a run, the same whether the run was resumed or not."""
+    words = np.random.SeedSequence([seed, position]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.manual_seed(int(words[2]))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state, each tensor named after its parameter."""
+    return {
+        f"optimizer/{key}/{name}": value
+        for name, parameter in _parameters_of(optimizer, model)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave.
+
+    Raises:
+        CheckpointError: a tensor does not fit its parameter.
+    """
+    optimizer.state.clear()
+    parameters = dict(_parameters_of(optimizer, model))
+    for full_name, value in tensors.items():
+        if not full_name.startswith("optimizer/"):
+            continue
+        _, key, name = full_name.split("/", 2)
+        parameter = parameters.get(name)
+        if parameter is None or (value.dim() and value.shape != parameter.shape):
+            raise CheckpointError(f"{full_name}: the optimizer state does not fit the model.")
+        if value.dim():  # in the memory format of the parameter, where the update is fastest
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][key] = value
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    learnt = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return ((name, parameter) for name, parameter in model.named_parameters() if id(parameter) in learnt)
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """The states of Python's, NumPy's and torch's generators."""
+    _, python_words, _ = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    words, position = numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]
+    tensors = {
+        "random/python": torch.tensor(python_words, dtype=torch.int64),
+        "random/numpy": torch.tensor([*words, position, numpy_state["has_gauss"]], dtype=torch.int64),
+        "random/numpy_gauss": torch.tensor(numpy_state["gauss"], dtype=torch.float64),
+        "random/torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def load_random(tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `random_tensors` gave."""
+    random.setstate((3, tuple(tensors["random/python"].tolist()), None))
+    *words, position, has_gauss = tensors["random/numpy"].tolist()
+    gauss = float(tensors["random/numpy_gauss"])
+    np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(tensors["random/torch"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])

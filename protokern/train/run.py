@@ -1,0 +1,150 @@
+"""A training in the making: everything it works on, how it is saved, and how it is taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protokern.errors import CheckpointError
+from protokern.models.base import PrototypeModel
+from protokern.push import PushResult
+from protokern.train.checkpoint import (
+    CheckpointState,
+    checkpoints_folder,
+    load_weights,
+    read_state,
+    read_tensors,
+    save_checkpoint,
+)
+from protokern.train.frozen import FrozenSplits
+from protokern.train.loaders import DataSplits
+from protokern.train.logger import append_record, truncate_log
+from protokern.train.optimizers import make_optimizer
+from protokern.train.records import LoggedRecord, Progress
+from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors
+from protokern.train.settings import PruneConfig, TrainConfig
+
+
+@dataclass(kw_only=True)
+class TrainingRun:
+    """Everything a training works on.
+
+    Attributes:
+        folder: the run folder; exists.
+        model: on its device.
+        splits: the data.
+        classes: class names.
+        config: the whole configuration as tables, for the checkpoints.
+        train: how to train.
+        prune: whether and how to prune.
+        workers: processes that read images.
+        should_stop: asked after every batch; True ends the training with a checkpoint.
+        progress: where the training stands.
+        push: where the prototypes come from, after a push.
+        optimizer: of the warm or joint stage, once it has begun.
+        frozen: features of the data sets while the backbone stands still.
+        last_checkpoint: the newest checkpoint's folder.
+    """
+
+    folder: Path
+    model: PrototypeModel
+    splits: DataSplits
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+    train: TrainConfig
+    prune: PruneConfig
+    workers: int = 0
+    should_stop: Callable[[], bool] = lambda: False
+    progress: Progress = field(default_factory=Progress)
+    push: PushResult | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    frozen: FrozenSplits | None = None
+    last_checkpoint: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return self.model.class_identity.device
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log is."""
+        return self.folder / "log.jsonl"
+
+
+def log_records(run: TrainingRun, records: Iterable[LoggedRecord]) -> None:
+    """Append to the log, and count the lines for a resumed run."""
+    for record in records:
+        append_record(run.log_path, record)
+        run.progress.log_lines += 1
+
+
+def save_progress(run: TrainingRun, name: str) -> None:
+    """Write a checkpoint from which training can go on; one that is there under this name is replaced."""
+    progress = run.progress
+    stage, _, _ = name.partition("-")
+    tensors = random_tensors()
+    if run.optimizer is not None:
+        tensors |= optimizer_tensors(run.optimizer, run.model)
+    best = (progress.best_joint, progress.best_pushed)
+    run.last_checkpoint = save_checkpoint(
+        run.folder,
+        name,
+        run.model,
+        CheckpointState(
+            config=run.config,
+            classes=run.classes,
+            stage=stage,
+            epoch=progress.epoch,
+            push=run.push,
+            progress=progress.to_table(),
+        ),
+        resume=tensors,
+        keep={entry.checkpoint for entry in best if entry is not None},
+    )
+
+
+def resume_run(run: TrainingRun, checkpoint: Path) -> None:
+    """Put `run`, made with the same configuration, where it was when `checkpoint` was written.
+
+    Raises:
+        CheckpointError: the checkpoint is broken, or the data or the model are not the run's.
+    """
+    state = read_state(checkpoint)
+    if state.progress is None:
+        raise CheckpointError(f"{checkpoint}: must be a checkpoint of a training to resume; another command wrote it.")
+    progress = Progress.from_table(state.progress)
+    images = count_images(run.splits)
+    if progress.images and (state.classes != run.classes or progress.images != images):
+        raise CheckpointError(
+            f"data: must be that of the run to resume it, {progress.images} images of {len(state.classes)} classes; "
+            f"got {images} of {len(run.classes)}. Give the same folder, or start a new run."
+        )
+    run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
+    restore_weights(run, checkpoint)
+    load_random(read_tensors(checkpoint / "resume.safetensors"))
+    truncate_log(run.log_path, progress.log_lines)
+
+
+def restore_weights(run: TrainingRun, checkpoint: Path) -> None:
+    """Take model weights, and the optimizer with its state where there is one, from a checkpoint of this run."""
+    load_weights(run.model, checkpoint)
+    run.frozen = None
+    run.optimizer = None
+    if run.progress.optimizer_stage is not None:
+        run.optimizer = make_optimizer(run.model, run.progress.optimizer_stage, run.train)
+        load_optimizer(run.optimizer, run.model, read_tensors(checkpoint / "resume.safetensors"))
+
+
+def checkpoint_path(run: TrainingRun, name: str) -> Path:
+    """The folder of a checkpoint of this run."""
+    return checkpoints_folder(run.folder) / name
+
+
+def count_images(splits: DataSplits) -> dict[str, int]:
+    """Images in each split."""
+    return {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}

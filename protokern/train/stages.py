@@ -1,0 +1,64 @@
+"""The stages of a run, in the order in which they happen. The loop walks this list from top to bottom.
+
+| stage | what happens |
+| --- | --- |
+| warm | add-on layers and prototypes learn; the backbone is frozen |
+| joint | backbone, add-on layers and prototypes learn |
+| push | every prototype becomes its nearest patch of a training image of its class |
+| last_layer | the last layer learns on fixed activations |
+| joint, push, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
+| prune | prototypes whose nearest patches are mostly of other classes go (if asked for) |
+| pruned_last_layer | the last layer learns once more |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from protokern.train.settings import PruneConfig, TrainConfig
+
+Stage = Literal["warm", "joint", "push", "last_layer", "prune", "pruned_last_layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of the plan; a checkpoint follows each.
+
+    Attributes:
+        stage: what happens.
+        epoch: 0-based over warm and joint; the other stages carry the epoch they follow.
+    """
+
+    stage: Stage
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        """The name of the step's checkpoint folder."""
+        return f"{self.stage}-{self.epoch}"
+
+
+def plan(train: TrainConfig, prune: PruneConfig) -> tuple[Step, ...]:
+    """All steps of a run, first to last."""
+    steps: list[Step] = []
+    last_epoch = train.warm_epochs + train.joint_epochs - 1
+    for epoch in range(last_epoch + 1):
+        steps.append(Step("warm" if epoch < train.warm_epochs else "joint", epoch))
+        if epoch == last_epoch or is_push_epoch(epoch, train):
+            steps += [Step("push", epoch), Step("last_layer", epoch)]
+    if prune.enabled:
+        steps += [Step("prune", last_epoch), Step("pruned_last_layer", last_epoch)]
+    return tuple(steps)
+
+
+def is_push_epoch(epoch: int, train: TrainConfig) -> bool:
+    """Whether a push follows this epoch although it is not the last."""
+    since_start = epoch - train.push_start
+    return epoch >= train.warm_epochs and since_start >= 0 and since_start % train.push_every == 0
+
+
+def skip_to_last_push(steps: tuple[Step, ...], position: int) -> int:
+    """Where the walk goes on after an early stop at `position`: the last push of the plan."""
+    pushes = [index for index, step in enumerate(steps) if step.stage == "push"]
+    return max(position, pushes[-1])

@@ -1,0 +1,61 @@
+"""What README promises holds: its example runs, its tables are the stored rows, its links and commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.table import from_results, insert
+from protokern.models import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"]
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_two_commands_come_first() -> None:
+    first = code_blocks("")[0].splitlines()
+    assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("target", re.findall(r"\bmake ([a-z-]+)\b(?= *[#`\n])", README))
+def test_every_make_target_exists(target: str) -> None:
+    assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_the_example_has_ten_lines_and_is_the_quickstart() -> None:
+    (example,) = code_blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) == 10
+    assert example == (ROOT / "examples/quickstart.py").read_text(encoding="utf-8")
+
+
+def test_the_example_prints_distances_of_exactly_zero() -> None:
+    (example,) = code_blocks("python")
+    result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith(": distance 0") for line in lines)
+
+
+def test_the_speed_table_is_what_the_rows_generate() -> None:
+    assert insert(README, from_results()) == README, "run: python -m benchmarks.table --write"
+
+
+def test_every_model_stands_in_the_table() -> None:
+    listed = re.findall(r"^\| \w+ \| `(\w+)` \|", README, flags=re.MULTILINE)
+    assert listed == list(MODELS)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing

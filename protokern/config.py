@@ -166,6 +166,8 @@ def _wanted(mistake: ErrorDetails, path: Sequence[str]) -> str:
     if mistake["type"] == "dataclass_type":
         return "a table of keys"
     key_type = str(get_type_hints(_settings_at(path[:-1])).get(path[-1]))
+    if "tuple[str" in key_type:
+        return "a list of texts in [ ]"
     if "tuple" in key_type:
         return "a whole number or two of them in [ ]" if "int |" in key_type else "two whole numbers in [ ]"
     return {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}.get(

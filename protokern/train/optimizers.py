@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 import torch
 from torch import nn
 
+from protokern.errors import ConfigError
 from protokern.models.base import PrototypeModel
 from protokern.train.settings import TrainConfig
 from protokern.train.stages import Stage
@@ -44,14 +46,37 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
         module: nn.Module = getattr(model, part)
         module.requires_grad_(part in rates)
         module.train(part in rates)
+    if "backbone" in rates:
+        _hold_back(model.backbone, config)
+
+
+def _hold_back(backbone: nn.Module, config: TrainConfig) -> None:
+    """Freeze again what `frozen_layers` and `batch_norm` keep from learning while the backbone learns."""
+    layers = dict(backbone.named_modules())
+    for name in config.frozen_layers:
+        if name not in layers:
+            close = difflib.get_close_matches(name, layers, n=3)
+            hint = f"Similar: {', '.join(close)}." if close else f"At the top: {', '.join(_children(backbone))}."
+            raise ConfigError(f"train.frozen_layers: must name submodules of the backbone; got {name!r}. {hint}")
+        layers[name].requires_grad_(False)
+        layers[name].eval()
+    if config.batch_norm == "frozen":
+        for layer in layers.values():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+
+
+def _children(backbone: nn.Module) -> list[str]:
+    return [name for name, _ in backbone.named_children()]
 
 
 def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam over the parts that learn in `stage`, one group each; weight decay on backbone and add-on layers only."""
+    """Freeze for `stage`, then Adam over what learns, one group a part; weight decay on backbone and add-on layers only."""
+    freeze(model, stage, config)
     groups = [
         {
             "name": part,
-            "params": list(getattr(model, part).parameters()),
+            "params": [parameter for parameter in getattr(model, part).parameters() if parameter.requires_grad],
             "lr": rate,
             "base_lr": rate,
             "weight_decay": config.weight_decay if part in ("backbone", "add_on_layers") else 0.0,

@@ -71,7 +71,7 @@ def _children(backbone: nn.Module) -> list[str]:
 
 
 def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> torch.optim.Optimizer:
-    """Freeze for `stage`, then Adam over what learns, one group a part; weight decay on backbone and add-on layers only."""
+    """Freeze for `stage`, then Adam over what learns, one group a part; only backbone and add-on layers decay."""
     freeze(model, stage, config)
     groups = [
         {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ def describe() -> Machine:
         git_sha=git_sha(),
         device=cpu_name(),
         cores=len(os.sched_getaffinity(0)),
-        isa=torch.backends.cpu.get_cpu_capability(),
+        isa=instruction_set(),
         torch_version=torch.__version__,
         protokern_version=protokern.__version__,
         load=round(os.getloadavg()[0], 2),
@@ -61,6 +62,15 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_set() -> str:
+    """What the native backend runs on; "none" where the C++ is not built."""
+    if find_spec("protokern._host") is None:
+        return "none"
+    from protokern import _host
+
+    return str(_host.chosen_instruction_set())
 
 
 def git_sha() -> str:

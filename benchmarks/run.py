@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 import protokern
-from benchmarks import gate, peak
+from benchmarks import gate
 from benchmarks.cases import CASES, STANDARD, Case
 from benchmarks.inputs import make_inputs
 from benchmarks.machine import QUIET_LOAD, Machine, describe, watch_others
+from benchmarks.peak import NAME, PeakProbe
 from benchmarks.peers import PEERS
 from benchmarks.providers import BARE_PRODUCT, MODES, OPS, build_calls, check_answers
 from benchmarks.results import RESULTS, append_rows
@@ -83,9 +84,10 @@ def run_case(machine: Machine, plan: Plan, op: str, case: Case, mode: str) -> li
     inputs = make_inputs(case, requires_grad=mode == "full")
     check_answers(inputs, plan.backends, plan.peers)
     calls = build_calls(op, mode, inputs, plan.backends, plan.peers)
+    peak = PeakProbe(torch.get_num_threads())
     with watch_others() as others:
-        timings = measure({**calls, peak.NAME: peak.burst}, seconds=plan.seconds, least=plan.least)
-    peak_gflops = peak.BURST_GFLOP / timings.pop(peak.NAME).p50 * 1e3
+        timings = measure({**calls, NAME: peak}, seconds=plan.seconds, least=plan.least)
+    del timings[NAME]
     original, bare = timings.get("original"), timings.get(BARE_PRODUCT)
 
     def row(name: str, timing: Timing) -> SpeedRow:
@@ -104,9 +106,9 @@ def run_case(machine: Machine, plan: Plan, op: str, case: Case, mode: str) -> li
             p50_ms=round(timing.p50, 4),
             p80_ms=round(timing.p80, 4),
             gflops=None if gflops is None else round(gflops, 2),
-            peak_gflops=round(peak_gflops, 1),
-            peak_source=peak.SOURCE,
-            peak_share=None if gflops is None else round(gflops / peak_gflops, 4),
+            peak_gflops=round(peak.gflops, 1),
+            peak_source=peak.source,
+            peak_share=None if gflops is None else round(gflops / peak.gflops, 4),
             faster_than_original=None if original is None else round(original.p50 / timing.p50, 3),
             faster_than_mm=None if bare is None else round(bare.p50 / timing.p50, 3),
         )

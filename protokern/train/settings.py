@@ -105,7 +105,8 @@ class TrainConfig:
         precision: of the backbone and the add-on layers in training. "bf16" runs them under autocast; the prototype
             layer, evaluation, push and explanations are always float32.
         frozen_layers: submodules of the backbone that never learn, each with all that is below it, such as
-            "body.stem" or "body.blocks.3". Early layers of a pretrained net change little and cost most of the backward pass.
+            "body.stem" or "body.blocks.3". Early layers of a pretrained net change little and cost most of the
+            backward pass.
         batch_norm: "train": batch norms of the layers that learn use and update the statistics of the batch, as in the
             original; "frozen": those of the backbone keep the statistics it came with.
         channels_last: hold images and convolution weights channels last, which is faster on most devices.

@@ -1,0 +1,207 @@
+// The torch ops of the CPU library, on LibTorch's ABI-stable interface: one build runs under every torch from 2.11 on and
+// under every Python. The only C++ file of the CPU library that sees torch. Shapes and dtypes are checked in Python
+// (protokern/kernels); here only what would otherwise read or write outside a tensor.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <string>
+#include <tuple>
+
+#include "core.h"
+#include "instruction_sets.h"
+
+namespace {
+
+namespace cpu = protokern::cpu;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+cpu::DType dtype_of(const Tensor& tensor, const char* name) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Double:
+            return cpu::DType::float64;
+        case ScalarType::Float:
+            return cpu::DType::float32;
+        case ScalarType::BFloat16:
+            return cpu::DType::bfloat16;
+        case ScalarType::Half:
+            return cpu::DType::float16;
+        default:
+            STD_TORCH_CHECK(false, name, ": must be float64, float32, bfloat16 or float16; got another dtype.");
+    }
+}
+
+ScalarType value_dtype(const Tensor& features) {
+    return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// (B, D, H, W) or (P, D, h, w); a (P, D) tensor counts as (P, D, 1, 1).
+cpu::Array4 array_of(const Tensor& tensor, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cpu(), name, ": must be on the CPU; got another device.");
+    cpu::Array4 array{tensor.numel() > 0 ? tensor.const_data_ptr() : nullptr, dtype_of(tensor, name), {1, 1, 1, 1}, {0, 0, 0, 0}};
+    STD_TORCH_CHECK(tensor.dim() == 4 || tensor.dim() == 2, name, ": must have 4 (or, for prototypes, 2) dimensions; got ",
+                    tensor.dim(), ".");
+    for (int64_t i = 0; i < tensor.dim(); ++i) {
+        array.size[i] = tensor.size(i);
+        array.stride[i] = tensor.stride(i);
+    }
+    return array;
+}
+
+cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
+    STD_TORCH_CHECK(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '",
+                    metric, "'.");
+    STD_TORCH_CHECK(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
+    const cpu::Problem problem{array_of(features, "features"), array_of(prototypes, "prototypes"),
+                               metric == "cosine" ? cpu::Metric::cosine : cpu::Metric::sqeuclidean};
+    const int64_t* x = problem.features.size;
+    const int64_t* p = problem.prototypes.size;
+    STD_TORCH_CHECK(problem.features.dtype == problem.prototypes.dtype,
+                    "prototypes: must have the dtype of features; got another one.");
+    STD_TORCH_CHECK(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1], " (more than 0) like features; got ",
+                    p[1], ".");
+    STD_TORCH_CHECK(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ", x[2],
+                    " x ", x[3], " grid; got ", p[2], " x ", p[3], ".");
+    return problem;
+}
+
+cpu::Activation activation_of(const std::string& name) {
+    if (name == "log") return cpu::Activation::log;
+    if (name == "linear") return cpu::Activation::linear;
+    if (name == "exp") return cpu::Activation::exponential;
+    STD_TORCH_CHECK(name == "cosine", "activation: must be 'log', 'linear', 'exp' or 'cosine'; got '", name, "'.");
+    return cpu::Activation::cosine;
+}
+
+cpu::Executor executor() {
+    const auto run = [](int workers, void (*body)(void*, int64_t), void* context) {
+        torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t worker = begin; worker < end; ++worker) body(context, worker);
+        });
+    };
+    return {static_cast<int>(torch::stable::get_num_threads()), run};
+}
+
+// Contiguous (B, P) positions, each inside the grid.
+Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
+    const int64_t images = problem.features.size[0];
+    const int64_t prototypes = problem.prototypes.size[0];
+    STD_TORCH_CHECK(patch.is_cpu() && patch.scalar_type() == ScalarType::Long && patch.dim() == 2 &&
+                        patch.size(0) == images && patch.size(1) == prototypes,
+                    "patch: must be an int64 tensor of shape (", images, ", ", prototypes, ") on the CPU.");
+    Tensor checked = torch::stable::contiguous(patch);
+    if (checked.numel() == 0) return checked;
+    const int64_t positions = (problem.features.size[2] - problem.prototypes.size[2] + 1) *
+                              (problem.features.size[3] - problem.prototypes.size[3] + 1);
+    const int64_t* values = checked.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < checked.numel(); ++i)
+        STD_TORCH_CHECK(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ", values[i],
+                        ".");
+    return checked;
+}
+
+Tensor empty_like_values(const Tensor& features, std::initializer_list<int64_t> size) {
+    const std::vector<int64_t> sizes(size);
+    return torch::stable::new_empty(features, {sizes.data(), sizes.size()}, value_dtype(features));
+}
+
+std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+                                        cpu::Activation activation, double epsilon) {
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    const int64_t images = problem.features.size[0];
+    const int64_t count = problem.prototypes.size[0];
+    Tensor value = empty_like_values(features, {images, count});
+    Tensor similarity = activation == cpu::Activation::none ? value : empty_like_values(features, {images, count});
+    const std::vector<int64_t> sizes{images, count};
+    Tensor patch = torch::stable::new_empty(features, {sizes.data(), sizes.size()}, ScalarType::Long);
+    cpu::min_distance(problem, {value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(),
+                                similarity.mutable_data_ptr(), activation, epsilon},
+                      executor());
+    return {similarity, value, patch};
+}
+
+std::tuple<Tensor, Tensor> min_distance(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
+    auto [unused, value, patch] = pool(features, prototypes, metric, cpu::Activation::none, 0.0);
+    return {value, patch};
+}
+
+std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const Tensor& prototypes,
+                                                  const std::string& metric, const std::string& activation,
+                                                  double epsilon) {
+    return pool(features, prototypes, metric, activation_of(activation), epsilon);
+}
+
+std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const Tensor& features,
+                                                 const Tensor& prototypes, const Tensor& patch,
+                                                 const std::string& metric, bool need_features, bool need_prototypes) {
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    const Tensor positions = checked_patch(patch, problem);
+    STD_TORCH_CHECK(grad_value.is_cpu() && grad_value.scalar_type() == value_dtype(features) && grad_value.dim() == 2 &&
+                        grad_value.size(0) == patch.size(0) && grad_value.size(1) == patch.size(1),
+                    "grad_value: must have the shape of patch and the dtype of the distances.");
+    const Tensor grad = torch::stable::contiguous(grad_value);
+    const int64_t zero = 0;
+    const torch::headeronly::IntHeaderOnlyArrayRef nothing(&zero, 1);
+    Tensor grad_features = need_features ? torch::stable::empty_like(features) : torch::stable::new_empty(features, nothing);
+    const Tensor dense = torch::stable::new_empty(prototypes, prototypes.sizes());
+    Tensor grad_prototypes = need_prototypes ? dense : torch::stable::new_empty(prototypes, nothing);
+    cpu::GradientOutput output{nullptr, {0, 0, 0, 0}, nullptr};
+    if (need_features && grad_features.numel() > 0) {
+        output.features = grad_features.mutable_data_ptr();
+        for (int i = 0; i < 4; ++i) output.features_stride[i] = grad_features.stride(i);
+    }
+    if (need_prototypes && grad_prototypes.numel() > 0) output.prototypes = grad_prototypes.mutable_data_ptr();
+    if (output.features || output.prototypes)
+        cpu::min_distance_backward(problem, positions.numel() > 0 ? positions.const_data_ptr<int64_t>() : nullptr,
+                                   grad.const_data_ptr(), output, executor());
+    return {grad_features, grad_prototypes};
+}
+
+Tensor distance_map(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    const int64_t* x = problem.features.size;
+    const int64_t* p = problem.prototypes.size;
+    Tensor distance = empty_like_values(features, {x[0], p[0], x[2] - p[2] + 1, x[3] - p[3] + 1});
+    cpu::distance_map(problem, distance.mutable_data_ptr(), executor());
+    return distance;
+}
+
+Tensor distance_at(const Tensor& features, const Tensor& prototypes, const Tensor& patch, const std::string& metric) {
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    const Tensor positions = checked_patch(patch, problem);
+    Tensor distance = empty_like_values(features, {problem.features.size[0], problem.prototypes.size[0]});
+    if (distance.numel() > 0)
+        cpu::distance_at(problem, positions.const_data_ptr<int64_t>(), distance.mutable_data_ptr(), executor());
+    return distance;
+}
+
+std::string instruction_set() { return cpu::chosen_instructions().name; }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(protokern_native, m) {
+    m.def("min_distance(Tensor features, Tensor prototypes, str metric) -> (Tensor value, Tensor patch)");
+    m.def(
+        "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon) -> "
+        "(Tensor activation, Tensor value, Tensor patch)");
+    m.def(
+        "min_distance_backward(Tensor grad_value, Tensor features, Tensor prototypes, Tensor patch, str metric, "
+        "bool need_features, bool need_prototypes) -> (Tensor grad_features, Tensor grad_prototypes)");
+    m.def("distance_map(Tensor features, Tensor prototypes, str metric) -> Tensor");
+    m.def("distance_at(Tensor features, Tensor prototypes, Tensor patch, str metric) -> Tensor");
+    m.def("instruction_set() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(protokern_native, CPU, m) {
+    m.impl("min_distance", TORCH_BOX(&min_distance));
+    m.impl("prototype_pool", TORCH_BOX(&prototype_pool));
+    m.impl("min_distance_backward", TORCH_BOX(&min_distance_backward));
+    m.impl("distance_map", TORCH_BOX(&distance_map));
+    m.impl("distance_at", TORCH_BOX(&distance_at));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(protokern_native, CompositeExplicitAutograd, m) {
+    m.impl("instruction_set", TORCH_BOX(&instruction_set));
+}

@@ -1,0 +1,47 @@
+// The CPU core's entry points. Torch-free and Python-free: raw pointers, sizes and strides; the caller owns all memory and
+// has checked shapes and dtypes. Thread safe. Results do not depend on the number of workers, to the bit.
+//
+// Values are double for float64 features, else float. All outputs are contiguous unless they carry strides.
+#pragma once
+
+#include <cstdint>
+
+#include "types.h"
+
+namespace protokern::cpu {
+
+// Runs body(context, worker) once for every worker in [0, workers), in parallel where it can, and returns when all are
+// done. The body does not throw.
+struct Executor {
+    int workers;
+    void (*run)(int workers, void (*body)(void* context, int64_t worker), void* context);
+};
+
+struct Problem {
+    Array4 features;    // (B, D, H, W)
+    Array4 prototypes;  // (P, D, h, w), h <= H, w <= W; same dtype as the features
+    Metric metric;
+};
+
+struct PoolOutput {
+    void* value;       // (B, P)
+    int64_t* patch;    // (B, P)
+    void* activation;  // (B, P), unused with Activation::none
+    Activation kind;
+    double epsilon;
+};
+
+// Gradients take the dtype of the features and of the prototypes; a null pointer means not wanted.
+struct GradientOutput {
+    void* features;  // strides as given, every element is written
+    int64_t features_stride[4];
+    void* prototypes;  // contiguous (P, D, h, w)
+};
+
+void min_distance(const Problem&, const PoolOutput&, const Executor&);
+void distance_at(const Problem&, const int64_t* patch, void* distance, const Executor&);
+void distance_map(const Problem&, void* distance, const Executor&);  // (B, P, H - h + 1, W - w + 1)
+void min_distance_backward(const Problem&, const int64_t* patch, const void* grad_value, const GradientOutput&,
+                           const Executor&);
+
+}  // namespace protokern::cpu

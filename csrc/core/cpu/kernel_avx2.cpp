@@ -1,0 +1,12 @@
+// Built for x86-64-v3; run only where the processor has AVX2 and FMA.
+#include "simd_avx2.h"
+
+#include "instruction_sets.h"
+#include "kernels.h"
+
+namespace protokern::cpu {
+
+extern const InstructionSet avx2_instructions = {"avx2", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
+                                              run_fma_loop<VectorF32>};
+
+}  // namespace protokern::cpu

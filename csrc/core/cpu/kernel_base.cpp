@@ -1,0 +1,12 @@
+// Any processor: plain vectors of 16 bytes.
+#include "simd_base.h"
+
+#include "instruction_sets.h"
+#include "kernels.h"
+
+namespace protokern::cpu {
+
+extern const InstructionSet base_instructions = {"base", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
+                                              run_fma_loop<VectorF32>};
+
+}  // namespace protokern::cpu

@@ -1,0 +1,269 @@
+// Forward: a fast search proposes the nearest patch of every pair (image, prototype), then the value is computed in
+// difference form at that patch. Where the runner-up is closer than the search's own rounding error, the difference form
+// decides among all patches of the image. So `patch` is the first minimum of exactly the numbers that distance_map gives.
+#include <algorithm>
+#include <limits>
+
+#include "core.h"
+#include "instruction_sets.h"
+#include "patches.h"
+#include "prototypes.h"
+#include "work.h"
+
+namespace protokern::cpu {
+namespace {
+
+constexpr int64_t pair_batch = 64;
+
+template <typename T>
+class Forward {
+  public:
+    Forward(const Problem& problem, const PoolOutput& output, const Kernels<T>& kernels, const Executor& executor)
+        : problem_(problem),
+          output_(output),
+          kernels_(kernels),
+          executor_(executor),
+          shape_(problem, sizeof(T)),
+          pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
+          prototypes_(problem, shape_, kernels, true, executor) {
+        // Few images: several workers share one, each with some of the panels.
+        const int64_t wanted = (2 * executor.workers + pieces_.groups - 1) / pieces_.groups;
+        panel_groups_ = std::min(std::max<int64_t>(1, prototypes_.panels()), wanted);
+    }
+
+    void run() {
+        Carver counter(nullptr);
+        Worker(counter, *this);
+        Scratch memory(counter.used() * executor_.workers);
+        for_each_task(executor_, pieces_.groups * panel_groups_, [&](int64_t worker, int64_t task) {
+            Carver carver(memory.data() + worker * counter.used());
+            Worker mine(carver, *this);
+            mine.run(task / panel_groups_, task % panel_groups_);
+        });
+    }
+
+  private:
+    // The smallest gap between best and runner-up that rounding cannot have caused, per squared length of the operands:
+    // the kernel's own error per product, and that of sums of `length` terms as rounding errors really add up
+    // (N. Higham and T. Mary, 2019, with lambda = 2 on both sides).
+    T gap() const {
+        const T rounding = std::numeric_limits<T>::epsilon() / 2;
+        return static_cast<T>(kernels_.dot_error) +
+               rounding * (8 + 2 * static_cast<T>(std::sqrt(static_cast<double>(shape_.length))));
+    }
+
+    struct Worker {
+        Worker(Carver& carver, const Forward& all) : all(all), kernels(all.kernels_), shape(all.shape_) {
+            group.carve(carver, shape, all.pieces_, kernels, all.problem_.metric);
+            slots = all.pieces_.parts > 1 ? all.prototypes_.panels() : 1;
+            const int64_t states = slots * all.pieces_.images * kernels.lanes;
+            best = carver.take<T>(states);
+            second = carver.take<T>(states);
+            index = carver.take<typename LaneIndex<T>::type>(states);
+            undecided = carver.take<int64_t>(all.pieces_.parts > 1 ? shape.prototypes : kernels.lanes);
+        }
+
+        const Forward& all;
+        const Kernels<T>& kernels;
+        const Shape& shape;
+        PatchGroup<T> group;
+        int64_t slots;  // panels whose state is kept
+        T* best;
+        T* second;
+        typename LaneIndex<T>::type* index;
+        int64_t* undecided;  // prototypes whose runner-up is too close
+        int64_t undecided_count = 0;
+
+        T* value(int64_t image) const { return static_cast<T*>(all.output_.value) + image * shape.prototypes; }
+        int64_t* patch(int64_t image) const { return all.output_.patch + image * shape.prototypes; }
+
+        void run(int64_t image_group, int64_t panel_group) {
+            const int64_t first_panel = panel_group * all.prototypes_.panels() / all.panel_groups_;
+            const int64_t end_panel = (panel_group + 1) * all.prototypes_.panels() / all.panel_groups_;
+            const int64_t image = image_group * all.pieces_.images;
+            const int64_t count = std::min(all.pieces_.images, shape.images - image);
+            if (all.pieces_.parts == 1) run_whole(image, count, first_panel, end_panel);
+            else run_parts(image, first_panel, end_panel);
+            const int64_t first = first_panel * kernels.lanes;
+            const int64_t end = std::min(end_panel * kernels.lanes, shape.prototypes);
+            if (all.output_.kind == Activation::none || first >= end) return;
+            for (int64_t i = image; i < image + count; ++i)
+                kernels.activate(all.output_.kind, all.output_.epsilon, value(i) + first,
+                                 static_cast<T*>(all.output_.activation) + i * shape.prototypes + first, end - first);
+        }
+
+        void read(int64_t image, int64_t count, int64_t part) {
+            const int64_t first = part * all.pieces_.positions;
+            group.read(all.problem_, shape, kernels, image, count, first,
+                       std::min(first + all.pieces_.positions, shape.positions));
+            group.measure(shape, kernels, all.prototypes_.centre());
+        }
+
+        void clear_state(int64_t slot) {
+            const int64_t states = group.images * kernels.lanes;
+            std::fill_n(best + slot * states, states, std::numeric_limits<T>::infinity());
+            std::fill_n(second + slot * states, states, std::numeric_limits<T>::infinity());
+            std::fill_n(index + slot * states, states, 0);
+        }
+
+        void search(int64_t panel, int64_t slot) {
+            const int64_t at = slot * group.images * kernels.lanes;
+            kernels.search(group.search_rows(shape, true), group.packed, all.prototypes_.panel(panel),
+                           {best + at, second + at, index + at});
+        }
+
+        bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
+            const T reach = group.largest[image] + all.prototypes_.search_norm(prototype);
+            return !(second[at] - best[at] > all.gap() * reach * reach);
+        }
+
+        void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {
+            read(image, count, 0);
+            for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+                clear_state(0);
+                search(panel, 0);
+                for (int64_t i = 0; i < count; ++i) finish(image + i, i, panel);
+            }
+        }
+
+        // One image against one panel, all patches at hand.
+        void finish(int64_t image, int64_t i, int64_t panel) {
+            const int64_t first = panel * kernels.lanes;
+            const int64_t lanes = std::min<int64_t>(kernels.lanes, shape.prototypes - first);
+            if (group.first_bad[i] >= 0) return mark_bad_image(image, group.first_bad[i], first, first + lanes);
+            const int64_t at = i * kernels.lanes;
+            undecided_count = 0;
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                patch(image)[first + lane] = index[at + lane];
+                if (is_undecided(i, first + lane, at + lane)) undecided[undecided_count++] = first + lane;
+            }
+            evaluate(image, i, first, first + lanes);
+            for (int64_t u = 0; u < undecided_count; ++u) {
+                patch(image)[undecided[u]] = group.first;
+                value(image)[undecided[u]] = std::numeric_limits<T>::infinity();
+                decide(image, i, undecided[u]);
+            }
+            mark_bad_prototypes(image, first, first + lanes);
+        }
+
+        // The image's patches come in parts; states of all panels are kept from part to part.
+        void run_parts(int64_t image, int64_t first_panel, int64_t end_panel) {
+            const int64_t first = first_panel * kernels.lanes;
+            const int64_t end = std::min(end_panel * kernels.lanes, shape.prototypes);
+            T largest = 0;
+            for (int64_t part = 0; part < all.pieces_.parts; ++part) {
+                read(image, 1, part);
+                if (group.first_bad[0] >= 0) return mark_bad_image(image, group.first_bad[0], first, end);
+                largest = group.largest[0] = std::max(largest, group.largest[0]);
+                for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+                    if (part == 0) clear_state(panel);
+                    search(panel, panel);
+                    take_over(image, panel);
+                }
+            }
+            undecided_count = 0;
+            for (int64_t p = first; p < end; ++p) {
+                if (!is_undecided(0, p, p)) continue;
+                undecided[undecided_count++] = p;
+                patch(image)[p] = 0;
+                value(image)[p] = std::numeric_limits<T>::infinity();
+            }
+            for (int64_t part = 0; undecided_count > 0 && part < all.pieces_.parts; ++part) {
+                read(image, 1, part);
+                for (int64_t u = 0; u < undecided_count; ++u) decide(image, 0, undecided[u]);
+            }
+            mark_bad_prototypes(image, first, end);
+        }
+
+        // Prototypes whose best patch so far lies in this part get their value while its pixels are at hand.
+        void take_over(int64_t image, int64_t panel) {
+            const int64_t first = panel * kernels.lanes;
+            const int64_t end = std::min<int64_t>(first + kernels.lanes, shape.prototypes);
+            for (int64_t p = first; p < end; ++p) {
+                if (index[p] < group.first) continue;
+                patch(image)[p] = index[p];
+                evaluate(image, 0, p, p + 1);
+            }
+        }
+
+        void evaluate(int64_t image, int64_t i, int64_t first, int64_t end) {
+            for (int64_t begin = first; begin < end; begin += pair_batch) {
+                const int64_t count = std::min(pair_batch, end - begin);
+                const T* patches[pair_batch];
+                const T* prototypes[pair_batch];
+                T patch_scale[pair_batch];
+                T prototype_scale[pair_batch];
+                for (int64_t j = 0; j < count; ++j) {
+                    const int64_t position = patch(image)[begin + j];
+                    patches[j] = group.patch(i, position);
+                    prototypes[j] = all.prototypes_.row(begin + j);
+                    patch_scale[j] = group.inverse_norm[i * group.positions + position - group.first];
+                    prototype_scale[j] = all.prototypes_.inverse_norm(begin + j);
+                }
+                kernels.pair_distance({all.problem_.metric, patches, prototypes, patch_scale, prototype_scale, count,
+                                       group.segment, shape.segments, shape.padded_depth, value(image) + begin});
+            }
+        }
+
+        // Improves value and patch by the first smallest difference form among the positions at hand.
+        void decide(int64_t image, int64_t i, int64_t p) {
+            for (int64_t begin = 0; begin < group.positions; begin += pair_batch) {
+                const int64_t count = std::min(pair_batch, group.positions - begin);
+                const T* patches[pair_batch];
+                const T* prototypes[pair_batch];
+                T prototype_scale[pair_batch];
+                T distance[pair_batch];
+                for (int64_t j = 0; j < count; ++j) {
+                    patches[j] = group.patch(i, group.first + begin + j);
+                    prototypes[j] = all.prototypes_.row(p);
+                    prototype_scale[j] = all.prototypes_.inverse_norm(p);
+                }
+                kernels.pair_distance({all.problem_.metric, patches, prototypes,
+                                       group.inverse_norm + i * group.positions + begin, prototype_scale, count,
+                                       group.segment, shape.segments, shape.padded_depth, distance});
+                for (int64_t j = 0; j < count; ++j) {
+                    if (!(distance[j] < value(image)[p])) continue;
+                    value(image)[p] = distance[j];
+                    patch(image)[p] = group.first + begin + j;
+                }
+            }
+        }
+
+        void mark_bad_image(int64_t image, int64_t position, int64_t first, int64_t end) {
+            for (int64_t p = first; p < end; ++p) {
+                value(image)[p] = std::numeric_limits<T>::quiet_NaN();
+                patch(image)[p] = all.prototypes_.finite(p) ? position : 0;
+            }
+        }
+
+        void mark_bad_prototypes(int64_t image, int64_t first, int64_t end) {
+            for (int64_t p = first; p < end; ++p) {
+                if (all.prototypes_.finite(p)) continue;
+                value(image)[p] = std::numeric_limits<T>::quiet_NaN();
+                patch(image)[p] = 0;
+            }
+        }
+    };
+
+    const Problem& problem_;
+    const PoolOutput& output_;
+    const Kernels<T>& kernels_;
+    const Executor& executor_;
+    const Shape shape_;
+    const Pieces pieces_;
+    const PreparedPrototypes<T> prototypes_;
+    int64_t panel_groups_;
+};
+
+}  // namespace
+
+void min_distance(const Problem& problem, const PoolOutput& output, const Executor& executor) {
+    if (problem.features.size[0] == 0 || problem.prototypes.size[0] == 0) return;
+    const InstructionSet& instructions = chosen_instructions();
+    if (problem.features.dtype == DType::float64)
+        Forward<double>(problem, output, instructions.float64, executor).run();
+    else
+        Forward<float>(problem, output, instructions.float32, executor).run();
+}
+
+}  // namespace protokern::cpu

@@ -1,0 +1,141 @@
+#include "patches.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace protokern::cpu {
+namespace {
+
+// A fifth of the second-level cache for the pixels leaves room for their centred copy and for the prototypes.
+int64_t pixel_budget() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    const int64_t cache = 0;
+#endif
+    return (cache > 0 ? cache : 1 << 20) / 5;
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Shape::Shape(const Problem& problem, int64_t element_bytes)
+    : images(problem.features.size[0]),
+      depth(problem.features.size[1]),
+      height(problem.features.size[2]),
+      width(problem.features.size[3]),
+      prototypes(problem.prototypes.size[0]),
+      patch_height(problem.prototypes.size[2]),
+      patch_width(problem.prototypes.size[3]),
+      rows(height - patch_height + 1),
+      columns(width - patch_width + 1),
+      positions(rows * columns),
+      segments(patch_height * patch_width),
+      length(segments * depth) {
+    const int64_t line = 64 / element_bytes;
+    padded_depth = divide_up(depth, line) * line;
+    padded_length = segments * padded_depth;
+}
+
+Pieces Pieces::plan(const Shape& shape, int64_t element_bytes, int workers) {
+    const int64_t budget = pixel_budget();
+    // A patch of several pixels may be unrolled by a kernel, so it counts with all its values.
+    const int64_t image_bytes = shape.positions * shape.padded_length * element_bytes;
+    Pieces pieces{};
+    if (image_bytes > 2 * budget) {
+        pieces.images = 1;
+        pieces.parts = std::min(divide_up(image_bytes, budget), shape.positions);
+        pieces.positions = divide_up(shape.positions, pieces.parts);
+        pieces.parts = divide_up(shape.positions, pieces.positions);
+    } else {
+        const int64_t fair = std::max<int64_t>(1, shape.images / (4 * workers));
+        pieces.images = std::max<int64_t>(1, std::min(fair, budget / std::max<int64_t>(1, image_bytes)));
+        pieces.parts = 1;
+        pieces.positions = shape.positions;
+    }
+    pieces.groups = divide_up(shape.images, pieces.images);
+    for (int64_t part = 0; part < pieces.parts; ++part) {
+        const int64_t first = part * pieces.positions;
+        const int64_t end = std::min(first + pieces.positions, shape.positions);
+        pieces.pixels = std::max(pieces.pixels, shape.span(first, end));
+    }
+    return pieces;
+}
+
+template <typename T>
+void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& pieces, const Kernels<T>& kernels,
+                          Metric metric) {
+    const int64_t all_pixels = pieces.images * pieces.pixels;
+    const int64_t all_positions = pieces.images * pieces.positions;
+    pixels = carver.take<T>(all_pixels * shape.padded_depth);
+    centred = metric == Metric::sqeuclidean ? carver.take<T>(all_pixels * shape.padded_depth) : pixels;
+    pixel_norm = carver.take<double>(all_pixels);
+    bias = carver.take<T>(all_positions);
+    scale = carver.take<T>(all_positions);
+    inverse_norm = carver.take<T>(all_positions);
+    largest = carver.take<T>(pieces.images);
+    first_bad = carver.take<int64_t>(pieces.images);
+    row = carver.take<int64_t>(pieces.positions);
+    segment = carver.take<int64_t>(shape.segments);
+    packed = carver.take<char>(kernels.row_bytes(all_positions, shape.length));
+    image_stride = pieces.pixels * shape.padded_depth;
+}
+
+template <typename T>
+void PatchGroup<T>::read(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, int64_t image,
+                         int64_t count, int64_t first_position, int64_t end_position) {
+    const Array4& from = problem.features;
+    const int64_t bytes = element_bytes(from.dtype);
+    images = count;
+    first = first_position;
+    positions = end_position - first_position;
+    const int64_t first_pixel = shape.pixel(first);
+    for (int64_t i = 0; i < positions; ++i) row[i] = (shape.pixel(first + i) - first_pixel) * shape.padded_depth;
+    for (int64_t s = 0; s < shape.segments; ++s)
+        segment[s] = (s / shape.patch_width * shape.width + s % shape.patch_width) * shape.padded_depth;
+    for (int64_t i = 0; i < count; ++i)
+        kernels.load_pixels({static_cast<const char*>(from.data) + (image + i) * from.stride[0] * bytes, from.dtype,
+                             shape.depth, shape.padded_depth, shape.width, from.stride[1], from.stride[2],
+                             from.stride[3], first_pixel, shape.span(first, end_position),
+                             pixels + i * image_stride});
+}
+
+template <typename T>
+void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const T* centre) {
+    const int64_t count = shape.span(first, first + positions);
+    const int64_t norm_stride = image_stride / shape.padded_depth;
+    for (int64_t i = 0; i < images; ++i) {
+        double* norm = pixel_norm + i * norm_stride;
+        kernels.measure_rows({pixels + i * image_stride, count, shape.padded_depth, centre,
+                              centred + i * image_stride, norm});
+        first_bad[i] = -1;
+        double most = 0;
+        for (int64_t n = 0; n < positions; ++n) {
+            double sum = 0;
+            for (int64_t s = 0; s < shape.segments; ++s) sum += norm[(row[n] + segment[s]) / shape.padded_depth];
+            if (std::isnan(sum) && first_bad[i] < 0) first_bad[i] = first + n;
+            most = std::max(most, sum);
+            const T inverse = inverse_length<T>(sum);
+            const int64_t at = i * positions + n;
+            inverse_norm[at] = inverse;
+            bias[at] = centre ? static_cast<T>(sum) : T(0);
+            scale[at] = centre ? T(-2) : -inverse;
+        }
+        largest[i] = centre ? static_cast<T>(std::sqrt(most)) : T(1);
+    }
+    kernels.pack_rows(search_rows(shape, true), packed);
+}
+
+template <typename T>
+PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) const {
+    return {centred_rows ? centred : pixels, image_stride, images, positions, first, row, segment,
+            shape.segments, shape.depth, shape.padded_depth, bias, scale};
+}
+
+template struct PatchGroup<float>;
+template struct PatchGroup<double>;
+
+}  // namespace protokern::cpu

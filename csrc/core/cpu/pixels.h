@@ -1,0 +1,163 @@
+// Reading feature maps of any strides and dtype into rows of pixels, and writing gradients back the same way.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "types.h"
+
+namespace {
+
+using protokern::cpu::DType;
+using protokern::cpu::PixelLoad;
+using protokern::cpu::PixelStore;
+using protokern::cpu::RowMeasure;
+
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Float16 {
+    uint16_t bits;
+};
+
+inline float float_of_bits(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+inline uint32_t bits_of_float(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+inline float widen(BFloat16 value) { return float_of_bits(uint32_t(value.bits) << 16); }
+inline float widen(Float16 value) {
+    const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
+    const uint32_t rest = uint32_t(value.bits & 0x7fffu) << 13;
+    // Exponents differ by 112; the product also turns float16 subnormals into normal numbers.
+    const float scaled = float_of_bits(rest) * 0x1p112f;
+    const uint32_t special = rest >= 0x0f800000u ? 0x7f800000u | rest : bits_of_float(scaled);  // inf, NaN
+    return float_of_bits(sign | special);
+}
+
+inline void narrow(float value, float* out) { *out = value; }
+inline void narrow(double value, double* out) { *out = value; }
+// Round to nearest even.
+inline void narrow(float value, BFloat16* out) {
+    const uint32_t bits = bits_of_float(value);
+    if (value != value) out->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);
+    else out->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+inline void narrow(float value, Float16* out) {
+    const uint32_t bits = bits_of_float(value);
+    const uint32_t sign = (bits >> 16) & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    uint32_t half;
+    if (magnitude > 0x7f800000u) half = 0x7e00u;
+    else if (magnitude >= 0x477ff000u) half = 0x7c00u;
+    // Below the normal range the addition aligns the value to the subnormal grid, with the processor's own rounding.
+    else if (magnitude < 0x38800000u) half = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
+    else half = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+    out->bits = static_cast<uint16_t>(sign | half);
+}
+
+template <typename V>
+struct Pixels {
+    using T = typename V::Scalar;
+    static constexpr int64_t tile = 16;
+
+    template <typename Source>
+    static void gather(const PixelLoad<T>& a) {
+        const Source* image = static_cast<const Source*>(a.image);
+        for (int64_t begin = 0; begin < a.count; begin += tile) {
+            const int64_t end = begin + tile < a.count ? begin + tile : a.count;
+            const Source* from[tile];
+            for (int64_t n = begin; n < end; ++n) {
+                const int64_t pixel = a.first + n;
+                from[n - begin] = image + (pixel / a.width) * a.stride_height + (pixel % a.width) * a.stride_width;
+            }
+            // Tiles of 16 x 16 touch few cache lines even where channels lie a power of two apart.
+            for (int64_t d0 = 0; d0 < a.depth; d0 += tile) {
+                const int64_t d1 = d0 + tile < a.depth ? d0 + tile : a.depth;
+                for (int64_t n = begin; n < end; ++n) {
+                    const Source* in = from[n - begin];
+                    T* out = a.pixels + n * a.padded_depth;
+                    if (a.stride_depth == 1)
+                        for (int64_t d = d0; d < d1; ++d) out[d] = widen(in[d]);
+                    else
+                        for (int64_t d = d0; d < d1; ++d) out[d] = widen(in[d * a.stride_depth]);
+                }
+            }
+            for (int64_t n = begin; n < end; ++n)
+                for (int64_t d = a.depth; d < a.padded_depth; ++d) a.pixels[n * a.padded_depth + d] = T(0);
+        }
+    }
+
+    static void load(const PixelLoad<T>& a) {
+        if constexpr (sizeof(T) == 8) gather<double>(a);
+        else if (a.dtype == DType::float32) gather<float>(a);
+        else if (a.dtype == DType::bfloat16) gather<BFloat16>(a);
+        else gather<Float16>(a);
+    }
+
+    static void measure(const RowMeasure<T>& a) {
+        for (int64_t n = 0; n < a.count; ++n)
+            a.norm[n] = a.centre ? centre(a, n) : plain_norm(a.rows + n * a.padded_depth, a.padded_depth);
+    }
+
+    static double centre(const RowMeasure<T>& a, int64_t n) {
+        const T* row = a.rows + n * a.padded_depth;
+        T* centred = a.centred + n * a.padded_depth;
+        auto norm = V::zero();
+        auto finite = V::zero();  // stays 0 unless a value is inf or NaN; large finite values may overflow the norm
+        for (int64_t d = 0; d < a.padded_depth; d += V::width) {
+            const auto value = V::load(row + d);
+            const auto shifted = V::sub(value, V::load(a.centre + d));
+            V::store(centred + d, shifted);
+            norm = V::fma(shifted, shifted, norm);
+            finite = V::fma(value, V::zero(), finite);
+        }
+        return static_cast<double>(V::sum(norm)) + static_cast<double>(V::sum(finite));
+    }
+
+    // In double, so that neither tiny nor huge vectors lose their direction.
+    static double plain_norm(const T* row, int64_t length) {
+        double norm = 0;
+        double finite = 0;
+        for (int64_t d = 0; d < length; ++d) {
+            const double value = static_cast<double>(row[d]);
+            norm += value * value;
+            finite += value * 0.0;
+        }
+        return norm + finite;
+    }
+
+    template <typename Target>
+    static void scatter(const PixelStore<T>& a) {
+        Target* image = static_cast<Target*>(a.image);
+        for (int64_t begin = 0; begin < a.count; begin += tile) {
+            const int64_t end = begin + tile < a.count ? begin + tile : a.count;
+            for (int64_t d0 = 0; d0 < a.depth; d0 += tile) {
+                const int64_t d1 = d0 + tile < a.depth ? d0 + tile : a.depth;
+                for (int64_t n = begin; n < end; ++n) {
+                    const T* in = a.pixels + n * a.padded_depth;
+                    Target* out = image + (n / a.width) * a.stride_height + (n % a.width) * a.stride_width;
+                    for (int64_t d = d0; d < d1; ++d) narrow(in[d], out + d * a.stride_depth);
+                }
+            }
+        }
+    }
+
+    static void store(const PixelStore<T>& a) {
+        if constexpr (sizeof(T) == 8) scatter<double>(a);
+        else if (a.dtype == DType::float32) scatter<float>(a);
+        else if (a.dtype == DType::bfloat16) scatter<BFloat16>(a);
+        else scatter<Float16>(a);
+    }
+};
+
+}  // namespace

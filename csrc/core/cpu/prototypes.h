@@ -1,0 +1,46 @@
+// Prototypes in working form: plain rows for exact distances, centred or normalised panels for the search.
+#pragma once
+
+#include <cstdint>
+
+#include "core.h"
+#include "patches.h"
+#include "work.h"
+
+namespace protokern::cpu {
+
+// The centre of a sqeuclidean search is the mean prototype, channel by channel: distances do not change when both sides
+// move by it, but rounding errors shrink with the norms. Cosine has no centre; its panels hold normalised prototypes.
+template <typename T>
+class PreparedPrototypes {
+  public:
+    // With `panels` false only rows and norms are made.
+    PreparedPrototypes(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, bool panels,
+                       const Executor& executor);
+
+    int64_t panels() const { return panels_; }
+    const void* panel(int64_t index) const { return packed_ + index * panel_bytes_; }
+    const T* row(int64_t prototype) const { return rows_ + prototype * padded_length_; }  // (segments, padded_depth)
+    const T* centre() const { return centre_; }                                           // null for cosine
+    bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
+    T search_norm(int64_t prototype) const { return search_norm_[prototype]; }    // of what is in the panel
+    T inverse_norm(int64_t prototype) const { return inverse_norm_[prototype]; }  // 0 for a zero vector; cosine only
+
+  private:
+    void carve(Carver& carver, const Shape& shape, Metric metric);
+    void read(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, int64_t panel);
+    void find_centre(const Shape& shape);
+    void measure(const Shape& shape, const Kernels<T>& kernels, int64_t panel, T* shifted, double* norms);
+
+    int64_t lanes_, panels_, panel_bytes_, padded_length_;
+    char* packed_ = nullptr;
+    T* rows_ = nullptr;
+    T* panel_sum_ = nullptr;  // (panels, padded_depth)
+    T* centre_ = nullptr;
+    T* search_norm_ = nullptr;
+    T* inverse_norm_ = nullptr;
+    double* norm_ = nullptr;  // squared; NaN where a value is not finite
+    Scratch memory_;
+};
+
+}  // namespace protokern::cpu

@@ -1,0 +1,77 @@
+// Vectors of 64 bytes with fused multiply-add (x86-64-v4).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct VectorF32 {
+    static constexpr int width = 16;
+    static constexpr int rows = 8;
+    static constexpr int columns = 3;
+    using Scalar = float;
+    using Index = int32_t;
+    using Value = __m512;
+    using Number = __m512i;
+
+    static Value zero() { return _mm512_setzero_ps(); }
+    static Value set(float x) { return _mm512_set1_ps(x); }
+    static Value load(const float* p) { return _mm512_loadu_ps(p); }
+    static void store(float* p, Value v) { _mm512_storeu_ps(p, v); }
+    static Number set_number(Index x) { return _mm512_set1_epi32(x); }
+    static Number load_number(const Index* p) { return _mm512_loadu_si512(p); }
+    static void store_number(Index* p, Number v) { _mm512_storeu_si512(p, v); }
+    static Value add(Value a, Value b) { return _mm512_add_ps(a, b); }
+    static Value sub(Value a, Value b) { return _mm512_sub_ps(a, b); }
+    static Value mul(Value a, Value b) { return _mm512_mul_ps(a, b); }
+    static Value fma(Value a, Value b, Value c) { return _mm512_fmadd_ps(a, b, c); }
+    static float sum(Value v) {
+        const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+        __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+        x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+    }
+    static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
+        const __mmask16 less = _mm512_cmp_ps_mask(s, best, _CMP_LT_OQ);
+        second = _mm512_min_ps(_mm512_max_ps(s, best), second);
+        index = _mm512_mask_mov_epi32(index, less, n);
+        best = _mm512_min_ps(s, best);
+    }
+};
+
+struct VectorF64 {
+    static constexpr int width = 8;
+    static constexpr int rows = 8;
+    static constexpr int columns = 3;
+    using Scalar = double;
+    using Index = int64_t;
+    using Value = __m512d;
+    using Number = __m512i;
+
+    static Value zero() { return _mm512_setzero_pd(); }
+    static Value set(double x) { return _mm512_set1_pd(x); }
+    static Value load(const double* p) { return _mm512_loadu_pd(p); }
+    static void store(double* p, Value v) { _mm512_storeu_pd(p, v); }
+    static Number set_number(Index x) { return _mm512_set1_epi64(x); }
+    static Number load_number(const Index* p) { return _mm512_loadu_si512(p); }
+    static void store_number(Index* p, Number v) { _mm512_storeu_si512(p, v); }
+    static Value add(Value a, Value b) { return _mm512_add_pd(a, b); }
+    static Value sub(Value a, Value b) { return _mm512_sub_pd(a, b); }
+    static Value mul(Value a, Value b) { return _mm512_mul_pd(a, b); }
+    static Value fma(Value a, Value b, Value c) { return _mm512_fmadd_pd(a, b, c); }
+    static double sum(Value v) {
+        const __m256d y = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+        const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
+    }
+    static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
+        const __mmask8 less = _mm512_cmp_pd_mask(s, best, _CMP_LT_OQ);
+        second = _mm512_min_pd(_mm512_max_pd(s, best), second);
+        index = _mm512_mask_mov_epi64(index, less, n);
+        best = _mm512_min_pd(s, best);
+    }
+};
+
+}  // namespace

@@ -1,0 +1,48 @@
+// Portable vectors of 16 bytes (GCC vector extension). No fused multiply-add: results equal plain scalar code.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+template <typename T, typename I>
+struct BaseVector {
+    static constexpr int width = 16 / sizeof(T);
+    static constexpr int rows = 4;    // microkernel: positions
+    static constexpr int columns = 2; // microkernel: vectors of prototypes
+    using Scalar = T;
+    using Index = I;
+    typedef T Value __attribute__((vector_size(16)));
+    typedef I Number __attribute__((vector_size(16)));
+    typedef T Unaligned __attribute__((vector_size(16), aligned(alignof(T)), may_alias));
+    typedef I UnalignedNumber __attribute__((vector_size(16), aligned(alignof(I)), may_alias));
+
+    static Value zero() { return Value{}; }
+    static Value set(T x) { return x - Value{}; }
+    static Value load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
+    static void store(T* p, Value v) { *reinterpret_cast<Unaligned*>(p) = v; }
+    static Number set_number(I x) { return x - Number{}; }
+    static Number load_number(const I* p) { return *reinterpret_cast<const UnalignedNumber*>(p); }
+    static void store_number(I* p, Number v) { *reinterpret_cast<UnalignedNumber*>(p) = v; }
+    static Value add(Value a, Value b) { return a + b; }
+    static Value sub(Value a, Value b) { return a - b; }
+    static Value mul(Value a, Value b) { return a * b; }
+    static Value fma(Value a, Value b, Value c) { return a * b + c; }
+    static T sum(Value v) {
+        if constexpr (width == 4) return (v[0] + v[2]) + (v[1] + v[3]);
+        else return v[0] + v[1];
+    }
+    // Keeps the smaller score with its position and the runner-up; on a tie the earlier position stays.
+    static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
+        const auto less = s < best;
+        const Value larger = less ? best : s;
+        second = larger < second ? larger : second;
+        index = less ? n : index;
+        best = less ? s : best;
+    }
+};
+
+using VectorF32 = BaseVector<float, int32_t>;
+using VectorF64 = BaseVector<double, int64_t>;
+
+}  // namespace

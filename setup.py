@@ -93,7 +93,11 @@ class CMakeBuild(build_ext):
             *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DPROTOKERN_TORCH={torch_package()}",
-            *("-DPROTOKERN_HOST=ON", f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+            *(
+                "-DPROTOKERN_HOST=ON",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            ),
         ]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         run(configure)
@@ -106,7 +110,7 @@ class CMakeBuild(build_ext):
 
 
 class AnyPythonWheel(bdist_wheel):
-    """The ops library holds no Python, so one wheel serves every Python 3; without it the wheel serves every platform."""
+    """The ops library holds no Python, so one wheel serves every Python 3; without it, every platform too."""
 
     def finalize_options(self) -> None:
         super().finalize_options()

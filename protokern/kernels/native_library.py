@@ -1,7 +1,7 @@
 """Finds and loads the C++ library that registers the `protokern_native` ops, and tells how it was built.
 
-The library holds no Python and one build serves every torch from 2.11 on. The facts come from a small module of its own,
-`protokern._host`, which fits one Python version only; the ops run without it.
+The library holds no Python and one build serves every torch from 2.11 on. The facts come from a small module of its
+own, `protokern._host`, which fits one Python version only; the ops run without it.
 """
 
 from __future__ import annotations

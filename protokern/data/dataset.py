@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -62,10 +64,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         # In shared memory, so that worker processes which outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._keeps = cache == "memory"
-        # Pages that nothing was written to yet take no memory.
-        num_kept = len(self.labels) if self._keeps else 0
-        self._kept = np.empty((num_kept, *self._stored_size, 3), dtype=np.uint8)
-        self._is_kept = np.zeros(num_kept, dtype=bool)
+        self._start_cache()
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Image `index` at `size` (rows, columns): (Y, X, 3) uint8."""
@@ -88,6 +87,15 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         if self._keeps:
             self._pixels_of([index for index in range(len(self)) if not self._is_kept[index]])
 
+    def without_augmentation(self) -> Self:
+        """The same images as they are, in the same order; shares the cache where both keep them at one size."""
+        plain = copy(self)
+        plain.augmentation = None
+        if plain._stored_size != plain.image_size:
+            plain._stored_size = plain.image_size
+            plain._start_cache()
+        return plain
+
     def display_image(self, index: int) -> np.ndarray:
         """The image as the network sees it without augmentation: (Y, X, 3) uint8."""
         if self._stored_size == self.image_size:
@@ -109,6 +117,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
             views = self._views(chunk)
             items += [(view, self.labels[index]) for view, index in zip(views, chunk, strict=True)]
         return items
+
+    def _start_cache(self) -> None:
+        # Pages that nothing was written to yet take no memory.
+        num_kept = len(self.labels) if self._keeps else 0
+        self._kept = np.empty((num_kept, *self._stored_size, 3), dtype=np.uint8)
+        self._is_kept = np.zeros(num_kept, dtype=bool)
 
     def _views(self, indices: list[int]) -> torch.Tensor:
         """(B, 3, Y, X): the images, each seen from its random viewpoint of this epoch."""

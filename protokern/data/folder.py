@@ -73,19 +73,11 @@ def open_photo_folder(
         samples["train"], samples["val"], note = hold_out(samples["train"], classes, val_fraction, seed)
         notes.append(note)
 
-    def photos(split: str, views: Augmentation | None) -> PhotoDataset:
-        return PhotoDataset(
-            samples[split], classes, root=root, image_size=size, augmentation=views, seed=seed, cache=cache
-        )
-
-    return Splits(
-        train=photos("train", views),
-        push=photos("train", None),
-        val=photos("val", None),
-        test=photos("test", None),
-        classes=classes,
-        notes=tuple(notes),
+    train, val, test = (
+        PhotoDataset(samples[split], classes, root=root, image_size=size, augmentation=v, seed=seed, cache=cache)
+        for split, v in (("train", views), ("val", None), ("test", None))
     )
+    return Splits(train, train.without_augmentation(), val, test, classes, tuple(notes))
 
 
 def hold_out(

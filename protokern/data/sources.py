@@ -1,16 +1,30 @@
-"""Opens whatever a run was given as its data."""
+"""Opens whatever a run was given as its data: a folder of photographs, or the synthetic birds."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from protokern.data.augment import Augmentation
+from protokern.data.birds import SyntheticBirds
 from protokern.data.folder import open_photo_folder
 from protokern.data.splits import Splits
 
+SYNTHETIC_BIRDS = "synthetic-birds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BirdCounts:
+    """How many synthetic birds there are."""
+
+    num_classes: int = 10
+    train_per_class: int = 100
+    val_per_class: int = 20
+    test_per_class: int = 30
+
 
 def open_splits(
-    root: Path | str,
+    root: Path | str | None,
     *,
     image_size: int | tuple[int, int],
     val_fraction: float = 0.1,
@@ -18,8 +32,26 @@ def open_splits(
     augmentation: str | Augmentation | None = "protopnet",
     on_unreadable: str = "stop",
     cache: str = "none",
+    birds: BirdCounts | None = None,
 ) -> Splits:
-    """Open a data folder; see `open_photo_folder` for the arguments and errors."""
+    """Open a data folder, or the synthetic birds for None or "synthetic-birds".
+
+    Args:
+        root: the data folder; None or "synthetic-birds" for painted birds, which need no files.
+        image_size: pixels, one number or (rows, columns).
+        val_fraction: of a folder without val/: the share of train/ that is held out, in (0, 1).
+        seed: chooses the held-out images, the random views and which birds are painted.
+        augmentation: of the training images: "none", "protopnet", "crop" or an Augmentation.
+        on_unreadable: files that cannot be read: "stop" or "skip".
+        cache: "none", or "memory" to keep decoded photographs. Birds are always kept.
+        birds: how many synthetic birds; None for `BirdCounts()`.
+
+    Raises:
+        DataError: the folder cannot be used as it is; the message says what to do.
+        ValueError: an argument is out of range.
+    """
+    if root is None or str(root) == SYNTHETIC_BIRDS:
+        return _open_birds(birds or BirdCounts(), image_size, seed, augmentation)
     return open_photo_folder(
         Path(root),
         image_size=image_size,
@@ -29,3 +61,25 @@ def open_splits(
         on_unreadable=on_unreadable,
         cache=cache,
     )
+
+
+def _open_birds(
+    counts: BirdCounts, image_size: int | tuple[int, int], seed: int, augmentation: str | Augmentation | None
+) -> Splits:
+    def birds(split: str, images_per_class: int, views: str | Augmentation | None) -> SyntheticBirds:
+        return SyntheticBirds(
+            split,
+            num_classes=counts.num_classes,
+            images_per_class=images_per_class,
+            image_size=image_size,
+            seed=seed,
+            augmentation=views,
+        )
+
+    train = birds("train", counts.train_per_class, augmentation)
+    val, test = birds("val", counts.val_per_class, "none"), birds("test", counts.test_per_class, "none")
+    note = (
+        f"synthetic birds: {counts.num_classes} species, {len(train)} training, {len(val)} validation and "
+        f"{len(test)} test pictures, painted from seed {seed}"
+    )
+    return Splits(train, train.without_augmentation(), val, test, train.classes, (note,))

@@ -1,0 +1,102 @@
+"""Synthetic birds as a data set with known parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from protokern.data.augment import Augmentation, find_augmentation
+from protokern.data.birds.annotation import BirdAnnotation, annotate, share_on_bird
+from protokern.data.birds.scene import Scene, paint_scene
+from protokern.data.birds.species import MAX_SPECIES, species_of
+from protokern.data.dataset import ImageDataset
+from protokern.data.decode import parse_image_size
+
+SPLITS = ("train", "val", "test")
+_MIN_SIZE = 16
+
+
+class SyntheticBirds(ImageDataset):
+    """Painted birds: every class is a species, every image another pose in another place.
+
+    Image `i` depends on (seed, split, i) and its size alone and has the same bits on every machine with the same
+    Pillow and NumPy. Images are sorted by class, like those of a folder.
+
+    Args:
+        split: "train", "val" or "test"; no image is in two of them.
+        num_classes: number of species, [2, 343]; the first ones differ most.
+        images_per_class: at least 1.
+        image_size: pixels, one number or (rows, columns), at least 16.
+        seed: 0 or more; other seeds give other pictures of the same species.
+        augmentation: "none", "protopnet", "crop" or an Augmentation.
+        cache: "memory" paints each picture once; "none" at each access.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        num_classes: int = 10,
+        images_per_class: int = 100,
+        image_size: int | tuple[int, int] = 64,
+        seed: int = 0,
+        augmentation: str | Augmentation | None = "none",
+        cache: str = "memory",
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split: must be one of {', '.join(SPLITS)}; got {split!r}. Choose one of them.")
+        if not 2 <= num_classes <= MAX_SPECIES:
+            raise ValueError(
+                f"num_classes: must be from 2 to {MAX_SPECIES}; got {num_classes}. There are no more species."
+            )
+        if images_per_class < 1:
+            raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Ask for some images.")
+        size = parse_image_size(image_size)
+        if min(size) < _MIN_SIZE:
+            raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Birds need some room.")
+        self.species = [species_of(number) for number in range(num_classes)]
+        self.split = split
+        self._images_per_class = images_per_class
+        super().__init__(
+            labels=[label for label in range(num_classes) for _ in range(images_per_class)],
+            classes=[f"{number:03}_{species.name}" for number, species in enumerate(self.species)],
+            image_size=size,
+            augmentation=find_augmentation(augmentation),
+            augmentation_margin=1.0,
+            seed=seed,
+            cache=cache,
+        )
+
+    def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        return self._paint(index, size).pixels
+
+    def sample_name(self, index: int) -> str:
+        label, number = divmod(range(len(self))[index], self._images_per_class)
+        return f"{self.split}/{self.classes[label]}/{number:04}"
+
+    def source_path(self, index: int) -> None:
+        return None
+
+    def annotations(self, index: int) -> BirdAnnotation:
+        """Keypoints, masks and box of an image, as it is without augmentation; painted anew at each call."""
+        return annotate(self._paint(range(len(self))[index], self.image_size))
+
+    def bird_share(self, image: Iterable[int], patch: Iterable[int], grid: tuple[int, int]) -> float:
+        """How many patches, as a share in [0, 1], have their centre on the bird.
+
+        Args:
+            image: index of each patch's image in this data set; negative for none, which is left out.
+            patch: flat index row * W' + column of each patch.
+            grid: (H', W'), the patch grid.
+        """
+        pairs = [(int(i), int(p)) for i, p in zip(image, patch, strict=True) if int(i) >= 0]
+        masks = {i: self.annotations(i).masks["bird"] for i in {i for i, _ in pairs}}
+        return share_on_bird([masks[i] for i, _ in pairs], [p for _, p in pairs], grid)
+
+    def _paint(self, index: int, size: tuple[int, int]) -> Scene:
+        seeds = np.random.SeedSequence([self.seed, SPLITS.index(self.split), index])
+        return paint_scene(self.species[self.labels[index]], np.random.Generator(np.random.PCG64(seeds)), size)

@@ -10,11 +10,11 @@ namespace {
 
 using protokern::cpu::Activation;
 
-inline double natural_log(double x) { return __builtin_log(x); }
+inline double log_plus_one(double x) { return __builtin_log1p(x); }
 inline double exponential(double x) { return __builtin_exp(x); }
 
 // log(x) for x = mantissa * 2^exponent with the mantissa in [sqrt(1/2), sqrt(2)); coefficients of Cephes logf (S. Moshier).
-// Within 1 ulp for normal x; 0 and subnormals do not occur here (the ratio is at least 1 for epsilon <= 1).
+// Within 1 ulp for normal x; 0 and subnormals do not occur here (x is at least 1 for epsilon <= 1).
 inline float natural_log(float x) {
     int32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
@@ -40,17 +40,25 @@ inline float natural_log(float x) {
     return x < __builtin_inff() ? positive : x;  // inf and NaN stay what they are
 }
 
+// log(1 + x), with what the sum rounds away added back: small x keep all their digits.
+inline float log_plus_one(float x) {
+    const float sum = 1.0f + x;
+    const float lost = x < 1.0f ? x - (sum - 1.0f) : 1.0f - (sum - x);
+    return sum < __builtin_inff() ? natural_log(sum) + lost / sum : sum;
+}
+
 inline float exponential(float x) { return __builtin_expf(x); }
 
 template <typename T>
 void activate(Activation kind, double epsilon, const T* distance, T* activation, int64_t count) {
     const T offset = static_cast<T>(epsilon);
+    const T step = static_cast<T>(1 - epsilon);
     switch (kind) {
         case Activation::none:
             return;
         case Activation::log:
-            for (int64_t i = 0; i < count; ++i)
-                activation[i] = natural_log((distance[i] + T(1)) / (distance[i] + offset));
+            // log((d + 1) / (d + epsilon)), written so that it stays exact where the ratio is close to 1.
+            for (int64_t i = 0; i < count; ++i) activation[i] = log_plus_one(step / (distance[i] + offset));
             return;
         case Activation::linear:
             for (int64_t i = 0; i < count; ++i) activation[i] = -distance[i];

@@ -6,6 +6,7 @@ memory and threads live here.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from protokern.data.augment import Augmentation, draw_quad, warp
 from protokern.data.decode import pixels_to_tensor
+from protokern.errors import DataError
 
 CACHES = ("none", "memory")
 
@@ -119,9 +121,16 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return items
 
     def _start_cache(self) -> None:
-        # Pages that nothing was written to yet take no memory.
         num_kept = len(self.labels) if self._keeps else 0
-        self._kept = np.empty((num_kept, *self._stored_size, 3), dtype=np.uint8)
+        shape = (num_kept, *self._stored_size, 3)
+        needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory / 2:
+            raise DataError(
+                f"cache: must fit into half of this machine's memory of {memory / 1e9:.1f} GB; got {num_kept} images "
+                f'that need {needed / 1e9:.1f} GB. Use cache = "none" or a smaller image_size.'
+            )
+        # Pages that nothing was written to yet take no memory.
+        self._kept = np.empty(shape, dtype=np.uint8)
         self._is_kept = np.zeros(num_kept, dtype=bool)
 
     def _views(self, indices: list[int]) -> torch.Tensor:
@@ -134,8 +143,9 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return warp(images, [draw_quad(self.augmentation, rng) for rng in rngs], self.image_size)
 
     def _pixels_of(self, indices: list[int]) -> list[np.ndarray]:
-        num_threads = 1 if get_worker_info() is not None else min(os.cpu_count() or 1, len(indices), 8)
-        if num_threads <= 1:
+        is_ready = self._keeps and bool(self._is_kept[indices].all())
+        num_threads = min(os.cpu_count() or 1, len(indices), 8)
+        if is_ready or num_threads <= 1 or get_worker_info() is not None:
             return [self._pixels(index) for index in indices]
         with ThreadPoolExecutor(num_threads) as pool:
             return list(pool.map(self._pixels, indices))

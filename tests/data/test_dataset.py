@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from protokern.data import ImageDataset, PhotoDataset
+from protokern.errors import DataError
 
 
 @pytest.fixture
@@ -100,11 +102,30 @@ def test_display_image_cannot_change_the_cache(photos: list[tuple[Path, int]]) -
     np.testing.assert_array_equal(data.display_image(0), before)
 
 
+def test_without_augmentation_gives_the_plain_images_in_order(photos: list[tuple[Path, int]]) -> None:
+    augmented = data_set(photos, cache="memory")
+    plain = augmented.without_augmentation()
+    assert torch.equal(images_of(plain), images_of(data_set(photos, "none")))
+    assert not torch.equal(images_of(augmented), images_of(plain))
+
+
 def test_index_past_the_end_is_an_index_error(photos: list[tuple[Path, int]]) -> None:
     data = data_set(photos)
     assert torch.equal(data[-1][0], data[5][0])
     with pytest.raises(IndexError):
         data[6]
+
+
+def test_cache_larger_than_half_the_memory_is_refused(
+    photos: list[tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The six images need 6 x 16 x 16 x 3 = 4608 bytes.
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 9}.__getitem__)
+    data_set(photos, "none", cache="memory")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 8}.__getitem__)
+    data_set(photos, "none", cache="none")
+    with pytest.raises(DataError, match=r"cache: must fit into half of this machine's memory of .* got 6 images that"):
+        data_set(photos, "none", cache="memory")
 
 
 def test_unknown_cache_and_negative_seed_are_refused(photos: list[tuple[Path, int]]) -> None:

@@ -62,11 +62,9 @@ class Canvas:
     def _draw_group(
         self, group: Group, ground: np.ndarray, inside: list[np.ndarray], tint: tuple[float, float, float]
     ) -> None:
-        left, top = np.maximum(np.floor(ground.min(axis=0)).astype(int), 0).tolist()
-        right, bottom = np.minimum(np.ceil(ground.max(axis=0)).astype(int) + 1, self.image.size).tolist()
-        if right <= left or bottom <= top:
-            return
-        size = (right - left, bottom - top)
+        left, top = np.floor(ground.min(axis=0)).astype(int).tolist()
+        right, bottom = np.ceil(ground.max(axis=0)).astype(int).tolist()
+        size = (right - left + 1, bottom - top + 1)
         part = LABEL_OF[group.ground.part]
         layer = _Layer(
             Image.new("RGB", size, _tinted(group.ground.colour, tint)), Image.new("L", size, part), left, top

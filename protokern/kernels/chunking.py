@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .metrics import Vectors
+
 
 def chunk_budget(device: torch.device) -> int:
     """Elements of one scratch tensor: about a core's cache on the CPU, enough work per launch elsewhere."""
-    return 1 << 18 if device.type == "cpu" else 1 << 24
+    return 1 << 17 if device.type == "cpu" else 1 << 24
 
 
 def chunks(total: int, length: int) -> list[slice]:
@@ -30,3 +32,8 @@ def product_dtype(values: Tensor) -> torch.dtype:
         return values.dtype
     backend = torch.backends.cuda if values.device.type == "cuda" else torch.backends.mkldnn
     return torch.float32 if backend.matmul.fp32_precision in ("none", "ieee") else torch.float64
+
+
+def centre_of(p: Vectors) -> Tensor:
+    """Mean (K,) of the finite prototypes (P, K): subtracted before a product, it keeps an offset from taking digits."""
+    return torch.where(p.is_finite[:, None], p.values, 0).sum(0) / p.is_finite.sum().clamp_min(1)

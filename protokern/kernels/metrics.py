@@ -17,10 +17,10 @@ METRICS = ("sqeuclidean", "cosine")
 class Vectors(NamedTuple):
     """Vectors made ready for a metric; `...` are any leading dimensions.
 
-    values: (..., K), the vectors, or the unit vectors for cosine; rows that are not finite are zeros.
-    norm: (...), Euclidean norm; all ones for sqeuclidean, which does not need it.
+    values: (..., K), the vectors, or the unit vectors for cosine; NaN in every component of a row that is not finite.
+    norm: (...), Euclidean norm under cosine; ones for sqeuclidean, which does not need it.
     is_zero: (...), True for a zero vector under cosine.
-    is_finite: (...), False where any component is inf or NaN.
+    is_finite: (...), False where any component was inf or NaN.
     """
 
     values: Tensor
@@ -28,15 +28,21 @@ class Vectors(NamedTuple):
     is_zero: Tensor
     is_finite: Tensor
 
-    def select(self, index: tuple[Tensor | slice | None, ...]) -> Vectors:
-        """The vectors at an index of the leading dimensions."""
+    def select(self, index: tuple[slice | None, ...]) -> Vectors:
+        """Views of the vectors at an index of the leading dimensions."""
         return Vectors(*(field[index] for field in self))
+
+    def take(self, row: Tensor) -> Vectors:
+        """Copies of the vectors at `row`, any shape of indices into the flattened leading dimensions."""
+        index = row.flatten()
+        values = self.values.flatten(0, -2).index_select(0, index).unflatten(0, row.shape)
+        return Vectors(values, *(field.flatten().index_select(0, index).view(row.shape) for field in self[1:]))
 
 
 def prepare(vectors: Tensor, metric: str) -> Vectors:
     """Make `vectors` (..., K) ready for `distance` and `distance_gradient`."""
     is_finite = vectors.isfinite().all(-1)
-    values = torch.where(is_finite[..., None], vectors, 0)
+    values = torch.where(is_finite[..., None], vectors, torch.nan)
     if metric == "sqeuclidean":
         return Vectors(values, torch.ones_like(values[..., 0]), torch.zeros_like(is_finite), is_finite)
     # Scaling by the largest component keeps the squares of tiny and huge vectors in range.
@@ -51,25 +57,24 @@ def prepare(vectors: Tensor, metric: str) -> Vectors:
 def distance(x: Vectors, p: Vectors, metric: str) -> Tensor:
     """Distance of vectors that broadcast against each other, (..., K) -> (...). Non-finite vectors give NaN."""
     squared = (x.values - p.values).square().sum(-1)
-    if metric == "cosine":
-        squared = (0.5 * squared).masked_fill(x.is_zero | p.is_zero, 1)
-    return squared.masked_fill(~(x.is_finite & p.is_finite), torch.nan)
+    if metric == "sqeuclidean":
+        return squared
+    one = 1 + 0 * squared  # NaN stays NaN
+    return torch.where(x.is_zero | p.is_zero, one, 0.5 * squared)
 
 
 def distance_gradient(grad: Tensor, x: Vectors, p: Vectors, metric: str) -> tuple[Tensor, Tensor]:
-    """Gradients of `distance` at pairs: `grad` (M,) and M rows on each side -> grad_x (M, K), grad_p (M, K).
+    """Gradients of `distance` for `grad` (...), before any sum over broadcast dimensions: to x and to p, (..., K) each.
 
     Both are exactly zero where the vectors are equal. A pair with a non-finite vector gives NaN.
     """
     difference = x.values - p.values
     if metric == "sqeuclidean":
-        grad_x = (2 * grad)[:, None] * difference
-        grad_p = -grad_x
-    else:
-        # d cos / dx = (p - (p.x) x) / |x| for unit x and p; p.x = 1 - d turns it into a difference that vanishes.
-        cosine_distance = 0.5 * difference.square().sum(-1, keepdim=True)
-        live = torch.where(x.is_zero | p.is_zero, 0, grad)[:, None]
-        grad_x = live * (difference - cosine_distance * x.values) / x.norm[:, None]
-        grad_p = -live * (difference + cosine_distance * p.values) / p.norm[:, None]
-    bad = ~(x.is_finite & p.is_finite)[:, None]
-    return grad_x.masked_fill(bad, torch.nan), grad_p.masked_fill(bad, torch.nan)
+        grad_x = (2 * grad)[..., None] * difference
+        return grad_x, -grad_x
+    # d cos / dx = (p - (p.x) x) / |x| for unit x and p; p.x = 1 - d turns it into a difference that vanishes.
+    cosine_distance = 0.5 * difference.square().sum(-1, keepdim=True)
+    live = torch.where(x.is_zero | p.is_zero, 0, grad)[..., None]
+    grad_x = live * (difference - cosine_distance * x.values) / x.norm[..., None]
+    grad_p = -live * (difference + cosine_distance * p.values) / p.norm[..., None]
+    return grad_x, grad_p

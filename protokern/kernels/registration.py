@@ -33,7 +33,12 @@ def register_op(
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
-    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+
+    def compute(*args: Any) -> Any:
+        with torch._C._DisableAutocast():  # the products inside must not turn into bfloat16
+            return implementation(*args)
+
+    LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     register_fake(f"protokern::{name}", fake, lib=LIBRARY)
     overload = getattr(torch.ops.protokern, name).default
 

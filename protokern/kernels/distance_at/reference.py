@@ -22,8 +22,8 @@ def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str
     images_per_chunk = max(1, budget // (depth * max(rows * columns, len(prototypes))))
     for images in chunks(len(features), images_per_chunk):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
-        image = torch.arange(len(x.values), device=patch.device)[:, None]  # (b, 1)
+        first_row = torch.arange(len(x.values), device=patch.device)[:, None] * (rows * columns)  # (b, 1)
         for chosen in chunks(len(prototypes), max(1, budget // (depth * len(x.values)))):
-            at_patch = x.select((image, patch[images, chosen]))  # (b, P, K)
+            at_patch = x.take(first_row + patch[images, chosen])  # (b, P, K)
             result[images, chosen] = distance(at_patch, p.select((chosen,)), metric)
     return result

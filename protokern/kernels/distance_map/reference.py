@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chunking import chunk_budget, chunks, product_dtype
+from ..chunking import centre_of, chunk_budget, chunks, product_dtype
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
 from ..metrics import Vectors, distance, prepare
 
@@ -38,23 +38,19 @@ def distance_map_backward(
     size = prototype_size(prototypes)
     grid = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = p.values.mean(0) if len(prototypes) and metric == "sqeuclidean" else torch.zeros_like(p.values.sum(0))
+    centre = centre_of(p) if metric == "sqeuclidean" else torch.zeros_like(centre_of(p))
     grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
     grad_p = torch.zeros_like(p.values)
-    bad_p = ~p.is_finite
     per_image = grid[0] * grid[1] * p.values.shape[1]
     for images in chunks(len(features), max(1, chunk_budget(features.device) // per_image)):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
-        g = grad[images].flatten(2).to(dtype)  # (b, P, N)
+        g = grad[images].flatten(2).to(dtype).contiguous()  # (b, P, N)
         to_x, to_p = _products(g, x, p, centre, metric)
-        bad_p = bad_p | ~x.is_finite.all()
         if need_features:
-            to_x = to_x.masked_fill((~x.is_finite | ~p.is_finite.all())[..., None], torch.nan)
             grad_features[images] = sum_patch_vectors(to_x, grid, size)
         grad_p += to_p
     if not need_prototypes:
         return grad_features, prototypes.new_empty(0)
-    grad_p = grad_p.masked_fill(bad_p[:, None], torch.nan)
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chunking import add_rows_, chunk_budget, chunks, product_dtype
+from ..chunking import add_rows_, centre_of, chunk_budget, chunks, product_dtype
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
 from ..metrics import Vectors, distance, distance_gradient, prepare
 
@@ -21,17 +21,22 @@ def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = p.values.mean(0) if len(prototypes) else p.values.new_zeros(p.values.shape[1])
+    centre = centre_of(p)
+    p_centred = _centred(p, centre)
+    unit = torch.finfo(dtype).eps / 2
     value = features.new_empty((len(features), len(prototypes)), dtype=dtype)
     patch = torch.empty_like(value, dtype=torch.int64)
+    num_patches, depth = rows * columns, p.values.shape[1]
     budget = chunk_budget(features.device)
-    images_per_chunk = max(1, budget // (rows * columns * p.values.shape[1]))
-    for images in chunks(len(features), images_per_chunk):
+    for images in chunks(len(features), max(1, budget // (num_patches * depth))):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
-        prototypes_per_chunk = max(1, budget // (len(x.values) * rows * columns))
-        for chosen in chunks(len(prototypes), prototypes_per_chunk):
-            nearest = _nearest_patch(x, p.select((chosen,)), centre, metric, budget)
-            value[images, chosen], patch[images, chosen] = nearest
+        x_centred = _centred(x, centre)
+        for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
+            some = p.select((chosen,))
+            has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
+            candidates = _candidates(x_centred, (p_centred[0][chosen], p_centred[1][chosen]), has_zero, unit)
+            nearest = _first_nearest(x, some, candidates, metric, budget)
+            value[images, chosen], patch[images, chosen] = _mark_non_finite(*nearest, x.is_finite, some.is_finite)
     return value, patch
 
 
@@ -59,19 +64,18 @@ def min_distance_backward(
     budget = chunk_budget(features.device)
     images_per_chunk = max(1, budget // (depth * max(num_patches, len(prototypes))))
     for images in chunks(len(features), images_per_chunk):
-        x = prepare(patch_vectors(features[images], size, dtype).flatten(0, 1), metric)  # (b * N, K)
-        batch = len(x.values) // num_patches
+        x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
+        batch = len(x.values)
         first_row = torch.arange(batch, device=features.device)[:, None] * num_patches  # (b, 1)
-        grad_x = torch.zeros_like(x.values)
+        grad_x = torch.zeros_like(x.values).flatten(0, 1)
         for chosen in chunks(len(prototypes), max(1, budget // (batch * depth))):
-            row = (first_row + patch[images, chosen]).flatten()  # (b * p,)
-            grad = grad_value[images, chosen].to(dtype).flatten()
-            index = torch.arange(len(prototypes), device=features.device)[chosen].repeat(batch)
-            to_x, to_p = distance_gradient(grad, x.select((row,)), p.select((index,)), metric)
+            row = first_row + patch[images, chosen]
+            grad = grad_value[images, chosen].to(dtype)
+            to_x, to_p = distance_gradient(grad, x.take(row), p.select((chosen,)), metric)  # (b, P, K)
             if need_features:
-                add_rows_(grad_x, row, to_x)
+                add_rows_(grad_x, row.flatten(), to_x.flatten(0, 1))
             if need_prototypes:
-                grad_p[chosen] += to_p.unflatten(0, (batch, -1)).sum(0)
+                grad_p[chosen] += to_p.sum(0)
         if need_features:
             grad_features[images] = sum_patch_vectors(grad_x.unflatten(0, (batch, -1)), grid, size)
     if not need_prototypes:
@@ -79,57 +83,58 @@ def min_distance_backward(
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 
-def _nearest_patch(x: Vectors, p: Vectors, centre: Tensor, metric: str, budget: int) -> tuple[Tensor, Tensor]:
-    """First nearest patch of x (b, N, K) for each of p (P, K): distance (b, P) and index (b, P)."""
-    image, prototype, position = _candidates(x, p, centre, metric).nonzero(as_tuple=True)  # ascending (b, P, N)
+def _centred(vectors: Vectors, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (..., K) less their centre, and their squared norms (...), as the factors of a matrix product.
+
+    A non-finite vector decides its row later; as a zero it excludes as many of the others as it can.
+    """
+    values = torch.where(vectors.is_finite[..., None], vectors.values - centre, 0).to(product_dtype(vectors.values))
+    return values, values.square().sum(-1)
+
+
+def _candidates(x: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor], has_zero: Tensor | None, unit: float) -> Tensor:
+    """Patches that may be the nearest: (b, P, N) bool, True wherever rounding to `unit` cannot exclude it.
+
+    `x` (b, N, K) and `p` (P, K) come from `_centred`; `has_zero` (b, P, N) marks pairs with a zero vector under cosine.
+    """
+    score = torch.baddbmm(
+        x[1][:, None, :] + p[1][:, None], p[0].expand(len(x[0]), -1, -1), x[0].transpose(1, 2), alpha=-2
+    )
+    if has_zero is not None:
+        score = score.masked_fill(has_zero, 2)  # twice the cosine distance of unit vectors, which is 1
+    return ~(score > score.amin(-1, keepdim=True) + _doubt(x, p, unit)[..., None])
+
+
+def _doubt(x: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor], unit: float) -> Tensor:
+    """How much larger than the smallest score the score of the truly nearest patch can be, (b, P).
+
+    With unit roundoff u, a score is off by at most (K + 6) u (|x| + |p|)^2, and the difference form, which has the last
+    word, by (K + 3) u of itself; each counts for the smallest score and for its rival. Squares may underflow as well.
+    """
+    terms = x[0].shape[-1]
+    reach = (x[1].amax(-1, keepdim=True).sqrt() + p[1].sqrt()).square()
+    return 4 * (terms + 8) * unit * reach + 4 * terms * torch.finfo(x[0].dtype).tiny
+
+
+def _first_nearest(x: Vectors, p: Vectors, candidates: Tensor, metric: str, budget: int) -> tuple[Tensor, Tensor]:
+    """Of the candidates (b, P, N), the first with the smallest difference form: distance (b, P) and index (b, P)."""
+    batch, num_prototypes, num_patches = candidates.shape
+    shape = (batch, num_prototypes)
+    image, prototype, position = candidates.nonzero(as_tuple=True)  # ascending
+    row = image * num_patches + position
+    if len(row) == batch * num_prototypes:  # one for every pair
+        return distance(x.take(row.view(shape)), p, metric), position.view(shape)
     exact = torch.cat(
         [
-            distance(x.select((image[some], position[some])), p.select((prototype[some],)), metric)
-            for some in chunks(len(image), max(1, budget // x.values.shape[2]))
+            distance(x.take(row[some]), p.take(prototype[some]), metric)
+            for some in chunks(len(row), max(1, budget // x.values.shape[2]))
         ]
-    )
-    shape = (len(x.values), len(p.values))
-    pair = image * shape[1] + prototype
-    if len(pair) > shape[0] * shape[1]:
-        smallest = exact.new_full((shape[0] * shape[1],), torch.inf).scatter_reduce(0, pair, exact, "amin")
-        is_smallest = exact == smallest[pair]
-        position = torch.where(is_smallest, position, x.values.shape[1])
-        position = torch.full_like(smallest, x.values.shape[1], dtype=torch.int64).scatter_reduce(
-            0, pair, position, "amin"
-        )
-        exact = smallest
-    return _mark_non_finite(exact.view(shape), position.view(shape), x.is_finite, p.is_finite)
-
-
-def _candidates(x: Vectors, p: Vectors, centre: Tensor, metric: str) -> Tensor:
-    """Patches that may be the nearest: (b, P, N) bool, True wherever rounding cannot exclude it."""
-    dtype = product_dtype(x.values)
-    x_centred = (x.values - centre).to(dtype)
-    p_centred = (p.values - centre).to(dtype)
-    x_squared = x_centred.square().sum(-1)  # (b, N)
-    p_squared = p_centred.square().sum(-1)  # (P,)
-    score = torch.baddbmm(
-        (x_squared[:, None, :] + p_squared[:, None]),
-        p_centred.expand(len(x_centred), -1, -1),
-        x_centred.transpose(1, 2),
-        alpha=-2,
-    )
-    if metric == "cosine":
-        # Twice the cosine distance of unit vectors; a zero vector is at distance 1.
-        score = score.masked_fill(x.is_zero[:, None, :] | p.is_zero[:, None], 2)
-    return ~(score > score.amin(-1, keepdim=True) + _doubt(x_squared, p_squared, x.values)[..., None])
-
-
-def _doubt(x_squared: Tensor, p_squared: Tensor, values: Tensor) -> Tensor:
-    """How much larger than the smallest score (b, P) the score of the truly nearest patch can be.
-
-    A score of K-term products is off by at most (K + 6) u (|x| + |p|)^2, with u the unit roundoff, the difference form
-    by (K + 3) u of itself; each enters for the smallest score and for its rival. Squares may also underflow.
-    """
-    terms = values.shape[-1]
-    limits = torch.finfo(values.dtype)
-    reach = (x_squared.amax(-1, keepdim=True).sqrt() + p_squared.sqrt()).square()  # (b, P)
-    return (4 * (terms + 8) * 0.5 * limits.eps) * reach + 4 * terms * limits.tiny
+    ).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    pair = image * num_prototypes + prototype
+    smallest = exact.new_full((batch * num_prototypes,), torch.inf).scatter_reduce(0, pair, exact, "amin")
+    position = torch.where(exact == smallest[pair], position, num_patches)
+    first = position.new_full(smallest.shape, num_patches).scatter_reduce(0, pair, position, "amin")
+    return smallest.view(shape), first.view(shape)
 
 
 def _mark_non_finite(value: Tensor, patch: Tensor, x_finite: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,25 @@
+"""Peak memory of a call, as torch's own allocator sees it: Python and C++ alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(call: Callable[[], None]) -> int:
+    """Most bytes of CPU tensors that `call` holds at once, beyond those that existed before it."""
+    call()  # what a first call allocates once is not what is asked
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        call()
+    assert run.profiler is not None
+    results = run.profiler.kineto_results
+    assert results is not None
+    changes = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
+    assert changes, "the profiler saw no allocation"
+    held = peak = 0
+    for _, size in sorted(changes):
+        held += size
+        peak = max(peak, held)
+    return peak

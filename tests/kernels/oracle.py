@@ -1,0 +1,41 @@
+"""Distances by the formula alone, in float64: an explicit loop over positions, nothing shared with the package."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
+    """(B, P, H', W') in float64, differentiable by plain autograd."""
+    x = features.double()
+    p = prototypes.double()
+    if p.dim() == 2:
+        p = p[:, :, None, None]
+    height, width = p.shape[2:]
+    rows = []
+    for row in range(x.shape[2] - height + 1):
+        cells = []
+        for column in range(x.shape[3] - width + 1):
+            window = x[:, None, :, row : row + height, column : column + width]  # (B, 1, D, h, w)
+            cells.append(_sqeuclidean(window, p) if metric == "sqeuclidean" else _cosine(window, p))
+        rows.append(torch.stack(cells, -1))
+    return torch.stack(rows, -2)
+
+
+def _sqeuclidean(x: Tensor, p: Tensor) -> Tensor:
+    return ((x - p) ** 2).sum((-3, -2, -1))
+
+
+def _cosine(x: Tensor, p: Tensor) -> Tensor:
+    product = (x * p).sum((-3, -2, -1))
+    squares = (x**2).sum((-3, -2, -1)) * (p**2).sum((-3, -2, -1))
+    has_zero = squares == 0
+    return torch.where(has_zero, 1.0, 1 - product / torch.where(has_zero, 1.0, squares).sqrt())
+
+
+def activation(distance: Tensor, name: str, epsilon: float = 1e-4) -> Tensor:
+    """Similarity as its paper writes it."""
+    if name == "log":
+        return torch.log((distance + 1) / (distance + epsilon))
+    return {"linear": -distance, "exp": torch.exp(-distance), "cosine": 1 - distance}[name]

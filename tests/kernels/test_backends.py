@@ -1,0 +1,203 @@
+"""Which backends exist, which one a call takes, and what a call that cannot be served says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from protokern import available_backends, distance_at, distance_map, min_distance, prototype_pool
+from protokern.errors import BackendUnavailableError
+from protokern.kernels import BackendStatus, native_library
+from tests.conftest import NATIVE_IS_REQUIRED
+
+from .cases import CASES, SMALL, TOLERANCE, Case
+from .contract import METRICS
+
+PATCH = torch.zeros(2, 7, dtype=torch.int64)
+OPS: dict[str, Callable[..., Any]] = {
+    "min_distance": min_distance,
+    "prototype_pool": prototype_pool,
+    "distance_map": distance_map,
+    "distance_at": lambda features, prototypes, **options: distance_at(features, prototypes, PATCH, **options),
+}
+
+
+@pytest.fixture(params=OPS)
+def op(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return OPS[request.param]
+
+
+def test_every_backend_is_listed_with_its_reason() -> None:
+    backends = available_backends()
+    assert list(backends) == ["reference", "native", "triton"]
+    assert backends["reference"] == BackendStatus(available=True, devices=("any",), reason="")
+    assert backends["triton"] == BackendStatus(False, ("cuda",), "not in this version. Use backend='auto'.")
+    for status in backends.values():
+        assert status.available == (status.reason == "")
+
+
+@pytest.mark.skipif(not NATIVE_IS_REQUIRED, reason="native is built on Linux x86-64, unless PROTOKERN_BUILD=none")
+def test_native_is_built_where_it_should_be() -> None:
+    assert available_backends()["native"] == BackendStatus(available=True, devices=("cpu",), reason="")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_backends_agree(case: Case, metric: str, backend: str) -> None:
+    features, prototypes = case.inputs()
+    wanted = prototype_pool(features, prototypes, metric=metric, backend="reference")
+    got = prototype_pool(features, prototypes, metric=metric, backend=backend)
+    rtol, atol = TOLERANCE[torch.float32]
+    torch.testing.assert_close(got.min_distance, wanted.min_distance, rtol=rtol, atol=atol)
+    torch.testing.assert_close(got.activation, wanted.activation, rtol=rtol, atol=1e-4)
+    at_patch = distance_at(features, prototypes, got.patch, metric=metric, backend="reference")
+    torch.testing.assert_close(at_patch, wanted.min_distance, rtol=rtol, atol=atol)
+
+
+def test_auto_takes_native_on_the_cpu_where_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, prototypes = Case(2, 128, 7, 7, 64).inputs()
+    named = "native" if native_library.is_available() else "reference"
+    wanted = min_distance(features, prototypes, backend=named)
+    got = min_distance(features, prototypes)
+    assert torch.equal(wanted.value, got.value)
+    assert torch.equal(wanted.patch, got.patch)
+
+
+def test_auto_takes_reference_where_native_is_missing(op: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    features, prototypes = SMALL.inputs()
+    wanted = op(features, prototypes, backend="reference")
+    pretend_native_is_missing(monkeypatch)
+    got = op(features, prototypes)
+    for one, other in zip(tensors(wanted), tensors(got), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_native_that_is_missing_is_refused_with_the_reason(
+    op: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_native_is_missing(monkeypatch)
+    assert available_backends()["native"] == BackendStatus(False, ("cpu",), "the test took it away. Put it back.")
+    with pytest.raises(BackendUnavailableError, match=r"^backend 'native': the test took it away\. Put it back\.$"):
+        op(*SMALL.inputs(), backend="native")
+
+
+def test_triton_is_refused_with_the_reason(op: Callable[..., Any]) -> None:
+    with pytest.raises(
+        BackendUnavailableError, match=r"^backend 'triton': not in this version\. Use backend='auto'\.$"
+    ):
+        op(*SMALL.inputs(), backend="triton")
+
+
+def test_unknown_backend(op: Callable[..., Any]) -> None:
+    message = r"^backend: must be 'auto' or one of reference, native, triton; got 'cuda'\.$"
+    with pytest.raises(ValueError, match=message):
+        op(*SMALL.inputs(), backend="cuda")
+
+
+@pytest.mark.parametrize("op_with_precision", [min_distance, prototype_pool])
+class TestPrecision:
+    def test_fp32_is_what_the_cpu_does_anyway(self, op_with_precision: Callable[..., Any], backend: str) -> None:
+        features, prototypes = SMALL.inputs()
+        named = op_with_precision(features, prototypes, precision="fp32", backend=backend)
+        for one, other in zip(named, op_with_precision(features, prototypes, backend=backend), strict=True):
+            assert torch.equal(one, other)
+
+    @pytest.mark.parametrize("precision", ["tf32", "bf16"])
+    def test_a_precision_the_backend_lacks_is_refused(
+        self, op_with_precision: Callable[..., Any], precision: str, backend: str
+    ) -> None:
+        message = rf"precision: must be None or 'fp32' for backend '{backend}' on cpu; got '{precision}'\. This backend"
+        with pytest.raises(ValueError, match=message):
+            op_with_precision(*SMALL.inputs(), precision=precision, backend=backend)
+
+    def test_unknown_precision(self, op_with_precision: Callable[..., Any]) -> None:
+        with pytest.raises(ValueError, match=r"precision: must be None or one of fp32, tf32, bf16; got 'fp16'\."):
+            op_with_precision(*SMALL.inputs(), precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((5, 4, 3), (7, 5)), r"features: must have shape \(B, D, H, W\); got \(5, 4, 3\)\."),
+        (((2, 5, 4, 3), (7,)), r"prototypes: must have shape \(P, D\) or \(P, D, h, w\); got \(7,\)\."),
+        (((2, 5, 4, 3), (7, 5, 1)), r"prototypes: must have shape \(P, D\) or \(P, D, h, w\); got \(7, 5, 1\)\."),
+        (((2, 0, 4, 3), (7, 0)), r"features: must have at least one channel; got \(2, 0, 4, 3\)\."),
+        (
+            ((2, 5, 4, 3), (7, 6)),
+            r"prototypes: must have shape \(P, 5\) to match features \(2, 5, 4, 3\); got \(7, 6\)\.",
+        ),
+        (
+            ((2, 5, 4, 3), (7, 6, 1, 1)),
+            r"prototypes: must have shape \(P, 5, h, w\) to match features \(2, 5, 4, 3\); got \(7, 6, 1, 1\)\.",
+        ),
+        (((2, 5, 0, 3), (7, 5)), r"features: must have at least one cell \(H, W >= 1\); got \(2, 5, 0, 3\)\."),
+        (((2, 5, 4, 0), (7, 5)), r"features: must have at least one cell \(H, W >= 1\); got \(2, 5, 4, 0\)\."),
+        (
+            ((2, 5, 4, 3), (7, 5, 0, 1)),
+            r"prototypes: must span at least one cell \(h, w >= 1\); got \(7, 5, 0, 1\)\.",
+        ),
+        (
+            ((2, 5, 4, 3), (7, 5, 5, 1)),
+            r"prototypes: must not be larger than the grid of features \(2, 5, 4, 3\); got \(7, 5, 5, 1\)\.",
+        ),
+        (
+            ((2, 5, 4, 3), (7, 5, 1, 4)),
+            r"prototypes: must not be larger than the grid of features \(2, 5, 4, 3\); got \(7, 5, 1, 4\)\.",
+        ),
+    ],
+)
+def test_wrong_shapes(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str, op: Callable[..., Any], backend: str
+) -> None:
+    features, prototypes = (torch.rand(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=message):
+        op(features, prototypes, backend=backend)
+
+
+def test_wrong_types(op: Callable[..., Any]) -> None:
+    features, prototypes = SMALL.inputs()
+    with pytest.raises(TypeError, match=r"features: must be a torch\.Tensor; got list\."):
+        op([[1.0]], prototypes)
+    with pytest.raises(TypeError, match=r"prototypes: must be a torch\.Tensor; got NoneType\."):
+        op(features, None)
+    with pytest.raises(
+        ValueError, match=r"features: must be float64, float32, bfloat16 or float16; got torch\.int64\."
+    ):
+        op(features.long(), prototypes)
+    with pytest.raises(ValueError, match=r"prototypes: must be float64, .* got torch\.complex64\."):
+        op(features, prototypes.to(torch.complex64))
+    with pytest.raises(ValueError, match=r"prototypes: must be a dense tensor; got layout torch\.sparse_coo\."):
+        op(features, prototypes.to_sparse())
+    message = r"prototypes: must have the dtype of features, torch\.float32; got torch\.float64\. Convert one of them"
+    with pytest.raises(ValueError, match=message):
+        op(features, prototypes.double())
+    with pytest.raises(ValueError, match=r"prototypes: must be on the device of features, cpu; got meta\. Move one"):
+        op(features, prototypes.to("meta"))
+    with pytest.raises(ValueError, match=r"metric: must be one of sqeuclidean, cosine; got 'euclidean'\."):
+        op(features, prototypes, metric="euclidean")
+
+
+def test_native_elsewhere_than_on_the_cpu_is_refused(op: Callable[..., Any], backend: str) -> None:
+    if backend != "native":
+        pytest.skip("the reference runs on any device")
+    from protokern.kernels.backends import choose_backend
+
+    message = r"^backend 'native': runs on cpu only; the tensors are on cuda\. Move them, or use backend='auto'\.$"
+    with pytest.raises(BackendUnavailableError, match=message):
+        choose_backend("native", torch.device("cuda"), None)
+
+
+def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise BackendUnavailableError("backend 'native': the test took it away. Put it back.")
+
+    monkeypatch.setattr(native_library, "load", load)
+    monkeypatch.setattr(native_library, "is_available", lambda: False)
+
+
+def tensors(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)

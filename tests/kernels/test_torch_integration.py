@@ -1,0 +1,203 @@
+"""The registered ops inside torch: opcheck, torch.compile, autocast, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from protokern import distance_at, distance_map, min_distance, prototype_pool
+
+from .cases import SMALL, SMALL_PATCHES, Case
+from .contract import METRICS
+
+OPS = torch.ops.protokern
+# opcheck itself looks at the gradient of copies that are not leaves.
+ignore_grad_of_non_leaf = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+def calls(case: Case, metric: str, backend: str) -> dict[str, tuple[object, ...]]:
+    """Arguments of every registered op; the float tensors require gradients where the op has one."""
+    features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
+    value, patch = min_distance(features.detach(), prototypes.detach(), metric=metric, backend="reference")
+    whole = distance_map(features.detach(), prototypes.detach(), metric=metric, backend="reference")
+    plain = features.detach(), prototypes.detach()
+    return {
+        "min_distance": (features, prototypes, metric, None, backend),
+        "prototype_pool": (features, prototypes, metric, "log", 1e-4, "fp32", backend),
+        "distance_map": (features, prototypes, metric, backend),
+        "distance_at": (features, prototypes, patch, metric, backend),
+        "min_distance_backward": (value, *plain, patch, metric, backend, True, True),
+        "distance_map_backward": (whole, *plain, metric, True, False),
+    }
+
+
+NAMES = [
+    "min_distance",
+    "prototype_pool",
+    "distance_map",
+    "distance_at",
+    "min_distance_backward",
+    "distance_map_backward",
+]
+
+
+@ignore_grad_of_non_leaf
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES], ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+def test_opcheck(metric: str, case: Case, name: str, backend: str) -> None:
+    torch.library.opcheck(getattr(OPS, name).default, calls(case, metric, backend)[name])
+
+
+@ignore_grad_of_non_leaf
+@pytest.mark.parametrize("name", ["min_distance", "distance_map"])
+@pytest.mark.parametrize("layout", ["channels_last", "sliced", "half"])
+def test_opcheck_of_other_layouts(layout: str, name: str, backend: str) -> None:
+    features, prototypes, *rest = calls(SMALL, "sqeuclidean", backend)[name]
+    assert isinstance(features, Tensor)
+    assert isinstance(prototypes, Tensor)
+    features, prototypes = features.detach(), prototypes.detach()
+    if layout == "channels_last":
+        features = features.to(memory_format=torch.channels_last)
+    elif layout == "sliced":
+        features, prototypes = features[:, 1:, ::2], prototypes[:, 1:]
+    else:
+        features, prototypes = features.bfloat16(), prototypes.bfloat16()
+    arguments = (features.requires_grad_(), prototypes.requires_grad_(), *rest)
+    torch.library.opcheck(getattr(OPS, name).default, arguments)
+
+
+def several_ops(features: Tensor, prototypes: Tensor, backend: str) -> Tensor:
+    """A loss that passes through every public op."""
+    pooled = prototype_pool(features, prototypes, backend=backend)
+    nearest = min_distance(features, prototypes, metric="cosine", backend=backend)
+    index = torch.tensor([2, 0])
+    some = distance_map(features, prototypes, prototype_index=index, backend=backend)
+    there = distance_at(features, prototypes, nearest.patch, backend=backend)
+    return pooled.activation.sum() + pooled.min_distance.sum() + nearest.value.sum() + some.sum() + there.sum()
+
+
+@pytest.mark.parametrize("patch_size", [None, (2, 1)])
+def test_compile_of_the_whole_graph_with_dynamic_shapes(patch_size: tuple[int, int] | None, backend: str) -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(several_ops, fullgraph=True, dynamic=True, backend=counter)
+    # No two sizes of the first case are equal: torch would take them for one and the same.
+    for case in (Case(3, 5, 4, 6, 7, patch_size), Case(4, 6, 5, 7, 11, patch_size), Case(8, 8, 9, 6, 5, patch_size)):
+        results = []
+        for function in (several_ops, compiled):
+            features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
+            loss = function(features, prototypes, backend)
+            results.append((loss, *torch.autograd.grad(loss, (features, prototypes))))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_compile_with_inductor() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(several_ops, fullgraph=True, dynamic=True)
+    results = []
+    for function in (several_ops, compiled):
+        features, prototypes = (tensor.requires_grad_() for tensor in SMALL.inputs())
+        loss = function(features, prototypes, "auto")
+        results.append((loss, *torch.autograd.grad(loss, (features, prototypes))))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("of_features", "of_prototypes", "wide"),
+    [
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float16, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+    ],
+)
+def test_autocast_takes_the_wider_of_the_two_types(
+    of_features: torch.dtype, of_prototypes: torch.dtype, wide: torch.dtype, backend: str
+) -> None:
+    features, prototypes = SMALL.inputs()
+    features = features.to(of_features).requires_grad_()
+    prototypes = prototypes.to(of_prototypes).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, patch = min_distance(features, prototypes, backend=backend)
+    wanted = min_distance(features.detach().to(wide), prototypes.detach().to(wide), backend=backend)
+    assert torch.equal(value, wanted.value)
+    assert torch.equal(patch, wanted.patch)
+    grads = torch.autograd.grad(value.sum(), (features, prototypes))
+    assert [grad.dtype for grad in grads] == [of_features, of_prototypes]
+
+
+PUBLIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "min_distance": lambda x, p: min_distance(x, p).value,
+    "prototype_pool": lambda x, p: prototype_pool(x, p).activation,
+    "distance_map": lambda x, p: distance_map(x, p),
+    "distance_at": lambda x, p: distance_at(x, p, torch.zeros(2, 7, dtype=torch.int64)),
+}
+REGISTERED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "min_distance": lambda x, p: OPS.min_distance(x, p, "sqeuclidean", None, "auto")[0],
+    "prototype_pool": lambda x, p: OPS.prototype_pool(x, p, "sqeuclidean", "log", 1e-4, None, "auto")[0],
+    "distance_map": lambda x, p: OPS.distance_map(x, p, "sqeuclidean", "auto"),
+    "distance_at": lambda x, p: OPS.distance_at(x, p, torch.zeros(2, 7, dtype=torch.int64), "sqeuclidean", "auto"),
+}
+TRANSFORMS: dict[str, Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], object]] = {
+    "vmap": lambda f, x, p: torch.vmap(f, (0, None))(torch.stack([x, x]), p),
+    "grad": lambda f, x, p: torch.func.grad(lambda y: f(y, p).sum())(x),
+    "jvp": lambda f, x, p: torch.func.jvp(lambda y: f(y, p), (x,), (x,)),
+    "jacrev": lambda f, x, p: torch.func.jacrev(f)(x, p),
+    "functionalize-free vjp": lambda f, x, p: torch.func.vjp(f, x, p),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("level", ["public", "registered"])
+def test_function_transforms_are_refused(level: str, name: str, transform: str) -> None:
+    function = (PUBLIC if level == "public" else REGISTERED)[name]
+    message = rf"{name}: torch\.func transforms \(vmap, grad, jvp\) are not supported\. Batch images along B"
+    with pytest.raises(RuntimeError, match=message):
+        TRANSFORMS[transform](function, *SMALL.inputs())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_forward_mode_is_refused(name: str) -> None:
+    features, prototypes = SMALL.inputs()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(features, torch.ones_like(features))
+        with pytest.raises(RuntimeError, match=rf"{name}: forward-mode derivatives are not supported\. Use backward"):
+            PUBLIC[name](dual, prototypes)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_no_graph_is_kept_without_gradients(name: str) -> None:
+    features, prototypes = SMALL.inputs()
+    assert PUBLIC[name](features, prototypes).grad_fn is None
+    with torch.no_grad():
+        assert not PUBLIC[name](features.requires_grad_(), prototypes).requires_grad
+    assert PUBLIC[name](features, prototypes).requires_grad
+
+
+def test_patch_indices_carry_no_gradient() -> None:
+    features, prototypes = (tensor.requires_grad_() for tensor in SMALL.inputs())
+    assert not min_distance(features, prototypes).patch.requires_grad
+    assert not prototype_pool(features, prototypes).patch.requires_grad
+
+
+def test_meta_tensors_give_shapes_and_types() -> None:
+    features, prototypes = (tensor.to("meta") for tensor in SMALL_PATCHES.inputs(torch.bfloat16))
+    result = prototype_pool(features, prototypes)
+    assert [tensor.shape for tensor in result] == [(2, 6)] * 3
+    assert [tensor.dtype for tensor in result] == [torch.float32, torch.float32, torch.int64]
+    assert distance_map(features, prototypes).shape == (2, 6, 3, 3)

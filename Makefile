@@ -36,6 +36,14 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
 	@touch $@
 
+demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain; ends in runs/demo/report/index.html
+	rm -rf $(DEMO)
+	$(BIN)/protokern train --config examples/configs/demo.toml --out $(DEMO)
+	@$(BIN)/python examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
+	$(BIN)/protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
+	@cat $(DEMO)/numbers.txt
+	@echo "report: $(abspath $(DEMO))/report/index.html"
+
 test: install ## Run all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
 
@@ -60,7 +68,15 @@ bench: install ## Measure on this CPU and store the rows in benchmarks/results (
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.table --write
 
-clean: ## Remove what was built; runs and environments stay
+bench-gpu: install ## Measure on a CUDA device (follows with the CUDA kernels)
+	$(BIN)/python -m benchmarks.run --device cuda $(BENCH)
+
+test-cpp: install ## Build the C++ core with CMake alone and run its tests
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/test
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/test --output-on-failure
+
+clean: ## Remove what was built; runs and downloaded packages stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -f protokern/*.so
+	rm -rf protokern/lib protokern/*.so $(VENV)/.installed

@@ -31,11 +31,12 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def load_batches(images: ImageDataset, batch_size: int, limit: int | None) -> Batches:
-    """The first `limit` images in data-set order, decoded, in batches of (B, 3, Y, X) and (B,) labels."""
+    """All images, or `limit` of them evenly spaced, decoded, in batches of (B, 3, Y, X) and (B,) labels."""
     count = len(images) if limit is None else min(limit, len(images))
+    chosen = [index * len(images) // count for index in range(count)]
     batches = []
     for start in range(0, count, batch_size):
-        items = [images[index] for index in range(start, min(start + batch_size, count))]
+        items = [images[index] for index in chosen[start : start + batch_size]]
         batches.append((torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])))
     return batches
 
@@ -54,8 +55,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 def time_rounds(model: ProtoPNet, batches: Batches, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of every backbone pass and of every push; which of the two comes first alternates."""
-    bare_pass(model.backbone, batches[:1])
-    push_prototypes(model, batches[:1])
+    with torch.no_grad():
+        model(batches[0][0])
     bare: list[float] = []
     push: list[float] = []
     for index in range(rounds):
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
     parser.add_argument("--prototypes-per-class", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--limit", type=int, help="only the first so many images")
+    parser.add_argument("--limit", type=int, help="only so many images, evenly spaced")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each kind")
     parser.add_argument("--out", type=Path, default=PUSH, help="CSV file that the row is added to")
     arguments = parser.parse_args(argv)

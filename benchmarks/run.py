@@ -50,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads for every provider")
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long one case and mode may take")
     parser.add_argument("--out", type=Path, default=SPEED, help="CSV file that the rows are added to")
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="CUDA follows with its kernels")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="CUDA follows with its kernels")
     parser.add_argument("--smoke", action="store_true", help="the tiny case, few rounds, no gate, nothing stored")
     return parser.parse_args(argv)
 
@@ -132,6 +132,10 @@ def show(rows: list[SpeedRow]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    if arguments.device == "cuda":
+        raise SystemExit(
+            "--device: must be cpu; got 'cuda'. The CUDA kernels and their timing are not in this version."
+        )
     machine = describe()
     torch.set_num_threads(arguments.threads)
     plan = make_plan(arguments)

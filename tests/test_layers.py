@@ -60,8 +60,13 @@ def test_the_package_keeps_the_import_rules() -> None:
         ("train", "explain"),
         ("explain", "config"),
         ("config", "cli"),
+        ("report", "models"),
+        ("report", "kernels"),
         ("data", "kernels"),
         ("data", "models"),
+        ("models", "data"),
+        ("search", "data"),
+        ("explain", "data"),
         ("kernels", "data"),
     ],
 )

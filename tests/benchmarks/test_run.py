@@ -92,6 +92,7 @@ def test_the_smoke_run_measures_everything_and_stores_nothing(capsys: pytest.Cap
         (["--op", "max_distance"], r"--op: must be of min_distance, prototype_pool; got 'max_distance'\."),
         (["--mode", "bwd"], r"--mode: must be of fwd, full; got 'bwd'\."),
         (["--backend", "triton"], r"--backend: must be of reference.*; got 'triton'\."),
+        (["--device", "cuda"], r"--device: must be cpu; got 'cuda'\."),
     ],
 )
 def test_a_wrong_name_is_refused(arguments: list[str], message: str) -> None:

@@ -37,8 +37,8 @@ class DataConfig:
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
-        birds_classes: classes of the synthetic birds.
-        birds_per_class: training images of each class of the synthetic birds.
+        birds_classes: species of the synthetic birds.
+        birds_train, birds_val, birds_test: pictures of each species.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -51,7 +51,9 @@ class DataConfig:
     workers: int = 0
     cache: Literal["none", "memory"] = "memory"
     birds_classes: int = 10
-    birds_per_class: int = 60
+    birds_train: int = 100
+    birds_val: int = 20
+    birds_test: int = 30
 
     def __post_init__(self) -> None:
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
@@ -59,7 +61,7 @@ class DataConfig:
         require(0 < self.val_fraction < 1, "val_fraction", "between 0 and 1", self.val_fraction)
         require_number(self, "workers")
         require_number(self, "birds_classes", minimum=2)
-        require_number(self, "birds_per_class", minimum=1)
+        require_number(self, "birds_train", "birds_val", "birds_test", minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,22 +25,26 @@ Result = TypeVar("Result")
 Details = dict[str, float | int]
 
 
-def push_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Go back to the best joint epoch, then make every prototype its nearest training patch."""
+def return_to_best_joint(run: TrainingRun) -> list[LoggedRecord]:
+    """Take the weights of the best joint epoch since the last push, and measure them."""
     progress = run.progress
     best = progress.best_joint
     if best is not None and best.epoch != progress.epoch:
         restore_weights(run, checkpoint_path(run, best.checkpoint))
         progress.epoch = best.epoch
         freeze(run.model, "push", run.train)
+    return [_measure(run, "joint" if best is not None else "warm", {})]
+
+
+def push_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Make every prototype its nearest training patch."""
     frozen = _frozen(run)
-    before = _measure(run, "joint" if best is not None else "warm", {})
     with on_features(run.model):
         push, notices = _speak(lambda: push_prototypes(run.model, frozen.push), run, "push")
     run.push = push
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
-    return [before, *notices, _measure(run, "push", details)]
+    return [*notices, _measure(run, "push", details)]
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
@@ -67,8 +71,7 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Go back to the best pushed weights, then drop the prototypes that stand for no class."""
-    restored = restore_best_pushed(run)
+    """Drop the prototypes whose nearest patches are mostly of other classes."""
     frozen = _frozen(run)
     with on_features(run.model):
         result, notices = _speak(
@@ -77,10 +80,10 @@ def prune_step(run: TrainingRun) -> list[LoggedRecord]:
     run.push = None if run.push is None else keep_sources(run.push, result.kept)
     run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
-    return [*restored, *notices, _measure(run, "prune", details)]
+    return [*notices, _measure(run, "prune", details)]
 
 
-def restore_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
+def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
     """Take the weights of the best last-layer stage, if those at hand are of a later, worse one."""
     progress, best = run.progress, run.progress.best_pushed
     if best is None or best.epoch == progress.epoch:

@@ -79,7 +79,7 @@ def train_last_layer(
     """
     layer = model.last_layer
     best, best_epoch, best_weights = val.evaluate(layer), 0, copy.deepcopy(layer.state_dict())
-    loss_before = float(_loss(model, train.values, train.labels, config))
+    loss_before = float(_loss(model, train.values, train.labels, config).detach())
     for epoch in range(1, config.last_layer_epochs + 1):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(train.labels))
         for batch in torch.from_numpy(order).to(train.labels.device).split(config.batch_size):
@@ -95,7 +95,7 @@ def train_last_layer(
         if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
             best, best_epoch, best_weights = result, epoch, copy.deepcopy(layer.state_dict())
     layer.load_state_dict(best_weights)
-    return LastLayerResult(best_epoch, loss_before, float(_loss(model, train.values, train.labels, config)))
+    return LastLayerResult(best_epoch, loss_before, float(_loss(model, train.values, train.labels, config).detach()))
 
 
 def _loss(model: PrototypeModel, activations: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:

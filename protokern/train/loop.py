@@ -10,11 +10,27 @@ from protokern.errors import TrainingError
 from protokern.train.epoch import REMEDY, Epoch, train_epoch
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
-from protokern.train.head_stages import last_layer_step, prune_step, push_step, restore_best_pushed
+from protokern.train.head_stages import (
+    last_layer_step,
+    prune_step,
+    push_step,
+    return_to_best_joint,
+    return_to_best_pushed,
+)
 from protokern.train.loaders import ordered_loader, shuffled_batches
 from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord, Best, EpochRecord, LoggedRecord, Notice, Record, StageRecord, to_table
+from protokern.train.records import (
+    BatchRecord,
+    Best,
+    EpochRecord,
+    LoggedRecord,
+    Notice,
+    Record,
+    StageRecord,
+    StepRecord,
+    to_table,
+)
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, count_images, log_records, save_progress
 from protokern.train.stages import Step, plan, skip_to_last_push
@@ -43,8 +59,9 @@ def train(run: TrainingRun) -> Iterator[Record]:
     while progress.position < len(steps):
         step = steps[progress.position]
         if progress.batch == 0:  # in the middle of an epoch the random states came with the checkpoint
-            set_seed(run.train.seed, progress.position)
+            set_seed(run.train.seed, progress.position + 1)  # 0 is for the initial weights
         freeze(run.model, step.stage, run.train)
+        yield StepRecord(stage=step.stage, epoch=step.epoch, position=progress.position, steps=len(steps))
         started = time.perf_counter()
 
         records: list[LoggedRecord]
@@ -59,19 +76,20 @@ def train(run: TrainingRun) -> Iterator[Record]:
                         Notice(text=f"early stop: {progress.waited} epochs without better validation accuracy")
                     )
             elif step.stage == "push":
-                records = push_step(run)
+                records = [*return_to_best_joint(run), *push_step(run)]
             elif step.stage == "prune":
-                records = prune_step(run)
+                records = [*return_to_best_pushed(run), *prune_step(run)]
             else:
                 records = last_layer_step(run, step)
         except TrainingError as error:
             raise TrainingError(f"{error} The last good checkpoint is {run.last_checkpoint}.") from error
 
-        progress.seconds[step.stage] = progress.seconds.get(step.stage, 0.0) + time.perf_counter() - started
+        elapsed = time.perf_counter() - started + progress.sums.get("seconds", 0.0)
+        progress.seconds[step.stage] = progress.seconds.get(step.stage, 0.0) + elapsed
         progress.results += [to_table(record) for record in records if isinstance(record, StageRecord)]
         progress.position, progress.batch, progress.sums = next_position, 0, {}
         if progress.position == len(steps):
-            records += restore_best_pushed(run) if not run.prune.enabled else []
+            records += return_to_best_pushed(run)
         log_records(run, records)
         save_progress(run, f"{step.stage}-{progress.epoch}")
         yield from records

@@ -9,6 +9,16 @@ from protokern.train.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """A step of the plan begins; for progress bars, not logged. `position` counts from 0 up to `steps`."""
+
+    stage: Stage
+    epoch: int
+    position: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRecord:
     """One batch is done; for progress bars, not logged. `batch` counts from 1 to `batches`."""
 
@@ -72,7 +82,7 @@ class Notice:
 
 
 LoggedRecord = EpochRecord | StageRecord | Notice
-Record = BatchRecord | LoggedRecord
+Record = StepRecord | BatchRecord | LoggedRecord
 
 
 def to_table(record: LoggedRecord) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""What `push` and `prune` share: a step on a trained model, a new checkpoint, fresh pictures of the prototypes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from protokern.cli.arguments import choose_device
+from protokern.cli.runs import OpenRun, check_classes, open_data, open_run
+from protokern.cli.show import describe
+from protokern.config import config_to_dict
+from protokern.data import Splits
+from protokern.train.checkpoint import CheckpointState, checkpoints_folder, save_checkpoint
+from protokern.train.logger import append_record
+from protokern.train.records import LoggedRecord, Progress
+from protokern.train.run import TrainingRun
+from protokern.train.stages import Stage
+
+HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
+
+
+def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int:
+    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>` and the prototypes anew."""
+    opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
+    splits = open_data(opened.config)
+    check_classes(splits, opened.classes)
+    for note in splits.notes:
+        print(note)
+    work = _as_training(opened, splits)
+    records = step(work)
+    name = _new_name(opened.folder, stage, opened.epoch)
+    state = CheckpointState(config=work.config, classes=work.classes, stage=stage, epoch=opened.epoch, push=work.push)
+    path = save_checkpoint(opened.folder, name, work.model, state)
+    for record in records:
+        append_record(work.log_path, record)
+        print(describe(record))
+    if work.push is not None:
+        _write_pictures(work, splits)
+    print(f"wrote {path}")
+    return 0
+
+
+def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
+    return TrainingRun(
+        folder=opened.folder,
+        model=opened.model,
+        splits=splits,
+        classes=opened.classes,
+        config=config_to_dict(opened.config),
+        train=opened.config.train,
+        prune=opened.config.prune,
+        workers=opened.config.data.workers,
+        progress=Progress(epoch=opened.epoch),
+        push=opened.push,
+    )
+
+
+def _new_name(folder: Path, stage: Stage, epoch: int) -> str:
+    """A checkpoint name that is not taken."""
+    number = 2
+    while (checkpoints_folder(folder) / f"{stage}-{epoch}-{number}").exists():
+        number += 1
+    return f"{stage}-{epoch}-{number}"
+
+
+def _write_pictures(work: TrainingRun, splits: Splits) -> None:
+    from protokern.cli.prototype_files import write_prototypes  # heavy, and not for --help
+
+    assert work.push is not None
+    write_prototypes(work.folder, work.model, splits, work.push)

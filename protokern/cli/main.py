@@ -1,0 +1,88 @@
+"""The command `protokern VERB ...`: finds the verb, shows mistakes as one line, decides the exit code.
+
+0: done. 2: a mistake that the user can mend. 130: stopped by Ctrl-C. With --debug a mistake shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, TextIO
+
+import protokern
+from protokern.errors import ProtokernError
+
+MISTAKE, INTERRUPTED = 2, 130
+
+# Verb, and what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
+VERBS = (
+    ("train", "train a model on a folder of images, or on synthetic birds"),
+    ("evaluate", "accuracy of a trained model"),
+    ("push", "make every prototype its nearest training patch, as after new data"),
+    ("prune", "drop prototypes whose nearest patches are mostly of other classes"),
+    ("explain", "show why an image is classified as it is"),
+    ("report", "write the page of a run"),
+    ("doctor", "versions, backends, and why one is missing"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all other mistakes are said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program's name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(arguments)
+    except SystemExit as stop:  # argparse ends --help and mistakes in this way
+        return stop.code if isinstance(stop.code, int) else MISTAKE
+    warnings.showwarning = _show_warning
+    try:
+        code: int = import_module(f"protokern.cli.{args.verb}").run(args)
+    except (ProtokernError, OSError) as error:
+        if args.debug:
+            raise
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print(f"protokern {args.verb}: stopped", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="protokern", description="Prototypical-part networks: this looks like that.")
+    parser.add_argument("--version", action="version", version=f"protokern {protokern.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for name, purpose in VERBS:
+        verb = verbs.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
+        if name in arguments[:1]:  # only the verb at hand is imported: others may take seconds
+            import_module(f"protokern.cli.{name}").add_arguments(verb)
+        verb.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    return parser.parse_args(arguments)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {message}", file=file or sys.stderr)

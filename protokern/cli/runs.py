@@ -1,0 +1,159 @@
+"""Opening what the verbs work on: the data of a configuration, and the model of a run folder."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import protokern
+from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
+from protokern.data import Splits, open_splits
+from protokern.data.sources import SYNTHETIC_BIRDS, BirdCounts
+from protokern.errors import ConfigError, DataError
+from protokern.models.base import PrototypeModel
+from protokern.push import PushResult
+from protokern.train.checkpoint import find_checkpoint, load_model, read_state
+from protokern.train.frozen import image_format
+
+# What may differ between a run and a later use of its model: none of it changes the net.
+_FREE_TABLES = ("data", "prune")
+_FREE_KEYS = ("train.batch_size", "train.feature_cache_mb", "train.channels_last")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A trained model and where it is from.
+
+    Attributes:
+        folder: the run folder.
+        checkpoint: the checkpoint's folder.
+        model: on the device, in evaluation mode.
+        config: of the run, with this call's changes.
+        classes: class names.
+        push: where the prototypes come from; None before a push.
+        epoch: training epoch of the weights.
+    """
+
+    folder: Path
+    checkpoint: Path
+    model: PrototypeModel
+    config: RunConfig
+    classes: tuple[str, ...]
+    push: PushResult | None
+    epoch: int
+
+
+def open_run(path: str, *, data: str | None, changes: Sequence[str], device: torch.device) -> OpenRun:
+    """Load the model of a run folder or a checkpoint folder.
+
+    Args:
+        path: the folder.
+        data: a data folder in place of the run's.
+        changes: `--set`s; only settings that leave the net as it is.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: no such run, or a broken one.
+        ConfigError: a change is wrong, or changes the net.
+    """
+    checkpoint = find_checkpoint(Path(path))
+    state = read_state(checkpoint)
+    model, table, classes = load_model(checkpoint)
+    trained = parse_config(table)
+    config = with_data(parse_config(apply_changes(table, changes)), data)
+    for key in differing_keys(trained, config):
+        if key.partition(".")[0] not in _FREE_TABLES and key not in _FREE_KEYS:
+            raise ConfigError(f"--set {key}: cannot be changed after training. Train a new run with it.")
+    is_inside_run = checkpoint.parent.name == "checkpoints"
+    return OpenRun(
+        folder=checkpoint.parent.parent if is_inside_run else checkpoint,
+        checkpoint=checkpoint,
+        model=place_model(model, device, config.train.channels_last),
+        config=config,
+        classes=classes,
+        push=state.push,
+        epoch=state.epoch,
+    )
+
+
+def place_model(model: PrototypeModel, device: torch.device, channels_last: bool) -> PrototypeModel:
+    """Put a model on its device, its convolutions in the wanted memory format."""
+    model.to(device)
+    for part in (model.backbone, model.add_on_layers):
+        part.to(memory_format=image_format(channels_last))
+    return model
+
+
+def with_data(config: RunConfig, path: str | None) -> RunConfig:
+    """The configuration with --data in place of `data.path`, if it was given; absolute, so that it holds anywhere."""
+    if path is None:
+        return config
+    absolute = "" if path in ("", SYNTHETIC_BIRDS) else str(Path(path).absolute())
+    return replace(config, data=replace(config.data, path=absolute))
+
+
+def open_data(config: RunConfig) -> Splits:
+    """The data sets of a configuration, checked.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    data = config.data
+    return open_splits(
+        data.path or None,
+        image_size=data.image_size,
+        val_fraction=data.val_fraction,
+        seed=config.train.seed,
+        augmentation=data.augmentation,
+        on_unreadable=data.on_unreadable,
+        cache=data.cache,
+        birds=BirdCounts(
+            num_classes=data.birds_classes,
+            train_per_class=data.birds_train,
+            val_per_class=data.birds_val,
+            test_per_class=data.birds_test,
+        ),
+    )
+
+
+def check_classes(splits: Splits, classes: Sequence[str]) -> None:
+    """Raise a DataError unless the data have exactly the classes of the model."""
+    missing, extra = (
+        sorted({*one} - {*other}) for one, other in ((classes, splits.classes), (splits.classes, classes))
+    )
+    if missing or extra:
+        parts = [
+            f"{kind} {', '.join(names[:5])}" for kind, names in (("missing:", missing), ("unknown:", extra)) if names
+        ]
+        raise DataError(
+            f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
+            "Give the data of the run."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Who wrote a run: the package, its commit if it is a checkout, and what it ran on."""
+    made_by = {
+        "protokern": protokern.__version__,
+        "git": git_commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    return {name: version for name, version in made_by.items() if version}
+
+
+def git_commit() -> str:
+    """The commit of the checkout the package is in, with "+" when files differ; empty outside of one."""
+    root = Path(protokern.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

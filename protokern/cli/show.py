@@ -1,0 +1,103 @@
+"""What a person sees while a command works: a progress bar on a terminal, plain lines elsewhere. All on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from protokern.train.records import BatchRecord, EpochRecord, Notice, Record, StageRecord, StepRecord
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Item = TypeVar("Item")
+
+_STAGES = {
+    "warm": "warm",
+    "joint": "joint",
+    "push": "push",
+    "last_layer": "last layer",
+    "prune": "prune",
+    "pruned_last_layer": "last layer after pruning",
+}
+
+
+def show_training(records: Iterable[Record]) -> None:
+    """Show a training while it happens."""
+    if sys.stdout.isatty():
+        _show_on_terminal(records)
+        return
+    for record in records:
+        if isinstance(record, EpochRecord | StageRecord | Notice):
+            print(describe(record), flush=True)
+
+
+def _show_on_terminal(records: Iterable[Record]) -> None:
+    with _progress_bar() as progress:
+        task = progress.add_task("", total=None, note="")
+        for record in records:
+            if isinstance(record, StepRecord):
+                name = _STAGES[record.stage]
+                title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint") else name
+                progress.reset(task, total=None, description=f"{record.position + 1}/{record.steps} {title}", note="")
+            elif isinstance(record, BatchRecord):
+                is_last = record.batch == record.batches
+                note = "validation" if is_last else f"loss {record.loss:.3f}"
+                progress.update(task, completed=record.batch, total=record.batches, note=note)
+            else:
+                progress.console.print(describe(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """Pass batches on, with a bar on a terminal that goes away at the end."""
+    if not sys.stdout.isatty():
+        yield from batches
+        return
+    with _progress_bar() as progress:
+        task = progress.add_task(title, total=total, note="")
+        for batch in batches:
+            yield batch
+            progress.advance(task)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, transient=True) as progress:
+        yield progress
+
+
+def describe(record: EpochRecord | StageRecord | Notice) -> str:
+    """A record as one line."""
+    if isinstance(record, Notice):
+        return record.text
+    name = _STAGES[record.stage]
+    if isinstance(record, EpochRecord):
+        return (
+            f"{name} epoch {record.epoch}: loss {record.loss:.4f} (cross entropy {record.cross_entropy:.4f}, "
+            f"cluster {record.cluster:.4f}, separation {record.separation:.4f}), "
+            f"train {record.accuracy:.1%}, val {record.val_accuracy:.1%}, {record.seconds:.1f} s"
+        )
+    details = "".join(f", {key.replace('_', ' ')} {value:.4g}" for key, value in record.details.items())
+    return (
+        f"after {name}, epoch {record.epoch}: val {record.val_accuracy:.1%}, test {record.test_accuracy:.1%}, "
+        f"{record.num_prototypes} prototypes{details}"
+    )

@@ -1,0 +1,152 @@
+"""`protokern train`: data and configuration in, a run folder out."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
+from protokern.cli.runs import open_data, place_model, versions, with_data
+from protokern.cli.show import show_training
+from protokern.config import RunConfig, config_to_dict, config_to_toml, differing_keys, load_config
+from protokern.data import Splits
+from protokern.errors import CheckpointError, ConfigError, TrainingError
+from protokern.train.build import build_model, build_untrained
+from protokern.train.checkpoint import find_resumable
+from protokern.train.files import write_file
+from protokern.train.loop import train
+from protokern.train.resume import set_seed
+from protokern.train.run import TrainingRun, resume_run
+
+INTERRUPTED = 130
+RUN_FILE = "run.toml"
+# Where the images are and how they are read may change between a run and its resumption.
+_FREE_KEYS = ("data.path", "data.workers", "data.cache")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    parser.add_argument("--config", metavar="FILE", help="TOML file; see examples/configs")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with train/, test/, perhaps val/; default: synthetic birds"
+    )
+    parser.add_argument("--out", metavar="RUN", required=True, help="run folder to write")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    add_device_argument(parser)
+    add_set_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, then write the prototypes and the page of the run."""
+    folder = Path(args.out)
+    config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
+    device = choose_device(args.device)
+    checkpoint = find_resumable(folder) if args.resume else None
+    splits = open_data(config)
+    work = _make_run(folder, config, splits, device, is_resumed=checkpoint is not None)
+    if checkpoint is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / RUN_FILE, config_to_toml(config, versions()).encode())
+    else:
+        print(f"going on from {checkpoint}", flush=True)
+        resume_run(work, checkpoint)
+    try:
+        with _stop_after_batch() as was_asked:
+            work.should_stop = was_asked
+            show_training(train(work))
+    except KeyboardInterrupt:
+        where = f"The last checkpoint is {work.last_checkpoint}; go on with --resume." if work.last_checkpoint else ""
+        print(f"protokern train: stopped. {where}", file=sys.stderr)
+        return INTERRUPTED
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("the device has too little memory. Lower train.batch_size or data.image_size.") from error
+    _write_pages(work, splits)
+    return 0
+
+
+def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"--out: must be a folder; got the file {folder}. Choose another name.")
+    if (folder / RUN_FILE).exists() or (folder / "checkpoints").exists():
+        raise CheckpointError(
+            f"--out: {folder} already holds a run. Go on with it by --resume, or choose another folder."
+        )
+    return with_data(load_config(args.config, args.changes), args.data)
+
+
+def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
+    """The run's own configuration; what is given again must agree with it."""
+    run_file = folder / RUN_FILE
+    if not run_file.exists():
+        raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
+    before = load_config(run_file)
+    config = with_data(load_config(args.config or run_file, args.changes), args.data or before.data.path or None)
+    changed = [key for key in differing_keys(before, config) if key not in _FREE_KEYS]
+    if changed:
+        old, new = (_value_of(one, changed[0]) for one in (before, config))
+        raise ConfigError(
+            f"{changed[0]}: must stay {old!r}, as in {run_file}, to resume; got {new!r}. "
+            "Leave it out, or start a new run in another folder."
+        )
+    return config
+
+
+def _value_of(config: RunConfig, key: str) -> object:
+    table, name = key.split(".")
+    return config_to_dict(config)[table][name]
+
+
+def _make_run(
+    folder: Path, config: RunConfig, splits: Splits, device: torch.device, *, is_resumed: bool
+) -> TrainingRun:
+    set_seed(config.train.seed, 0)
+    build = build_untrained if is_resumed else build_model
+    model = build(config.model, len(splits.classes), config.data.image_size)
+    splits.train.preload()
+    splits.push.preload()
+    return TrainingRun(
+        folder=folder,
+        model=place_model(model, device, config.train.channels_last),
+        splits=splits,
+        classes=tuple(splits.classes),
+        config=config_to_dict(config),
+        train=config.train,
+        prune=config.prune,
+        workers=config.data.workers,
+    )
+
+
+@contextmanager
+def _stop_after_batch() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C wait until the batch is done and a checkpoint is written; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _write_pages(work: TrainingRun, splits: Splits) -> None:
+    """The prototypes as pictures, and the page of the run."""
+    from protokern.cli.prototype_files import write_prototypes  # with matplotlib and jinja2, too heavy for --help
+    from protokern.cli.report import build_report
+
+    assert work.push is not None  # every plan has a push
+    write_prototypes(work.folder, work.model, splits, work.push)
+    page = build_report(work.folder, splits)
+    print(f"wrote {page}", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from protokern import distance_at, distance_map, min_distance, prototype_pool
@@ -84,7 +85,7 @@ def several_ops(features: Tensor, prototypes: Tensor, backend: str) -> Tensor:
 @pytest.mark.parametrize("patch_size", [None, (2, 1)])
 def test_compile_of_the_whole_graph_with_dynamic_shapes(patch_size: tuple[int, int] | None, backend: str) -> None:
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(several_ops, fullgraph=True, dynamic=True, backend=counter)
     # No two sizes of the first case are equal: torch would take them for one and the same.
     for case in (Case(3, 5, 4, 6, 7, patch_size), Case(4, 6, 5, 7, 11, patch_size), Case(8, 8, 9, 6, 5, patch_size)):

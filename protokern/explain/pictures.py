@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from protokern.explain.boxes import Box
+
 _COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of activation look equal, in print and to colour-blind eyes
-_LEAST_OPACITY, _MOST_OPACITY = 0.25, 0.75
+_LEAST_OPACITY, _MOST_OPACITY = 0.1, 0.75
+_LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue
+_FRAME, _FRAME_EDGE = (255, 210, 63), (20, 20, 20)  # seen on bright and on dark pictures alike
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -43,8 +47,9 @@ def to_picture(image: Tensor) -> np.ndarray:
 
 
 def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
-    """Blend a heat map over a picture: dark and see-through where it is low, bright where it is high.
+    """Blend a heat map over a grey copy of a picture: see-through where it is low, bright where it is high.
 
+    Grey, so that the colours of the picture are not taken for those of the heat.
     The map is scaled from its own least to its own greatest value: colours compare within a picture, not between two.
     A constant map is shown as low everywhere.
 
@@ -65,5 +70,22 @@ def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     span = float(heat_map.max() - heat_map.min())
     heat = (heat_map - heat_map.min()) / span if span > 0 else np.zeros(heat_map.shape)
     colour = colormaps[_COLOUR_MAP](heat)[..., :3] * 255  # (Y, X, 3)
-    opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat)[..., None]
-    return np.rint(picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat**1.5)[..., None]
+    grey = (picture @ np.array(_LUMINANCE))[..., None]  # (Y, X, 1)
+    return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def draw_box(picture: np.ndarray, box: Box) -> np.ndarray:
+    """A copy of a picture with a yellow frame, between two dark lines, along the inner edge of a box.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        box: inside the picture.
+    """
+    framed = picture.copy()
+    for inset, colour in enumerate((_FRAME_EDGE, _FRAME, _FRAME, _FRAME_EDGE)):
+        y0, x0, y1, x1 = box.y0 + inset, box.x0 + inset, box.y1 - inset, box.x1 - inset
+        if y0 < y1 and x0 < x1:
+            framed[y0:y1, [x0, x1 - 1]] = colour
+            framed[[y0, y1 - 1], x0:x1] = colour
+    return framed

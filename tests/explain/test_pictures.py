@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from protokern.explain.pictures import overlay_heat, to_picture, upsample
+from protokern.explain.boxes import Box
+from protokern.explain.pictures import draw_box, overlay_heat, to_picture, upsample
 
 
 def test_bicubic_upsampling_keeps_a_constant_and_equals_the_cubic_kernel() -> None:
@@ -33,11 +34,12 @@ def test_values_outside_the_unit_range_are_stretched() -> None:
 
 
 def test_heat_is_see_through_where_low_and_bright_where_high() -> None:
-    picture = np.full((4, 4, 3), 200, np.uint8)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[:] = (250, 200, 150)  # luminance 209.25
     heat_map = np.zeros((4, 4))
     heat_map[2, 1] = 3.0
     blended = overlay_heat(picture, heat_map)
-    assert blended[0, 0].tolist() == [150, 150, 151]  # a quarter of inferno's first colour, nearly black
+    assert blended[0, 0].tolist() == [188, 188, 189]  # nine tenths of the grey, one tenth of inferno's nearly black
     red, green, blue = (int(channel) for channel in blended[2, 1])
     assert red > 200
     assert green > 200
@@ -50,3 +52,13 @@ def test_sizes_that_disagree_are_refused() -> None:
         overlay_heat(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5)))
     with pytest.raises(ValueError, match=r"image: must have shape \(C, Y, X\); got \(4, 5\)"):
         to_picture(torch.zeros(4, 5))
+
+
+def test_a_frame_follows_the_inner_edge_of_the_box_and_leaves_the_rest() -> None:
+    picture = np.full((20, 30, 3), 100, np.uint8)
+    framed = draw_box(picture, Box(2, 5, 14, 25))
+    assert (picture == 100).all()
+    assert framed[2, 5].tolist() == framed[13, 24].tolist() == [20, 20, 20]
+    assert framed[3, 6].tolist() == framed[12, 23].tolist() == [255, 210, 63]
+    assert framed[8, 15].tolist() == framed[1, 5].tolist() == framed[14, 24].tolist() == [100, 100, 100]
+    assert (draw_box(picture, Box(0, 0, 1, 2))[0, :2] == 20).all()

@@ -1,0 +1,133 @@
+"""`protokern explain RUN IMAGE... --out OUT`: for every image a page, a figure, a JSON file and a few lines of text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from protokern.cli.arguments import add_device_argument, choose_device
+from protokern.cli.prototype_files import PrototypeFiles
+from protokern.cli.report_data import find_prototypes
+from protokern.cli.runs import OpenRun, open_run
+from protokern.cli.views import explain_for_people, prototype_cards
+from protokern.data import load_image
+from protokern.explain.local import ClassExplanation, Evidence, Explanation
+from protokern.report.data import ClassPoints, ExplainedImage
+from protokern.report.figure import write_figure
+from protokern.report.page import write_explanation
+from protokern.train.files import explain_write_errors, to_json_bytes, write_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RUN, IMAGE, --out, --device."""
+    parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="photographs to explain")
+    parser.add_argument("--out", metavar="OUT", required=True, help="folder for the pages, figures and JSON files")
+    add_device_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain every image; all are read before the first is explained, so that a wrong path costs nothing."""
+    opened = open_run(args.run, data=None, changes=(), device=choose_device(args.device))
+    size = opened.config.data.image_size
+    images = [(path, load_image(path, size)) for path in map(Path, args.images)]
+    out = Path(args.out)
+    with explain_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    files = find_prototypes(opened, None)
+    if files is None:
+        print("The prototypes have no pictures: " + _why_no_pictures(opened))
+    cards = prototype_cards(opened.model, opened.classes, files)
+    field = None if files is None else files.field_for(images[0][1])
+    for (path, image), stem in zip(images, _distinct_stems(path for path, _ in images), strict=True):
+        item, explanation = explain_for_people(
+            opened.model, image, path.name, opened.classes, cards, receptive_field=field
+        )
+        field = explanation.receptive_field
+        page, figure, table = (out / f"{stem}{suffix}" for suffix in (".html", ".png", ".json"))
+        with explain_write_errors(out):
+            write_explanation(item, opened.folder.resolve().name, page)
+            write_figure(item, figure)
+        write_file(table, to_json_bytes(explanation_table(path.name, explanation, opened.classes, files)))
+        print("\n".join([*summarise(item), f"  {page}", f"  {figure}", f"  {table}"]))
+    return 0
+
+
+def summarise(item: ExplainedImage) -> list[str]:
+    """The explanation in a few lines of plain text."""
+    first, *others = item.classes
+    lines = [f"{item.name}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
+    for match in first.matches:
+        card = match.prototype
+        source = f" from {card.source_name}" if card.source_name is not None else ""
+        lines.append(
+            f"  {match.points:8.2f} = {match.similarity:.2f} x {match.weight:.2f}"
+            f"  looks like prototype {card.index} ({card.class_name}){source}"
+        )
+    lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
+    lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes of other classes, together")
+    lines.append("  then " + ", ".join(_ranked(others)))
+    return lines
+
+
+def _ranked(classes: Iterable[ClassPoints]) -> list[str]:
+    return [f"{one.class_name} {one.total:.2f} ({one.probability:.1%})" for one in classes]
+
+
+def explanation_table(
+    name: str, explanation: Explanation, classes: Sequence[str], files: PrototypeFiles | None
+) -> dict[str, Any]:
+    """The explanation as JSON holds it: everything but the pictures. Boxes are y0, x0, y1, x1 in pixels, half-open."""
+    probabilities = explanation.probabilities
+
+    def class_table(one: ClassExplanation) -> dict[str, Any]:
+        return {
+            "class": classes[one.class_index],
+            "logit": one.logit,
+            "probability": float(probabilities[one.class_index]),
+            "prototypes": [evidence_table(evidence) for evidence in one.evidence],
+            "other_points": one.other_points,
+            "num_other": one.num_other,
+        }
+
+    def evidence_table(evidence: Evidence) -> dict[str, Any]:
+        view = evidence.view
+        source = None if files is None else files.prototypes[view.prototype].source
+        return {
+            "prototype": view.prototype,
+            "prototype_class": classes[evidence.prototype_class],
+            "similarity": evidence.similarity,
+            "distance": evidence.distance,
+            "weight": evidence.weight,
+            "points": evidence.points,
+            "patch": view.patch,
+            "box": view.activation_box,
+            "receptive_field_box": view.receptive_field_box,
+            "source": None if source is None else source.name,
+        }
+
+    return {
+        "image": name,
+        "predicted": classes[explanation.predicted],
+        "logits": {name: float(logit) for name, logit in zip(classes, explanation.logits, strict=True)},
+        "classes": [class_table(one) for one in explanation.classes],
+    }
+
+
+def _why_no_pictures(opened: OpenRun) -> str:
+    if opened.push is None:
+        return "the run has had no push yet, so they are not patches of images."
+    return "run 'protokern report RUN --data DIR' once to make them."
+
+
+def _distinct_stems(paths: Iterable[Path]) -> list[str]:
+    """Names of the files to write: the images' own, numbered where two are the same."""
+    stems: list[str] = []
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in stems:
+            stem, number = f"{path.stem}-{number}", number + 1
+        stems.append(stem)
+    return stems

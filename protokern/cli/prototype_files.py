@@ -1,0 +1,286 @@
+"""The prototypes of a run as files: where each comes from, and pictures of it.
+
+    RUN/prototypes/prototypes.json     one entry for each prototype, and the receptive field of the model
+    RUN/prototypes/0007-image.png      the training image that prototype 7 is a patch of
+    RUN/prototypes/0007-box.png        the same with a frame around the highest-activated part
+    RUN/prototypes/0007-heat.png       the same under its heat map
+
+The folder is written whole: under a temporary name first, then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from protokern.data import ImageDataset, Splits
+from protokern.errors import CheckpointError
+from protokern.explain.boxes import Box
+from protokern.explain.local import PatchView, view_patches
+from protokern.explain.pictures import draw_box, overlay_heat, to_picture
+from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.push import PushResult
+from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
+
+FORMAT = "protokern-prototypes-1"
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrototypeSource:
+    """The patch that a prototype is.
+
+    Attributes:
+        image: position of the training image in the push set.
+        name: of that image.
+        patch: (row, column) in the grid of patches.
+        box: around the highest-activated part of the image, pixels.
+        receptive_field_box: the pixels that the patch depends on.
+        distance: from the prototype before the push to the patch.
+    """
+
+    image: int
+    name: str
+    patch: tuple[int, int]
+    box: Box
+    receptive_field_box: Box
+    distance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrototypeRecord:
+    """A prototype: its place in the model, its class, its weight for that class, and its patch if it is one."""
+
+    index: int
+    class_index: int
+    class_name: str
+    weight: float
+    source: PrototypeSource | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrototypeFiles:
+    """The folder of a run's prototypes.
+
+    Attributes:
+        folder: where the pictures are.
+        image_size: (Y, X) of the images, pixels.
+        grid: (H', W') of the patches.
+        receptive_field: of the model for images of this size.
+        prototypes: by index.
+    """
+
+    folder: Path
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    receptive_field: ReceptiveField
+    prototypes: tuple[PrototypeRecord, ...]
+
+    def picture(self, index: int, kind: str) -> np.ndarray:
+        """The "image", "box" or "heat" picture of a prototype, (Y, X, 3) uint8.
+
+        Raises:
+            CheckpointError: the file is missing or broken.
+        """
+        path = self.folder / picture_name(index, kind)
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise CheckpointError(f"{path}: must be a picture of the run; it cannot be read ({error}).") from error
+
+    def field_for(self, image: Tensor) -> ReceptiveField | None:
+        """The receptive field, if `image` (C, Y, X) is of the size that it was found for."""
+        return self.receptive_field if tuple(image.shape[1:]) == self.image_size else None
+
+    def comes_from(self, push: PushResult) -> bool:
+        """Whether these are the prototypes of that push."""
+        images = [-1 if record.source is None else record.source.image for record in self.prototypes]
+        columns = self.grid[1]
+        patches = [
+            -1 if record.source is None else record.source.patch[0] * columns + record.source.patch[1]
+            for record in self.prototypes
+        ]
+        return images == push.image.tolist() and patches == push.patch.tolist()
+
+
+def picture_name(index: int, kind: str) -> str:
+    """Name of a prototype's "image", "box" or "heat" picture."""
+    return f"{index:04d}-{kind}.png"
+
+
+def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_result: PushResult) -> PrototypeFiles:
+    """Write RUN/prototypes for a model after a push, in place of an older one.
+
+    Every source image goes through the net once; activation maps are made only for the prototypes that come from it.
+
+    Args:
+        run_dir: the run folder; exists.
+        model: after the push (and after pruning, if it was pruned).
+        splits: its `push` set is that of the push, in the same order.
+        push_result: with one entry for every prototype that the model has now.
+
+    Raises:
+        ValueError: `push_result` is of another number of prototypes, or of other images.
+        CheckpointError: the disk is full or refuses; an older folder is then whole.
+    """
+    _check(model, splits, push_result)
+    folder = run_dir / "prototypes"
+    temporary = run_dir / f".prototypes.{os.getpid()}.tmp"
+    images = sorted({image for image in push_result.image.tolist() if image >= 0})
+    with explain_write_errors(folder):
+        try:
+            temporary.mkdir(parents=True)
+            first = splits.push[images[0] if images else 0][0]
+            parameter = next(model.parameters())
+            with evaluating(model):
+                field = find_receptive_field(model.features, first.to(parameter.device, parameter.dtype))
+                sources = _write_pictures(temporary, model, splits.push, push_result, images, field)
+            written = PrototypeFiles(
+                folder=folder,
+                image_size=(first.shape[1], first.shape[2]),
+                grid=push_result.grid,
+                receptive_field=field,
+                prototypes=_records(model, splits.classes, sources),
+            )
+            write_synced(temporary / "prototypes.json", to_json_bytes(_to_table(written)))
+            remove_folder(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return written
+
+
+def _check(model: PrototypeModel, splits: Splits, push_result: PushResult) -> None:
+    if len(push_result.image) != model.num_prototypes:
+        raise ValueError(
+            f"push_result: must have one entry for each of the {model.num_prototypes} prototypes; "
+            f"got {len(push_result.image)}. Give the result of this model's own push."
+        )
+    last = int(push_result.image.max()) if len(push_result.image) else -1
+    if last >= len(splits.push):
+        raise ValueError(
+            f"splits: must hold the images of the push, at least {last + 1} of them; got {len(splits.push)}. "
+            "Give the data that the model was pushed on."
+        )
+
+
+def _write_pictures(
+    folder: Path,
+    model: PrototypeModel,
+    dataset: ImageDataset,
+    push: PushResult,
+    images: Sequence[int],
+    field: ReceptiveField,
+) -> dict[int, PrototypeSource]:
+    """Write the three pictures of every prototype that has a source; where each comes from, by index."""
+    parameter = next(model.parameters())
+    of_image: dict[int, list[int]] = {image: [] for image in images}
+    for prototype, image in enumerate(push.image.tolist()):
+        if image >= 0:
+            of_image[image].append(prototype)
+    sources = {}
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        tensors = torch.stack([dataset[image][0] for image in batch])
+        features = model.features(tensors.to(parameter.device, parameter.dtype))
+        for image, tensor, feature in zip(batch, tensors, features, strict=True):
+            picture, name = to_picture(tensor), dataset.sample_name(image)
+            for view in view_patches(model, feature, push.patch, of_image[image], tensor.shape[1:], field):
+                _save_pictures(folder, picture, view)
+                sources[view.prototype] = PrototypeSource(
+                    image=image,
+                    name=name,
+                    patch=view.patch,
+                    box=view.activation_box,
+                    receptive_field_box=view.receptive_field_box,
+                    distance=float(push.distance[view.prototype]),
+                )
+    return sources
+
+
+def _save_pictures(folder: Path, picture: np.ndarray, view: PatchView) -> None:
+    pictures = {
+        "image": picture,
+        "box": draw_box(picture, view.activation_box),
+        "heat": overlay_heat(picture, view.heat_map),
+    }
+    for kind, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / picture_name(view.prototype, kind))
+
+
+def _records(
+    model: PrototypeModel, classes: Sequence[str], sources: dict[int, PrototypeSource]
+) -> tuple[PrototypeRecord, ...]:
+    owners = model.prototype_class.tolist()
+    weight = model.last_layer.weight.detach().cpu()  # (K, P)
+    return tuple(
+        PrototypeRecord(
+            index=index,
+            class_index=owner,
+            class_name=classes[owner],
+            weight=float(weight[owner, index]),
+            source=sources.get(index),
+        )
+        for index, owner in enumerate(owners)
+    )
+
+
+def _to_table(files: PrototypeFiles) -> dict[str, Any]:
+    entries = []
+    for record in files.prototypes:
+        entry = asdict(record)
+        if record.source is not None:
+            entry["pictures"] = {kind: picture_name(record.index, kind) for kind in ("image", "box", "heat")}
+        entries.append(entry)
+    return {
+        "format": FORMAT,
+        "image_size": files.image_size,
+        "grid": files.grid,
+        "receptive_field": asdict(files.receptive_field),
+        "prototypes": entries,
+    }
+
+
+def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
+    """Read RUN/prototypes; None if the run has none yet.
+
+    Raises:
+        CheckpointError: it is broken or of another format.
+    """
+    folder = run_dir / "prototypes"
+    path = folder / "prototypes.json"
+    if not folder.exists():
+        return None
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: must be of format {FORMAT}; it was written by another version.")
+    field = {name: tuple(map(tuple, ends)) for name, ends in table["receptive_field"].items()}
+    return PrototypeFiles(
+        folder=folder,
+        image_size=tuple(table["image_size"]),
+        grid=tuple(table["grid"]),
+        receptive_field=ReceptiveField(**field),
+        prototypes=tuple(_record_from_table(entry) for entry in table["prototypes"]),
+    )
+
+
+def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
+    values = {name: value for name, value in entry.items() if name != "pictures"}
+    if values["source"] is not None:
+        source = dict(values["source"])
+        source["patch"] = tuple(source["patch"])
+        source["box"], source["receptive_field_box"] = Box(*source["box"]), Box(*source["receptive_field_box"])
+        values["source"] = PrototypeSource(**source)
+    return PrototypeRecord(**values)

@@ -1,0 +1,167 @@
+"""Collects what the page of a run shows: its prototypes, its log, and explanations of some test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, write_prototypes
+from protokern.cli.runs import OpenRun, check_classes, versions
+from protokern.cli.views import explain_for_people, prototype_cards
+from protokern.data import ImageDataset, Splits
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.report.data import (
+    Confusion,
+    EpochPoint,
+    ExplainedImage,
+    PrototypeCard,
+    ReportData,
+    StageResult,
+)
+from protokern.train.checkpoint import read_state
+from protokern.train.loaders import ordered_loader
+from protokern.train.logger import read_log
+
+EXPLAINED_EACH = 6  # right answers, and as many wrong ones
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """True and predicted class of every test image, (N,) int64 each."""
+
+    labels: np.ndarray
+    answers: np.ndarray
+
+
+def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
+    """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
+
+    Raises:
+        CheckpointError: the pictures of the prototypes are broken.
+        DataError: the data have other classes than the model.
+    """
+    notes: list[str] = []
+    files = find_prototypes(run, splits)
+    if run.push is None:
+        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
+    elif files is None:
+        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    cards = prototype_cards(run.model, run.classes, files)
+    explanations: tuple[ExplainedImage, ...] = ()
+    confusion = None
+    if splits is None:
+        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
+    else:
+        check_classes(splits, run.classes)
+        predictions = predict(run.model, splits.test, run.config.train.batch_size)
+        confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
+        chosen = choose_images(predictions, len(run.classes))
+        explanations = _explain(run, splits.test, cards, chosen, files)
+    epochs, stages = read_progress(run.folder, run.epoch)
+    settings = run.folder / "run.toml"
+    return ReportData(
+        title=run.folder.resolve().name,
+        classes=run.classes,
+        prototypes=cards,
+        explanations=explanations,
+        confusion=confusion,
+        epochs=epochs,
+        stages=stages,
+        settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
+        notes=tuple(notes),
+        facts=_facts(run),
+    )
+
+
+def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | None:
+    """The pictures of the model's prototypes; written now if they are of another push and the data are at hand."""
+    if run.push is None:
+        return None
+    files = read_prototypes(run.folder)
+    if files is not None and files.comes_from(run.push):
+        return files
+    return None if splits is None else write_prototypes(run.folder, run.model, splits, run.push)
+
+
+def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:
+    """Classify every image of a data set."""
+    parameter = next(model.parameters())
+    labels, answers = [], []
+    with evaluating(model):
+        for images, batch_labels in ordered_loader(dataset, batch_size, workers=0):
+            logits = model(images.to(parameter.device, parameter.dtype)).logits
+            answers.append(logits.argmax(dim=1).cpu())
+            labels.append(batch_labels)
+    return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())
+
+
+def count_confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
+    """(K, K) counts, row = true class."""
+    counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(counts, (predictions.labels, predictions.answers), 1)
+    return counts
+
+
+def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
+    """Which test images are explained: by rule, so that nobody picks the pretty ones.
+
+    The first image with the right answer of up to six classes, evenly spread over the list of classes, and the first
+    with a wrong answer of the first up to six classes that have one; in the order of classes, right before wrong.
+    """
+    right = predictions.labels == predictions.answers
+    chosen: list[tuple[int, int, int]] = []  # (class, 0 right or 1 wrong, image)
+    for kind, mask in enumerate((right, ~right)):
+        having = [k for k in range(num_classes) if (mask & (predictions.labels == k)).any()]
+        if kind == 0 and len(having) > EXPLAINED_EACH:
+            having = [having[round(place)] for place in np.linspace(0, len(having) - 1, EXPLAINED_EACH)]
+        for k in having[:EXPLAINED_EACH]:
+            chosen.append((k, kind, int(np.flatnonzero(mask & (predictions.labels == k))[0])))
+    return [image for _, _, image in sorted(chosen)]
+
+
+def _explain(
+    run: OpenRun,
+    dataset: ImageDataset,
+    cards: Sequence[PrototypeCard],
+    chosen: Sequence[int],
+    files: PrototypeFiles | None,
+) -> tuple[ExplainedImage, ...]:
+    items, field = [], None
+    for index in chosen:
+        image, label = dataset[index]
+        if field is None and files is not None:
+            field = files.field_for(image)
+        item, explanation = explain_for_people(
+            run.model, image, dataset.sample_name(index), run.classes, cards, true_class=label, receptive_field=field
+        )
+        field = explanation.receptive_field
+        items.append(item)
+    return tuple(items)
+
+
+def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tuple[StageResult, ...]]:
+    """Curves, and the results of the stages that led to the weights of `epoch`, from the log of a run."""
+    epochs, stages = [], []
+    for record in read_log(run_dir / "log.jsonl"):
+        if record["kind"] == "epoch":
+            epochs.append(EpochPoint(**{entry.name: record[entry.name] for entry in fields(EpochPoint)}))
+        elif record["kind"] == "stage" and record["epoch"] == epoch:
+            stages.append(StageResult(**{entry.name: record[entry.name] for entry in fields(StageResult)}))
+    return tuple(epochs), tuple(stages)
+
+
+def _facts(run: OpenRun) -> tuple[tuple[str, str], ...]:
+    size = run.config.data.image_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    stage = read_state(run.checkpoint).stage
+    return (
+        ("model", f"{run.config.model.name} on {run.config.model.backbone}"),
+        ("images", f"{rows} by {columns} pixels"),
+        ("weights", f"{stage}, after epoch {run.epoch + 1}"),
+        ("page by", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    )

@@ -1,0 +1,146 @@
+"""From what a model computed to what a page shows: the only place where explanations and reports meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from protokern.cli.prototype_files import PrototypeFiles
+from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
+from protokern.explain.pictures import overlay_heat, to_picture
+from protokern.explain.receptive_field import ReceptiveField
+from protokern.models.base import PrototypeModel
+from protokern.report.data import ClassPoints, ExplainedImage, Match, PrototypeCard, SeenPicture
+
+SHOWN_MATCHES = 4
+
+
+def prototype_cards(
+    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None
+) -> tuple[PrototypeCard, ...]:
+    """Every prototype of a model with its pictures, if there are any; weights are the model's of now."""
+    weight = model.last_layer.weight.detach().cpu()  # (K, P)
+    cards = []
+    for index, owner in enumerate(model.prototype_class.tolist()):
+        source = None if files is None else files.prototypes[index].source
+        picture = None
+        if files is not None and source is not None:
+            picture = SeenPicture(
+                image=files.picture(index, "image"),
+                heat=files.picture(index, "heat"),
+                box=source.box,
+                receptive_field_box=source.receptive_field_box,
+            )
+        card = PrototypeCard(
+            index=index,
+            class_index=owner,
+            class_name=classes[owner],
+            weight=float(weight[owner, index]),
+            picture=picture,
+            source_name=None if source is None else source.name,
+            distance=None if source is None else source.distance,
+        )
+        cards.append(card)
+    return tuple(cards)
+
+
+def explain_for_people(
+    model: PrototypeModel,
+    image: Tensor,
+    name: str,
+    classes: Sequence[str],
+    cards: Sequence[PrototypeCard],
+    *,
+    true_class: int | None = None,
+    receptive_field: ReceptiveField | None = None,
+) -> tuple[ExplainedImage, Explanation]:
+    """Explain an image: its answer and one other class in full, the third by its total.
+
+    The other class is the right one where the answer is wrong, else the runner-up.
+
+    Args:
+        model: any prototype model.
+        image: (C, Y, X).
+        name: of the image.
+        classes: class names.
+        cards: of all prototypes of the model.
+        true_class: index of the right class, if known.
+        receptive_field: of the model for this image size, if known.
+    """
+    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=receptive_field)
+    ranked = [one.class_index for one in explanation.classes]
+    if true_class is not None and true_class not in ranked:
+        explanation = explain_image(
+            model,
+            image,
+            top=SHOWN_MATCHES,
+            classes=[*ranked[:2], true_class],
+            receptive_field=explanation.receptive_field,
+        )
+    other = true_class if true_class not in (None, explanation.predicted) else ranked[1]
+    picture = to_picture(image)
+    points = tuple(
+        _class_points(
+            one,
+            explanation,
+            picture,
+            cards,
+            name=classes[one.class_index],
+            in_full=one.class_index in (explanation.predicted, other),
+        )
+        for one in explanation.classes
+    )
+    item = ExplainedImage(
+        name=name,
+        image=picture,
+        classes=points,
+        true_class=None if true_class is None else classes[true_class],
+    )
+    return item, explanation
+
+
+def _class_points(
+    one: ClassExplanation,
+    explanation: Explanation,
+    picture: np.ndarray,
+    cards: Sequence[PrototypeCard],
+    *,
+    name: str,
+    in_full: bool,
+) -> ClassPoints:
+    matches = tuple(
+        Match(
+            picture=_seen(picture, evidence.view),
+            prototype=cards[evidence.view.prototype],
+            similarity=evidence.similarity,
+            weight=evidence.weight,
+            points=evidence.points,
+        )
+        for evidence in (one.evidence if in_full else ())
+    )
+    shown = {match.prototype.index for match in matches}
+    points = explanation.points[:, one.class_index]
+    own = [card.index for card in cards if card.index not in shown and card.class_index == one.class_index]
+    foreign = [card.index for card in cards if card.index not in shown and card.class_index != one.class_index]
+    return ClassPoints(
+        class_index=one.class_index,
+        class_name=name,
+        total=one.logit,
+        probability=float(explanation.probabilities[one.class_index]),
+        matches=matches,
+        own_points=float(points[own].sum()),
+        num_own=len(own),
+        foreign_points=float(points[foreign].sum()),
+        num_foreign=len(foreign),
+    )
+
+
+def _seen(picture: np.ndarray, view: PatchView) -> SeenPicture:
+    return SeenPicture(
+        image=picture,
+        heat=overlay_heat(picture, view.heat_map),
+        box=view.activation_box,
+        receptive_field_box=view.receptive_field_box,
+    )

@@ -1,0 +1,191 @@
+"""What a page shows, as plain data: pictures are arrays, boxes are numbers, names are text. No model, no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+PixelBox = tuple[int, int, int, int]  # (y0, x0, y1, x1), half-open pixels of the picture it belongs to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPicture:
+    """A picture with what one prototype made of it.
+
+    Attributes:
+        image: (Y, X, 3) uint8.
+        heat: (Y, X, 3) uint8, the image under its heat map.
+        box: around the highest-activated part.
+        receptive_field_box: the pixels that the nearest patch can depend on.
+    """
+
+    image: np.ndarray
+    heat: np.ndarray
+    box: PixelBox
+    receptive_field_box: PixelBox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrototypeCard:
+    """A prototype and the training patch that it is.
+
+    Attributes:
+        index: of the prototype in the model.
+        class_index: of the class that it belongs to.
+        class_name: of that class.
+        weight: in the last layer, for its own class.
+        picture: the training image it comes from; None if it is no patch of an image.
+        source_name: name of that image, None likewise.
+        distance: from the learnt vector to the patch that replaced it; None likewise.
+    """
+
+    index: int
+    class_index: int
+    class_name: str
+    weight: float
+    picture: SeenPicture | None = None
+    source_name: str | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """This looks like that: similarity x weight = points."""
+
+    picture: SeenPicture
+    prototype: PrototypeCard
+    similarity: float
+    weight: float
+    points: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassPoints:
+    """How a class came to its total.
+
+    Attributes:
+        class_index: which class.
+        class_name: its name.
+        total: the logit: the points of `matches` + `own_points` + `foreign_points`.
+        probability: softmax of the logits, in [0, 1].
+        matches: the prototypes with the most points, by falling absolute value.
+        own_points: of the class's own prototypes that are not in `matches`, together.
+        num_own: how many those are.
+        foreign_points: of the prototypes of other classes that are not in `matches`, together.
+        num_foreign: how many those are.
+    """
+
+    class_index: int
+    class_name: str
+    total: float
+    probability: float
+    matches: tuple[Match, ...]
+    own_points: float
+    num_own: int
+    foreign_points: float
+    num_foreign: int
+
+    @property
+    def other_points(self) -> float:
+        return self.own_points + self.foreign_points
+
+    @property
+    def num_other(self) -> int:
+        return self.num_own + self.num_foreign
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedImage:
+    """One classified image and why.
+
+    Attributes:
+        name: of the image, its path within the data as a rule.
+        image: (Y, X, 3) uint8, as the model saw it.
+        classes: the class with the highest total first.
+        true_class: name of the right class; None when nobody knows it.
+    """
+
+    name: str
+    image: np.ndarray
+    classes: tuple[ClassPoints, ...]
+    true_class: str | None = None
+
+    @property
+    def predicted_class(self) -> str:
+        return self.classes[0].class_name
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.true_class is not None and self.true_class != self.predicted_class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPoint:
+    """One epoch of training on the curves; accuracies in [0, 1]."""
+
+    stage: str
+    epoch: int
+    loss: float
+    val_loss: float
+    accuracy: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage left behind; accuracies in [0, 1], None where there was no such split."""
+
+    stage: str
+    epoch: int
+    num_prototypes: int
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """Counts of test images.
+
+    Attributes:
+        counts: (K, K) int, row = true class, column = predicted class.
+    """
+
+    counts: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def num_correct(self) -> int:
+        return int(np.trace(self.counts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything on the page of a run.
+
+    Attributes:
+        title: name of the run.
+        classes: class names, in the order of the logits.
+        prototypes: all prototypes of the model.
+        explanations: of chosen test images.
+        confusion: over the test images; None when the page was made without them.
+        epochs: of training, in order.
+        stages: results, in order.
+        settings: the run's configuration as text.
+        notes: what a reader must know about this page, one sentence each.
+        facts: short facts about the run (name, value), for the foot of the page.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    prototypes: tuple[PrototypeCard, ...]
+    explanations: tuple[ExplainedImage, ...] = ()
+    confusion: Confusion | None = None
+    epochs: tuple[EpochPoint, ...] = ()
+    stages: tuple[StageResult, ...] = ()
+    settings: str = ""
+    notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = field(default=())

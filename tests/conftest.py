@@ -17,6 +17,10 @@ from protokern.kernels import available_backends
 settings.register_profile("protokern", derandomize=True, deadline=None)
 settings.load_profile("protokern")
 
+# torch remembers its constructors at the first use of a default device; that must not be the poisoned ones.
+with torch.device("meta"):
+    torch.empty(0)
+
 NATIVE_IS_REQUIRED = (
     platform.system() == "Linux"
     and platform.machine() in ("x86_64", "AMD64")

@@ -57,7 +57,7 @@ def test_distances_beyond_the_bound_count_as_the_bound():
 @pytest.mark.parametrize(
     ("own", "cost"), [(True, cluster_cost), (False, separation_cost)], ids=["cluster", "separation"]
 )
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_costs_equal_the_original_in_value_and_gradient(own, cost, data):
     batch, classes, prototypes = (data.draw(st.integers(1, high)) for high in (4, 4, 6))

@@ -98,7 +98,7 @@ def plain_prune(prototypes, owners, images, labels, k, threshold):
     return sorted(kept), counts
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_pruning_equals_the_plain_rule_and_changes_no_contribution(data):
     draw = data.draw

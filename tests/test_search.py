@@ -55,7 +55,7 @@ def plain_search(prototypes, images, labels, owners, k, own_class):
     return found
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_search_equals_the_plain_loops_for_any_batch_size(data):
     draw = data.draw

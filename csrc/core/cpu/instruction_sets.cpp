@@ -1,5 +1,11 @@
 #include "instruction_sets.h"
 
+#ifdef PROTOKERN_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -20,7 +26,24 @@ bool has_avx512() {
 }
 #endif
 
+#ifdef PROTOKERN_AMX
+// Linux lets a process use the tile registers only after it has asked for them.
+bool has_amx() {
+    constexpr long request_permission = 0x1023;
+    constexpr long tile_data = 18;
+    constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+    unsigned eax, ebx, ecx, edx;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    if ((edx & amx_bf16) == 0 || (edx & amx_tile) == 0) return false;
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || (eax & avx512_bf16) == 0) return false;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
 constexpr Candidate compiled[] = {
+#ifdef PROTOKERN_AMX
+    {&amx_instructions, has_amx},
+#endif
 #ifdef PROTOKERN_X86
     {&avx512_instructions, has_avx512},
     {&avx2_instructions, has_avx2},

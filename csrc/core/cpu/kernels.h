@@ -15,6 +15,7 @@ template <typename V>
 constexpr protokern::cpu::Kernels<typename V::Scalar> make_kernels() {
     return {Search<V>::lanes,
             0.0,
+            1,
             Search<V>::panel_bytes,
             Search<V>::pack_panel,
             Search<V>::row_bytes,

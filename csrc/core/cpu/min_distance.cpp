@@ -49,7 +49,7 @@ class Forward {
     T gap() const {
         const T rounding = std::numeric_limits<T>::epsilon() / 2;
         return static_cast<T>(kernels_.dot_error) +
-               rounding * (8 + 2 * static_cast<T>(std::sqrt(static_cast<double>(shape_.length))));
+               rounding * (8 + 2 * static_cast<T>(std::sqrt(static_cast<double>(kernels_.products * shape_.length))));
     }
 
     struct Worker {

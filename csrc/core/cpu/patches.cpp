@@ -80,7 +80,7 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     first_bad = carver.take<int64_t>(pieces.images);
     row = carver.take<int64_t>(pieces.positions);
     segment = carver.take<int64_t>(shape.segments);
-    packed = carver.take<char>(kernels.row_bytes(all_positions, shape.length));
+    packed = carver.take<char>(kernels.row_bytes(all_positions, shape.padded_length));
     image_stride = pieces.pixels * shape.padded_depth;
 }
 
@@ -132,7 +132,7 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
 template <typename T>
 PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) const {
     return {centred_rows ? centred : pixels, image_stride, images, positions, first, row, segment,
-            shape.segments, shape.depth, shape.padded_depth, bias, scale};
+            shape.segments, shape.padded_depth, bias, scale};
 }
 
 template struct PatchGroup<float>;

@@ -34,7 +34,7 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
                                           bool panels, const Executor& executor)
     : lanes_(kernels.lanes),
       panels_((shape.prototypes + kernels.lanes - 1) / kernels.lanes),
-      panel_bytes_(panels ? Scratch::rounded(kernels.panel_bytes(shape.length)) : 0),
+      panel_bytes_(panels ? Scratch::rounded(kernels.panel_bytes(shape.padded_length)) : 0),
       padded_length_(shape.padded_length),
       memory_(bytes_of<T>(shape, panels_, panel_bytes_)) {
     Carver carver(memory_.data());
@@ -51,7 +51,7 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
         if (panel_bytes_ == 0) return;
         const int64_t first = panel * lanes_;
         kernels.pack_panel(reinterpret_cast<T*>(mine), shape.padded_length, std::min(lanes_, shape.prototypes - first),
-                           shape.segments, shape.depth, shape.padded_depth, packed_ + panel * panel_bytes_);
+                           shape.padded_length, packed_ + panel * panel_bytes_);
     });
 }
 

@@ -1,7 +1,7 @@
 // The search: score of every position for one panel of prototypes, reduced to best, runner-up and position on the fly.
 //
 // Prototypes lie in SIMD lanes and positions in rows, so the minimum over positions never crosses lanes. A panel is packed
-// [S * D][lanes]; patches are read in place, one broadcast per value and row. Every score is one chain of multiply-adds in
+// [S * padded D][lanes]; patches are read in place, one broadcast per value and row. Every score is one chain of multiply-adds in
 // the order (segment, depth), whatever the row's place in a block: equal patches get equal scores, bit for bit.
 #pragma once
 
@@ -21,17 +21,14 @@ struct Search {
     using Value = typename V::Value;
     static constexpr int lanes = V::columns * V::width;
 
-    static int64_t panel_bytes(int64_t length) { return length * lanes * static_cast<int64_t>(sizeof(T)); }
+    static int64_t panel_bytes(int64_t padded_length) { return padded_length * lanes * static_cast<int64_t>(sizeof(T)); }
 
-    static void pack_panel(const T* rows, int64_t row_stride, int64_t count, int64_t segments, int64_t depth,
-                           int64_t padded_depth, void* panel) {
+    static void pack_panel(const T* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
         T* out = static_cast<T*>(panel);
-        for (int64_t s = 0; s < segments; ++s)
-            for (int64_t d = 0; d < depth; ++d, out += lanes) {
-                const T* value = rows + s * padded_depth + d;
-                for (int64_t p = 0; p < count; ++p) out[p] = value[p * row_stride];
-                for (int64_t p = count; p < lanes; ++p) out[p] = T(0);
-            }
+        for (int64_t k = 0; k < padded_length; ++k, out += lanes) {
+            for (int64_t p = 0; p < count; ++p) out[p] = rows[p * row_stride + k];
+            for (int64_t p = count; p < lanes; ++p) out[p] = T(0);
+        }
     }
 
     // One block of `R` positions against the whole panel.
@@ -48,7 +45,7 @@ struct Search {
             const T* x[R];
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) x[r] = row[r] + patches.segment[s];
-            for (int64_t d = 0; d < patches.depth; ++d, panel += lanes) {
+            for (int64_t d = 0; d < patches.padded_depth; ++d, panel += lanes) {
                 Value prototype[C];
 #pragma GCC unroll 4
                 for (int c = 0; c < C; ++c) prototype[c] = V::load(panel + c * V::width);

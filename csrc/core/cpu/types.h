@@ -82,7 +82,7 @@ struct PixelStore {
 };
 
 // Patches of some images as the search sees them. Row n of an image starts at pixels + image * image_stride + row[n]
-// and consists of `segments` runs of `depth` values, run s at offset segment[s].
+// and consists of `segments` runs of `padded_depth` values, run s at offset segment[s].
 template <typename T>
 struct PatchRows {
     const T* pixels;
@@ -93,7 +93,6 @@ struct PatchRows {
     const int64_t* row;  // (rows)
     const int64_t* segment;
     int64_t segments;
-    int64_t depth;
     int64_t padded_depth;
     const T* bias;   // (images, rows): score = bias + scale * dot, smallest wins
     const T* scale;  // (images, rows)
@@ -141,11 +140,11 @@ template <typename T>
 struct Kernels {
     int lanes;            // prototypes per panel
     double dot_error;     // bound of the error of one product, relative, beyond the rounding of the sum
-    int64_t (*panel_bytes)(int64_t length);
-    // Packs up to `lanes` prototypes of `length` values each (row p at rows + p * row_stride; runs as in PatchRows).
-    void (*pack_panel)(const T* rows, int64_t row_stride, int64_t count, int64_t segments, int64_t depth,
-                       int64_t padded_depth, void* panel);
-    int64_t (*row_bytes)(int64_t rows, int64_t length);  // scratch that pack_rows needs; 0: the search reads the pixels
+    int products;         // terms that the search adds up per pair of values
+    int64_t (*panel_bytes)(int64_t padded_length);
+    // Packs up to `lanes` prototypes of `padded_length` values each, row p at rows + p * row_stride.
+    void (*pack_panel)(const T* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel);
+    int64_t (*row_bytes)(int64_t rows, int64_t padded_length);  // scratch for pack_rows; 0: the search reads the pixels
     void (*pack_rows)(const PatchRows<T>&, void* packed);
     void (*search)(const PatchRows<T>&, const void* packed, const void* panel, const SearchState<T>&);
     void (*load_pixels)(const PixelLoad<T>&);

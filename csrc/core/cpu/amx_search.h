@@ -1,0 +1,240 @@
+// The search on AMX tiles. Every value is split into two bfloat16 numbers, hi + mid, and a dot product is the sum of
+// hi * hi, hi * mid and mid * hi, accumulated in float32: about 17 bits of every value count, against 24 in plain float32.
+// Where that might change the nearest patch, the driver compares the patches' exact distances (min_distance.cpp).
+//
+// Rows of all images of a group lie one after another in tiles of 16, so no image size wastes tile rows. A tile of 16 x 32
+// numbers takes 1 KiB; packed rows are [row tile][depth tile][hi, mid], a panel of 32 prototypes is [depth tile][hi, mid]
+// [left, right 16]. While the tile unit multiplies one pair of row tiles, the vector units reduce the scores of the pair
+// before.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "types.h"
+
+namespace {
+
+using protokern::cpu::PatchRows;
+using protokern::cpu::SearchState;
+
+struct AmxSearch {
+    static constexpr int lanes = 32;
+    static constexpr int tile_rows = 16;
+    static constexpr int tile_depth = 32;
+    static constexpr int64_t tile_bytes = 1024;
+    // |x - hi - mid| <= 2^-18 |x|, and mid * mid is left out.
+    static constexpr double dot_error = 3.0 / (1 << 18);
+    static constexpr int products = 3;
+
+    static int64_t depth_tiles(int64_t length) { return (length + tile_depth - 1) / tile_depth; }
+    // Lengths are of padded rows: a multiple of 16.
+    static int64_t panel_bytes(int64_t padded_length) { return depth_tiles(padded_length) * 4 * tile_bytes; }
+    static int64_t row_bytes(int64_t rows, int64_t padded_length) {
+        return (rows + tile_rows - 1) / tile_rows * depth_tiles(padded_length) * 2 * tile_bytes;
+    }
+
+    // 32 values as hi and mid.
+    static void split(__m512 first, __m512 second, __m512i& hi, __m512i& mid) {
+        hi = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+        const __m512 first_hi = _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(hi)), 16));
+        const __m512 second_hi = _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(hi, 1)), 16));
+        mid = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(second, second_hi), _mm512_sub_ps(first, first_hi));
+    }
+
+    static void pack_panel(const float* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
+        uint32_t* out = static_cast<uint32_t*>(panel);
+        for (int64_t k = 0; k < depth_tiles(padded_length); ++k)
+            for (int p = 0; p < lanes; ++p) {
+                alignas(64) uint32_t pairs[2][16] = {};
+                if (p < count) {
+                    const float* values = rows + p * row_stride + k * tile_depth;
+                    const bool half = k * tile_depth + 16 >= padded_length;
+                    __m512i hi, mid;
+                    split(_mm512_loadu_ps(values), half ? _mm512_setzero_ps() : _mm512_loadu_ps(values + 16), hi, mid);
+                    _mm512_store_si512(pairs[0], hi);
+                    _mm512_store_si512(pairs[1], mid);
+                }
+                for (int part = 0; part < 2; ++part)
+                    for (int i = 0; i < 16; ++i)
+                        out[(((k * 2 + part) * 2 + p / 16) * 16 + i) * 16 + p % 16] = pairs[part][i];
+            }
+    }
+
+    static void pack_rows(const PatchRows<float>& patches, void* packed) {
+        const int64_t vectors = patches.padded_depth / 16;  // per segment
+        const int64_t tiles = depth_tiles(patches.segments * patches.padded_depth);
+        const int64_t total = patches.images * patches.rows;
+        char* out = static_cast<char*>(packed);
+        for (int64_t r = 0; r < total; ++r) {
+            const float* row = patches.pixels + r / patches.rows * patches.image_stride + patches.row[r % patches.rows];
+            char* at = out + r / tile_rows * tiles * 2 * tile_bytes + r % tile_rows * 64;
+            int64_t segment = 0;
+            int64_t vector = 0;
+            const auto next = [&] {
+                if (segment == patches.segments) return _mm512_setzero_ps();
+                const __m512 values = _mm512_loadu_ps(row + patches.segment[segment] + vector * 16);
+                if (++vector == vectors) vector = 0, ++segment;
+                return values;
+            };
+            for (int64_t k = 0; k < tiles; ++k, at += 2 * tile_bytes) {
+                const __m512 first = next();
+                const __m512 second = next();
+                __m512i hi, mid;
+                split(first, second, hi, mid);
+                _mm512_store_si512(at, hi);
+                _mm512_store_si512(at + tile_bytes, mid);
+            }
+        }
+    }
+
+    // Takes scores row by row and keeps the state of the current image in registers.
+    struct Reducer {
+        const PatchRows<float>& patches;
+        const SearchState<float>& state;
+        int64_t image = 0;
+        int64_t n = 0;
+        __m512 best[2], second[2];
+        __m512i index[2], number;
+
+        Reducer(const PatchRows<float>& patches, const SearchState<float>& state) : patches(patches), state(state) {
+            load();
+        }
+        void load() {
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) {
+                best[c] = _mm512_loadu_ps(state.best + image * lanes + c * 16);
+                second[c] = _mm512_loadu_ps(state.second + image * lanes + c * 16);
+                index[c] = _mm512_loadu_si512(state.index + image * lanes + c * 16);
+            }
+            number = _mm512_set1_epi32(static_cast<int>(patches.first));
+        }
+        void store() {
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) {
+                _mm512_storeu_ps(state.best + image * lanes + c * 16, best[c]);
+                _mm512_storeu_ps(state.second + image * lanes + c * 16, second[c]);
+                _mm512_storeu_si512(state.index + image * lanes + c * 16, index[c]);
+            }
+        }
+        // `dots` holds `count` rows of 32; `row` counts from the group's start.
+        void take(const float* dots, int64_t row, int64_t count) {
+            for (int64_t r = 0; r < count; ++r, dots += lanes) {
+                if (n == patches.rows) {
+                    store();
+                    ++image;
+                    n = 0;
+                    load();
+                }
+                const __m512 scale = _mm512_set1_ps(patches.scale[row + r]);
+                const __m512 bias = _mm512_set1_ps(patches.bias[row + r]);
+#pragma GCC unroll 2
+                for (int c = 0; c < 2; ++c) {
+                    const __m512 score = _mm512_fmadd_ps(_mm512_load_ps(dots + c * 16), scale, bias);
+                    const __mmask16 less = _mm512_cmp_ps_mask(score, best[c], _CMP_LT_OQ);
+                    second[c] = _mm512_min_ps(_mm512_max_ps(score, best[c]), second[c]);
+                    index[c] = _mm512_mask_mov_epi32(index[c], less, number);
+                    best[c] = _mm512_min_ps(score, best[c]);
+                }
+                number = _mm512_add_epi32(number, _mm512_set1_epi32(1));
+                ++n;
+            }
+        }
+    };
+
+    // Tiles 0..3: dots of rows {0, 1} x prototypes {left, right}; 4, 5: rows; 6, 7: prototypes.
+    template <int RowTiles>
+    static void multiply(const char* rows, int64_t row_tile_bytes, const char* panel) {
+        constexpr int64_t mid = tile_bytes;        // from hi in the packed rows
+        constexpr int64_t panel_mid = 2 * tile_bytes;
+        _tile_loadd(6, panel, 64);
+        _tile_loadd(7, panel + tile_bytes, 64);
+        _tile_loadd(4, rows + mid, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (RowTiles == 2) {
+            _tile_loadd(5, rows + row_tile_bytes + mid, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(4, rows, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (RowTiles == 2) {
+            _tile_loadd(5, rows + row_tile_bytes, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(6, panel + panel_mid, 64);
+        _tile_loadd(7, panel + panel_mid + tile_bytes, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (RowTiles == 2) {
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+
+    // Dots of one or two row tiles into `dots`; meanwhile `before` scores of the previous ones are reduced.
+    template <int RowTiles>
+    static void block(const char* rows, const char* panel, int64_t tiles, float* dots, Reducer& reducer,
+                      const float* dots_before, int64_t row_before, int64_t before) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if constexpr (RowTiles == 2) {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        const int64_t share = (before + tiles - 1) / tiles;
+        int64_t done = 0;
+        for (int64_t k = 0; k < tiles; ++k) {
+            multiply<RowTiles>(rows + k * 2 * tile_bytes, tiles * 2 * tile_bytes, panel + k * 4 * tile_bytes);
+            const int64_t count = done + share < before ? share : before - done;
+            reducer.take(dots_before + done * lanes, row_before + done, count);
+            done += count;
+        }
+        _tile_stored(0, dots, 128);
+        _tile_stored(1, dots + 16, 128);
+        if constexpr (RowTiles == 2) {
+            _tile_stored(2, dots + 16 * lanes, 128);
+            _tile_stored(3, dots + 16 * lanes + 16, 128);
+        }
+    }
+
+    static void configure() {
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+        } configuration;
+        _tile_loadconfig(&configuration);
+    }
+
+    static void run(const PatchRows<float>& patches, const void* packed, const void* panel,
+                    const SearchState<float>& state) {
+        const int64_t tiles = depth_tiles(patches.segments * patches.padded_depth);
+        const int64_t total = patches.images * patches.rows;
+        alignas(64) float dots[2][2 * tile_rows * lanes];
+        Reducer reducer(patches, state);
+        configure();
+        int64_t before = 0;  // rows whose dots wait for their reduction, the last ones ahead of `row`
+        int slot = 0;
+        for (int64_t row = 0; row < total;) {
+            const char* rows = static_cast<const char*>(packed) + row / tile_rows * tiles * 2 * tile_bytes;
+            const bool pair = total - row > tile_rows;
+            (pair ? block<2> : block<1>)(rows, static_cast<const char*>(panel), tiles, dots[slot], reducer,
+                                         dots[1 - slot], row - before, before);
+            before = total - row < 2 * tile_rows ? total - row : 2 * tile_rows;
+            row += before;
+            slot = 1 - slot;
+        }
+        _tile_release();
+        reducer.take(dots[1 - slot], total - before, before);
+        reducer.store();
+    }
+};
+
+}  // namespace

@@ -67,8 +67,8 @@ def loss_chart(epochs: Sequence[EpochPoint]) -> Chart:
         "training, all terms": [point.loss for point in epochs],
         "validation, cross entropy": [point.val_loss for point in epochs],
     }
-    values = [value for curve in series.values() for value in curve if math.isfinite(value)]
-    low, high = min(0.0, *values), max(0.0, *values)
+    values = [0.0, *(value for curve in series.values() for value in curve if math.isfinite(value))]
+    low, high = min(values), max(values)
     return _chart("Loss", series, epochs, low=low, high=high if high > low else low + 1, label="{:.2f}")
 
 

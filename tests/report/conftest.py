@@ -1,0 +1,124 @@
+"""A small report with everything on it, made of noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from protokern.report.data import (
+    ClassPoints,
+    Confusion,
+    EpochPoint,
+    ExplainedImage,
+    Match,
+    PrototypeCard,
+    ReportData,
+    SeenPicture,
+    StageResult,
+)
+
+CLASSES = ("<script>alert(1)</script>", "jay \"& co'", "Eichelhäher Šojka")
+FILE_NAME = 'train/a/"><img src=x onerror=alert(2)>.jpg'
+
+
+def make_picture(seed: int, size: tuple[int, int] = (24, 32)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+
+
+def make_seen(seed: int, *, sees_part: bool = True) -> SeenPicture:
+    field = (0, 4, 20, 30) if sees_part else (0, 0, 24, 32)
+    return SeenPicture(
+        image=make_picture(seed), heat=make_picture(seed + 1), box=(6, 8, 12, 24), receptive_field_box=field
+    )
+
+
+def make_cards() -> tuple[PrototypeCard, ...]:
+    cards = [
+        PrototypeCard(
+            index=index,
+            class_index=index // 2,
+            class_name=CLASSES[index // 2],
+            weight=1.5,
+            picture=make_seen(10 * index),
+            source_name=FILE_NAME,
+            distance=0.25,
+        )
+        for index in range(5)
+    ]
+    lost = PrototypeCard(index=5, class_index=2, class_name=CLASSES[2], weight=-0.25)
+    return (*cards, lost)
+
+
+def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) -> ExplainedImage:
+    def match(index: int, similarity: float, weight: float) -> Match:
+        return Match(
+            picture=make_seen(100 + index),
+            prototype=cards[index],
+            similarity=similarity,
+            weight=weight,
+            points=similarity * weight,
+        )
+
+    first = ClassPoints(
+        class_index=0,
+        class_name=CLASSES[0],
+        total=8.0 - 1.0 + 0.75 - 2.5,
+        probability=0.9,
+        matches=(match(0, 4.0, 2.0), match(5, 2.0, -0.5)),
+        own_points=0.75,
+        num_own=1,
+        foreign_points=-2.5,
+        num_foreign=3,
+    )
+    second = ClassPoints(
+        class_index=1,
+        class_name=CLASSES[1],
+        total=-1.25,
+        probability=0.1,
+        matches=(),
+        own_points=1.0,
+        num_own=2,
+        foreign_points=-2.25,
+        num_foreign=4,
+    )
+    return ExplainedImage(name=FILE_NAME, image=make_picture(7), classes=(first, second), true_class=true_class)
+
+
+@pytest.fixture
+def explained() -> ExplainedImage:
+    return make_explained(make_cards(), true_class=CLASSES[1])
+
+
+@pytest.fixture
+def report_data() -> ReportData:
+    cards = make_cards()
+    return ReportData(
+        title="run <b>one</b>",
+        classes=CLASSES,
+        prototypes=cards,
+        explanations=(
+            make_explained(cards, true_class=CLASSES[0]),
+            make_explained(cards, true_class=CLASSES[1]),
+            make_explained(cards, true_class=None),
+        ),
+        confusion=Confusion(counts=np.array([[5, 1, 0], [0, 4, 0], [2, 0, 3]])),
+        epochs=tuple(
+            EpochPoint(
+                stage="warm" if epoch < 2 else "joint",
+                epoch=epoch,
+                loss=3.0 - epoch / 2,
+                val_loss=2.0 - epoch / 4,
+                accuracy=0.2 * epoch,
+                val_accuracy=0.15 * epoch,
+            )
+            for epoch in range(5)
+        ),
+        stages=(
+            StageResult(stage="joint", epoch=4, num_prototypes=9, val_accuracy=0.75, test_accuracy=0.7),
+            StageResult(stage="push", epoch=4, num_prototypes=9, val_accuracy=0.7, test_accuracy=0.65),
+            StageResult(stage="prune", epoch=4, num_prototypes=6, val_accuracy=0.7, test_accuracy=None),
+        ),
+        settings='[data]\npath = "</pre><script>alert(3)</script>"\n',
+        notes=("A note with <i>markup</i> 松鸦.",),
+        facts=(("model", "protopnet"),),
+    )

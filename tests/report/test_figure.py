@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protokern.report.data import ExplainedImage
+from protokern.report.figure import write_figure
+
+
+def test_the_figure_is_a_picture_with_something_on_it(explained: ExplainedImage, tmp_path: Path) -> None:
+    write_figure(explained, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[1] > 1000
+    assert (pixels[0, 0] == 255).all()
+    assert pixels.std() > 20
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+def test_the_suffix_chooses_the_format(explained: ExplainedImage, tmp_path: Path, suffix: str) -> None:
+    write_figure(explained, tmp_path / f"one{suffix}")
+    head = (tmp_path / f"one{suffix}").read_bytes()[:400]
+    assert head.startswith(b"%PDF") if suffix == ".pdf" else b"<svg" in head
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(explained: ExplainedImage, tmp_path: Path) -> None:
+    one = replace(explained.classes[0], class_name=r"$\frac{")
+    write_figure(replace(explained, classes=(one,), name="$" * 300), tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_letters_that_the_font_lacks_are_named(explained: ExplainedImage, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="CJK UNIFIED IDEOGRAPH-677E"):
+        write_figure(replace(explained, name="松"), tmp_path / "one.png")
+    assert (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_a_row_at_least(explained: ExplainedImage, tmp_path: Path) -> None:
+    write_figure(explained, tmp_path / "one.png", max_matches=1)
+    write_figure(explained, tmp_path / "two.png", max_matches=2)
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width == two.width
+        assert one.height < two.height
+    with pytest.raises(ValueError, match="max_matches: must be at least 1; got 0"):
+        write_figure(explained, tmp_path / "none.png", max_matches=0)

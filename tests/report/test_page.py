@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from protokern.report.data import ClassPoints, Confusion, ExplainedImage, PrototypeCard, ReportData
+from protokern.report.page import render_explanation, render_report, write_explanation, write_report
+
+TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+FETCHING = {"src", "href", "srcset", "poster", "data", "action", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """Reads a page, checks that its tags are balanced, and keeps what the tests ask for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def data_images(page: Page) -> list[np.ndarray]:
+    pictures = []
+    for image in page.all("img"):
+        head, _, body = str(image["src"]).partition(",")
+        assert head == "data:image/webp;base64"
+        with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as decoded:
+            pictures.append(np.asarray(decoded.convert("RGB")))
+    return pictures
+
+
+def test_the_page_is_whole_and_its_pictures_decode(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    pictures = data_images(page)
+    # five prototypes with three views; per explained image itself and two matches of two or four views
+    assert len(pictures) == 5 * 3 + 3 * (1 + 4 + 2)
+    assert all(picture.size for picture in pictures)
+    assert all(image["alt"] for image in page.all("img"))
+
+
+def test_nothing_is_fetched(report_data: ReportData) -> None:
+    html = render_report(report_data)
+    page = Page(html)
+    assert not page.all("link")
+    for _, attributes in page.tags:
+        for name in FETCHING & attributes.keys():
+            assert str(attributes[name]).startswith(("data:", "#")), attributes
+    outside_data = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", html)
+    assert "http" not in outside_data
+    assert "url(" not in outside_data
+    assert "@import" not in outside_data
+
+
+def test_user_text_stays_text(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    assert len(page.all("script")) == 1
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert not page.all("i") or all("class" in attributes for attributes in page.all("i"))
+    assert "<script>alert(1)</script>" in page.text
+    assert "Eichelhäher Šojka" in page.text
+    assert 'train/a/"><img src=x onerror=alert(2)>.jpg' in page.text
+    assert "run <b>one</b>" in page.text
+    assert "A note with <i>markup</i> 松鸦." in page.text
+    assert '"</pre><script>alert(3)</script>"' in page.text
+
+
+def test_ids_are_unique_and_links_lead_somewhere(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {str(link["href"]).removeprefix("#") for link in page.all("a")} <= set(ids)
+    assert [label["for"] for label in page.all("label")] == ["class-picker"]
+
+
+def test_the_numbers_are_there(report_data: ReportData) -> None:
+    text = Page(render_report(report_data)).text
+    assert "Test accuracy 80.0% 12 of 15 images" in text
+    assert "Right after the push 65.0% 70.0% before it" in text
+    assert "Prototypes 6 of 9 before pruning" in text
+    assert f"4.00 {TIMES} 2.00 = 8.00 points" in text
+    assert f"2.00 {TIMES} {MINUS}0.50 = {MINUS}1.00 points" in text
+    assert "2 prototypes shown 7.00" in text
+    assert "0.75" in text
+    assert f"3 of other classes, together {MINUS}2.50" in text
+    assert "5.25 points" in text
+    assert "pruning 6 70.0% \N{EN DASH}" in text
+
+
+def test_right_wrong_and_unknown_answers_are_told_apart(report_data: ReportData) -> None:
+    tags = [str(span.get("class")) for span in Page(render_report(report_data)).all("span")]
+    assert tags.count("tag right") == 1
+    assert tags.count("tag wrong") == 1
+    page = Page(render_explanation(replace(report_data.explanations[0], true_class=None), "run"))
+    assert "The right answer is not known here." in page.text
+
+
+def test_frames_lie_where_the_boxes_are(report_data: ReportData) -> None:
+    spans = [span for span in Page(render_report(report_data)).all("span") if span.get("class") == "frame"]
+    assert {span["style"] for span in spans} == {"top:25.00%;left:25.00%;height:25.00%;width:50.00%"}
+
+
+@pytest.mark.parametrize(("sees_part", "words"), [(True, "outlined with a dashed line"), (False, "whole picture")])
+def test_the_page_says_how_much_a_patch_sees(report_data: ReportData, sees_part: bool, words: str) -> None:
+    def seen(card: PrototypeCard) -> PrototypeCard:
+        if card.picture is None:
+            return card
+        box = (0, 0, 12, 16) if sees_part else (0, 0, 24, 32)
+        return replace(card, picture=replace(card.picture, receptive_field_box=box))
+
+    page = Page(render_report(replace(report_data, prototypes=tuple(map(seen, report_data.prototypes)))))
+    assert words in page.text
+
+
+def test_a_run_without_test_images_push_or_log_still_has_a_page() -> None:
+    cards = tuple(PrototypeCard(index=k, class_index=k, class_name=f"class {k}", weight=1.0) for k in range(2))
+    data = ReportData(title="bare", classes=("class 0", "class 1"), prototypes=cards, notes=("No push yet.",))
+    page = Page(render_report(data))
+    assert page.all("img") == []
+    assert "not patches of images yet" in page.text
+    assert "No push yet." in page.text
+    assert "Why these test images" not in page.text
+
+
+def test_many_classes_get_a_list_of_mistakes_instead_of_a_matrix() -> None:
+    classes = tuple(f"class {k}" for k in range(40))
+    counts = np.eye(40, dtype=int) * 3
+    counts[7, 9], counts[3, 1] = 2, 1
+    data = ReportData(title="many", classes=classes, prototypes=(), confusion=Confusion(counts=counts))
+    page = Page(render_report(data))
+    assert not any(table.get("class") == "confusion" for table in page.all("table"))
+    assert "class 7 class 9 2 class 3 class 1 1" in page.text
+
+
+def test_a_total_of_zero_and_no_matches_are_drawn(explained: ExplainedImage) -> None:
+    one = ClassPoints(
+        class_index=0,
+        class_name="zero",
+        total=0.0,
+        probability=0.5,
+        matches=(),
+        own_points=-1e-9,
+        num_own=1,
+        foreign_points=0.0,
+        num_foreign=0,
+    )
+    text = Page(render_explanation(replace(explained, classes=(one,)), "run")).text
+    assert "0.00 points" in text
+    assert f"{MINUS}0.00" not in text
+
+
+def test_pages_are_written_at_once_and_leave_nothing_else(
+    report_data: ReportData, explained: ExplainedImage, tmp_path: Path
+) -> None:
+    write_report(report_data, tmp_path / "report" / "index.html")
+    write_explanation(explained, "run", tmp_path / "one.html")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["index.html", "one.html", "report"]
+    assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8") == render_report(report_data)

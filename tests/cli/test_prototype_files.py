@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.errors import CheckpointError
+from protokern.explain.local import explain_image
+from protokern.explain.pictures import to_picture
+from protokern.push import PushResult
+from tests.cli.pushed_run import SIZE, PushedRun, make_run
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    run = make_run(tmp_path_factory.mktemp("pushed"))
+    write_prototypes(run.folder, run.model, run.splits, run.push)
+    return run
+
+
+def test_every_prototype_has_an_entry_and_three_pictures(pushed: PushedRun) -> None:
+    table = json.loads((pushed.folder / "prototypes" / "prototypes.json").read_text())
+    assert [entry["index"] for entry in table["prototypes"]] == list(range(6))
+    assert [entry["class_name"] for entry in table["prototypes"]] == ["<b>across"] * 3 + ["down"] * 3
+    for entry in table["prototypes"]:
+        image = int(pushed.push.image[entry["index"]])
+        source = entry["source"]
+        assert source["name"] == pushed.splits.push.sample_name(image)
+        assert source["patch"] == list(divmod(int(pushed.push.patch[entry["index"]]), 4))
+        assert source["distance"] == pytest.approx(float(pushed.push.distance[entry["index"]]))
+        assert entry["weight"] == 1.0
+        for name in entry["pictures"].values():
+            with Image.open(pushed.folder / "prototypes" / name) as picture:
+                assert picture.size == (SIZE, SIZE)
+    names = {path.name for path in (pushed.folder / "prototypes").iterdir()}
+    assert names == {"prototypes.json"} | {f"000{j}-{kind}.png" for j in range(6) for kind in ("image", "box", "heat")}
+
+
+def test_the_pictures_show_what_an_explanation_of_the_source_shows(pushed: PushedRun) -> None:
+    files = read_prototypes(pushed.folder)
+    assert files is not None
+    for record in files.prototypes:
+        assert record.source is not None
+        image = pushed.splits.push[record.source.image][0]
+        explanation = explain_image(pushed.model, image, top=6, classes=[record.class_index])
+        evidence = next(one for one in explanation.classes[0].evidence if one.view.prototype == record.index)
+        assert evidence.view.patch == record.source.patch
+        assert evidence.view.activation_box == record.source.box
+        assert evidence.view.receptive_field_box == record.source.receptive_field_box
+        assert evidence.distance == pytest.approx(0, abs=1e-5)
+        assert (files.picture(record.index, "image") == to_picture(image)).all()
+
+
+def test_reading_gives_back_what_was_written(pushed: PushedRun) -> None:
+    written = write_prototypes(pushed.folder, pushed.model, pushed.splits, pushed.push)
+    assert read_prototypes(pushed.folder) == written
+    assert written.comes_from(pushed.push)
+    assert written.field_for(torch.zeros(3, SIZE, SIZE)) == written.receptive_field
+    assert written.field_for(torch.zeros(3, SIZE, SIZE + 1)) is None
+    assert not [path for path in pushed.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_another_push_is_noticed(pushed: PushedRun) -> None:
+    files = read_prototypes(pushed.folder)
+    assert files is not None
+    assert not files.comes_from(replace(pushed.push, patch=pushed.push.patch + 1))
+    fewer = replace(pushed.push, image=pushed.push.image[:-1], patch=pushed.push.patch[:-1])
+    assert not files.comes_from(fewer)
+
+
+def test_a_prototype_without_a_patch_has_no_pictures(pushed: PushedRun, tmp_path: Path) -> None:
+    image, patch, distance = pushed.push.image.clone(), pushed.push.patch.clone(), pushed.push.distance.clone()
+    image[4], patch[4], distance[4] = -1, -1, torch.inf
+    lost = PushResult(image=image, patch=patch, distance=distance, label=pushed.push.label, grid=pushed.push.grid)
+    files = write_prototypes(tmp_path, pushed.model, pushed.splits, lost)
+    assert files.prototypes[4].source is None
+    assert files.comes_from(lost)
+    assert read_prototypes(tmp_path) == files
+    assert not (tmp_path / "prototypes" / "0004-image.png").exists()
+    with pytest.raises(CheckpointError, match=r"0004-image.png: must be a picture of the run; it cannot be read"):
+        files.picture(4, "image")
+
+
+def test_a_push_that_does_not_fit_is_refused(pushed: PushedRun, tmp_path: Path) -> None:
+    short = replace(pushed.push, image=pushed.push.image[:-1])
+    with pytest.raises(ValueError, match="push_result: must have one entry for each of the 6 prototypes; got 5"):
+        write_prototypes(tmp_path, pushed.model, pushed.splits, short)
+    far = replace(pushed.push, image=pushed.push.image + 1000)
+    with pytest.raises(ValueError, match="splits: must hold the images of the push, at least 1"):
+        write_prototypes(tmp_path, pushed.model, pushed.splits, far)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_older_folder_whole(
+    pushed: PushedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pushed.folder / "prototypes", tmp_path / "prototypes")
+    before = read_prototypes(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(CheckpointError, match="prototypes: could not be written"):
+        write_prototypes(tmp_path, pushed.model, pushed.splits, pushed.push)
+    assert read_prototypes(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["prototypes"]
+
+
+def test_no_folder_and_foreign_formats(tmp_path: Path) -> None:
+    assert read_prototypes(tmp_path) is None
+    (tmp_path / "prototypes").mkdir()
+    with pytest.raises(CheckpointError, match=r"prototypes.json: cannot be read"):
+        read_prototypes(tmp_path)
+    (tmp_path / "prototypes" / "prototypes.json").write_text('{"format": "else"}')
+    with pytest.raises(CheckpointError, match="must be of format protokern-prototypes-1"):
+        read_prototypes(tmp_path)
+
+
+def test_the_frame_is_drawn_on_the_box_picture(pushed: PushedRun) -> None:
+    files = read_prototypes(pushed.folder)
+    assert files is not None
+    box = files.prototypes[0].source.box if files.prototypes[0].source else None
+    assert box is not None
+    image, framed = files.picture(0, "image"), files.picture(0, "box")
+    changed = np.argwhere((image != framed).any(axis=-1))
+    assert changed.min(axis=0).tolist() >= [box.y0, box.x0]
+    assert changed.max(axis=0).tolist() <= [box.y1 - 1, box.x1 - 1]
+    assert framed[box.y0, box.x0].tolist() == [20, 20, 20]

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protokern.cli.main import main
+from protokern.cli.report import build_report
+from protokern.cli.report_data import Predictions, choose_images, collect_report, count_confusion, read_progress
+from protokern.cli.runs import open_data, open_run
+from protokern.train.logger import append_record
+from protokern.train.records import EpochRecord, Notice, StageRecord
+from tests.cli.pushed_run import CLASSES, PushedRun, make_run
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    return make_run(tmp_path_factory.mktemp("report"))
+
+
+def test_the_verb_writes_the_page_and_says_where(pushed: PushedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(pushed.folder)]) == 0
+    page = pushed.folder / "report" / "index.html"
+    assert capsys.readouterr().out.strip() == str(page)
+    html = page.read_text(encoding="utf-8")
+    assert html.count('class="card"') == 6
+    assert "&lt;b&gt;across" in html
+    assert "<b>across" not in html
+    assert (pushed.folder / "prototypes" / "prototypes.json").exists()
+
+
+def test_points_on_the_page_add_up_to_the_models_logits(pushed: PushedRun) -> None:
+    run = open_run(str(pushed.folder), data=None, changes=(), device=pushed.model.class_identity.device)
+    data = collect_report(run, open_data(run.config))
+    assert data.confusion is not None
+    assert data.confusion.num_images == 8
+    assert data.explanations
+    for item in data.explanations:
+        index = next(i for i in range(8) if pushed.splits.test.sample_name(i) == item.name)
+        image, label = pushed.splits.test[index]
+        logits = pushed.model(image[None]).logits[0].tolist()
+        assert item.true_class == CLASSES[label]
+        assert item.predicted_class == CLASSES[int(np.argmax(logits))]
+        for one in item.classes:
+            shown = sum(match.points for match in one.matches)
+            assert one.total == pytest.approx(logits[one.class_index], abs=1e-5)
+            assert shown + one.own_points + one.foreign_points == pytest.approx(one.total, abs=1e-5)
+            assert len(one.matches) + one.num_own + one.num_foreign == 6
+            assert len(one.matches) == 4  # of two classes both are shown in full
+    assert sum(item.is_wrong for item in data.explanations) == np.count_nonzero(
+        data.confusion.counts.sum(axis=1) - np.diag(data.confusion.counts)
+    )
+
+
+def test_without_data_the_page_says_what_it_lacks(pushed: PushedRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pushed.folder, folder)
+    shutil.rmtree(folder / "prototypes", ignore_errors=True)
+    html = build_report(folder).read_text(encoding="utf-8")
+    assert "Made without test images" in html
+    assert "The pictures of the prototypes are missing" in html
+    assert "<img" not in html
+
+
+def test_data_that_moved_are_left_out_and_data_that_are_named_must_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path)
+    assert main(["report", str(run.folder)]) == 0
+    run.data.rename(tmp_path / "elsewhere")
+    assert main(["report", str(run.folder)]) == 0
+    html = (run.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Made without test images" in html
+    assert html.count('class="card"') == 6
+    assert "data:image/webp" in html
+    capsys.readouterr()
+    assert main(["report", str(run.folder), "--data", str(run.data)]) == 2
+    assert "which does not exist" in capsys.readouterr().err
+    assert main(["report", str(run.folder), "--data", str(tmp_path / "elsewhere")]) == 0
+
+
+def test_a_run_without_a_push_shows_no_pictures_of_prototypes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, is_pushed=False)
+    html = build_report(run.folder, run.splits).read_text(encoding="utf-8")
+    assert "has had no push yet" in html
+    assert "not patches of images yet" in html
+    assert not (run.folder / "prototypes").exists()
+    assert "This prototype is not a patch of an image." in html
+
+
+def test_pictures_of_an_older_push_are_written_anew(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    build_report(run.folder, run.splits)
+    path = run.folder / "prototypes" / "prototypes.json"
+    table = json.loads(path.read_text())
+    table["prototypes"][0]["source"]["image"] += 1
+    path.write_text(json.dumps(table))
+    build_report(run.folder, run.splits)
+    assert json.loads(path.read_text())["prototypes"][0]["source"]["image"] == int(run.push.image[0])
+
+
+def test_other_classes_are_refused(pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(pushed.data, tmp_path / "photos")
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "down").rename(tmp_path / "photos" / split / "up")
+    assert main(["report", str(pushed.folder), "--data", str(tmp_path / "photos")]) == 2
+    assert "must have the 2 classes that the model was trained on" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_images_are_chosen_by_rule() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2, 2])
+    answers = np.array([1, 0, 1, 1, 0, 2, 2])
+    assert choose_images(Predictions(labels, answers), 3) == [1, 0, 2, 5, 4]
+    many = np.repeat(np.arange(20), 2)
+    wrong = many.copy()
+    wrong[1::2] = (wrong[1::2] + 1) % 20
+    chosen = choose_images(Predictions(many, wrong), 20)
+    assert [many[i] for i in chosen if wrong[i] == many[i]] == [0, 4, 8, 11, 15, 19]
+    assert [many[i] for i in chosen if wrong[i] != many[i]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_confusion_counts_rows_by_truth() -> None:
+    counts = count_confusion(Predictions(np.array([0, 0, 1]), np.array([1, 1, 1])), 3)
+    assert counts.tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_progress_keeps_the_stages_that_led_to_the_weights(tmp_path: Path) -> None:
+    assert read_progress(tmp_path, 1) == ((), ())
+    epoch = EpochRecord(
+        stage="joint",
+        epoch=1,
+        seconds=1.0,
+        images=8,
+        loss=2.0,
+        cross_entropy=1.0,
+        cluster=0.5,
+        separation=0.5,
+        l1=0.0,
+        accuracy=0.5,
+        val_accuracy=0.25,
+        val_loss=1.5,
+        learning_rates={"prototypes": 0.1},
+    )
+    append_record(tmp_path / "log.jsonl", epoch)
+    append_record(tmp_path / "log.jsonl", Notice(text="hello"))
+    for number in (0, 1):
+        record = StageRecord(
+            stage="push",
+            epoch=number,
+            num_prototypes=6,
+            val_accuracy=0.5,
+            val_loss=1.0,
+            test_accuracy=0.75,
+            details={},
+        )
+        append_record(tmp_path / "log.jsonl", record)
+    epochs, stages = read_progress(tmp_path, 1)
+    assert [(point.epoch, point.val_loss) for point in epochs] == [(1, 1.5)]
+    assert [(result.epoch, result.test_accuracy) for result in stages] == [(1, 0.75)]

@@ -62,10 +62,14 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
     record = _measure(run, step.stage, details)
     if step.stage == "last_layer":
         progress = run.progress
-        after = val.evaluate(run.model.last_layer)
-        if progress.best_pushed is None or progress.best_pushed.is_beaten_by(after.accuracy, after.loss):
-            name = f"{step.stage}-{progress.epoch}"
-            progress.best_pushed = Best(checkpoint=name, epoch=progress.epoch, accuracy=after.accuracy, loss=after.loss)
+        best = progress.best_pushed
+        if best is None or best.is_beaten_by(record.val_accuracy, record.val_loss):
+            progress.best_pushed = Best(
+                checkpoint=f"{step.stage}-{progress.epoch}",
+                epoch=progress.epoch,
+                accuracy=record.val_accuracy,
+                loss=record.val_loss,
+            )
         progress.best_joint, progress.waited = None, 0
     return [record]
 

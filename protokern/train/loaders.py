@@ -53,7 +53,8 @@ def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) ->
     order = np.random.default_rng([seed, epoch]).permutation(num_images).tolist()
     batches = [order[start : start + batch_size] for start in range(0, num_images, batch_size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+        single = batches.pop()
+        batches[-1] += single
     return batches
 
 

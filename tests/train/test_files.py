@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from protokern.errors import CheckpointError
+from protokern.train import files
+from protokern.train.files import read_json, remove_folder, to_json_bytes, write_file, write_folder
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """From now on every sync says that the disk is full."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(files.os, "fsync", fail)
+
+
+def test_a_file_is_replaced_whole(tmp_path) -> None:
+    write_file(tmp_path / "a", b"one")
+    write_file(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path) -> None:
+    write_folder(tmp_path / "a", {"x": b"1", "y": b"2"})
+    write_folder(tmp_path / "a", {"x": b"3"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == {"x": b"3"}
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path, full_disk) -> None:
+    write_file(tmp_path / "file", b"old")
+    write_folder(tmp_path / "folder", {"x": b"old"})
+    full_disk()
+    message = r"could not be written \(No space left on device\)\. What was written before is whole"
+    with pytest.raises(CheckpointError, match=message):
+        write_file(tmp_path / "file", b"new")
+    with pytest.raises(CheckpointError, match=message):
+        write_folder(tmp_path / "folder", {"x": b"new"})
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert (tmp_path / "folder" / "x").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_removing_what_is_not_there_is_no_mistake(tmp_path) -> None:
+    remove_folder(tmp_path / "nothing")
+
+
+def test_json_refuses_nan(tmp_path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json_bytes({"loss": float("nan")})
+
+
+def test_a_broken_or_missing_json_file_is_named(tmp_path) -> None:
+    (tmp_path / "broken.json").write_text('{"a": ')
+    with pytest.raises(CheckpointError, match=r"broken\.json: is not whole"):
+        read_json(tmp_path / "broken.json")
+    with pytest.raises(CheckpointError, match=r"missing\.json: cannot be read \(No such file or directory\)"):
+        read_json(tmp_path / "missing.json")

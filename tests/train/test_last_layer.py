@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from protokern.errors import TrainingError
+from protokern.train.last_layer import Activations, collect_activations, train_last_layer
+from protokern.train.loaders import ordered_loader
+from protokern.train.optimizers import freeze, make_optimizer
+from protokern.train.settings import TrainConfig
+
+from .toy import Squares, toy_config, toy_run
+
+CONFIG = TrainConfig(last_layer_epochs=30, last_layer_lr=0.05, batch_size=8, l1=1e-3)
+
+
+@pytest.fixture
+def model(tmp_path):
+    model = toy_run(tmp_path, toy_config()).model
+    freeze(model, "last_layer", CONFIG)
+    return model
+
+
+def activations(count: int, *, seed: int) -> Activations:
+    """Two prototypes for each of three classes; those of the right class are a little more active."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    own = F.one_hot(labels, 3).repeat_interleave(2, dim=1)
+    return Activations(torch.rand(count, 6, generator=generator) + 0.2 * own, labels)
+
+
+def full_loss(model, data: Activations, config: TrainConfig) -> float:
+    """By hand: mean cross entropy, and L1 of the weights to other classes."""
+    weight = model.last_layer.weight.detach()
+    logits = data.values @ weight.T
+    own = torch.tensor([[p // 2 == k for p in range(6)] for k in range(3)])
+    l1 = sum(abs(float(weight[k, p])) for k in range(3) for p in range(6) if not own[k, p])
+    picked = [float(logits[i].log_softmax(0)[label]) for i, label in enumerate(data.labels.tolist())]
+    return -sum(picked) / len(picked) * config.cross_entropy + config.l1 * l1
+
+
+def test_the_loss_falls_and_only_the_last_layer_changes(model) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train = activations(60, seed=0)
+    loss_before = full_loss(model, train, CONFIG)
+    result = train_last_layer(model, train, train, CONFIG, make_optimizer(model, "last_layer", CONFIG))
+    assert result.loss_before == pytest.approx(loss_before, rel=1e-5)
+    assert result.loss_after == pytest.approx(full_loss(model, train, CONFIG), rel=1e-5)
+    assert result.loss_after < result.loss_before
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"last_layer.weight"}
+
+
+def test_weights_that_do_worse_on_the_validation_split_are_not_kept(model) -> None:
+    """Validation labels that contradict training: every epoch makes it worse, so the first weights stay."""
+    train, val = activations(60, seed=0), activations(30, seed=1)
+    contrary = Activations(val.values, (val.labels + 1) % 3)
+    weight = model.last_layer.weight.detach().clone()
+    with torch.no_grad():
+        model.last_layer.weight.copy_(torch.roll(weight, 1, dims=0))  # answers one class on: right for `contrary`
+    start = model.last_layer.weight.detach().clone()
+    result = train_last_layer(model, train, contrary, CONFIG, make_optimizer(model, "last_layer", CONFIG))
+    assert result.best_epoch == 0
+    assert torch.equal(model.last_layer.weight, start)
+
+
+def test_it_depends_on_the_seed_alone(model) -> None:
+    start = model.last_layer.weight.detach().clone()
+    ends = []
+    for _ in range(2):
+        with torch.no_grad():
+            model.last_layer.weight.copy_(start)
+        torch.rand(7)
+        optimizer = make_optimizer(model, "last_layer", CONFIG)
+        train_last_layer(model, activations(60, seed=0), activations(30, seed=1), CONFIG, optimizer)
+        ends.append(model.last_layer.weight.detach().clone())
+    assert torch.equal(*ends)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(model) -> None:
+    train = activations(16, seed=0)
+    train.values[3, 2] = torch.inf
+    with pytest.raises(TrainingError, match="last_layer, epoch 1: the loss is no longer finite"):
+        train_last_layer(model, train, train, CONFIG, make_optimizer(model, "last_layer", CONFIG))
+
+
+def test_activations_are_those_of_the_model_in_order(model) -> None:
+    dataset = Squares(7, seed=3)
+    images = torch.stack([dataset[i][0] for i in range(7)])
+    with torch.no_grad():
+        output = model(images)
+        batches = [(model.features(chunk), labels) for chunk, labels in ordered_loader(dataset, 3, workers=0)]
+    collected = collect_activations(model, batches)
+    torch.testing.assert_close(collected.values, output.activations)
+    assert collected.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    correct = (output.logits.argmax(1) == collected.labels).float().mean()
+    assert collected.evaluate(model.last_layer).accuracy == pytest.approx(float(correct))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from protokern.errors import CheckpointError
+from protokern.train.logger import append_record, read_log, truncate_log
+from protokern.train.records import Notice, StageRecord
+
+PUSH = StageRecord(
+    stage="push", epoch=3, num_prototypes=6, val_accuracy=0.5, val_loss=1.5, test_accuracy=0.25, details={"moved": 1}
+)
+
+
+def test_a_line_holds_the_record_and_its_kind(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_record(path, Notice(text="hello"))
+    append_record(path, PUSH)
+    assert read_log(path) == [
+        {"kind": "notice", "text": "hello"},
+        {
+            "kind": "stage",
+            "stage": "push",
+            "epoch": 3,
+            "num_prototypes": 6,
+            "val_accuracy": 0.5,
+            "val_loss": 1.5,
+            "test_accuracy": 0.25,
+            "details": {"moved": 1},
+        },
+    ]
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_record(path, Notice(text="whole"))
+    with path.open("a") as file:
+        file.write('{"kind": "noti')
+    assert read_log(path) == [{"kind": "notice", "text": "whole"}]
+
+
+def test_a_log_is_cut_back_to_its_checkpoint(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    for text in "abc":
+        append_record(path, Notice(text=text))
+    truncate_log(path, 1)
+    assert [line["text"] for line in read_log(path)] == ["a"]
+    with pytest.raises(CheckpointError, match="must have at least 2 lines to resume; got 1"):
+        truncate_log(path, 2)
+
+
+def test_a_run_without_a_log_has_an_empty_one(tmp_path) -> None:
+    assert read_log(tmp_path / "log.jsonl") == []

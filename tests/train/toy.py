@@ -1,0 +1,91 @@
+"""A run that takes a second: three classes of coloured squares, the tiny backbone, images of 16 pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from protokern.config import RunConfig, config_to_dict, parse_config
+from protokern.train.build import build_model
+from protokern.train.resume import set_seed
+from protokern.train.run import TrainingRun
+
+CLASSES = ("red", "green", "blue")
+SIZE = 16
+
+
+class Squares:
+    """Noise with a square of the class's colour somewhere; `set_epoch` changes the noise when `augmented`."""
+
+    def __init__(self, count: int, *, seed: int, augmented: bool = False) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = [index % len(CLASSES) for index in range(count)]
+        self.images = 0.3 * torch.rand(count, 3, SIZE, SIZE, generator=generator)
+        corners = torch.randint(0, SIZE - 6, (count, 2), generator=generator).tolist()
+        for image, label, (row, column) in zip(self.images, self.labels, corners, strict=True):
+            image[label, row : row + 6, column : column + 6] = 1.0
+        self.augmented = augmented
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.images[index]
+        if self.augmented:
+            generator = torch.Generator().manual_seed(1000 * self.epoch + index)
+            image = image + 0.05 * torch.rand(image.shape, generator=generator)
+        return image, self.labels[index]
+
+    def sample_name(self, index: int) -> str:
+        return f"{CLASSES[self.labels[index]]}/{index}.png"
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+@dataclass
+class ToySplits:
+    train: Any = field(default_factory=lambda: Squares(30, seed=1, augmented=True))
+    push: Any = field(default_factory=lambda: Squares(30, seed=1))
+    val: Any = field(default_factory=lambda: Squares(12, seed=2))
+    test: Any = field(default_factory=lambda: Squares(9, seed=3))
+    notes: tuple[str, ...] = ("a note",)
+
+
+def toy_config(**train: Any) -> RunConfig:
+    prune = train.pop("prune", False)
+    defaults = {
+        "batch_size": 8,
+        "warm_epochs": 1,
+        "joint_epochs": 2,
+        "last_layer_epochs": 3,
+        "backbone_lr": 1e-3,
+        "last_layer_lr": 1e-2,
+    }
+    return parse_config(
+        {
+            "model": {"backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8},
+            "data": {"image_size": SIZE},
+            "train": {**defaults, **train},
+            "prune": {"enabled": prune, "k": 3, "threshold": 2},
+        }
+    )
+
+
+def toy_run(folder: Path, config: RunConfig, splits: ToySplits | None = None) -> TrainingRun:
+    folder.mkdir(parents=True, exist_ok=True)
+    set_seed(config.train.seed, 0)
+    return TrainingRun(
+        folder=folder,
+        model=build_model(config.model, len(CLASSES), SIZE),
+        splits=splits or ToySplits(),
+        classes=CLASSES,
+        config=config_to_dict(config),
+        train=config.train,
+        prune=config.prune,
+    )

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from protokern.backbones import list_backbones
+from protokern.config import (
+    DataConfig,
+    RunConfig,
+    apply_changes,
+    config_to_dict,
+    config_to_toml,
+    differing_keys,
+    load_config,
+    parse_config,
+)
+from protokern.data import PRESETS
+from protokern.errors import ConfigError
+from protokern.models import MODELS
+from protokern.train.settings import ModelConfig, PruneConfig, TrainConfig
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
+
+
+def mistake(*changes: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_defaults_are_the_original_s_numbers() -> None:
+    config = RunConfig()
+    assert (config.model.prototypes_per_class, config.model.prototype_dim, config.model.epsilon) == (10, 128, 1e-4)
+    assert (config.model.correct_class_weight, config.model.incorrect_class_weight) == (1.0, -0.5)
+    train = config.train
+    assert (train.cross_entropy, train.cluster, train.separation, train.l1) == (1.0, 0.8, -0.08, 1e-4)
+    assert (train.backbone_lr, train.add_on_lr, train.prototype_lr, train.last_layer_lr) == (1e-4, 3e-3, 3e-3, 1e-4)
+    assert (train.batch_size, train.warm_epochs, train.push_start, train.push_every) == (80, 5, 10, 10)
+    assert (train.schedule, train.step_size, train.step_gamma, train.weight_decay) == ("step", 5, 0.1, 1e-3)
+    assert (train.last_layer_epochs, config.prune.k, config.prune.threshold) == (20, 6, 3)
+
+
+def test_an_empty_table_is_the_defaults() -> None:
+    assert parse_config({}) == RunConfig() == load_config(None)
+
+
+def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:
+    config = RunConfig(
+        model=ModelConfig(prototype_size=(2, 3), weights='we"ird\\päth 🐦.pt', epsilon=1e-7),
+        data=DataConfig(image_size=(96, 128), path="/some where/é"),
+        train=TrainConfig(frozen_layers=("body.0", "body.1"), backbone_lr=1e-5, seed=2**32 - 1),
+        prune=PruneConfig(enabled=True),
+    )
+    path = tmp_path / "run.toml"
+    path.write_text(config_to_toml(config, {"protokern": "0.1.0", "git": "abc"}), encoding="utf-8")
+    assert load_config(path) == config
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["made_by"] == {"protokern": "0.1.0", "git": "abc"}
+    assert parse_config(config_to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "key", "value"),
+    [
+        ("train.seed=3", "train", "seed", 3),
+        ("train.l1=1e-3", "train", "l1", 1e-3),
+        ("train.l1=0", "train", "l1", 0.0),
+        ('model.backbone="tiny"', "model", "backbone", "tiny"),
+        ("model.backbone=tiny", "model", "backbone", "tiny"),
+        ("model.weights=/some/file-1.pt", "model", "weights", "/some/file-1.pt"),
+        (" model.metric = 'cosine' ", "model", "metric", "cosine"),
+        ("prune.enabled=true", "prune", "enabled", True),
+        ("data.image_size=96", "data", "image_size", 96),
+        ("data.image_size=[96, 128]", "data", "image_size", (96, 128)),
+        ("model.prototype_size=[2, 2]", "model", "prototype_size", (2, 2)),
+    ],
+)
+def test_a_change_is_toml_or_a_bare_word(change, table, key, value) -> None:
+    config = load_config(None, [change])
+    assert getattr(getattr(config, table), key) == value
+    assert type(getattr(getattr(config, table), key)) is type(value)
+    assert differing_keys(config, RunConfig()) == [f"{table}.{key}"]
+
+
+def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[train]\nseed = 1\nbatch_size = 7\n")
+    config = load_config(path, ["train.seed=2", "train.seed=3"])
+    assert (config.train.seed, config.train.batch_size) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.epochs=3", "train.epochs: no such key. Did you mean train.warm_epochs?"),
+        (
+            "train.batchsize=3",
+            "train.batchsize: no such key. Did you mean train.batch_size? Allowed here: seed, batch_si",
+        ),
+        ("modle.name=protopnet", "modle: no such key. Did you mean model? Allowed here: model, data, train, prune."),
+        ("train.batch_size=abc", "train.batch_size: must be a whole number; got 'abc'."),
+        ("train.batch_size=2.5", "train.batch_size: must be a whole number; got 2.5."),
+        ('train.batch_size="32"', "train.batch_size: must be a whole number; got '32'."),
+        ("train.seed=true", "train.seed: must be a whole number; got True."),
+        ("train.l1=high", "train.l1: must be a number; got 'high'."),
+        ("prune.enabled=1", "prune.enabled: must be true or false; got 1."),
+        ("prune.enabled=yes", "prune.enabled: must be true or false; got 'yes'."),
+        ("model.metric=cosin", "model.metric: must be 'sqeuclidean' or 'cosine'; got 'cosin'."),
+        ("train.schedule=x", "train.schedule: must be 'constant', 'step', 'linear' or 'cosine'; got 'x'."),
+        ("data.image_size=big", "data.image_size: must be a whole number or two of them in [ ]; got 'big'."),
+        ("data.image_size=[1, 2, 3]", "data.image_size: must be a whole number or two of them in [ ]; got [1, 2, 3]."),
+        ("model.prototype_size=[1]", "model.prototype_size: must be two whole numbers in [ ]; got [1]."),
+        ("train.frozen_layers=body", "train.frozen_layers: must be a list of texts in [ ]; got 'body'."),
+        ("train=3", "train: must be a table of keys; got 3."),
+        ("train.batch_size=0", "train.batch_size: must be a finite number of at least 1; got 0."),
+        ("train.backbone_lr=-1e-4", "train.backbone_lr: must be a finite number of at least 0; got -0.0001."),
+        ("train.add_on_lr=inf", "train.add_on_lr: must be a finite number of at least 0; got inf."),
+        ("train.weight_decay=nan", "train.weight_decay: must be a finite number of at least 0; got nan."),
+        ("train.separation=0.08", "train.separation: must be 0 or negative; got 0.08."),
+        ("train.label_smoothing=1.0", "train.label_smoothing: must be from 0 up to, not including, 1; got 1.0."),
+        ("train.step_gamma=0", "train.step_gamma: must be greater than 0 and at most 1; got 0.0."),
+        ("train.seed=-1", "train.seed: must be from 0 to 4294967295; got -1."),
+        ("data.val_fraction=1", "data.val_fraction: must be between 0 and 1; got 1.0."),
+        ("data.image_size=0", "data.image_size: must be at least 1; got 0."),
+        ("model.epsilon=0", "model.epsilon: must be a finite number greater than 0; got 0.0."),
+        ("model.prototypes_per_class=0", "model.prototypes_per_class: must be a finite number of at least 1; got 0."),
+        ("model.correct_class_weight=inf", "model.correct_class_weight: must be a finite number; got inf."),
+        ("model.activation=cosine", 'model.metric: must be "cosine" when activation is "cosine"; got \'sqeuclidean\'.'),
+        ("prune.threshold=7", "prune.threshold: must be from 0 to k (6); got 7."),
+        ("train.seed", "--set: must be section.key=value; got 'train.seed'. Write for example train.seed=1."),
+        ("train..seed=1", "--set: must be section.key=value; got 'train..seed=1'."),
+        ("train.seed.x.y=1", "train.seed: must be a whole number; got {'x': {'y': 1}}."),
+        ("data.path=my photos", "--set data.path: 'my photos' is not a TOML value"),
+        ("train.seed=", "--set train.seed: '' is not a TOML value"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_path_and_what_is_allowed(change, message) -> None:
+    assert mistake(change).startswith(message)
+
+
+def test_a_value_that_needs_quotes_is_told_so() -> None:
+    assert mistake("data.path=my photos").endswith("""text in quotes: --set data.path='"text"'.""")
+
+
+def test_a_value_under_a_value_is_refused() -> None:
+    assert mistake("train.seed=1", "train.seed.x=1") == "--set train.seed.x=1: 'seed' is a value, not a section."
+
+
+def test_names_of_models_and_backbones_are_listed() -> None:
+    assert mistake("model.name=protopool") == f"model.name: must be one of {', '.join(MODELS)}; got 'protopool'."
+    assert (
+        mistake("model.backbone=resnet")
+        == f"model.backbone: must be one of {', '.join(list_backbones())}; got 'resnet'."
+    )
+
+
+def test_the_augmentations_are_those_of_the_data() -> None:
+    for name in PRESETS:
+        assert load_config(None, [f"data.augmentation={name}"]).data.augmentation == name
+    assert "'none', 'protopnet' or 'crop'" in mistake("data.augmentation=all")
+
+
+def test_nothing_is_trained_without_an_epoch() -> None:
+    assert mistake("train.warm_epochs=0", "train.joint_epochs=0").startswith("train.joint_epochs: must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[train\n", "is not valid TOML"),
+        (b"\xff\xfe", "is not valid TOML"),
+        (b"[train]\nsed = 1\n", "train.sed: no such key. Did you mean train.seed?"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, content, message) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"config: must be a readable TOML file; got .*none\.toml \(No such file"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"\(Is a directory\)"):
+        load_config(tmp_path)
+
+
+def test_changes_do_not_reach_into_the_given_table() -> None:
+    table = {"train": {"seed": 1}}
+    assert apply_changes(table, ["train.seed=2"]) == {"train": {"seed": 2}}
+    assert table == {"train": {"seed": 1}}
+
+
+def test_differing_keys_come_by_path_in_order() -> None:
+    config = RunConfig()
+    other = replace(config, data=replace(config.data, workers=3), train=replace(config.train, seed=9))
+    assert differing_keys(config, other) == ["data.workers", "train.seed"]
+    assert differing_keys(config, config) == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_valid(path) -> None:
+    load_config(path)
+
+
+def test_the_original_s_example_spells_out_the_defaults() -> None:
+    path = Path(__file__).parents[1] / "examples" / "configs" / "protopnet_cub.toml"
+    changed = differing_keys(load_config(path), RunConfig())
+    assert set(changed) <= {"model.weights", "data.workers", "data.cache"}
+
+
+def test_every_key_is_documented() -> None:
+    for owner in (ModelConfig, DataConfig, TrainConfig, PruneConfig):
+        assert owner.__doc__ is not None
+        for entry in fields(owner):
+            assert entry.name in owner.__doc__, f"{owner.__name__}.{entry.name}"

@@ -91,46 +91,44 @@ struct AmxSearch {
         }
     }
 
-    // Takes scores row by row and keeps the state of the current image in registers.
+    // Takes dots row by row and keeps the best of the current image.
     struct Reducer {
         const PatchRows<float>& patches;
         const SearchState<float>& state;
         int64_t image = 0;
         int64_t n = 0;
-        __m512 best[2], second[2];
-        __m512i index[2], number;
 
-        Reducer(const PatchRows<float>& patches, const SearchState<float>& state) : patches(patches), state(state) {
-            load();
-        }
-        void load() {
-#pragma GCC unroll 2
-            for (int c = 0; c < 2; ++c) {
-                best[c] = _mm512_loadu_ps(state.best + image * lanes + c * 16);
-                second[c] = _mm512_loadu_ps(state.second + image * lanes + c * 16);
-                index[c] = _mm512_loadu_si512(state.index + image * lanes + c * 16);
-            }
-            number = _mm512_set1_epi32(static_cast<int>(patches.first));
-        }
-        void store() {
-#pragma GCC unroll 2
-            for (int c = 0; c < 2; ++c) {
-                _mm512_storeu_ps(state.best + image * lanes + c * 16, best[c]);
-                _mm512_storeu_ps(state.second + image * lanes + c * 16, second[c]);
-                _mm512_storeu_si512(state.index + image * lanes + c * 16, index[c]);
-            }
-        }
         // `dots` holds `count` rows of 32; `row` counts from the group's start.
         void take(const float* dots, int64_t row, int64_t count) {
+            while (count > 0) {
+                const int64_t some = count < patches.rows - n ? count : patches.rows - n;
+                take_of_image(dots, patches.scale + row, patches.bias + row, some);
+                dots += some * lanes;
+                row += some;
+                count -= some;
+                n += some;
+                if (n < patches.rows) continue;
+                ++image;
+                n = 0;
+            }
+        }
+
+        void take_of_image(const float* dots, const float* scales, const float* biases, int64_t count) const {
+            __m512 best[2], second[2];
+            __m512i index[2];
+            float* best_at = state.best + image * lanes;
+            float* second_at = state.second + image * lanes;
+            int32_t* index_at = state.index + image * lanes;
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) {
+                best[c] = _mm512_loadu_ps(best_at + c * 16);
+                second[c] = _mm512_loadu_ps(second_at + c * 16);
+                index[c] = _mm512_loadu_si512(index_at + c * 16);
+            }
+            __m512i number = _mm512_set1_epi32(static_cast<int>(patches.first + n));
             for (int64_t r = 0; r < count; ++r, dots += lanes) {
-                if (n == patches.rows) {
-                    store();
-                    ++image;
-                    n = 0;
-                    load();
-                }
-                const __m512 scale = _mm512_set1_ps(patches.scale[row + r]);
-                const __m512 bias = _mm512_set1_ps(patches.bias[row + r]);
+                const __m512 scale = _mm512_set1_ps(scales[r]);
+                const __m512 bias = _mm512_set1_ps(biases[r]);
 #pragma GCC unroll 2
                 for (int c = 0; c < 2; ++c) {
                     const __m512 score = _mm512_fmadd_ps(_mm512_load_ps(dots + c * 16), scale, bias);
@@ -140,7 +138,12 @@ struct AmxSearch {
                     best[c] = _mm512_min_ps(score, best[c]);
                 }
                 number = _mm512_add_epi32(number, _mm512_set1_epi32(1));
-                ++n;
+            }
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) {
+                _mm512_storeu_ps(best_at + c * 16, best[c]);
+                _mm512_storeu_ps(second_at + c * 16, second[c]);
+                _mm512_storeu_si512(index_at + c * 16, index[c]);
             }
         }
     };
@@ -218,7 +221,7 @@ struct AmxSearch {
         const int64_t tiles = depth_tiles(patches.segments * patches.padded_depth);
         const int64_t total = patches.images * patches.rows;
         alignas(64) float dots[2][2 * tile_rows * lanes];
-        Reducer reducer(patches, state);
+        Reducer reducer{patches, state};
         configure();
         int64_t before = 0;  // rows whose dots wait for their reduction, the last ones ahead of `row`
         int slot = 0;
@@ -233,7 +236,6 @@ struct AmxSearch {
         }
         _tile_release();
         reducer.take(dots[1 - slot], total - before, before);
-        reducer.store();
     }
 };
 

@@ -25,7 +25,8 @@ class Forward {
           executor_(executor),
           shape_(problem, sizeof(T)),
           pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
-          prototypes_(problem, shape_, kernels, true, executor) {
+          prototypes_(problem, shape_, kernels, true, executor),
+          gap_(smallest_gap(kernels, shape_)) {
         // Few images: several workers share one, each with some of the panels.
         const int64_t wanted = (2 * executor.workers + pieces_.groups - 1) / pieces_.groups;
         panel_groups_ = std::min(std::max<int64_t>(1, prototypes_.panels()), wanted);
@@ -46,10 +47,10 @@ class Forward {
     // The smallest gap between best and runner-up that rounding cannot have caused, per squared length of the operands:
     // the kernel's own error per product, and that of sums of `length` terms as rounding errors really add up
     // (N. Higham and T. Mary, 2019, with lambda = 2 on both sides).
-    T gap() const {
-        const T rounding = std::numeric_limits<T>::epsilon() / 2;
-        return static_cast<T>(kernels_.dot_error) +
-               rounding * (8 + 2 * static_cast<T>(std::sqrt(static_cast<double>(kernels_.products * shape_.length))));
+    static T smallest_gap(const Kernels<T>& kernels, const Shape& shape) {
+        const double rounding = std::numeric_limits<T>::epsilon() / 2;
+        const double terms = static_cast<double>(kernels.products * shape.length);
+        return static_cast<T>(kernels.dot_error + rounding * (8 + 2 * std::sqrt(terms)));
     }
 
     struct Worker {
@@ -114,7 +115,7 @@ class Forward {
 
         bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
             const T reach = group.largest[image] + all.prototypes_.search_norm(prototype);
-            return !(second[at] - best[at] > all.gap() * reach * reach);
+            return !(second[at] - best[at] > all.gap_ * reach * reach);
         }
 
         void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {
@@ -193,13 +194,16 @@ class Forward {
                 const T* prototypes[pair_batch];
                 T patch_scale[pair_batch];
                 T prototype_scale[pair_batch];
+                const int64_t* position = patch(image) + begin;
                 for (int64_t j = 0; j < count; ++j) {
-                    const int64_t position = patch(image)[begin + j];
-                    patches[j] = group.patch(i, position);
+                    patches[j] = group.patch(i, position[j]);
                     prototypes[j] = all.prototypes_.row(begin + j);
-                    patch_scale[j] = group.inverse_norm[i * group.positions + position - group.first];
-                    prototype_scale[j] = all.prototypes_.inverse_norm(begin + j);
                 }
+                if (all.problem_.metric == Metric::cosine)
+                    for (int64_t j = 0; j < count; ++j) {
+                        patch_scale[j] = group.inverse_norm[i * group.positions + position[j] - group.first];
+                        prototype_scale[j] = all.prototypes_.inverse_norm(begin + j);
+                    }
                 kernels.pair_distance({all.problem_.metric, patches, prototypes, patch_scale, prototype_scale, count,
                                        group.segment, shape.segments, shape.padded_depth, value(image) + begin});
             }
@@ -252,6 +256,7 @@ class Forward {
     const Shape shape_;
     const Pieces pieces_;
     const PreparedPrototypes<T> prototypes_;
+    const T gap_;
     int64_t panel_groups_;
 };
 

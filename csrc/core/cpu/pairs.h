@@ -16,44 +16,61 @@ struct Pairs {
     using T = typename V::Scalar;
     using Value = typename V::Value;
 
-    static Value squared_differences(const PairDistance<T>& a, int64_t j) {
-        Value sum = V::zero();
-        for (int64_t s = 0; s < a.segments; ++s) {
-            const T* patch = a.patch[j] + a.segment[s];
-            const T* prototype = a.prototype[j] + s * a.padded_depth;
-            for (int64_t d = 0; d < a.padded_depth; d += V::width) {
-                const Value difference = V::sub(V::load(patch + d), V::load(prototype + d));
-                sum = V::fma(difference, difference, sum);
+    // Pairs go four at a time, which shares the cost of adding up the lanes. Under cosine both vectors are scaled, each
+    // product rounded, before the difference: equal vectors give exactly 0.
+    template <bool Scaled>
+    static void four(const PairDistance<T>& a, const int64_t* pair, T* distance) {
+        Value sum[4];
+        Value patch_scale[4];
+        Value prototype_scale[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            sum[j] = V::zero();
+            if constexpr (Scaled) {
+                patch_scale[j] = V::set(a.patch_inverse_norm[pair[j]]);
+                prototype_scale[j] = V::set(a.prototype_inverse_norm[pair[j]]);
             }
         }
-        return sum;
-    }
-
-    // Both vectors are scaled, each product rounded, before the difference: equal vectors give exactly 0.
-    static Value scaled_squared_differences(const PairDistance<T>& a, int64_t j) {
-        Value sum = V::zero();
-        const Value patch_scale = V::set(a.patch_inverse_norm[j]);
-        const Value prototype_scale = V::set(a.prototype_inverse_norm[j]);
         for (int64_t s = 0; s < a.segments; ++s) {
-            const T* patch = a.patch[j] + a.segment[s];
-            const T* prototype = a.prototype[j] + s * a.padded_depth;
-            for (int64_t d = 0; d < a.padded_depth; d += V::width) {
-                const Value difference = V::sub(V::mul(V::load(patch + d), patch_scale),
-                                                V::mul(V::load(prototype + d), prototype_scale));
-                sum = V::fma(difference, difference, sum);
+            const T* patch[4];
+            const T* prototype[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                patch[j] = a.patch[pair[j]] + a.segment[s];
+                prototype[j] = a.prototype[pair[j]] + s * a.padded_depth;
             }
+            for (int64_t d = 0; d < a.padded_depth; d += V::width)
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j) {
+                    Value x = V::load(patch[j] + d);
+                    Value p = V::load(prototype[j] + d);
+                    if constexpr (Scaled) {
+                        x = V::mul(x, patch_scale[j]);
+                        p = V::mul(p, prototype_scale[j]);
+                    }
+                    const Value difference = V::sub(x, p);
+                    sum[j] = V::fma(difference, difference, sum[j]);
+                }
         }
-        return sum;
+        V::sum4(sum, distance);
     }
 
     static void distance(const PairDistance<T>& a) {
-        if (a.metric == Metric::sqeuclidean) {
-            for (int64_t j = 0; j < a.count; ++j) a.distance[j] = V::sum(squared_differences(a, j));
-            return;
-        }
-        for (int64_t j = 0; j < a.count; ++j) {
-            const bool zero = a.patch_inverse_norm[j] == T(0) || a.prototype_inverse_norm[j] == T(0);
-            a.distance[j] = zero ? T(1) : T(0.5) * V::sum(scaled_squared_differences(a, j));
+        for (int64_t begin = 0; begin < a.count; begin += 4) {
+            const int64_t count = a.count - begin < 4 ? a.count - begin : 4;
+            int64_t pair[4];
+            for (int64_t j = 0; j < 4; ++j) pair[j] = j < count ? begin + j : begin;
+            T distance[4];
+            if (a.metric == Metric::sqeuclidean) {
+                four<false>(a, pair, distance);
+                for (int64_t j = 0; j < count; ++j) a.distance[begin + j] = distance[j];
+                continue;
+            }
+            four<true>(a, pair, distance);
+            for (int64_t j = 0; j < count; ++j) {
+                const bool zero = a.patch_inverse_norm[pair[j]] == T(0) || a.prototype_inverse_norm[pair[j]] == T(0);
+                a.distance[begin + j] = zero ? T(1) : T(0.5) * distance[j];
+            }
         }
     }
 

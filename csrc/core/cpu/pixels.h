@@ -73,27 +73,19 @@ struct Pixels {
     template <typename Source>
     static void gather(const PixelLoad<T>& a) {
         const Source* image = static_cast<const Source*>(a.image);
-        for (int64_t begin = 0; begin < a.count; begin += tile) {
-            const int64_t end = begin + tile < a.count ? begin + tile : a.count;
-            const Source* from[tile];
-            for (int64_t n = begin; n < end; ++n) {
-                const int64_t pixel = a.first + n;
-                from[n - begin] = image + (pixel / a.width) * a.stride_height + (pixel % a.width) * a.stride_width;
+        // Tiles of 16 x 16: few cache lines at a time even where channels lie a power of two apart, and whole ones written.
+        for (int64_t d0 = 0; d0 < a.padded_depth; d0 += tile) {
+            const int64_t d1 = d0 + tile < a.depth ? d0 + tile : a.depth;
+            const int64_t end = d0 + tile < a.padded_depth ? d0 + tile : a.padded_depth;
+            int64_t row = a.first / a.width;
+            int64_t column = a.first % a.width;
+            for (int64_t n = 0; n < a.count; ++n) {
+                const Source* in = image + row * a.stride_height + column * a.stride_width + d0 * a.stride_depth;
+                T* out = a.pixels + n * a.padded_depth;
+                for (int64_t d = d0; d < d1; ++d, in += a.stride_depth) out[d] = widen(*in);
+                for (int64_t d = d1 > d0 ? d1 : d0; d < end; ++d) out[d] = T(0);
+                if (++column == a.width) column = 0, ++row;
             }
-            // Tiles of 16 x 16 touch few cache lines even where channels lie a power of two apart.
-            for (int64_t d0 = 0; d0 < a.depth; d0 += tile) {
-                const int64_t d1 = d0 + tile < a.depth ? d0 + tile : a.depth;
-                for (int64_t n = begin; n < end; ++n) {
-                    const Source* in = from[n - begin];
-                    T* out = a.pixels + n * a.padded_depth;
-                    if (a.stride_depth == 1)
-                        for (int64_t d = d0; d < d1; ++d) out[d] = widen(in[d]);
-                    else
-                        for (int64_t d = d0; d < d1; ++d) out[d] = widen(in[d * a.stride_depth]);
-                }
-            }
-            for (int64_t n = begin; n < end; ++n)
-                for (int64_t d = a.depth; d < a.padded_depth; ++d) a.pixels[n * a.padded_depth + d] = T(0);
         }
     }
 

@@ -32,6 +32,12 @@ struct VectorF32 {
         x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
     }
+    static void sum4(const Value* v, float* out) {
+        const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+        const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+        const __m256 abcd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+    }
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const __m256 less = _mm256_cmp_ps(s, best, _CMP_LT_OQ);
         second = _mm256_min_ps(_mm256_max_ps(s, best), second);
@@ -63,6 +69,9 @@ struct VectorF64 {
     static double sum(Value v) {
         const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
         return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
+    }
+    static void sum4(const Value* v, double* out) {
+        for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
     }
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const __m256d less = _mm256_cmp_pd(s, best, _CMP_LT_OQ);

@@ -33,6 +33,13 @@ struct VectorF32 {
         x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
     }
+    static void sum4(const Value* v, float* out) {
+        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+        const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    }
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const __mmask16 less = _mm512_cmp_ps_mask(s, best, _CMP_LT_OQ);
         second = _mm512_min_ps(_mm512_max_ps(s, best), second);
@@ -65,6 +72,9 @@ struct VectorF64 {
         const __m256d y = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
         const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
         return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
+    }
+    static void sum4(const Value* v, double* out) {
+        for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
     }
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const __mmask8 less = _mm512_cmp_pd_mask(s, best, _CMP_LT_OQ);

@@ -32,6 +32,10 @@ struct BaseVector {
         if constexpr (width == 4) return (v[0] + v[2]) + (v[1] + v[3]);
         else return v[0] + v[1];
     }
+    // Sums of four vectors.
+    static void sum4(const Value* v, T* out) {
+        for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+    }
     // Keeps the smaller score with its position and the runner-up; on a tie the earlier position stays.
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const auto less = s < best;

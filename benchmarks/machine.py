@@ -43,6 +43,20 @@ class Machine:
     load: float
 
 
+def settle(seconds: float) -> None:
+    """Wait until the load average is low, for instance after tests that ran just before; at most `seconds`.
+
+    Prints a warning when it stays high: the rows measured then are marked.
+    """
+    end = time.monotonic() + seconds
+    if os.getloadavg()[0] > QUIET_LOAD and seconds > 0:
+        print(f"load average {os.getloadavg()[0]:.2f}: waiting up to {seconds:g} s for it to fall to {QUIET_LOAD}")
+    while os.getloadavg()[0] > QUIET_LOAD and time.monotonic() < end:
+        time.sleep(min(5.0, max(0.0, end - time.monotonic())))
+    if os.getloadavg()[0] > QUIET_LOAD:
+        print(f"warning: load average {os.getloadavg()[0]:.2f} before the start; these rows are marked as not quiet")
+
+
 def describe() -> Machine:
     """Look at the machine. Call it before any work of its own raises the load average."""
     return Machine(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.cases import CASES, Case
 from benchmarks.inputs import make_inputs
-from benchmarks.machine import ROOT, Machine, describe, watch_others
+from benchmarks.machine import ROOT, Machine, describe, settle, watch_others
 from benchmarks.peers import PEERS
 from benchmarks.providers import backend_call
 from benchmarks.results import RESULTS, append_rows
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--case", default="grid14", choices=list(CASES))
     parser.add_argument("--providers", default=",".join(["native", *PEERS]), help=f"of {', '.join(PROVIDERS)}")
+    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=MEMORY, help="CSV file that the rows are added to")
     parser.add_argument("--child", choices=PROVIDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.child is not None:
         print(json.dumps({"extra_bytes": measure_here(arguments.child, case)}))
         return 0
+    settle(arguments.settle)
     machine = describe()
     print(f"forward + backward, {case.shape}, beyond inputs, outputs and gradients")
     for provider in arguments.providers.split(","):

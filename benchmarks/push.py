@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import describe, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.results import RESULTS, append_rows
 from benchmarks.rows import PushRow
 from benchmarks.targets import PUSH_RATIO
@@ -78,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--limit", type=int, help="only so many images, evenly spaced")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each kind")
+    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=PUSH, help="CSV file that the row is added to")
     arguments = parser.parse_args(argv)
+    settle(arguments.settle)
     machine = describe()
     splits = open_splits(arguments.data, image_size=arguments.image_size)
     batches = load_batches(splits.push, arguments.batch_size, arguments.limit)

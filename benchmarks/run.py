@@ -14,7 +14,7 @@ import protokern
 from benchmarks import gate
 from benchmarks.cases import CASES, STANDARD, Case
 from benchmarks.inputs import make_inputs
-from benchmarks.machine import QUIET_LOAD, Machine, describe, watch_others
+from benchmarks.machine import Machine, describe, settle, watch_others
 from benchmarks.peak import NAME, PeakProbe
 from benchmarks.peers import PEERS
 from benchmarks.providers import BARE_PRODUCT, MODES, OPS, build_calls, check_answers
@@ -49,6 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(ALL_PEERS), help="what to compare with")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads for every provider")
     parser.add_argument("--seconds", type=float, default=20.0, help="about how long one case and mode may take")
+    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=SPEED, help="CSV file that the rows are added to")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="CUDA follows with its kernels")
     parser.add_argument("--smoke", action="store_true", help="the tiny case, few rounds, no gate, nothing stored")
@@ -136,12 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(
             "--device: must be cpu; got 'cuda'. The CUDA kernels and their timing are not in this version."
         )
+    plan = make_plan(arguments)
+    settle(0 if arguments.smoke else arguments.settle)
     machine = describe()
     torch.set_num_threads(arguments.threads)
-    plan = make_plan(arguments)
     print(f"{machine.device}, {machine.cores} cores, {machine.isa}, torch {machine.torch_version}, {machine.git_sha}")
-    if machine.load > QUIET_LOAD:
-        print(f"warning: load average {machine.load} before the start; these rows are marked as not quiet")
     if not arguments.smoke:
         for op in plan.ops:
             gate.require_green(gate.op_tests(op))

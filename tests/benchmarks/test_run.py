@@ -10,7 +10,7 @@ import pytest
 import protokern
 from benchmarks import gate, memory, push, run
 from benchmarks.cases import CASES
-from benchmarks.machine import describe, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.results import read_rows
 from benchmarks.rows import MemoryRow, PushRow
 from benchmarks.timing import measure, summarise
@@ -64,6 +64,20 @@ def test_the_machine_is_described() -> None:
     assert machine.load >= 0
 
 
+def test_a_loaded_machine_is_waited_for_and_then_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads = iter([2.0, 2.0, 2.0, 0.4, 0.4])
+    monkeypatch.setattr("os.getloadavg", lambda: (next(loads), 0.0, 0.0))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    settle(60)
+    assert capsys.readouterr().out == "load average 2.00: waiting up to 60 s for it to fall to 0.5\n"
+    monkeypatch.setattr("os.getloadavg", lambda: (2.0, 0.0, 0.0))
+    settle(0)
+    expected = "warning: load average 2.00 before the start; these rows are marked as not quiet\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_own_work_is_not_taken_for_other_work() -> None:
     with watch_others() as others:
         start = time.perf_counter()
@@ -104,7 +118,7 @@ def test_a_wrong_name_is_refused(arguments: list[str], message: str) -> None:
 def test_the_memory_of_the_original_formula_is_several_maps(tmp_path: Path) -> None:
     """Read off its operations, it keeps two maps for the backward pass and has three or four alive at its peak."""
     path = tmp_path / "memory.csv"
-    assert memory.main(["--case", "cub200", "--providers", "original", "--out", str(path)]) == 0
+    assert memory.main(["--case", "cub200", "--providers", "original", "--settle", "0", "--out", str(path)]) == 0
     (row,) = read_rows(path, MemoryRow)
     assert 2 <= row.share <= 8
     assert row.map_mb == pytest.approx(CASES["cub200"].map_bytes / 1e6, abs=1e-3)
@@ -113,6 +127,7 @@ def test_the_memory_of_the_original_formula_is_several_maps(tmp_path: Path) -> N
 def test_a_push_is_compared_with_the_bare_backbone(tmp_path: Path) -> None:
     path = tmp_path / "push.csv"
     arguments = ["--backbone", "tiny", "--weights", "none", "--image-size", "32", "--limit", "12", "--rounds", "2"]
+    arguments += ["--settle", "0"]
     assert push.main([*arguments, "--prototypes-per-class", "2", "--batch-size", "5", "--out", str(path)]) == 0
     (row,) = read_rows(path, PushRow)
     assert row.images == 12

@@ -103,7 +103,8 @@ def explanation_table(
             "weight": evidence.weight,
             "points": evidence.points,
             "patch": view.patch,
-            "box": view.activation_box,
+            "activation_box": view.activation_box,
+            "peak_box": view.peak_box,
             "receptive_field_box": view.receptive_field_box,
             "source": None if source is None else source.name,
         }

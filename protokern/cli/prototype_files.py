@@ -45,7 +45,8 @@ class PrototypeSource:
         image: position of the training image in the push set.
         name: of that image.
         patch: (row, column) in the grid of patches.
-        box: around the highest-activated part of the image, pixels.
+        activation_box: around the highest twentieth of the heat map, pixels, as in the paper.
+        peak_box: around the part of it that holds the highest pixel; the frame in the pictures.
         receptive_field_box: the pixels that the patch depends on.
         distance: from the prototype before the push to the patch.
     """
@@ -53,7 +54,8 @@ class PrototypeSource:
     image: int
     name: str
     patch: tuple[int, int]
-    box: Box
+    activation_box: Box
+    peak_box: Box
     receptive_field_box: Box
     distance: float
 
@@ -203,7 +205,8 @@ def _write_pictures(
                     image=image,
                     name=name,
                     patch=view.patch,
-                    box=view.activation_box,
+                    activation_box=view.activation_box,
+                    peak_box=view.peak_box,
                     receptive_field_box=view.receptive_field_box,
                     distance=float(push.distance[view.prototype]),
                 )
@@ -213,7 +216,7 @@ def _write_pictures(
 def _save_pictures(folder: Path, picture: np.ndarray, view: PatchView) -> None:
     pictures = {
         "image": picture,
-        "box": draw_box(picture, view.activation_box),
+        "box": draw_box(picture, view.peak_box),
         "heat": overlay_heat(picture, view.heat_map),
     }
     for kind, pixels in pictures.items():
@@ -281,6 +284,7 @@ def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
     if values["source"] is not None:
         source = dict(values["source"])
         source["patch"] = tuple(source["patch"])
-        source["box"], source["receptive_field_box"] = Box(*source["box"]), Box(*source["receptive_field_box"])
+        for name in ("activation_box", "peak_box", "receptive_field_box"):
+            source[name] = Box(*source[name])
         values["source"] = PrototypeSource(**source)
     return PrototypeRecord(**values)

@@ -158,7 +158,7 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
 def _facts(run: OpenRun) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
-    stage = read_state(run.checkpoint).stage
+    stage = read_state(run.checkpoint).stage.replace("_", " ")
     return (
         ("model", f"{run.config.model.name} on {run.config.model.backbone}"),
         ("images", f"{rows} by {columns} pixels"),

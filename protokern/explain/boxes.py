@@ -40,13 +40,49 @@ def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTI
 
     Source: Chen et al. 2019, cfchen-duke/ProtoPNet find_high_activation_crop.
     """
+    return _box_around(_high_pixels(heat_map, percentile))
+
+
+def peak_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:
+    """Smallest box around those pixels of `activation_box` that are connected with the highest pixel.
+
+    A map with several peaks has an activation box that spans them all, and most of what lies between them is low. This
+    box stays with the patch that gave the distance, so it is the one to show to people.
+
+    Args:
+        heat_map: (Y, X) finite values, any scale; on a tie the first highest pixel counts.
+        percentile: in [0, 100].
+
+    Raises:
+        ValueError: as `activation_box`.
+    """
+    high = _high_pixels(heat_map, percentile)
+    reached = np.zeros_like(high)
+    reached[np.unravel_index(heat_map.argmax(), heat_map.shape)] = True
+    while True:
+        grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown &= high
+        if (grown == reached).all():
+            return _box_around(reached)
+        reached = grown
+
+
+def _high_pixels(heat_map: np.ndarray, percentile: float) -> np.ndarray:
     if heat_map.ndim != 2 or heat_map.size == 0:
         raise ValueError(f"heat_map: must have shape (Y, X) with Y, X >= 1; got {heat_map.shape}.")
     if not np.isfinite(heat_map).all():
         raise ValueError("heat_map: must be finite; got NaN or inf. Check the image and the weights of the model.")
     if not 0 <= percentile <= 100:
         raise ValueError(f"percentile: must be in [0, 100]; got {percentile}.")
-    high = heat_map >= np.percentile(heat_map, percentile)
-    rows = np.flatnonzero(high.any(axis=1))
-    columns = np.flatnonzero(high.any(axis=0))
+    high: np.ndarray = heat_map >= np.percentile(heat_map, percentile)
+    return high
+
+
+def _box_around(pixels: np.ndarray) -> Box:
+    rows = np.flatnonzero(pixels.any(axis=1))
+    columns = np.flatnonzero(pixels.any(axis=0))
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.explain.boxes import Box, activation_box
+from protokern.explain.boxes import Box, activation_box, peak_box
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 from protokern.models.base import PrototypeModel
@@ -26,7 +26,8 @@ class PatchView:
         prototype: its index.
         patch: (row, column) of the nearest patch in the grid of patches.
         heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image.
-        activation_box: pixels around the highest twentieth of the heat map.
+        activation_box: around the highest twentieth of the heat map's pixels, as in the paper.
+        peak_box: around those of them that are connected with the highest one; for people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
     """
 
@@ -34,6 +35,7 @@ class PatchView:
     patch: tuple[int, int]
     heat_map: np.ndarray
     activation_box: Box
+    peak_box: Box
     receptive_field_box: Box
 
 
@@ -142,41 +144,61 @@ def explain_image(
             receptive_field = find_receptive_field(model.features, image)
         output = model.head(features)
         logits = output.logits[0].float().cpu().numpy()
-        weight = model.last_layer.weight.double().cpu().numpy()  # (K, P)
-        similarity = output.activations[0].double().cpu().numpy()  # (P,)
-        distance = output.min_distances[0].double().cpu().numpy()
-        points = similarity[:, None] * weight.T  # (P, K)
+        spoken = _Spoken(
+            distance=output.min_distances[0].double().cpu().numpy(),
+            similarity=output.activations[0].double().cpu().numpy(),
+            weight=model.last_layer.weight.double().cpu().numpy(),
+            prototype_class=model.prototype_class.tolist(),
+        )
         if classes is None:
             classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
-        shown = {k: np.argsort(-np.abs(points[:, k]), kind="stable")[:top] for k in classes}
-        needed = sorted({int(j) for indices in shown.values() for j in indices})
+        shown = {k: np.argsort(-np.abs(spoken.points[:, k]), kind="stable")[:top].tolist() for k in classes}
+        needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
-        owners = model.class_identity.argmax(dim=1).tolist()
-    by_prototype = {view.prototype: view for view in views}
+    by_prototype = dict(zip(needed, views, strict=True))
+    return Explanation(
+        logits=logits,
+        points=spoken.points,
+        classes=tuple(_explain_class(k, float(logits[k]), spoken, shown[k], by_prototype) for k in classes),
+        receptive_field=receptive_field,
+    )
 
-    def explain_class(k: int) -> ClassExplanation:
-        evidence = tuple(
-            Evidence(
-                view=by_prototype[int(j)],
-                prototype_class=owners[j],
-                distance=float(distance[j]),
-                similarity=float(similarity[j]),
-                weight=float(weight[k, j]),
-                points=float(points[j, k]),
-            )
-            for j in shown[k]
-        )
-        others = np.delete(points[:, k], shown[k])
-        return ClassExplanation(
-            class_index=k,
-            logit=float(logits[k]),
-            evidence=evidence,
-            other_points=float(others.sum()),
-            num_other=len(others),
-        )
 
-    explained = tuple(explain_class(k) for k in classes)
-    return Explanation(logits=logits, points=points, classes=explained, receptive_field=receptive_field)
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """What all prototypes said of an image: distance (P,), similarity (P,), weight (K, P), class (P,)."""
+
+    distance: np.ndarray
+    similarity: np.ndarray
+    weight: np.ndarray
+    prototype_class: list[int]
+
+    @property
+    def points(self) -> np.ndarray:
+        """(P, K) float64."""
+        points: np.ndarray = self.similarity[:, None] * self.weight.T
+        return points
+
+
+def _explain_class(
+    k: int, logit: float, spoken: _Spoken, shown: Sequence[int], views: Mapping[int, PatchView]
+) -> ClassExplanation:
+    points = spoken.points[:, k]
+    evidence = tuple(
+        Evidence(
+            view=views[j],
+            prototype_class=spoken.prototype_class[j],
+            distance=float(spoken.distance[j]),
+            similarity=float(spoken.similarity[j]),
+            weight=float(spoken.weight[k, j]),
+            points=float(points[j]),
+        )
+        for j in shown
+    )
+    others = np.delete(points, shown)
+    return ClassExplanation(
+        class_index=k, logit=logit, evidence=evidence, other_points=float(others.sum()), num_other=len(others)
+    )
 
 
 def view_patches(
@@ -214,6 +236,7 @@ def view_patches(
                 patch=(row, column),
                 heat_map=heat_map,
                 activation_box=activation_box(heat_map),
+                peak_box=peak_box(heat_map),
                 receptive_field_box=receptive_field.box(row, column, patch_size),
             )
         )

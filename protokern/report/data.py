@@ -16,7 +16,7 @@ class SeenPicture:
     Attributes:
         image: (Y, X, 3) uint8.
         heat: (Y, X, 3) uint8, the image under its heat map.
-        box: around the highest-activated part.
+        box: around the highest-activated part, drawn as a frame.
         receptive_field_box: the pixels that the nearest patch can depend on.
     """
 

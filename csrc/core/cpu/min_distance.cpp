@@ -26,7 +26,8 @@ class Forward {
           shape_(problem, sizeof(T)),
           pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
           prototypes_(problem, shape_, kernels, true, executor),
-          gap_(smallest_gap(kernels, shape_)) {
+          gap_(smallest_gap(kernels, shape_)),
+          vanished_(4 * static_cast<T>(kernels.products * shape_.length) * std::numeric_limits<T>::min()) {
         // Few images: several workers share one, each with some of the panels.
         const int64_t wanted = (2 * executor.workers + pieces_.groups - 1) / pieces_.groups;
         panel_groups_ = std::min(std::max<int64_t>(1, prototypes_.panels()), wanted);
@@ -115,7 +116,7 @@ class Forward {
 
         bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
             const T reach = group.largest[image] + all.prototypes_.search_norm(prototype);
-            return !(second[at] - best[at] > all.gap_ * reach * reach);
+            return !(second[at] - best[at] > all.gap_ * reach * reach + all.vanished_);
         }
 
         void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {
@@ -257,6 +258,7 @@ class Forward {
     const Pieces pieces_;
     const PreparedPrototypes<T> prototypes_;
     const T gap_;
+    const T vanished_;  // what products too small for a normal number can amount to
     int64_t panel_groups_;
 };
 

@@ -104,7 +104,7 @@ def explanation_table(
             "points": evidence.points,
             "patch": view.patch,
             "activation_box": view.activation_box,
-            "peak_box": view.peak_box,
+            "patch_box": view.patch_box,
             "receptive_field_box": view.receptive_field_box,
             "source": None if source is None else source.name,
         }

@@ -46,7 +46,7 @@ class PrototypeSource:
         name: of that image.
         patch: (row, column) in the grid of patches.
         activation_box: around the highest twentieth of the heat map, pixels, as in the paper.
-        peak_box: around the part of it that holds the highest pixel; the frame in the pictures.
+        patch_box: around the part of it that belongs to the patch; the frame in the pictures.
         receptive_field_box: the pixels that the patch depends on.
         distance: from the prototype before the push to the patch.
     """
@@ -55,7 +55,7 @@ class PrototypeSource:
     name: str
     patch: tuple[int, int]
     activation_box: Box
-    peak_box: Box
+    patch_box: Box
     receptive_field_box: Box
     distance: float
 
@@ -206,7 +206,7 @@ def _write_pictures(
                     name=name,
                     patch=view.patch,
                     activation_box=view.activation_box,
-                    peak_box=view.peak_box,
+                    patch_box=view.patch_box,
                     receptive_field_box=view.receptive_field_box,
                     distance=float(push.distance[view.prototype]),
                 )
@@ -216,7 +216,7 @@ def _write_pictures(
 def _save_pictures(folder: Path, picture: np.ndarray, view: PatchView) -> None:
     pictures = {
         "image": picture,
-        "box": draw_box(picture, view.peak_box),
+        "box": draw_box(picture, view.patch_box),
         "heat": overlay_heat(picture, view.heat_map),
     }
     for kind, pixels in pictures.items():
@@ -284,7 +284,7 @@ def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
     if values["source"] is not None:
         source = dict(values["source"])
         source["patch"] = tuple(source["patch"])
-        for name in ("activation_box", "peak_box", "receptive_field_box"):
+        for name in ("activation_box", "patch_box", "receptive_field_box"):
             source[name] = Box(*source[name])
         values["source"] = PrototypeSource(**source)
     return PrototypeRecord(**values)

@@ -30,7 +30,7 @@ def prototype_cards(
             picture = SeenPicture(
                 image=files.picture(index, "image"),
                 heat=files.picture(index, "heat"),
-                box=source.peak_box,
+                box=source.patch_box,
                 receptive_field_box=source.receptive_field_box,
             )
         card = PrototypeCard(
@@ -141,6 +141,6 @@ def _seen(picture: np.ndarray, view: PatchView) -> SeenPicture:
     return SeenPicture(
         image=picture,
         heat=overlay_heat(picture, view.heat_map),
-        box=view.peak_box,
+        box=view.patch_box,
         receptive_field_box=view.receptive_field_box,
     )

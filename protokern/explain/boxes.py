@@ -43,22 +43,45 @@ def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTI
     return _box_around(_high_pixels(heat_map, percentile))
 
 
-def peak_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:
-    """Smallest box around those pixels of `activation_box` that are connected with the highest pixel.
-
-    A map with several peaks has an activation box that spans them all, and most of what lies between them is low. This
-    box stays with the patch that gave the distance, so it is the one to show to people.
+def cell_box(grid: tuple[int, int], patch: tuple[int, int], image_size: tuple[int, int]) -> Box:
+    """The part of the image where an upsampled map shows one cell of its grid; at least one pixel.
 
     Args:
-        heat_map: (Y, X) finite values, any scale; on a tie the first highest pixel counts.
+        grid: (H, W), rows and columns of the map.
+        patch: (row, column) of the cell.
+        image_size: (Y, X), pixels.
+    """
+    y0, y1 = _cell_interval(patch[0], grid[0], image_size[0])
+    x0, x1 = _cell_interval(patch[1], grid[1], image_size[1])
+    return Box(y0, x0, y1, x1)
+
+
+def _cell_interval(index: int, num_cells: int, num_pixels: int) -> tuple[int, int]:
+    start = index * num_pixels // num_cells
+    return start, max(start + 1, (index + 1) * num_pixels // num_cells)
+
+
+def patch_box(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PERCENTILE) -> Box:
+    """Smallest box around the high pixels that are connected with the highest pixel of a cell.
+
+    A map with several peaks has an activation box that spans them all, and most of what lies between them is low. This
+    box stays with the patch that gave the distance, so it is the one to show to people. High are the pixels that reach
+    the percentile of the map, or the highest pixel of the cell where that is lower (bicubic upsampling overshoots, so
+    another peak may rise above it).
+
+    Args:
+        heat_map: (Y, X) finite values, any scale.
+        cell: where the map shows the nearest patch.
         percentile: in [0, 100].
 
     Raises:
         ValueError: as `activation_box`.
     """
-    high = _high_pixels(heat_map, percentile)
+    inside = heat_map[cell.y0 : cell.y1, cell.x0 : cell.x1]
+    high = _high_pixels(heat_map, percentile) | (heat_map >= inside.max())
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
     reached = np.zeros_like(high)
-    reached[np.unravel_index(heat_map.argmax(), heat_map.shape)] = True
+    reached[cell.y0 + row, cell.x0 + column] = True
     while True:
         grown = reached.copy()
         grown[1:] |= reached[:-1]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.explain.boxes import Box, activation_box, peak_box
+from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 from protokern.models.base import PrototypeModel
@@ -27,7 +27,7 @@ class PatchView:
         patch: (row, column) of the nearest patch in the grid of patches.
         heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image.
         activation_box: around the highest twentieth of the heat map's pixels, as in the paper.
-        peak_box: around those of them that are connected with the highest one; for people.
+        patch_box: around those of them that are connected with the nearest patch; the box to show to people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
     """
 
@@ -35,7 +35,7 @@ class PatchView:
     patch: tuple[int, int]
     heat_map: np.ndarray
     activation_box: Box
-    peak_box: Box
+    patch_box: Box
     receptive_field_box: Box
 
 
@@ -226,17 +226,18 @@ def view_patches(
     distance = layer.distance_map(features[None], index)[0]  # (P', H', W')
     height, width = image_size
     heat_maps = upsample(layer.activate(distance), (height, width)).cpu().numpy()  # (P', Y, X)
-    patch_size = (features.shape[1] - distance.shape[1] + 1, features.shape[2] - distance.shape[2] + 1)
+    grid = (distance.shape[1], distance.shape[2])
+    patch_size = (features.shape[1] - grid[0] + 1, features.shape[2] - grid[1] + 1)
     views = []
     for j, patch, heat_map in zip(prototypes, patches[index.to(patches.device)].tolist(), heat_maps, strict=True):
-        row, column = divmod(patch, distance.shape[2])
+        row, column = divmod(patch, grid[1])
         views.append(
             PatchView(
                 prototype=j,
                 patch=(row, column),
                 heat_map=heat_map,
                 activation_box=activation_box(heat_map),
-                peak_box=peak_box(heat_map),
+                patch_box=patch_box(heat_map, cell_box(grid, (row, column), (height, width))),
                 receptive_field_box=receptive_field.box(row, column, patch_size),
             )
         )

@@ -53,7 +53,7 @@ def test_the_pictures_show_what_an_explanation_of_the_source_shows(pushed: Pushe
         evidence = next(one for one in explanation.classes[0].evidence if one.view.prototype == record.index)
         assert evidence.view.patch == record.source.patch
         assert evidence.view.activation_box == record.source.activation_box
-        assert evidence.view.peak_box == record.source.peak_box
+        assert evidence.view.patch_box == record.source.patch_box
         assert evidence.view.receptive_field_box == record.source.receptive_field_box
         assert evidence.distance == pytest.approx(0, abs=1e-5)
         assert (files.picture(record.index, "image") == to_picture(image)).all()
@@ -128,7 +128,7 @@ def test_no_folder_and_foreign_formats(tmp_path: Path) -> None:
 def test_the_frame_is_drawn_on_the_box_picture(pushed: PushedRun) -> None:
     files = read_prototypes(pushed.folder)
     assert files is not None
-    box = files.prototypes[0].source.peak_box if files.prototypes[0].source else None
+    box = files.prototypes[0].source.patch_box if files.prototypes[0].source else None
     assert box is not None
     image, framed = files.picture(0, "image"), files.picture(0, "box")
     changed = np.argwhere((image != framed).any(axis=-1))

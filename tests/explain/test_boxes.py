@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protokern.explain.boxes import Box, activation_box, peak_box
+from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
 
 
 def test_box_holds_the_highest_twentieth_and_is_half_open() -> None:
@@ -27,29 +27,48 @@ def test_two_far_peaks_share_one_box() -> None:
     assert activation_box(heat_map) == Box(1, 2, 18, 13)
 
 
-def test_the_peak_box_stays_with_the_highest_pixel() -> None:
+def test_the_patch_box_stays_with_its_cell() -> None:
     heat_map = np.zeros((20, 20))
     heat_map[1:5, 2:6] = 1.0
     heat_map[15:18, 10:13] = 1.0
-    heat_map[16, 11] = 2.0
-    assert peak_box(heat_map) == Box(15, 10, 18, 13)
-    heat_map[2, 3] = 3.0
-    assert peak_box(heat_map) == Box(1, 2, 5, 6)
+    assert patch_box(heat_map, Box(15, 10, 20, 15)) == Box(15, 10, 18, 13)
+    assert patch_box(heat_map, Box(0, 0, 5, 5)) == Box(1, 2, 5, 6)
+
+
+def test_a_cell_below_the_percentile_keeps_a_box_of_its_own() -> None:
+    heat_map = np.zeros((20, 20))
+    heat_map[0:5, 0:5] = 3.0
+    heat_map[10:12, 10:13] = 2.0
+    assert patch_box(heat_map, Box(10, 10, 15, 15)) == Box(10, 10, 12, 13)
 
 
 def test_pixels_that_touch_only_at_a_corner_are_not_connected() -> None:
     heat_map = np.zeros((20, 20))
     heat_map[4:8, 4:7] = 1.0
     heat_map[8:11, 7:10] = 1.0
-    heat_map[5, 5] = 2.0
-    assert peak_box(heat_map) == Box(4, 4, 8, 7)
+    assert patch_box(heat_map, Box(4, 4, 8, 8)) == Box(4, 4, 8, 7)
     bent = np.zeros((20, 20))
     bent[3:12, 3] = bent[11, 3:12] = bent[3:12, 11] = 1.0
-    assert peak_box(bent) == Box(3, 3, 12, 12)
+    assert patch_box(bent, Box(0, 0, 5, 5)) == Box(3, 3, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("grid", "patch", "image_size", "box"),
+    [
+        ((4, 4), (1, 3), (32, 32), Box(8, 24, 16, 32)),
+        ((5, 7), (4, 6), (33, 50), Box(26, 42, 33, 50)),
+        ((1, 1), (0, 0), (3, 9), Box(0, 0, 3, 9)),
+        ((8, 8), (7, 0), (4, 4), Box(3, 0, 4, 1)),
+    ],
+)
+def test_cells_tile_the_image(
+    grid: tuple[int, int], patch: tuple[int, int], image_size: tuple[int, int], box: Box
+) -> None:
+    assert cell_box(grid, patch, image_size) == box
 
 
 def test_constant_and_single_pixel_maps_give_the_whole_image() -> None:
-    assert activation_box(np.full((3, 7), 0.4)) == peak_box(np.full((3, 7), 0.4)) == Box(0, 0, 3, 7)
+    assert activation_box(np.full((3, 7), 0.4)) == patch_box(np.full((3, 7), 0.4), Box(0, 0, 1, 1)) == Box(0, 0, 3, 7)
     assert activation_box(np.ones((1, 1))) == Box(0, 0, 1, 1)
 
 
@@ -63,6 +82,5 @@ def test_constant_and_single_pixel_maps_give_the_whole_image() -> None:
     ],
 )
 def test_bad_maps_are_refused(heat_map: np.ndarray, percentile: float, message: str) -> None:
-    for find_box in (activation_box, peak_box):
-        with pytest.raises(ValueError, match=message):
-            find_box(heat_map, percentile)
+    with pytest.raises(ValueError, match=message):
+        activation_box(heat_map, percentile)

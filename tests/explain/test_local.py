@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protokern.explain.boxes import Box, activation_box, peak_box
+from protokern.explain.boxes import Box, activation_box, patch_box
 from protokern.explain.local import EXPLAINED_CLASSES, explain_image
 from protokern.models import ProtoPNet
 
@@ -79,8 +79,8 @@ def test_the_heat_map_is_the_upsampled_activation_and_the_box_its_highest_part()
     expected = nn.functional.interpolate(activation[None], size=(32, 48), mode="bicubic")[0, 0].numpy()
     np.testing.assert_allclose(view.heat_map, expected, atol=1e-5)
     assert view.activation_box == activation_box(view.heat_map)
-    assert view.peak_box == peak_box(view.heat_map)
     row, column = view.patch
+    assert view.patch_box == patch_box(view.heat_map, Box(4 * row, 4 * column, 4 * row + 4, 4 * column + 4))
     field = view.receptive_field_box
     assert field == Box(
         max(0, 4 * row - 3), max(0, 4 * column - 3), min(32, 4 * row + 4), min(48, 4 * column + 4)

@@ -120,6 +120,7 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.backbone_lr=-1e-4", "train.backbone_lr: must be a finite number of at least 0; got -0.0001."),
         ("train.add_on_lr=inf", "train.add_on_lr: must be a finite number of at least 0; got inf."),
         ("train.weight_decay=nan", "train.weight_decay: must be a finite number of at least 0; got nan."),
+        ("train.last_layer_lr=1e38", "train.last_layer_lr: must be at most 1e+30; got 1e+38."),
         ("train.separation=0.08", "train.separation: must be 0 or negative; got 0.08."),
         ("train.label_smoothing=1.0", "train.label_smoothing: must be from 0 up to, not including, 1; got 1.0."),
         ("train.step_gamma=0", "train.step_gamma: must be greater than 0 and at most 1; got 0.0."),

@@ -22,6 +22,7 @@ from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable
 from protokern.train.files import write_file
 from protokern.train.loop import train
+from protokern.train.optimizers import freeze
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
@@ -109,6 +110,7 @@ def _make_run(
     set_seed(config.train.seed, 0)
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size)
+    freeze(model, "joint", config.train)  # now, so that a wrong name in train.frozen_layers costs no warm epoch
     splits.train.preload()
     splits.push.preload()
     return TrainingRun(

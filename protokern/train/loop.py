@@ -18,6 +18,7 @@ from protokern.train.head_stages import (
     return_to_best_pushed,
 )
 from protokern.train.loaders import ordered_loader, shuffled_batches
+from protokern.train.logger import truncate_log
 from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import (
@@ -51,6 +52,7 @@ def train(run: TrainingRun) -> Iterator[Record]:
     progress = run.progress
     if not progress.images:
         progress.images = count_images(run.splits)
+        truncate_log(run.log_path, 0)  # of a run that was killed before its first checkpoint
         notes = [Notice(text=note) for note in run.splits.notes]
         log_records(run, notes)
         save_progress(run, "init-0")

@@ -15,6 +15,8 @@ from protokern.backbones import list_backbones
 from protokern.errors import ConfigError
 from protokern.models.registry import MODELS
 
+LARGEST_RATE = 1e30  # a step of Adam with a larger one does not fit into float32
+
 
 def require(condition: bool, name: str, wanted: str, got: Any) -> None:
     """Raise the one-line ConfigError for the field `name` unless `condition` holds."""
@@ -152,8 +154,11 @@ class TrainConfig:
         require_number(self, "warm_epochs", "joint_epochs", "push_start", "last_layer_epochs", "patience")
         require_number(self, "feature_cache_mb")
         require(self.warm_epochs + self.joint_epochs >= 1, "joint_epochs", "at least 1 when warm_epochs is 0", 0)
-        require_number(self, "backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr")
-        require_number(self, "weight_decay", "gradient_clip", "cross_entropy", "cluster", "l1")
+        rates = ("backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay")
+        require_number(self, *rates)
+        for name in rates:
+            require(getattr(self, name) <= LARGEST_RATE, name, f"at most {LARGEST_RATE:g}", getattr(self, name))
+        require_number(self, "gradient_clip", "cross_entropy", "cluster", "l1")
         require(0 < self.step_gamma <= 1, "step_gamma", "greater than 0 and at most 1", self.step_gamma)
         require(-math.inf < self.separation <= 0, "separation", "0 or negative", self.separation)
         require(

@@ -23,6 +23,7 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "subnormal": lambda tensor: tensor * 1e-40,
     "subnormal_squares": lambda tensor: tensor * 3e-22,
     "overflowing": lambda tensor: tensor * 1e25,
+    "some_zero": lambda tensor: (tensor - 0.5) * (torch.rand_like(tensor[:, :1]) > 0.2),
     "nearly_parallel": lambda tensor: 1 + 1e-4 * tensor,
 }
 

@@ -49,7 +49,7 @@ class DataConfig:
     augmentation: Literal["none", "protopnet", "crop"] = "protopnet"
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int = 0
-    cache: Literal["none", "memory"] = "memory"
+    cache: Literal["none", "memory"] = "none"
     birds_classes: int = 10
     birds_train: int = 100
     birds_val: int = 20

@@ -214,7 +214,7 @@ def test_the_examples_are_valid(path) -> None:
 def test_the_original_s_example_spells_out_the_defaults() -> None:
     path = Path(__file__).parents[1] / "examples" / "configs" / "protopnet_cub.toml"
     changed = differing_keys(load_config(path), RunConfig())
-    assert set(changed) <= {"model.weights", "data.workers", "data.cache"}
+    assert set(changed) <= {"model.weights", "data.workers"}
 
 
 def test_every_key_is_documented() -> None:

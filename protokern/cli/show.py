@@ -41,10 +41,10 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
             if isinstance(record, StepRecord):
                 name = _STAGES[record.stage]
                 title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint") else name
-                progress.reset(task, total=None, description=f"{record.position + 1}/{record.steps} {title}", note="")
+                progress.remove_task(task)
+                task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
             elif isinstance(record, BatchRecord):
-                is_last = record.batch == record.batches
-                note = "validation" if is_last else f"loss {record.loss:.3f}"
+                note = "validation" if record.batch == record.batches else f"loss {record.loss:.3f}"
                 progress.update(task, completed=record.batch, total=record.batches, note=note)
             else:
                 progress.console.print(describe(record), markup=False, highlight=False, soft_wrap=True)
@@ -64,6 +64,7 @@ def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[I
 
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -81,7 +82,7 @@ def _progress_bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(), transient=True) as progress:
         yield progress
 
 

@@ -46,7 +46,7 @@ class PrototypeSource:
         name: of that image.
         patch: (row, column) in the grid of patches.
         activation_box: around the highest twentieth of the heat map, pixels, as in the paper.
-        patch_box: around the part of it that belongs to the patch; the frame in the pictures.
+        patch_box: around the patch's cell and the part of it that is connected with that; the frame in the pictures.
         receptive_field_box: the pixels that the patch depends on.
         distance: from the prototype before the push to the patch.
     """

@@ -62,26 +62,22 @@ def _cell_interval(index: int, num_cells: int, num_pixels: int) -> tuple[int, in
 
 
 def patch_box(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PERCENTILE) -> Box:
-    """Smallest box around the high pixels that are connected with the highest pixel of a cell.
+    """Smallest box around a cell and the high pixels that are connected with it.
 
     A map with several peaks has an activation box that spans them all, and most of what lies between them is low. This
-    box stays with the patch that gave the distance, so it is the one to show to people. High are the pixels that reach
-    the percentile of the map, or the highest pixel of the cell where that is lower (bicubic upsampling overshoots, so
-    another peak may rise above it).
+    box stays with the patch that gave the distance, so it is the one to show to people.
 
     Args:
         heat_map: (Y, X) finite values, any scale.
         cell: where the map shows the nearest patch.
-        percentile: in [0, 100].
+        percentile: in [0, 100]; pixels that reach it are high.
 
     Raises:
         ValueError: as `activation_box`.
     """
-    inside = heat_map[cell.y0 : cell.y1, cell.x0 : cell.x1]
-    high = _high_pixels(heat_map, percentile) | (heat_map >= inside.max())
-    row, column = np.unravel_index(inside.argmax(), inside.shape)
-    reached = np.zeros_like(high)
-    reached[cell.y0 + row, cell.x0 + column] = True
+    reached = np.zeros(heat_map.shape, dtype=bool)
+    reached[cell.y0 : cell.y1, cell.x0 : cell.x1] = True
+    high = _high_pixels(heat_map, percentile) | reached
     while True:
         grown = reached.copy()
         grown[1:] |= reached[:-1]

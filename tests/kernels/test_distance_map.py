@@ -53,6 +53,7 @@ def test_exact_copies_are_at_distance_zero_at_an_offset(metric: str, backend: st
 @pytest.mark.parametrize("metric", METRICS)
 def test_nan_where_the_patch_or_the_prototype_is_not_finite(metric: str, backend: str) -> None:
     features, prototypes = SMALL.inputs()
+    features[1, :, 2, 2] = 0  # at cosine distance 1 from everything, but not from what is not finite
     clean = distance_map(features, prototypes, metric=metric, backend=backend)
     features[0, 3, 1, 2] = torch.inf
     prototypes[5, 0] = torch.nan

@@ -222,3 +222,10 @@ def test_every_key_is_documented() -> None:
         assert owner.__doc__ is not None
         for entry in fields(owner):
             assert entry.name in owner.__doc__, f"{owner.__name__}.{entry.name}"
+
+
+def test_every_key_is_in_the_training_guide() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    for owner in (ModelConfig, DataConfig, TrainConfig, PruneConfig):
+        for entry in fields(owner):
+            assert f"`{entry.name}`" in guide, f"{owner.__name__}.{entry.name}"

@@ -7,13 +7,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
+from protokern.cli.main import main
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_example(*arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_layer_learns_in_a_net_of_its_own() -> None:
     """The three classes differ by the colour of one patch, which is all that the layer looks at."""
-    command = [sys.executable, "examples/own_layer.py"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    accuracy = re.search(r"^accuracy ([\d.]+)$", printed, flags=re.MULTILINE)
+    accuracy = re.search(r"^accuracy ([\d.]+)$", run_example("examples/own_layer.py"), flags=re.MULTILINE)
     assert accuracy is not None
     assert float(accuracy.group(1)) >= 0.9
+
+
+def test_the_demo_tells_its_numbers_and_paints_a_bird(tmp_path: Path) -> None:
+    run, bird = tmp_path / "run", tmp_path / "bird.png"
+    config = ROOT / "examples/configs/demo.toml"
+    changes = [
+        "data.image_size=32",
+        "data.birds_classes=2",
+        "data.birds_train=6",
+        "data.birds_val=2",
+        "data.birds_test=3",
+        "train.joint_epochs=1",
+        "train.last_layer_epochs=1",
+    ]
+    flags = [part for change in changes for part in ("--set", change)]
+    assert main(["train", "--config", str(config), "--out", str(run), *flags]) == 0
+    after_push, at_the_end = run_example("examples/demo.py", str(run), str(bird)).splitlines()
+    numbers = r": test accuracy [\d.]+%, \d+ prototypes, [\d.]+% of their patch centres on the bird"
+    assert re.fullmatch("after the push" + numbers, after_push)
+    assert re.fullmatch("at the end" + numbers, at_the_end)
+    with Image.open(bird) as image:
+        assert image.size == (32, 32)

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NoReturn, TextIO
 
 import protokern
+from protokern.cli.allocator import keep_freed_memory
 from protokern.errors import ProtokernError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+    keep_freed_memory()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
     except (ProtokernError, OSError) as error:
         if args.debug:

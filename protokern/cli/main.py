@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(arguments)
     except SystemExit as stop:  # argparse ends --help and mistakes in this way
         return stop.code if isinstance(stop.code, int) else MISTAKE
+    keep_freed_memory()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-    keep_freed_memory()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
     except (ProtokernError, OSError) as error:
         if args.debug:

@@ -192,6 +192,32 @@ def test_no_graph_is_kept_without_gradients(name: str) -> None:
     assert PUBLIC[name](features, prototypes).requires_grad
 
 
+def test_inference_mode(backend: str) -> None:
+    features, prototypes = SMALL.inputs()
+    wanted = prototype_pool(features, prototypes, backend=backend)
+    with torch.inference_mode():
+        got = prototype_pool(*SMALL.inputs(), backend=backend)
+    for one, other in zip(wanted, got, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_export_for_any_number_of_images() -> None:
+    class Layer(torch.nn.Module):
+        def __init__(self, prototypes: Tensor) -> None:
+            super().__init__()
+            self.prototypes = torch.nn.Parameter(prototypes)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return prototype_pool(features, self.prototypes).activation
+
+    features, prototypes = Case(3, 5, 4, 6, 7).inputs()
+    exported = torch.export.export(
+        Layer(prototypes), (features,), dynamic_shapes=({0: torch.export.Dim("images", min=1, max=64)},)
+    )
+    more = Case(9, 5, 4, 6, 7).inputs(seed=1)[0]
+    torch.testing.assert_close(exported.module()(more), prototype_pool(more, prototypes).activation)
+
+
 def test_patch_indices_carry_no_gradient() -> None:
     features, prototypes = (tensor.requires_grad_() for tensor in SMALL.inputs())
     assert not min_distance(features, prototypes).patch.requires_grad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -60,16 +61,17 @@ def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) ->
 
 def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int) -> Batches:
     """Load the given batches in the given order."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_seed_worker)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_start_worker)  # type: ignore[arg-type]
 
 
 def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int) -> Batches:
     """Load a data set from first to last image."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, worker_init_fn=_seed_worker)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, worker_init_fn=_start_worker)  # type: ignore[arg-type]
 
 
-def _seed_worker(worker: int) -> None:
-    """Seed Python and NumPy in a worker as torch already is."""
+def _start_worker(worker: int) -> None:
+    """Seed Python and NumPy as torch already is; leave Ctrl-C, which a terminal sends to all, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)

@@ -51,13 +51,14 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], *, start_new_session: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "protokern", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=start_new_session,
     )
 
 
@@ -100,6 +101,17 @@ def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(photos: Path, tmp_path: 
     assert process.returncode == 130
     epochs = [line["epoch"] for line in read_log(run / "log.jsonl") if line["kind"] == "epoch"]
     assert epochs == list(range(len(epochs)))
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_workers_too(photos: Path, tmp_path: Path) -> None:
+    arguments = command(photos, tmp_path / "run", data__workers="1", **ENDLESS)
+    with start(arguments, start_new_session=True) as process:
+        wait_for_epoch(process, 1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("protokern train: stopped. The last checkpoint is ")
+    assert error.count("\n") == 1
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(photos: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 // Where that might change the nearest patch, the driver compares the patches' exact distances (min_distance.cpp).
 //
 // Rows of all images of a group lie one after another in tiles of 16, so no image size wastes tile rows. A tile of 16 x 32
-// numbers takes 1 KiB; packed rows are [row tile][depth tile][hi, mid], a panel of 32 prototypes is [depth tile][hi, mid]
-// [left, right 16]. While the tile unit multiplies one pair of row tiles, the vector units reduce the scores of the pair
+// numbers takes 1 KiB; packed rows are [pair of row tiles][depth tile][upper, lower 16][hi, mid], a panel of 32 prototypes
+// is [depth tile][hi, mid][left, right 16]. While the tile unit multiplies one pair of row tiles, the vector units reduce the scores of the pair
 // before.
 #pragma once
 
@@ -12,12 +12,22 @@
 
 #include <cstdint>
 
+#include "simd_avx512.h"
 #include "types.h"
 
 namespace {
 
 using protokern::cpu::PatchRows;
 using protokern::cpu::SearchState;
+
+struct alignas(64) TileConfiguration {
+    uint8_t palette = 1;
+    uint8_t start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr TileConfiguration tile_configuration{};
 
 struct AmxSearch {
     static constexpr int lanes = 32;
@@ -32,7 +42,7 @@ struct AmxSearch {
     // Lengths are of padded rows: a multiple of 16.
     static int64_t panel_bytes(int64_t padded_length) { return depth_tiles(padded_length) * 4 * tile_bytes; }
     static int64_t row_bytes(int64_t rows, int64_t padded_length) {
-        return (rows + tile_rows - 1) / tile_rows * depth_tiles(padded_length) * 2 * tile_bytes;
+        return (rows + 2 * tile_rows - 1) / (2 * tile_rows) * depth_tiles(padded_length) * 4 * tile_bytes;
     }
 
     // 32 values as hi and mid.
@@ -46,21 +56,27 @@ struct AmxSearch {
     }
 
     static void pack_panel(const float* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
-        uint32_t* out = static_cast<uint32_t*>(panel);
         for (int64_t k = 0; k < depth_tiles(padded_length); ++k)
-            for (int p = 0; p < lanes; ++p) {
-                alignas(64) uint32_t pairs[2][16] = {};
-                if (p < count) {
-                    const float* values = rows + p * row_stride + k * tile_depth;
-                    const bool half = k * tile_depth + 16 >= padded_length;
-                    __m512i hi, mid;
-                    split(_mm512_loadu_ps(values), half ? _mm512_setzero_ps() : _mm512_loadu_ps(values + 16), hi, mid);
-                    _mm512_store_si512(pairs[0], hi);
-                    _mm512_store_si512(pairs[1], mid);
+            for (int c = 0; c < 2; ++c) {
+                __m512i hi[16];
+                __m512i mid[16];
+#pragma GCC unroll 16
+                for (int p = 0; p < 16; ++p) {
+                    const float* values = rows + (c * 16 + p) * row_stride + k * tile_depth;
+                    const bool there = c * 16 + p < count;
+                    const bool second = there && k * tile_depth + 16 < padded_length;
+                    split(there ? _mm512_loadu_ps(values) : _mm512_setzero_ps(),
+                          second ? _mm512_loadu_ps(values + 16) : _mm512_setzero_ps(), hi[p], mid[p]);
                 }
-                for (int part = 0; part < 2; ++part)
-                    for (int i = 0; i < 16; ++i)
-                        out[(((k * 2 + part) * 2 + p / 16) * 16 + i) * 16 + p % 16] = pairs[part][i];
+                transpose_16x16(hi);
+                transpose_16x16(mid);
+                // The tiles of one depth: hi left, hi right, mid left, mid right.
+                char* tile = static_cast<char*>(panel) + (k * 4 + c) * tile_bytes;
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; ++i) {
+                    _mm512_store_si512(tile + i * 64, hi[i]);
+                    _mm512_store_si512(tile + 2 * tile_bytes + i * 64, mid[i]);
+                }
             }
     }
 
@@ -71,7 +87,8 @@ struct AmxSearch {
         char* out = static_cast<char*>(packed);
         for (int64_t r = 0; r < total; ++r) {
             const float* row = patches.pixels + r / patches.rows * patches.image_stride + patches.row[r % patches.rows];
-            char* at = out + r / tile_rows * tiles * 2 * tile_bytes + r % tile_rows * 64;
+            char* at = out + r / (2 * tile_rows) * tiles * 4 * tile_bytes + r / tile_rows % 2 * 2 * tile_bytes +
+                       r % tile_rows * 64;
             int64_t segment = 0;
             int64_t vector = 0;
             const auto next = [&] {
@@ -80,7 +97,7 @@ struct AmxSearch {
                 if (++vector == vectors) vector = 0, ++segment;
                 return values;
             };
-            for (int64_t k = 0; k < tiles; ++k, at += 2 * tile_bytes) {
+            for (int64_t k = 0; k < tiles; ++k, at += 4 * tile_bytes) {
                 const __m512 first = next();
                 const __m512 second = next();
                 __m512i hi, mid;
@@ -150,8 +167,9 @@ struct AmxSearch {
 
     // Tiles 0..3: dots of rows {0, 1} x prototypes {left, right}; 4, 5: rows; 6, 7: prototypes.
     template <int RowTiles>
-    static void multiply(const char* rows, int64_t row_tile_bytes, const char* panel) {
-        constexpr int64_t mid = tile_bytes;        // from hi in the packed rows
+    static void multiply(const char* rows, const char* panel) {
+        constexpr int64_t mid = tile_bytes;  // from hi in the packed rows
+        constexpr int64_t second_row_tile = 2 * tile_bytes;
         constexpr int64_t panel_mid = 2 * tile_bytes;
         _tile_loadd(6, panel, 64);
         _tile_loadd(7, panel + tile_bytes, 64);
@@ -159,7 +177,7 @@ struct AmxSearch {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (RowTiles == 2) {
-            _tile_loadd(5, rows + row_tile_bytes + mid, 64);
+            _tile_loadd(5, rows + second_row_tile + mid, 64);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -167,7 +185,7 @@ struct AmxSearch {
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (RowTiles == 2) {
-            _tile_loadd(5, rows + row_tile_bytes, 64);
+            _tile_loadd(5, rows + second_row_tile, 64);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -194,7 +212,7 @@ struct AmxSearch {
         const int64_t share = (before + tiles - 1) / tiles;
         int64_t done = 0;
         for (int64_t k = 0; k < tiles; ++k) {
-            multiply<RowTiles>(rows + k * 2 * tile_bytes, tiles * 2 * tile_bytes, panel + k * 4 * tile_bytes);
+            multiply<RowTiles>(rows + k * 4 * tile_bytes, panel + k * 4 * tile_bytes);
             const int64_t count = done + share < before ? share : before - done;
             reducer.take(dots_before + done * lanes, row_before + done, count);
             done += count;
@@ -207,13 +225,11 @@ struct AmxSearch {
         }
     }
 
+    // GCC's tile intrinsics do not say which memory they read: the configuration is a constant, and a barrier completes
+    // all stores to packed rows and panels.
     static void configure() {
-        struct alignas(64) {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } configuration;
-        _tile_loadconfig(&configuration);
+        asm volatile("" ::: "memory");
+        _tile_loadconfig(&tile_configuration);
     }
 
     static void run(const PatchRows<float>& patches, const void* packed, const void* panel,
@@ -226,7 +242,7 @@ struct AmxSearch {
         int64_t before = 0;  // rows whose dots wait for their reduction, the last ones ahead of `row`
         int slot = 0;
         for (int64_t row = 0; row < total;) {
-            const char* rows = static_cast<const char*>(packed) + row / tile_rows * tiles * 2 * tile_bytes;
+            const char* rows = static_cast<const char*>(packed) + row / (2 * tile_rows) * tiles * 4 * tile_bytes;
             const bool pair = total - row > tile_rows;
             (pair ? block<2> : block<1>)(rows, static_cast<const char*>(panel), tiles, dots[slot], reducer,
                                          dots[1 - slot], row - before, before);

@@ -35,9 +35,10 @@ class Exact {
             Carver carver(memory.data() + worker * counter.used());
             PatchGroup<T> group;
             group.carve(carver, shape_, pieces_, kernels_, problem_.metric);
-            const int64_t image = task / pieces_.parts * pieces_.images;
+            const int64_t image = pieces_.first_image(task / pieces_.parts, shape_);
+            const int64_t count = pieces_.first_image(task / pieces_.parts + 1, shape_) - image;
             const int64_t first = task % pieces_.parts * pieces_.positions;
-            group.read(problem_, shape_, kernels_, image, std::min(pieces_.images, shape_.images - image), first,
+            group.read(problem_, shape_, kernels_, image, count, first,
                        std::min(first + pieces_.positions, shape_.positions));
             group.measure(shape_, kernels_, prototypes_.centre());
             for (int64_t i = 0; i < group.images; ++i) body(group, image + i, i);

@@ -1,7 +1,8 @@
 // Built for x86-64-v4 with AVX512-BF16 and AMX-BF16; run only where processor and operating system have them. float32
 // searches run on tiles; the rest is as in kernel_avx512.cpp.
-#include "amx_search.h"
 #include "simd_avx512.h"
+
+#include "amx_search.h"
 
 #include "instruction_sets.h"
 #include "kernels.h"

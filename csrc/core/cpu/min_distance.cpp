@@ -82,8 +82,8 @@ class Forward {
         void run(int64_t image_group, int64_t panel_group) {
             const int64_t first_panel = panel_group * all.prototypes_.panels() / all.panel_groups_;
             const int64_t end_panel = (panel_group + 1) * all.prototypes_.panels() / all.panel_groups_;
-            const int64_t image = image_group * all.pieces_.images;
-            const int64_t count = std::min(all.pieces_.images, shape.images - image);
+            const int64_t image = all.pieces_.first_image(image_group, shape);
+            const int64_t count = all.pieces_.first_image(image_group + 1, shape) - image;
             if (all.pieces_.parts == 1) run_whole(image, count, first_panel, end_panel);
             else run_parts(image, first_panel, end_panel);
             const int64_t first = first_panel * kernels.lanes;
@@ -242,6 +242,7 @@ class Forward {
         }
 
         void mark_bad_prototypes(int64_t image, int64_t first, int64_t end) {
+            if (all.prototypes_.all_finite()) return;
             for (int64_t p = first; p < end; ++p) {
                 if (all.prototypes_.finite(p)) continue;
                 value(image)[p] = std::numeric_limits<T>::quiet_NaN();

@@ -8,14 +8,14 @@
 namespace protokern::cpu {
 namespace {
 
-// A fifth of the second-level cache for the pixels leaves room for their centred copy and for the prototypes.
+// Three tenths of the second-level cache for the pixels leave as much for the searched copy, and room for prototypes.
 int64_t pixel_budget() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #else
     const int64_t cache = 0;
 #endif
-    return (cache > 0 ? cache : 1 << 20) / 5;
+    return (cache > 0 ? cache : 1 << 20) * 3 / 10;
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -46,17 +46,19 @@ Pieces Pieces::plan(const Shape& shape, int64_t element_bytes, int workers) {
     const int64_t image_bytes = shape.positions * shape.padded_length * element_bytes;
     Pieces pieces{};
     if (image_bytes > 2 * budget) {
+        pieces.groups = shape.images;
         pieces.images = 1;
         pieces.parts = std::min(divide_up(image_bytes, budget), shape.positions);
         pieces.positions = divide_up(shape.positions, pieces.parts);
         pieces.parts = divide_up(shape.positions, pieces.positions);
     } else {
-        const int64_t fair = std::max<int64_t>(1, shape.images / (4 * workers));
-        pieces.images = std::max<int64_t>(1, std::min(fair, budget / std::max<int64_t>(1, image_bytes)));
+        const int64_t fitting = std::max<int64_t>(1, budget / image_bytes);
+        const int64_t shared_out = std::min<int64_t>(shape.images, 4 * workers);  // a slow worker leaves some to others
+        pieces.groups = std::max(divide_up(shape.images, fitting), shared_out);
+        pieces.images = divide_up(shape.images, pieces.groups);
         pieces.parts = 1;
         pieces.positions = shape.positions;
     }
-    pieces.groups = divide_up(shape.images, pieces.images);
     for (int64_t part = 0; part < pieces.parts; ++part) {
         const int64_t first = part * pieces.positions;
         const int64_t end = std::min(first + pieces.positions, shape.positions);

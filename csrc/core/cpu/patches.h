@@ -31,12 +31,13 @@ struct Shape {
 
 // How the positions of the images are cut into pieces that stay in a core's cache.
 struct Pieces {
-    int64_t images;     // per group; 1 where an image is cut
-    int64_t groups;
+    int64_t groups;     // of images, sizes differ by 1 at most
+    int64_t images;     // most images of a group; 1 where an image is cut
     int64_t positions;  // per part of an image
     int64_t parts;      // per image
     int64_t pixels;     // most pixels of a part
 
+    int64_t first_image(int64_t group, const Shape& shape) const { return group * shape.images / groups; }
     static Pieces plan(const Shape& shape, int64_t element_bytes, int workers);
 };
 

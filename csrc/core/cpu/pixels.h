@@ -70,23 +70,63 @@ struct Pixels {
     using T = typename V::Scalar;
     static constexpr int64_t tile = 16;
 
+    // Channels beside each other: rows are copied as they are.
+    template <typename Source>
+    static void copy_rows(const PixelLoad<T>& a) {
+        int64_t row = a.first / a.width;
+        int64_t column = a.first % a.width;
+        for (int64_t n = 0; n < a.count; ++n) {
+            const Source* in = static_cast<const Source*>(a.image) + row * a.stride_height + column * a.stride_width;
+            T* out = a.pixels + n * a.padded_depth;
+            for (int64_t d = 0; d < a.depth; ++d) out[d] = widen(in[d]);
+            for (int64_t d = a.depth; d < a.padded_depth; ++d) out[d] = T(0);
+            if (++column == a.width) column = 0, ++row;
+        }
+    }
+
+    // Any strides, in blocks of 16 pixels x 16 channels: few cache lines at a time even where channels lie a power of two
+    // apart, and whole lines written. A block is first read along the pixels, which are often beside each other.
+    template <typename Source>
+    static void transpose(const PixelLoad<T>& a) {
+        const Source* image = static_cast<const Source*>(a.image);
+        const bool dense = a.stride_width == 1 && a.stride_height == a.width;
+        alignas(64) T block[tile][tile];
+        for (int64_t d0 = 0; d0 < a.padded_depth; d0 += tile)
+            for (int64_t n0 = 0; n0 < a.count; n0 += tile) {
+                const int64_t pixels = a.count - n0 < tile ? a.count - n0 : tile;
+                const int64_t width = a.padded_depth - d0 < tile ? a.padded_depth - d0 : tile;
+                int64_t offset[tile];
+                for (int64_t n = 0; n < pixels && !dense; ++n) {
+                    const int64_t pixel = a.first + n0 + n;
+                    offset[n] = pixel / a.width * a.stride_height + pixel % a.width * a.stride_width;
+                }
+                for (int64_t d = 0; d < width; ++d) {
+                    if (d0 + d >= a.depth) {
+                        for (int64_t n = 0; n < tile; ++n) block[d][n] = T(0);
+                        continue;
+                    }
+                    const Source* in = image + (d0 + d) * a.stride_depth;
+                    if (dense) in += a.first + n0;
+                    if (dense && pixels == tile)
+                        for (int64_t n = 0; n < tile; ++n) block[d][n] = widen(in[n]);
+                    else
+                        for (int64_t n = 0; n < pixels; ++n) block[d][n] = widen(in[dense ? n : offset[n]]);
+                }
+                T* out = a.pixels + n0 * a.padded_depth + d0;
+                if constexpr (V::width == tile)
+                    if (pixels == tile) {
+                        V::store_transposed(block, out, a.padded_depth);
+                        continue;
+                    }
+                for (int64_t n = 0; n < pixels; ++n, out += a.padded_depth)
+                    for (int64_t d = 0; d < width; ++d) out[d] = block[d][n];
+            }
+    }
+
     template <typename Source>
     static void gather(const PixelLoad<T>& a) {
-        const Source* image = static_cast<const Source*>(a.image);
-        // Tiles of 16 x 16: few cache lines at a time even where channels lie a power of two apart, and whole ones written.
-        for (int64_t d0 = 0; d0 < a.padded_depth; d0 += tile) {
-            const int64_t d1 = d0 + tile < a.depth ? d0 + tile : a.depth;
-            const int64_t end = d0 + tile < a.padded_depth ? d0 + tile : a.padded_depth;
-            int64_t row = a.first / a.width;
-            int64_t column = a.first % a.width;
-            for (int64_t n = 0; n < a.count; ++n) {
-                const Source* in = image + row * a.stride_height + column * a.stride_width + d0 * a.stride_depth;
-                T* out = a.pixels + n * a.padded_depth;
-                for (int64_t d = d0; d < d1; ++d, in += a.stride_depth) out[d] = widen(*in);
-                for (int64_t d = d1 > d0 ? d1 : d0; d < end; ++d) out[d] = T(0);
-                if (++column == a.width) column = 0, ++row;
-            }
-        }
+        if (a.stride_depth == 1) copy_rows<Source>(a);
+        else transpose<Source>(a);
     }
 
     static void load(const PixelLoad<T>& a) {

@@ -7,7 +7,7 @@ namespace protokern::cpu {
 
 template <typename T>
 void PreparedPrototypes<T>::carve(Carver& carver, const Shape& shape, Metric metric) {
-    rows_ = carver.take<T>(shape.prototypes * shape.padded_length);
+    if (rows_ == nullptr) rows_ = own_rows_ = carver.take<T>(shape.prototypes * shape.padded_length);
     packed_ = carver.take<char>(panels_ * panel_bytes_);
     if (metric == Metric::sqeuclidean) {
         panel_sum_ = carver.take<T>(panels_ * shape.padded_depth);
@@ -20,10 +20,19 @@ void PreparedPrototypes<T>::carve(Carver& carver, const Shape& shape, Metric met
 
 namespace {
 
+// The caller's own memory where it is as good as a copy, else null.
 template <typename T>
-int64_t bytes_of(const Shape& shape, int64_t panels, int64_t panel_bytes) {
+const T* rows_in_place(const Array4& prototypes, const Shape& shape) {
+    const DType wanted = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
+    const bool fits = prototypes.dtype == wanted && shape.segments == 1 && shape.padded_depth == shape.depth &&
+                      (prototypes.stride[1] == 1 || shape.depth == 1);
+    return fits ? static_cast<const T*>(prototypes.data) : nullptr;
+}
+
+template <typename T>
+int64_t bytes_of(const Shape& shape, bool rows, int64_t panels, int64_t panel_bytes) {
     // Rows, panels, sums per panel and the centre, three values a prototype; each piece rounded up to a cache line.
-    return 7 * 64 + shape.prototypes * (shape.padded_length * static_cast<int64_t>(sizeof(T)) + 24) +
+    return 7 * 64 + shape.prototypes * (rows * shape.padded_length * static_cast<int64_t>(sizeof(T)) + 24) +
            panels * panel_bytes + (panels + 1) * shape.padded_depth * static_cast<int64_t>(sizeof(T));
 }
 
@@ -36,14 +45,16 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
       panels_((shape.prototypes + kernels.lanes - 1) / kernels.lanes),
       panel_bytes_(panels ? Scratch::rounded(kernels.panel_bytes(shape.padded_length)) : 0),
       padded_length_(shape.padded_length),
-      memory_(bytes_of<T>(shape, panels_, panel_bytes_)) {
+      rows_(rows_in_place<T>(problem.prototypes, shape)),
+      row_stride_(rows_ ? problem.prototypes.stride[0] : shape.padded_length),
+      memory_(bytes_of<T>(shape, rows_ == nullptr, panels_, panel_bytes_)) {
     Carver carver(memory_.data());
     carve(carver, shape, problem.metric);
     for_each_task(executor, panels_, [&](int64_t, int64_t panel) { read(problem, shape, kernels, panel); });
     if (centre_) find_centre(shape);
 
     const int64_t shifted = Scratch::rounded(lanes_ * shape.padded_length * static_cast<int64_t>(sizeof(T)));
-    const int64_t norms = Scratch::rounded(lanes_ * shape.segments * static_cast<int64_t>(sizeof(double)));
+    const int64_t norms = Scratch::rounded(shape.segments * static_cast<int64_t>(sizeof(double)));
     Scratch scratch((shifted + norms) * executor.workers);
     for_each_task(executor, panels_, [&](int64_t worker, int64_t panel) {
         char* mine = scratch.data() + worker * (shifted + norms);
@@ -53,6 +64,7 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
         kernels.pack_panel(reinterpret_cast<T*>(mine), shape.padded_length, std::min(lanes_, shape.prototypes - first),
                            shape.padded_length, packed_ + panel * panel_bytes_);
     });
+    for (int64_t p = 0; p < shape.prototypes; ++p) all_finite_ = all_finite_ && finite(p);
 }
 
 // Values as they are, and their sum per channel where a centre is wanted.
@@ -61,15 +73,16 @@ void PreparedPrototypes<T>::read(const Problem& problem, const Shape& shape, con
     const Array4& from = problem.prototypes;
     const int64_t first = panel * lanes_;
     const int64_t end = std::min(first + lanes_, shape.prototypes);
-    for (int64_t p = first; p < end; ++p)
+    for (int64_t p = first; p < end && own_rows_; ++p)
         kernels.load_pixels({static_cast<const char*>(from.data) + p * from.stride[0] * element_bytes(from.dtype),
                              from.dtype, shape.depth, shape.padded_depth, shape.patch_width, from.stride[1],
-                             from.stride[2], from.stride[3], 0, shape.segments, rows_ + p * padded_length_});
+                             from.stride[2], from.stride[3], 0, shape.segments, own_rows_ + p * row_stride_});
     if (!centre_) return;
     T* sum = panel_sum_ + panel * shape.padded_depth;
     std::fill_n(sum, shape.padded_depth, T(0));
-    for (const T* row = rows_ + first * padded_length_; row < rows_ + end * padded_length_; row += shape.padded_depth)
-        for (int64_t d = 0; d < shape.padded_depth; ++d) sum[d] += row[d];
+    for (int64_t p = first; p < end; ++p)
+        for (int64_t s = 0; s < shape.segments; ++s)
+            for (int64_t d = 0; d < shape.padded_depth; ++d) sum[d] += row(p)[s * shape.padded_depth + d];
 }
 
 template <typename T>
@@ -83,9 +96,8 @@ void PreparedPrototypes<T>::find_centre(const Shape& shape) {
     // Some prototype is not finite: take the mean of the others.
     std::fill_n(centre_, shape.padded_depth, T(0));
     for (int64_t p = 0; p < shape.prototypes; ++p) {
-        const T* row = rows_ + p * padded_length_;
-        if (!std::all_of(row, row + padded_length_, finite)) continue;
-        for (int64_t k = 0; k < padded_length_; ++k) centre_[k % shape.padded_depth] += row[k] * share;
+        if (!std::all_of(row(p), row(p) + padded_length_, finite)) continue;
+        for (int64_t k = 0; k < padded_length_; ++k) centre_[k % shape.padded_depth] += row(p)[k] * share;
     }
     if (!std::all_of(centre_, centre_ + shape.padded_depth, finite)) std::fill_n(centre_, shape.padded_depth, T(0));
 }
@@ -96,17 +108,17 @@ void PreparedPrototypes<T>::measure(const Shape& shape, const Kernels<T>& kernel
                                     double* norms) {
     const int64_t first = panel * lanes_;
     const int64_t count = std::min(lanes_, shape.prototypes - first);
-    kernels.measure_rows({rows_ + first * padded_length_, count * shape.segments, shape.padded_depth, centre_, shifted,
-                          norms});
     for (int64_t i = 0; i < count; ++i) {
+        kernels.measure_rows({row(first + i), shape.segments, shape.padded_depth, centre_, shifted + i * padded_length_,
+                              norms});
         double norm = 0;
-        for (int64_t s = 0; s < shape.segments; ++s) norm += norms[i * shape.segments + s];
+        for (int64_t s = 0; s < shape.segments; ++s) norm += norms[s];
         norm_[first + i] = norm;
         inverse_norm_[first + i] = inverse_length<T>(norm);
         search_norm_[first + i] = centre_ ? static_cast<T>(std::sqrt(norm)) : T(1);
         if (centre_) continue;
         for (int64_t k = 0; k < padded_length_; ++k)
-            shifted[i * padded_length_ + k] = rows_[(first + i) * padded_length_ + k] * inverse_norm_[first + i];
+            shifted[i * padded_length_ + k] = row(first + i)[k] * inverse_norm_[first + i];
     }
 }
 

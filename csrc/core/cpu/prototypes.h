@@ -20,8 +20,9 @@ class PreparedPrototypes {
 
     int64_t panels() const { return panels_; }
     const void* panel(int64_t index) const { return packed_ + index * panel_bytes_; }
-    const T* row(int64_t prototype) const { return rows_ + prototype * padded_length_; }  // (segments, padded_depth)
-    const T* centre() const { return centre_; }                                           // null for cosine
+    const T* row(int64_t prototype) const { return rows_ + prototype * row_stride_; }  // (segments, padded_depth)
+    const T* centre() const { return centre_; }                                        // null for cosine
+    bool all_finite() const { return all_finite_; }
     bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
     T search_norm(int64_t prototype) const { return search_norm_[prototype]; }    // of what is in the panel
     T inverse_norm(int64_t prototype) const { return inverse_norm_[prototype]; }  // 0 for a zero vector; cosine only
@@ -34,7 +35,10 @@ class PreparedPrototypes {
 
     int64_t lanes_, panels_, panel_bytes_, padded_length_;
     char* packed_ = nullptr;
-    T* rows_ = nullptr;
+    const T* rows_ = nullptr;
+    T* own_rows_ = nullptr;  // null where the caller's prototypes have the form of rows already
+    int64_t row_stride_;
+    bool all_finite_ = true;
     T* panel_sum_ = nullptr;  // (panels, padded_depth)
     T* centre_ = nullptr;
     T* search_norm_ = nullptr;

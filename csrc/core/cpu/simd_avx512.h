@@ -7,6 +7,37 @@
 
 namespace {
 
+// Transposes 16 x 16 numbers of 32 bits in registers: pairs, then quadruples, then quarters of the vectors.
+inline void transpose_16x16(__m512i* r) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // r[4 * i + c] now holds column 4 * q + c of rows 4 * i .. 4 * i + 3 in its quarter q.
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+        const __m512i even_low = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+        const __m512i even_high = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+        const __m512i odd_high = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+        t[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+        t[4 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+        t[8 + c] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+        t[12 + c] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
 struct VectorF32 {
     static constexpr int width = 16;
     static constexpr int rows = 8;
@@ -39,6 +70,15 @@ struct VectorF32 {
         const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
         const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
         _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    }
+    // Writes the columns of a 16 x 16 block as rows, `stride` apart.
+    static void store_transposed(const float (*block)[16], float* out, int64_t stride) {
+        __m512i rows[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) rows[i] = _mm512_load_si512(block[i]);
+        transpose_16x16(rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * stride, rows[i]);
     }
     static void keep_smaller(Value s, Number n, Value& best, Value& second, Number& index) {
         const __mmask16 less = _mm512_cmp_ps_mask(s, best, _CMP_LT_OQ);

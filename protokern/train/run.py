@@ -90,7 +90,6 @@ def save_progress(run: TrainingRun, name: str) -> None:
     tensors = random_tensors()
     if run.optimizer is not None:
         tensors |= optimizer_tensors(run.optimizer, run.model)
-    best = (progress.best_joint, progress.best_pushed)
     run.last_checkpoint = save_checkpoint(
         run.folder,
         name,
@@ -104,7 +103,7 @@ def save_progress(run: TrainingRun, name: str) -> None:
             progress=progress.to_table(),
         ),
         resume=tensors,
-        keep={entry.checkpoint for entry in best if entry is not None},
+        keep=() if progress.best_joint is None else (progress.best_joint.checkpoint,),
     )
 
 

@@ -1,0 +1,215 @@
+// min_distance, distance_map and distance_at against plain loops.
+#include "naive.h"
+
+using namespace naive;
+
+namespace {
+
+template <typename T>
+void compare_with_loops(Sizes size, Metric metric, Layout layout) {
+    Data<T> data(size, metric, layout);
+    const Result<T> result = search(data);
+    const Guarded<T> all = map(data);
+    const double tolerance = sizeof(T) == 8 ? 1e-12 : 3e-6;
+    const int64_t N = data.positions();
+    for (int64_t b = 0; b < size.images; ++b)
+        for (int64_t k = 0; k < size.prototypes; ++k) {
+            const int64_t pair = b * size.prototypes + k;
+            int64_t first = 0;
+            for (int64_t n = 0; n < N; ++n) {
+                const double expected = data.distance(b, k, n);
+                EXPECT(std::abs(all[pair * N + n] - expected) <= tolerance * (1 + expected), "%s: map %g, loops %g",
+                       describe(size).c_str(), double(all[pair * N + n]), expected);
+                if (all[pair * N + n] < all[pair * N + first]) first = n;
+            }
+            EXPECT(result.patch[pair] == first, "%s: patch %ld, map has %ld", describe(size).c_str(),
+                   long(result.patch[pair]), long(first));
+            EXPECT(result.value[pair] == all[pair * N + first], "%s", describe(size).c_str());
+            const double d = result.value[pair];
+            const double similarity = std::log((d + 1) / (d + 1e-4));
+            EXPECT(std::abs(result.activation[pair] - similarity) <= tolerance * (1 + similarity), "%g, expected %g",
+                   double(result.activation[pair]), similarity);
+        }
+}
+
+template <typename T>
+void many_problems() {
+    for (const Sizes& size : many_sizes())
+        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+            for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps, Layout::one_image})
+                compare_with_loops<T>(size, metric, layout);
+}
+
+template <typename T>
+void any_number_of_workers_gives_the_same_bits() {
+    for (const Sizes size : {Sizes{7, 20, 6, 5, 131, 1, 1}, Sizes{1, 9, 5, 5, 300, 2, 2}, Sizes{3, 256, 40, 20, 70, 1, 1}}) {
+        const Data<T> data(size, Metric::sqeuclidean);
+        const Result<T> one = search(data);
+        const Guarded<T> one_map = map(data);
+        for (const int workers : {2, 3, 5}) {
+            const Result<T> more = search(data, threads(workers));
+            EXPECT(one.value.same_bits(more.value) && one.patch.same_bits(more.patch), "%s", describe(size).c_str());
+            EXPECT(one_map.same_bits(map(data, threads(workers))), "%s", describe(size).c_str());
+        }
+    }
+}
+
+template <typename T>
+void equal_patches_give_the_first() {
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+        Data<T> data({2, 37, 6, 7, 60, 1, 1}, metric);
+        for (int64_t b = 0; b < 2; ++b)
+            for (int64_t n = 0; n < 42; ++n)
+                for (int64_t d = 0; d < 37; ++d) data.patch(b, n, d, 0, 0) = data.patch(b, n % 5, d, 0, 0);
+        const Result<T> result = search(data);
+        for (int64_t pair = 0; pair < 120; ++pair) EXPECT(result.patch[pair] < 5, "patch %ld", long(result.patch[pair]));
+    }
+}
+
+// Prototypes that are patches, features far from 0, and neighbours that differ from the copy in one last bit.
+template <typename T>
+void exact_copies_are_found(double offset) {
+    Data<T> data({3, 128, 7, 7, 50, 1, 1}, Metric::sqeuclidean);
+    for (T& value : data.features) value = static_cast<T>(value + offset);
+    for (int64_t k = 0; k < 50; ++k)
+        for (int64_t d = 0; d < 128; ++d) data.p(k, d, 0, 0) = data.patch(k % 3, (k * 5) % 49, d, 0, 0);
+    for (int64_t b = 0; b < 3; ++b)
+        for (int64_t d = 0; d < 128; ++d) data.patch(b, 0, d, 0, 0) = data.patch(b, 48, d, 0, 0);
+    for (int64_t b = 0; b < 3; ++b) {
+        T& changed = data.patch(b, 0, 5, 0, 0);
+        changed = std::nextafter(changed, T(1e9));
+    }
+    const Result<T> result = search(data);
+    for (int64_t k = 0; k < 50; ++k) {
+        const int64_t pair = k % 3 * 50 + k;
+        if ((k * 5) % 49 == 0) continue;  // its patch was overwritten
+        EXPECT(result.value[pair] == 0 && result.patch[pair] == (k * 5) % 49, "offset %g: %g at %ld", offset,
+               double(result.value[pair]), long(result.patch[pair]));
+        EXPECT(std::abs(result.activation[pair] - 9.2103) < 1e-4, "%g", double(result.activation[pair]));
+    }
+}
+
+template <typename T>
+void what_is_not_finite_gives_nan() {
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    const T inf = std::numeric_limits<T>::infinity();
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const T bad : {nan, inf, -inf}) {
+            Data<T> data({3, 20, 5, 5, 40, 2, 2}, metric);
+            data.x(1, 3, 2, 3) = bad;
+            data.x(1, 3, 4, 4) = bad;
+            data.p(7, 0, 1, 0) = bad;
+            const Result<T> result = search(data);
+            const Guarded<T> all = map(data);
+            for (int64_t b = 0; b < 3; ++b)
+                for (int64_t k = 0; k < 40; ++k) {
+                    const bool finite = b != 1 && k != 7;
+                    EXPECT(std::isnan(result.value[b * 40 + k]) == !finite, "image %ld, prototype %ld", long(b), long(k));
+                    const int64_t first = k == 7 ? 0 : 1 * 4 + 2;  // the first patch that holds pixel (2, 3)
+                    if (!finite) EXPECT(result.patch[b * 40 + k] == first, "patch %ld", long(result.patch[b * 40 + k]));
+                    for (int64_t n = 0; n < 16; ++n) {
+                        const int64_t r = n / 4, c = n % 4;
+                        const bool holds = b == 1 && ((r >= 1 && r <= 2 && c >= 2 && c <= 3) || (r == 3 && c == 3));
+                        EXPECT(std::isnan(all[(b * 40 + k) * 16 + n]) == (holds || k == 7), "map at %ld", long(n));
+                    }
+                }
+        }
+}
+
+template <typename T>
+void zero_vectors_have_cosine_distance_one() {
+    Data<T> data({1, 6, 3, 3, 5, 1, 1}, Metric::cosine);
+    for (T& value : data.features) value = 0;
+    for (int64_t d = 0; d < 6; ++d) data.p(2, d, 0, 0) = 0;
+    const Result<T> result = search(data);
+    for (int64_t k = 0; k < 5; ++k) EXPECT(result.value[k] == 1 && result.patch[k] == 0, "%g", double(result.value[k]));
+}
+
+template <typename T>
+void finite_values_of_any_size_work() {
+    const double largest = sizeof(T) == 8 ? 1e150 : 1e18;
+    for (const double scale : {1e-44, 1e-38, 1e-25, 1e-10, 1e10, largest}) {
+        Data<T> data({1, 30, 4, 4, 35, 1, 1}, Metric::sqeuclidean);
+        for (T& value : data.features) value = static_cast<T>(value * scale);
+        for (T& value : data.prototypes) value = static_cast<T>(value * scale);
+        const Result<T> result = search(data);
+        const Guarded<T> all = map(data);
+        for (int64_t k = 0; k < 35; ++k) {
+            int64_t first = 0;
+            for (int64_t n = 0; n < 16; ++n)
+                if (all[k * 16 + n] < all[k * 16 + first]) first = n;
+            EXPECT(result.patch[k] == first && result.value[k] == all[k * 16 + first], "scale %g", scale);
+        }
+    }
+}
+
+template <typename T>
+void empty_problems_write_nothing() {
+    const Data<T> no_images({0, 4, 3, 3, 5, 1, 1}, Metric::sqeuclidean);
+    const Data<T> no_prototypes({2, 4, 3, 3, 0, 1, 1}, Metric::cosine);
+    search(no_images), map(no_images), search(no_prototypes), map(no_prototypes);
+}
+
+// Half precision is widened exactly; checked against the definition of the formats for every bit pattern.
+void half_precision_is_widened_exactly() {
+    for (const DType dtype : {DType::float16, DType::bfloat16}) {
+        std::vector<uint16_t> features(1 << 16);
+        std::vector<uint16_t> zero(1, 0);
+        for (int i = 0; i < 1 << 16; ++i) features[i] = static_cast<uint16_t>(i);
+        const Problem problem{{features.data(), dtype, {1 << 16, 1, 1, 1}, {1, 1, 1, 1}},
+                              {zero.data(), dtype, {1, 1, 1, 1}, {1, 1, 1, 1}},
+                              Metric::sqeuclidean};
+        Guarded<float> distance(1 << 16, -1.0f);
+        distance_map(problem, distance.data(), serial());
+        const int mantissa_bits = dtype == DType::float16 ? 10 : 7;
+        const int bias = dtype == DType::float16 ? 15 : 127;
+        const int exponents = dtype == DType::float16 ? 32 : 256;
+        for (int i = 0; i < 1 << 16; ++i) {
+            const int exponent = (i >> mantissa_bits) & (exponents - 1);
+            const double fraction = std::ldexp(i & ((1 << mantissa_bits) - 1), -mantissa_bits);
+            const double x = std::ldexp(exponent ? 1 + fraction : fraction, (exponent ? exponent : 1) - bias);
+            const float square = static_cast<float>(x) * static_cast<float>(x);
+            if (exponent == exponents - 1) EXPECT(std::isnan(distance[i]), "%x", i);
+            else EXPECT(distance[i] == square, "%x: %g, expected %g", i, double(distance[i]), double(square));
+        }
+    }
+}
+
+template <typename T>
+void distances_at_given_patches_are_those_of_the_map() {
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Sizes& size : many_sizes()) {
+            Data<T> data(size, metric);
+            const Guarded<T> all = map(data);
+            std::vector<int64_t> patch(size.images * size.prototypes);
+            for (size_t i = 0; i < patch.size(); ++i) patch[i] = static_cast<int64_t>(i * 7919) % data.positions();
+            Guarded<T> distance(static_cast<int64_t>(patch.size()), std::numeric_limits<T>::quiet_NaN());
+            distance_at(data.problem, patch.data(), distance.data(), threads(2));
+            EXPECT(distance.intact(), "written outside");
+            for (size_t i = 0; i < patch.size(); ++i)
+                EXPECT(distance[i] == all[i * data.positions() + patch[i]], "%s", describe(size).c_str());
+        }
+}
+
+template <typename T>
+void all_of() {
+    many_problems<T>();
+    any_number_of_workers_gives_the_same_bits<T>();
+    equal_patches_give_the_first<T>();
+    for (const double offset : {0.0, 10.0, 1000.0}) exact_copies_are_found<T>(offset);
+    what_is_not_finite_gives_nan<T>();
+    zero_vectors_have_cosine_distance_one<T>();
+    finite_values_of_any_size_work<T>();
+    empty_problems_write_nothing<T>();
+    distances_at_given_patches_are_those_of_the_map<T>();
+}
+
+}  // namespace
+
+int main() {
+    return finish([] {
+        all_of<float>();
+        all_of<double>();
+        half_precision_is_widened_exactly();
+    });
+}

@@ -66,9 +66,11 @@ PYBIND11_MODULE(_host, m) {
     m.doc() = "Facts about the compiled CPU library and this processor.";
     m.def("compiled_instruction_sets", &compiled, "Instruction sets in this build, fastest first.");
     m.def("supported_instruction_sets", &supported, "Those of them that this processor has, fastest first.");
-    m.def("chosen_instruction_set", [] { return std::string(cpu::chosen_instructions().name); },
-          "The one in use: the fastest, or what PROTOKERN_ISA names. Raises RuntimeError where that cannot run.");
+    m.def(
+        "chosen_instruction_set", [] { return std::string(cpu::chosen_instructions().name); },
+        "The one in use: the fastest, or what PROTOKERN_ISA names. Raises RuntimeError where that cannot run.");
     m.def("compiler", &compiler, "Compiler that built this module.");
-    m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.05, py::call_guard<py::gil_scoped_release>(),
+    m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.05,
+          py::call_guard<py::gil_scoped_release>(),
           "GFLOP/s of float32 fused multiply-adds on `threads` threads, with the chosen instruction set.");
 }

@@ -1,5 +1,5 @@
-// The torch ops of the CPU library, on LibTorch's ABI-stable interface: one build runs under every torch from 2.11 on and
-// under every Python. The only C++ file of the CPU library that sees torch. Shapes and dtypes are checked in Python
+// The torch ops of the CPU library, on LibTorch's ABI-stable interface: one build runs under every torch from 2.11 on
+// and under every Python. The only C++ file of the CPU library that sees torch. Shapes and dtypes are checked in Python
 // (protokern/kernels); here only what would otherwise read or write outside a tensor.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -40,9 +40,10 @@ ScalarType value_dtype(const Tensor& features) {
 // (B, D, H, W) or (P, D, h, w); a (P, D) tensor counts as (P, D, 1, 1).
 cpu::Array4 array_of(const Tensor& tensor, const char* name) {
     STD_TORCH_CHECK(tensor.is_cpu(), name, ": must be on the CPU; got another device.");
-    cpu::Array4 array{tensor.numel() > 0 ? tensor.const_data_ptr() : nullptr, dtype_of(tensor, name), {1, 1, 1, 1}, {0, 0, 0, 0}};
-    STD_TORCH_CHECK(tensor.dim() == 4 || tensor.dim() == 2, name, ": must have 4 (or, for prototypes, 2) dimensions; got ",
-                    tensor.dim(), ".");
+    cpu::Array4 array{
+        tensor.numel() > 0 ? tensor.const_data_ptr() : nullptr, dtype_of(tensor, name), {1, 1, 1, 1}, {0, 0, 0, 0}};
+    STD_TORCH_CHECK(tensor.dim() == 4 || tensor.dim() == 2, name,
+                    ": must have 4 (or, for prototypes, 2) dimensions; got ", tensor.dim(), ".");
     for (int64_t i = 0; i < tensor.dim(); ++i) {
         array.size[i] = tensor.size(i);
         array.stride[i] = tensor.stride(i);
@@ -53,17 +54,18 @@ cpu::Array4 array_of(const Tensor& tensor, const char* name) {
 cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
     STD_TORCH_CHECK(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '",
                     metric, "'.");
-    STD_TORCH_CHECK(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
+    STD_TORCH_CHECK(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(),
+                    " dimensions.");
     const cpu::Problem problem{array_of(features, "features"), array_of(prototypes, "prototypes"),
                                metric == "cosine" ? cpu::Metric::cosine : cpu::Metric::sqeuclidean};
     const int64_t* x = problem.features.size;
     const int64_t* p = problem.prototypes.size;
     STD_TORCH_CHECK(problem.features.dtype == problem.prototypes.dtype,
                     "prototypes: must have the dtype of features; got another one.");
-    STD_TORCH_CHECK(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1], " (more than 0) like features; got ",
-                    p[1], ".");
-    STD_TORCH_CHECK(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ", x[2],
-                    " x ", x[3], " grid; got ", p[2], " x ", p[3], ".");
+    STD_TORCH_CHECK(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1],
+                    " (more than 0) like features; got ", p[1], ".");
+    STD_TORCH_CHECK(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ",
+                    x[2], " x ", x[3], " grid; got ", p[2], " x ", p[3], ".");
     return problem;
 }
 
@@ -97,8 +99,8 @@ Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
                               (problem.features.size[3] - problem.prototypes.size[3] + 1);
     const int64_t* values = checked.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < checked.numel(); ++i)
-        STD_TORCH_CHECK(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ", values[i],
-                        ".");
+        STD_TORCH_CHECK(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ",
+                        values[i], ".");
     return checked;
 }
 
@@ -116,8 +118,9 @@ std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& pr
     Tensor similarity = activation == cpu::Activation::none ? value : empty_like_values(features, {images, count});
     const std::vector<int64_t> sizes{images, count};
     Tensor patch = torch::stable::new_empty(features, {sizes.data(), sizes.size()}, ScalarType::Long);
-    cpu::min_distance(problem, {value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(),
-                                similarity.mutable_data_ptr(), activation, epsilon},
+    cpu::min_distance(problem,
+                      {value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(), similarity.mutable_data_ptr(),
+                       activation, epsilon},
                       executor());
     return {similarity, value, patch};
 }
@@ -144,7 +147,8 @@ std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const
     const Tensor grad = torch::stable::contiguous(grad_value);
     const int64_t zero = 0;
     const torch::headeronly::IntHeaderOnlyArrayRef nothing(&zero, 1);
-    Tensor grad_features = need_features ? torch::stable::empty_like(features) : torch::stable::new_empty(features, nothing);
+    Tensor grad_features =
+        need_features ? torch::stable::empty_like(features) : torch::stable::new_empty(features, nothing);
     const Tensor dense = torch::stable::new_empty(prototypes, prototypes.sizes());
     Tensor grad_prototypes = need_prototypes ? dense : torch::stable::new_empty(prototypes, nothing);
     cpu::GradientOutput output{nullptr, {0, 0, 0, 0}, nullptr};

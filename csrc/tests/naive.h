@@ -22,14 +22,14 @@ using namespace protokern::cpu;
 
 inline int failures = 0;
 
-#define EXPECT(condition, ...)                                        \
-    do {                                                              \
-        if (!(condition)) {                                           \
-            ++naive::failures;                                        \
+#define EXPECT(condition, ...)                                          \
+    do {                                                                \
+        if (!(condition)) {                                             \
+            ++naive::failures;                                          \
             std::printf("%s:%d: %s  ", __FILE__, __LINE__, #condition); \
-            std::printf(__VA_ARGS__);                                 \
-            std::printf("\n");                                        \
-        }                                                             \
+            std::printf(__VA_ARGS__);                                   \
+            std::printf("\n");                                          \
+        }                                                               \
     } while (false)
 
 // 77 tells ctest to skip.
@@ -78,7 +78,8 @@ struct Data {
         std::normal_distribution<double> normal;
         const auto& [B, D, H, W, P, h, w] = size;
         const DType dtype = sizeof(T) == 8 ? DType::float64 : DType::float32;
-        problem = {{nullptr, dtype, {B, D, H, W}, {}}, {nullptr, dtype, {P, D, h, w}, {D * h * w, h * w, w, 1}}, metric};
+        problem = {
+            {nullptr, dtype, {B, D, H, W}, {}}, {nullptr, dtype, {P, D, h, w}, {D * h * w, h * w, w, 1}}, metric};
         const int64_t step = layout == Layout::gaps ? 2 : 1;
         int64_t* stride = problem.features.stride;
         if (layout == Layout::channels_last) {
@@ -164,7 +165,8 @@ struct Result {
 template <typename T>
 Result<T> search(const Data<T>& data, const Executor& executor = serial(), Activation kind = Activation::log) {
     Result<T> result(data.size.images * data.size.prototypes);
-    min_distance(data.problem, {result.value.data(), result.patch.data(), result.activation.data(), kind, 1e-4}, executor);
+    min_distance(data.problem, {result.value.data(), result.patch.data(), result.activation.data(), kind, 1e-4},
+                 executor);
     EXPECT(result.value.intact() && result.patch.intact() && result.activation.intact(), "written outside");
     return result;
 }
@@ -179,16 +181,16 @@ Guarded<T> map(const Data<T>& data, const Executor& executor = serial()) {
 
 inline std::string describe(const Sizes& s) {
     char text[120];
-    std::snprintf(text, sizeof text, "B%ld D%ld H%ld W%ld P%ld h%ld w%ld", long(s.images), long(s.depth), long(s.height),
-                  long(s.width), long(s.prototypes), long(s.patch_height), long(s.patch_width));
+    std::snprintf(text, sizeof text, "B%ld D%ld H%ld W%ld P%ld h%ld w%ld", long(s.images), long(s.depth),
+                  long(s.height), long(s.width), long(s.prototypes), long(s.patch_height), long(s.patch_width));
     return text;
 }
 
 // Sizes 1, primes, just below and above the blocks of the kernels, images cut into parts, patches of several pixels.
 inline std::vector<Sizes> many_sizes() {
-    return {{1, 1, 1, 1, 1, 1, 1},    {2, 3, 5, 7, 11, 1, 1},  {3, 16, 7, 7, 33, 1, 1},   {1, 17, 1, 13, 49, 1, 1},
-            {5, 31, 3, 3, 97, 1, 1},  {2, 64, 4, 8, 48, 1, 1}, {1, 128, 60, 50, 5, 1, 1}, {40, 5, 2, 2, 20, 1, 1},
-            {2, 12, 5, 6, 19, 2, 3},  {1, 3, 3, 3, 4, 3, 3},   {1, 40, 30, 31, 9, 2, 2},  {2, 1, 9, 4, 7, 1, 4}};
+    return {{1, 1, 1, 1, 1, 1, 1},   {2, 3, 5, 7, 11, 1, 1},  {3, 16, 7, 7, 33, 1, 1},   {1, 17, 1, 13, 49, 1, 1},
+            {5, 31, 3, 3, 97, 1, 1}, {2, 64, 4, 8, 48, 1, 1}, {1, 128, 60, 50, 5, 1, 1}, {40, 5, 2, 2, 20, 1, 1},
+            {2, 12, 5, 6, 19, 2, 3}, {1, 3, 3, 3, 4, 3, 3},   {1, 40, 30, 31, 9, 2, 2},  {2, 1, 9, 4, 7, 1, 4}};
 }
 
 }  // namespace naive

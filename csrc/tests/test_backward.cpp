@@ -27,7 +27,8 @@ Gradients<T> backward(const Data<T>& data, const std::vector<int64_t>& patch, co
 }
 
 template <typename T>
-void add_pair(Data<T>& data, int64_t b, int64_t k, int64_t n, double g, std::vector<double>& dx, std::vector<double>& dp) {
+void add_pair(Data<T>& data, int64_t b, int64_t k, int64_t n, double g, std::vector<double>& dx,
+              std::vector<double>& dp) {
     const Sizes& size = data.size;
     double xx = 0, pp = 0, dot = 0;
     const bool cosine = data.problem.metric == Metric::cosine;
@@ -79,12 +80,12 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout) {
             for (int64_t r = 0; r < size.height; ++r)
                 for (int64_t c = 0; c < size.width; ++c) {
                     const int64_t at = &data.x(b, d, r, c) - data.features.data();
-                    EXPECT(std::abs(result.features[at] - dx[at]) <= tolerance, "%s: %g, loops %g", describe(size).c_str(),
-                           double(result.features[at]), dx[at]);
+                    EXPECT(std::abs(result.features[at] - dx[at]) <= tolerance, "%s: %g, loops %g",
+                           describe(size).c_str(), double(result.features[at]), dx[at]);
                 }
     for (size_t i = 0; i < dp.size(); ++i)
-        EXPECT(std::abs(result.prototypes[i] - dp[i]) <= tolerance, "%s: prototype %g, loops %g", describe(size).c_str(),
-               double(result.prototypes[i]), dp[i]);
+        EXPECT(std::abs(result.prototypes[i] - dp[i]) <= tolerance, "%s: prototype %g, loops %g",
+               describe(size).c_str(), double(result.prototypes[i]), dp[i]);
 
     const Gradients<T> more = backward(data, patch, grad, threads(3));
     EXPECT(more.features.same_bits(result.features) && more.prototypes.same_bits(result.prototypes), "%s",
@@ -119,7 +120,8 @@ void exact_copies_and_zero_vectors_have_no_gradient() {
             const double limit = metric == Metric::cosine ? 4 * std::numeric_limits<T>::epsilon() : 0;
             EXPECT(std::abs(result.features[i]) <= limit, "%g", double(result.features[i]));
         }
-        for (int64_t i = 0; i < 38; ++i) EXPECT(std::abs(result.prototypes[i]) <= 1e-6, "%g", double(result.prototypes[i]));
+        for (int64_t i = 0; i < 38; ++i)
+            EXPECT(std::abs(result.prototypes[i]) <= 1e-6, "%g", double(result.prototypes[i]));
     }
 }
 
@@ -158,8 +160,10 @@ void half_precision_is_rounded_to_nearest_even() {
         const int exponent = dtype == DType::float16 ? 0x7c00 : 0x7f80;
         for (int i = 0; i < 1 << 16; ++i) {
             const bool nan = (i & exponent) == exponent && (i & ~exponent & 0x7fff) != 0;
-            if (nan) EXPECT((out[i] & exponent) == exponent && (out[i] & ~exponent & 0x7fff) != 0, "%x -> %x", i, out[i]);
-            else EXPECT((out[i] & 0x7fff) == (i & 0x7fff), "%x -> %x", i, out[i]);
+            if (nan)
+                EXPECT((out[i] & exponent) == exponent && (out[i] & ~exponent & 0x7fff) != 0, "%x -> %x", i, out[i]);
+            else
+                EXPECT((out[i] & 0x7fff) == (i & 0x7fff), "%x -> %x", i, out[i]);
         }
     }
     // Ties and their neighbours: gradient = 2 * g * x with x = 1.
@@ -177,8 +181,9 @@ void half_precision_is_rounded_to_nearest_even() {
             uint16_t out = 0;
             const int64_t patch = 0;
             const float grad = c.value / 2;
-            const Problem problem{
-                {&one[i], dtype, {1, 1, 1, 1}, {1, 1, 1, 1}}, {&zero, dtype, {1, 1, 1, 1}, {1, 1, 1, 1}}, Metric::sqeuclidean};
+            const Problem problem{{&one[i], dtype, {1, 1, 1, 1}, {1, 1, 1, 1}},
+                                  {&zero, dtype, {1, 1, 1, 1}, {1, 1, 1, 1}},
+                                  Metric::sqeuclidean};
             min_distance_backward(problem, &patch, &grad, {&out, {1, 1, 1, 1}, nullptr}, serial());
             EXPECT(out == (i == 0 ? c.float16 : c.bfloat16), "%.9g -> %x", double(c.value), out);
         }

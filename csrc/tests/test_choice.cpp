@@ -1,4 +1,5 @@
-// Which instruction set is taken, and what PROTOKERN_ISA may name. The choice is made once per process, so each case forks.
+// Which instruction set is taken, and what PROTOKERN_ISA may name. The choice is made once per process, so each case
+// forks.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,8 +15,10 @@ std::string choice_with(const char* wanted) {
     if (pipe(pipe_ends) != 0) return "no pipe";
     const pid_t child = fork();
     if (child == 0) {
-        if (wanted) setenv("PROTOKERN_ISA", wanted, 1);
-        else unsetenv("PROTOKERN_ISA");
+        if (wanted)
+            setenv("PROTOKERN_ISA", wanted, 1);
+        else
+            unsetenv("PROTOKERN_ISA");
         std::string answer;
         try {
             answer = chosen_instructions().name;
@@ -51,6 +54,7 @@ int main() {
     EXPECT(choice_with(nullptr) == fastest, "%s", choice_with(nullptr).c_str());
     EXPECT(choice_with("") == fastest, "%s", choice_with("").c_str());
     const std::string unknown = choice_with("sse9");
-    EXPECT(unknown.find("got 'sse9'") != std::string::npos && unknown.find("base") != std::string::npos, "%s", unknown.c_str());
+    EXPECT(unknown.find("got 'sse9'") != std::string::npos && unknown.find("base") != std::string::npos, "%s",
+           unknown.c_str());
     return failures == 0 ? 0 : 1;
 }

@@ -42,7 +42,8 @@ void many_problems() {
 
 template <typename T>
 void any_number_of_workers_gives_the_same_bits() {
-    for (const Sizes size : {Sizes{7, 20, 6, 5, 131, 1, 1}, Sizes{1, 9, 5, 5, 300, 2, 2}, Sizes{3, 256, 40, 20, 70, 1, 1}}) {
+    for (const Sizes size :
+         {Sizes{7, 20, 6, 5, 131, 1, 1}, Sizes{1, 9, 5, 5, 300, 2, 2}, Sizes{3, 256, 40, 20, 70, 1, 1}}) {
         const Data<T> data(size, Metric::sqeuclidean);
         const Result<T> one = search(data);
         const Guarded<T> one_map = map(data);
@@ -62,7 +63,8 @@ void equal_patches_give_the_first() {
             for (int64_t n = 0; n < 42; ++n)
                 for (int64_t d = 0; d < 37; ++d) data.patch(b, n, d, 0, 0) = data.patch(b, n % 5, d, 0, 0);
         const Result<T> result = search(data);
-        for (int64_t pair = 0; pair < 120; ++pair) EXPECT(result.patch[pair] < 5, "patch %ld", long(result.patch[pair]));
+        for (int64_t pair = 0; pair < 120; ++pair)
+            EXPECT(result.patch[pair] < 5, "patch %ld", long(result.patch[pair]));
     }
 }
 
@@ -104,7 +106,8 @@ void what_is_not_finite_gives_nan() {
             for (int64_t b = 0; b < 3; ++b)
                 for (int64_t k = 0; k < 40; ++k) {
                     const bool finite = b != 1 && k != 7;
-                    EXPECT(std::isnan(result.value[b * 40 + k]) == !finite, "image %ld, prototype %ld", long(b), long(k));
+                    EXPECT(std::isnan(result.value[b * 40 + k]) == !finite, "image %ld, prototype %ld", long(b),
+                           long(k));
                     const int64_t first = k == 7 ? 0 : 1 * 4 + 2;  // the first patch that holds pixel (2, 3)
                     if (!finite) EXPECT(result.patch[b * 40 + k] == first, "patch %ld", long(result.patch[b * 40 + k]));
                     for (int64_t n = 0; n < 16; ++n) {
@@ -169,8 +172,10 @@ void half_precision_is_widened_exactly() {
             const double fraction = std::ldexp(i & ((1 << mantissa_bits) - 1), -mantissa_bits);
             const double x = std::ldexp(exponent ? 1 + fraction : fraction, (exponent ? exponent : 1) - bias);
             const float square = static_cast<float>(x) * static_cast<float>(x);
-            if (exponent == exponents - 1) EXPECT(std::isnan(distance[i]), "%x", i);
-            else EXPECT(distance[i] == square, "%x: %g, expected %g", i, double(distance[i]), double(square));
+            if (exponent == exponents - 1)
+                EXPECT(std::isnan(distance[i]), "%x", i);
+            else
+                EXPECT(distance[i] == square, "%x: %g, expected %g", i, double(distance[i]), double(square));
         }
     }
 }

@@ -13,8 +13,8 @@ using protokern::cpu::Activation;
 inline double log_plus_one(double x) { return __builtin_log1p(x); }
 inline double exponential(double x) { return __builtin_exp(x); }
 
-// log(x) for x = mantissa * 2^exponent with the mantissa in [sqrt(1/2), sqrt(2)); coefficients of Cephes logf (S. Moshier).
-// Within 1 ulp for normal x; 0 and subnormals do not occur here (x is at least 1 for epsilon <= 1).
+// log(x) for x = mantissa * 2^exponent with the mantissa in [sqrt(1/2), sqrt(2)); coefficients of Cephes logf (S.
+// Moshier). Within 1 ulp for normal x; 0 and subnormals do not occur here (x is at least 1 for epsilon <= 1).
 inline float natural_log(float x) {
     int32_t bits;
     std::memcpy(&bits, &x, sizeof bits);

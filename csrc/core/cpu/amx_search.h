@@ -1,11 +1,12 @@
 // The search on AMX tiles. Every value is split into two bfloat16 numbers, hi + mid, and a dot product is the sum of
-// hi * hi, hi * mid and mid * hi, accumulated in float32: about 17 bits of every value count, against 24 in plain float32.
-// Where that might change the nearest patch, the driver compares the patches' exact distances (min_distance.cpp).
+// hi * hi, hi * mid and mid * hi, accumulated in float32: about 17 bits of every value count, against 24 in plain
+// float32. Where that might change the nearest patch, the driver compares the patches' exact distances
+// (min_distance.cpp).
 //
-// Rows of all images of a group lie one after another in tiles of 16, so no image size wastes tile rows. A tile of 16 x 32
-// numbers takes 1 KiB; packed rows are [pair of row tiles][depth tile][upper, lower 16][hi, mid], a panel of 32 prototypes
-// is [depth tile][hi, mid][left, right 16]. While the tile unit multiplies one pair of row tiles, the vector units reduce the scores of the pair
-// before.
+// Rows of all images of a group lie one after another in tiles of 16, so no image size wastes tile rows. A tile of 16 x
+// 32 numbers takes 1 KiB; packed rows are [pair of row tiles][depth tile][upper, lower 16][hi, mid], a panel of 32
+// prototypes is [depth tile][hi, mid][left, right 16]. While the tile unit multiplies one pair of row tiles, the vector
+// units reduce the scores of the pair before.
 #pragma once
 
 #include <immintrin.h>
@@ -48,10 +49,10 @@ struct AmxSearch {
     // 32 values as hi and mid.
     static void split(__m512 first, __m512 second, __m512i& hi, __m512i& mid) {
         hi = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-        const __m512 first_hi = _mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(hi)), 16));
-        const __m512 second_hi = _mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(hi, 1)), 16));
+        const __m512 first_hi =
+            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(hi)), 16));
+        const __m512 second_hi =
+            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(hi, 1)), 16));
         mid = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(second, second_hi), _mm512_sub_ps(first, first_hi));
     }
 

@@ -1,8 +1,9 @@
-// Backward of min_distance. With s = +1 for features and the roles swapped for prototypes, every pair (image, prototype) adds
-//   sqeuclidean: 2 g (self - other)                                  to the pixels of the chosen patch, or to the prototype
-//   cosine:      g / |self| (cos * self / |self| - other / |other|)
-// Features: one worker owns an image and takes its prototypes sorted by patch, ascending. Prototypes: one worker owns a panel
-// and takes the images in ascending order. So each sum has one order, whatever the number of workers.
+// Backward of min_distance. With s = +1 for features and the roles swapped for prototypes, every pair (image,
+// prototype) adds
+//   sqeuclidean: 2 g (self - other)                                  to the pixels of the chosen patch, or to the
+//   prototype cosine:      g / |self| (cos * self / |self| - other / |other|)
+// Features: one worker owns an image and takes its prototypes sorted by patch, ascending. Prototypes: one worker owns a
+// panel and takes the images in ascending order. So each sum has one order, whatever the number of workers.
 #include <algorithm>
 #include <cstring>
 
@@ -133,7 +134,8 @@ class Backward {
         }
     }
 
-    // Counting sort of the prototypes by patch; `start` ends up one place ahead, so order[start[n - 1]..start[n]) is n's.
+    // Counting sort of the prototypes by patch; `start` ends up one place ahead, so order[start[n - 1]..start[n]) is
+    // n's.
     void sort_by_patch(int64_t image, int64_t* start, int64_t* order) const {
         const int64_t* patch = patch_ + image * shape_.prototypes;
         std::fill_n(start, shape_.positions + 1, 0);

@@ -1,5 +1,5 @@
-// The CPU core's entry points. Torch-free and Python-free: raw pointers, sizes and strides; the caller owns all memory and
-// has checked shapes and dtypes. Thread safe. Results do not depend on the number of workers, to the bit.
+// The CPU core's entry points. Torch-free and Python-free: raw pointers, sizes and strides; the caller owns all memory
+// and has checked shapes and dtypes. Thread safe. Results do not depend on the number of workers, to the bit.
 //
 // Values are double for float64 features, else float. All outputs are contiguous unless they carry strides.
 #pragma once

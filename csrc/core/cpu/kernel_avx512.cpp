@@ -7,6 +7,6 @@
 namespace protokern::cpu {
 
 extern const InstructionSet avx512_instructions = {"avx512", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
-                                              run_fma_loop<VectorF32>};
+                                                   run_fma_loop<VectorF32>};
 
 }  // namespace protokern::cpu

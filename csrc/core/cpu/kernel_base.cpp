@@ -7,6 +7,6 @@
 namespace protokern::cpu {
 
 extern const InstructionSet base_instructions = {"base", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
-                                              run_fma_loop<VectorF32>};
+                                                 run_fma_loop<VectorF32>};
 
 }  // namespace protokern::cpu

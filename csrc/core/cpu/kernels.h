@@ -1,5 +1,5 @@
-// Fills the table of one instruction set. Included once per kernel file, after that file's SIMD header; everything is in
-// an unnamed namespace, so that no two kernel files share a function (see types.h).
+// Fills the table of one instruction set. Included once per kernel file, after that file's SIMD header; everything is
+// in an unnamed namespace, so that no two kernel files share a function (see types.h).
 #pragma once
 
 #include "activation.h"

@@ -1,6 +1,7 @@
 // Forward: a fast search proposes the nearest patch of every pair (image, prototype), then the value is computed in
-// difference form at that patch. Where the runner-up is closer than the search's own rounding error, the difference form
-// decides among all patches of the image. So `patch` is the first minimum of exactly the numbers that distance_map gives.
+// difference form at that patch. Where the runner-up is closer than the search's own rounding error, the difference
+// form decides among all patches of the image. So `patch` is the first minimum of exactly the numbers that distance_map
+// gives.
 #include <algorithm>
 #include <limits>
 
@@ -84,8 +85,10 @@ class Forward {
             const int64_t end_panel = (panel_group + 1) * all.prototypes_.panels() / all.panel_groups_;
             const int64_t image = all.pieces_.first_image(image_group, shape);
             const int64_t count = all.pieces_.first_image(image_group + 1, shape) - image;
-            if (all.pieces_.parts == 1) run_whole(image, count, first_panel, end_panel);
-            else run_parts(image, first_panel, end_panel);
+            if (all.pieces_.parts == 1)
+                run_whole(image, count, first_panel, end_panel);
+            else
+                run_parts(image, first_panel, end_panel);
             const int64_t first = first_panel * kernels.lanes;
             const int64_t end = std::min(end_panel * kernels.lanes, shape.prototypes);
             if (all.output_.kind == Activation::none || first >= end) return;

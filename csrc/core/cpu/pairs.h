@@ -1,4 +1,5 @@
-// Work on single pairs of a patch and a prototype: the distance in difference form, and sums of differences for gradients.
+// Work on single pairs of a patch and a prototype: the distance in difference form, and sums of differences for
+// gradients.
 #pragma once
 
 #include <cstdint>
@@ -118,8 +119,10 @@ struct Pairs {
     }
 
     static void accumulate(const Accumulate<T>& a) {
-        if (a.self_scale) accumulate_all<true>(a);
-        else accumulate_all<false>(a);
+        if (a.self_scale)
+            accumulate_all<true>(a);
+        else
+            accumulate_all<false>(a);
     }
 };
 

@@ -101,8 +101,7 @@ void PatchGroup<T>::read(const Problem& problem, const Shape& shape, const Kerne
     for (int64_t i = 0; i < count; ++i)
         kernels.load_pixels({static_cast<const char*>(from.data) + (image + i) * from.stride[0] * bytes, from.dtype,
                              shape.depth, shape.padded_depth, shape.width, from.stride[1], from.stride[2],
-                             from.stride[3], first_pixel, shape.span(first, end_position),
-                             pixels + i * image_stride});
+                             from.stride[3], first_pixel, shape.span(first, end_position), pixels + i * image_stride});
 }
 
 template <typename T>
@@ -111,8 +110,8 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
     const int64_t norm_stride = image_stride / shape.padded_depth;
     for (int64_t i = 0; i < images; ++i) {
         double* norm = pixel_norm + i * norm_stride;
-        kernels.measure_rows({pixels + i * image_stride, count, shape.padded_depth, centre,
-                              centred + i * image_stride, norm});
+        kernels.measure_rows(
+            {pixels + i * image_stride, count, shape.padded_depth, centre, centred + i * image_stride, norm});
         first_bad[i] = -1;
         double most = 0;
         for (int64_t n = 0; n < positions; ++n) {
@@ -133,8 +132,17 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
 
 template <typename T>
 PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) const {
-    return {centred_rows ? centred : pixels, image_stride, images, positions, first, row, segment,
-            shape.segments, shape.padded_depth, bias, scale};
+    return {centred_rows ? centred : pixels,
+            image_stride,
+            images,
+            positions,
+            first,
+            row,
+            segment,
+            shape.segments,
+            shape.padded_depth,
+            bias,
+            scale};
 }
 
 template struct PatchGroup<float>;

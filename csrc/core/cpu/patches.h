@@ -57,7 +57,7 @@ struct PatchGroup {
     void* packed;          // the kernel's own form of the rows
     int64_t image_stride;  // in `pixels`
     int64_t images;
-    int64_t first;         // position
+    int64_t first;  // position
     int64_t positions;
 
     void carve(Carver& carver, const Shape& shape, const Pieces& pieces, const Kernels<T>& kernels, Metric metric);

@@ -49,19 +49,25 @@ inline void narrow(double value, double* out) { *out = value; }
 // Round to nearest even.
 inline void narrow(float value, BFloat16* out) {
     const uint32_t bits = bits_of_float(value);
-    if (value != value) out->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);
-    else out->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    if (value != value)
+        out->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);
+    else
+        out->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 inline void narrow(float value, Float16* out) {
     const uint32_t bits = bits_of_float(value);
     const uint32_t sign = (bits >> 16) & 0x8000u;
     const uint32_t magnitude = bits & 0x7fffffffu;
     uint32_t half;
-    if (magnitude > 0x7f800000u) half = 0x7e00u;
-    else if (magnitude >= 0x477ff000u) half = 0x7c00u;
+    if (magnitude > 0x7f800000u)
+        half = 0x7e00u;
+    else if (magnitude >= 0x477ff000u)
+        half = 0x7c00u;
     // Below the normal range the addition aligns the value to the subnormal grid, with the processor's own rounding.
-    else if (magnitude < 0x38800000u) half = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
-    else half = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+    else if (magnitude < 0x38800000u)
+        half = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
+    else
+        half = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
     out->bits = static_cast<uint16_t>(sign | half);
 }
 
@@ -84,8 +90,8 @@ struct Pixels {
         }
     }
 
-    // Any strides, in blocks of 16 pixels x 16 channels: few cache lines at a time even where channels lie a power of two
-    // apart, and whole lines written. A block is first read along the pixels, which are often beside each other.
+    // Any strides, in blocks of 16 pixels x 16 channels: few cache lines at a time even where channels lie a power of
+    // two apart, and whole lines written. A block is first read along the pixels, which are often beside each other.
     template <typename Source>
     static void transpose(const PixelLoad<T>& a) {
         const Source* image = static_cast<const Source*>(a.image);
@@ -125,15 +131,21 @@ struct Pixels {
 
     template <typename Source>
     static void gather(const PixelLoad<T>& a) {
-        if (a.stride_depth == 1) copy_rows<Source>(a);
-        else transpose<Source>(a);
+        if (a.stride_depth == 1)
+            copy_rows<Source>(a);
+        else
+            transpose<Source>(a);
     }
 
     static void load(const PixelLoad<T>& a) {
-        if constexpr (sizeof(T) == 8) gather<double>(a);
-        else if (a.dtype == DType::float32) gather<float>(a);
-        else if (a.dtype == DType::bfloat16) gather<BFloat16>(a);
-        else gather<Float16>(a);
+        if constexpr (sizeof(T) == 8)
+            gather<double>(a);
+        else if (a.dtype == DType::float32)
+            gather<float>(a);
+        else if (a.dtype == DType::bfloat16)
+            gather<BFloat16>(a);
+        else
+            gather<Float16>(a);
     }
 
     static void measure(const RowMeasure<T>& a) {
@@ -185,10 +197,14 @@ struct Pixels {
     }
 
     static void store(const PixelStore<T>& a) {
-        if constexpr (sizeof(T) == 8) scatter<double>(a);
-        else if (a.dtype == DType::float32) scatter<float>(a);
-        else if (a.dtype == DType::bfloat16) scatter<BFloat16>(a);
-        else scatter<Float16>(a);
+        if constexpr (sizeof(T) == 8)
+            scatter<double>(a);
+        else if (a.dtype == DType::float32)
+            scatter<float>(a);
+        else if (a.dtype == DType::bfloat16)
+            scatter<BFloat16>(a);
+        else
+            scatter<Float16>(a);
     }
 };
 

@@ -90,7 +90,8 @@ void PreparedPrototypes<T>::find_centre(const Shape& shape) {
     const T share = T(1) / static_cast<T>(std::max<int64_t>(1, shape.prototypes * shape.segments));
     std::fill_n(centre_, shape.padded_depth, T(0));
     for (int64_t panel = 0; panel < panels_; ++panel)
-        for (int64_t d = 0; d < shape.padded_depth; ++d) centre_[d] += panel_sum_[panel * shape.padded_depth + d] * share;
+        for (int64_t d = 0; d < shape.padded_depth; ++d)
+            centre_[d] += panel_sum_[panel * shape.padded_depth + d] * share;
     const auto finite = [](T x) { return std::isfinite(x); };
     if (std::all_of(centre_, centre_ + shape.padded_depth, finite)) return;
     // Some prototype is not finite: take the mean of the others.
@@ -109,8 +110,8 @@ void PreparedPrototypes<T>::measure(const Shape& shape, const Kernels<T>& kernel
     const int64_t first = panel * lanes_;
     const int64_t count = std::min(lanes_, shape.prototypes - first);
     for (int64_t i = 0; i < count; ++i) {
-        kernels.measure_rows({row(first + i), shape.segments, shape.padded_depth, centre_, shifted + i * padded_length_,
-                              norms});
+        kernels.measure_rows(
+            {row(first + i), shape.segments, shape.padded_depth, centre_, shifted + i * padded_length_, norms});
         double norm = 0;
         for (int64_t s = 0; s < shape.segments; ++s) norm += norms[s];
         norm_[first + i] = norm;

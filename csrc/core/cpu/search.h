@@ -1,8 +1,9 @@
 // The search: score of every position for one panel of prototypes, reduced to best, runner-up and position on the fly.
 //
-// Prototypes lie in SIMD lanes and positions in rows, so the minimum over positions never crosses lanes. A panel is packed
-// [S * padded D][lanes]; patches are read in place, one broadcast per value and row. Every score is one chain of multiply-adds in
-// the order (segment, depth), whatever the row's place in a block: equal patches get equal scores, bit for bit.
+// Prototypes lie in SIMD lanes and positions in rows, so the minimum over positions never crosses lanes. A panel is
+// packed [S * padded D][lanes]; patches are read in place, one broadcast per value and row. Every score is one chain of
+// multiply-adds in the order (segment, depth), whatever the row's place in a block: equal patches get equal scores, bit
+// for bit.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,9 @@ struct Search {
     using Value = typename V::Value;
     static constexpr int lanes = V::columns * V::width;
 
-    static int64_t panel_bytes(int64_t padded_length) { return padded_length * lanes * static_cast<int64_t>(sizeof(T)); }
+    static int64_t panel_bytes(int64_t padded_length) {
+        return padded_length * lanes * static_cast<int64_t>(sizeof(T));
+    }
 
     static void pack_panel(const T* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
         T* out = static_cast<T*>(panel);
@@ -94,7 +97,8 @@ struct Search {
                 for (int64_t n = begin; n < end; ++n) row[n - begin] = pixels + patches.row[n];
                 dispatch<V::rows>(end - begin, patches, row, bias + begin, scale + begin,
                                   static_cast<Index>(patches.first + begin), static_cast<const T*>(panel),
-                                  state.best + image * lanes, state.second + image * lanes, state.index + image * lanes);
+                                  state.best + image * lanes, state.second + image * lanes,
+                                  state.index + image * lanes);
             }
         }
     }

@@ -8,8 +8,8 @@ namespace {
 template <typename T, typename I>
 struct BaseVector {
     static constexpr int width = 16 / sizeof(T);
-    static constexpr int rows = 4;    // microkernel: positions
-    static constexpr int columns = 2; // microkernel: vectors of prototypes
+    static constexpr int rows = 4;     // microkernel: positions
+    static constexpr int columns = 2;  // microkernel: vectors of prototypes
     using Scalar = T;
     using Index = I;
     typedef T Value __attribute__((vector_size(16)));
@@ -29,8 +29,10 @@ struct BaseVector {
     static Value mul(Value a, Value b) { return a * b; }
     static Value fma(Value a, Value b, Value c) { return a * b + c; }
     static T sum(Value v) {
-        if constexpr (width == 4) return (v[0] + v[2]) + (v[1] + v[3]);
-        else return v[0] + v[1];
+        if constexpr (width == 4)
+            return (v[0] + v[2]) + (v[1] + v[3]);
+        else
+            return v[0] + v[1];
     }
     // Sums of four vectors.
     static void sum4(const Value* v, T* out) {

@@ -22,9 +22,7 @@ struct Array4 {
     int64_t stride[4];
 };
 
-constexpr int64_t element_bytes(DType dtype) {
-    return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
+constexpr int64_t element_bytes(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 // The element type that a dtype is computed in: double for float64, float for the rest.
 // Position numbers travel through the SIMD lanes next to the distances, so they are as wide.
@@ -106,14 +104,15 @@ struct SearchState {
     typename LaneIndex<T>::type* index;
 };
 
-// Distances of `count` pairs (patch, prototype), in difference form; every entry point uses it, so they agree in all bits.
+// Distances of `count` pairs (patch, prototype), in difference form; every entry point uses it, so they agree in all
+// bits.
 template <typename T>
 struct PairDistance {
     Metric metric;
-    const T* const* patch;           // (count)
-    const T* const* prototype;       // (count)
-    const T* patch_inverse_norm;     // (count), cosine only; 0 for a zero vector
-    const T* prototype_inverse_norm; // (count), cosine only
+    const T* const* patch;            // (count)
+    const T* const* prototype;        // (count)
+    const T* patch_inverse_norm;      // (count), cosine only; 0 for a zero vector
+    const T* prototype_inverse_norm;  // (count), cosine only
     int64_t count;
     const int64_t* segment;
     int64_t segments;
@@ -138,9 +137,9 @@ struct Accumulate {
 // What one instruction set offers for one element type.
 template <typename T>
 struct Kernels {
-    int lanes;            // prototypes per panel
-    double dot_error;     // bound of the error of one product, relative, beyond the rounding of the sum
-    int products;         // terms that the search adds up per pair of values
+    int lanes;         // prototypes per panel
+    double dot_error;  // bound of the error of one product, relative, beyond the rounding of the sum
+    int products;      // terms that the search adds up per pair of values
     int64_t (*panel_bytes)(int64_t padded_length);
     // Packs up to `lanes` prototypes of `padded_length` values each, row p at rows + p * row_stride.
     void (*pack_panel)(const T* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel);

@@ -46,8 +46,8 @@ class Carver {
     int64_t used_ = 0;
 };
 
-// 1 / sqrt(squared norm) as the scale of a direction: 0 for a zero vector (and one too small for its inverse), NaN for one
-// whose norm is beyond double.
+// 1 / sqrt(squared norm) as the scale of a direction: 0 for a zero vector (and one too small for its inverse), NaN for
+// one whose norm is beyond double.
 template <typename T>
 T inverse_length(double squared_norm) {
     if (!(squared_norm > 0)) return T(0);

@@ -12,6 +12,7 @@ from torch import Tensor
 from protokern import available_backends, distance_at, distance_map, min_distance, prototype_pool
 from protokern.errors import BackendUnavailableError
 from protokern.kernels import BackendStatus, native_library
+from protokern.kernels.backends import choose_backend
 from tests.conftest import NATIVE_IS_REQUIRED
 
 from .cases import CASES, SMALL, TOLERANCE, Case
@@ -58,7 +59,7 @@ def test_backends_agree(case: Case, metric: str, backend: str) -> None:
     torch.testing.assert_close(at_patch, wanted.min_distance, rtol=rtol, atol=atol)
 
 
-def test_auto_takes_native_on_the_cpu_where_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_native_on_the_cpu_where_it_is_built() -> None:
     features, prototypes = Case(2, 128, 7, 7, 64).inputs()
     named = "native" if native_library.is_available() else "reference"
     wanted = min_distance(features, prototypes, backend=named)
@@ -184,8 +185,6 @@ def test_wrong_types(op: Callable[..., Any]) -> None:
 def test_native_elsewhere_than_on_the_cpu_is_refused(op: Callable[..., Any], backend: str) -> None:
     if backend != "native":
         pytest.skip("the reference runs on any device")
-    from protokern.kernels.backends import choose_backend
-
     message = r"^backend 'native': runs on cpu only; the tensors are on cuda\. Move them, or use backend='auto'\.$"
     with pytest.raises(BackendUnavailableError, match=message):
         choose_backend("native", torch.device("cuda"), None)

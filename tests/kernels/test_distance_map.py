@@ -8,6 +8,7 @@ from torch import Tensor
 
 from protokern import distance_map
 
+from . import oracle
 from .cases import SMALL, SMALL_PATCHES, Case
 from .contract import METRICS, OpContract
 
@@ -48,6 +49,16 @@ def test_exact_copies_are_at_distance_zero_at_an_offset(metric: str, backend: st
     for image in range(3):
         assert whole[image, image, 2, 1] == 0
     assert (whole >= 0).all()
+
+
+def test_gradient_far_from_zero(backend: str) -> None:
+    features, prototypes = ((tensor + 1000).requires_grad_() for tensor in Case(2, 20, 5, 5, 30).inputs())
+    weights = torch.randn(2, 30, 5, 5)
+    got = torch.autograd.grad(distance_map(features, prototypes, backend=backend), (features, prototypes), weights)
+    x, p = (tensor.detach().double().requires_grad_() for tensor in (features, prototypes))
+    wanted = torch.autograd.grad(oracle.distance_map(x, p, "sqeuclidean"), (x, p), weights.double())
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -182,12 +182,11 @@ def test_wrong_types(op: Callable[..., Any]) -> None:
         op(features, prototypes, metric="euclidean")
 
 
-def test_native_elsewhere_than_on_the_cpu_is_refused(op: Callable[..., Any], backend: str) -> None:
-    if backend != "native":
-        pytest.skip("the reference runs on any device")
+@pytest.mark.parametrize("backend", ["native"], indirect=True)
+def test_native_elsewhere_than_on_the_cpu_is_refused(backend: str) -> None:
     message = r"^backend 'native': runs on cpu only; the tensors are on cuda\. Move them, or use backend='auto'\.$"
     with pytest.raises(BackendUnavailableError, match=message):
-        choose_backend("native", torch.device("cuda"), None)
+        choose_backend(backend, torch.device("cuda"), None)
 
 
 def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,6 +17,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_tools"))
+from torch_package import find_torch  # noqa: E402  (found only once the folder is on the path)
+
 CHOICES = ("auto", "cpu", "cuda", "none")
 
 
@@ -36,21 +37,13 @@ def build_choice() -> str:
 
 
 def torch_package() -> Path:
-    """Torch's folder in this interpreter, or in the environment that an isolated build installs into."""
-    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    spec = find_spec("torch")
-    if spec is not None and spec.submodule_search_locations:
-        folders.insert(0, str(Path(next(iter(spec.submodule_search_locations))).parent))
-    if "VIRTUAL_ENV" in os.environ:
-        folders += map(str, Path(os.environ["VIRTUAL_ENV"]).glob("lib/python3*/site-packages"))
-    for folder in folders:
-        package = Path(folder) / "torch"
-        if (package / "include" / "torch" / "csrc" / "stable" / "library.h").is_file():
-            return package
-    raise LeftOut(
-        "torch is not installed in this environment, and its headers are needed to build. "
-        "Run 'pip install torch' first, then install protokern again."
-    )
+    package = find_torch()
+    if package is None:
+        raise LeftOut(
+            "torch is not installed in this environment, and its headers are needed to build. "
+            "Run 'pip install torch' first, then install protokern again."
+        )
+    return package
 
 
 def tool(name: str) -> str:
@@ -102,7 +95,7 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         run(configure)
         run([tool("cmake"), "--build", str(build), "--parallel", jobs])
-        run([tool("cmake"), "--install", str(build), "--prefix", str(target.resolve())])
+        run([tool("cmake"), "--install", str(build), "--prefix", str(target.resolve()), "--strip"])
 
     def get_outputs(self) -> list[str]:
         target = Path(self.build_lib) / "protokern"

@@ -6,8 +6,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "core.h"
 #include "instruction_sets.h"
@@ -17,6 +20,15 @@ namespace {
 namespace cpu = protokern::cpu;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// Unlike STD_TORCH_CHECK, without the place in this file: the message is for the caller.
+template <typename... Parts>
+void require(bool condition, const Parts&... parts) {
+    if (condition) return;
+    std::ostringstream message;
+    (message << ... << parts);
+    throw std::runtime_error(message.str());
+}
 
 cpu::DType dtype_of(const Tensor& tensor, const char* name) {
     switch (tensor.scalar_type()) {
@@ -29,8 +41,10 @@ cpu::DType dtype_of(const Tensor& tensor, const char* name) {
         case ScalarType::Half:
             return cpu::DType::float16;
         default:
-            STD_TORCH_CHECK(false, name, ": must be float64, float32, bfloat16 or float16; got another dtype.");
+            break;
     }
+    require(false, name, ": must be float64, float32, bfloat16 or float16; got another dtype.");
+    return cpu::DType::float32;
 }
 
 ScalarType value_dtype(const Tensor& features) {
@@ -39,11 +53,11 @@ ScalarType value_dtype(const Tensor& features) {
 
 // (B, D, H, W) or (P, D, h, w); a (P, D) tensor counts as (P, D, 1, 1).
 cpu::Array4 array_of(const Tensor& tensor, const char* name) {
-    STD_TORCH_CHECK(tensor.is_cpu(), name, ": must be on the CPU; got another device.");
+    require(tensor.is_cpu(), name, ": must be on the CPU; got another device.");
     cpu::Array4 array{
         tensor.numel() > 0 ? tensor.const_data_ptr() : nullptr, dtype_of(tensor, name), {1, 1, 1, 1}, {0, 0, 0, 0}};
-    STD_TORCH_CHECK(tensor.dim() == 4 || tensor.dim() == 2, name,
-                    ": must have 4 (or, for prototypes, 2) dimensions; got ", tensor.dim(), ".");
+    require(tensor.dim() == 4 || tensor.dim() == 2, name, ": must have 4 (or, for prototypes, 2) dimensions; got ",
+            tensor.dim(), ".");
     for (int64_t i = 0; i < tensor.dim(); ++i) {
         array.size[i] = tensor.size(i);
         array.stride[i] = tensor.stride(i);
@@ -52,20 +66,19 @@ cpu::Array4 array_of(const Tensor& tensor, const char* name) {
 }
 
 cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
-    STD_TORCH_CHECK(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '",
-                    metric, "'.");
-    STD_TORCH_CHECK(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(),
-                    " dimensions.");
+    require(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '", metric,
+            "'.");
+    require(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
     const cpu::Problem problem{array_of(features, "features"), array_of(prototypes, "prototypes"),
                                metric == "cosine" ? cpu::Metric::cosine : cpu::Metric::sqeuclidean};
     const int64_t* x = problem.features.size;
     const int64_t* p = problem.prototypes.size;
-    STD_TORCH_CHECK(problem.features.dtype == problem.prototypes.dtype,
-                    "prototypes: must have the dtype of features; got another one.");
-    STD_TORCH_CHECK(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1],
-                    " (more than 0) like features; got ", p[1], ".");
-    STD_TORCH_CHECK(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ",
-                    x[2], " x ", x[3], " grid; got ", p[2], " x ", p[3], ".");
+    require(problem.features.dtype == problem.prototypes.dtype,
+            "prototypes: must have the dtype of features; got another one.");
+    require(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1], " (more than 0) like features; got ", p[1],
+            ".");
+    require(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ", x[2], " x ",
+            x[3], " grid; got ", p[2], " x ", p[3], ".");
     return problem;
 }
 
@@ -73,7 +86,7 @@ cpu::Activation activation_of(const std::string& name) {
     if (name == "log") return cpu::Activation::log;
     if (name == "linear") return cpu::Activation::linear;
     if (name == "exp") return cpu::Activation::exponential;
-    STD_TORCH_CHECK(name == "cosine", "activation: must be 'log', 'linear', 'exp' or 'cosine'; got '", name, "'.");
+    require(name == "cosine", "activation: must be 'log', 'linear', 'exp' or 'cosine'; got '", name, "'.");
     return cpu::Activation::cosine;
 }
 
@@ -90,17 +103,17 @@ cpu::Executor executor() {
 Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
     const int64_t images = problem.features.size[0];
     const int64_t prototypes = problem.prototypes.size[0];
-    STD_TORCH_CHECK(patch.is_cpu() && patch.scalar_type() == ScalarType::Long && patch.dim() == 2 &&
-                        patch.size(0) == images && patch.size(1) == prototypes,
-                    "patch: must be an int64 tensor of shape (", images, ", ", prototypes, ") on the CPU.");
+    require(patch.is_cpu() && patch.scalar_type() == ScalarType::Long && patch.dim() == 2 && patch.size(0) == images &&
+                patch.size(1) == prototypes,
+            "patch: must be an int64 tensor of shape (", images, ", ", prototypes, ") on the CPU.");
     Tensor checked = torch::stable::contiguous(patch);
     if (checked.numel() == 0) return checked;
     const int64_t positions = (problem.features.size[2] - problem.prototypes.size[2] + 1) *
                               (problem.features.size[3] - problem.prototypes.size[3] + 1);
     const int64_t* values = checked.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < checked.numel(); ++i)
-        STD_TORCH_CHECK(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ",
-                        values[i], ".");
+        require(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ", values[i],
+                ".");
     return checked;
 }
 
@@ -141,9 +154,9 @@ std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const
                                                  const std::string& metric, bool need_features, bool need_prototypes) {
     const cpu::Problem problem = problem_of(features, prototypes, metric);
     const Tensor positions = checked_patch(patch, problem);
-    STD_TORCH_CHECK(grad_value.is_cpu() && grad_value.scalar_type() == value_dtype(features) && grad_value.dim() == 2 &&
-                        grad_value.size(0) == patch.size(0) && grad_value.size(1) == patch.size(1),
-                    "grad_value: must have the shape of patch and the dtype of the distances.");
+    require(grad_value.is_cpu() && grad_value.scalar_type() == value_dtype(features) && grad_value.dim() == 2 &&
+                grad_value.size(0) == patch.size(0) && grad_value.size(1) == patch.size(1),
+            "grad_value: must have the shape of patch and the dtype of the distances.");
     const Tensor grad = torch::stable::contiguous(grad_value);
     const int64_t zero = 0;
     const torch::headeronly::IntHeaderOnlyArrayRef nothing(&zero, 1);

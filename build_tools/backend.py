@@ -1,7 +1,8 @@
 """The build backend: setuptools, and torch among the requirements of a build where the environment has none yet.
 
-The C++ ops need torch's headers. An environment that has torch lends its own; only where there is none does an isolated
-build ask for one, which pip then keeps in its cache for the installation itself. `PROTOKERN_BUILD=none` asks for nothing.
+The C++ ops need torch's headers. An environment that has torch lends its own; only where there is none does an
+isolated build ask for one, which pip then keeps in its cache for the installation itself. `PROTOKERN_BUILD=none` asks
+for nothing.
 """
 
 from __future__ import annotations

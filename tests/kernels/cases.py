@@ -95,3 +95,8 @@ LAYOUTS = {
     "transposed": lambda tensor: tensor.transpose(-1, -2).contiguous().transpose(-1, -2),
     "offset": lambda tensor: torch.cat([tensor.new_full((3,), 9), tensor.flatten()])[3:].view(tensor.shape),
 }
+# Every layout on either side, and two of them at once.
+LAYOUT_PAIRS = [
+    *((layout, "contiguous") for layout in LAYOUTS),
+    *(("channels_last", layout) for layout in LAYOUTS if layout != "contiguous"),
+]

@@ -11,6 +11,7 @@ from .cases import (
     CASES,
     DTYPES,
     EMPTY_CASES,
+    LAYOUT_PAIRS,
     LAYOUTS,
     SMALL,
     SMALL_PATCHES,
@@ -82,8 +83,7 @@ class OpContract:
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES], ids=str)
-    @pytest.mark.parametrize("of_prototypes", LAYOUTS)
-    @pytest.mark.parametrize("of_features", LAYOUTS)
+    @pytest.mark.parametrize(("of_features", "of_prototypes"), LAYOUT_PAIRS)
     def test_any_strides_give_the_same_numbers(
         self, of_features: str, of_prototypes: str, case: Case, metric: str, backend: str
     ) -> None:

@@ -10,7 +10,7 @@ BENCH ?=
 
 BIN := $(VENV)/bin
 DEMO := runs/demo
-NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt) $(shell find csrc -type f 2>/dev/null)
+NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell find csrc -type f 2>/dev/null)
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help

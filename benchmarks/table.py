@@ -24,16 +24,18 @@ BUSY_MARK = " \\*"
 
 
 def latest(rows: Sequence[SpeedRow], op: str) -> list[list[SpeedRow]]:
-    """For every case and mode of an op, the rows of its newest run, in the order of cases.py."""
-    groups: dict[tuple[str, str], list[SpeedRow]] = {}
+    """For every case, mode and instruction set of an op, the rows of its newest run, in the order of cases.py."""
+    groups: dict[tuple[str, str, str], list[SpeedRow]] = {}
     for row in rows:
         if row.op != op:
             continue
-        group = groups.setdefault((row.case, row.mode), [])
+        group = groups.setdefault((row.case, row.mode, row.isa), [])
         if group and (group[0].date, group[0].git_sha) != (row.date, row.git_sha):
             group.clear()
         group.append(row)
-    return [groups[case, mode] for case in CASES for mode in MODE_NAMES if (case, mode) in groups]
+    isas = list(dict.fromkeys(isa for _, _, isa in groups))
+    order = [(case, mode, isa) for case in CASES for mode in MODE_NAMES for isa in isas]
+    return [groups[key] for key in order if key in groups]
 
 
 def speed_table(rows: Sequence[SpeedRow], op: str = "min_distance") -> str:
@@ -41,13 +43,16 @@ def speed_table(rows: Sequence[SpeedRow], op: str = "min_distance") -> str:
         "| | original formula | `torch.mm` alone | protokern | against the original | against `mm` | of FMA peak |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for group in latest(rows, op):
+    groups = latest(rows, op)
+    has_several_sets = len({group[0].isa for group in groups}) > 1
+    for group in groups:
         by_name = {row.provider: row for row in group}
         ours = by_name.get("native")
         if ours is None:
             continue
+        isa = f", {ours.isa}" if has_several_sets else ""
         cells = [
-            f"{MODE_NAMES[ours.mode]}, {case_text(ours.case)}{'' if ours.quiet else BUSY_MARK}",
+            f"{MODE_NAMES[ours.mode]}, {case_text(ours.case)}{isa}{'' if ours.quiet else BUSY_MARK}",
             *(f"{by_name[name].p50_ms:.1f} ms" if name in by_name else "" for name in ("original", "mm")),
             f"{ours.p50_ms:.2f} ms",
             times(ours.faster_than_original),

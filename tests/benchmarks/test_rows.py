@@ -103,6 +103,14 @@ def test_the_speed_table_shows_the_newest_run_of_each_case() -> None:
     ]
 
 
+def test_the_speed_table_keeps_instruction_sets_apart() -> None:
+    lines = speed_table([replace(NATIVE, isa="amx", p50_ms=3.0), MM, NATIVE]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "forward, B80 D128 7x7 P2000, amx",
+        "forward, B80 D128 7x7 P2000, avx512",
+    ]
+
+
 def test_the_tables_name_the_machine_and_mark_a_busy_one() -> None:
     text = generate([NATIVE], [MEMORY], [PUSH])
     assert "| protokern, B64 D256 14x14 P2000 | 4.2 | 4.2% |" in text

@@ -55,17 +55,31 @@ void any_number_of_workers_gives_the_same_bits() {
     }
 }
 
+// Images of few kinds of patches, where nearly all pairs are ties: the first of the best kind, as in the map.
 template <typename T>
 void equal_patches_give_the_first() {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
-        Data<T> data({2, 37, 6, 7, 60, 1, 1}, metric);
-        for (int64_t b = 0; b < 2; ++b)
-            for (int64_t n = 0; n < 42; ++n)
-                for (int64_t d = 0; d < 37; ++d) data.patch(b, n, d, 0, 0) = data.patch(b, n % 5, d, 0, 0);
-        const Result<T> result = search(data);
-        for (int64_t pair = 0; pair < 120; ++pair)
-            EXPECT(result.patch[pair] < 5, "patch %ld", long(result.patch[pair]));
-    }
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Sizes size :
+             {Sizes{2, 37, 6, 7, 60, 1, 1}, Sizes{2, 5, 12, 9, 40, 2, 3}, Sizes{1, 128, 60, 50, 20, 1, 1}})
+            for (const int64_t kinds : {1, 5}) {
+                Data<T> data(size, metric);
+                for (int64_t b = 0; b < size.images; ++b)
+                    for (int64_t d = 0; d < size.depth; ++d)
+                        for (int64_t r = 0; r < size.height; ++r)
+                            for (int64_t c = 0; c < size.width; ++c)
+                                data.x(b, d, r, c) = data.x(b, d, 0, (r * 3 + c) % kinds);
+                const Result<T> result = search(data);
+                const Guarded<T> all = map(data);
+                const int64_t N = data.positions();
+                for (int64_t pair = 0; pair < size.images * size.prototypes; ++pair) {
+                    int64_t first = 0;
+                    for (int64_t n = 0; n < N; ++n)
+                        if (all[pair * N + n] < all[pair * N + first]) first = n;
+                    EXPECT(result.patch[pair] == first && result.value[pair] == all[pair * N + first],
+                           "%s, %ld kinds: patch %ld, map has %ld", describe(size).c_str(), long(kinds),
+                           long(result.patch[pair]), long(first));
+                }
+            }
 }
 
 // Prototypes that are patches, features far from 0, and neighbours that differ from the copy in one last bit.

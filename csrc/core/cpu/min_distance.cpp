@@ -4,6 +4,7 @@
 // gives.
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "core.h"
 #include "instruction_sets.h"
@@ -64,6 +65,7 @@ class Forward {
             second = carver.take<T>(states);
             index = carver.take<typename LaneIndex<T>::type>(states);
             undecided = carver.take<int64_t>(all.pieces_.parts > 1 ? shape.prototypes : kernels.lanes);
+            compared = carver.take<int64_t>(all.pieces_.positions);
         }
 
         const Forward& all;
@@ -76,6 +78,7 @@ class Forward {
         typename LaneIndex<T>::type* index;
         int64_t* undecided;  // prototypes whose runner-up is too close
         int64_t undecided_count = 0;
+        int64_t* compared;  // positions that decide() looks at
 
         T* value(int64_t image) const { return static_cast<T*>(all.output_.value) + image * shape.prototypes; }
         int64_t* patch(int64_t image) const { return all.output_.patch + image * shape.prototypes; }
@@ -143,11 +146,8 @@ class Forward {
                 if (is_undecided(i, first + lane, at + lane)) undecided[undecided_count++] = first + lane;
             }
             evaluate(image, i, first, first + lanes);
-            for (int64_t u = 0; u < undecided_count; ++u) {
-                patch(image)[undecided[u]] = group.first;
-                value(image)[undecided[u]] = std::numeric_limits<T>::infinity();
-                decide(image, i, undecided[u]);
-            }
+            for (int64_t u = 0; u < undecided_count; ++u) reset(image, undecided[u]);
+            decide(image, i);
             mark_bad_prototypes(image, first, first + lanes);
         }
 
@@ -170,12 +170,11 @@ class Forward {
             for (int64_t p = first; p < end; ++p) {
                 if (!is_undecided(0, p, p)) continue;
                 undecided[undecided_count++] = p;
-                patch(image)[p] = 0;
-                value(image)[p] = std::numeric_limits<T>::infinity();
+                reset(image, p);
             }
             for (int64_t part = 0; undecided_count > 0 && part < all.pieces_.parts; ++part) {
                 read(image, 1, part);
-                for (int64_t u = 0; u < undecided_count; ++u) decide(image, 0, undecided[u]);
+                decide(image, 0);
             }
             mark_bad_prototypes(image, first, end);
         }
@@ -213,27 +212,43 @@ class Forward {
             }
         }
 
-        // Improves value and patch by the first smallest difference form among the positions at hand.
-        void decide(int64_t image, int64_t i, int64_t p) {
-            for (int64_t begin = 0; begin < group.positions; begin += pair_batch) {
-                const int64_t count = std::min(pair_batch, group.positions - begin);
-                const T* patches[pair_batch];
-                const T* prototypes[pair_batch];
-                T prototype_scale[pair_batch];
-                T distance[pair_batch];
-                for (int64_t j = 0; j < count; ++j) {
-                    patches[j] = group.patch(i, group.first + begin + j);
-                    prototypes[j] = all.prototypes_.row(p);
-                    prototype_scale[j] = all.prototypes_.inverse_norm(p);
-                }
-                kernels.pair_distance({all.problem_.metric, patches, prototypes,
-                                       group.inverse_norm + i * group.positions + begin, prototype_scale, count,
-                                       group.segment, shape.segments, shape.padded_depth, distance});
-                for (int64_t j = 0; j < count; ++j) {
-                    if (!(distance[j] < value(image)[p])) continue;
-                    value(image)[p] = distance[j];
-                    patch(image)[p] = group.first + begin + j;
-                }
+        void reset(int64_t image, int64_t p) {
+            patch(image)[p] = 0;
+            value(image)[p] = std::numeric_limits<T>::infinity();
+        }
+
+        // Improves value and patch of the undecided prototypes by the first smallest difference form among the
+        // positions at hand. Where there are many, equal patches are the likely reason, and one of each kind is enough.
+        void decide(int64_t image, int64_t i) {
+            if (undecided_count == 0) return;
+            int64_t count = group.positions;
+            if (undecided_count >= 8)
+                count = group.find_distinct(i, shape, compared);
+            else
+                std::iota(compared, compared + count, 0);
+            for (int64_t u = 0; u < undecided_count; ++u)
+                for (int64_t begin = 0; begin < count; begin += pair_batch)
+                    compare(image, i, undecided[u], compared + begin, std::min(pair_batch, count - begin));
+        }
+
+        void compare(int64_t image, int64_t i, int64_t p, const int64_t* positions, int64_t count) {
+            const T* patches[pair_batch];
+            const T* prototypes[pair_batch];
+            T patch_scale[pair_batch];
+            T prototype_scale[pair_batch];
+            T distance[pair_batch];
+            for (int64_t j = 0; j < count; ++j) {
+                patches[j] = group.patch(i, group.first + positions[j]);
+                prototypes[j] = all.prototypes_.row(p);
+                patch_scale[j] = group.inverse_norm[i * group.positions + positions[j]];
+                prototype_scale[j] = all.prototypes_.inverse_norm(p);
+            }
+            kernels.pair_distance({all.problem_.metric, patches, prototypes, patch_scale, prototype_scale, count,
+                                   group.segment, shape.segments, shape.padded_depth, distance});
+            for (int64_t j = 0; j < count; ++j) {
+                if (!(distance[j] < value(image)[p])) continue;
+                value(image)[p] = distance[j];
+                patch(image)[p] = group.first + positions[j];
             }
         }
 

@@ -62,6 +62,10 @@ struct Pairs {
             int64_t pair[4];
             for (int64_t j = 0; j < 4; ++j) pair[j] = j < count ? begin + j : begin;
             T distance[4];
+            if (a.metric == Metric::sqeuclidean && count == 4) {
+                four<false>(a, pair, a.distance + begin);
+                continue;
+            }
             if (a.metric == Metric::sqeuclidean) {
                 four<false>(a, pair, distance);
                 for (int64_t j = 0; j < count; ++j) a.distance[begin + j] = distance[j];

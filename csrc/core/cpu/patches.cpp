@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace protokern::cpu {
 namespace {
@@ -83,6 +84,8 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     row = carver.take<int64_t>(pieces.positions);
     segment = carver.take<int64_t>(shape.segments);
     packed = carver.take<char>(kernels.row_bytes(all_positions, shape.padded_length));
+    for (table_size = 4; table_size < 2 * pieces.positions;) table_size *= 2;
+    table = carver.take<int32_t>(table_size);
     image_stride = pieces.pixels * shape.padded_depth;
 }
 
@@ -128,6 +131,31 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
         largest[i] = centre ? static_cast<T>(std::sqrt(most)) : T(1);
     }
     kernels.pack_rows(search_rows(shape, true), packed);
+}
+
+template <typename T>
+int64_t PatchGroup<T>::find_distinct(int64_t image, const Shape& shape, int64_t* out) const {
+    std::fill_n(table, table_size, -1);
+    const T* base = pixels + image * image_stride;
+    const auto equal = [&](int64_t a, int64_t b) {
+        for (int64_t s = 0; s < shape.segments; ++s)
+            if (std::memcmp(base + row[a] + segment[s], base + row[b] + segment[s], shape.depth * sizeof(T)) != 0)
+                return false;
+        return true;
+    };
+    int64_t count = 0;
+    for (int64_t n = 0; n < positions; ++n) {
+        // Equal patches have equal norms, which measure() has left in one of the two.
+        const T norm = bias[image * positions + n] + scale[image * positions + n];
+        uint64_t bits = 0;
+        std::memcpy(&bits, &norm, sizeof norm);
+        int64_t slot = static_cast<int64_t>(bits * 0x9e3779b97f4a7c15u >> 32) & (table_size - 1);
+        while (table[slot] >= 0 && !equal(out[table[slot]], n)) slot = (slot + 1) & (table_size - 1);
+        if (table[slot] >= 0) continue;
+        table[slot] = static_cast<int32_t>(count);
+        out[count++] = n;
+    }
+    return count;
 }
 
 template <typename T>

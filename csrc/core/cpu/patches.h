@@ -55,6 +55,8 @@ struct PatchGroup {
     int64_t* row;          // (positions of the part): offset of a patch in `pixels`
     int64_t* segment;      // (segments): offset of a patch's pixels
     void* packed;          // the kernel's own form of the rows
+    int32_t* table;        // (table_size): scratch of find_distinct
+    int64_t table_size;    // a power of two
     int64_t image_stride;  // in `pixels`
     int64_t images;
     int64_t first;  // position
@@ -70,6 +72,9 @@ struct PatchGroup {
     const T* patch(int64_t image, int64_t position) const {
         return pixels + image * image_stride + row[position - first];
     }
+    // The first position of every kind of patch, ascending, counted from `first`; patches of a kind are equal in all
+    // bits. Returns how many. `out` has room for all positions.
+    int64_t find_distinct(int64_t image, const Shape& shape, int64_t* out) const;
     PatchRows<T> search_rows(const Shape& shape, bool centred_rows) const;
 };
 

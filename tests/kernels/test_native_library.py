@@ -1,0 +1,127 @@
+"""Finding, loading and describing the C++ library, also where something is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from protokern import min_distance
+from protokern.errors import BackendUnavailableError
+from protokern.kernels import native_library
+
+needs_library = pytest.mark.skipif(not native_library.is_available(), reason="the C++ library is not built")
+
+# Prints what one instruction set finds; PROTOKERN_ISA is read once per process.
+SEARCH = """
+import json, torch
+from protokern import min_distance
+from protokern.kernels.native_library import build_info
+torch.manual_seed(0)
+features = torch.rand(3, 40, 6, 7)
+prototypes = torch.cat([torch.rand(50, 40), features[1, :, :3, 2].t(), features[2, :, 5, 1:2].t() + 1e-4])
+value, patch = min_distance(features, prototypes, backend="native")
+print(json.dumps([build_info().instruction_set, value.tolist(), patch.tolist()]))
+"""
+
+
+def run_with_isa(isa: str, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PROTOKERN_ISA": isa, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """What was learnt about the library is forgotten before and after the test."""
+    caches = (native_library._load_library, native_library._isa_problem)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@needs_library
+def test_loading_twice_is_loading_once() -> None:
+    native_library.load()
+    native_library.load()
+    assert native_library.is_available()
+    assert native_library.unavailable_reason() == ""
+
+
+@needs_library
+def test_build_info_tells_what_is_in_use() -> None:
+    info = native_library.build_info()
+    assert info.library == native_library.LIBRARY
+    assert info.compiled[-1] == "base"
+    assert set(info.supported) <= set(info.compiled)
+    assert info.instruction_set == (info.override or info.supported[0])
+    assert info.compiler
+    assert info.problem == ""
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_library_that_was_not_built_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native_library, "LIBRARY", tmp_path / "missing.so")
+    assert not native_library.is_available()
+    with pytest.raises(BackendUnavailableError, match=r"^backend 'native': the C\+\+ library is not built\. Run 'pip"):
+        native_library.load()
+    info = native_library.build_info()
+    assert info.library is None
+    assert info.instruction_set is None
+    assert info.problem.startswith("the C++ library is not built")
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_library_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(native_library, "LIBRARY", broken)
+    assert not native_library.is_available()
+    with pytest.raises(BackendUnavailableError, match=r"does not load with torch .*\(.*broken\.so.*\)\. Run 'pip"):
+        native_library.load()
+
+
+@needs_library
+def test_without_the_module_of_facts_the_ops_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "protokern._host", None)
+    info = native_library.build_info()
+    assert (info.compiled, info.supported, info.compiler) == ((), (), None)
+    assert info.instruction_set is not None
+    assert "the ops run without it" in info.problem
+    assert min_distance(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2), backend="native").value.item() == 0
+
+
+@needs_library
+def test_an_instruction_set_that_cannot_run_is_refused_by_every_call() -> None:
+    code = "import torch, protokern; protokern.min_distance(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1), backend='auto')"
+    result = run_with_isa("sse9", code)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert (
+        "BackendUnavailableError: backend 'native': PROTOKERN_ISA: must be an instruction set that this build" in last
+    )
+    assert "base" in last
+    assert last.endswith("got 'sse9'. Unset it to take the fastest.")
+
+
+@needs_library
+@pytest.mark.parametrize("isa", native_library.build_info().supported)
+def test_every_instruction_set_finds_the_same_patches(isa: str) -> None:
+    torch.manual_seed(0)
+    features = torch.rand(3, 40, 6, 7)
+    prototypes = torch.cat([torch.rand(50, 40), features[1, :, :3, 2].t(), features[2, :, 5, 1:2].t() + 1e-4])
+    wanted = min_distance(features.double(), prototypes.double(), backend="reference")
+    result = run_with_isa(isa, SEARCH)
+    assert result.returncode == 0, result.stderr
+    used, value, patch = json.loads(result.stdout)
+    assert used == isa
+    assert patch == wanted.patch.tolist()
+    torch.testing.assert_close(torch.tensor(value), wanted.value.float(), rtol=1e-5, atol=1e-12)
+    assert all(value[1][50 + i] == 0 for i in range(3))

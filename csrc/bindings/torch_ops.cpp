@@ -90,6 +90,10 @@ cpu::Activation activation_of(const std::string& name) {
     return cpu::Activation::cosine;
 }
 
+void require_fp32(const std::string& precision) {
+    require(precision == "fp32", "precision: must be 'fp32' on the CPU; got '", precision, "'.");
+}
+
 cpu::Executor executor() {
     const auto run = [](int workers, void (*body)(void*, int64_t), void* context) {
         torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
@@ -138,14 +142,17 @@ std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& pr
     return {similarity, value, patch};
 }
 
-std::tuple<Tensor, Tensor> min_distance(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
+std::tuple<Tensor, Tensor> min_distance(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+                                        const std::string& precision) {
+    require_fp32(precision);
     auto [unused, value, patch] = pool(features, prototypes, metric, cpu::Activation::none, 0.0);
     return {value, patch};
 }
 
 std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const Tensor& prototypes,
                                                   const std::string& metric, const std::string& activation,
-                                                  double epsilon) {
+                                                  double epsilon, const std::string& precision) {
+    require_fp32(precision);
     return pool(features, prototypes, metric, activation_of(activation), epsilon);
 }
 
@@ -199,9 +206,11 @@ std::string instruction_set() { return cpu::chosen_instructions().name; }
 }  // namespace
 
 STABLE_TORCH_LIBRARY(protokern_native, m) {
-    m.def("min_distance(Tensor features, Tensor prototypes, str metric) -> (Tensor value, Tensor patch)");
     m.def(
-        "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon) -> "
+        "min_distance(Tensor features, Tensor prototypes, str metric, str precision) -> (Tensor value, Tensor patch)");
+    m.def(
+        "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
+        "str precision) -> "
         "(Tensor activation, Tensor value, Tensor patch)");
     m.def(
         "min_distance_backward(Tensor grad_value, Tensor features, Tensor prototypes, Tensor patch, str metric, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -10,6 +11,7 @@ from ..errors import BackendUnavailableError
 from . import native_library
 
 BACKENDS = ("reference", "native", "triton")
+# From the most to the least precise.
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -45,8 +47,24 @@ def check_names(backend: str, precision: str | None) -> None:
         raise ValueError(f"precision: must be None or one of {', '.join(PRECISIONS)}; got {precision!r}.")
 
 
-def choose_backend(backend: str, device: torch.device, precision: str | None) -> str:
-    """The backend that serves a call on `device`: "auto" takes native on the CPU where it is built, else reference.
+class Choice(NamedTuple):
+    """What serves a call.
+
+    Attributes:
+        backend: name of the backend.
+        precision: how it searches, one of PRECISIONS; "fp32" means float64 for float64 inputs.
+    """
+
+    backend: str
+    precision: str
+
+
+def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, precision: str | None) -> Choice:
+    """The backend and the precision that serve a call with tensors of `dtype` on `device`.
+
+    "auto" takes, of those that can run on the device, triton before native before reference. A precision of None is
+    what `dtype` holds without loss for half inputs, and what torch is told to use for products of float32 inputs; where
+    the backend lacks it, the next more precise one.
 
     Called when the op runs, not when it is traced, so that a compiled graph finds what its own process has.
 
@@ -55,16 +73,49 @@ def choose_backend(backend: str, device: torch.device, precision: str | None) ->
         BackendUnavailableError: `backend` was named but cannot run here or not on this device.
     """
     if backend == "auto":
-        chosen = "native" if device.type == "cpu" and native_library.is_available() else "reference"
+        chosen = _first_choice(device)
     else:
         _require(backend, device)
         chosen = backend
-    if precision in ("tf32", "bf16"):
+    offered = _precisions(chosen, device)
+    if dtype == torch.float64:
+        offered = ("fp32",)
+    if precision is None:
+        wanted = PRECISIONS.index(_natural_precision(device, dtype))
+        return Choice(chosen, next(name for name in reversed(PRECISIONS[: wanted + 1]) if name in offered))
+    if precision not in offered:
+        names = " or ".join(repr(name) for name in offered)
         raise ValueError(
-            f"precision: must be None or 'fp32' for backend {chosen!r} on {device.type}; got {precision!r}. "
-            "This backend searches in float32 (float64 for float64 inputs)."
+            f"precision: must be None or {names} for backend {chosen!r} on {device.type} with {dtype}; "
+            f"got {precision!r}. Leave it out, or choose another backend."
         )
-    return chosen
+    return Choice(chosen, precision)
+
+
+def _first_choice(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "native" if native_library.is_available() else "reference"
+    return "reference"
+
+
+def _precisions(backend: str, device: torch.device) -> tuple[str, ...]:
+    if backend == "native":
+        return native_library.precisions(device.type)
+    return ("fp32",) if backend == "reference" else PRECISIONS
+
+
+def _natural_precision(device: torch.device, dtype: torch.dtype) -> str:
+    if dtype == torch.float64:
+        return "fp32"
+    # The products of bfloat16 and of float16 values are exact in these.
+    if dtype in (torch.bfloat16, torch.float16):
+        return "bf16" if dtype == torch.bfloat16 else "tf32"
+    try:
+        return {"highest": "fp32", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
+    except RuntimeError:
+        # Raised where the user set the precision of one backend of torch alone.
+        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        return backend.matmul.fp32_precision if backend.matmul.fp32_precision in ("tf32", "bf16") else "fp32"
 
 
 def _require(backend: str, device: torch.device) -> None:

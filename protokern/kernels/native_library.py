@@ -59,6 +59,11 @@ def is_available() -> bool:
     return not _load_library()
 
 
+def precisions(device_type: str) -> tuple[str, ...]:
+    """In which precisions the library searches on a device; see PRECISIONS in backends.py."""
+    return ("fp32",)
+
+
 def unavailable_reason() -> str:
     """Why the ops cannot run and what to do; empty when they can."""
     return _load_library() or _isa_problem()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protokern import available_backends, distance_at, distance_map, min_distance, prototype_pool
 from protokern.errors import BackendUnavailableError
-from protokern.kernels import BackendStatus, native_library
+from protokern.kernels import BackendStatus, backends, native_library
 from protokern.kernels.backends import choose_backend
 from tests.conftest import NATIVE_IS_REQUIRED
 
@@ -111,9 +111,27 @@ class TestPrecision:
     def test_a_precision_the_backend_lacks_is_refused(
         self, op_with_precision: Callable[..., Any], precision: str, backend: str
     ) -> None:
-        message = rf"precision: must be None or 'fp32' for backend '{backend}' on cpu; got '{precision}'\. This backend"
+        message = (
+            rf"precision: must be None or 'fp32' for backend '{backend}' on cpu with torch\.float32; "
+            rf"got '{precision}'\. Leave it out, or choose another backend\."
+        )
         with pytest.raises(ValueError, match=message):
             op_with_precision(*SMALL.inputs(), precision=precision, backend=backend)
+
+    @pytest.mark.parametrize("said", ["highest", "high", "medium"])
+    def test_torch_may_allow_less_than_the_backend_has(
+        self, op_with_precision: Callable[..., Any], said: str, backend: str
+    ) -> None:
+        features, prototypes = SMALL.inputs()
+        wanted = op_with_precision(features, prototypes, backend=backend)
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(said)
+        try:
+            got = op_with_precision(features, prototypes, backend=backend)
+        finally:
+            torch.set_float32_matmul_precision(before)
+        for one, other in zip(wanted, got, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
 
     def test_unknown_precision(self, op_with_precision: Callable[..., Any]) -> None:
         with pytest.raises(ValueError, match=r"precision: must be None or one of fp32, tf32, bf16; got 'fp16'\."):
@@ -186,7 +204,51 @@ def test_wrong_types(op: Callable[..., Any]) -> None:
 def test_native_elsewhere_than_on_the_cpu_is_refused(backend: str) -> None:
     message = r"^backend 'native': runs on cpu only; the tensors are on cuda\. Move them, or use backend='auto'\.$"
     with pytest.raises(BackendUnavailableError, match=message):
-        choose_backend(backend, torch.device("cuda"), None)
+        choose_backend(backend, torch.device("cuda"), torch.float32, None)
+
+
+class TestChoiceOfPrecision:
+    """What a backend with every precision would be asked for; the CPU of this test machine need not have them."""
+
+    @pytest.fixture(autouse=True)
+    def every_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backends, "_precisions", lambda backend, device: ("fp32", "tf32", "bf16"))
+
+    @pytest.mark.parametrize(
+        ("dtype", "said", "wanted"),
+        [
+            (torch.float32, "highest", "fp32"),
+            (torch.float32, "high", "tf32"),
+            (torch.float32, "medium", "bf16"),
+            (torch.float64, "medium", "fp32"),
+            (torch.float16, "highest", "tf32"),
+            (torch.bfloat16, "highest", "bf16"),
+        ],
+    )
+    def test_follows_the_dtype_and_torch(
+        self, dtype: torch.dtype, said: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: said)
+        assert choose_backend("reference", torch.device("cpu"), dtype, None) == ("reference", wanted)
+
+    def test_a_torch_backend_with_a_precision_of_its_own_is_followed(self) -> None:
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        try:
+            choice = choose_backend("reference", torch.device("cpu"), torch.float32, None)
+        finally:
+            torch.backends.mkldnn.matmul.fp32_precision = before
+        assert choice.precision == "bf16"
+
+    def test_float64_is_searched_in_float64_only(self) -> None:
+        message = r"precision: must be None or 'fp32' for backend 'reference' on cpu with torch\.float64; got 'bf16'"
+        with pytest.raises(ValueError, match=message):
+            choose_backend("reference", torch.device("cpu"), torch.float64, "bf16")
+
+    def test_what_the_backend_lacks_becomes_more_precise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backends, "_precisions", lambda backend, device: ("fp32", "bf16"))
+        chosen = choose_backend("reference", torch.device("cpu"), torch.float16, None)
+        assert chosen.precision == "fp32"
 
 
 def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

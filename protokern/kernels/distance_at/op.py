@@ -50,7 +50,7 @@ def distance_at(
 def _implementation(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
     rows, columns = grid_shape(features, prototypes)
     check_range(patch, "patch", rows * columns)
-    if choose_backend(backend, features.device, None) == "native":
+    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
         return native.distance_at(features, prototypes, patch, metric)
     return reference.distance_at(features, prototypes, patch, metric)
 

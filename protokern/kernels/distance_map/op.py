@@ -61,7 +61,7 @@ def _select(prototypes: Tensor, index: Tensor) -> Tensor:
 
 
 def _implementation(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
-    if choose_backend(backend, features.device, None) == "native":
+    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
         return native.distance_map(features, prototypes, metric)
     return reference.distance_map(features, prototypes, metric)
 

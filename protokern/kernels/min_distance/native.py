@@ -8,10 +8,10 @@ from torch import Tensor
 from .. import native_library
 
 
-def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def min_distance(features: Tensor, prototypes: Tensor, metric: str, precision: str) -> tuple[Tensor, Tensor]:
     """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
     native_library.load()
-    return torch.ops.protokern_native.min_distance.default(features, prototypes, metric)
+    return torch.ops.protokern_native.min_distance.default(features, prototypes, metric, precision)
 
 
 def min_distance_backward(

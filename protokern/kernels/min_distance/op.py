@@ -45,9 +45,10 @@ def min_distance(
             W' = W - w + 1); dtype and device of `features`. Under `torch.autocast` the dtypes may differ, and the
             wider one is used.
         metric: "sqeuclidean", sum (x - p)^2, or "cosine", 1 - cos(x, p) with 1 for a zero vector.
-        precision: how the nearest patch is searched: "fp32", "tf32" or "bf16"; None leaves it to
-            `torch.get_float32_matmul_precision()`. The backends of this version search in float32 (float64 for float64
-            inputs) and refuse the other two.
+        precision: how the nearest patch is searched: "fp32", "tf32" or "bf16". None takes what holds half inputs
+            without loss, and for float32 inputs follows `torch.get_float32_matmul_precision()`, or is more precise
+            where the backend lacks that. Whatever it is, `value` is exact at `patch`; a coarse search may only take a
+            patch that is nearly the nearest. float64 inputs are searched in float64.
         backend: "auto", or a name from `available_backends()`.
 
     Returns:
@@ -57,7 +58,8 @@ def min_distance(
 
     Raises:
         TypeError: an input is not a tensor.
-        ValueError: shapes, dtypes or devices disagree, the grid is empty, or a name is unknown.
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, a name is unknown, or the backend cannot
+            search in that precision.
         BackendUnavailableError: `backend` was named but cannot run here.
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.1; maths in kernels/min_distance/README.md.
@@ -87,8 +89,9 @@ def min_distance_backward(
 def _implementation(
     features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    if choose_backend(backend, features.device, precision) == "native":
-        return native.min_distance(features, prototypes, metric)
+    choice = choose_backend(backend, features.device, features.dtype, precision)
+    if choice.backend == "native":
+        return native.min_distance(features, prototypes, metric, choice.precision)
     return reference.min_distance(features, prototypes, metric)
 
 
@@ -133,7 +136,7 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
-    if choose_backend(backend, features.device, None) == "native":
+    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
         return native.min_distance_backward(*inputs)
     return reference.min_distance_backward(*inputs)
 

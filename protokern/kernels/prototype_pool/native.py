@@ -9,8 +9,10 @@ from .. import native_library
 
 
 def prototype_pool(
-    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float
+    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Similarity (B, P), smallest distance (B, P) and the flat index of its patch (B, P) int64."""
     native_library.load()
-    return torch.ops.protokern_native.prototype_pool.default(features, prototypes, metric, activation, epsilon)
+    return torch.ops.protokern_native.prototype_pool.default(
+        features, prototypes, metric, activation, epsilon, precision
+    )

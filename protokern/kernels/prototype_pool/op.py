@@ -89,8 +89,9 @@ def _implementation(
     precision: str | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if choose_backend(backend, features.device, precision) == "native":
-        return native.prototype_pool(features, prototypes, metric, activation, epsilon)
+    choice = choose_backend(backend, features.device, features.dtype, precision)
+    if choice.backend == "native":
+        return native.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
     return reference.prototype_pool(features, prototypes, metric, activation, epsilon)
 
 

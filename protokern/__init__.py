@@ -10,11 +10,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MinDistance": "protokern.kernels",
     "PrototypePool": "protokern.kernels",
+    "TopKPool": "protokern.kernels",
     "available_backends": "protokern.kernels",
     "distance_at": "protokern.kernels",
     "distance_map": "protokern.kernels",
+    "mean_activation": "protokern.kernels",
     "min_distance": "protokern.kernels",
     "prototype_pool": "protokern.kernels",
+    "topk_pool": "protokern.kernels",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -19,11 +19,14 @@ def test_the_public_names() -> None:
         "__version__",
         "MinDistance",
         "PrototypePool",
+        "TopKPool",
         "available_backends",
         "distance_at",
         "distance_map",
+        "mean_activation",
         "min_distance",
         "prototype_pool",
+        "topk_pool",
     }
 
 

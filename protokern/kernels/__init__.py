@@ -9,16 +9,21 @@ from __future__ import annotations
 from .backends import BackendStatus, available_backends
 from .distance_at import distance_at
 from .distance_map import distance_map
+from .mean_activation import mean_activation
 from .min_distance import MinDistance, min_distance
 from .prototype_pool import PrototypePool, prototype_pool
+from .topk_pool import TopKPool, topk_pool
 
 __all__ = [
     "BackendStatus",
     "MinDistance",
     "PrototypePool",
+    "TopKPool",
     "available_backends",
     "distance_at",
     "distance_map",
+    "mean_activation",
     "min_distance",
     "prototype_pool",
+    "topk_pool",
 ]

@@ -12,6 +12,8 @@ from .geometry import grid_shape
 from .metrics import METRICS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Of one prototype and image, that topk_pool finds.
+MOST_PATCHES = 8
 
 
 def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -75,6 +77,36 @@ def check_activation(activation: object, metric: str) -> None:
         raise ValueError(
             f"activation: must not be 'cosine' unless metric is 'cosine'; got metric {metric!r}. "
             "Choose another activation."
+        )
+
+
+def check_named_activation(activation: object, metric: str) -> None:
+    """Check the activation of an op that computes it inside and takes no callables.
+
+    Raises:
+        ValueError: a callable, an unknown name, or "cosine" with another metric.
+    """
+    if callable(activation):
+        raise ValueError(
+            f"activation: must be one of {', '.join(ACTIVATIONS)}; got a function. "
+            "Apply it to protokern.distance_map(features, prototypes) and take the mean."
+        )
+    check_activation(activation, metric)
+
+
+def check_top_k(k: object, features: Tensor, prototypes: Tensor) -> None:
+    """Check how many patches are asked for, against the grid.
+
+    Raises:
+        ValueError: not a whole number from 1 to 8, or more than the grid has.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST_PATCHES:
+        raise ValueError(f"k: must be a whole number from 1 to {MOST_PATCHES}; got {k!r}.")
+    rows, columns = grid_shape(features, prototypes)
+    if k > rows * columns:
+        raise ValueError(
+            f"k: must be at most {rows * columns}, the patches of the {rows} x {columns} grid; got {k}. "
+            "Ask for fewer, or use larger feature maps."
         )
 
 

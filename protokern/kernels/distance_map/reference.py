@@ -45,7 +45,7 @@ def distance_map_backward(
     for images in chunks(len(features), max(1, chunk_budget(features.device) // per_image)):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
         g = grad[images].flatten(2).to(dtype).contiguous()  # (b, P, N)
-        to_x, to_p = _products(g, x, p, centre, metric)
+        to_x, to_p = map_gradients(g, x, p, centre, metric)
         if need_features:
             grad_features[images] = sum_patch_vectors(to_x, grid, size)
         grad_p += to_p
@@ -54,7 +54,7 @@ def distance_map_backward(
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 
-def _products(g: Tensor, x: Vectors, p: Vectors, centre: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def map_gradients(g: Tensor, x: Vectors, p: Vectors, centre: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Gradients of sum(g * distance) for g (b, P, N): to x (b, N, K), and to p (P, K) summed over images."""
     wide = product_dtype(x.values)
     if metric == "cosine":

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chunking import add_rows_, centre_of, chunk_budget, chunks, product_dtype
+from ..candidates import candidates, centred
+from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
 from ..metrics import Vectors, distance, distance_gradient, prepare
 
@@ -22,7 +23,7 @@ def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
     rows, columns = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
     centre = centre_of(p)
-    p_centred = _centred(p, centre)
+    p_centred = centred(p, centre)
     unit = torch.finfo(dtype).eps / 2
     value = features.new_empty((len(features), len(prototypes)), dtype=dtype)
     patch = torch.empty_like(value, dtype=torch.int64)
@@ -30,13 +31,13 @@ def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
     budget = chunk_budget(features.device)
     for images in chunks(len(features), max(1, budget // (num_patches * depth))):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
-        x_centred = _centred(x, centre)
+        x_centred = centred(x, centre)
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
             has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
-            candidates = _candidates(x_centred, (p_centred[0][chosen], p_centred[1][chosen]), has_zero, unit)
-            nearest = _first_nearest(x, some, candidates, metric, budget)
-            value[images, chosen], patch[images, chosen] = _mark_non_finite(*nearest, x.is_finite, some.is_finite)
+            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit)
+            nearest = _first_nearest(x, some, in_doubt, metric, budget)
+            value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, x.is_finite, some.is_finite)
     return value, patch
 
 
@@ -83,44 +84,11 @@ def min_distance_backward(
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 
-def _centred(vectors: Vectors, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors (..., K) less their centre, and their squared norms (...), as the factors of a matrix product.
-
-    A non-finite vector decides its row later; as a zero it excludes as many of the others as it can.
-    """
-    values = torch.where(vectors.is_finite[..., None], vectors.values - centre, 0).to(product_dtype(vectors.values))
-    return values, values.square().sum(-1)
-
-
-def _candidates(x: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor], has_zero: Tensor | None, unit: float) -> Tensor:
-    """Patches that may be the nearest: (b, P, N) bool, True wherever rounding to `unit` cannot exclude it.
-
-    `x` (b, N, K) and `p` (P, K) come from `_centred`; `has_zero` (b, P, N) marks pairs with a zero vector under cosine.
-    """
-    score = torch.baddbmm(
-        x[1][:, None, :] + p[1][:, None], p[0].expand(len(x[0]), -1, -1), x[0].transpose(1, 2), alpha=-2
-    )
-    if has_zero is not None:
-        score = score.masked_fill(has_zero, 2)  # twice the cosine distance of unit vectors, which is 1
-    return ~(score > score.amin(-1, keepdim=True) + _doubt(x, p, unit)[..., None])
-
-
-def _doubt(x: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor], unit: float) -> Tensor:
-    """How much larger than the smallest score the score of the truly nearest patch can be, (b, P).
-
-    With unit roundoff u, a score is off by at most (K + 6) u (|x| + |p|)^2, and the difference form, which has the last
-    word, by (K + 3) u of itself; each counts for the smallest score and for its rival. Squares may underflow as well.
-    """
-    terms = x[0].shape[-1]
-    reach = (x[1].amax(-1, keepdim=True).sqrt() + p[1].sqrt()).square()
-    return 4 * (terms + 8) * unit * reach + 4 * terms * torch.finfo(x[0].dtype).tiny
-
-
-def _first_nearest(x: Vectors, p: Vectors, candidates: Tensor, metric: str, budget: int) -> tuple[Tensor, Tensor]:
+def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, metric: str, budget: int) -> tuple[Tensor, Tensor]:
     """Of the candidates (b, P, N), the first with the smallest difference form: distance (b, P) and index (b, P)."""
-    batch, num_prototypes, num_patches = candidates.shape
+    batch, num_prototypes, num_patches = in_doubt.shape
     shape = (batch, num_prototypes)
-    image, prototype, position = candidates.nonzero(as_tuple=True)  # ascending
+    image, prototype, position = in_doubt.nonzero(as_tuple=True)  # ascending
     row = image * num_patches + position
     if len(row) == batch * num_prototypes:  # one for every pair
         return distance(x.take(row.view(shape)), p, metric), position.view(shape)
@@ -137,7 +105,7 @@ def _first_nearest(x: Vectors, p: Vectors, candidates: Tensor, metric: str, budg
     return smallest.view(shape), first.view(shape)
 
 
-def _mark_non_finite(value: Tensor, patch: Tensor, x_finite: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:
+def mark_non_finite(value: Tensor, patch: Tensor, x_finite: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:
     """NaN and the first non-finite patch for images (b, N) that have one; NaN and patch 0 for such prototypes (P,)."""
     image_bad = ~x_finite.all(-1)  # (b,)
     first_bad = (~x_finite).to(torch.int8).argmax(-1)  # (b,)

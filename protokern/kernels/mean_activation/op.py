@@ -1,0 +1,157 @@
+"""The public `mean_activation`, its registered op `protokern::mean_activation` and the op of its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import check_names, choose_backend
+from ..checks import check_epsilon, check_inputs, check_named_activation
+from ..geometry import compute_dtype
+from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from . import reference
+
+
+def mean_activation(
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    activation: str = "log",
+    epsilon: float = 1e-4,
+    metric: str = "sqeuclidean",
+    precision: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Mean of the similarity of every prototype over all patches of an image.
+
+    With `prototype_pool` it makes the focal similarity of ProtoPool: the similarity to the nearest patch less this
+    mean. Differentiable once in both inputs, at every patch; the backward computes the distances again. Never allocates
+    B x P x H x W.
+
+    Args:
+        features: feature maps, (B, D, H, W); as in `min_distance`.
+        prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
+        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d; "exp", exp(-d); "cosine", 1 - d, for
+            metric="cosine" only.
+        epsilon: constant of "log", above 0; log(1 / epsilon) is the similarity at distance 0.
+        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        precision: how the distances are computed; as in `min_distance`. Whatever it is, those of close pairs, exact
+            copies among them, are differences in full precision. The backward is in full precision.
+        backend: "auto", or a name from `available_backends()`.
+
+    Returns:
+        (B, P), float32 for half inputs, else the dtype of the inputs. A non-finite patch gives NaN for its image, a
+        non-finite prototype for itself.
+
+    Raises:
+        TypeError: an input is not a tensor.
+        ValueError: as in `min_distance`, or `activation` or `epsilon` does not fit.
+        BackendUnavailableError: `backend` was named but cannot run here.
+
+    Source: Rymarczyk et al. 2022 (ProtoPool), section 3.2.
+    """
+    refuse_transforms("mean_activation")
+    check_named_activation(activation, metric)
+    epsilon = check_epsilon(epsilon)
+    features, prototypes = check_inputs(features, prototypes, metric)
+    check_names(backend, precision)
+    return _mean_activation_op(features, prototypes, metric, activation, epsilon, precision, backend)
+
+
+def _implementation(
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    precision: str | None,
+    backend: str,
+) -> Tensor:
+    choose_backend(backend, features.device, features.dtype, precision)
+    return reference.mean_activation(features, prototypes, metric, activation, epsilon)
+
+
+def _fake(
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    precision: str | None,
+    backend: str,
+) -> Tensor:
+    return features.new_empty((features.shape[0], prototypes.shape[0]), dtype=compute_dtype(features.dtype))
+
+
+class _MeanActivationFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        prototypes: Tensor,
+        metric: str,
+        activation: str,
+        epsilon: float,
+        precision: str | None,
+        backend: str,
+    ) -> Tensor:
+        ctx.save_for_backward(features, prototypes)
+        ctx.settings = (metric, activation, epsilon, backend)
+        return below_autograd(
+            _mean_activation_op, features, prototypes, metric, activation, epsilon, precision, backend
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[:2]
+        grads = _backward_op(grad, *ctx.saved_tensors, *ctx.settings, *needs)
+        return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None), None, None, None, None, None
+
+
+def _backward_implementation(
+    grad: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    backend: str,
+    need_features: bool,
+    need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:
+    inputs = (grad, features, prototypes, metric, activation, epsilon, need_features, need_prototypes)
+    choose_backend(backend, features.device, features.dtype, None)
+    return reference.mean_activation_backward(*inputs)
+
+
+def _backward_fake(
+    grad: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    backend: str,
+    need_features: bool,
+    need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
+    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+
+
+_mean_activation_op = register_op(
+    "mean_activation(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
+    "str? precision, str backend) -> Tensor",
+    implementation=_implementation,
+    fake=_fake,
+    function=_MeanActivationFunction,
+)
+_backward_op = register_op(
+    "mean_activation_backward(Tensor grad, Tensor features, Tensor prototypes, str metric, str activation, "
+    "float epsilon, str backend, bool need_features, bool need_prototypes) -> (Tensor, Tensor)",
+    implementation=_backward_implementation,
+    fake=_backward_fake,
+    function=no_second_derivative("mean_activation_backward"),
+)

@@ -1,0 +1,143 @@
+"""The public `topk_pool` and the registered op `protokern::topk_distance` that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..activations import activate
+from ..backends import check_names, choose_backend
+from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_top_k
+from ..geometry import compute_dtype
+from ..min_distance.op import min_distance_backward
+from ..registration import below_autograd, refuse_transforms, register_op
+from . import reference
+
+
+class TopKPool(NamedTuple):
+    """Result of `topk_pool`.
+
+    Attributes:
+        activation: (B, P), mean similarity of the prototype to its k nearest patches.
+        distance: (B, P, k), distances to those patches, ascending, >= 0.
+        patch: (B, P, k) int64, flat indices row * W' + column of those patches.
+    """
+
+    activation: Tensor
+    distance: Tensor
+    patch: Tensor
+
+
+def topk_pool(
+    features: Tensor,
+    prototypes: Tensor,
+    k: int,
+    *,
+    activation: str | Callable[[Tensor], Tensor] = "log",
+    epsilon: float = 1e-4,
+    metric: str = "sqeuclidean",
+    precision: str | None = None,
+    backend: str = "auto",
+) -> TopKPool:
+    """Mean similarity of every prototype to its k nearest patches, with their distances and indices.
+
+    What `prototype_pool` is for one patch, and with k = 1 the same numbers. Differentiable once in both inputs, through
+    `activation`, `distance` or both. Never allocates B x P x H x W.
+
+    Args:
+        features: feature maps, (B, D, H, W); as in `min_distance`.
+        prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
+        k: how many patches, from 1 to 8 and no more than the grid has.
+        activation: as in `prototype_pool`; a function takes the distances (B, P, k) and returns the similarities.
+        epsilon: as in `prototype_pool`.
+        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        precision: as in `min_distance`.
+        backend: "auto", or a name from `available_backends()`.
+
+    Returns:
+        TopKPool with `activation` (B, P) and `distance` (B, P, k), float32 for half inputs, else the dtype of the
+        inputs, and `patch` (B, P, k) int64, the lower index first on a tie. A non-finite patch or prototype gives NaN
+        and the index of the first such patch, k times.
+
+    Raises:
+        TypeError: an input is not a tensor.
+        ValueError: as in `min_distance`, or `k`, `activation` or `epsilon` does not fit.
+        BackendUnavailableError: `backend` was named but cannot run here.
+    """
+    refuse_transforms("topk_pool")
+    check_activation(activation, metric)
+    epsilon = check_epsilon(epsilon)
+    features, prototypes = check_inputs(features, prototypes, metric)
+    check_top_k(k, features, prototypes)
+    check_names(backend, precision)
+    value, patch = _topk_distance_op(features, prototypes, k, metric, precision, backend)
+    if isinstance(activation, str):
+        similarity = activate(value, activation, epsilon)
+    else:
+        similarity = activation(value)
+        check_activation_result(similarity, value)
+    return TopKPool(similarity[..., 0] if k == 1 else similarity.mean(-1), value, patch)
+
+
+def _implementation(
+    features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    choose_backend(backend, features.device, features.dtype, precision)
+    return reference.topk_distance(features, prototypes, k, metric)
+
+
+def _fake(
+    features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    shape = (features.shape[0], prototypes.shape[0], k)
+    value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
+    return value, features.new_empty(shape, dtype=torch.int64)
+
+
+class _TopKDistanceFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
+    ) -> tuple[Tensor, Tensor]:
+        value, patch = below_autograd(_topk_distance_op, features, prototypes, k, metric, precision, backend)
+        ctx.save_for_backward(features, prototypes, patch)
+        ctx.mark_non_differentiable(patch)
+        ctx.set_materialize_grads(False)
+        ctx.metric, ctx.backend = metric, backend
+        return value, patch
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:
+            return (None,) * 6
+        features, prototypes, patch = ctx.saved_tensors
+        k = patch.shape[2]
+        # A prototype with k patches is k prototypes with one patch each. Their gradients are summed before they are
+        # rounded to half.
+        wide = grads[0].dtype
+        to_features, to_repeated = min_distance_backward(
+            grads[0].flatten(1),
+            features.to(wide),
+            prototypes.to(wide).repeat_interleave(k, 0),
+            patch.flatten(1),
+            ctx.metric,
+            ctx.backend,
+            ctx.needs_input_grad[:2],
+        )
+        grad_features = None if to_features is None else to_features.to(features.dtype)
+        grad_prototypes = None
+        if to_repeated is not None:
+            grad_prototypes = to_repeated.unflatten(0, (-1, k)).sum(1).to(prototypes.dtype)
+        return grad_features, grad_prototypes, None, None, None, None
+
+
+_topk_distance_op = register_op(
+    "topk_distance(Tensor features, Tensor prototypes, SymInt k, str metric, str? precision, str backend) "
+    "-> (Tensor, Tensor)",
+    implementation=_implementation,
+    fake=_fake,
+    function=_TopKDistanceFunction,
+)

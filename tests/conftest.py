@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from protokern.kernels import available_backends
+from protokern.kernels.triton_common import availability as triton_availability
 
 # Examples are the same on every run, and a loaded machine fails nothing.
 settings.register_profile("protokern", derandomize=True, deadline=None)
@@ -20,6 +21,11 @@ settings.load_profile("protokern")
 # torch remembers its constructors at the first use of a default device; that must not be the poisoned ones.
 with torch.device("meta"):
     torch.empty(0)
+
+# Without a GPU Triton's interpreter runs the kernels, on CPU tensors. This is read once, when triton is first imported.
+# torch.compile on the CPU does not mind; what compiles Triton kernels ahead of time does so in a process of its own.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 NATIVE_IS_REQUIRED = (
     platform.system() == "Linux"
@@ -67,12 +73,17 @@ def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return poisoned
 
 
-@pytest.fixture(scope="session", params=["reference", "native"])
+@pytest.fixture(scope="session", params=["reference", "native", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend of the CPU. One that is missing where it should have been built fails the test."""
+    """Every backend of the CPU. One that is missing where it should have been built fails the test.
+
+    Of the tests with "triton", which is interpreted here, tests/kernels/interpreted.py chooses some.
+    """
     status = available_backends()[request.param]
+    if request.param == "triton" and not triton_availability.is_interpreted():
+        pytest.skip("backend 'triton': runs on the CUDA device here, in the tests marked gpu")
     if not status.available:
-        if NATIVE_IS_REQUIRED:
-            pytest.fail(f"backend {request.param!r} must be built on this platform: {status.reason}")
+        if request.param == "native" and NATIVE_IS_REQUIRED:
+            pytest.fail(f"backend 'native' must be built on this platform: {status.reason}")
         pytest.skip(f"backend {request.param!r}: {status.reason}")
     return request.param

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import BackendUnavailableError
 from . import native_library
+from .triton_common import availability as triton_availability
 
 BACKENDS = ("reference", "native", "triton")
 # From the most to the least precise.
@@ -21,7 +22,7 @@ class BackendStatus:
 
     Attributes:
         available: it can be named in a call.
-        devices: device types it runs on; "any" for all.
+        devices: device types it runs on; "any" for all. Under TRITON_INTERPRET=1 "triton" runs on "cpu", for tests.
         reason: why it is not available and what to do; empty when it is.
     """
 
@@ -95,13 +96,18 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, preci
 def _first_choice(device: torch.device) -> str:
     if device.type == "cpu":
         return "native" if native_library.is_available() else "reference"
+    if device.type in triton_availability.device_types() and not triton_availability.device_problem(device):
+        return "triton"
     return "reference"
 
 
 def _precisions(backend: str, device: torch.device) -> tuple[str, ...]:
     if backend == "native":
         return native_library.precisions(device.type)
-    return ("fp32",) if backend == "reference" else PRECISIONS
+    if backend == "triton":
+        # The interpreter multiplies bfloat16 numbers wrongly; TF32 it computes in float32.
+        return PRECISIONS if device.type == "cuda" else ("fp32", "tf32")
+    return ("fp32",)
 
 
 def _natural_precision(device: torch.device, dtype: torch.dtype) -> str:
@@ -127,13 +133,18 @@ def _require(backend: str, device: torch.device) -> None:
             f"backend {backend!r}: runs on {', '.join(status.devices)} only; the tensors are on {device.type}. "
             "Move them, or use backend='auto'."
         )
+    if backend == "triton":
+        problem = triton_availability.device_problem(device)
+        if problem:
+            raise BackendUnavailableError(f"backend 'triton': {problem}")
 
 
 def _status(backend: str) -> BackendStatus:
     if backend == "reference":
         return BackendStatus(True, ("any",), "")
     if backend == "triton":
-        return BackendStatus(False, ("cuda",), "not in this version. Use backend='auto'.")
+        reason = triton_availability.unavailable_reason()
+        return BackendStatus(not reason, triton_availability.device_types(), reason)
     try:
         native_library.load()
     except BackendUnavailableError as error:

@@ -36,7 +36,6 @@ def test_every_backend_is_listed_with_its_reason() -> None:
     backends = available_backends()
     assert list(backends) == ["reference", "native", "triton"]
     assert backends["reference"] == BackendStatus(available=True, devices=("any",), reason="")
-    assert backends["triton"] == BackendStatus(False, ("cuda",), "not in this version. Use backend='auto'.")
     for status in backends.values():
         assert status.available == (status.reason == "")
 
@@ -84,13 +83,6 @@ def test_native_that_is_missing_is_refused_with_the_reason(
     assert available_backends()["native"] == BackendStatus(False, ("cpu",), "the test took it away. Put it back.")
     with pytest.raises(BackendUnavailableError, match=r"^backend 'native': the test took it away\. Put it back\.$"):
         op(*SMALL.inputs(), backend="native")
-
-
-def test_triton_is_refused_with_the_reason(op: Callable[..., Any]) -> None:
-    with pytest.raises(
-        BackendUnavailableError, match=r"^backend 'triton': not in this version\. Use backend='auto'\.$"
-    ):
-        op(*SMALL.inputs(), backend="triton")
 
 
 def test_unknown_backend(op: Callable[..., Any]) -> None:

@@ -1,0 +1,22 @@
+"""Takes away the tests that Triton's interpreter does not run."""
+
+from __future__ import annotations
+
+import pytest
+
+from .interpreted import reason_left_out
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if _is_left_out(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if parameters.get("backend") != "triton":
+        return False
+    assert isinstance(item, pytest.Function)
+    return bool(reason_left_out(item.path.stem, item.originalname, parameters))

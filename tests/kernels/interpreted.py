@@ -1,0 +1,51 @@
+"""Which tests of the battery Triton's interpreter runs. It takes milliseconds per program, so it runs some of them.
+
+Left out is what the interpreter cannot tell: its products of bfloat16 numbers are wrong, its TF32 is float32, and its
+minima treat NaN in their own way. Those need a GPU, or the rounding simulated on the CPU (rounding.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .cases import EMPTY_CASES, SMALL, SMALL_PATCHES, Case
+
+# Modules whose ops have Triton kernels.
+MODULES: frozenset[str] = frozenset()
+# One of everything: a single number, primes beyond one tile in every direction, a grid of one row, larger patches.
+CASES = (
+    Case(1, 1, 1, 1, 1),
+    SMALL,
+    Case(2, 17, 5, 13, 49),
+    Case(5, 8, 1, 31, 3),
+    SMALL_PATCHES,
+    Case(3, 7, 6, 5, 34, (3, 2)),
+    Case(2, 5, 4, 3, 7, (1, 1)),
+    *EMPTY_CASES,
+)
+# Float64 shares the masks and offsets of float32; it runs where a case is cheap.
+CASES_IN_FLOAT64 = (SMALL, SMALL_PATCHES)
+# By a part of the name of a test.
+SLOW = {
+    "no_tensor_of_all_distances_in_memory": "a large batch",
+    "any_shape_layout_and_kind_of_values": "a hundred launches",
+    "each_pair_has_its_own_answer": "a large batch",
+}
+
+
+def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) -> str:
+    """Why the interpreter does not run `test` of `module` with `parameters`; empty when it does."""
+    if module not in MODULES:
+        return "no Triton kernel"
+    for part, reason in SLOW.items():
+        if part in test:
+            return reason
+    dtype = parameters.get("dtype", torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        return "half types are for a GPU"
+    case = parameters.get("case", SMALL)
+    if case not in (CASES if dtype == torch.float32 else CASES_IN_FLOAT64):
+        return "a large case"
+    return ""

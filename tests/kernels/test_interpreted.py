@@ -1,0 +1,35 @@
+"""Which tests Triton's interpreter runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from . import interpreted
+from .cases import SMALL, Case
+from .interpreted import reason_left_out
+
+
+@pytest.mark.parametrize(
+    ("module", "test", "parameters", "reason"),
+    [
+        ("test_distance_at", "test_gradcheck", {}, ""),
+        ("test_distance_at", "test_gradcheck", {"case": SMALL, "dtype": torch.float64}, ""),
+        ("test_distance_at", "test_gradcheck", {"case": SMALL, "dtype": torch.bfloat16}, "half types are for a GPU"),
+        ("test_distance_at", "test_gradcheck", {"case": Case(4, 33, 3, 11, 130)}, "a large case"),
+        ("test_distance_at", "test_gradcheck", {"case": Case(5, 8, 1, 31, 3)}, ""),
+        (
+            "test_distance_at",
+            "test_gradcheck",
+            {"case": Case(5, 8, 1, 31, 3), "dtype": torch.float64},
+            "a large case",
+        ),
+        ("test_distance_at", "test_no_tensor_of_all_distances_in_memory", {}, "a large batch"),
+        ("test_definition", "test_gradcheck", {}, "no Triton kernel"),
+    ],
+)
+def test_a_part_of_the_battery(
+    module: str, test: str, parameters: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreted, "MODULES", frozenset({"test_distance_at"}))
+    assert reason_left_out(module, test, parameters) == reason

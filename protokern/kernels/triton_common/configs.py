@@ -1,0 +1,194 @@
+"""Which tiles a kernel runs with: a checked-in table, its nearest row, and a rule that makes tiles fit the device.
+
+No call is ever tuned: the table comes from `python -m benchmarks.tune`, and a row nobody has measured says "derived".
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from .limits import DeviceLimits
+
+TABLE = Path(__file__).with_name("configs.csv")
+SMALLEST_TILE = 16
+# Half of a thread's 255 registers for the products of a tile; the rest holds operands, offsets and the epilogue.
+ACCUMULATORS_PER_THREAD = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Tiles of a kernel.
+
+    Attributes:
+        block_p: prototypes of one tile.
+        block_n: patches of one tile.
+        block_d: channels of one step.
+        warps: of one program.
+        stages: steps in flight.
+        waves: programs per multiprocessor below which the grid of an image is split.
+        path: of a backward, "product" or "gather"; else empty.
+    """
+
+    block_p: int
+    block_n: int
+    block_d: int
+    warps: int
+    stages: int
+    waves: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: the problem it was made for, its tiles, and where they come from.
+
+    Attributes:
+        op: name of the op.
+        arch: the oldest compute capability it serves, 90 for 9.0.
+        dtype: of the inputs, or "any".
+        precision: of the search.
+        depth: D h w.
+        positions: H' W'.
+        prototypes: P.
+        config: the tiles.
+        source: "derived" from the sizes of registers and shared memory, or the device that they were measured on.
+    """
+
+    op: str
+    arch: int
+    dtype: str
+    precision: str
+    depth: int
+    positions: int
+    prototypes: int
+    config: Config
+    source: str
+
+
+COLUMNS = (
+    *(field.name for field in fields(Row) if field.name not in ("config", "source")),
+    *(field.name for field in fields(Config)),
+    "source",
+)
+
+
+@cache
+def rows(path: Path = TABLE) -> tuple[Row, ...]:
+    """The table, in the order of the file."""
+    with path.open(newline="") as file:
+        return tuple(_parse(line) for line in csv.DictReader(file))
+
+
+def write_rows(table: list[Row], path: Path = TABLE) -> None:
+    """Write the table, sorted by problem, so that a new measurement is a small difference."""
+    key_length = COLUMNS.index("block_p")
+    lines = sorted(_line(row) for row in table)
+    assert len({line[:key_length] for line in lines}) == len(lines), "two rows for one problem"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(lines)
+
+
+@cache
+def choose(
+    op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int
+) -> Config:
+    """Tiles of the row that is nearest to the problem.
+
+    Of the rows for the op and the precision: those of the newest architecture that is not newer than `arch`, those for
+    `dtype` before those for any, and of these the one whose sizes are the fewest doublings away; the first on a tie.
+    """
+    of_op = [row for row in rows() if row.op == op and row.precision == precision]
+    assert of_op, (op, precision)
+    served = [row.arch for row in of_op if row.arch <= arch]
+    newest = max(served) if served else min(row.arch for row in of_op)
+    of_arch = [row for row in of_op if row.arch == newest]
+    name = str(dtype).removeprefix("torch.")
+    candidates = [row for row in of_arch if row.dtype == name] or [row for row in of_arch if row.dtype == "any"]
+    assert candidates, (op, precision, name)
+    return min(candidates, key=lambda row: _doublings(row, depth, positions, prototypes)).config
+
+
+def shrink(config: Config, limits: DeviceLimits, shared_bytes: Callable[[Config], int]) -> Config:
+    """The largest tiles not above those of `config` that the device has room for.
+
+    First fewer steps in flight, then smaller tiles, the larger side first, then shorter steps.
+
+    Args:
+        config: what the table says.
+        limits: of the device.
+        shared_bytes: shared memory that a kernel needs with given tiles.
+
+    Raises:
+        RuntimeError: the smallest tiles do not fit.
+    """
+    while limits.registers < 2 * ACCUMULATORS_PER_THREAD * 32 * config.warps and config.warps > 1:
+        config = replace(config, warps=config.warps // 2)
+    while config.block_p * config.block_n > ACCUMULATORS_PER_THREAD * 32 * config.warps:
+        config = _with_smaller_tile(config)
+    while shared_bytes(config) > limits.shared_bytes:
+        if config.stages > 2:
+            config = replace(config, stages=config.stages - 1)
+        elif max(config.block_p, config.block_n) > 2 * SMALLEST_TILE:
+            config = _with_smaller_tile(config)
+        elif config.block_d > SMALLEST_TILE:
+            config = replace(config, block_d=config.block_d // 2)
+        elif config.stages > 1:
+            config = replace(config, stages=1)
+        elif max(config.block_p, config.block_n) > SMALLEST_TILE:
+            config = _with_smaller_tile(config)
+        else:
+            raise RuntimeError(
+                f"triton: the smallest tiles need {shared_bytes(config)} bytes of shared memory; the device has "
+                f"{limits.shared_bytes}. Use backend='native' or 'reference'."
+            )
+    return config
+
+
+def num_splits(config: Config, limits: DeviceLimits, programs: int, positions: int) -> int:
+    """In how many parts the grid of every image is cut, so that `programs` of them leave no multiprocessor idle.
+
+    A part has at least two tiles of patches: below that, joining the parts costs more than it brings.
+    """
+    wanted = math.ceil(config.waves * limits.multiprocessors / max(1, programs))
+    return max(1, min(wanted, positions // (2 * config.block_n)))
+
+
+def _with_smaller_tile(config: Config) -> Config:
+    if config.block_p >= config.block_n:
+        return replace(config, block_p=config.block_p // 2)
+    return replace(config, block_n=config.block_n // 2)
+
+
+def _doublings(row: Row, depth: int, positions: int, prototypes: int) -> float:
+    pairs = ((row.depth, depth), (row.positions, positions), (row.prototypes, prototypes))
+    return sum(abs(math.log2(of_row / max(1, wanted))) for of_row, wanted in pairs)
+
+
+def _parse(line: dict[str, str]) -> Row:
+    config = Config(
+        **{field.name: int(line[field.name]) for field in fields(Config) if field.name != "path"}, path=line["path"]
+    )
+    sizes = {name: int(line[name]) for name in ("arch", "depth", "positions", "prototypes")}
+    return Row(
+        op=line["op"],
+        dtype=line["dtype"],
+        precision=line["precision"],
+        config=config,
+        source=line["source"],
+        **sizes,
+    )
+
+
+def _line(row: Row) -> tuple[object, ...]:
+    config = tuple(getattr(row.config, field.name) for field in fields(Config))
+    key = (row.op, row.arch, row.dtype, row.precision, row.depth, row.positions, row.prototypes)
+    return (*key, *config, row.source)

@@ -26,6 +26,17 @@ def test_the_layer_learns_in_a_net_of_its_own() -> None:
     assert float(accuracy.group(1)) >= 0.9
 
 
+def test_an_accelerated_net_agrees_and_is_exact_at_its_prototypes() -> None:
+    output = run_example("examples/accelerate_released_net.py")
+    assert "same keys True" in output
+    differences = [float(number) for number in re.findall(r"^largest difference .* ([\d.e+-]+)$", output, flags=re.M)]
+    assert len(differences) == 2
+    assert max(differences) < 1e-10
+    similarity = re.search(r"^similarity to its own patch, AcceleratedPPNet: ([\d.]+)", output, flags=re.MULTILINE)
+    assert similarity is not None
+    assert similarity.group(1) == "9.2103"
+
+
 def test_the_demo_tells_its_numbers_and_paints_a_bird(tmp_path: Path) -> None:
     run, bird = tmp_path / "run", tmp_path / "bird.png"
     config = ROOT / "examples/configs/demo.toml"

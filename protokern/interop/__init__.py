@@ -1,0 +1,10 @@
+"""Our layers inside other people's programs: networks of the released ProtoPNet and ProtoPool, and CaBRNet.
+
+`protokern.interop.cabrnet` is imported by name, because it needs CaBRNet.
+"""
+
+from __future__ import annotations
+
+from .released import accelerate
+
+__all__ = ["accelerate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -12,6 +12,7 @@ class Case:
 
     Attributes:
         layout: how the features lie in memory; "channels_last" has D innermost.
+        cut_of: the case whose number of images was cut to get this one, for processors that would need minutes.
     """
 
     name: str
@@ -21,10 +22,17 @@ class Case:
     width: int
     prototypes: int
     layout: Literal["contiguous", "channels_last"] = "contiguous"
+    cut_of: str | None = None
 
     @property
     def shape(self) -> str:
         return f"B{self.images} D{self.depth} {self.height}x{self.width} P{self.prototypes}"
+
+    @property
+    def title(self) -> str:
+        """The shape with what is unusual about it."""
+        cut = "" if self.cut_of is None else f" (of B{CASES[self.cut_of].images})"
+        return self.shape + cut + ("" if self.layout == "contiguous" else f", {self.layout}")
 
     @property
     def forward_gflop(self) -> float:
@@ -32,25 +40,57 @@ class Case:
         return 2e-9 * self.images * self.height * self.width * self.prototypes * self.depth
 
     @property
+    def forward_bytes(self) -> int:
+        """Least traffic of a forward pass: features and prototypes read once, value and 64-bit patch written once."""
+        cells = self.images * self.depth * self.height * self.width
+        return 4 * (cells + self.prototypes * self.depth) + 12 * self.images * self.prototypes
+
+    @property
     def map_bytes(self) -> int:
         """Size of one B x P x H x W tensor of float32, the thing the fused op never makes."""
         return 4 * self.images * self.prototypes * self.height * self.width
 
 
+FULL = (
+    # CUB-200 as published: 200 classes x 10 prototypes on the 7 x 7 grid of a 224-pixel ResNet.
+    Case(name="cub200", images=80, depth=128, height=7, width=7, prototypes=2000),
+    # The same prototypes on the last maps of a ResNet at stride 16, without a narrowing layer.
+    Case(name="resnet14", images=128, depth=512, height=14, width=14, prototypes=2000),
+    # ImageNet: a thousand classes x 10 prototypes.
+    Case(name="imagenet14", images=256, depth=256, height=14, width=14, prototypes=10000),
+    # Segmentation: 19 classes x 10 prototypes on a fine grid; bound by memory rather than by arithmetic.
+    Case(name="segment190", images=16, depth=64, height=129, width=65, prototypes=190),
+    # The tokens of a vision transformer.
+    Case(name="vit16", images=64, depth=768, height=16, width=16, prototypes=2000),
+    # ProtoPool: few shared prototypes, fine grid; bound by memory.
+    Case(name="pool202", images=80, depth=256, height=28, width=28, prototypes=202),
+)
+
+
+def cut(case: Case, images: int) -> Case:
+    """The case with fewer images, which its name tells."""
+    return replace(case, name=f"{case.name}-b{images}", images=images, cut_of=case.name)
+
+
+_BY_NAME = {case.name: case for case in FULL}
 CASES = {
     case.name: case
     for case in (
         Case(name="tiny", images=2, depth=8, height=3, width=3, prototypes=5),
-        # CUB-200 as published: 200 classes x 10 prototypes on the 7 x 7 grid of a 224-pixel ResNet.
-        Case(name="cub200", images=80, depth=128, height=7, width=7, prototypes=2000),
-        Case(name="cub200-nhwc", images=80, depth=128, height=7, width=7, prototypes=2000, layout="channels_last"),
-        # The same number of prototypes on a grid of stride 16, where the unfused maps hurt.
+        _BY_NAME["cub200"],
+        replace(_BY_NAME["cub200"], name="cub200-nhwc", layout="channels_last"),
+        # The prototypes of CUB-200 on a grid of stride 16, where the unfused maps hurt.
         Case(name="grid14", images=64, depth=256, height=14, width=14, prototypes=2000),
-        # ProtoPool: few shared prototypes, fine grid; bound by memory rather than by arithmetic.
-        Case(name="pool202", images=16, depth=256, height=28, width=28, prototypes=202),
+        _BY_NAME["resnet14"],
+        cut(_BY_NAME["resnet14"], 16),
+        _BY_NAME["imagenet14"],
+        cut(_BY_NAME["imagenet14"], 8),
+        _BY_NAME["segment190"],
+        _BY_NAME["vit16"],
+        cut(_BY_NAME["vit16"], 8),
+        _BY_NAME["pool202"],
+        cut(_BY_NAME["pool202"], 16),
         # Ten classes at 160 pixels: a small net at training size.
         Case(name="small", images=64, depth=128, height=5, width=5, prototypes=100),
     )
 }
-
-STANDARD = ("cub200", "grid14", "cub200-nhwc", "pool202", "small")

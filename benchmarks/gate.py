@@ -18,13 +18,14 @@ def op_tests(op: str) -> Path:
     return ROOT / "tests" / "kernels" / f"test_{op}.py"
 
 
-def require_green(tests: Path) -> None:
-    """Run the tests in a process of their own.
+def require_green(tests: Path, device: str = "cpu") -> None:
+    """Run the tests in a process of their own: on CUDA those that need it, on the CPU the others.
 
     Raises:
         RedGateError: a test failed, or there is none.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)]
+    marker = "gpu" if device == "cuda" else "not gpu"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marker, str(tests)]
     # One thread: the gate asks for right answers, and should leave the machine cool.
     result = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -24,8 +26,13 @@ class Inputs:
     prototypes: Tensor
     grad: Tensor
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.features, self.prototypes))
 
-def make_inputs(case: Case, *, requires_grad: bool, seed: int = 0) -> Inputs:
+
+def make_inputs(case: Case, *, requires_grad: bool, seed: int = 0, device: torch.device = CPU) -> Inputs:
+    """The tensors of a case; the numbers depend on the seed alone, not on the device."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.rand(case.images, case.depth, case.height, case.width, generator=generator)
     patches = features.permute(0, 2, 3, 1).reshape(-1, case.depth)  # (N, D)
@@ -35,4 +42,5 @@ def make_inputs(case: Case, *, requires_grad: bool, seed: int = 0) -> Inputs:
     grad = torch.randn(case.images, case.prototypes, generator=generator)
     if case.layout == "channels_last":
         features = features.contiguous(memory_format=torch.channels_last)
+    features, prototypes, grad = (tensor.to(device) for tensor in (features, prototypes, grad))
     return Inputs(features.requires_grad_(requires_grad), prototypes.requires_grad_(requires_grad), grad)

@@ -1,8 +1,9 @@
 """Memory that one forward and backward needs beyond inputs, outputs and gradients: `python -m benchmarks.memory`.
 
-Each provider runs in a process of its own. The kernel's high-water mark of resident memory is reset just before the
-step (/proc/self/clear_refs) and read just after it. What lies between, less what the results themselves occupy, is the
-extra. glibc is told to give every block above 64 KiB back at once, so freed memory is not counted as still in use.
+On the CPU each provider runs in a process of its own. The kernel's high-water mark of resident memory is reset just
+before the step (/proc/self/clear_refs) and read just after it. What lies between, less what the results themselves
+occupy, is the extra. glibc is told to give every block above 64 KiB back at once, so freed memory is not counted as
+still in use. On CUDA it is the peak of what torch's allocator has handed out.
 """
 
 from __future__ import annotations
@@ -16,19 +17,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+import protokern
 from benchmarks.cases import CASES, Case
-from benchmarks.inputs import make_inputs
-from benchmarks.machine import ROOT, Machine, describe, settle, watch_others
-from benchmarks.peers import PEERS
-from benchmarks.providers import backend_call
+from benchmarks.cuda import Driver, open_cuda
+from benchmarks.devices import Cpu, Device
+from benchmarks.inputs import Inputs, make_inputs
+from benchmarks.machine import ROOT, Machine, settle, watch_others
+from benchmarks.ops import OPS
+from benchmarks.peers import TORCH_PEERS, Compute
+from benchmarks.providers import PRECISIONS, Missing, first_line, set_torch_flags
 from benchmarks.results import RESULTS, append_rows
 from benchmarks.rows import MemoryRow
-from benchmarks.targets import MEMORY_SHARE
+from benchmarks.show import show_missing
+from benchmarks.targets import CUDA_MEMORY_CASE, memory_verdict
 
 MEMORY = RESULTS / "memory.csv"
-PROVIDERS = ("native", "reference", *PEERS)
+OURS = ("native", "triton", "reference")
+PROVIDERS = (*OURS, *TORCH_PEERS)
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 
 
@@ -40,75 +48,143 @@ def status_bytes(field: str) -> int:
     raise RuntimeError(f"/proc/self/status: must have {field}; got none. This measurement needs Linux.")
 
 
-def measure_here(provider: str, case: Case) -> int:
+def compute_of(name: str, precision: str) -> Compute:
+    """`min_distance` as a provider computes it."""
+    op = OPS["min_distance"]
+    if name in OURS:
+        return lambda features, prototypes: op.ours(features, prototypes, name, precision, "log")
+    return lambda features, prototypes: TORCH_PEERS[name](features, prototypes, op, "log")
+
+
+def results_of(name: str, precision: str, inputs: Inputs) -> list[Tensor]:
+    """Value and both gradients of one forward and backward, all alive."""
+    set_torch_flags(precision)
+    value = compute_of(name, precision)(inputs.features, inputs.prototypes)
+    return [value, *torch.autograd.grad(value, (inputs.features, inputs.prototypes), inputs.grad)]
+
+
+def measure_here(name: str, precision: str, case: Case) -> int:
     """Extra bytes of one forward and backward in this process, which must be fresh."""
-    distance = PEERS[provider] if provider in PEERS else backend_call("min_distance", provider)
 
     def step(inputs_case: Case) -> int:
         inputs = make_inputs(inputs_case, requires_grad=True)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = status_bytes("VmRSS")
-        value = distance(inputs.features, inputs.prototypes)
-        value.backward(inputs.grad)
-        peak = status_bytes("VmHWM")
-        kept = [value, inputs.features.grad, inputs.prototypes.grad]
-        return peak - before - sum(size(tensor) for tensor in kept)
+        kept = results_of(name, precision, inputs)
+        return status_bytes("VmHWM") - before - sum(map(size, kept))
 
     # Threads, code pages and the autograd engine come into being on the first step; a tiny one brings them in.
     step(CASES["tiny"])
     return step(case)
 
 
-def size(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+def size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
-def measure_apart(provider: str, case: Case) -> int:
+def measure_apart(name: str, precision: str, case: Case) -> int:
     """Extra bytes, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--child", provider, "--case", case.name]
+    command = [sys.executable, "-m", "benchmarks.memory", "--child", name, "--precision", precision]
     environment = {**os.environ, **GIVE_BACK}
-    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [*command, "--case", case.name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if answer.returncode != 0:
-        raise RuntimeError(f"{provider} on {case.name}: the measuring process failed:\n{answer.stderr[-2000:]}")
+        raise RuntimeError(f"{name} on {case.name}: the measuring process failed:\n{answer.stderr[-2000:]}")
     return int(json.loads(answer.stdout.splitlines()[-1])["extra_bytes"])
 
 
-def measure_row(machine: Machine, provider: str, case: Case) -> MemoryRow:
-    with watch_others() as others:
-        extra = measure_apart(provider, case)
+def measure_on_cuda(driver: Driver, name: str, precision: str, case: Case) -> int:
+    """Extra bytes of one forward and backward, after one that compiles and sets up whatever stays."""
+    warm = make_inputs(CASES["tiny"], requires_grad=True, device=driver.place)
+    results_of(name, precision, warm)
+    inputs = make_inputs(case, requires_grad=True, device=driver.place)
+    before = driver.start_memory()
+    kept = results_of(name, precision, inputs)
+    driver.synchronize()
+    return driver.peak_memory() - before - sum(map(size, kept))
+
+
+def make_row(machine: Machine, key: tuple[str, str], case: Case, extra: int, others: float) -> MemoryRow:
     return MemoryRow(
         **asdict(machine),
-        others=round(others.cores, 2),
-        provider=provider,
+        others=round(others, 2),
+        provider=key[0],
         case=case.name,
         extra_mb=round(extra / 1e6, 3),
         map_mb=round(case.map_bytes / 1e6, 3),
         share=round(extra / case.map_bytes, 4),
+        precision=key[1],
     )
+
+
+def show(row: MemoryRow, original: MemoryRow | None) -> None:
+    verdict = memory_verdict(row, original) if row.provider in OURS else ""
+    share = f"{row.share:8.1%} of one B x P x H x W tensor"
+    print(f"{f'{row.provider} {row.precision}':18}{row.extra_mb:10.2f} MB {share}  {verdict}".rstrip())
+
+
+def run_cpu(case: Case, providers: Sequence[str], out: Path) -> None:
+    machine = Cpu().describe()
+    for name in providers:
+        with watch_others() as others:
+            extra = measure_apart(name, "fp32", case)
+        row = make_row(machine, (name, "fp32"), case, extra, others.cores)
+        show(row, None)
+        append_rows(out, [row])
+
+
+def run_cuda(device: Device, driver: Driver, case: Case, providers: Sequence[str], out: Path) -> None:
+    """The original comes first, since ours are compared with it."""
+    machine = device.describe()
+    missing: list[Missing] = []
+    original: MemoryRow | None = None
+    for name in sorted(providers, key=lambda name: name != "original"):
+        for precision in PRECISIONS if name in OURS else ("tf32",):
+            driver.release()
+            try:
+                extra = measure_on_cuda(driver, name, precision, case)
+            # Not built, not in this precision, or no room for the maps of an unfused method.
+            except (RuntimeError, ValueError) as error:
+                missing.append(Missing(f"{name} {precision}", first_line(error)))
+                continue
+            row = make_row(machine, (name, precision), case, extra, 0.0)
+            original = row if name == "original" else original
+            show(row, original)
+            append_rows(out, [row])
+    show_missing(missing, [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--case", default="grid14", choices=list(CASES))
-    parser.add_argument("--providers", default=",".join(["native", *PEERS]), help=f"of {', '.join(PROVIDERS)}")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA if not told"
+    )
+    parser.add_argument("--providers", help=f"comma-separated, of {', '.join(PROVIDERS)}")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=MEMORY, help="CSV file that the rows are added to")
     parser.add_argument("--child", choices=PROVIDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    case = CASES[arguments.case]
+    on_cuda = arguments.device == "cuda"
+    case = CASES[arguments.case or (CUDA_MEMORY_CASE if on_cuda else "grid14")]
     if arguments.child is not None:
-        print(json.dumps({"extra_bytes": measure_here(arguments.child, case)}))
+        print(json.dumps({"extra_bytes": measure_here(arguments.child, arguments.precision, case)}))
+        return 0
+    if arguments.providers is None:
+        status = protokern.available_backends()
+        ours = [name for name in OURS[:2] if status[name].available and arguments.device in status[name].devices]
+        providers = [*ours, *TORCH_PEERS]
+    else:
+        providers = arguments.providers.split(",")
+    print(f"forward + backward, {case.shape}, beyond inputs, outputs and gradients")
+    if on_cuda:
+        device = open_cuda()
+        run_cuda(device, device.driver, case, providers, arguments.out)
         return 0
     settle(arguments.settle)
-    machine = describe()
-    print(f"forward + backward, {case.shape}, beyond inputs, outputs and gradients")
-    for provider in arguments.providers.split(","):
-        row = measure_row(machine, provider, case)
-        verdict = ""
-        if provider == "native" and case.name == "grid14":
-            verdict = f"  target < {MEMORY_SHARE:.0%}: {'reached' if row.share < MEMORY_SHARE else 'MISSED'}"
-        print(f"{provider:12}{row.extra_mb:10.2f} MB {row.share:8.1%} of one B x P x H x W tensor{verdict}")
-        append_rows(arguments.out, [row])
+    run_cpu(case, providers, arguments.out)
     return 0
 
 

@@ -29,10 +29,22 @@ class SpeedRow(Measurement):
     Attributes:
         mode: "fwd", or "full" for forward and backward with both gradients.
         threads: threads that torch and the native backend used.
+        dtype: of the inputs.
         gflops: forward operations of an exact search (cases.py) over the median time; forward only.
-        peak_gflops: the machine's multiply-add rate measured between the same rounds, `peak_source` says how.
-        faster_than_original: median of the original formula over this median, from the same rounds.
-        faster_than_mm: the same for `torch.mm` alone.
+        peak_gflops: the machine's rate in this precision, measured between the same rounds; `peak_source` says how.
+        peak_share: the first over the second.
+        faster_than_original: median of the original formula over this median, from the same rounds. On CUDA the
+            original multiplies in TF32, as it does unless told otherwise.
+        faster_than_mm: the same for `torch.mm` alone in the same precision.
+        precision: how it multiplies, "fp32", "tf32" or "bf16".
+        timer: "eager" for single calls, with a cold L2 cache on CUDA; "graph" for calls within the replay of a CUDA
+            graph that goes round several inputs.
+        gbytes_per_s: bytes read and written by a large copy, measured between the same rounds.
+        floor_ms: the time that arithmetic or traffic needs at least, at the two measured rates; forward only.
+        floor_bound: which of the two it is, "arithmetic" or "memory".
+        versions: of Python, and on CUDA of Triton, CUDA and the driver.
+        flags: torch's settings for products of float32 while this ran.
+        clocks: of the GPU, read after the case.
     """
 
     op: str
@@ -51,6 +63,23 @@ class SpeedRow(Measurement):
     peak_share: float | None
     faster_than_original: float | None
     faster_than_mm: float | None
+    precision: str
+    timer: str
+    gbytes_per_s: float | None
+    floor_ms: float | None
+    floor_bound: str
+    versions: str
+    flags: str
+    clocks: str
+
+    @property
+    def floor_share(self) -> float | None:
+        """The floor over the median: 1 is the limit of the machine."""
+        return None if self.floor_ms is None else self.floor_ms / self.p50_ms
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.isa.startswith("sm_")
 
 
 @dataclass(frozen=True)
@@ -58,9 +87,10 @@ class MemoryRow(Measurement):
     """Memory of one forward and backward beyond inputs, outputs and gradients.
 
     Attributes:
-        extra_mb: peak of the resident memory less what the results need, in 1e6 bytes.
+        extra_mb: peak of the resident memory, on CUDA of torch's allocations, less what the results need, in 1e6 bytes.
         map_mb: one B x P x H x W float32 tensor of the case.
         share: the first over the second.
+        precision: how the provider multiplies.
     """
 
     provider: str
@@ -68,6 +98,7 @@ class MemoryRow(Measurement):
     extra_mb: float
     map_mb: float
     share: float
+    precision: str
 
 
 @dataclass(frozen=True)

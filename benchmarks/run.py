@@ -4,72 +4,46 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 import protokern
-from benchmarks import gate
-from benchmarks.cases import CASES, STANDARD, Case
-from benchmarks.inputs import make_inputs
-from benchmarks.machine import Machine, describe, settle, watch_others
-from benchmarks.peak import NAME, PeakProbe
-from benchmarks.peers import PEERS
-from benchmarks.providers import BARE_PRODUCT, MODES, OPS, build_calls, check_answers
+from benchmarks import cuda, gate
+from benchmarks.cases import CASES
+from benchmarks.devices import Cpu, Device
+from benchmarks.machine import settle
+from benchmarks.ops import OPS
+from benchmarks.point import Plan, run_point
+from benchmarks.points import CUDA_POINTS, SETS, Point
+from benchmarks.providers import ALL_PEERS, MODES, PRECISIONS, Missing
 from benchmarks.results import RESULTS, append_rows
 from benchmarks.rows import SpeedRow
-from benchmarks.targets import TARGETS
-from benchmarks.timing import Timing, measure
+from benchmarks.show import show_missing, show_rows
+from benchmarks.targets import summary
 
 SPEED = RESULTS / "speed.csv"
-ALL_PEERS = [*PEERS, BARE_PRODUCT]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure and for how long; `seconds` and `least` rounds are for one case and mode."""
-
-    ops: list[str]
-    cases: list[str]
-    modes: list[str]
-    backends: list[str]
-    peers: list[str]
-    seconds: float
-    least: int
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--op", default="min_distance", help=f"comma-separated, of {', '.join(OPS)}")
-    parser.add_argument("--case", default=",".join(STANDARD), help=f"comma-separated, of {', '.join(CASES)}")
-    parser.add_argument("--mode", default="fwd,full", help="fwd, full (forward + backward), or both")
-    parser.add_argument("--backend", default="native", help="our backends to time, comma-separated")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--set", default="standard", choices=list(SETS), help="what to measure on the CPU if not told")
+    parser.add_argument("--op", help=f"comma-separated, of {', '.join(OPS)}")
+    parser.add_argument("--case", help=f"comma-separated, of {', '.join(CASES)}")
+    parser.add_argument("--mode", help="fwd, full (forward + backward), or both")
+    parser.add_argument("--threads", help="comma-separated; for every provider")
+    parser.add_argument("--backend", help="our backends to time, comma-separated; all that are built, if not told")
     parser.add_argument("--peers", default=",".join(ALL_PEERS), help="what to compare with")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads for every provider")
-    parser.add_argument("--seconds", type=float, default=20.0, help="about how long one case and mode may take")
+    parser.add_argument("--precision", default=",".join(PRECISIONS), help="comma-separated")
+    parser.add_argument("--seconds", type=float, default=5.0, help="about how long the timing of one comparison takes")
+    parser.add_argument("--minutes", type=float, default=7.0, help="after so many, nothing new is begun")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=SPEED, help="CSV file that the rows are added to")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="CUDA follows with its kernels")
     parser.add_argument("--smoke", action="store_true", help="the tiny case, few rounds, no gate, nothing stored")
     return parser.parse_args(argv)
-
-
-def make_plan(arguments: argparse.Namespace) -> Plan:
-    backends = [name for name, status in protokern.available_backends().items() if status.available]
-    peers = names(arguments.peers, ALL_PEERS, "peers")
-    if arguments.smoke:
-        return Plan(ops=[*OPS], cases=["tiny"], modes=[*MODES], backends=backends, peers=peers, seconds=0.1, least=3)
-    return Plan(
-        ops=names(arguments.op, OPS, "op"),
-        cases=names(arguments.case, list(CASES), "case"),
-        modes=names(arguments.mode, MODES, "mode"),
-        backends=names(arguments.backend, backends, "backend"),
-        peers=peers,
-        seconds=arguments.seconds,
-        least=11,
-    )
 
 
 def names(text: str, known: Sequence[str], option: str) -> list[str]:
@@ -80,85 +54,116 @@ def names(text: str, known: Sequence[str], option: str) -> list[str]:
     return chosen
 
 
-def run_case(machine: Machine, plan: Plan, op: str, case: Case, mode: str) -> list[SpeedRow]:
-    """Check, then time, every provider on one case and mode."""
-    inputs = make_inputs(case, requires_grad=mode == "full")
-    check_answers(inputs, plan.backends, plan.peers)
-    calls = build_calls(op, mode, inputs, plan.backends, plan.peers)
-    peak = PeakProbe(torch.get_num_threads())
-    with watch_others() as others:
-        timings = measure({**calls, NAME: peak}, seconds=plan.seconds, least=plan.least)
-    del timings[NAME]
-    original, bare = timings.get("original"), timings.get(BARE_PRODUCT)
-
-    def row(name: str, timing: Timing) -> SpeedRow:
-        gflops = case.forward_gflop / timing.p50 * 1e3 if mode == "fwd" else None
-        return SpeedRow(
-            **asdict(machine),
-            others=round(others.cores, 2),
-            op=op,
-            provider=name,
-            case=case.name,
-            mode=mode,
-            dtype="float32",
-            threads=torch.get_num_threads(),
-            rounds=timing.rounds,
-            p20_ms=round(timing.p20, 4),
-            p50_ms=round(timing.p50, 4),
-            p80_ms=round(timing.p80, 4),
-            gflops=None if gflops is None else round(gflops, 2),
-            peak_gflops=round(peak.gflops, 1),
-            peak_source=peak.source,
-            peak_share=None if gflops is None else round(gflops / peak.gflops, 4),
-            faster_than_original=None if original is None else round(original.p50 / timing.p50, 3),
-            faster_than_mm=None if bare is None else round(bare.p50 / timing.p50, 3),
-        )
-
-    return [row(name, timing) for name, timing in timings.items()]
+def thread_counts(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    if not all(part.isdecimal() and int(part) > 0 for part in text.split(",")):
+        raise SystemExit(f"--threads: must be positive whole numbers; got {text!r}.")
+    return [int(part) for part in text.split(",")]
 
 
-def show(rows: list[SpeedRow]) -> None:
-    first = rows[0]
-    noise = "" if first.quiet else f"   NOT QUIET: load {first.load}, {first.others} cores busy with other work"
-    print(f"\n{first.op} {first.mode} {first.case} ({CASES[first.case].shape}), {first.rounds} rounds{noise}")
-    titles = ["p20 ms", "p50 ms", "p80 ms", "GFLOP/s", "of peak", "x original", "x mm"]
-    print(f"{'':12}{''.join(f'{title:>12}' for title in titles)}")
-    for row in rows:
-        times = [f"{value:.3f}" for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
-        rates = ["", ""] if row.gflops is None else [f"{row.gflops:.1f}", f"{row.peak_share:.1%}"]
-        ratios = ["" if value is None else f"{value:.2f}" for value in (row.faster_than_original, row.faster_than_mm)]
-        print(f"{row.provider:12}{''.join(f'{cell:>12}' for cell in [*times, *rates, *ratios])}")
-    print(f"{'peak':12}{first.peak_gflops:48.1f}   {first.peak_source}")
+def make_points(arguments: argparse.Namespace) -> list[Point]:
+    """The standard set, or every combination of what was named; what was not named comes from the standard set."""
+    standard = SETS[arguments.set] if arguments.device == "cpu" else CUDA_POINTS
+    if arguments.smoke:
+        return [Point(op, "tiny", mode) for op in OPS for mode in MODES]
+    named = (arguments.op, arguments.case, arguments.mode, arguments.threads)
+    if named == (None,) * len(named):
+        return list(standard)
+    ops = ["min_distance"] if arguments.op is None else names(arguments.op, list(OPS), "op")
+    modes = list(MODES) if arguments.mode is None else names(arguments.mode, MODES, "mode")
+    if arguments.case is None:
+        cases = list(dict.fromkeys(point.case for point in standard))
+    else:
+        cases = names(arguments.case, list(CASES), "case")
+    threads = thread_counts(arguments.threads)
+    return [Point(op, case, mode, count) for op in ops for case in cases for mode in modes for count in threads]
+
+
+def our_backends(device: str) -> tuple[list[str], list[Missing]]:
+    """Which of our backends run on a kind of device, and why the others do not."""
+    able: list[str] = []
+    missing: list[Missing] = []
+    for name, status in protokern.available_backends().items():
+        if status.available and {"any", device} & {*status.devices}:
+            able.append(name)
+        else:
+            missing.append(Missing(name, status.reason or f"does not run on {device}"))
+    return able, missing
+
+
+def make_plan(arguments: argparse.Namespace) -> tuple[Plan, list[Missing]]:
+    """Who takes part, and which of our backends cannot."""
+    able, missing = our_backends(arguments.device)
+    if arguments.backend is not None:
+        backends, missing = names(arguments.backend, able, "backend"), []
+    else:
+        # The reference is for its numbers; it is timed when it is named.
+        backends = [name for name in able if name != "reference" or arguments.smoke]
+    plan = Plan(
+        backends=backends,
+        peers=names(arguments.peers, ALL_PEERS, "peers"),
+        precisions=names(arguments.precision, PRECISIONS, "precision"),
+        seconds=0.1 if arguments.smoke else arguments.seconds,
+        least=3 if arguments.smoke else 5,
+    )
+    return plan, missing
+
+
+def open_device(kind: str) -> Device:
+    return Cpu() if kind == "cpu" else cuda.open_cuda()
+
+
+def run_all(arguments: argparse.Namespace, device: Device) -> int:
+    """Measure every point; 1 where an answer of ours was wrong, else 0."""
+    plan, missing = make_plan(arguments)
+    points = make_points(arguments)
+    machine = device.describe()
+    print(f"{machine.device}, {machine.cores} cores, {machine.isa}, torch {machine.torch_version}, {machine.git_sha}")
+    print(device.versions())
+    end = time.monotonic() + 60 * arguments.minutes
+    if not arguments.smoke:
+        for op in dict.fromkeys(point.op for point in points):
+            gate.require_green(gate.op_tests(op), device.kind)
+    rows: list[SpeedRow] = []
+    wrong: list[Missing] = []
+    threads = torch.get_num_threads()
+    for index, point in enumerate(points):
+        left = end - time.monotonic()
+        if left <= 0:
+            late = [f"{rest.op} {rest.mode} {rest.case}" for rest in points[index:]]
+            missing.append(Missing(", ".join(late), f"the {arguments.minutes:g} minutes are up"))
+            break
+        # What is left must hold every later point without what compiles.
+        may_compile = left > 2 * plan.seconds * (len(points) - index)
+        outcome = run_point(machine, device, plan, point, may_compile=may_compile)
+        torch.set_num_threads(threads)
+        device.release()
+        missing += outcome.missing
+        wrong += outcome.wrong
+        rows += outcome.rows
+        show_rows(outcome.rows)
+        if not arguments.smoke:
+            append_rows(arguments.out, outcome.rows)
+    show_missing(missing, wrong)
+    if not arguments.smoke:
+        print("\nTargets")
+        for line in summary(rows, device.kind):
+            print(f"  {line}")
+    return 1 if wrong else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    if arguments.device == "cuda":
-        raise SystemExit(
-            "--device: must be cpu; got 'cuda'. The CUDA kernels and their timing are not in this version."
-        )
-    plan = make_plan(arguments)
-    settle(0 if arguments.smoke else arguments.settle)
-    machine = describe()
-    torch.set_num_threads(arguments.threads)
-    print(f"{machine.device}, {machine.cores} cores, {machine.isa}, torch {machine.torch_version}, {machine.git_sha}")
-    if not arguments.smoke:
-        for op in plan.ops:
-            gate.require_green(gate.op_tests(op))
-    rows: list[SpeedRow] = []
-    for op in plan.ops:
-        for case in plan.cases:
-            for mode in plan.modes:
-                measured = run_case(machine, plan, op, CASES[case], mode)
-                show(measured)
-                rows += measured
-                if not arguments.smoke:
-                    append_rows(arguments.out, measured)
-    if not arguments.smoke:
-        print("\nTargets")
-        for target in TARGETS:
-            print(f"  {target.verdict(rows)}")
-    return 0
+    make_points(arguments)  # a wrong name ends the run before any waiting
+    device = open_device(arguments.device)
+    settle(0 if arguments.smoke or arguments.device == "cuda" else arguments.settle)
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        return run_all(arguments, device)
+    finally:
+        torch.backends.cudnn.allow_tf32 = cudnn
+        torch.set_float32_matmul_precision(matmul)
 
 
 if __name__ == "__main__":

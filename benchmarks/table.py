@@ -1,95 +1,150 @@
-"""Markdown tables from the stored rows: `python -m benchmarks.table` prints them, `--write` fills README.md."""
+"""Markdown tables from the stored rows: `python -m benchmarks.table` prints them, `--write` fills the pages.
+
+README gets the short one, docs/benchmarks.md all of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cases import CASES
+from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
 from benchmarks.memory import MEMORY
 from benchmarks.push import PUSH
 from benchmarks.results import read_rows
 from benchmarks.rows import Measurement, MemoryRow, PushRow, SpeedRow
 from benchmarks.run import SPEED
+from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- benchmarks begin: made by `python -m benchmarks.table --write`, do not edit -->"
 END = "<!-- benchmarks end -->"
 NOTHING = "No measurements are stored yet; `make bench` makes them."
+NO_CUDA = "On a CUDA device: not measured."
 MODE_NAMES = {"fwd": "forward", "full": "forward + backward"}
 BUSY_MARK = " \\*"
+# What README shows of each kind of device: op, case, mode.
+CPU_STORY = (("cub200", "fwd"), ("cub200", "full"), ("grid14", "fwd"), ("grid14", "full"), ("pool202-b16", "fwd"))
+CUDA_STORY = (("cub200", "full"), ("resnet14", "full"), ("imagenet14", "full"), ("vit16", "fwd"))
 
 
-def latest(rows: Sequence[SpeedRow], op: str) -> list[list[SpeedRow]]:
-    """For every case, mode and instruction set of an op, the rows of its newest run, in the order of cases.py."""
-    groups: dict[tuple[str, str, str], list[SpeedRow]] = {}
-    for row in rows:
-        if row.op != op:
-            continue
-        group = groups.setdefault((row.case, row.mode, row.isa), [])
-        if group and (group[0].date, group[0].git_sha) != (row.date, row.git_sha):
-            group.clear()
-        group.append(row)
-    isas = list(dict.fromkeys(isa for _, _, isa in groups))
-    order = [(case, mode, isa) for case in CASES for mode in MODE_NAMES for isa in isas]
-    return [groups[key] for key in order if key in groups]
+@dataclass(frozen=True)
+class Stored:
+    """All stored rows."""
+
+    speed: Sequence[SpeedRow]
+    memory: Sequence[MemoryRow]
+    push: Sequence[PushRow]
 
 
-def speed_table(rows: Sequence[SpeedRow], op: str = "min_distance") -> str:
-    lines = [
-        "| | original formula | `torch.mm` alone | protokern | against the original | against `mm` | of FMA peak |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+def from_results() -> Stored:
+    return Stored(read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), read_rows(PUSH, PushRow))
+
+
+def short(stored: Stored) -> str:
+    """The few lines of README: the op forward and backward against what a user would otherwise run."""
+    shown = [
+        comparison
+        for story, on_cuda in ((CPU_STORY, False), (CUDA_STORY, True))
+        for comparison in pick(stored.speed, story, on_cuda)
     ]
-    groups = latest(rows, op)
-    has_several_sets = len({group[0].isa for group in groups}) > 1
-    for group in groups:
-        by_name = {row.provider: row for row in group}
-        ours = by_name.get("native")
-        if ours is None:
-            continue
-        isa = f", {ours.isa}" if has_several_sets else ""
-        cells = [
-            f"{MODE_NAMES[ours.mode]}, {case_text(ours.case)}{isa}{'' if ours.quiet else BUSY_MARK}",
-            *(f"{by_name[name].p50_ms:.1f} ms" if name in by_name else "" for name in ("original", "mm")),
-            f"{ours.p50_ms:.2f} ms",
-            times(ours.faster_than_original),
-            times(ours.faster_than_mm),
-            "" if ours.peak_share is None else f"{ours.peak_share:.0%}",
+    if not shown:
+        return NOTHING
+    lines = [
+        "| `min_distance` | original formula | quickest other | `torch.mm` alone | protokern | against the original |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    used: list[Measurement] = []
+    for comparison in shown:
+        lines.append(story_line(comparison))
+        used += comparison.rows
+    parts = ["\n".join(lines), memory_sentence(stored.memory), push_sentence(stored.push)]
+    if not any(comparison.first.on_cuda for comparison in shown):
+        parts.append(NO_CUDA)
+    sentences = " ".join(part for part in (*parts[1:], caption(used)) if part)
+    return f"{parts[0]}\n\n{sentences}"
+
+
+def pick(rows: Sequence[SpeedRow], story: Sequence[tuple[str, str]], on_cuda: bool) -> list[Comparison]:
+    """The newest comparison of each part of a story with the most threads."""
+    chosen: list[Comparison] = []
+    for case, mode in story:
+        fitting = [
+            comparison
+            for comparison in newest(rows)
+            if (comparison.first.op, comparison.first.case, comparison.first.mode) == ("min_distance", case, mode)
+            and comparison.first.on_cuda == on_cuda
+            and comparison.peers()
+            and comparison.ours() is not None
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        if fitting:
+            chosen.append(max(fitting, key=lambda one: (one.first.threads, one.first.date)))
+    return chosen
 
 
-def case_text(name: str) -> str:
-    case = CASES[name]
-    return case.shape if case.layout == "contiguous" else f"{case.shape}, {case.layout}"
+def story_line(comparison: Comparison) -> str:
+    first = comparison.first
+    precision = "tf32" if first.on_cuda else "fp32"
+    ours, original = comparison.ours(precision), comparison.find("original", precision)
+    others = [row for row in comparison.peers() if row.provider != "original"]
+    best = min(others, key=lambda row: row.p50_ms, default=None)
+    cells = [
+        f"{MODE_NAMES[first.mode]}, {CASES[first.case].title}{'' if first.quiet else BUSY_MARK}",
+        milliseconds(original),
+        "" if best is None else f"{milliseconds(best)} ({provider_name(best)})",
+        milliseconds(comparison.find("mm", precision)),
+        f"**{milliseconds(ours)}**",
+        "" if ours is None else times(ours.faster_than_original),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def milliseconds(row: SpeedRow | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.p50_ms:.1f} ms" if row.p50_ms >= 9.95 else f"{row.p50_ms:.3g} ms"
+
+
+def provider_name(row: SpeedRow) -> str:
+    """How a provider is called in tables; the precision only where it is not float32."""
+    name = "`torch.compile`" if row.provider == "compile" else row.provider
+    return name if row.precision == "fp32" else f"{name}, {row.precision}"
 
 
 def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f} x"
 
 
-def memory_table(rows: Sequence[MemoryRow]) -> str:
-    newest = {(row.case, row.provider): row for row in rows}
-    lines = ["| extra memory, forward + backward | MB | of one B x P x H x W tensor |", "| --- | ---: | ---: |"]
-    for (case, provider), row in newest.items():
-        mark = "" if row.quiet else BUSY_MARK
-        name = "protokern" if provider == "native" else provider
-        lines.append(f"| {name}, {case_text(case)}{mark} | {row.extra_mb:.1f} | {row.share:.1%} |")
-    return "\n".join(lines)
+def memory_sentence(rows: Sequence[MemoryRow]) -> str:
+    """What the newest rows of one case say about ours and the original."""
+    sentences = []
+    for on_cuda in (False, True):
+        kind = [row for row in rows if row.isa.startswith("sm_") == on_cuda]
+        newest_of = {row.provider: row for row in kind}
+        ours, original = newest_of.get("triton") or newest_of.get("native"), newest_of.get("original")
+        if ours is None or original is None or ours.case != original.case:
+            continue
+        sentences.append(
+            f"Extra memory of forward and backward at {CASES[ours.case].shape}: {ours.extra_mb:.1f} MB, "
+            f"the original's {original.extra_mb:.0f} MB."
+        )
+    return " ".join(sentences)
 
 
-def push_table(rows: Sequence[PushRow]) -> str:
-    newest = {(row.backbone, row.images, row.image_size): row for row in rows}
-    lines = ["| push | bare backbone | push | ratio |", "| --- | ---: | ---: | ---: |"]
-    for row in newest.values():
-        what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
-        mark = "" if row.quiet else BUSY_MARK
-        lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
-    return "\n".join(lines)
+def push_sentence(rows: Sequence[PushRow]) -> str:
+    if not rows:
+        return ""
+    row = rows[-1]
+    return (
+        f"A push over {row.images} images took {row.ratio:.2f} times as long as the bare {row.backbone} "
+        f"({row.image_size} pixels, {row.prototypes} prototypes)."
+    )
 
 
 def caption(rows: Iterable[Measurement]) -> str:
@@ -99,31 +154,90 @@ def caption(rows: Iterable[Measurement]) -> str:
     for row in rows:
         busy = busy or not row.quiet
         versions = f"torch {row.torch_version}, commit {row.git_sha}, {row.date[:10]}"
-        places[f"{row.device}, {row.cores} cores, {row.isa}, {versions}."] = None
-    lines = ["Medians, all measured in one run, interleaved. " + " ".join(places)]
-    if busy:
-        lines.append("\\* other work was running on the machine.")
+        places[f"{row.device}, {row.cores} {cores_name(row)}, {row.isa}, {versions}."] = None
+    text = "Medians, all measured in one run, interleaved. " + " ".join(places)
+    return f"{text} \\* other work was running on the machine." if busy else text
+
+
+def cores_name(row: Measurement) -> str:
+    return "multiprocessors" if row.isa.startswith("sm_") else "cores"
+
+
+def full(stored: Stored) -> str:
+    """Every newest comparison with all its providers, memory, push and targets."""
+    comparisons = newest(stored.speed)
+    if not comparisons:
+        return NOTHING
+    parts = ["## Targets", target_table(stored.speed)]
+    for on_cuda, title in ((False, "## Times on the CPU"), (True, "## Times on a CUDA device")):
+        kind = [comparison for comparison in comparisons if comparison.first.on_cuda == on_cuda]
+        parts += [title, caption([row for comparison in kind for row in comparison.rows]) if kind else NO_CUDA]
+        for comparison in kind:
+            parts += [heading(comparison), comparison_table(comparison)]
+    if stored.memory:
+        rows = list({(row.device, row.case, row.provider, row.precision): row for row in stored.memory}.values())
+        parts += ["## Memory", memory_table(rows), caption(rows)]
+    if stored.push:
+        pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
+        parts += ["## Push", push_table(pushes), caption(pushes)]
+    return "\n\n".join(parts)
+
+
+def target_table(rows: Sequence[SpeedRow]) -> str:
+    lines = ["| where | target | measured |", "| --- | --- | --- |"]
+    for verdict in verdicts(rows):
+        where, wanted, measured = verdict.split(": ")
+        lines.append(f"| {where} | {wanted} | {measured} |")
     return "\n".join(lines)
 
 
-def generate(speed: Sequence[SpeedRow], memory: Sequence[MemoryRow], push: Sequence[PushRow]) -> str:
-    """All tables for README.md with their caption."""
-    parts: list[str] = []
-    used: list[Measurement] = []
-    if speed:
-        parts.append(speed_table(speed))
-        used += [row for group in latest(speed, "min_distance") for row in group]
-    if memory:
-        parts.append(memory_table(memory))
-        used += list({(row.case, row.provider): row for row in memory}.values())
-    if push:
-        parts.append(push_table(push))
-        used += list({(row.backbone, row.images, row.image_size): row for row in push}.values())
-    return "\n\n".join([*parts, caption(used)]) if parts else NOTHING
+def heading(comparison: Comparison) -> str:
+    first = comparison.first
+    threads = "" if first.on_cuda else f", {first.threads} thread{'s' if first.threads > 1 else ''}"
+    mark = "" if first.quiet else BUSY_MARK
+    what = f"**`{first.op}`, {MODE_NAMES[first.mode]}, {first.case}**"
+    return f"{what} ({CASES[first.case].title}), {first.isa}{threads}{mark}"
 
 
-def from_results() -> str:
-    return generate(read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), read_rows(PUSH, PushRow))
+def comparison_table(comparison: Comparison) -> str:
+    """All providers, the quickest first; rates and shares where they mean something."""
+    forward = comparison.first.mode == "fwd"
+    titles = ["", "20 %", "median", "80 %", "against the original"]
+    titles += ["GFLOP/s", "of peak", "of floor"] if forward else []
+    lines = [f"| {' | '.join(titles)} |", f"| --- |{' ---: |' * (len(titles) - 1)}"]
+    for row in sorted(comparison.rows, key=lambda row: (row.timer, row.p50_ms)):
+        name = f"**{provider_name(row)}**" if row.provider in OURS else provider_name(row)
+        name += " (no distance)" if row.provider in LINES else ""
+        cells = [name + (", in a graph" if row.timer == "graph" else "")]
+        cells += [f"{value:.4g} ms" for value in (row.p20_ms, row.p50_ms, row.p80_ms)]
+        cells.append(times(row.faster_than_original))
+        if forward:
+            cells += ["" if row.gflops is None else f"{row.gflops:.0f}", share(row.peak_share), share(row.floor_share)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def memory_table(rows: Sequence[MemoryRow]) -> str:
+    lines = ["| extra memory, forward + backward | MB | of one B x P x H x W tensor |", "| --- | ---: | ---: |"]
+    for row in rows:
+        mark = "" if row.quiet else BUSY_MARK
+        name = f"**{row.provider}**" if row.provider in OURS else row.provider
+        name += "" if row.precision == "fp32" else f", {row.precision}"
+        lines.append(f"| {name}, {CASES[row.case].title}{mark} | {row.extra_mb:.1f} | {row.share:.1%} |")
+    return "\n".join(lines)
+
+
+def push_table(rows: Sequence[PushRow]) -> str:
+    lines = ["| push | bare backbone | push | ratio |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
+        mark = "" if row.quiet else BUSY_MARK
+        lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
+    return "\n".join(lines)
 
 
 def insert(text: str, tables: str) -> str:
@@ -133,7 +247,7 @@ def insert(text: str, tables: str) -> str:
         ValueError: a marker is missing.
     """
     if BEGIN not in text or END not in text:
-        raise ValueError(f"README: must have the lines {BEGIN!r} and {END!r}; got a text without them.")
+        raise ValueError(f"page: must have the lines {BEGIN!r} and {END!r}; got a text without them.")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n{tables}\n{END}{after}"
@@ -141,14 +255,15 @@ def insert(text: str, tables: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and docs/benchmarks.md")
     parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(argv)
-    tables = from_results()
-    print(tables)
+    stored = from_results()
+    print(short(stored))
     if arguments.write:
-        readme = arguments.readme.read_text(encoding="utf-8")
-        arguments.readme.write_text(insert(readme, tables), encoding="utf-8")
+        for path, tables in ((arguments.readme, short(stored)), (arguments.page, full(stored))):
+            path.write_text(insert(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
     return 0
 
 

@@ -2,50 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.rows import SpeedRow
+from benchmarks.cases import CASES, FULL
+from benchmarks.groups import Comparison, newest, quickest
+from benchmarks.points import LARGE, WIDE
+from benchmarks.rows import MemoryRow, SpeedRow
+
+Read = Callable[[Comparison], float | None]
+
+# Datasheet rates of an H200, in 1e9 a second, and the bytes that a copy moves on it: stricter than what it reaches.
+H200_GFLOPS = {"tf32": 494e3, "bf16": 990e3}
+H200_GBYTES = 4300.0
+
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Target:
-    """At least `bound` for one quantity of the native backend's `min_distance`, on one case and mode.
+    """A bound for one quantity of one op, case and mode.
 
     Attributes:
+        device: "cpu" or "cuda".
+        where: which rows count, for people: "" for all threads, "one core".
         quantity: what is compared, for people.
-        read: takes the quantity from a row; None where the row has no such number.
+        read: takes the quantity from a comparison; None where its rows do not tell.
+        bound: at least so much; with `below`, less than so much.
     """
 
+    device: str
     case: str
     mode: str
-    bound: float
     quantity: str
-    read: Callable[[SpeedRow], float | None]
+    read: Read
+    bound: float
+    where: str = ""
+    below: bool = False
 
-    def verdict(self, rows: Iterable[SpeedRow]) -> str:
-        """One line: what was wanted, what was measured last, reached or missed."""
-        measured = None
-        for row in rows:
-            if (row.op, row.provider, row.case, row.mode) == ("min_distance", "native", self.case, self.mode):
-                measured = self.read(row)
-        wanted = f"{self.case} {self.mode}: {self.quantity} >= {self.bound:g}"
-        if measured is None:
-            return f"{wanted}: not measured"
-        return f"{wanted}: {measured:.2f}, {'reached' if measured >= self.bound else 'MISSED'}"
+    def fits(self, comparison: Comparison) -> bool:
+        row = comparison.first
+        one_core = row.threads == 1
+        return (
+            (row.op, row.case, row.mode) == ("min_distance", self.case, self.mode)
+            and row.on_cuda == (self.device == "cuda")
+            and (row.on_cuda or one_core == (self.where == "one core") or row.cores == 1)
+        )
+
+    def verdicts(self, comparisons: Sequence[Comparison]) -> list[str]:
+        """A line for each comparison that tells: what was wanted, what was measured, reached or missed."""
+        place = f", {self.where}" if self.where else ""
+        wanted = f"{self.quantity} {'<' if self.below else '>='} {self.bound:g}"
+        lines = []
+        for comparison in comparisons:
+            measured = self.read(comparison) if self.fits(comparison) else None
+            if measured is None:
+                continue
+            reached = measured < self.bound if self.below else measured >= self.bound
+            where = f"{self.case} {self.mode}{place}, {comparison.first.isa}"
+            lines.append(f"{where}: {wanted}: {measured:.3g}, {'reached' if reached else 'MISSED'}")
+        return lines or [f"{self.case} {self.mode}{place}: {wanted}: {NOT_MEASURED}"]
 
 
-def _speed_targets(case: str, *, full: float) -> list[Target]:
+def peak_share(comparison: Comparison) -> float | None:
+    row = comparison.ours("fp32")
+    return None if row is None else row.peak_share
+
+
+def against(provider: str, ours: str, theirs: str | None = None) -> Read:
+    """Time of a provider over ours, in the given precisions."""
+
+    def read(comparison: Comparison) -> float | None:
+        mine, other = comparison.ours(ours), comparison.find(provider, theirs or ours)
+        return None if mine is None or other is None else other.p50_ms / mine.p50_ms
+
+    return read
+
+
+def against_quickest_peer(comparison: Comparison) -> float | None:
+    ours, peer = comparison.ours("fp32"), quickest(comparison.peers("fp32"))
+    return None if ours is None or peer is None else peer.p50_ms / ours.p50_ms
+
+
+def bf16_gain(comparison: Comparison) -> float | None:
+    exact, rounded = comparison.find("native", "fp32"), comparison.find("native", "bf16")
+    return None if exact is None or rounded is None else exact.p50_ms / rounded.p50_ms
+
+
+def against_compile(comparison: Comparison) -> float | None:
+    """The smaller ratio where both precisions were compiled."""
+    ratios = [against("compile", precision)(comparison) for precision in ("tf32", "bf16")]
+    return min((ratio for ratio in ratios if ratio is not None), default=None)
+
+
+def datasheet_share(precision: str) -> Read:
+    """Share of the arithmetic floor of an H200."""
+
+    def read(comparison: Comparison) -> float | None:
+        row = comparison.ours(precision)
+        if row is None:
+            return None
+        return CASES[row.case].forward_gflop / H200_GFLOPS[precision] * 1e3 / row.p50_ms
+
+    return read
+
+
+def memory_share(comparison: Comparison) -> float | None:
+    """Share of the memory floor of an H200, in whichever precision is quickest."""
+    row = comparison.ours()
+    return None if row is None else CASES[row.case].forward_bytes / H200_GBYTES * 1e-6 / row.p50_ms
+
+
+def milliseconds(timer: str) -> Read:
+    def read(comparison: Comparison) -> float | None:
+        row = comparison.ours(timer=timer)
+        return None if row is None else row.p50_ms
+
+    return read
+
+
+def cpu_targets() -> list[Target]:
+    peak, ahead = "share of the FMA peak", "times faster than the quickest peer"
+    targets = []
+    for case in LARGE:
+        targets += [
+            Target("cpu", case, "fwd", peak, peak_share, 0.85, where="one core"),
+            Target("cpu", case, "fwd", peak, peak_share, 0.80),
+            Target("cpu", case, "fwd", "times faster than torch.mm alone", against("mm", "fp32"), 2.0),
+            Target("cpu", case, "fwd", ahead, against_quickest_peer, 1.0),
+            Target("cpu", case, "fwd", "times faster in bf16 than in fp32", bf16_gain, 1.6),
+        ]
+    targets += [Target("cpu", case, "fwd", peak, peak_share, 0.65) for case in WIDE]
+    original = "times faster than the original formula"
     return [
-        Target(case, "fwd", 8.0, "times faster than the original formula", lambda row: row.faster_than_original),
-        Target(case, "fwd", 2.0, "times faster than torch.mm alone", lambda row: row.faster_than_mm),
-        Target(case, "fwd", 0.75, "share of the FMA peak", lambda row: row.peak_share),
-        Target(case, "full", full, "times faster than the original formula", lambda row: row.faster_than_original),
+        *targets,
+        Target("cpu", "cub200", "full", original, against("original", "fp32"), 4.0),
+        Target("cpu", "grid14", "full", original, against("original", "fp32"), 12.0),
     ]
 
 
-TARGETS = [*_speed_targets("cub200", full=3.5), *_speed_targets("grid14", full=10.0)]
-# Of one B x P x H x W float32 tensor, beyond inputs, outputs and gradients.
+def cuda_targets() -> list[Target]:
+    targets = []
+    for case in ("resnet14", "imagenet14", "vit16"):
+        for precision in ("tf32", "bf16"):
+            quantity = f"share of the {precision} floor"
+            targets.append(Target("cuda", case, "fwd", quantity, datasheet_share(precision), 0.5))
+    for case in ("segment190", "pool202"):
+        targets.append(Target("cuda", case, "fwd", "share of the memory floor", memory_share, 0.6))
+    targets += [
+        Target("cuda", "cub200", "fwd", "milliseconds, eager", milliseconds("eager"), 0.030, below=True),
+        Target("cuda", "cub200", "fwd", "milliseconds, in a graph", milliseconds("graph"), 0.015, below=True),
+    ]
+    for full in FULL:
+        name = full.name
+        targets += [
+            Target("cuda", name, "full", "times faster than the original, both TF32", against("original", "tf32"), 5.0),
+            Target("cuda", name, "full", "times faster than torch.compile", against_compile, 1.5),
+            Target("cuda", name, "full", "times faster than product and reduction", against("matmul", "tf32"), 1.0),
+        ]
+    return targets
+
+
+TARGETS = [*cpu_targets(), *cuda_targets()]
+# On the CPU: of one B x P x H x W float32 tensor, beyond inputs, outputs and gradients.
 MEMORY_SHARE = 0.10
+# On CUDA, imagenet14: of what the original formula needs beyond the same.
+CUDA_MEMORY_CASE = "imagenet14"
+CUDA_MEMORY_SHARE = 0.02
 # Push over a folder of photographs against the bare backbone over the same images.
 PUSH_RATIO = 1.10
+
+
+def verdicts(rows: Sequence[SpeedRow], device: str | None = None) -> list[str]:
+    """What the newest rows say about every target, of one device or of both."""
+    comparisons = newest(rows)
+    chosen = [target for target in TARGETS if device in (None, target.device)]
+    return [line for target in chosen for line in target.verdicts(comparisons)]
+
+
+def summary(rows: Sequence[SpeedRow], device: str) -> list[str]:
+    """The targets that a run has something to say about, and how many it has not."""
+    lines = verdicts(rows, device)
+    measured = [line for line in lines if not line.endswith(NOT_MEASURED)]
+    rest = len(lines) - len(measured)
+    return [*measured, f"{rest} more: {NOT_MEASURED} in this run"] if rest else measured
+
+
+def memory_verdict(row: MemoryRow, original: MemoryRow | None) -> str:
+    """What a row of ours says about the bound on memory; empty where there is none for its case."""
+    if row.isa.startswith("sm_"):
+        if row.case != CUDA_MEMORY_CASE or original is None:
+            return ""
+        share = row.extra_mb / original.extra_mb
+        reached = "reached" if share < CUDA_MEMORY_SHARE else "MISSED"
+        return f"{share:.1%} of the original's, target < {CUDA_MEMORY_SHARE:.0%}: {reached}"
+    if row.case != "grid14":
+        return ""
+    return f"target < {MEMORY_SHARE:.0%}: {'reached' if row.share < MEMORY_SHARE else 'MISSED'}"

@@ -7,10 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cases import CASES
+from benchmarks.groups import newest
 from benchmarks.results import append_rows, read_rows
 from benchmarks.rows import MemoryRow, PushRow, SpeedRow
-from benchmarks.table import BEGIN, END, NOTHING, generate, insert, main, speed_table
-from benchmarks.targets import TARGETS
+from benchmarks.run import SPEED
+from benchmarks.table import (
+    BEGIN,
+    END,
+    NOTHING,
+    PAGE,
+    Stored,
+    comparison_table,
+    from_results,
+    full,
+    insert,
+    main,
+    short,
+)
+from benchmarks.targets import memory_verdict, summary, verdicts
 
 MACHINE = {
     "date": "2026-11-21T10:00:00Z",
@@ -41,11 +56,23 @@ NATIVE = SpeedRow(
     peak_share=0.836,
     faster_than_original=10.0,
     faster_than_mm=2.34,
+    precision="fp32",
+    timer="eager",
+    gbytes_per_s=24.0,
+    floor_ms=4.18,
+    floor_bound="arithmetic",
+    versions="Python 3.11.7",
+    flags="cudnn.allow_tf32=False matmul=highest",
+    clocks="",
 )
 ORIGINAL = replace(NATIVE, provider="original", p50_ms=50.0, faster_than_original=1.0, faster_than_mm=0.234)
 MM = replace(NATIVE, provider="mm", p50_ms=11.7, faster_than_original=4.27, faster_than_mm=1.0)
 FULL = replace(NATIVE, mode="full", gflops=None, peak_share=None, faster_than_mm=None)
-MEMORY = MemoryRow(**MACHINE, provider="native", case="grid14", extra_mb=4.2, map_mb=100.352, share=0.0419)
+MATMUL = replace(NATIVE, provider="matmul", p50_ms=20.0, faster_than_original=2.5, faster_than_mm=0.585)
+ON_GPU = replace(NATIVE, device="A GPU", isa="sm_90", cores=132, provider="triton", threads=8)
+MEMORY = MemoryRow(
+    **MACHINE, provider="native", case="grid14", extra_mb=4.2, map_mb=100.352, share=0.0419, precision="fp32"
+)
 PUSH = PushRow(
     **MACHINE,
     backbone="efficientnet_lite0",
@@ -79,12 +106,81 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
         read_rows(path, SpeedRow)
 
 
-def test_a_target_is_judged_by_the_last_row() -> None:
-    original, mm, share, full = TARGETS[:4]
-    assert original.verdict([NATIVE, MM]) == "cub200 fwd: times faster than the original formula >= 8: 10.00, reached"
-    assert mm.verdict([NATIVE, replace(NATIVE, faster_than_mm=1.9)]).endswith(">= 2: 1.90, MISSED")
-    assert share.verdict([NATIVE]).endswith("share of the FMA peak >= 0.75: 0.84, reached")
-    assert full.verdict([NATIVE, MM]).endswith("not measured")
+def test_the_stored_rows_are_readable() -> None:
+    rows = read_rows(SPEED, SpeedRow)
+    assert rows
+    assert {row.precision for row in rows} <= {"fp32", "tf32", "bf16"}
+    assert {row.case for row in rows} <= set(CASES)
+
+
+def one_target(rows: list[SpeedRow], *parts: str) -> str:
+    (line,) = [line for line in verdicts(rows) if all(part in line for part in parts)]
+    return line
+
+
+def test_a_target_is_judged_by_the_newest_rows() -> None:
+    rows = [NATIVE, ORIGINAL, MM, MATMUL]
+    peak = "cub200 fwd, avx512: share of the FMA peak >= 0.8"
+    assert one_target(rows, "cub200 fwd", "FMA peak >= 0.8:") == f"{peak}: 0.836, reached"
+    slower = replace(NATIVE, date="2026-11-22T10:00:00Z", peak_share=0.7)
+    assert one_target([*rows, slower], "cub200 fwd", "FMA peak >= 0.8:") == f"{peak}: 0.7, MISSED"
+    assert one_target(rows, "cub200 fwd", "torch.mm alone").endswith(">= 2: 2.34, reached")
+    assert one_target(rows, "cub200 fwd", "quickest peer").endswith(">= 1: 4, reached")
+    assert one_target(rows, "cub200 fwd", "in bf16 than") == (
+        "cub200 fwd: times faster in bf16 than in fp32 >= 1.6: not measured"
+    )
+    rounded = replace(NATIVE, precision="bf16", p50_ms=2.5)
+    assert one_target([*rows, rounded], "cub200 fwd", "in bf16 than").endswith(">= 1.6: 2, reached")
+
+
+def test_one_core_has_targets_of_its_own() -> None:
+    alone = replace(NATIVE, threads=1, peak_share=0.9)
+    assert one_target([alone], "cub200 fwd, one core", "FMA peak").endswith(">= 0.85: 0.9, reached")
+    assert one_target([alone], "cub200 fwd:", "FMA peak").endswith("not measured")
+    assert one_target([NATIVE], "cub200 fwd, one core").endswith("not measured")
+
+
+def test_instruction_sets_are_judged_apart() -> None:
+    rows = [NATIVE, replace(NATIVE, isa="amx", peak_share=1.5)]
+    lines = [line for line in verdicts(rows) if line.startswith("cub200 fwd, a") and "FMA peak" in line]
+    assert [line.split(":")[0] for line in lines] == ["cub200 fwd, amx", "cub200 fwd, avx512"]
+
+
+def test_the_targets_on_cuda() -> None:
+    full_row = replace(ON_GPU, mode="full", precision="tf32", p50_ms=1.0)
+    others = [
+        replace(full_row, provider=name, p50_ms=ms)
+        for name, ms in (("original", 6.0), ("matmul", 2.0), ("compile", 1.4))
+    ]
+    rows = [ON_GPU, replace(ON_GPU, timer="graph", p50_ms=0.012), full_row, *others]
+    assert one_target(rows, "cub200 fwd", "in a graph").endswith("< 0.015: 0.012, reached")
+    assert one_target(rows, "cub200 fwd", "eager").endswith("< 0.03: 5, MISSED")
+    assert one_target(rows, "cub200 full", "the original, both TF32").endswith(">= 5: 6, reached")
+    assert one_target(rows, "cub200 full", "torch.compile").endswith(">= 1.5: 1.4, MISSED")
+    assert one_target(rows, "cub200 full", "product and reduction").endswith(">= 1: 2, reached")
+    assert all(line.endswith("not measured") for line in verdicts([NATIVE, MM], "cuda"))
+    # 51.4e9 operations at 494e12 a second are 0.104 ms; 0.2 ms are just over half of that rate.
+    large = replace(ON_GPU, case="resnet14", precision="tf32", p50_ms=0.2)
+    assert one_target([large], "resnet14 fwd", "tf32 floor").endswith(">= 0.5: 0.52, reached")
+    # 34.4 MB at 4.3 TB/s are 8 us.
+    wide = replace(ON_GPU, case="segment190", precision="bf16", p50_ms=0.016)
+    assert one_target([wide], "segment190 fwd", "memory floor").endswith(">= 0.6: 0.5, MISSED")
+
+
+def test_a_run_counts_the_targets_it_says_nothing_about() -> None:
+    lines = summary([NATIVE], "cpu")
+    assert lines[0] == "cub200 fwd, avx512: share of the FMA peak >= 0.8: 0.836, reached"
+    assert lines[-1] == f"{len(verdicts([], 'cpu')) - 1} more: not measured in this run"
+
+
+def test_the_memory_bounds() -> None:
+    assert memory_verdict(MEMORY, None) == "target < 10%: reached"
+    assert memory_verdict(replace(MEMORY, share=0.2), None) == "target < 10%: MISSED"
+    assert memory_verdict(replace(MEMORY, case="cub200"), None) == ""
+    ours = replace(MEMORY, isa="sm_90", case="imagenet14", extra_mb=100.0)
+    original = replace(ours, provider="original", extra_mb=8000.0)
+    assert memory_verdict(ours, original) == "1.2% of the original's, target < 2%: reached"
+    assert memory_verdict(ours, None) == ""
 
 
 @pytest.mark.parametrize(
@@ -94,47 +190,96 @@ def test_a_row_knows_whether_the_machine_was_quiet(load: float, others: float, q
     assert replace(NATIVE, load=load, others=others).quiet is quiet
 
 
-def test_the_speed_table_shows_the_newest_run_of_each_case() -> None:
+def test_the_newest_run_of_each_case_counts() -> None:
     old = replace(NATIVE, date="2026-11-20T10:00:00Z", p50_ms=7.0)
-    lines = speed_table([old, FULL, ORIGINAL, NATIVE, MM]).splitlines()
-    assert lines[2:] == [
-        "| forward, B80 D128 7x7 P2000 | 50.0 ms | 11.7 ms | 5.00 ms | 10.0 x | 2.3 x | 84% |",
-        "| forward + backward, B80 D128 7x7 P2000 |  |  | 5.00 ms | 10.0 x |  |  |",
+    comparisons = newest([old, FULL, ORIGINAL, NATIVE, MM])
+    assert [(one.first.mode, len(one.rows)) for one in comparisons] == [("full", 1), ("fwd", 3)]
+
+
+def test_the_short_table() -> None:
+    stored = Stored(
+        [NATIVE, ORIGINAL, MM, MATMUL], [MEMORY, replace(MEMORY, provider="original", extra_mb=403)], [PUSH]
+    )
+    text = short(stored)
+    assert text.splitlines()[2:] == [
+        "| forward, B80 D128 7x7 P2000 | 50.0 ms | 20.0 ms (matmul) | 11.7 ms | **5 ms** | 10.0 x |",
+        "",
+        "Extra memory of forward and backward at B64 D256 14x14 P2000: 4.2 MB, the original's 403 MB. A push over 3068 "
+        "images took 1.03 times as long as the bare efficientnet_lite0 (160 pixels, 100 prototypes). On a CUDA device: "
+        "not measured. Medians, all measured in one run, interleaved. A Processor, 2 cores, avx512, torch 2.15.0, "
+        "commit 0123456789, 2026-11-21.",
     ]
-
-
-def test_the_speed_table_keeps_instruction_sets_apart() -> None:
-    lines = speed_table([replace(NATIVE, isa="amx", p50_ms=3.0), MM, NATIVE]).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [
-        "forward, B80 D128 7x7 P2000, amx",
-        "forward, B80 D128 7x7 P2000, avx512",
-    ]
-
-
-def test_the_tables_name_the_machine_and_mark_a_busy_one() -> None:
-    text = generate([NATIVE], [MEMORY], [PUSH])
-    assert "| protokern, B64 D256 14x14 P2000 | 4.2 | 4.2% |" in text
-    assert "| 3068 images, efficientnet_lite0 at 160 pixels, 100 prototypes | 60.0 s | 62.1 s | 1.035 |" in text
-    assert text.count("A Processor, 2 cores, avx512, torch 2.15.0, commit 0123456789, 2026-11-21.") == 1
-    assert "\\*" not in text
-    busy = generate([replace(NATIVE, load=1.5)], [], [])
+    busy = short(Stored([replace(row, load=1.5) for row in stored.speed], [], []))
     assert "| forward, B80 D128 7x7 P2000 \\* |" in busy
-    assert "\\* other work was running on the machine." in busy
+    assert busy.endswith("\\* other work was running on the machine.")
 
 
-def test_without_rows_the_table_says_so() -> None:
-    assert generate([], [], []) == NOTHING
+def test_the_short_table_has_cuda_rows_once_they_exist() -> None:
+    ours = replace(ON_GPU, mode="full", precision="tf32", p50_ms=0.5)
+    original = replace(ours, provider="original", p50_ms=5.0)
+    text = short(Stored([ours, original], [], []))
+    assert "| forward + backward, B80 D128 7x7 P2000 | 5 ms |  |  | **0.5 ms** | 10.0 x |" in text
+    assert "not measured" not in text
+    assert "A GPU, 132 multiprocessors, sm_90" in text
+
+
+def test_a_comparison_lists_everyone_quickest_first() -> None:
+    bf16 = replace(NATIVE, precision="bf16", p50_ms=2.5, gflops=802.8, peak_share=1.672)
+    (comparison,) = newest([ORIGINAL, NATIVE, MM, bf16, replace(NATIVE, timer="graph", p50_ms=4.0)])
+    lines = comparison_table(comparison).splitlines()
+    assert lines[0] == "|  | 20 % | median | 80 % | against the original | GFLOP/s | of peak | of floor |"
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "**native, bf16**",
+        "**native**",
+        "mm (no distance)",
+        "original",
+        "**native**, in a graph",
+    ]
+    assert lines[3] == "| **native** | 4.9 ms | 5 ms | 5.2 ms | 10.0 x | 401 | 84% | 84% |"
+
+
+def test_all_tables_name_what_is_not_measured() -> None:
+    text = full(Stored([NATIVE], [MEMORY], [PUSH]))
+    assert "## Times on a CUDA device\n\nOn a CUDA device: not measured." in text
+    assert "| cub200 full | times faster than torch.compile >= 1.5 | not measured |" in text
+    assert "| cub200 fwd, avx512 | share of the FMA peak >= 0.8 | 0.836, reached |" in text
+    assert "**`min_distance`, forward, cub200** (B80 D128 7x7 P2000), avx512, 2 threads" in text
+    assert "| **native**, B64 D256 14x14 P2000 | 4.2 | 4.2% |" in text
+    assert "| 3068 images, efficientnet_lite0 at 160 pixels, 100 prototypes | 60.0 s | 62.1 s | 1.035 |" in text
+
+
+def test_without_rows_the_tables_say_so() -> None:
+    assert short(Stored([], [], [])) == full(Stored([], [], [])) == NOTHING
 
 
 def test_the_tables_go_between_the_markers() -> None:
     text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     assert insert(text, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="README: must have the lines"):
+    with pytest.raises(ValueError, match="page: must have the lines"):
         insert("no markers", "new")
 
 
-def test_the_table_command_writes_a_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# title\n{BEGIN}\n{END}\n")
-    assert main(["--write", "--readme", str(readme)]) == 0
+def test_the_table_command_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "benchmarks.md"
+    for path in (readme, page):
+        path.write_text(f"# title\n{BEGIN}\n{END}\n")
+    assert main(["--write", "--readme", str(readme), "--page", str(page)]) == 0
     assert readme.read_text() == f"# title\n{BEGIN}\n{capsys.readouterr().out.rstrip()}\n{END}\n"
+    assert "## Targets" in page.read_text()
+
+
+def test_the_page_of_all_tables_is_what_the_rows_generate() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert insert(page, full(from_results())) == page, "run: python -m benchmarks.table --write"
+
+
+def test_a_case_with_fewer_images_says_so() -> None:
+    cut = CASES["imagenet14-b8"]
+    assert (cut.images, cut.prototypes, cut.title) == (8, 10000, "B8 D256 14x14 P10000 (of B256)")
+    assert CASES["cub200-nhwc"].title == "B80 D128 7x7 P2000, channels_last"
+
+
+def test_the_work_and_traffic_of_a_case() -> None:
+    case = CASES["cub200"]
+    assert case.forward_gflop == pytest.approx(2.007, abs=1e-3)
+    assert case.forward_bytes == 4 * (80 * 128 * 49 + 2000 * 128) + 12 * 80 * 2000

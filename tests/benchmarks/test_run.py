@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import protokern
 from benchmarks import gate, memory, push, run
 from benchmarks.cases import CASES
 from benchmarks.machine import describe, settle, watch_others
+from benchmarks.ops import OPS
+from benchmarks.points import CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
+from benchmarks.providers import ALL_PEERS
 from benchmarks.results import read_rows
-from benchmarks.rows import MemoryRow, PushRow
-from benchmarks.timing import measure, summarise
+from benchmarks.rows import MemoryRow, PushRow, SpeedRow
+from benchmarks.timing import Timed, joins, measure, plan_rounds, summarise
 
 
 def test_the_percentiles_of_known_samples() -> None:
@@ -22,8 +27,8 @@ def test_the_percentiles_of_known_samples() -> None:
     assert summarise([7.0]).p80 == 7.0
 
 
-def test_every_call_is_timed_in_every_round() -> None:
-    counts = {"slow": 0, "fast": 0}
+def test_every_call_is_timed_against_the_others() -> None:
+    counts = {"slow": 0, "fast": 0, "set up": 0}
 
     def slow() -> None:
         counts["slow"] += 1
@@ -32,11 +37,31 @@ def test_every_call_is_timed_in_every_round() -> None:
     def fast() -> None:
         counts["fast"] += 1
 
-    timings = measure({"slow": slow, "fast": fast}, seconds=0.01, least=4, most=5)
-    assert timings["slow"].rounds == timings["fast"].rounds >= 4
-    assert counts["slow"] == 3 + timings["slow"].rounds
+    def set_up() -> None:
+        counts["set up"] += 1
+
+    calls = {"slow": Timed(call=slow, before=set_up), "fast": Timed(call=fast), "parts": Timed(call=slow, parts=2)}
+    timings = measure(calls, seconds=0.01, least=4, most=5)
+    assert {timing.rounds for timing in timings.values()} <= {4, 5}
+    assert counts["set up"] == timings["slow"].rounds + 1
     assert counts["fast"] > 50 * timings["fast"].rounds  # repeated until a sample lasts a millisecond
-    assert timings["slow"].p50 >= 2.0 > timings["fast"].p50
+    assert timings["slow"].p50 >= 2.0 > timings["parts"].p50 >= 1.0 > timings["fast"].p50
+
+
+def test_slow_calls_take_part_in_fewer_rounds() -> None:
+    planned = plan_rounds({"quick": 1.0, "slow": 100.0, "slower": 5000.0}, seconds=3.0, least=5, most=101)
+    assert planned == {"quick": 101, "slow": 10, "slower": 5}
+    for samples in planned.values():
+        assert sum(joins(index, 101, samples) for index in range(101)) == samples
+
+
+def test_there_is_a_pause_between_thread_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("benchmarks.timing.time.sleep", pauses.append)
+    calls = {name: Timed(call=lambda: None, pool=name) for name in ("torch", "faiss")}
+    measure(calls, seconds=0.001, least=4, most=4)
+    assert 3 <= len(pauses) <= 7
+    assert set(pauses) == {0.025}
 
 
 def test_the_gate_opens_for_green_tests_only(tmp_path: Path) -> None:
@@ -50,7 +75,7 @@ def test_the_gate_opens_for_green_tests_only(tmp_path: Path) -> None:
         gate.require_green(tmp_path / "test_none.py")
 
 
-@pytest.mark.parametrize("op", ["min_distance", "prototype_pool"])
+@pytest.mark.parametrize("op", OPS)
 def test_every_op_has_tests_for_its_gate(op: str) -> None:
     assert gate.op_tests(op).exists()
 
@@ -88,30 +113,69 @@ def test_own_work_is_not_taken_for_other_work() -> None:
 
 def test_the_smoke_run_measures_everything_and_stores_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = run.SPEED.read_bytes() if run.SPEED.exists() else None
-    assert run.main(["--smoke"]) == 0
+    # What compiles for seconds is left to the slow test of the peers.
+    peers = [name for name in ALL_PEERS if name not in ("compile", "pykeops")]
+    assert run.main(["--smoke", "--peers", ",".join(peers)]) == 0
     printed = capsys.readouterr().out
-    for title in ("min_distance fwd", "min_distance full", "prototype_pool fwd", "prototype_pool full"):
-        assert f"{title} tiny" in printed
+    for op in OPS:
+        assert f"{op} fwd tiny" in printed
+        assert f"{op} full tiny" in printed
     for backend, status in protokern.available_backends().items():
-        assert (f"\n{backend} " in printed) == status.available
-    for peer in run.ALL_PEERS:
-        assert f"\n{peer} " in printed
+        assert (f"\n{backend} fp32 " in printed) == (status.available and "cuda" not in status.devices)
+    for peer in peers:
+        assert f"\n{peer} fp32 " in printed or peer in printed.partition("Not measured")[2]
     assert (run.SPEED.read_bytes() if run.SPEED.exists() else None) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--case", "cub201"], r"--case: must be of tiny, .*; got 'cub201'\."),
-        (["--op", "max_distance"], r"--op: must be of min_distance, prototype_pool; got 'max_distance'\."),
-        (["--mode", "bwd"], r"--mode: must be of fwd, full; got 'bwd'\."),
-        (["--backend", "triton"], r"--backend: must be of reference.*; got 'triton'\."),
-        (["--device", "cuda"], r"--device: must be cpu; got 'cuda'\."),
-    ],
-)
-def test_a_wrong_name_is_refused(arguments: list[str], message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
-        run.main(arguments)
+def test_a_run_stores_its_rows_and_tells_the_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "require_green", lambda tests, kind: None)
+    path = tmp_path / "speed.csv"
+    arguments = ["--case", "tiny", "--mode", "fwd", "--threads", "1,2", "--seconds", "0.05", "--settle", "0"]
+    assert run.main([*arguments, "--backend", "reference", "--peers", "mm,matmul", "--out", str(path)]) == 0
+    rows = read_rows(path, SpeedRow)
+    assert {(row.threads, row.provider, row.precision) for row in rows} == {
+        (threads, *key)
+        for threads in (1, 2)
+        for key in (("reference", "fp32"), ("mm", "fp32"), ("mm", "bf16"), ("matmul", "fp32"), ("matmul", "bf16"))
+    }
+    alone, together = (next(row for row in rows if row.threads == threads) for threads in (1, 2))
+    assert alone.peak_gflops < together.peak_gflops or together.cores == 1  # each is held to its own peak
+    assert all(row.floor_share is not None and row.gbytes_per_s is not None for row in rows)
+    assert "\nTargets\n" in capsys.readouterr().out
+
+
+def test_a_wrong_answer_of_ours_is_not_timed_and_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = replace(OPS["min_distance"], ours=lambda *given: torch.zeros(2, 5))
+    monkeypatch.setitem(OPS, "min_distance", wrong)
+    assert run.main(["--smoke", "--backend", "reference", "--peers", "mm", "--precision", "fp32"]) == 1
+    printed = capsys.readouterr().out
+    assert "\nreference fp32 " not in printed.partition("prototype_pool")[0]
+    assert "WRONG OR BROKEN, not timed\n  reference fp32: wrong answer: reference fp32: must be within" in printed
+
+
+def test_a_run_begins_nothing_new_when_its_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["--smoke", "--minutes", "0"]) == 0
+    assert "prototype_pool full tiny: the 0 minutes are up" in capsys.readouterr().out
+
+
+def test_without_names_the_standard_set_is_measured() -> None:
+    def points(*arguments: str) -> list[Point]:
+        return run.make_points(run.parse_arguments(arguments))
+
+    assert points() == list(CPU_POINTS)
+    assert points("--set", "isa") == list(ISA_POINTS)
+    assert points("--device", "cuda") == list(CUDA_POINTS)
+    assert points("--case", "tiny", "--mode", "fwd") == [Point("min_distance", "tiny", "fwd")]
+    assert {point.case for point in points("--op", "prototype_pool")} == {point.case for point in CPU_POINTS}
+    for point in (*CPU_POINTS, *ISA_POINTS, *CUDA_POINTS):
+        assert point.case in CASES
+        assert point.op in OPS
 
 
 @pytest.mark.slow

@@ -46,6 +46,16 @@ def _prototype_pool(features: Tensor, prototypes: Tensor, backend: str, precisio
     ).activation
 
 
+def _mean_activation(features: Tensor, prototypes: Tensor, backend: str, precision: str, activation: str) -> Tensor:
+    return protokern.mean_activation(features, prototypes, activation=activation, backend=backend, precision=precision)
+
+
+def _topk_pool(features: Tensor, prototypes: Tensor, backend: str, precision: str, activation: str) -> Tensor:
+    return protokern.topk_pool(
+        features, prototypes, TOP_K, activation=activation, backend=backend, precision=precision
+    ).activation
+
+
 def _itself(smallest: Tensor, activation: str) -> Tensor:
     return smallest
 
@@ -58,8 +68,19 @@ def _pooled(distances: Tensor, activation: str) -> Tensor:
     return activate(_smallest(distances, activation), activation)
 
 
+def _averaged(distances: Tensor, activation: str) -> Tensor:
+    return activate(distances, activation).mean(dim=2)
+
+
+def _top_averaged(distances: Tensor, activation: str) -> Tensor:
+    # Activations fall with the distance, so the top of one are the least of the other.
+    return activate(distances, activation).topk(TOP_K, dim=2).values.mean(dim=2)
+
+
 _ALL = (
     Op(name="min_distance", ours=_min_distance, reduce=_smallest, of_smallest=_itself),
     Op(name="prototype_pool", ours=_prototype_pool, reduce=_pooled, of_smallest=activate),
+    Op(name="mean_activation", ours=_mean_activation, reduce=_averaged, of_smallest=None),
+    Op(name="topk_pool", ours=_topk_pool, reduce=_top_averaged, of_smallest=None),
 )
 OPS = {op.name: op for op in _ALL}

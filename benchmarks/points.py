@@ -36,10 +36,14 @@ CPU_POINTS = (
     *(Point("min_distance", case, "fwd") for case in ("resnet14-b16", "imagenet14-b8", "vit16-b8")),
     *(Point("min_distance", case, "fwd", 1, ("mm",)) for case in (*LARGE, *WIDE)),
     *both_modes("prototype_pool", "cub200"),
+    *both_modes("mean_activation", "pool202-b16"),
+    *both_modes("topk_pool", "cub200"),
 )
 CUDA_POINTS = (
     *both_modes("min_distance", *(case.name for case in FULL)),
     *both_modes("prototype_pool", "cub200"),
+    *both_modes("mean_activation", "pool202"),
+    *both_modes("topk_pool", "cub200"),
 )
 # Enough to hold one instruction set to its own peak: PROTOKERN_ISA=avx512 python -m benchmarks.run --set isa
 ISA_POINTS = tuple(

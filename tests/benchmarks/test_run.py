@@ -161,7 +161,7 @@ def test_a_run_begins_nothing_new_when_its_time_is_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main(["--smoke", "--minutes", "0"]) == 0
-    assert "prototype_pool full tiny: the 0 minutes are up" in capsys.readouterr().out
+    assert "topk_pool full tiny: the 0 minutes are up" in capsys.readouterr().out
 
 
 def test_without_names_the_standard_set_is_measured() -> None:

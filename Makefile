@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CABRNET_VENV ?= .venv-cabrnet
 TORCH ?= torch torchvision
 WORKERS ?= 2
 BENCH ?=
@@ -14,7 +15,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cpp test-gpu check format bench bench-gpu clean
+.PHONY: help install demo test test-cpp test-gpu test-cabrnet check format bench bench-gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +47,11 @@ demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain; ends 
 
 test: install ## Run all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+test-cabrnet: ## Run the tests inside CaBRNet 1.2, in an environment of its own (Python 3.12 or older)
+	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV)
+	$(CABRNET_VENV)/bin/python -m pip install --quiet 'cabrnet==1.2.*'
+	OMP_NUM_THREADS=1 $(CABRNET_VENV)/bin/python -m pytest -rs tests/interop
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -8,6 +8,9 @@ import torch
 from protokern.interop.mean_distance import mean_distance
 from tests.kernels import oracle
 
+# The mean is made of `distance_map`, whose backends have a battery of their own.
+pytestmark = pytest.mark.parametrize("backend", ["reference", "native"], indirect=True)
+
 
 def inputs(dtype: torch.dtype, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ import torch
 from .cases import EMPTY_CASES, SMALL, SMALL_PATCHES, Case
 
 # Modules whose ops have Triton kernels.
-MODULES: frozenset[str] = frozenset()
+MODULES = frozenset({"test_min_distance", "test_prototype_pool"})
 # One of everything: a single number, primes beyond one tile in every direction, a grid of one row, larger patches.
 CASES = (
     Case(1, 1, 1, 1, 1),
@@ -32,6 +32,7 @@ SLOW = {
     "no_tensor_of_all_distances_in_memory": "a large batch",
     "any_shape_layout_and_kind_of_values": "a hundred launches",
     "each_pair_has_its_own_answer": "a large batch",
+    "gradcheck": "hundreds of launches",
 }
 
 

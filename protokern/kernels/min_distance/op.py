@@ -92,6 +92,10 @@ def _implementation(
     choice = choose_backend(backend, features.device, features.dtype, precision)
     if choice.backend == "native":
         return native.min_distance(features, prototypes, metric, choice.precision)
+    if choice.backend == "triton":
+        from . import triton_launch
+
+        return triton_launch.min_distance(features, prototypes, metric, choice.precision)
     return reference.min_distance(features, prototypes, metric)
 
 
@@ -136,8 +140,13 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
-    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
+    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    if chosen == "native":
         return native.min_distance_backward(*inputs)
+    if chosen == "triton":
+        from . import triton_backward
+
+        return triton_backward.min_distance_backward(*inputs)
     return reference.min_distance_backward(*inputs)
 
 

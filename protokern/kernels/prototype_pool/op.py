@@ -92,6 +92,10 @@ def _implementation(
     choice = choose_backend(backend, features.device, features.dtype, precision)
     if choice.backend == "native":
         return native.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
+    if choice.backend == "triton":
+        from . import triton_launch
+
+        return triton_launch.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
     return reference.prototype_pool(features, prototypes, metric, activation, epsilon)
 
 

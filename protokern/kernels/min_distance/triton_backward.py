@@ -1,0 +1,124 @@
+"""Launches of the Triton gradient of `min_distance`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..triton_common.availability import is_interpreted
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.limits import device_limits
+from .triton_backward_kernels import grad_features_kernel, grad_prototypes_kernel, pair_values_kernel
+
+COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class Pairs(NamedTuple):
+    """What the gradient of every pair (B, P) depends on besides the vectors; the last three are for cosine only."""
+
+    weight: Tensor
+    distance: Tensor
+    x_norm: Tensor
+    p_norm: Tensor
+
+
+def min_distance_backward(
+    grad_value: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    need_features: bool,
+    need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the distance at `patch` (B, P), each shaped like its input, or (0,) where it is not needed."""
+    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
+    grad_prototypes = torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+    if grad_value.numel() == 0:
+        return grad_features.zero_(), grad_prototypes.zero_()
+    with on_device(features):
+        patch = patch.contiguous()
+        cells = cells_of(prototypes)
+        pairs = _pairs(grad_value, features, cells, patch, metric)
+        if need_prototypes:
+            _to_prototypes(pairs, features, cells, patch, metric, grad_prototypes)
+        if need_features:
+            _to_features(pairs, features, cells, patch, metric, grad_features)
+    return grad_features, grad_prototypes
+
+
+def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, metric: str) -> Pairs:
+    dtype = compute_dtype(features.dtype)
+    grad = grad_value.to(dtype).contiguous()
+    if metric == "sqeuclidean":
+        return Pairs(grad, grad, grad, grad)
+    pairs = Pairs(*(torch.empty_like(grad) for _ in range(4)))
+    kh, kw = prototype_size(cells)
+    columns = grid_shape(features, cells)[1]
+    block = 32
+    pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
+        grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
+        len(cells), columns, features.shape[1],
+        KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4,
+    )  # fmt: skip
+    return pairs
+
+
+def _to_prototypes(
+    pairs: Pairs, features: Tensor, cells: Tensor, patch: Tensor, metric: str, grad_prototypes: Tensor
+) -> None:
+    """Write the gradient to the prototypes; splits of the images go to a workspace that is summed in their order."""
+    batch, depth = features.shape[:2]
+    num_prototypes, _, kh, kw = cells.shape
+    dtype = pairs.weight.dtype
+    block_p = 32
+    block_k = min(64, max(16, triton.next_power_of_2(depth)))
+    programs = triton.cdiv(num_prototypes, block_p) * triton.cdiv(depth, block_k) * kh * kw
+    wanted = triton.cdiv(4 * device_limits(features.device).multiprocessors, programs)
+    # Eight images at least: the workspace stays below an eighth of what the pairs read.
+    per_split = max(triton.cdiv(batch, wanted), min(batch, 8))
+    splits = triton.cdiv(batch, per_split)
+    is_direct = splits == 1 and not (is_interpreted() and grad_prototypes.dtype == torch.bfloat16)
+    if is_direct:
+        grad = cells_of(grad_prototypes)[None]
+    else:
+        grad = torch.empty((splits, num_prototypes, kh, kw, depth), dtype=dtype, device=features.device)
+        grad = grad.permute(0, 1, 4, 2, 3)
+    grad_prototypes_kernel[(programs * splits,)](
+        *pairs, patch, features, *features.stride(), cells, *cells.stride(), grad, *grad.stride(),
+        batch, num_prototypes, grid_shape(features, cells)[1], depth, per_split,
+        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block_p, BK=block_k, num_warps=4,
+    )  # fmt: skip
+    if not is_direct:
+        grad_prototypes.copy_(grad.sum(0).view(grad_prototypes.shape))
+
+
+def _to_features(
+    pairs: Pairs, features: Tensor, cells: Tensor, patch: Tensor, metric: str, grad_features: Tensor
+) -> None:
+    batch, depth, height, width = features.shape
+    num_prototypes, _, kh, kw = cells.shape
+    rows, columns = grid_shape(features, cells)
+    sorted_patch, order = patch.sort(dim=1, stable=True)
+    borders = torch.arange(rows * columns + 1, device=patch.device).expand(batch, -1)
+    start = torch.searchsorted(sorted_patch, borders.contiguous())
+    target = grad_features
+    if is_interpreted() and grad_features.dtype == torch.bfloat16:
+        target = torch.empty_like(grad_features, dtype=torch.float32)  # the interpreter truncates on a store
+    block_n = min(16, triton.next_power_of_2(height * width))
+    block_k = min(64, max(16, triton.next_power_of_2(depth)))
+    programs = batch * triton.cdiv(height * width, block_n) * triton.cdiv(depth, block_k)
+    is_dense = all(tensor.stride(2) == width * tensor.stride(3) for tensor in (features, target))
+    grad_features_kernel[(programs,)](
+        *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
+        num_prototypes, rows * columns, height * width, width, rows, columns, depth,
+        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
+        BN=block_n, BK=block_k, AT_ONCE=4, num_warps=4,
+    )  # fmt: skip
+    if target is not grad_features:
+        grad_features.copy_(target)

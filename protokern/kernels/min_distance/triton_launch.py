@@ -1,0 +1,210 @@
+"""Launches of the Triton search: `min_distance` as in native.py, and the search that `prototype_pool` shares.
+
+Which kernels run: float64 and tiny problems go directly through the difference forms of all pairs, in one launch. All
+others take a pass that makes operands; a search by products, with the positions split and then combined where that
+leaves multiprocessors idle; and, where the precision promises the nearest patch, difference forms over the grid for the
+pairs that rounding leaves undecided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..triton_common.availability import is_interpreted
+from ..triton_common.configs import Config, choose, num_splits, shrink
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.limits import DeviceLimits, device_limits
+from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
+from .triton_kernels import (
+    min_distance_combine_kernel,
+    min_distance_direct_kernel,
+    min_distance_search_kernel,
+    min_distance_settle_kernel,
+)
+
+# Differences of one component up to which a single launch of the direct kernel is taken. Not measured on a GPU yet.
+TINY_WORK = 0 if is_interpreted() else 2**22
+# Elements of an image's or of the prototypes' operands that the search kernel can address.
+LARGEST_OFFSET = 2**31 - 1
+PROTOTYPES_PER_SETTLING_PROGRAM = 4
+# Pairs of a program of the direct kernel: 32 components of each are in registers at a time.
+DIRECT_PAIRS = 2048 if is_interpreted() else 64
+# Of one component, both parts of a split one.
+ELEMENT_BYTES = {"split": 4, "tf32": 4, "bf16": 2, "fp16": 2, "ieee": 4}
+COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class Search(NamedTuple):
+    """What a search returns; `similarity` is `value` again where no activation was asked for."""
+
+    similarity: Tensor
+    value: Tensor
+    patch: Tensor
+
+
+def min_distance(features: Tensor, prototypes: Tensor, metric: str, precision: str) -> tuple[Tensor, Tensor]:
+    """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
+    result = search(features, prototypes, metric, precision, "none", 0.0)
+    return result.value, result.patch
+
+
+def search(
+    features: Tensor, prototypes: Tensor, metric: str, precision: str, activation: str, epsilon: float
+) -> Search:
+    """Nearest patches and, unless `activation` is "none", their similarities."""
+    shape = (len(features), len(prototypes))
+    value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
+    similarity = value if activation == "none" else torch.empty_like(value)
+    result = Search(similarity, value, torch.empty_like(value, dtype=torch.int64))
+    if value.numel() == 0:
+        return result
+    depth = features.shape[1]
+    rows, columns = grid_shape(features, prototypes)
+    height, width = prototype_size(prototypes)
+    work = value.numel() * rows * columns * depth * height * width
+    padded = depth + 256
+    largest = max(features.shape[2] * features.shape[3], len(prototypes) * height * width) * padded
+    with on_device(features):
+        if value.dtype == torch.float64 or work <= TINY_WORK or largest > LARGEST_OFFSET:
+            _direct(features, prototypes, metric, activation, epsilon, result)
+            return result
+        limits = device_limits(features.device)
+        name, kind = operand_kind(limits, features.dtype, precision, metric)
+        config = search_config(
+            limits, features.dtype, precision, name, depth, height * width, rows * columns, len(prototypes)
+        )
+        _by_products(
+            features, prototypes, metric, activation, epsilon, result, kind, config, limits,
+            kind.exact or kind.split or precision == "fp32",
+        )  # fmt: skip
+    return result
+
+
+def search_config(
+    limits: DeviceLimits, dtype: torch.dtype, precision: str, name: str, depth: int, taps: int, positions: int,
+    prototypes: int,
+) -> Config:  # fmt: skip
+    """Tiles for a search with operands called `name`, no larger than the problem, that fit the device.
+
+    Steps as long as a vector mean that prototypes are loaded once (`is_resident`); all other steps are short.
+    """
+    precision = "fp32" if name == "ieee" else precision
+    config = choose("min_distance", limits.arch, dtype, precision, depth * taps, positions, prototypes)
+    largest = 64 if name == "ieee" else 256
+    channels = max(16, triton.next_power_of_2(depth))
+    element = ELEMENT_BYTES[name]
+    block_d = channels if taps == 1 and config.block_d >= depth else min(config.block_d, channels, 128 // element)
+    config = replace(
+        config,
+        block_p=min(config.block_p, largest, max(16, triton.next_power_of_2(prototypes))),
+        block_n=min(config.block_n, largest, max(16, triton.next_power_of_2(positions))),
+        block_d=max(16, block_d),
+    )
+    return shrink(config, limits, lambda config: shared_bytes(config, element, is_resident(config, depth, taps)))
+
+
+def is_resident(config: Config, depth: int, taps: int) -> bool:
+    """Whether one step takes a whole vector, so that a program loads its prototypes once."""
+    return taps == 1 and config.block_d >= depth
+
+
+def shared_bytes(config: Config, element_bytes: int, resident: bool) -> int:
+    """Shared memory of the search kernel; `element_bytes` counts both parts of a split component."""
+    moving = config.block_n if resident else config.block_n + config.block_p
+    held = config.block_p if resident else 0
+    # Reductions across warps: a number and an index for each warp and row.
+    scratch = 8 * config.warps * max(config.block_p, config.block_n)
+    return max(config.block_d * element_bytes * (held + moving * config.stages) + 1024, scratch)
+
+
+def rounding_errors(kind: OperandKind, terms: int) -> tuple[float, float]:
+    """Bounds of a score's error, in units of |x| |p| and of (|x| + |p|)^2; `terms` components are summed.
+
+    A split factor misses 2^-18 of its component, on either side, and so does the product of the two rests, which is
+    left out: three times 2^-18, twice for a score of |x|^2 - 2 x.p. Sums: a tensor core adds sixteen products at a
+    time and truncates; four units in the last place for each such step are more than it loses, and the norm and the
+    last addition are worth sixteen more.
+    """
+    return (6 * 2.0**-18 if kind.split else 0.0), (terms / 4 + 16) * 2.0**-24
+
+
+def _by_products(
+    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search,
+    kind: OperandKind, config: Config, limits: DeviceLimits, recheck: bool,
+) -> None:  # fmt: skip
+    batch, depth, height, width = features.shape
+    num_prototypes = len(prototypes)
+    kh, kw = prototype_size(prototypes)
+    rows, columns = grid_shape(features, prototypes)
+    positions = rows * columns
+    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d)
+    prototype_tiles = triton.cdiv(num_prototypes, config.block_p)
+    tiles = triton.cdiv(positions, config.block_n)
+    per_split = triton.cdiv(tiles, num_splits(config, limits, batch * prototype_tiles, positions))
+    splits = triton.cdiv(tiles, per_split)
+    undecided = torch.empty_like(result.value, dtype=torch.int8) if recheck else result.patch
+    best = result.value if splits == 1 else result.value.new_empty((splits, *result.value.shape))
+    second = torch.empty_like(best) if splits > 1 and recheck else best
+    index = result.patch if splits == 1 else torch.empty_like(best, dtype=torch.int32)
+    bad = result.patch if splits == 1 else index.new_empty((splits, batch))
+    product_error, sum_error = rounding_errors(kind, depth * kh * kw)
+    cells = cells_of(prototypes)
+    vectors = (rows_first, *rows_first.stride(), cells, *cells.stride())
+    outputs = (result.value, result.patch, result.similarity, undecided, best, second, index, bad)
+    constants = {"COSINE": metric == "cosine", "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
+    min_distance_search_kernel[(batch * splits * prototype_tiles,)](
+        x.high, x.low, x.square, p.high, p.low, p.square, *vectors, *outputs,
+        batch, num_prototypes, positions, height * width, width, columns, depth, x.pitch, per_split,
+        epsilon, product_error, sum_error,
+        **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision, SPLITS=splits,
+        RESIDENT=is_resident(config, depth, kh * kw), BP=config.block_p, BN=config.block_n, BK=config.block_d,
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    if splits > 1:
+        block = min(config.block_p, 32)
+        min_distance_combine_kernel[(batch * triton.cdiv(num_prototypes, block),)](
+            *vectors, p.square, *outputs,
+            batch, num_prototypes, columns, depth, epsilon, product_error, sum_error,
+            **constants, SPLITS=splits, BP=block, num_warps=4,
+        )  # fmt: skip
+    if recheck:
+        _settle(rows_first, prototypes, metric, activation, epsilon, result, undecided)
+
+
+def _settle(
+    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search,
+    undecided: Tensor,
+) -> None:  # fmt: skip
+    """Decide the pairs that `undecided` (B, P) int8 marks."""
+    kh, kw = prototype_size(prototypes)
+    rows, columns = grid_shape(features, prototypes)
+    cells = cells_of(prototypes)
+    per_program = PROTOTYPES_PER_SETTLING_PROGRAM
+    min_distance_settle_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
+        features, *features.stride(), cells, *cells.stride(),
+        result.value, result.patch, result.similarity, undecided,
+        len(prototypes), rows * columns, columns, features.shape[1], epsilon,
+        COSINE=metric == "cosine", KH=kh, KW=kw, ACTIVATION=activation,
+        ROWS=per_program, BN=min(64, max(16, triton.next_power_of_2(rows * columns))), num_warps=4,
+    )  # fmt: skip
+
+
+def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search) -> None:
+    kh, kw = prototype_size(prototypes)
+    rows, columns = grid_shape(features, prototypes)
+    cells = cells_of(prototypes)
+    block_p = min(64 if is_interpreted() else 4, triton.next_power_of_2(len(prototypes)))
+    block_n = min(DIRECT_PAIRS // block_p, max(2, triton.next_power_of_2(rows * columns)))
+    min_distance_direct_kernel[(len(features) * triton.cdiv(len(prototypes), block_p),)](
+        features, *features.stride(), cells, *cells.stride(), result.value, result.patch, result.similarity,
+        len(prototypes), rows * columns, columns, features.shape[1], epsilon,
+        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
+        BP=block_p, BN=block_n, num_warps=4,
+    )  # fmt: skip

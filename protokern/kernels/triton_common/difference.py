@@ -1,0 +1,152 @@
+"""The difference form of a distance inside a kernel, summed in an order that depends on nothing but the vectors.
+
+Every Triton kernel that returns a distance calls `row_distance`, whatever its tiles and warps: the same pair of vectors
+gives the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_pairs(terms, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Neighbours added: (ROWS, WIDTH) to (ROWS, WIDTH / 2)."""
+    even, odd = tl.split(tl.reshape(terms, [ROWS, WIDTH // 2, 2]))
+    return even + odd
+
+
+@triton.jit
+def add_up_16(terms, ROWS: tl.constexpr):
+    """Sums over the last dimension, (ROWS, 16) to (ROWS,), by halving; `tl.sum` adds in an order set by the layout."""
+    terms = add_pairs(terms, ROWS, 16)
+    terms = add_pairs(terms, ROWS, 8)
+    terms = add_pairs(terms, ROWS, 4)
+    even, odd = tl.split(terms)
+    return even + odd
+
+
+@triton.jit
+def add_up_32(terms, ROWS: tl.constexpr):
+    """Sums over the last dimension, (ROWS, 32) to (ROWS,), by halving."""
+    return add_up_16(add_pairs(terms, ROWS, 32), ROWS)
+
+
+@triton.jit
+def cell_offset(n, columns, stride_y, stride_x):
+    """Offset of the cell, or of the first cell of the patch, at flat position `n` of a grid with `columns` columns."""
+    return (n // columns).to(tl.int64) * stride_y + (n % columns).to(tl.int64) * stride_x
+
+
+@triton.jit
+def wide(number):
+    """An int32, in a kernel or in the interpreter, as int64: products with strides may need it."""
+    return tl.zeros([], tl.int64) + number
+
+
+@triton.jit
+def load_terms(
+    pointer, offset, stride_d, stride_y, stride_x, mask, tap, k, depth, KW: tl.constexpr, COMPUTE: tl.constexpr
+):
+    """Channels `k` (32,) of cell `tap` of the vectors at `offset` (rows,); 0 where masked."""
+    shift = wide(tap // KW) * stride_y + wide(tap % KW) * stride_x
+    at = offset[:, None] + shift + k.to(tl.int64)[None, :] * stride_d
+    return tl.load(pointer + at, mask=mask[:, None] & (k < depth)[None, :], other=0.0).to(COMPUTE)
+
+
+@triton.jit
+def row_norm(
+    pointer, offset, stride_d, stride_y, stride_x, mask, depth,
+    KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Largest component (rows,) of vectors, 1 for a zero vector; norm (rows,) of what is left after a division by it.
+
+    The division keeps the squares of tiny and of huge vectors in range. The norm of a zero vector is 0.
+    """
+    column = tl.arange(0, 32)
+    largest = tl.zeros([ROWS, 32], COMPUTE)
+    for tap in range(KH * KW):
+        for k0 in range(0, depth, 32):
+            x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
+            largest = tl.maximum(largest, tl.abs(x))
+    scale = tl.max(largest, 1)
+    scale = tl.where(scale > 0, scale, 1.0)
+    squares = tl.zeros([ROWS, 32], COMPUTE)
+    for tap in range(KH * KW):
+        for k0 in range(0, depth, 32):
+            x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
+            x = x / scale[:, None]
+            squares = tl.fma(x, x, squares)
+    return scale, tl.sqrt(add_up_32(squares, ROWS))
+
+
+@triton.jit
+def row_distance(
+    x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+    mask, depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Distance (rows,) in COMPUTE of the patches at `x_offset` (rows,) from the prototypes at `p_offset` (rows,).
+
+    Offsets are int64 elements of the first cell. Rows where `mask` (rows,) is False are not loaded and give nonsense.
+    """
+    column = tl.arange(0, 32)
+    if COSINE:
+        x_scale, x_norm = row_norm(
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, mask, depth, KH, KW, COMPUTE, ROWS
+        )
+        p_scale, p_norm = row_norm(
+            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, depth, KH, KW, COMPUTE, ROWS
+        )
+        has_zero = (x_norm == 0) | (p_norm == 0)
+        x_norm = tl.where(has_zero, 1.0, x_norm)
+        p_norm = tl.where(has_zero, 1.0, p_norm)
+    terms = tl.zeros([ROWS, 32], COMPUTE)
+    for tap in range(KH * KW):
+        for k0 in range(0, depth, 32):
+            k = k0 + column
+            x = load_terms(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, mask, tap, k, depth, KW, COMPUTE)
+            p = load_terms(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, tap, k, depth, KW, COMPUTE)
+            if COSINE:
+                x = x / x_scale[:, None] / x_norm[:, None]
+                p = p / p_scale[:, None] / p_norm[:, None]
+            difference = x - p
+            terms = tl.fma(difference, difference, terms)
+    distance = add_up_32(terms, ROWS)
+    if COSINE:
+        distance = tl.where(has_zero, 1.0, 0.5 * distance)
+    return distance
+
+
+@triton.jit
+def is_finite_row(
+    pointer, offset, stride_d, stride_y, stride_x, mask, depth,
+    KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Whether every component of the vectors is finite, (rows,) bool; True where masked."""
+    column = tl.arange(0, 32)
+    bad = tl.zeros([ROWS, 32], tl.int32)
+    for tap in range(KH * KW):
+        for k0 in range(0, depth, 32):
+            x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
+            bad = tl.where(tl.abs(x) < float("inf"), bad, 1)
+    return tl.max(bad, 1) == 0
+
+
+@triton.jit
+def similarity(distance, epsilon, ACTIVATION: tl.constexpr):
+    """The activation of a distance, elementwise: log, linear, exp or cosine, as in kernels/activations.py."""
+    if ACTIVATION == "log":
+        # log(1 + u) loses u where it is small; the quotient puts back what 1 + u rounded away.
+        u = (1 - epsilon) / (distance + epsilon)
+        w = 1 + u
+        rest = tl.where((w == 1) | (w == float("inf")), 1.0, w - 1)
+        result = tl.where(w == 1, u, tl.log(w) * tl.where(w == float("inf"), 1.0, u / rest))
+    elif ACTIVATION == "linear":
+        result = -distance
+    elif ACTIVATION == "exp":
+        result = tl.exp(-distance)
+    else:
+        result = 1 - distance
+    return result

@@ -1,0 +1,130 @@
+"""Launch of the pass that makes operands, and which kind of operand a search takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..geometry import prototype_size
+from .availability import is_interpreted
+from .device import cells_of
+from .limits import DeviceLimits
+from .prep import prep_kernel
+
+ROWS_PER_PROGRAM = 64
+CHANNELS_PER_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OperandKind:
+    """How a search stores the factors of its products.
+
+    Attributes:
+        dtype: type in memory.
+        dropped_bits: low bits of the float32 significand rounded away: 16 for bfloat16, 13 for TF32, 0 for none.
+        split: two factors, the rounded value and the rounded rest, for three products.
+        exact: the products are those of the inputs; there is nothing to centre for.
+        input_precision: what `tl.dot` is told.
+    """
+
+    dtype: torch.dtype
+    dropped_bits: int
+    split: bool
+    exact: bool
+    input_precision: str
+
+
+class Operands(NamedTuple):
+    """Vectors ready for a search.
+
+    Attributes:
+        high: (rows, pitch), the vectors, centred and rounded, zeros from D on.
+        low: (rows, pitch), what rounding left, rounded; `high` again unless the kind is split.
+        square: (rows,) float32, squared norm before rounding; NaN where a component is not finite.
+        pitch: elements from one row to the next.
+    """
+
+    high: Tensor
+    low: Tensor
+    square: Tensor
+    pitch: int
+
+
+def operand_kind(limits: DeviceLimits, dtype: torch.dtype, precision: str, metric: str) -> tuple[str, OperandKind]:
+    """Name and properties of the operands for inputs of `dtype`, searched in `precision`.
+
+    Devices before sm_80 have neither TF32 nor bfloat16 products: they multiply in float32, which is more precise.
+    The interpreter computes bfloat16 wrongly: it gets the rounded numbers as float32, whose products are the same.
+    """
+    if limits.arch < 80:
+        return "ieee", OperandKind(torch.float32, 0, split=False, exact=False, input_precision="ieee")
+    if precision == "fp32":
+        kind = OperandKind(torch.bfloat16, 16, split=True, exact=False, input_precision="ieee")
+        name = "split"
+    elif precision == "bf16":
+        kind = OperandKind(torch.bfloat16, 16, split=False, exact=dtype == torch.bfloat16, input_precision="ieee")
+        name = "bf16"
+    elif dtype == torch.float16 and metric == "sqeuclidean":
+        kind = OperandKind(torch.float16, 0, split=False, exact=True, input_precision="ieee")
+        name = "fp16"
+    else:
+        is_half = dtype in (torch.float16, torch.bfloat16)
+        kind = OperandKind(torch.float32, 13, split=False, exact=is_half, input_precision="tf32")
+        name = "tf32"
+    if is_interpreted():
+        kind = OperandKind(torch.float32, kind.dropped_bits, kind.split, kind.exact, "ieee")
+    return name, kind
+
+
+def prepare_operands(
+    features: Tensor, prototypes: Tensor, kind: OperandKind, metric: str, channels: int
+) -> tuple[Operands, Operands, Tensor]:
+    """Operands of `features` (B H W rows) and `prototypes` (P h w rows), padded to a multiple of `channels`.
+
+    Returns:
+        Both operands, and the features with the channels of a cell side by side: the same values, a copy only where
+        they do not lie so already.
+    """
+    batch, depth, height, width = features.shape
+    num_prototypes = len(prototypes)
+    kh, kw = prototype_size(prototypes)
+    cells = cells_of(prototypes)
+    pitch = -(-depth // channels) * channels
+    device = features.device
+
+    def allocate(rows: int) -> Operands:
+        high = torch.empty((rows, pitch), dtype=kind.dtype, device=device)
+        low = torch.empty_like(high) if kind.split else high
+        return Operands(high, low, torch.empty(rows, dtype=torch.float32, device=device), pitch)
+
+    x, p = allocate(batch * height * width), allocate(num_prototypes * kh * kw)
+    rows_first = features
+    if features.stride(1) != 1 and depth > 1:
+        rows_first = torch.empty_like(features, memory_format=torch.channels_last)
+    is_scaled = metric == "cosine"
+    x_scale = _scale(features) if is_scaled else x.square
+    p_scale = _scale(cells) if is_scaled else p.square
+    num_cells = height * width
+    x_programs = batch * triton.cdiv(num_cells, ROWS_PER_PROGRAM)
+    grid = (x_programs + kh * kw * triton.cdiv(num_prototypes, ROWS_PER_PROGRAM),)
+    prep_kernel[grid](
+        features, *features.stride(), x_scale, x.high, x.low, rows_first, x.square,
+        cells, *cells.stride(), p_scale, p.high, p.low, p.square,
+        x_programs, num_cells, width, num_prototypes, depth, pitch,
+        KW=kw, TAPS=kh * kw, DENSE=features.stride(2) == width * features.stride(3) or height == 1,
+        SCALED=is_scaled, CENTRE=not (is_scaled or kind.exact), DROPPED=kind.dropped_bits, SPLIT=kind.split,
+        COPY=rows_first is not features, ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=4,
+    )  # fmt: skip
+    return x, p, rows_first
+
+
+def _scale(vectors: Tensor) -> Tensor:
+    """A power of two close to the largest component of each image or prototype, float32; 1 where there is none."""
+    largest = torch.linalg.vector_norm(vectors, torch.inf, dim=(1, 2, 3), dtype=torch.float32)
+    usable = largest.isfinite() & (largest > 0)
+    exponent = torch.frexp(torch.where(usable, largest, 1)).exponent
+    return torch.ldexp(torch.ones_like(largest), exponent - 1)

@@ -156,6 +156,28 @@ std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const 
     return pool(features, prototypes, metric, activation_of(activation), epsilon);
 }
 
+// Uninitialised gradients, of shape (0,) where they are not needed, and where the core writes them.
+struct Gradients {
+    Tensor features;
+    Tensor prototypes;
+    cpu::GradientOutput output{nullptr, {0, 0, 0, 0}, nullptr};
+
+    Gradients(const Tensor& of_features, const Tensor& of_prototypes, bool need_features, bool need_prototypes)
+        : features(need_features ? torch::stable::empty_like(of_features) : nothing(of_features)),
+          prototypes(need_prototypes ? torch::stable::new_empty(of_prototypes, of_prototypes.sizes())
+                                     : nothing(of_prototypes)) {
+        if (need_features && features.numel() > 0) {
+            output.features = features.mutable_data_ptr();
+            for (int i = 0; i < 4; ++i) output.features_stride[i] = features.stride(i);
+        }
+        if (need_prototypes && prototypes.numel() > 0) output.prototypes = prototypes.mutable_data_ptr();
+    }
+    static Tensor nothing(const Tensor& like) {
+        const int64_t zero = 0;
+        return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(&zero, 1));
+    }
+};
+
 std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const Tensor& features,
                                                  const Tensor& prototypes, const Tensor& patch,
                                                  const std::string& metric, bool need_features, bool need_prototypes) {
@@ -165,22 +187,11 @@ std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const
                 grad_value.size(0) == patch.size(0) && grad_value.size(1) == patch.size(1),
             "grad_value: must have the shape of patch and the dtype of the distances.");
     const Tensor grad = torch::stable::contiguous(grad_value);
-    const int64_t zero = 0;
-    const torch::headeronly::IntHeaderOnlyArrayRef nothing(&zero, 1);
-    Tensor grad_features =
-        need_features ? torch::stable::empty_like(features) : torch::stable::new_empty(features, nothing);
-    const Tensor dense = torch::stable::new_empty(prototypes, prototypes.sizes());
-    Tensor grad_prototypes = need_prototypes ? dense : torch::stable::new_empty(prototypes, nothing);
-    cpu::GradientOutput output{nullptr, {0, 0, 0, 0}, nullptr};
-    if (need_features && grad_features.numel() > 0) {
-        output.features = grad_features.mutable_data_ptr();
-        for (int i = 0; i < 4; ++i) output.features_stride[i] = grad_features.stride(i);
-    }
-    if (need_prototypes && grad_prototypes.numel() > 0) output.prototypes = grad_prototypes.mutable_data_ptr();
-    if (output.features || output.prototypes)
+    Gradients gradients(features, prototypes, need_features, need_prototypes);
+    if (gradients.output.features || gradients.output.prototypes)
         cpu::min_distance_backward(problem, positions.numel() > 0 ? positions.const_data_ptr<int64_t>() : nullptr,
-                                   grad.const_data_ptr(), output, executor());
-    return {grad_features, grad_prototypes};
+                                   grad.const_data_ptr(), gradients.output, executor());
+    return {gradients.features, gradients.prototypes};
 }
 
 Tensor distance_map(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
@@ -201,6 +212,53 @@ Tensor distance_at(const Tensor& features, const Tensor& prototypes, const Tenso
     return distance;
 }
 
+// On the CPU these ops are in full precision, also where a search would take less.
+void require_known(const std::string& precision) {
+    require(precision == "fp32" || precision == "bf16", "precision: must be 'fp32' or 'bf16' on the CPU; got '",
+            precision, "'.");
+}
+
+Tensor mean_activation(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+                       const std::string& activation, double epsilon, const std::string& precision) {
+    require_known(precision);
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    Tensor mean = empty_like_values(features, {problem.features.size[0], problem.prototypes.size[0]});
+    cpu::mean_activation(problem, {activation_of(activation), epsilon}, mean.mutable_data_ptr(), executor());
+    return mean;
+}
+
+std::tuple<Tensor, Tensor> mean_activation_backward(const Tensor& grad, const Tensor& features,
+                                                    const Tensor& prototypes, const std::string& metric,
+                                                    const std::string& activation, double epsilon, bool need_features,
+                                                    bool need_prototypes) {
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    require(grad.is_cpu() && grad.scalar_type() == value_dtype(features) && grad.dim() == 2 &&
+                grad.size(0) == problem.features.size[0] && grad.size(1) == problem.prototypes.size[0],
+            "grad: must have shape (", problem.features.size[0], ", ", problem.prototypes.size[0],
+            ") and the dtype of the distances.");
+    const Tensor dense_grad = torch::stable::contiguous(grad);
+    Gradients gradients(features, prototypes, need_features, need_prototypes);
+    if (gradients.output.features || gradients.output.prototypes)
+        cpu::mean_activation_backward(problem, {activation_of(activation), epsilon}, dense_grad.const_data_ptr(),
+                                      gradients.output, executor());
+    return {gradients.features, gradients.prototypes};
+}
+
+std::tuple<Tensor, Tensor> topk_distance(const Tensor& features, const Tensor& prototypes, int64_t k,
+                                         const std::string& metric, const std::string& precision) {
+    require_known(precision);
+    const cpu::Problem problem = problem_of(features, prototypes, metric);
+    const int64_t* x = problem.features.size;
+    const int64_t* p = problem.prototypes.size;
+    const int64_t positions = (x[2] - p[2] + 1) * (x[3] - p[3] + 1);
+    require(k >= 1 && k <= positions, "k: must be from 1 to ", positions, ", the patches of the grid; got ", k, ".");
+    Tensor value = empty_like_values(features, {x[0], p[0], k});
+    const std::vector<int64_t> sizes{x[0], p[0], k};
+    Tensor patch = torch::stable::new_empty(features, {sizes.data(), sizes.size()}, ScalarType::Long);
+    cpu::topk_distance(problem, k, value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(), executor());
+    return {value, patch};
+}
+
 std::string instruction_set() { return cpu::chosen_instructions().name; }
 
 }  // namespace
@@ -217,6 +275,15 @@ STABLE_TORCH_LIBRARY(protokern_native, m) {
         "bool need_features, bool need_prototypes) -> (Tensor grad_features, Tensor grad_prototypes)");
     m.def("distance_map(Tensor features, Tensor prototypes, str metric) -> Tensor");
     m.def("distance_at(Tensor features, Tensor prototypes, Tensor patch, str metric) -> Tensor");
+    m.def(
+        "mean_activation(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
+        "str precision) -> Tensor");
+    m.def(
+        "mean_activation_backward(Tensor grad, Tensor features, Tensor prototypes, str metric, str activation, "
+        "float epsilon, bool need_features, bool need_prototypes) -> (Tensor grad_features, Tensor grad_prototypes)");
+    m.def(
+        "topk_distance(Tensor features, Tensor prototypes, int k, str metric, str precision) -> "
+        "(Tensor value, Tensor patch)");
     m.def("instruction_set() -> str");
 }
 
@@ -226,6 +293,9 @@ STABLE_TORCH_LIBRARY_IMPL(protokern_native, CPU, m) {
     m.impl("min_distance_backward", TORCH_BOX(&min_distance_backward));
     m.impl("distance_map", TORCH_BOX(&distance_map));
     m.impl("distance_at", TORCH_BOX(&distance_at));
+    m.impl("mean_activation", TORCH_BOX(&mean_activation));
+    m.impl("mean_activation_backward", TORCH_BOX(&mean_activation_backward));
+    m.impl("topk_distance", TORCH_BOX(&topk_distance));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(protokern_native, CompositeExplicitAutograd, m) {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from protokern import TopKPool, distance_at, topk_pool
+from protokern import TopKPool, distance_at, distance_map, prototype_pool, topk_pool
 
 from . import oracle
 from .cases import CASES, DTYPES, SMALL, SMALL_PATCHES, TOLERANCE, Case
@@ -56,6 +56,30 @@ def test_the_k_nearest_in_ascending_order(case: Case, metric: str, dtype: torch.
         torch.testing.assert_close(result.distance[..., j], there, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_patch_is_prototype_pool_bit_for_bit(case: Case, metric: str, dtype: torch.dtype, backend: str) -> None:
+    features, prototypes = case.inputs(dtype)
+    one = topk_pool(features, prototypes, 1, metric=metric, backend=backend)
+    pool = prototype_pool(features, prototypes, metric=metric, backend=backend)
+    assert torch.equal(one.distance[..., 0], pool.min_distance)
+    assert torch.equal(one.patch[..., 0], pool.patch)
+    torch.testing.assert_close(one.activation, pool.activation, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", [Case(3, 16, 2, 4, 50), Case(2, 5, 3, 5, 9, (2, 2)), Case(1, 7, 1, 5, 3)], ids=str)
+def test_all_patches_are_the_sorted_map(case: Case, metric: str, backend: str) -> None:
+    features, prototypes = case.inputs()
+    k = patches_of(features, prototypes)
+    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    whole = distance_map(features, prototypes, metric=metric, backend=backend).flatten(2)
+    wanted = whole.sort(dim=-1, stable=True)
+    torch.testing.assert_close(result.distance, wanted.values, rtol=1e-6, atol=1e-7)
+    assert torch.equal(result.patch, wanted.indices)
+
+
 def test_three_patches_and_two_prototypes_by_hand(backend: str) -> None:
     features = torch.tensor([[[[0.0, 3.0, 1.0]], [[0.0, 4.0, 1.0]]]]).requires_grad_()  # patches (0, 0), (3, 4), (1, 1)
     prototypes = torch.tensor([[3.0, 3.0], [1.0, 0.0]]).requires_grad_()
@@ -80,6 +104,21 @@ def test_gradients_through_distance_and_activation_together(backend: str) -> Non
     loss = oracle.activation(value, "log", 0.1).mean(-1).sum() + (weights * value).sum()
     for one, other in zip(got, torch.autograd.grad(loss, (features, prototypes)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kinds", [1, 3])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", [Case(2, 37, 6, 7, 60), Case(2, 5, 6, 5, 20, (2, 2))], ids=str)
+def test_equal_patches_come_in_order(case: Case, metric: str, kinds: int, backend: str) -> None:
+    features, prototypes = case.inputs()
+    columns = torch.arange(case.width) % kinds
+    features = features[:, :, :1, :][..., columns].expand_as(features).contiguous()
+    k = 8
+    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    whole = distance_map(features, prototypes, metric=metric, backend=backend).flatten(2)
+    wanted = whole.sort(dim=-1, stable=True)
+    assert torch.equal(result.distance, wanted.values[..., :k])
+    assert torch.equal(result.patch, wanted.indices[..., :k])
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])

@@ -38,10 +38,19 @@ struct GradientOutput {
     void* prototypes;  // contiguous (P, D, h, w)
 };
 
+struct Similarity {
+    Activation kind;  // not none
+    double epsilon;
+};
+
 void min_distance(const Problem&, const PoolOutput&, const Executor&);
 void distance_at(const Problem&, const int64_t* patch, void* distance, const Executor&);
 void distance_map(const Problem&, void* distance, const Executor&);  // (B, P, H - h + 1, W - w + 1)
 void min_distance_backward(const Problem&, const int64_t* patch, const void* grad_value, const GradientOutput&,
                            const Executor&);
+void mean_activation(const Problem&, const Similarity&, void* mean, const Executor&);  // (B, P)
+void mean_activation_backward(const Problem&, const Similarity&, const void* grad, const GradientOutput&,
+                              const Executor&);
+void topk_distance(const Problem&, int64_t k, void* value, int64_t* patch, const Executor&);  // (B, P, k)
 
 }  // namespace protokern::cpu

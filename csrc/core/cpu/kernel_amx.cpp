@@ -6,6 +6,7 @@
 
 #include "instruction_sets.h"
 #include "kernels.h"
+#include "tiles.h"
 
 namespace protokern::cpu {
 
@@ -24,9 +25,11 @@ constexpr Kernels<float> amx_kernels() {
     return kernels;
 }
 
+constexpr TileKernelSet tiles = {make_tiles<VectorF32>(), make_tiles<VectorF64>()};
+
 }  // namespace
 
 extern const InstructionSet amx_instructions = {"amx", amx_kernels(), make_kernels<VectorF64>(),
-                                                run_fma_loop<VectorF32>};
+                                                run_fma_loop<VectorF32>, &tiles};
 
 }  // namespace protokern::cpu

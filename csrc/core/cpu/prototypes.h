@@ -24,6 +24,7 @@ class PreparedPrototypes {
     const T* centre() const { return centre_; }                                        // null for cosine
     bool all_finite() const { return all_finite_; }
     bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
+    double norm(int64_t prototype) const { return norm_[prototype]; }  // squared, of the centred; NaN where not finite
     T search_norm(int64_t prototype) const { return search_norm_[prototype]; }    // of what is in the panel
     T inverse_norm(int64_t prototype) const { return inverse_norm_[prototype]; }  // 0 for a zero vector; cosine only
 

@@ -44,6 +44,21 @@ struct VectorF32 {
         index = _mm256_blendv_epi8(index, n, _mm256_castps_si256(less));
         best = _mm256_min_ps(s, best);
     }
+    static Value div(Value a, Value b) { return _mm256_div_ps(a, b); }
+    // Bit mask of the lanes where a < b or either is NaN.
+    static uint32_t not_at_least(Value a, Value b) {
+        return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGE_UQ)));
+    }
+    // Swaps (a, i) and (b, j) in the lanes where b < a.
+    static void put_smaller_first(Value& a, Number& i, Value& b, Number& j) {
+        const Value less = _mm256_cmp_ps(b, a, _CMP_LT_OQ);
+        const Value smaller = _mm256_blendv_ps(a, b, less);
+        const Number first = _mm256_blendv_epi8(i, j, _mm256_castps_si256(less));
+        b = _mm256_blendv_ps(b, a, less);
+        j = _mm256_blendv_epi8(j, i, _mm256_castps_si256(less));
+        a = smaller;
+        i = first;
+    }
 };
 
 struct VectorF64 {
@@ -78,6 +93,21 @@ struct VectorF64 {
         second = _mm256_min_pd(_mm256_max_pd(s, best), second);
         index = _mm256_blendv_epi8(index, n, _mm256_castpd_si256(less));
         best = _mm256_min_pd(s, best);
+    }
+    static Value div(Value a, Value b) { return _mm256_div_pd(a, b); }
+    // Bit mask of the lanes where a < b or either is NaN.
+    static uint32_t not_at_least(Value a, Value b) {
+        return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGE_UQ)));
+    }
+    // Swaps (a, i) and (b, j) in the lanes where b < a.
+    static void put_smaller_first(Value& a, Number& i, Value& b, Number& j) {
+        const Value less = _mm256_cmp_pd(b, a, _CMP_LT_OQ);
+        const Value smaller = _mm256_blendv_pd(a, b, less);
+        const Number first = _mm256_blendv_epi8(i, j, _mm256_castpd_si256(less));
+        b = _mm256_blendv_pd(b, a, less);
+        j = _mm256_blendv_epi8(j, i, _mm256_castpd_si256(less));
+        a = smaller;
+        i = first;
     }
 };
 

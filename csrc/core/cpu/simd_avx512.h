@@ -86,6 +86,19 @@ struct VectorF32 {
         index = _mm512_mask_mov_epi32(index, less, n);
         best = _mm512_min_ps(s, best);
     }
+    static Value div(Value a, Value b) { return _mm512_div_ps(a, b); }
+    // Bit mask of the lanes where a < b or either is NaN.
+    static uint32_t not_at_least(Value a, Value b) { return _mm512_cmp_ps_mask(a, b, _CMP_NGE_UQ); }
+    // Swaps (a, i) and (b, j) in the lanes where b < a.
+    static void put_smaller_first(Value& a, Number& i, Value& b, Number& j) {
+        const __mmask16 less = _mm512_cmp_ps_mask(b, a, _CMP_LT_OQ);
+        const Value smaller = _mm512_mask_mov_ps(a, less, b);
+        const Number first = _mm512_mask_mov_epi32(i, less, j);
+        b = _mm512_mask_mov_ps(b, less, a);
+        j = _mm512_mask_mov_epi32(j, less, i);
+        a = smaller;
+        i = first;
+    }
 };
 
 struct VectorF64 {
@@ -121,6 +134,19 @@ struct VectorF64 {
         second = _mm512_min_pd(_mm512_max_pd(s, best), second);
         index = _mm512_mask_mov_epi64(index, less, n);
         best = _mm512_min_pd(s, best);
+    }
+    static Value div(Value a, Value b) { return _mm512_div_pd(a, b); }
+    // Bit mask of the lanes where a < b or either is NaN.
+    static uint32_t not_at_least(Value a, Value b) { return _mm512_cmp_pd_mask(a, b, _CMP_NGE_UQ); }
+    // Swaps (a, i) and (b, j) in the lanes where b < a.
+    static void put_smaller_first(Value& a, Number& i, Value& b, Number& j) {
+        const __mmask8 less = _mm512_cmp_pd_mask(b, a, _CMP_LT_OQ);
+        const Value smaller = _mm512_mask_mov_pd(a, less, b);
+        const Number first = _mm512_mask_mov_epi64(i, less, j);
+        b = _mm512_mask_mov_pd(b, less, a);
+        j = _mm512_mask_mov_epi64(j, less, i);
+        a = smaller;
+        i = first;
     }
 };
 

@@ -46,6 +46,23 @@ struct BaseVector {
         index = less ? n : index;
         best = less ? s : best;
     }
+    static Value div(Value a, Value b) { return a / b; }
+    // Bit mask of the lanes where a < b or either is NaN.
+    static uint32_t not_at_least(Value a, Value b) {
+        uint32_t mask = 0;
+        for (int lane = 0; lane < width; ++lane) mask |= static_cast<uint32_t>(!(a[lane] >= b[lane])) << lane;
+        return mask;
+    }
+    // Swaps (a, i) and (b, j) in the lanes where b < a.
+    static void put_smaller_first(Value& a, Number& i, Value& b, Number& j) {
+        const auto less = b < a;
+        const Value smaller = less ? b : a;
+        const Number first = less ? j : i;
+        b = less ? a : b;
+        j = less ? i : j;
+        a = smaller;
+        i = first;
+    }
 };
 
 using VectorF32 = BaseVector<float, int32_t>;

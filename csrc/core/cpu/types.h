@@ -154,11 +154,14 @@ struct Kernels {
     void (*activate)(Activation, double epsilon, const T* distance, T* activation, int64_t count);
 };
 
+struct TileKernelSet;  // tile_types.h
+
 struct InstructionSet {
     const char* name;
     Kernels<float> float32;
     Kernels<double> float64;
     double (*fma_loop)(int64_t iterations);  // runs independent float32 FMAs, returns how many operations they were
+    const TileKernelSet* tiles;
 };
 
 }  // namespace protokern::cpu

@@ -11,7 +11,7 @@ from ..backends import check_names, choose_backend
 from ..checks import check_epsilon, check_inputs, check_named_activation
 from ..geometry import compute_dtype
 from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
-from . import reference
+from . import native, reference
 
 
 def mean_activation(
@@ -69,7 +69,9 @@ def _implementation(
     precision: str | None,
     backend: str,
 ) -> Tensor:
-    choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(backend, features.device, features.dtype, precision)
+    if choice.backend == "native":
+        return native.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
     return reference.mean_activation(features, prototypes, metric, activation, epsilon)
 
 
@@ -122,7 +124,8 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad, features, prototypes, metric, activation, epsilon, need_features, need_prototypes)
-    choose_backend(backend, features.device, features.dtype, None)
+    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
+        return native.mean_activation_backward(*inputs)
     return reference.mean_activation_backward(*inputs)
 
 

@@ -14,7 +14,7 @@ from ..checks import check_activation, check_activation_result, check_epsilon, c
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op
-from . import reference
+from . import native, reference
 
 
 class TopKPool(NamedTuple):
@@ -85,7 +85,9 @@ def topk_pool(
 def _implementation(
     features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(backend, features.device, features.dtype, precision)
+    if choice.backend == "native":
+        return native.topk_distance(features, prototypes, k, metric, choice.precision)
     return reference.topk_distance(features, prototypes, k, metric)
 
 

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from protokern import available_backends, distance_at, distance_map, min_distance, prototype_pool
+from protokern import (
+    available_backends,
+    distance_at,
+    distance_map,
+    mean_activation,
+    min_distance,
+    prototype_pool,
+    topk_pool,
+)
 from protokern.errors import BackendUnavailableError
 from protokern.kernels import BackendStatus, backends, native_library
 from protokern.kernels.backends import choose_backend
@@ -24,6 +32,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "prototype_pool": prototype_pool,
     "distance_map": distance_map,
     "distance_at": lambda features, prototypes, **options: distance_at(features, prototypes, PATCH, **options),
+    "mean_activation": mean_activation,
+    "topk_pool": lambda features, prototypes, **options: topk_pool(features, prototypes, 2, **options),
 }
 
 
@@ -91,12 +101,15 @@ def test_unknown_backend(op: Callable[..., Any]) -> None:
         op(*SMALL.inputs(), backend="cuda")
 
 
-@pytest.mark.parametrize("op_with_precision", [min_distance, prototype_pool])
+@pytest.mark.parametrize(
+    "op_with_precision", [OPS[name] for name in ("min_distance", "prototype_pool", "mean_activation", "topk_pool")]
+)
 class TestPrecision:
     def test_fp32_is_what_the_cpu_does_anyway(self, op_with_precision: Callable[..., Any], backend: str) -> None:
         features, prototypes = SMALL.inputs()
         named = op_with_precision(features, prototypes, precision="fp32", backend=backend)
-        for one, other in zip(named, op_with_precision(features, prototypes, backend=backend), strict=True):
+        unnamed = op_with_precision(features, prototypes, backend=backend)
+        for one, other in zip(tensors(named), tensors(unnamed), strict=True):
             assert torch.equal(one, other)
 
     @pytest.mark.parametrize("precision", ["tf32", "bf16"])

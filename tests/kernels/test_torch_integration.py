@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
-from protokern import distance_at, distance_map, min_distance, prototype_pool
+from protokern import distance_at, distance_map, mean_activation, min_distance, prototype_pool, topk_pool
 
 from .cases import SMALL, SMALL_PATCHES, Case
 from .contract import METRICS
@@ -33,6 +33,9 @@ def calls(case: Case, metric: str, backend: str) -> dict[str, tuple[object, ...]
         "distance_at": (features, prototypes, patch, metric, backend),
         "min_distance_backward": (value, *plain, patch, metric, backend, True, True),
         "distance_map_backward": (whole, *plain, metric, True, False),
+        "mean_activation": (features, prototypes, metric, "log", 0.1, None, backend),
+        "mean_activation_backward": (value, *plain, metric, "log", 0.1, backend, False, True),
+        "topk_distance": (features, prototypes, 2, metric, "fp32", backend),
     }
 
 
@@ -43,6 +46,9 @@ NAMES = [
     "distance_at",
     "min_distance_backward",
     "distance_map_backward",
+    "mean_activation",
+    "mean_activation_backward",
+    "topk_distance",
 ]
 
 
@@ -77,7 +83,10 @@ def several_ops(features: Tensor, prototypes: Tensor, backend: str) -> Tensor:
     index = torch.tensor([2, 0])
     some = distance_map(features, prototypes, prototype_index=index, backend=backend)
     there = distance_at(features, prototypes, nearest.patch, backend=backend)
-    return pooled.activation.sum() + pooled.min_distance.sum() + nearest.value.sum() + some.sum() + there.sum()
+    mean = mean_activation(features, prototypes, backend=backend)
+    few = topk_pool(features, prototypes, 3, backend=backend)
+    focal = (pooled.activation - mean).sum() + few.activation.sum() + few.distance.sum()
+    return focal + pooled.min_distance.sum() + nearest.value.sum() + some.sum() + there.sum()
 
 
 @pytest.mark.parametrize("patch_size", [None, (2, 1)])
@@ -144,12 +153,16 @@ PUBLIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "prototype_pool": lambda x, p: prototype_pool(x, p).activation,
     "distance_map": lambda x, p: distance_map(x, p),
     "distance_at": lambda x, p: distance_at(x, p, torch.zeros(2, 7, dtype=torch.int64)),
+    "mean_activation": lambda x, p: mean_activation(x, p),
+    "topk_pool": lambda x, p: topk_pool(x, p, 2).activation,
 }
 REGISTERED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "min_distance": lambda x, p: OPS.min_distance(x, p, "sqeuclidean", None, "auto")[0],
     "prototype_pool": lambda x, p: OPS.prototype_pool(x, p, "sqeuclidean", "log", 1e-4, None, "auto")[0],
     "distance_map": lambda x, p: OPS.distance_map(x, p, "sqeuclidean", "auto"),
     "distance_at": lambda x, p: OPS.distance_at(x, p, torch.zeros(2, 7, dtype=torch.int64), "sqeuclidean", "auto"),
+    "mean_activation": lambda x, p: OPS.mean_activation(x, p, "sqeuclidean", "log", 1e-4, None, "auto"),
+    "topk_distance": lambda x, p: OPS.topk_distance(x, p, 2, "sqeuclidean", None, "auto")[0],
 }
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], object]] = {
     "vmap": lambda f, x, p: torch.vmap(f, (0, None))(torch.stack([x, x]), p),
@@ -163,8 +176,9 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tens
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("name", PUBLIC)
-@pytest.mark.parametrize("level", ["public", "registered"])
+@pytest.mark.parametrize(
+    ("level", "name"), [*(("public", name) for name in PUBLIC), *(("registered", name) for name in REGISTERED)]
+)
 def test_function_transforms_are_refused(level: str, name: str, transform: str) -> None:
     function = (PUBLIC if level == "public" else REGISTERED)[name]
     message = rf"{name}: torch\.func transforms \(vmap, grad, jvp\) are not supported\. Batch images along B"
@@ -177,7 +191,8 @@ def test_forward_mode_is_refused(name: str) -> None:
     features, prototypes = SMALL.inputs()
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(features, torch.ones_like(features))
-        with pytest.raises(RuntimeError, match=rf"{name}: forward-mode derivatives are not supported\. Use backward"):
+        registered = "topk_distance" if name == "topk_pool" else name
+        with pytest.raises(RuntimeError, match=rf"{registered}: forward-mode derivatives are not supported\. Use back"):
             PUBLIC[name](dual, prototypes)
 
 

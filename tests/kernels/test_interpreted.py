@@ -13,19 +13,27 @@ from .interpreted import reason_left_out
 @pytest.mark.parametrize(
     ("module", "test", "parameters", "reason"),
     [
-        ("test_distance_at", "test_gradcheck", {}, ""),
-        ("test_distance_at", "test_gradcheck", {"case": SMALL, "dtype": torch.float64}, ""),
-        ("test_distance_at", "test_gradcheck", {"case": SMALL, "dtype": torch.bfloat16}, "half types are for a GPU"),
-        ("test_distance_at", "test_gradcheck", {"case": Case(4, 33, 3, 11, 130)}, "a large case"),
-        ("test_distance_at", "test_gradcheck", {"case": Case(5, 8, 1, 31, 3)}, ""),
+        ("test_distance_at", "test_values", {}, ""),
+        ("test_distance_at", "test_values", {"case": SMALL, "dtype": torch.float64}, ""),
+        ("test_distance_at", "test_values", {"case": SMALL, "dtype": torch.bfloat16}, "half types are for a GPU"),
+        ("test_distance_at", "test_values", {"case": Case(4, 33, 3, 11, 130)}, "a large case"),
+        ("test_distance_at", "test_values", {"case": Case(5, 8, 1, 31, 3)}, ""),
         (
             "test_distance_at",
-            "test_gradcheck",
+            "test_values",
             {"case": Case(5, 8, 1, 31, 3), "dtype": torch.float64},
             "a large case",
         ),
         ("test_distance_at", "test_no_tensor_of_all_distances_in_memory", {}, "a large batch"),
-        ("test_definition", "test_gradcheck", {}, "no Triton kernel"),
+        ("test_distance_at", "test_gradcheck", {}, "hundreds of launches"),
+        ("test_distance_at", "test_any_strides", {"metric": "sqeuclidean", "case": SMALL}, ""),
+        (
+            "test_distance_at",
+            "test_any_strides",
+            {"metric": "cosine", "case": SMALL},
+            "the offsets are those of another case",
+        ),
+        ("test_definition", "test_values", {}, "no Triton kernel"),
     ],
 )
 def test_a_part_of_the_battery(

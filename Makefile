@@ -1,15 +1,31 @@
 # The commands of the project. `make` alone lists them. Everything runs in VENV, made and filled on first use.
 # An environment of your own:  make test VENV=/path/to/venv
 # Another build of PyTorch:    make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+# No environment, no network:  make test-gpu bench-gpu INSTALL=no
+#                              uses PYTHON and the tools on the PATH as they are; the C++ is built in place
 
 PYTHON ?= python3
 VENV ?= .venv
 CABRNET_VENV ?= .venv-cabrnet
+INSTALL ?= yes
 TORCH ?= torch torchvision
 WORKERS ?= 2
+GPU_WORKERS ?= 4
 BENCH ?=
 
-BIN := $(VENV)/bin
+ifeq ($(INSTALL),no)
+BIN :=
+RUN := $(PYTHON)
+READY := build/.in-place
+else
+BIN := $(VENV)/bin/
+RUN := $(BIN)python
+READY := $(VENV)/.installed
+endif
+# Tools that look for other tools find those of the environment first.
+WITH_PATH := $(if $(BIN),PATH="$(abspath $(BIN)):$$PATH")
+# The folders whose tests may be marked gpu; the others import what a machine for measuring need not have.
+GPU_TESTS := $(wildcard tests/kernels tests/nn tests/gpu)
 DEMO := runs/demo
 NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell find csrc -type f 2>/dev/null)
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
@@ -20,67 +36,83 @@ CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-install: $(VENV)/.installed ## Make the environment, build the C++ and install the package in place
+install: $(READY) ## Make the environment, build the C++ and install the package in place
 
 # PyTorch comes first and on its own: the C++ is built against it, and it is the one large download.
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: must be Python 3.11 or newer; got " + sys.version.split()[0] + ". Run make PYTHON=/path/to/python3.11.")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	test -x $(BIN)python || $(PYTHON) -m venv $(VENV)
+	$(BIN)python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)python -m pip install --quiet $(TORCH)
 	@touch $@
 
 # --no-build-isolation: build against the PyTorch of this environment instead of downloading another one.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
-	$(BIN)/python -m pip install --quiet -r $(VENV)/build-requires.txt
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
+	$(BIN)python -m pip install --quiet -r $(VENV)/build-requires.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)python -m pip install --quiet --no-build-isolation -e '.[dev]'
 	@touch $@
+
+build/.in-place: $(NATIVE_SOURCES)
+	$(RUN) setup.py --quiet build_ext --inplace
+	@mkdir -p build && touch $@
 
 demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain; ends in runs/demo/report/index.html
 	rm -rf $(DEMO)
-	$(BIN)/protokern train --config examples/configs/demo.toml --out $(DEMO)
-	@$(BIN)/python examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
-	$(BIN)/protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
+	$(RUN) -m protokern train --config examples/configs/demo.toml --out $(DEMO)
+	@$(RUN) examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
+	$(RUN) -m protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
 	@cat $(DEMO)/numbers.txt
 	@echo "report: $(abspath $(DEMO))/report/index.html"
 
 test: install ## Run all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not gpu"
 
 test-cabrnet: ## Run the tests inside CaBRNet 1.2, in an environment of its own (Python 3.12 or older)
 	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV)
 	$(CABRNET_VENV)/bin/python -m pip install --quiet 'cabrnet==1.2.*'
 	OMP_NUM_THREADS=1 $(CABRNET_VENV)/bin/python -m pytest -rs tests/interop
 
+# Warnings are shown, not errors: the versions on a machine with a GPU are whatever it has.
 test-gpu: install ## Run the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(RUN) -m pytest -q -m gpu -n $(GPU_WORKERS) -W default --tb=short --maxfail=20 --durations=5 $(GPU_TESTS)
 
 check: install ## Lint, formatting, types, import rules, spelling
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell $(shell git ls-files '*.py' '*.md' '*.toml' '*.h' '*.cpp' '*.cu' '*.cuh' Makefile)
-	$(if $(CPP_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES))
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)mypy
+	$(BIN)lint-imports --no-cache
+	$(BIN)codespell $(shell git ls-files '*.py' '*.md' '*.toml' '*.h' '*.cpp' '*.cu' '*.cuh' Makefile)
+	$(if $(CPP_SOURCES),$(BIN)clang-format --dry-run --Werror $(CPP_SOURCES))
 
 format: install ## Rewrite the sources the way `check` wants them
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(if $(CPP_SOURCES),$(BIN)/clang-format -i $(CPP_SOURCES))
+	$(BIN)ruff check --fix .
+	$(BIN)ruff format .
+	$(if $(CPP_SOURCES),$(BIN)clang-format -i $(CPP_SOURCES))
 
 bench: install ## Measure on this CPU and store the rows in benchmarks/results (quiet machine, see benchmarks/README.md)
-	$(BIN)/python -m benchmarks.run $(BENCH)
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.table --write
+	$(RUN) -m benchmarks.run $(BENCH)
+	@if $(RUN) -c 'import sys; from protokern import _host; sys.exit(_host.chosen_instruction_set() != "amx")'; then \
+	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.run --set isa --seconds 2; fi
+	$(RUN) -m benchmarks.memory
+	$(RUN) -m benchmarks.table --write
+	$(RUN) -m benchmarks.plot --write
+	@$(RUN) -m benchmarks.summary
 
-bench-gpu: install ## Measure on a CUDA device (follows with the CUDA kernels)
-	$(BIN)/python -m benchmarks.run --device cuda $(BENCH)
+# A backend that answers wrong or breaks fails the target at the end; the others are measured all the same.
+bench-gpu: install ## Measure on a CUDA device and store the rows; below eight minutes, no network
+	@status=0; \
+	$(RUN) -m benchmarks.run --device cuda --seconds 3 --minutes 6 $(BENCH) || status=1; \
+	$(RUN) -m benchmarks.memory --device cuda || status=1; \
+	$(RUN) -m benchmarks.table --write > /dev/null || status=1; \
+	$(RUN) -m benchmarks.plot --write || status=1; \
+	$(RUN) -m benchmarks.summary --device cuda || status=1; \
+	exit $$status
 
 test-cpp: install ## Build the C++ core with CMake alone and run its tests
-	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
-	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/test
-	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir build/test --output-on-failure
+	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
+	$(WITH_PATH) cmake --build build/test
+	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
 
 clean: ## Remove what was built; runs and downloaded packages stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

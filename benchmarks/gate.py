@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 240.0
 
 
 class RedGateError(RuntimeError):
@@ -18,19 +20,32 @@ def op_tests(op: str) -> Path:
     return ROOT / "tests" / "kernels" / f"test_{op}.py"
 
 
-def require_green(tests: Path, device: str = "cpu") -> None:
+def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = SECONDS) -> None:
     """Run the tests in a process of their own: on CUDA those that need it, on the CPU the others.
 
     Raises:
-        RedGateError: a test failed, or there is none.
+        RedGateError: a test failed, there is none, or they took longer than `seconds`.
     """
-    marker = "gpu" if device == "cuda" else "not gpu"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", marker, str(tests)]
+    names = ", ".join(path.name for path in tests)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short"]
+    # As in `make test-gpu`: versions there are whatever the machine has, so warnings are no errors. Triton compiles
+    # in every test, on one core each.
+    command += ["-m", "gpu", "-W", "default", "-n", "4"] if device == "cuda" else ["-m", "not gpu"]
     # One thread: the gate asks for right answers, and should leave the machine cool.
-    result = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        raise RedGateError(
-            f"{tests.name}: must pass before anything is measured; pytest said:\n{result.stdout[-2000:]}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        result = subprocess.run(
+            [*command, *map(str, tests)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
+    except subprocess.TimeoutExpired as error:
+        raise RedGateError(
+            f"{names}: must pass within {seconds:g} s before anything is measured; got no end."
+        ) from error
+    if result.returncode != 0:
+        raise RedGateError(f"{names}: must pass before anything is measured; pytest said:\n{result.stdout[-2000:]}")

@@ -62,7 +62,7 @@ def newest(rows: Sequence[SpeedRow]) -> list[Comparison]:
             group.first.on_cuda,
             ops.index(group.first.op),
             order[group.first.case],
-            group.first.mode,
+            group.first.mode != "fwd",
             group.first.isa,
             -group.first.threads,
         ),

@@ -123,8 +123,7 @@ def run_all(arguments: argparse.Namespace, device: Device) -> int:
     print(device.versions())
     end = time.monotonic() + 60 * arguments.minutes
     if not arguments.smoke:
-        for op in dict.fromkeys(point.op for point in points):
-            gate.require_green(gate.op_tests(op), device.kind)
+        gate.require_green([gate.op_tests(op) for op in dict.fromkeys(point.op for point in points)], device.kind)
     rows: list[SpeedRow] = []
     wrong: list[Missing] = []
     threads = torch.get_num_threads()

@@ -136,12 +136,12 @@ def test_what_cannot_be_captured_is_named(device: Cuda, monkeypatch: pytest.Monk
 def test_a_run_on_cuda_stores_rows_of_all_precisions(
     device: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gates: list[tuple[str, str]] = []
-    monkeypatch.setattr(gate, "require_green", lambda tests, kind: gates.append((tests.name, kind)))
+    gates: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(gate, "require_green", lambda tests, kind: gates.append(([path.name for path in tests], kind)))
     path = tmp_path / "speed.csv"
     arguments = ["--device", "cuda", "--case", "tiny", "--seconds", "0.1", "--out", str(path)]
     assert run.main([*arguments, "--peers", "original,matmul,mm,faiss"]) == 0
-    assert gates == [("test_min_distance.py", "cuda")]
+    assert gates == [(["test_min_distance.py"], "cuda")]
     rows = read_rows(path, SpeedRow)
     found = {(row.provider, row.precision, row.timer) for row in rows if row.mode == "fwd"}
     for name, precisions in {"original": ("tf32", "fp32"), "matmul": ("fp32", "tf32", "bf16")}.items():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import Library, register_fake
+from torch.utils._pytree import _register_namedtuple
 
 LIBRARY = Library("protokern", "FRAGMENT")
 
@@ -56,6 +57,11 @@ def register_op(
     LIBRARY.impl(name, autograd, "Autograd")
     LIBRARY.impl(name, batched, "FuncTorchBatched")
     return overload
+
+
+def register_result(kind: type[tuple]) -> None:
+    """Let an exported program that returns the named tuple `kind` be saved and loaded, under the tuple's full name."""
+    _register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
 
 
 def below_autograd(overload: torch._ops.OpOverload, *args: Any) -> Any:

@@ -28,6 +28,10 @@ class ModelOutput:
     patches: Tensor
 
 
+# Lets torch.export trace, save and load a whole model.
+torch.export.register_dataclass(ModelOutput, serialized_type_name="protokern.models.base.ModelOutput")
+
+
 class PrototypeModel(nn.Module):
     """Backbone, add-on layers, prototypes, last layer.
 

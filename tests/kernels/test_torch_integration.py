@@ -197,6 +197,15 @@ def test_forward_mode_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
+def test_every_op_keeps_the_autocast_rule(name: str) -> None:
+    features, prototypes = SMALL.inputs()
+    features = features.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = PUBLIC[name](features, prototypes)
+    assert torch.equal(got, PUBLIC[name](features.float(), prototypes))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_no_graph_is_kept_without_gradients(name: str) -> None:
     features, prototypes = SMALL.inputs()
     assert PUBLIC[name](features, prototypes).grad_fn is None

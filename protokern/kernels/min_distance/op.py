@@ -10,7 +10,7 @@ from torch import Tensor
 from ..backends import check_names, choose_backend
 from ..checks import check_inputs
 from ..geometry import compute_dtype
-from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op, register_result
 from . import native, reference
 
 
@@ -24,6 +24,9 @@ class MinDistance(NamedTuple):
 
     value: Tensor
     patch: Tensor
+
+
+register_result(MinDistance)
 
 
 def min_distance(

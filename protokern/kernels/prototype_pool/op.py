@@ -13,7 +13,7 @@ from ..backends import check_names, choose_backend
 from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance, min_distance_backward
-from ..registration import below_autograd, refuse_transforms, register_op
+from ..registration import below_autograd, refuse_transforms, register_op, register_result
 from . import native, reference
 
 
@@ -29,6 +29,9 @@ class PrototypePool(NamedTuple):
     activation: Tensor
     min_distance: Tensor
     patch: Tensor
+
+
+register_result(PrototypePool)
 
 
 def prototype_pool(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from protokern.kernels import MinDistance, PrototypePool, distance_map, min_distance, prototype_pool
+from protokern.kernels import MinDistance, PrototypePool, distance_map, min_distance, prototype_pool, topk_pool
 from protokern.kernels.activations import activate
-from protokern.kernels.checks import check_activation, check_epsilon
+from protokern.kernels.checks import MOST_PATCHES, check_activation, check_epsilon
 from protokern.kernels.metrics import METRICS
 
 Activation = str | Callable[[Tensor], Tensor]
@@ -26,6 +26,8 @@ class PrototypeLayer(nn.Module):
             "cosine" is 1 - d (with `metric="cosine"` only), or a decreasing function applied to distances.
         metric: "sqeuclidean" or "cosine".
         epsilon: of the log activation, > 0.
+        top_k: from how many patches the activation is taken, 1 to 8: their mean, for the nearest ones. Distance and
+            patch stay those of the nearest one.
         precision: how the search computes, see `protokern.min_distance`.
         backend: see `protokern.min_distance`.
 
@@ -48,17 +50,21 @@ class PrototypeLayer(nn.Module):
         activation: Activation = "log",
         metric: str = "sqeuclidean",
         epsilon: float = 1e-4,
+        top_k: int = 1,
         precision: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         _check_sizes(num_prototypes, prototype_dim, prototype_size)
+        if not 1 <= top_k <= MOST_PATCHES:
+            raise ValueError(f"top_k: must be from 1 to {MOST_PATCHES}; got {top_k}. Give a number in this range.")
         if metric not in METRICS:
             raise ValueError(f"metric: must be one of {', '.join(METRICS)}; got {metric!r}. Check the spelling.")
         check_activation(activation, metric)
         self.activation = activation
         self.metric = metric
         self.epsilon = check_epsilon(epsilon)
+        self.top_k = top_k
         self.precision = precision
         self.backend = backend
         size = () if tuple(prototype_size) == (1, 1) else tuple(prototype_size)
@@ -83,6 +89,18 @@ class PrototypeLayer(nn.Module):
 
     def forward(self, features: Tensor) -> PrototypePool:
         """Activation, smallest distance and nearest patch, each (B, P), for features (B, D, H, W)."""
+        if self.top_k > 1:
+            nearest = topk_pool(
+                features,
+                self.prototypes,
+                self.top_k,
+                activation=self.activation,
+                epsilon=self.epsilon,
+                metric=self.metric,
+                precision=self.precision,
+                backend=self.backend,
+            )
+            return PrototypePool(nearest.activation, nearest.distance[..., 0], nearest.patch[..., 0])
         return prototype_pool(
             features,
             self.prototypes,
@@ -119,10 +137,11 @@ class PrototypeLayer(nn.Module):
     def extra_repr(self) -> str:
         """Shapes and settings, for `print(layer)`."""
         height, width = self.prototype_size
-        return (
+        text = (
             f"num_prototypes={self.num_prototypes}, prototype_dim={self.prototype_dim}, "
             f"prototype_size=({height}, {width}), activation={self.activation!r}, metric={self.metric!r}"
         )
+        return text if self.top_k == 1 else f"{text}, top_k={self.top_k}"
 
 
 def _check_sizes(num_prototypes: int, prototype_dim: int, prototype_size: tuple[int, int]) -> None:

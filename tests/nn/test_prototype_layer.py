@@ -63,6 +63,23 @@ def test_activation_of_a_distance(activation, metric, expected):
     assert layer.activate(torch.full((2, 2), 0.5)).flatten().tolist() == pytest.approx([expected] * 4, abs=1e-6)
 
 
+@pytest.mark.parametrize("activation", ["log", lambda d: 1 / (1 + d)], ids=["log", "function"])
+def test_activation_is_the_mean_over_the_nearest_patches(activation):
+    torch.manual_seed(0)
+    layer = PrototypeLayer(5, 4, top_k=3, activation=activation)
+    features = torch.rand(2, 4, 3, 3)
+    pool = layer(features)
+    distances = layer.distance_map(features).flatten(2)
+    value, patch = distances.min(dim=2)
+    torch.testing.assert_close(pool.min_distance, value)
+    assert torch.equal(pool.patch, patch)
+    nearest = distances.sort(dim=-1).values[..., :3]
+    torch.testing.assert_close(pool.activation, layer.activate(nearest).mean(-1))
+    pool.activation.sum().backward()
+    assert layer.prototypes.grad.abs().sum() > 0
+    assert "top_k=3" in repr(layer)
+
+
 def test_epsilon_reaches_both_activations():
     layer = PrototypeLayer(1, 2, epsilon=0.01)
     pool = layer(layer.prototypes.detach().reshape(1, 2, 1, 1))
@@ -110,6 +127,8 @@ def test_print_shows_the_settings():
         ({"activation": "logg"}, "activation: must be one of log, linear, exp, cosine or .*; got 'logg'"),
         ({"activation": "cosine"}, "activation: must .*'cosine'.*; got .*'sqeuclidean'"),
         ({"epsilon": 0.0}, "epsilon: must be .*; got 0.0"),
+        ({"top_k": 0}, "top_k: must be from 1 to 8; got 0. Give a number in this range."),
+        ({"top_k": 9}, "top_k: must be from 1 to 8; got 9. Give a number in this range."),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

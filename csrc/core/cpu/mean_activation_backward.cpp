@@ -22,8 +22,7 @@
 namespace protokern::cpu {
 namespace {
 
-constexpr int64_t wave_bytes = 8 << 20;  // of weights
-constexpr int64_t most_images = 64;      // of a wave
+constexpr int64_t wave_bytes = 8 << 20;  // of weights, and as much of pixels
 constexpr int64_t most_tiles = 4;        // that a worker takes through all panels at a time
 
 template <typename T>
@@ -44,7 +43,9 @@ class MeanBackward {
           lane_bias_(prototypes_, shape_, lanes_, problem.metric) {
         const int64_t tiles_per_image = tiles_in(shape_.positions);
         const int64_t slots = std::max<int64_t>(1, wave_bytes / std::max<int64_t>(1, slot_bytes()));
-        wave_images_ = std::min({shape_.images, most_images, std::max<int64_t>(1, slots / tiles_per_image)});
+        const int64_t fitting = wave_bytes / (3 * image_length() * static_cast<int64_t>(sizeof(T)));
+        wave_images_ = std::min({shape_.images, std::max<int64_t>(1, slots / tiles_per_image),
+                                 std::max<int64_t>(fitting, executor.workers)});
         wave_tiles_ = std::min(slots, tiles_per_image);
         pieces_ = {wave_images_, 1, shape_.positions, 1, shape_.height * shape_.width};
     }

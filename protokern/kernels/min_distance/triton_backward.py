@@ -23,8 +23,8 @@ class Pairs(NamedTuple):
 
     weight: Tensor
     distance: Tensor
-    x_norm: Tensor
-    p_norm: Tensor
+    x_inverse_norm: Tensor
+    p_inverse_norm: Tensor
 
 
 def min_distance_backward(
@@ -60,7 +60,9 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     pairs = Pairs(*(torch.empty_like(grad) for _ in range(4)))
     kh, kw = prototype_size(cells)
     columns = grid_shape(features, cells)[1]
-    block = 32
+    block = 16 if kh * kw > 1 else 32
+    if dtype == torch.float64:
+        block = 8
     pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
         grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
         len(cells), columns, features.shape[1],
@@ -77,7 +79,7 @@ def _to_prototypes(
     num_prototypes, _, kh, kw = cells.shape
     dtype = pairs.weight.dtype
     block_p = 32
-    block_k = min(64, max(16, triton.next_power_of_2(depth)))
+    block_k = min(32 if dtype == torch.float64 else 64, max(16, triton.next_power_of_2(depth)))
     programs = triton.cdiv(num_prototypes, block_p) * triton.cdiv(depth, block_k) * kh * kw
     wanted = triton.cdiv(4 * device_limits(features.device).multiprocessors, programs)
     # Eight images at least: the workspace stays below an eighth of what the pairs read.
@@ -111,14 +113,16 @@ def _to_features(
     if is_interpreted() and grad_features.dtype == torch.bfloat16:
         target = torch.empty_like(grad_features, dtype=torch.float32)  # the interpreter truncates on a store
     block_n = min(16, triton.next_power_of_2(height * width))
-    block_k = min(64, max(16, triton.next_power_of_2(depth)))
+    # Registers: the prototypes that are in flight together, and what a pair needs besides them.
+    is_heavy = kh * kw > 1 or metric == "cosine" or pairs.weight.dtype == torch.float64
+    block_k = min(32 if is_heavy else 64, max(16, triton.next_power_of_2(depth)))
     programs = batch * triton.cdiv(height * width, block_n) * triton.cdiv(depth, block_k)
     is_dense = all(tensor.stride(2) == width * tensor.stride(3) for tensor in (features, target))
     grad_features_kernel[(programs,)](
         *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
         num_prototypes, rows * columns, height * width, width, rows, columns, depth,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
-        BN=block_n, BK=block_k, AT_ONCE=4, num_warps=4,
+        BN=block_n, BK=block_k, AT_ONCE=2 if is_heavy else 4, num_warps=4,
     )  # fmt: skip
     if target is not grad_features:
         grad_features.copy_(target)

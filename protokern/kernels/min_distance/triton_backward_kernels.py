@@ -14,16 +14,16 @@ from ..triton_common.difference import cell_offset, row_distance, row_norm, wide
 
 @triton.jit
 def pair_gradient(
-    x, p, weight, distance, x_norm, p_norm, COSINE: tl.constexpr, TO_PROTOTYPE: tl.constexpr
+    x, p, weight, distance, x_inverse, p_inverse, COSINE: tl.constexpr, TO_PROTOTYPE: tl.constexpr
 ):  # fmt: skip
-    """Gradient of one component, to x or to p, from tiles (rows, channels) and pair values (rows, 1)."""
+    """Gradient of one component, to x or to p, from tiles (rows, channels), pair values (rows, 1)."""
     if COSINE:
-        x = x / x_norm
-        p = p / p_norm
+        x = x * x_inverse
+        p = p * p_inverse
         if TO_PROTOTYPE:
-            result = -weight * ((x - p) + distance * p) / p_norm
+            result = -weight * ((x - p) + distance * p) * p_inverse
         else:
-            result = weight * ((x - p) - distance * x) / x_norm
+            result = weight * ((x - p) - distance * x) * x_inverse
     else:
         if TO_PROTOTYPE:
             result = -2 * weight * (x - p)
@@ -34,13 +34,13 @@ def pair_gradient(
 
 @triton.jit
 def pair_values_kernel(
-    grad_ptr, patch_ptr, weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr,
+    grad_ptr, patch_ptr, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr,
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     num_prototypes, columns, depth,
     KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """For cosine: weight (0 where a vector is zero), distance and norms of BP pairs of one image."""
+    """For cosine: weight (0 where a vector is zero), distance and inverse norms of BP pairs of one image."""
     tiles = tl.cdiv(num_prototypes, BP)
     program = tl.program_id(0)
     image = (program // tiles).to(tl.int64)
@@ -60,29 +60,29 @@ def pair_values_kernel(
     weight = tl.load(grad_ptr + pair, mask=inside, other=0.0).to(COMPUTE)
     tl.store(weight_ptr + pair, tl.where(has_zero, 0.0, weight), mask=inside)
     tl.store(distance_ptr + pair, distance, mask=inside)
-    tl.store(x_norm_ptr + pair, tl.where(has_zero, 1.0, x_scale * x_norm), mask=inside)
-    tl.store(p_norm_ptr + pair, tl.where(has_zero, 1.0, p_scale * p_norm), mask=inside)
+    tl.store(x_inverse_ptr + pair, tl.where(has_zero, 0.0, 1 / tl.where(has_zero, 1.0, x_scale * x_norm)), mask=inside)
+    tl.store(p_inverse_ptr + pair, tl.where(has_zero, 0.0, 1 / tl.where(has_zero, 1.0, p_scale * p_norm)), mask=inside)
 
 
 @triton.jit
 def load_pair(
-    pair, mask, weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr, COSINE: tl.constexpr, COMPUTE: tl.constexpr
+    pair, mask, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, COSINE: tl.constexpr, COMPUTE: tl.constexpr
 ):  # fmt: skip
-    """Weight, distance and norms (rows, 1) of pairs (rows,)."""
+    """Weight, distance and inverse norms (rows, 1) of pairs (rows,)."""
     weight = tl.load(weight_ptr + pair, mask=mask, other=0.0).to(COMPUTE)
     distance = weight
-    x_norm = weight
-    p_norm = weight
+    x_inverse = weight
+    p_inverse = weight
     if COSINE:
         distance = tl.load(distance_ptr + pair, mask=mask, other=0.0)
-        x_norm = tl.load(x_norm_ptr + pair, mask=mask, other=1.0)
-        p_norm = tl.load(p_norm_ptr + pair, mask=mask, other=1.0)
-    return weight[:, None], distance[:, None], x_norm[:, None], p_norm[:, None]
+        x_inverse = tl.load(x_inverse_ptr + pair, mask=mask, other=0.0)
+        p_inverse = tl.load(p_inverse_ptr + pair, mask=mask, other=0.0)
+    return weight[:, None], distance[:, None], x_inverse[:, None], p_inverse[:, None]
 
 
 @triton.jit
 def grad_prototypes_kernel(
-    weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr, patch_ptr,
+    weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, patch_ptr,
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, grad_stride_s, grad_stride_p, grad_stride_d, grad_stride_y, grad_stride_x,
@@ -113,10 +113,10 @@ def grad_prototypes_kernel(
         patch = tl.load(patch_ptr + pair, mask=inside, other=0).to(tl.int32)
         x_offset = wide(image) * x_stride_b + cell_offset(patch, columns, x_stride_y, x_stride_x)
         x = tl.load(x_ptr + x_offset[:, None] + x_channel, mask=mask, other=0.0).to(COMPUTE)
-        weight, distance, x_norm, p_norm = load_pair(
-            pair, inside, weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr, COSINE, COMPUTE
+        weight, distance, x_inverse, p_inverse = load_pair(
+            pair, inside, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, COSINE, COMPUTE
         )
-        total += pair_gradient(x, p, weight, distance, x_norm, p_norm, COSINE, True)
+        total += pair_gradient(x, p, weight, distance, x_inverse, p_inverse, COSINE, True)
     out = (
         wide(split) * grad_stride_s
         + row * grad_stride_p
@@ -129,7 +129,7 @@ def grad_prototypes_kernel(
 
 @triton.jit
 def grad_features_kernel(
-    weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr, order_ptr, start_ptr,
+    weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, order_ptr, start_ptr,
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, grad_stride_b, grad_stride_d, grad_stride_y, grad_stride_x,
@@ -178,11 +178,11 @@ def grad_features_kernel(
                 prototype = tl.load(order_ptr + image * num_prototypes + entry, mask=live, other=0)
                 p_at = prototype.to(tl.int64)[:, None] * p_stride_p + p_channel
                 p = tl.load(p_ptr + p_at, mask=mask & live[:, None], other=0.0).to(COMPUTE)
-                weight, distance, x_norm, p_norm = load_pair(
-                    image * num_prototypes + prototype, live, weight_ptr, distance_ptr, x_norm_ptr, p_norm_ptr,
+                weight, distance, x_inverse, p_inverse = load_pair(
+                    image * num_prototypes + prototype, live, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr,
                     COSINE, COMPUTE,
                 )  # fmt: skip
-                part = pair_gradient(x, p, weight, distance, x_norm, p_norm, COSINE, False)
+                part = pair_gradient(x, p, weight, distance, x_inverse, p_inverse, COSINE, False)
                 total += tl.where(live[:, None], part, 0.0)
     out = image * grad_stride_b + out_cell[:, None] + channel * grad_stride_d
     tl.store(grad_ptr + out, total.to(grad_ptr.dtype.element_ty), mask=mask)

@@ -200,8 +200,9 @@ def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, 
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     cells = cells_of(prototypes)
+    pairs = DIRECT_PAIRS // 4 if result.value.dtype == torch.float64 else DIRECT_PAIRS
     block_p = min(64 if is_interpreted() else 4, triton.next_power_of_2(len(prototypes)))
-    block_n = min(DIRECT_PAIRS // block_p, max(2, triton.next_power_of_2(rows * columns)))
+    block_n = min(pairs // block_p, max(2, triton.next_power_of_2(rows * columns)))
     min_distance_direct_kernel[(len(features) * triton.cdiv(len(prototypes), block_p),)](
         features, *features.stride(), cells, *cells.stride(), result.value, result.patch, result.similarity,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,

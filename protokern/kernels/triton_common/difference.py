@@ -60,9 +60,9 @@ def row_norm(
     pointer, offset, stride_d, stride_y, stride_x, mask, depth,
     KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Largest component (rows,) of vectors, 1 for a zero vector; norm (rows,) of what is left after a division by it.
+    """A scale (rows,) close to the largest component of vectors, and the norm (rows,) of what a division by it leaves.
 
-    The division keeps the squares of tiny and of huge vectors in range. The norm of a zero vector is 0.
+    The scale keeps the squares of tiny and of huge vectors in range. The norm of a zero vector, and only that, is 0.
     """
     column = tl.arange(0, 32)
     largest = tl.zeros([ROWS, 32], COMPUTE)
@@ -70,15 +70,19 @@ def row_norm(
         for k0 in range(0, depth, 32):
             x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
             largest = tl.maximum(largest, tl.abs(x))
+    # Reciprocals of subnormal numbers overflow; vectors shorter than this still have squares in range.
+    SMALLEST: tl.constexpr = 1e-37 if COMPUTE.primitive_bitwidth == 32 else 1e-300
     scale = tl.max(largest, 1)
-    scale = tl.where(scale > 0, scale, 1.0)
+    is_zero = scale == 0
+    scale = tl.maximum(scale, SMALLEST)
+    inverse = 1 / scale
     squares = tl.zeros([ROWS, 32], COMPUTE)
     for tap in range(KH * KW):
         for k0 in range(0, depth, 32):
             x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
-            x = x / scale[:, None]
+            x = x * inverse[:, None]
             squares = tl.fma(x, x, squares)
-    return scale, tl.sqrt(add_up_32(squares, ROWS))
+    return scale, tl.where(is_zero, 0.0, tl.sqrt(add_up_32(squares, ROWS)))
 
 
 @triton.jit
@@ -100,8 +104,11 @@ def row_distance(
             p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, depth, KH, KW, COMPUTE, ROWS
         )
         has_zero = (x_norm == 0) | (p_norm == 0)
-        x_norm = tl.where(has_zero, 1.0, x_norm)
-        p_norm = tl.where(has_zero, 1.0, p_norm)
+        # Products with reciprocals: the same for equal vectors, and far less code than quotients of tiles.
+        x_scale = 1 / x_scale
+        p_scale = 1 / p_scale
+        x_norm = 1 / tl.where(has_zero, 1.0, x_norm)
+        p_norm = 1 / tl.where(has_zero, 1.0, p_norm)
     terms = tl.zeros([ROWS, 32], COMPUTE)
     for tap in range(KH * KW):
         for k0 in range(0, depth, 32):
@@ -109,8 +116,8 @@ def row_distance(
             x = load_terms(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, mask, tap, k, depth, KW, COMPUTE)
             p = load_terms(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, tap, k, depth, KW, COMPUTE)
             if COSINE:
-                x = x / x_scale[:, None] / x_norm[:, None]
-                p = p / p_scale[:, None] / p_norm[:, None]
+                x = x * x_scale[:, None] * x_norm[:, None]
+                p = p * p_scale[:, None] * p_norm[:, None]
             difference = x - p
             terms = tl.fma(difference, difference, terms)
     distance = add_up_32(terms, ROWS)

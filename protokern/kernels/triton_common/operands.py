@@ -15,7 +15,7 @@ from .device import cells_of
 from .limits import DeviceLimits
 from .prep import prep_kernel
 
-ROWS_PER_PROGRAM = 64
+ROWS_PER_PROGRAM = 32
 CHANNELS_PER_STEP = 64
 
 

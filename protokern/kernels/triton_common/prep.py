@@ -81,33 +81,34 @@ def prep_kernel(
 ):  # fmt: skip
     """The first `x_programs` programs prepare ROWS cells of one image each, the others ROWS prototypes at one cell."""
     program = tl.program_id(0)
+    # Names differ between the branches: a name in both must have one type.
     if program < x_programs:
-        tiles = tl.cdiv(num_cells, ROWS)
-        image = (program // tiles).to(tl.int64)
-        n = (program % tiles) * ROWS + tl.arange(0, ROWS)
-        scale = 1.0
+        x_tiles = tl.cdiv(num_cells, ROWS)
+        image = (program // x_tiles).to(tl.int64)
+        n = (program % x_tiles) * ROWS + tl.arange(0, ROWS)
+        x_size = tl.full([ROWS, 1], 1.0, tl.float32)
         if SCALED:
-            scale = tl.load(x_scale + image)
+            x_size *= tl.load(x_scale + image)
         if DENSE:
-            offset = image * x_stride_b + n.to(tl.int64) * x_stride_x
+            x_offset = image * x_stride_b + n.to(tl.int64) * x_stride_x
         else:
-            offset = image * x_stride_b + cell_offset(n, width, x_stride_y, x_stride_x)
+            x_offset = image * x_stride_b + cell_offset(n, width, x_stride_y, x_stride_x)
         prepare_rows(
-            x_ptr, offset, x_stride_d, n < num_cells, image * num_cells + n, scale, depth,
+            x_ptr, x_offset, x_stride_d, n < num_cells, image * num_cells + n, x_size, depth,
             p_ptr, num_prototypes, p_stride_p, p_stride_d, x_high, x_low, x_copy, x_square, pitch,
             CENTRE, DROPPED, SPLIT, COPY, ROWS, WIDTH,
         )  # fmt: skip
     else:
-        tiles = tl.cdiv(num_prototypes, ROWS)
-        tap = (program - x_programs) // tiles
-        row = ((program - x_programs) % tiles) * ROWS + tl.arange(0, ROWS)
+        p_tiles = tl.cdiv(num_prototypes, ROWS)
+        tap = (program - x_programs) // p_tiles
+        row = ((program - x_programs) % p_tiles) * ROWS + tl.arange(0, ROWS)
         inside = row < num_prototypes
-        scale = tl.full([ROWS, 1], 1.0, tl.float32)
+        p_size = tl.full([ROWS, 1], 1.0, tl.float32)
         if SCALED:
-            scale = tl.load(p_scale + row, mask=inside, other=1.0)[:, None]
-        shift = wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+            p_size = tl.load(p_scale + row, mask=inside, other=1.0)[:, None]
+        p_offset = row.to(tl.int64) * p_stride_p + wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
         prepare_rows(
-            p_ptr, row.to(tl.int64) * p_stride_p + shift, p_stride_d, inside, row.to(tl.int64) * TAPS + tap, scale,
-            depth, p_ptr, num_prototypes, p_stride_p, p_stride_d, p_high, p_low, p_high, p_square, pitch,
+            p_ptr, p_offset, p_stride_d, inside, row.to(tl.int64) * TAPS + tap, p_size, depth,
+            p_ptr, num_prototypes, p_stride_p, p_stride_d, p_high, p_low, p_high, p_square, pitch,
             CENTRE, DROPPED, SPLIT, False, ROWS, WIDTH,
         )  # fmt: skip

@@ -1,0 +1,115 @@
+// Distances at all positions, or at given ones, in difference form throughout.
+#include "prepare.cuh"
+#include "tile.cuh"
+
+namespace protokern::cuda {
+namespace {
+
+constexpr int warps = 8;
+constexpr Needs needs{SearchForm::none, true, true};
+
+// A warp takes one pair.
+template <typename T>
+__global__ void __launch_bounds__(32 * warps)
+    pair_distances_kernel(Pairs<T> pairs, int64_t count, int64_t all, const int64_t* patch, T* distance) {
+    const int lane = threadIdx.x % 32;
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
+    if (at >= all) return;
+    const int64_t n = patch[at];
+    T result = not_a_number<T>();
+    if (n >= 0 && n < pairs.positions)
+        result = pair_distance(pairs, at / count, static_cast<int>(n), at % count, lane);
+    if (lane == 0) distance[at] = result;
+}
+
+// A block takes 64 prototypes and 64 positions of an image.
+template <typename T>
+__global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)
+    distance_map_kernel(TileRows<T> rows, bool cosine, int p_tiles, int n_tiles, T* distance) {
+    __shared__ TileMemory<T> memory;
+    const int64_t first_p = static_cast<int64_t>(blockIdx.x % p_tiles) * tile_side;
+    const int first_n = static_cast<int>(blockIdx.x / p_tiles % n_tiles) * tile_side;
+    const int64_t image = blockIdx.x / p_tiles / n_tiles;
+    Tile<T> tile;
+    add_tile<Term::difference>(rows, image, first_p, first_n, memory, tile);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int64_t p = first_p + threadIdx.x / 16 * 4 + i;
+        if (p >= rows.count) continue;
+        T* to = distance + (image * rows.count + p) * rows.positions;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const int n = first_n + static_cast<int>(threadIdx.x) % 16 * 4 + j;
+            if (n < rows.positions) to[n] = tile_distance(rows, image, p, n, tile.sum[i][j], cosine);
+        }
+    }
+}
+
+template <typename T>
+struct Exact {
+    const Problem& problem;
+    const Shape shape;
+    Carver carver;
+    const Prepared<T> prepared;
+
+    Exact(const Problem& problem, void* workspace)
+        : problem(problem), shape(problem), carver(workspace), prepared(carver, problem, shape, needs) {}
+
+    void at(const int64_t* patch, T* distance, cudaStream_t stream) const {
+        prepared.run(problem, shape, needs, stream);
+        pair_distances(prepared.pairs, shape.images, shape.prototypes, patch, distance, stream);
+    }
+
+    void map(T* distance, cudaStream_t stream) const {
+        prepared.run(problem, shape, needs, stream);
+        const int64_t p_tiles = divide_up(shape.prototypes, tile_side);
+        const int64_t n_tiles = divide_up(shape.positions, tile_side);
+        PROTOKERN_LAUNCH("distance_map", (distance_map_kernel<T>), blocks(shape.images * p_tiles * n_tiles),
+                         tile_threads, 0, stream, tile_rows(prepared.pairs, shape.prototypes),
+                         problem.metric == Metric::cosine, static_cast<int>(p_tiles), static_cast<int>(n_tiles),
+                         distance);
+    }
+};
+
+bool empty(const Problem& problem) { return problem.features.size[0] == 0 || problem.prototypes.size[0] == 0; }
+
+int64_t workspace_of(const Problem& problem) {
+    if (empty(problem)) return 0;
+    if (problem.features.dtype == DType::float64) return Exact<double>(problem, nullptr).carver.used();
+    return Exact<float>(problem, nullptr).carver.used();
+}
+
+}  // namespace
+
+template <typename T>
+void pair_distances(const Pairs<T>& pairs, int64_t images, int64_t count, const int64_t* patch, T* distance,
+                    cudaStream_t stream) {
+    const int64_t all = images * count;
+    if (all == 0) return;
+    PROTOKERN_LAUNCH("pair_distances", (pair_distances_kernel<T>), blocks(divide_up(all, warps)), 32 * warps, 0, stream,
+                     pairs, count, all, patch, distance);
+}
+
+template void pair_distances(const Pairs<float>&, int64_t, int64_t, const int64_t*, float*, cudaStream_t);
+template void pair_distances(const Pairs<double>&, int64_t, int64_t, const int64_t*, double*, cudaStream_t);
+
+int64_t distance_at_workspace(const Problem& problem) { return workspace_of(problem); }
+int64_t distance_map_workspace(const Problem& problem) { return workspace_of(problem); }
+
+void distance_at(const Problem& problem, const int64_t* patch, void* distance, void* workspace, cudaStream_t stream) {
+    if (empty(problem)) return;
+    if (problem.features.dtype == DType::float64)
+        Exact<double>(problem, workspace).at(patch, static_cast<double*>(distance), stream);
+    else
+        Exact<float>(problem, workspace).at(patch, static_cast<float*>(distance), stream);
+}
+
+void distance_map(const Problem& problem, void* distance, void* workspace, cudaStream_t stream) {
+    if (empty(problem)) return;
+    if (problem.features.dtype == DType::float64)
+        Exact<double>(problem, workspace).map(static_cast<double*>(distance), stream);
+    else
+        Exact<float>(problem, workspace).map(static_cast<float*>(distance), stream);
+}
+
+}  // namespace protokern::cuda

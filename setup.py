@@ -1,7 +1,9 @@
 """Builds the C++ libraries with CMake and Ninja; everything else about the package is in pyproject.toml.
 
 PROTOKERN_BUILD says what to build: `auto` (default: what this machine can build; says what it left out and why),
-`cpu` (fail where the CPU library cannot be built), `cuda` (CPU and CUDA libraries), `none`.
+`cpu` (the CPU library; fail where it cannot be built), `cuda` (CPU and CUDA libraries; fail likewise), `none`.
+The CUDA library needs nvcc (CUDA_HOME, or on the path) and a torch that is built for CUDA, never a graphics card. It is
+compiled for TORCH_CUDA_ARCH_LIST, by default "8.0;9.0+PTX": Ampere and Hopper, and what comes later.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
+from cuda_toolkit import cmake_architectures, cuda_problem, find_nvcc  # noqa: E402
 from torch_package import find_torch  # noqa: E402  (found only once the folder is on the path)
 
 CHOICES = ("auto", "cpu", "cuda", "none")
@@ -31,8 +34,6 @@ def build_choice() -> str:
     choice = os.environ.get("PROTOKERN_BUILD", "auto")
     if choice not in CHOICES:
         raise SystemExit(f"PROTOKERN_BUILD: must be one of {', '.join(CHOICES)}; got '{choice}'.")
-    if choice == "cuda":
-        raise SystemExit("PROTOKERN_BUILD=cuda: this version has no CUDA library yet. Use auto, cpu or none.")
     return choice
 
 
@@ -68,30 +69,41 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         target = ROOT / "protokern" if self.inplace else Path(self.build_lib) / "protokern"
+        choice = build_choice()
         try:
-            self.build_libraries(target)
+            torch = torch_package()
+            without_cuda = "" if choice == "cpu" else cuda_problem(torch)
+            if choice == "cuda" and without_cuda:
+                raise LeftOut(without_cuda)
+            self.build_libraries(target, torch, cuda=choice != "cpu" and not without_cuda)
         except LeftOut as reason:
-            if build_choice() != "auto":
+            if choice != "auto":
                 raise SystemExit(f"protokern: the C++ library cannot be built: {reason}") from reason
             self.warn(
                 f"\n\n  protokern is installed WITHOUT its C++ library: {reason}\n"
                 "  It works all the same, slower, in pure torch. 'protokern doctor' repeats this.\n"
             )
+        else:
+            if without_cuda:
+                self.warn(f"protokern is installed without its CUDA library: {without_cuda}")
 
-    def build_libraries(self, target: Path) -> None:
+    def build_libraries(self, target: Path, torch: Path, cuda: bool) -> None:
         import pybind11
 
         build = Path(self.build_temp) / "cmake"
         configure = [
             *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-            f"-DPROTOKERN_TORCH={torch_package()}",
+            f"-DPROTOKERN_TORCH={torch}",
+            f"-DPROTOKERN_CUDA={'ON' if cuda else 'OFF'}",
             *(
                 "-DPROTOKERN_HOST=ON",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             ),
         ]
+        if cuda:
+            configure += [f"-DCMAKE_CUDA_COMPILER={find_nvcc()}", f"-DCMAKE_CUDA_ARCHITECTURES={cmake_architectures()}"]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         run(configure)
         run([tool("cmake"), "--build", str(build), "--parallel", jobs])

@@ -51,17 +51,58 @@ def test_torch_is_asked_for_only_where_it_is_missing(
     assert requires() == []
 
 
+def test_a_build_that_cannot_be_is_refused() -> None:
+    result = setup("--version", build="fast")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "PROTOKERN_BUILD: must be one of auto, cpu, cuda, none; got 'fast'."
+
+
+@pytest.fixture
+def cuda_toolkit(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    return __import__("cuda_toolkit")
+
+
+def test_the_cuda_library_is_decided_by_tools_not_by_a_device(
+    cuda_toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cuda_toolkit.cuda_problem(tmp_path).startswith(f"the torch in {tmp_path} is built without CUDA. Install")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libtorch_cuda.so").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert cuda_toolkit.cuda_problem(tmp_path).startswith("nvcc was not found. Put it on the path or set CUDA_HOME")
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch(mode=0o755)
+    assert cuda_toolkit.cuda_problem(tmp_path) == ""
+    assert cuda_toolkit.find_nvcc() == str(nvcc)
+
+
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("named", "wanted"),
     [
-        ("fast", "PROTOKERN_BUILD: must be one of auto, cpu, cuda, none; got 'fast'."),
-        ("cuda", "PROTOKERN_BUILD=cuda: this version has no CUDA library yet. Use auto, cpu or none."),
+        (None, "80-real;90-real;90-virtual"),
+        ("7.5", "75-real"),
+        ("9.0a; 10.0+PTX", "90a-real;100-real;100-virtual"),
+        ("8.0 8.6", "80-real;86-real"),
     ],
 )
-def test_a_build_that_cannot_be_is_refused(build: str, message: str) -> None:
-    result = setup("--version", build=build)
-    assert result.returncode == 1
-    assert result.stderr.strip() == message
+def test_architectures_are_explicit(
+    named: str | None, wanted: str, cuda_toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named is not None:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", named)
+    assert cuda_toolkit.cmake_architectures() == wanted
+
+
+@pytest.mark.parametrize("named", ["Hopper", "7.0", "90"])
+def test_unknown_architectures_are_refused(
+    named: str, cuda_toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", named)
+    with pytest.raises(SystemExit, match=r"^TORCH_CUDA_ARCH_LIST: must be a list of numbers from 7\.5 on"):
+        cuda_toolkit.cmake_architectures()
 
 
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> None:
@@ -73,7 +114,7 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> Non
     needed = {"CMakeLists.txt", "LICENSE", "pyproject.toml", "setup.py", "build_tools/backend.py"}
     for folder in ("csrc", "build_tools", "protokern"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".cpp", ".h", ".txt", ".j2", ".css", ".js"}:
+            if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".txt", ".j2", ".css", ".js"}:
                 needed.add(path.relative_to(ROOT).as_posix())
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

@@ -6,89 +6,20 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "arguments.h"
 #include "core.h"
 #include "instruction_sets.h"
 
 namespace {
 
 namespace cpu = protokern::cpu;
+using namespace protokern::arguments;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Unlike STD_TORCH_CHECK, without the place in this file: the message is for the caller.
-template <typename... Parts>
-void require(bool condition, const Parts&... parts) {
-    if (condition) return;
-    std::ostringstream message;
-    (message << ... << parts);
-    throw std::runtime_error(message.str());
-}
-
-cpu::DType dtype_of(const Tensor& tensor, const char* name) {
-    switch (tensor.scalar_type()) {
-        case ScalarType::Double:
-            return cpu::DType::float64;
-        case ScalarType::Float:
-            return cpu::DType::float32;
-        case ScalarType::BFloat16:
-            return cpu::DType::bfloat16;
-        case ScalarType::Half:
-            return cpu::DType::float16;
-        default:
-            break;
-    }
-    require(false, name, ": must be float64, float32, bfloat16 or float16; got another dtype.");
-    return cpu::DType::float32;
-}
-
-ScalarType value_dtype(const Tensor& features) {
-    return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// (B, D, H, W) or (P, D, h, w); a (P, D) tensor counts as (P, D, 1, 1).
-cpu::Array4 array_of(const Tensor& tensor, const char* name) {
-    require(tensor.is_cpu(), name, ": must be on the CPU; got another device.");
-    cpu::Array4 array{
-        tensor.numel() > 0 ? tensor.const_data_ptr() : nullptr, dtype_of(tensor, name), {1, 1, 1, 1}, {0, 0, 0, 0}};
-    require(tensor.dim() == 4 || tensor.dim() == 2, name, ": must have 4 (or, for prototypes, 2) dimensions; got ",
-            tensor.dim(), ".");
-    for (int64_t i = 0; i < tensor.dim(); ++i) {
-        array.size[i] = tensor.size(i);
-        array.stride[i] = tensor.stride(i);
-    }
-    return array;
-}
-
-cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric) {
-    require(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '", metric,
-            "'.");
-    require(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
-    const cpu::Problem problem{array_of(features, "features"), array_of(prototypes, "prototypes"),
-                               metric == "cosine" ? cpu::Metric::cosine : cpu::Metric::sqeuclidean};
-    const int64_t* x = problem.features.size;
-    const int64_t* p = problem.prototypes.size;
-    require(problem.features.dtype == problem.prototypes.dtype,
-            "prototypes: must have the dtype of features; got another one.");
-    require(x[1] == p[1] && x[1] > 0, "prototypes: must have depth ", x[1], " (more than 0) like features; got ", p[1],
-            ".");
-    require(p[2] > 0 && p[3] > 0 && p[2] <= x[2] && p[3] <= x[3], "prototypes: patches must fit into the ", x[2], " x ",
-            x[3], " grid; got ", p[2], " x ", p[3], ".");
-    return problem;
-}
-
-cpu::Activation activation_of(const std::string& name) {
-    if (name == "log") return cpu::Activation::log;
-    if (name == "linear") return cpu::Activation::linear;
-    if (name == "exp") return cpu::Activation::exponential;
-    require(name == "cosine", "activation: must be 'log', 'linear', 'exp' or 'cosine'; got '", name, "'.");
-    return cpu::Activation::cosine;
-}
 
 void require_fp32(const std::string& precision) {
     require(precision == "fp32", "precision: must be 'fp32' on the CPU; got '", precision, "'.");
@@ -121,11 +52,6 @@ Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
     return checked;
 }
 
-Tensor empty_like_values(const Tensor& features, std::initializer_list<int64_t> size) {
-    const std::vector<int64_t> sizes(size);
-    return torch::stable::new_empty(features, {sizes.data(), sizes.size()}, value_dtype(features));
-}
-
 std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& prototypes, const std::string& metric,
                                         cpu::Activation activation, double epsilon) {
     const cpu::Problem problem = problem_of(features, prototypes, metric);
@@ -155,28 +81,6 @@ std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const 
     require_fp32(precision);
     return pool(features, prototypes, metric, activation_of(activation), epsilon);
 }
-
-// Uninitialised gradients, of shape (0,) where they are not needed, and where the core writes them.
-struct Gradients {
-    Tensor features;
-    Tensor prototypes;
-    cpu::GradientOutput output{nullptr, {0, 0, 0, 0}, nullptr};
-
-    Gradients(const Tensor& of_features, const Tensor& of_prototypes, bool need_features, bool need_prototypes)
-        : features(need_features ? torch::stable::empty_like(of_features) : nothing(of_features)),
-          prototypes(need_prototypes ? torch::stable::new_empty(of_prototypes, of_prototypes.sizes())
-                                     : nothing(of_prototypes)) {
-        if (need_features && features.numel() > 0) {
-            output.features = features.mutable_data_ptr();
-            for (int i = 0; i < 4; ++i) output.features_stride[i] = features.stride(i);
-        }
-        if (need_prototypes && prototypes.numel() > 0) output.prototypes = prototypes.mutable_data_ptr();
-    }
-    static Tensor nothing(const Tensor& like) {
-        const int64_t zero = 0;
-        return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(&zero, 1));
-    }
-};
 
 std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const Tensor& features,
                                                  const Tensor& prototypes, const Tensor& patch,

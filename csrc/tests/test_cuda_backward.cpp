@@ -59,8 +59,8 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout) {
 template <typename T>
 void many_problems() {
     std::vector<Sizes> sizes = cuda_sizes();
-    sizes.push_back({70, 5, 3, 4, 40, 1, 1});    // more images than a warp has lanes
-    sizes.push_back({2, 260, 6, 6, 75, 1, 1});   // several blocks of channels
+    sizes.push_back({70, 5, 3, 4, 40, 1, 1});     // more images than a warp has lanes
+    sizes.push_back({2, 260, 6, 6, 75, 1, 1});    // several blocks of channels
     sizes.push_back({1, 2, 120, 110, 40, 1, 1});  // more patches than are counted in shared memory
     for (const Sizes& size : sizes)
         for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})

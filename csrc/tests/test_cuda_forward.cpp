@@ -102,7 +102,8 @@ void the_map_equals_the_loops() {
 template <typename T>
 void equal_patches_give_the_first(Precision precision) {
     for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
-        for (const Sizes size : {Sizes{2, 37, 6, 7, 20, 1, 1}, Sizes{1, 5, 12, 9, 10, 2, 3}, Sizes{1, 16, 1, 200, 6, 1, 1}})
+        for (const Sizes size :
+             {Sizes{2, 37, 6, 7, 20, 1, 1}, Sizes{1, 5, 12, 9, 10, 2, 3}, Sizes{1, 16, 1, 200, 6, 1, 1}})
             for (const int64_t kinds : {1, 5}) {
                 Data<T> data(size, metric);
                 for (int64_t b = 0; b < size.images; ++b)

@@ -63,6 +63,7 @@ def _native_facts() -> list[tuple[str, str]]:
         ("  on this processor", ", ".join(info.supported) or "unknown"),
         ("  PROTOKERN_ISA", info.override or "not set"),
         ("compiler", info.compiler or "unknown"),
+        ("native cuda library", info.cuda_problem or str(info.cuda_library)),
     ]
     return [*facts, ("native problem", info.problem)] if info.problem else facts
 

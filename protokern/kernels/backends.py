@@ -98,7 +98,7 @@ def _first_choice(device: torch.device) -> str:
         return "native" if native_library.is_available() else "reference"
     if device.type in triton_availability.device_types() and not triton_availability.device_problem(device):
         return "triton"
-    return "reference"
+    return "native" if device.type == "cuda" and native_library.is_available("cuda") else "reference"
 
 
 def _precisions(backend: str, device: torch.device) -> tuple[str, ...]:
@@ -128,7 +128,9 @@ def _require(backend: str, device: torch.device) -> None:
     status = _status(backend)
     if not status.available:
         raise BackendUnavailableError(f"backend {backend!r}: {status.reason}")
-    if "any" not in status.devices and device.type not in status.devices:
+    if backend == "native" and device.type == "cuda":
+        native_library.load("cuda")
+    elif "any" not in status.devices and device.type not in status.devices:
         raise BackendUnavailableError(
             f"backend {backend!r}: runs on {', '.join(status.devices)} only; the tensors are on {device.type}. "
             "Move them, or use backend='auto'."
@@ -149,4 +151,4 @@ def _status(backend: str) -> BackendStatus:
         native_library.load()
     except BackendUnavailableError as error:
         return BackendStatus(False, ("cpu",), str(error).removeprefix("backend 'native': "))
-    return BackendStatus(True, ("cpu",), "")
+    return BackendStatus(True, ("cpu", "cuda") if native_library.is_available("cuda") else ("cpu",), "")

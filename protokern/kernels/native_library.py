@@ -1,7 +1,8 @@
-"""Finds and loads the C++ library that registers the `protokern_native` ops, and tells how it was built.
+"""Finds and loads the C++ libraries that register the `protokern_native` ops, and tells how they were built.
 
-The library holds no Python and one build serves every torch from 2.11 on. The facts come from a small module of its
-own, `protokern._host`, which fits one Python version only; the ops run without it.
+The CPU library defines the ops; the CUDA library adds what runs on CUDA devices and is loaded after it. They hold no
+Python and one build serves every torch from 2.11 on. The facts come from a small module of its own, `protokern._host`,
+which fits one Python version only; the ops run without it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import torch
 from ..errors import BackendUnavailableError
 
 LIBRARY = Path(__file__).resolve().parents[1] / "lib" / "libprotokern_cpu.so"
+CUDA_LIBRARY = LIBRARY.with_name("libprotokern_cuda.so")
 _REBUILD = "Run 'pip install -e .' in the source tree, or install protokern again (needs a C++20 compiler)."
+_REBUILD_CUDA = (
+    "Run 'PROTOKERN_BUILD=cuda pip install -e .' in the source tree (needs nvcc and a torch that is built for CUDA)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class BuildInfo:
         override: the value of PROTOKERN_ISA, or None.
         compiler: name and version; None without the module.
         problem: what is wrong and what to do; empty when nothing is.
+        cuda_library: the file of the CUDA library, or None where it was not built.
+        cuda_problem: why native ops do not run on CUDA devices and what to do; empty when the library loads.
     """
 
     library: Path | None
@@ -41,31 +48,35 @@ class BuildInfo:
     override: str | None
     compiler: str | None
     problem: str
+    cuda_library: Path | None
+    cuda_problem: str
 
 
-def load() -> None:
-    """Load the library once; cheap when called again.
+def load(device_type: str = "cpu") -> None:
+    """Load the library for "cpu" or "cuda" tensors once; cheap when called again.
 
     Raises:
         BackendUnavailableError: it was not built, does not load, or PROTOKERN_ISA names what cannot run here.
     """
-    problem = _load_library() or _isa_problem()
+    problem = unavailable_reason(device_type)
     if problem:
         raise BackendUnavailableError(f"backend 'native': {problem}")
 
 
-def is_available() -> bool:
+def is_available(device_type: str = "cpu") -> bool:
     """Whether the library is there and loads. A PROTOKERN_ISA that cannot be met still lets `load` fail, aloud."""
-    return not _load_library()
+    return not (_load_cuda_library() if device_type == "cuda" else _load_library())
 
 
 def precisions(device_type: str) -> tuple[str, ...]:
     """In which precisions the library searches on a device; see PRECISIONS in backends.py."""
-    return ("fp32",)
+    return ("fp32", "tf32", "bf16") if device_type == "cuda" else ("fp32",)
 
 
-def unavailable_reason() -> str:
-    """Why the ops cannot run and what to do; empty when they can."""
+def unavailable_reason(device_type: str = "cpu") -> str:
+    """Why the ops cannot run on "cpu" or "cuda" tensors and what to do; empty when they can."""
+    if device_type == "cuda":
+        return _load_cuda_library()
     return _load_library() or _isa_problem()
 
 
@@ -86,6 +97,8 @@ def build_info() -> BuildInfo:
         override=os.environ.get("PROTOKERN_ISA") or None,
         compiler=host.compiler() if host else None,
         problem=problem,
+        cuda_library=CUDA_LIBRARY if CUDA_LIBRARY.is_file() else None,
+        cuda_problem=_load_cuda_library(),
     )
 
 
@@ -98,6 +111,22 @@ def _load_library() -> str:
     except OSError as error:
         cause = error.__cause__ or error
         return f"the C++ library does not load with torch {torch.__version__} ({cause}). {_REBUILD}"
+    return ""
+
+
+@cache
+def _load_cuda_library() -> str:
+    if _load_library():
+        return _load_library()  # which defines the ops
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA. Install a torch with CUDA and build again."
+    if not CUDA_LIBRARY.is_file():
+        return f"the CUDA library is not built. {_REBUILD_CUDA}"
+    try:
+        torch.ops.load_library(str(CUDA_LIBRARY))
+    except OSError as error:
+        cause = error.__cause__ or error
+        return f"the CUDA library does not load with torch {torch.__version__} ({cause}). {_REBUILD_CUDA}"
     return ""
 
 

@@ -52,7 +52,16 @@ def test_every_backend_is_listed_with_its_reason() -> None:
 
 @pytest.mark.skipif(not NATIVE_IS_REQUIRED, reason="native is built on Linux x86-64, unless PROTOKERN_BUILD=none")
 def test_native_is_built_where_it_should_be() -> None:
-    assert available_backends()["native"] == BackendStatus(available=True, devices=("cpu",), reason="")
+    devices = ("cpu", "cuda") if native_library.is_available("cuda") else ("cpu",)
+    assert available_backends()["native"] == BackendStatus(available=True, devices=devices, reason="")
+
+
+def test_native_runs_on_cuda_tensors_where_the_cuda_library_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_load_cuda_library", lambda: "")
+    assert available_backends()["native"].devices == ("cpu", "cuda")
+    assert choose_backend("native", torch.device("cuda"), torch.float32, "bf16") == ("native", "bf16")
+    monkeypatch.setattr(backends.triton_availability, "device_types", lambda: ())
+    assert choose_backend("auto", torch.device("cuda"), torch.float16, None) == ("native", "tf32")
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -206,10 +215,14 @@ def test_wrong_types(op: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["native"], indirect=True)
-def test_native_elsewhere_than_on_the_cpu_is_refused(backend: str) -> None:
-    message = r"^backend 'native': runs on cpu only; the tensors are on cuda\. Move them, or use backend='auto'\.$"
+def test_native_elsewhere_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_load_cuda_library", lambda: "the test took it away. Put it back.")
+    message = r"^backend 'native': the test took it away\. Put it back\.$"
     with pytest.raises(BackendUnavailableError, match=message):
         choose_backend(backend, torch.device("cuda"), torch.float32, None)
+    message = r"^backend 'native': runs on cpu only; the tensors are on meta\. Move them, or use backend='auto'\.$"
+    with pytest.raises(BackendUnavailableError, match=message):
+        choose_backend(backend, torch.device("meta"), torch.float32, None)
 
 
 class TestChoiceOfPrecision:
@@ -257,11 +270,11 @@ class TestChoiceOfPrecision:
 
 
 def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load() -> None:
+    def load(device_type: str = "cpu") -> None:
         raise BackendUnavailableError("backend 'native': the test took it away. Put it back.")
 
     monkeypatch.setattr(native_library, "load", load)
-    monkeypatch.setattr(native_library, "is_available", lambda: False)
+    monkeypatch.setattr(native_library, "is_available", lambda device_type="cpu": False)
 
 
 def tensors(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -39,7 +39,7 @@ def run_with_isa(isa: str, code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """What was learnt about the library is forgotten before and after the test."""
-    caches = (native_library._load_library, native_library._isa_problem)
+    caches = (native_library._load_library, native_library._load_cuda_library, native_library._isa_problem)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -86,6 +86,35 @@ def test_a_library_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, 
     assert not native_library.is_available()
     with pytest.raises(BackendUnavailableError, match=r"does not load with torch .*\(.*broken\.so.*\)\. Run 'pip"):
         native_library.load()
+
+
+@needs_library
+@pytest.mark.usefixtures("forgetful")
+def test_a_cuda_library_that_cannot_be_is_named_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is built without CUDA. Install a torch with CUDA" in native_library.unavailable_reason("cuda")
+    native_library._load_cuda_library.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(native_library, "CUDA_LIBRARY", tmp_path / "missing.so")
+    assert native_library.build_info().cuda_library is None
+    assert native_library.build_info().cuda_problem.startswith("the CUDA library is not built. Run 'PROTOKERN_BUILD=")
+    native_library._load_cuda_library.cache_clear()
+    (tmp_path / "missing.so").write_bytes(b"not a library")
+    assert not native_library.is_available("cuda")
+    with pytest.raises(BackendUnavailableError, match=r"^backend 'native': the CUDA library does not load with torch"):
+        native_library.load("cuda")
+
+
+@needs_library
+@pytest.mark.skipif(not native_library.CUDA_LIBRARY.is_file(), reason="the CUDA library is not built")
+def test_the_cuda_library_loads_without_a_cuda_device_and_implements_every_op() -> None:
+    native_library.load("cuda")
+    assert native_library.build_info().cuda_problem == ""
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("protokern_native::") and not name.endswith("instruction_set"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name
 
 
 @needs_library

@@ -71,9 +71,9 @@ __global__ void __launch_bounds__(32 * warps)
 template <typename T>
 struct Gradient {
     Pairs<T> pairs;
-    const T* grad;          // (B, P)
-    const T* distance;      // (B, P), cosine only
-    const int64_t* patch;   // (B, P)
+    const T* grad;         // (B, P)
+    const T* distance;     // (B, P), cosine only
+    const int64_t* patch;  // (B, P)
     Sorted sorted;
     int64_t images, count;
     int height, patch_height;
@@ -256,7 +256,7 @@ struct Backward {
     void run(const int64_t* patch, const T* grad, const GradientOutput& output, cudaStream_t stream) const {
         prepared.run(problem, shape, needs, stream);
         if (cosine) pair_distances(prepared.pairs, shape.images, shape.prototypes, patch, distance, stream);
-        Gradient<T> gradient{prepared.pairs, grad,         distance,           patch,           sorted, shape.images,
+        Gradient<T> gradient{prepared.pairs,   grad,         distance,           patch,           sorted, shape.images,
                              shape.prototypes, shape.height, shape.patch_height, output.features, {}};
         for (int i = 0; i < 4; ++i) gradient.out_stride[i] = output.features_stride[i];
         const Source x = source_of(problem.features);

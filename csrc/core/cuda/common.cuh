@@ -18,9 +18,9 @@
 #define PROTOKERN_START(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define PROTOKERN_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
-#define PROTOKERN_LAUNCH(name, kernel, grid, block, shared, stream, ...)           \
-    do {                                                                           \
-        PROTOKERN_START((kernel), grid, block, shared, stream, __VA_ARGS__);       \
+#define PROTOKERN_LAUNCH(name, kernel, grid, block, shared, stream, ...)            \
+    do {                                                                            \
+        PROTOKERN_START((kernel), grid, block, shared, stream, __VA_ARGS__);        \
         ::protokern::cuda::check(cudaGetLastError(), "the launch of kernel " name); \
     } while (false)
 

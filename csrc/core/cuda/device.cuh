@@ -143,8 +143,8 @@ __device__ inline void wait_for_copies() {
 }
 
 // sum += a b for a 16 x 8 tile of sums, rows of 8 words each: 8 tf32 values (Half = false) or 16 bfloat16. With
-// g = lane / 4 and t = lane % 4, a lane holds words t and t + 4 of a's rows g (a[0], a[2]) and g + 8 (a[1], a[3]), words
-// t and t + 4 of b's row g, and sums (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
+// g = lane / 4 and t = lane % 4, a lane holds words t and t + 4 of a's rows g (a[0], a[2]) and g + 8 (a[1], a[3]),
+// words t and t + 4 of b's row g, and sums (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
 template <bool Half>
 __device__ inline void multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #ifdef PROTOKERN_EMULATED

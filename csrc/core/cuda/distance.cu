@@ -17,8 +17,7 @@ __global__ void __launch_bounds__(32 * warps)
     if (at >= all) return;
     const int64_t n = patch[at];
     T result = not_a_number<T>();
-    if (n >= 0 && n < pairs.positions)
-        result = pair_distance(pairs, at / count, static_cast<int>(n), at % count, lane);
+    if (n >= 0 && n < pairs.positions) result = pair_distance(pairs, at / count, static_cast<int>(n), at % count, lane);
     if (lane == 0) distance[at] = result;
 }
 

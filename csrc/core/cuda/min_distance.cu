@@ -19,9 +19,9 @@ struct Finish {
     const int* index;
     int splits;
     bool decide;
-    T gap;       // largest difference of two scores that rounding can cause, per squared length of the operands
-    T vanished;  // and what products too small for a normal number can amount to
-    const T* largest;           // (B)
+    T gap;             // largest difference of two scores that rounding can cause, per squared length of the operands
+    T vanished;        // and what products too small for a normal number can amount to
+    const T* largest;  // (B)
     const T* prototype_length;  // (P)
     const int* first_bad;       // (B)
     int64_t images, count;

@@ -1,4 +1,5 @@
-// Pairs of a patch and a prototype as one warp sees them: where their values lie, and their distance in difference form.
+// Pairs of a patch and a prototype as one warp sees them: where their values lie, and their distance in difference
+// form.
 #pragma once
 
 #include "device.cuh"
@@ -22,7 +23,8 @@ struct Pairs {
         return static_cast<int64_t>(position / columns) * width + position % columns;
     }
     __device__ const T* patch_row(int64_t image, int position, int segment) const {
-        const int64_t at = pixel(position) + static_cast<int64_t>(segment / patch_width) * width + segment % patch_width;
+        const int64_t at =
+            pixel(position) + static_cast<int64_t>(segment / patch_width) * width + segment % patch_width;
         return pixels + image * image_stride + at * pixel_stride;
     }
     __device__ const T* prototype_row(int64_t prototype, int segment) const {

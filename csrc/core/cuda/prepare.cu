@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(32 * warps) centre_kernel(Source from, T* cent
     int count = 0;
     if (d < from.depth)
         for (int i = warp; i < samples; i += warps) {
-            const Memory* data = static_cast<const Memory*>(from.data) + static_cast<int64_t>(i) * from.count / samples * from.stride[0];
+            const Memory* data =
+                static_cast<const Memory*>(from.data) + static_cast<int64_t>(i) * from.count / samples * from.stride[0];
             for (int s = 0; s < from.pixels; ++s) {
                 const T value = value_at(from, data, s, d);
                 if (!finite(value)) continue;
@@ -93,8 +94,7 @@ __global__ void __launch_bounds__(32 * warps) pixels_kernel(Source from, Target<
             const int pixel = first + (along_channels ? other : lane);
             const int channel = along_channels ? lane : other;
             T value = 0;
-            if (pixel < from.pixels && d0 + channel < from.depth)
-                value = value_at(from, data, pixel, d0 + channel);
+            if (pixel < from.pixels && d0 + channel < from.depth) value = value_at(from, data, pixel, d0 + channel);
             values[along_channels ? other : lane][channel] = value;
         }
         __syncthreads();
@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
             if (a.ranks) a.ranks[image * a.padded_positions + n] = {infinity<T>(), T(0)};
             continue;
         }
-        const double* norm = a.pixel_norm + image * a.pixels + static_cast<int64_t>(n / a.columns) * a.width +
-                             n % a.columns;
+        const double* norm =
+            a.pixel_norm + image * a.pixels + static_cast<int64_t>(n / a.columns) * a.width + n % a.columns;
         double sum = 0;
         for (int s = 0; s < a.segments; ++s)
             sum += norm[static_cast<int64_t>(s / a.patch_width) * a.width + s % a.patch_width];
@@ -194,8 +194,7 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         if (bad && n < my_first) my_first = n;
         if (sum > my_most) my_most = sum;
         const T inverse = inverse_length<T>(sum);
-        if (a.patch_scale)
-            a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.cosine ? inverse : T(1);
+        if (a.patch_scale) a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.cosine ? inverse : T(1);
         if (!a.ranks) continue;
         Rank<T> rank{static_cast<T>(sum), T(-2)};
         if (a.cosine) rank = {T(0), -inverse};
@@ -206,10 +205,10 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
     __syncthreads();
     for (int step = 16 * warps; step > 0; step /= 2) {
         if (static_cast<int>(threadIdx.x) < step) {
-            most[threadIdx.x] = most[threadIdx.x + step] > most[threadIdx.x] ? most[threadIdx.x + step]
-                                                                             : most[threadIdx.x];
-            first[threadIdx.x] = first[threadIdx.x + step] < first[threadIdx.x] ? first[threadIdx.x + step]
-                                                                                : first[threadIdx.x];
+            most[threadIdx.x] =
+                most[threadIdx.x + step] > most[threadIdx.x] ? most[threadIdx.x + step] : most[threadIdx.x];
+            first[threadIdx.x] =
+                first[threadIdx.x + step] < first[threadIdx.x] ? first[threadIdx.x + step] : first[threadIdx.x];
         }
         __syncthreads();
     }
@@ -312,10 +311,9 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
         }
     });
     if (!pixel_norm || shape.images == 0) return;
-    const Measured<T> measured{pixel_norm,       shape.pixels,   shape.width,       shape.columns,
-                               shape.positions,  padded_positions, shape.segments,  shape.patch_width,
-                               cosine,           patch_scale,    ranks,             largest,
-                               first_bad};
+    const Measured<T> measured{
+        pixel_norm,        shape.pixels, shape.width, shape.columns, shape.positions, padded_positions, shape.segments,
+        shape.patch_width, cosine,       patch_scale, ranks,         largest,         first_bad};
     PROTOKERN_LAUNCH("measure", (measure_kernel<T>), blocks(shape.images), 32 * warps, 0, stream, measured);
 }
 

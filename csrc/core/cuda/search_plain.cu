@@ -8,7 +8,8 @@ namespace {
 constexpr int lanes_p = 16;  // threads that share a prototype
 
 template <typename T>
-__global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1) plain_search_kernel(Search<T> a, int p_tiles) {
+__global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)
+    plain_search_kernel(Search<T> a, int p_tiles) {
     __shared__ TileMemory<T> memory;
     const int64_t first_p = static_cast<int64_t>(blockIdx.x % p_tiles) * tile_side;
     const int64_t item = blockIdx.x / p_tiles;

@@ -14,10 +14,10 @@ namespace protokern::cuda {
 namespace {
 
 constexpr int tile_p = 128;
-constexpr int chunk = 32;        // words
-constexpr int row = chunk + 4;   // words of a row of a stage
+constexpr int chunk = 32;       // words
+constexpr int row = chunk + 4;  // words of a row of a stage
 constexpr int stages = 3;
-constexpr int step = 8;          // words of one matrix product
+constexpr int step = 8;  // words of one matrix product
 
 // Shared memory of a block. Ranks of a tile lie beside its patches; `merged` is where the warps of a block compare.
 template <int warps_n>
@@ -85,8 +85,8 @@ struct Loader {
         const int k = walk.at + q;
         if (k >= length) return;
         const int s = a.segments == 1 ? 0 : k / a.width;
-        const int64_t within =
-            static_cast<int64_t>(s / a.patch_width) * a.image_width + s % a.patch_width;  // pixels from the patch's first
+        const int64_t within = static_cast<int64_t>(s / a.patch_width) * a.image_width +
+                               s % a.patch_width;  // pixels from the patch's first
         const int offset = k - s * a.width;
 #pragma unroll
         for (int i = 0; i < tile_n * 8 / threads; ++i) {
@@ -95,9 +95,8 @@ struct Loader {
             const bool inside = n < a.positions;
             int64_t pixel = 0;
             if (inside)
-                pixel = a.segments == 1
-                            ? n
-                            : within + static_cast<int64_t>(n / a.columns) * a.image_width + n % a.columns;
+                pixel =
+                    a.segments == 1 ? n : within + static_cast<int64_t>(n / a.columns) * a.image_width + n % a.columns;
             copy_in_background<16>(to + r * row + q, source + pixel * a.width + offset, inside ? 16 : 0);
         }
     }
@@ -107,9 +106,9 @@ struct Loader {
         patches(shared + L::patches + number * L::stage_words, walk);
         if (!resident) prototypes(shared + L::prototypes + number * tile_p * row, row, walk.at, chunk);
         if (static_cast<int>(threadIdx.x) < tile_n)
-            copy_in_background<8>(shared + L::ranks + (number * tile_n + threadIdx.x) * 2,
-                                  a.ranks + walk.item / a.splits * a.padded_positions + walk.tile * tile_n + threadIdx.x,
-                                  8);
+            copy_in_background<8>(
+                shared + L::ranks + (number * tile_n + threadIdx.x) * 2,
+                a.ranks + walk.item / a.splits * a.padded_positions + walk.tile * tile_n + threadIdx.x, 8);
     }
 };
 
@@ -201,8 +200,7 @@ __device__ void finish_item(Best<float> (&state)[8], const Search<float>& a, int
     __syncthreads();
     for (int p = threadIdx.x; p < tile_p && first_p + p < a.count; p += Layout<warps_n>::threads) {
         Best<float> all{best[p], second[p], index[p]};
-        for (int w = 1; w < warps_n; ++w)
-            all.take(best[w * tile_p + p], second[w * tile_p + p], index[w * tile_p + p]);
+        for (int w = 1; w < warps_n; ++w) all.take(best[w * tile_p + p], second[w * tile_p + p], index[w * tile_p + p]);
         const int64_t image = item / a.splits;
         const int64_t to = (item % a.splits * a.images + image) * a.count + first_p + p;
         a.best[to] = all.best;
@@ -230,7 +228,7 @@ __global__ void __launch_bounds__(64 * warps_n, 4 / warps_n)
     const Loader<warps_n> loader{a, shared, first_p, length, resident};
 
     if (resident) loader.prototypes(shared + L::prototypes, resident_row, 0, length);
-    Walk ahead;
+    Walk ahead{};
     ahead.start(first_item, end_item, a.splits, tiles);
     for (int s = 0; s < stages - 1; ++s) {
         if (!ahead.done()) {
@@ -245,7 +243,7 @@ __global__ void __launch_bounds__(64 * warps_n, 4 / warps_n)
     const int x_offset = L::patches + (warp / 2 * 32 + lane / 4) * row + lane % 4;
     const int rank_offset = L::ranks + (warp / 2 * 32 + lane % 4 * 2) * 2;
     int stage = 0;
-    Walk now;
+    Walk now{};
     now.start(first_item, end_item, a.splits, tiles);
     while (!now.done()) {
         const int64_t item = now.item;

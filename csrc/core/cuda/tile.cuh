@@ -101,10 +101,10 @@ __device__ void add_tile(const TileRows<T>& rows, int64_t image, int64_t first_p
 // Rows for distances in difference form.
 template <typename T>
 TileRows<T> tile_rows(const Pairs<T>& pairs, int64_t count) {
-    return {pairs.pixels,          pairs.image_stride,    pairs.pixel_stride, pairs.prototypes,
-            pairs.prototype_stride, pairs.patch_scale,     pairs.prototype_scale, count,
-            pairs.positions,       pairs.columns,         pairs.width,        pairs.patch_width,
-            pairs.segments,        pairs.depth};
+    return {pairs.pixels,           pairs.image_stride, pairs.pixel_stride,    pairs.prototypes,
+            pairs.prototype_stride, pairs.patch_scale,  pairs.prototype_scale, count,
+            pairs.positions,        pairs.columns,      pairs.width,           pairs.patch_width,
+            pairs.segments,         pairs.depth};
 }
 
 // The distance of a pair whose squared differences add up to `sum`; see pair_distance.

@@ -64,14 +64,10 @@ unsigned running;
 const void* main_stack;
 size_t main_stack_bytes;
 void* main_fake_stack;
-void leaving_main(Fiber& fiber) {
-    __sanitizer_start_switch_fiber(&main_fake_stack, fiber.stack.get(), stack_bytes);
-}
+void leaving_main(Fiber& fiber) { __sanitizer_start_switch_fiber(&main_fake_stack, fiber.stack.get(), stack_bytes); }
 void back_in_main() { __sanitizer_finish_switch_fiber(main_fake_stack, nullptr, nullptr); }
 void leaving(Fiber& fiber) { __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack, main_stack_bytes); }
-void back_in(Fiber& fiber) {
-    __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack, &main_stack_bytes);
-}
+void back_in(Fiber& fiber) { __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack, &main_stack_bytes); }
 #else
 void leaving_main(Fiber&) {}
 void back_in_main() {}

@@ -65,9 +65,9 @@ class Rates:
         return self.values[peak_name(self.limits, precision)]
 
     def arithmetic(self, precision: str) -> float:
-        """Useful operations a second. On CUDA, float32 can also be had from three products of TF32."""
-        if precision == "fp32" and "peak tf32" in self.values:
-            return max(self.values["peak fp32"], self.values["peak tf32"] / 3)
+        """Useful operations a second. On CUDA, float32 can also be had from three products of bfloat16 parts."""
+        if precision == "fp32" and "peak bf16" in self.values:
+            return max(self.values["peak fp32"], self.values["peak bf16"] / 3)
         return self.peak(precision)
 
     def floor(self, case: Case, precision: str) -> tuple[float, str]:
@@ -82,6 +82,8 @@ def run_point(machine: Machine, device: Device, plan: Plan, point: Point, *, may
     case, op = CASES[point.case], OPS[point.op]
     if point.threads is not None:
         torch.set_num_threads(point.threads)
+    # torch.compile keeps what it made for other points and refuses to make more than a few.
+    torch.compiler.reset()
     outcome = Outcome()
     inputs = make_sets(device, case, needs_grad=point.mode == "full")
     peers = plan.peers if point.peers is None else [name for name in plan.peers if name in point.peers]

@@ -168,7 +168,7 @@ def full(stored: Stored) -> str:
     comparisons = newest(stored.speed)
     if not comparisons:
         return NOTHING
-    parts = ["## Targets", target_table(stored.speed)]
+    parts = ["## Targets", target_table(stored.speed), "## Cases", case_table(comparisons)]
     for on_cuda, title in ((False, "## Times on the CPU"), (True, "## Times on a CUDA device")):
         kind = [comparison for comparison in comparisons if comparison.first.on_cuda == on_cuda]
         parts += [title, caption([row for comparison in kind for row in comparison.rows]) if kind else NO_CUDA]
@@ -188,6 +188,20 @@ def target_table(rows: Sequence[SpeedRow]) -> str:
     for verdict in verdicts(rows):
         where, wanted, measured = verdict.split(": ")
         lines.append(f"| {where} | {wanted} | {measured} |")
+    return "\n".join(lines)
+
+
+def case_table(comparisons: Sequence[Comparison]) -> str:
+    """The work and the least traffic of what was measured."""
+    lines = [
+        "| case | shape | 10^9 operations | MB that must move | operations a byte | MB of one B x P x H x W tensor |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in dict.fromkeys(comparison.first.case for comparison in comparisons):
+        case = CASES[name]
+        work, traffic = case.forward_gflop, case.forward_bytes / 1e6
+        cells = [name, case.title, f"{work:.2f}", f"{traffic:.1f}", f"{work / traffic * 1e3:.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {case.map_bytes / 1e6:.0f} |")
     return "\n".join(lines)
 
 

@@ -72,6 +72,9 @@ class TopK {
         T* zero;
         T* tile;
         uint64_t* close;
+        PairBatch<T> batch;  // pairs that wait to be measured
+        int64_t prototype[PairBatch<T>::size];
+        int64_t position[PairBatch<T>::size];
 
         T* value(int64_t image, int64_t p) const { return all.value_ + (image * shape.prototypes + p) * all.k_; }
         int64_t* patch(int64_t image, int64_t p) const { return all.patch_ + (image * shape.prototypes + p) * all.k_; }
@@ -106,6 +109,7 @@ class TopK {
                 clear_result(image, p);
                 evaluate(image, i, p, 0, p - first, undecided[p - first]);
             }
+            flush(image);
             mark_bad_prototypes(image, first, end);
         }
 
@@ -130,6 +134,7 @@ class TopK {
             for (int64_t part = 0; part < all.pieces_.parts; ++part) {
                 read(image, 1, part);
                 for (int64_t p = first; p < end; ++p) evaluate(image, 0, p, p / lanes, p % lanes, undecided[p]);
+                flush(image);
             }
             mark_bad_prototypes(image, first, end);
         }
@@ -164,38 +169,43 @@ class TopK {
         }
 
         // Puts what is at hand into the result: the k patches found, or all where the search is undecided.
-        void evaluate(int64_t image, int64_t i, int64_t p, int64_t at, int64_t lane, bool everything) const {
-            PairBatch<T> batch;
-            int64_t position[PairBatch<T>::size];
-            const auto take = [&](int64_t n) {
-                position[batch.count] = n;
-                const int64_t row = i * group.positions + n - group.first;
-                batch.add(group.patch(i, n), group.inverse_norm[row], all.prototypes_.row(p),
-                          all.prototypes_.inverse_norm(p));
-                if (batch.full()) insert(image, p, batch, position);
-            };
+        void evaluate(int64_t image, int64_t i, int64_t p, int64_t at, int64_t lane, bool everything) {
             const int64_t end = group.first + group.positions;
             if (everything)
-                for (int64_t n = group.first; n < end; ++n) take(n);
+                for (int64_t n = group.first; n < end; ++n) take(image, i, p, n);
             for (int64_t j = 0; j < all.k_ && !everything; ++j) {
                 const int64_t n = index[(at * slots + j) * lanes + lane];
-                if (n >= group.first && n < end) take(n);
+                if (n >= group.first && n < end) take(image, i, p, n);
             }
-            insert(image, p, batch, position);
         }
 
-        void insert(int64_t image, int64_t p, PairBatch<T>& batch, const int64_t* position) const {
+        void take(int64_t image, int64_t i, int64_t p, int64_t n) {
+            prototype[batch.count] = p;
+            position[batch.count] = n;
+            batch.add(group.patch(i, n), group.inverse_norm[i * group.positions + n - group.first],
+                      all.prototypes_.row(p), all.prototypes_.inverse_norm(p));
+            if (batch.full()) flush(image);
+        }
+
+        // Measures the pairs that wait, all of one image, and puts them in their places.
+        void flush(int64_t image) {
             batch.compute(all.tiles_.plain, all.problem_.metric, group.segment, shape);
-            T* values = value(image, p);
-            int64_t* patches = patch(image, p);
             for (int64_t b = 0; b < batch.count; ++b) {
-                T distance = batch.distance[b];
-                int64_t n = position[b];
-                for (int64_t j = 0; j < all.k_; ++j) {
-                    if (!(distance < values[j] || (distance == values[j] && n < patches[j]))) continue;
-                    std::swap(distance, values[j]);
-                    std::swap(n, patches[j]);
+                const T distance = batch.distance[b];
+                const int64_t n = position[b];
+                T* values = value(image, prototype[b]);
+                int64_t* patches = patch(image, prototype[b]);
+                const auto precedes = [&](int64_t j) {
+                    return distance < values[j] || (distance == values[j] && n < patches[j]);
+                };
+                int64_t j = all.k_ - 1;
+                if (!precedes(j)) continue;
+                for (; j > 0 && precedes(j - 1); --j) {
+                    values[j] = values[j - 1];
+                    patches[j] = patches[j - 1];
                 }
+                values[j] = distance;
+                patches[j] = n;
             }
             batch.count = 0;
         }

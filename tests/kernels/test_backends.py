@@ -7,16 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from protokern import (
     available_backends,
     distance_at,
-    distance_map,
-    mean_activation,
     min_distance,
     prototype_pool,
-    topk_pool,
 )
 from protokern.errors import BackendUnavailableError
 from protokern.kernels import BackendStatus, backends, native_library
@@ -25,16 +21,7 @@ from tests.conftest import NATIVE_IS_REQUIRED
 
 from .cases import CASES, SMALL, TOLERANCE, Case
 from .contract import METRICS
-
-PATCH = torch.zeros(2, 7, dtype=torch.int64)
-OPS: dict[str, Callable[..., Any]] = {
-    "min_distance": min_distance,
-    "prototype_pool": prototype_pool,
-    "distance_map": distance_map,
-    "distance_at": lambda features, prototypes, **options: distance_at(features, prototypes, PATCH, **options),
-    "mean_activation": mean_activation,
-    "topk_pool": lambda features, prototypes, **options: topk_pool(features, prototypes, 2, **options),
-}
+from .public_ops import OPS, outputs
 
 
 @pytest.fixture(params=OPS)
@@ -91,7 +78,7 @@ def test_auto_takes_reference_where_native_is_missing(op: Callable[..., Any], mo
     wanted = op(features, prototypes, backend="reference")
     pretend_native_is_missing(monkeypatch)
     got = op(features, prototypes)
-    for one, other in zip(tensors(wanted), tensors(got), strict=True):
+    for one, other in zip(outputs(wanted), outputs(got), strict=True):
         assert torch.equal(one, other)
 
 
@@ -104,12 +91,6 @@ def test_native_that_is_missing_is_refused_with_the_reason(
         op(*SMALL.inputs(), backend="native")
 
 
-def test_unknown_backend(op: Callable[..., Any]) -> None:
-    message = r"^backend: must be 'auto' or one of reference, native, triton; got 'cuda'\.$"
-    with pytest.raises(ValueError, match=message):
-        op(*SMALL.inputs(), backend="cuda")
-
-
 @pytest.mark.parametrize(
     "op_with_precision", [OPS[name] for name in ("min_distance", "prototype_pool", "mean_activation", "topk_pool")]
 )
@@ -118,7 +99,7 @@ class TestPrecision:
         features, prototypes = SMALL.inputs()
         named = op_with_precision(features, prototypes, precision="fp32", backend=backend)
         unnamed = op_with_precision(features, prototypes, backend=backend)
-        for one, other in zip(tensors(named), tensors(unnamed), strict=True):
+        for one, other in zip(outputs(named), outputs(unnamed), strict=True):
             assert torch.equal(one, other)
 
     @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -150,68 +131,6 @@ class TestPrecision:
     def test_unknown_precision(self, op_with_precision: Callable[..., Any]) -> None:
         with pytest.raises(ValueError, match=r"precision: must be None or one of fp32, tf32, bf16; got 'fp16'\."):
             op_with_precision(*SMALL.inputs(), precision="fp16")
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (((5, 4, 3), (7, 5)), r"features: must have shape \(B, D, H, W\); got \(5, 4, 3\)\."),
-        (((2, 5, 4, 3), (7,)), r"prototypes: must have shape \(P, D\) or \(P, D, h, w\); got \(7,\)\."),
-        (((2, 5, 4, 3), (7, 5, 1)), r"prototypes: must have shape \(P, D\) or \(P, D, h, w\); got \(7, 5, 1\)\."),
-        (((2, 0, 4, 3), (7, 0)), r"features: must have at least one channel; got \(2, 0, 4, 3\)\."),
-        (
-            ((2, 5, 4, 3), (7, 6)),
-            r"prototypes: must have shape \(P, 5\) to match features \(2, 5, 4, 3\); got \(7, 6\)\.",
-        ),
-        (
-            ((2, 5, 4, 3), (7, 6, 1, 1)),
-            r"prototypes: must have shape \(P, 5, h, w\) to match features \(2, 5, 4, 3\); got \(7, 6, 1, 1\)\.",
-        ),
-        (((2, 5, 0, 3), (7, 5)), r"features: must have at least one cell \(H, W >= 1\); got \(2, 5, 0, 3\)\."),
-        (((2, 5, 4, 0), (7, 5)), r"features: must have at least one cell \(H, W >= 1\); got \(2, 5, 4, 0\)\."),
-        (
-            ((2, 5, 4, 3), (7, 5, 0, 1)),
-            r"prototypes: must span at least one cell \(h, w >= 1\); got \(7, 5, 0, 1\)\.",
-        ),
-        (
-            ((2, 5, 4, 3), (7, 5, 5, 1)),
-            r"prototypes: must not be larger than the grid of features \(2, 5, 4, 3\); got \(7, 5, 5, 1\)\.",
-        ),
-        (
-            ((2, 5, 4, 3), (7, 5, 1, 4)),
-            r"prototypes: must not be larger than the grid of features \(2, 5, 4, 3\); got \(7, 5, 1, 4\)\.",
-        ),
-    ],
-)
-def test_wrong_shapes(
-    shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str, op: Callable[..., Any], backend: str
-) -> None:
-    features, prototypes = (torch.rand(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=message):
-        op(features, prototypes, backend=backend)
-
-
-def test_wrong_types(op: Callable[..., Any]) -> None:
-    features, prototypes = SMALL.inputs()
-    with pytest.raises(TypeError, match=r"features: must be a torch\.Tensor; got list\."):
-        op([[1.0]], prototypes)
-    with pytest.raises(TypeError, match=r"prototypes: must be a torch\.Tensor; got NoneType\."):
-        op(features, None)
-    with pytest.raises(
-        ValueError, match=r"features: must be float64, float32, bfloat16 or float16; got torch\.int64\."
-    ):
-        op(features.long(), prototypes)
-    with pytest.raises(ValueError, match=r"prototypes: must be float64, .* got torch\.complex64\."):
-        op(features, prototypes.to(torch.complex64))
-    with pytest.raises(ValueError, match=r"prototypes: must be a dense tensor; got layout torch\.sparse_coo\."):
-        op(features, prototypes.to_sparse())
-    message = r"prototypes: must have the dtype of features, torch\.float32; got torch\.float64\. Convert one of them"
-    with pytest.raises(ValueError, match=message):
-        op(features, prototypes.double())
-    with pytest.raises(ValueError, match=r"prototypes: must be on the device of features, cpu; got meta\. Move one"):
-        op(features, prototypes.to("meta"))
-    with pytest.raises(ValueError, match=r"metric: must be one of sqeuclidean, cosine; got 'euclidean'\."):
-        op(features, prototypes, metric="euclidean")
 
 
 @pytest.mark.parametrize("backend", ["native"], indirect=True)
@@ -275,7 +194,3 @@ def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(native_library, "load", load)
     monkeypatch.setattr(native_library, "is_available", lambda device_type="cpu": False)
-
-
-def tensors(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (result,) if isinstance(result, Tensor) else tuple(result)

@@ -127,12 +127,12 @@ def shared_bytes(config: Config, element_bytes: int, resident: bool) -> int:
 def rounding_errors(kind: OperandKind, terms: int) -> tuple[float, float]:
     """Bounds of a score's error, in units of |x| |p| and of (|x| + |p|)^2; `terms` components are summed.
 
-    A split factor misses 2^-18 of its component, on either side, and so does the product of the two rests, which is
-    left out: three times 2^-18, twice for a score of |x|^2 - 2 x.p. Sums: a tensor core adds sixteen products at a
-    time and truncates; four units in the last place for each such step are more than it loses, and the norm and the
-    last addition are worth sixteen more.
+    Of a split component the rounded value misses 2^-8 and the rounded rest 2^-17, on either side; the product of the
+    two rests, which is left out, is 2^-16: together 2^-15, twice for a score of |x|^2 - 2 x.p. Sums: a tensor core adds
+    sixteen products at a time and truncates; four units in the last place for each such step are more than it loses,
+    and the norm and the last addition are worth sixteen more.
     """
-    return (6 * 2.0**-18 if kind.split else 0.0), (terms / 4 + 16) * 2.0**-24
+    return (2.0**-14 if kind.split else 0.0), (terms / 4 + 16) * 2.0**-24
 
 
 def _by_products(
@@ -144,7 +144,9 @@ def _by_products(
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     positions = rows * columns
-    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d)
+    # Gathers from separate channels move eight times what they use; for few prototypes that is less than a copy.
+    copies = recheck or 4 * num_prototypes > height * width
+    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d, copies)
     prototype_tiles = triton.cdiv(num_prototypes, config.block_p)
     tiles = triton.cdiv(positions, config.block_n)
     per_split = triton.cdiv(tiles, num_splits(config, limits, batch * prototype_tiles, positions))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ..min_distance.triton_launch import search
+from ..activations import activate
+from ..min_distance.triton_launch import min_distance, search
 
 
 def prototype_pool(
     features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, precision: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Similarity (B, P), smallest distance (B, P) and the flat index of its patch (B, P) int64."""
+    if features.dtype == torch.float64:
+        # A kernel takes epsilon as a float32, which is too coarse for float64 similarities.
+        value, patch = min_distance(features, prototypes, metric, precision)
+        return activate(value, activation, epsilon), value, patch
     found = search(features, prototypes, metric, precision, activation, epsilon)
     return found.similarity, found.value, found.patch

@@ -81,13 +81,13 @@ def operand_kind(limits: DeviceLimits, dtype: torch.dtype, precision: str, metri
 
 
 def prepare_operands(
-    features: Tensor, prototypes: Tensor, kind: OperandKind, metric: str, channels: int
+    features: Tensor, prototypes: Tensor, kind: OperandKind, metric: str, channels: int, copies: bool = True
 ) -> tuple[Operands, Operands, Tensor]:
     """Operands of `features` (B H W rows) and `prototypes` (P h w rows), padded to a multiple of `channels`.
 
     Returns:
-        Both operands, and the features with the channels of a cell side by side: the same values, a copy only where
-        they do not lie so already.
+        Both operands, and the features: where `copies`, with the channels of a cell side by side, a copy only if they
+        do not lie so already.
     """
     batch, depth, height, width = features.shape
     num_prototypes = len(prototypes)
@@ -103,7 +103,7 @@ def prepare_operands(
 
     x, p = allocate(batch * height * width), allocate(num_prototypes * kh * kw)
     rows_first = features
-    if features.stride(1) != 1 and depth > 1:
+    if copies and features.stride(1) != 1 and depth > 1:
         rows_first = torch.empty_like(features, memory_format=torch.channels_last)
     is_scaled = metric == "cosine"
     x_scale = _scale(features) if is_scaled else x.square

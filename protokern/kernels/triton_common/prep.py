@@ -42,16 +42,20 @@ def prepare_rows(
     source, row_offset, stride_d, row_mask, out_row, scale, depth,
     p_ptr, num_prototypes, p_stride_p, p_stride_d,
     high, low, copy, square, pitch,
-    CENTRE: tl.constexpr, DROPPED: tl.constexpr, SPLIT: tl.constexpr, COPY: tl.constexpr,
+    SCALED: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr, SPLIT: tl.constexpr, COPY: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Write the operands of the vectors at `row_offset` (ROWS,) to the rows `out_row` (ROWS,)."""
     total = tl.zeros([ROWS, WIDTH], tl.float32)
+    largest = tl.zeros([ROWS, WIDTH], tl.float32)
     for k0 in range(0, pitch, WIDTH):
         k = k0 + tl.arange(0, WIDTH)
         inside = row_mask[:, None] & (k < depth)[None, :]
         raw = tl.load(source + row_offset[:, None] + k.to(tl.int64)[None, :] * stride_d, mask=inside, other=0.0)
-        x = raw.to(tl.float32) / scale
+        x = raw.to(tl.float32)
+        if SCALED:
+            largest = tl.maximum(largest, tl.abs(x))
+            x = x / scale
         is_finite = tl.abs(x) < float("inf")
         if CENTRE:
             x = tl.where(
@@ -68,7 +72,11 @@ def prepare_rows(
             tl.store(low + out, round_bits(x - rounded, DROPPED).to(low.dtype.element_ty), mask=out_mask)
         if COPY:
             tl.store(copy + out_row[:, None] * depth + k[None, :], raw, mask=inside)
-    tl.store(square + out_row, tl.sum(total, 1), mask=row_mask)
+    sums = tl.sum(total, 1)
+    if SCALED:
+        # Only a zero vector has norm 0, not one whose squares underflow beside the largest of its image.
+        sums = tl.where((sums == 0) & (tl.max(largest, 1) > 0), 1e-37, sums)
+    tl.store(square + out_row, sums, mask=row_mask)
 
 
 @triton.jit
@@ -96,7 +104,7 @@ def prep_kernel(
         prepare_rows(
             x_ptr, x_offset, x_stride_d, n < num_cells, image * num_cells + n, x_size, depth,
             p_ptr, num_prototypes, p_stride_p, p_stride_d, x_high, x_low, x_copy, x_square, pitch,
-            CENTRE, DROPPED, SPLIT, COPY, ROWS, WIDTH,
+            SCALED, CENTRE, DROPPED, SPLIT, COPY, ROWS, WIDTH,
         )  # fmt: skip
     else:
         p_tiles = tl.cdiv(num_prototypes, ROWS)
@@ -110,5 +118,5 @@ def prep_kernel(
         prepare_rows(
             p_ptr, p_offset, p_stride_d, inside, row.to(tl.int64) * TAPS + tap, p_size, depth,
             p_ptr, num_prototypes, p_stride_p, p_stride_d, p_high, p_low, p_high, p_square, pitch,
-            CENTRE, DROPPED, SPLIT, False, ROWS, WIDTH,
+            SCALED, CENTRE, DROPPED, SPLIT, False, ROWS, WIDTH,
         )  # fmt: skip

@@ -36,6 +36,7 @@ LAYERS: dict[str, Callable[[], PrototypeLayer]] = {
     "patches": lambda: PrototypeLayer(5, 4, (2, 3)),
     "cosine": lambda: PrototypeLayer(5, 4, metric="cosine", activation="cosine"),
     "function": lambda: PrototypeLayer(5, 4, activation=inverse),
+    "three nearest": lambda: PrototypeLayer(5, 4, top_k=3),
 }
 
 

@@ -50,8 +50,13 @@ def distance_at(
 def _implementation(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
     rows, columns = grid_shape(features, prototypes)
     check_range(patch, "patch", rows * columns)
-    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
+    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    if chosen == "native":
         return native.distance_at(features, prototypes, patch, metric)
+    if chosen == "triton":
+        from . import triton_launch
+
+        return triton_launch.distance_at(features, prototypes, patch, metric)
     return reference.distance_at(features, prototypes, patch, metric)
 
 

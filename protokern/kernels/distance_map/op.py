@@ -61,8 +61,13 @@ def _select(prototypes: Tensor, index: Tensor) -> Tensor:
 
 
 def _implementation(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
-    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
+    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    if chosen == "native":
         return native.distance_map(features, prototypes, metric)
+    if chosen == "triton":
+        from . import triton_launch
+
+        return triton_launch.distance_map(features, prototypes, metric)
     return reference.distance_map(features, prototypes, metric)
 
 

@@ -1,0 +1,37 @@
+"""The Triton kernel of `distance_at`. Letters as in geometry.py; ROWS prototypes of one image per program."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_common.difference import cell_offset, is_finite_row, row_distance
+
+
+@triton.jit
+def distance_at_kernel(
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    patch_ptr, patch_stride_b, patch_stride_p, value_ptr, num_prototypes, columns, depth,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The distance of ROWS prototypes to the patch that one image was given for each."""
+    tiles = tl.cdiv(num_prototypes, ROWS)
+    program = tl.program_id(0)
+    image = (program // tiles).to(tl.int64)
+    prototype = (program % tiles) * ROWS + tl.arange(0, ROWS)
+    inside = prototype < num_prototypes
+    prototype = prototype.to(tl.int64)
+    patch = tl.load(patch_ptr + image * patch_stride_b + prototype * patch_stride_p, mask=inside, other=0)
+    x_offset = image * x_stride_b + cell_offset(patch, columns, x_stride_y, x_stride_x)
+    p_offset = prototype * p_stride_p
+    distance = row_distance(
+        x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+        inside, depth, COSINE, KH, KW, COMPUTE, ROWS,
+    )  # fmt: skip
+    # An infinite component makes an infinite distance, and the rule asks for NaN.
+    is_finite = is_finite_row(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, ROWS)
+    is_finite &= is_finite_row(
+        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, KH, KW, COMPUTE, ROWS
+    )
+    tl.store(value_ptr + image * num_prototypes + prototype, tl.where(is_finite, distance, float("nan")), mask=inside)

@@ -1,0 +1,33 @@
+"""`distance_at` in Triton: the launch of its kernel."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..triton_common.device import OPTIONS, cells_of, on_device
+from .triton_kernels import distance_at_kernel
+
+# Prototypes of a program.
+ROWS = {torch.float32: 32, torch.float64: 8}
+
+
+def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str) -> Tensor:
+    """Distance at the given patches, (B, P)."""
+    dtype = compute_dtype(features.dtype)
+    value = torch.empty(patch.shape, dtype=dtype, device=features.device)
+    if value.numel() == 0:
+        return value
+    cells = cells_of(prototypes)
+    height, width = prototype_size(prototypes)
+    grid = (len(features) * triton.cdiv(len(prototypes), ROWS[dtype]),)
+    with on_device(features):
+        distance_at_kernel[grid](
+            features, *features.stride(), cells, *cells.stride(), patch, *patch.stride(), value, len(prototypes),
+            grid_shape(features, prototypes)[1], features.shape[1], COSINE=metric == "cosine", KH=height, KW=width,
+            COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, ROWS=ROWS[dtype], num_warps=4, **OPTIONS,
+        )  # fmt: skip
+    return value

@@ -1,0 +1,41 @@
+"""`distance_map` in Triton: the launch of its kernel."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..triton_common.device import OPTIONS, cells_of, on_device
+from .triton_kernels import distance_map_kernel
+
+# Patches and prototypes of a tile: 32 partial sums of each pair of them take half of the registers of 4 warps. The unit
+# vectors of cosine need registers too.
+TILES = {
+    (torch.float32, "sqeuclidean"): (32, 8),
+    (torch.float32, "cosine"): (32, 4),
+    (torch.float64, "sqeuclidean"): (32, 4),
+    (torch.float64, "cosine"): (16, 2),
+}
+
+
+def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
+    """Distance of every patch, (B, P, H', W')."""
+    dtype = compute_dtype(features.dtype)
+    rows, columns = grid_shape(features, prototypes)
+    result = torch.empty((len(features), len(prototypes), rows, columns), dtype=dtype, device=features.device)
+    if result.numel() == 0:
+        return result
+    cells = cells_of(prototypes)
+    height, width = prototype_size(prototypes)
+    patches, some = TILES[dtype, metric]
+    grid = (len(features) * triton.cdiv(len(prototypes), some) * triton.cdiv(rows * columns, patches),)
+    with on_device(features):
+        distance_map_kernel[grid](
+            features, *features.stride(), cells, *cells.stride(), result, len(prototypes), rows * columns, columns,
+            features.shape[1], COSINE=metric == "cosine", KH=height, KW=width,
+            COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, BN=patches, BP=some, num_warps=4, **OPTIONS,
+        )  # fmt: skip
+    return result

@@ -91,6 +91,10 @@ def _implementation(
     choice = choose_backend(backend, features.device, features.dtype, precision)
     if choice.backend == "native":
         return native.topk_distance(features, prototypes, k, metric, choice.precision)
+    if choice.backend == "triton":
+        from . import triton_launch
+
+        return triton_launch.topk_distance(features, prototypes, k, metric, choice.precision)
     return reference.topk_distance(features, prototypes, k, metric)
 
 

@@ -44,6 +44,12 @@ class Config:
     waves: int
     path: str
 
+    def cut(self, prototypes: int, positions: int) -> Config:
+        """The same with tiles that are no larger than the problem needs."""
+        block_p = min(self.block_p, max(SMALLEST_TILE, 1 << (prototypes - 1).bit_length()))
+        block_n = min(self.block_n, max(SMALLEST_TILE, 1 << (positions - 1).bit_length()))
+        return replace(self, block_p=block_p, block_n=block_n)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -1,0 +1,258 @@
+"""The Triton kernels of `topk_distance`. No launches: those are in triton_launch.py.
+
+Letters as in min_distance/triton_kernels.py. A list holds the nearest patches of a prototype so far, unordered, in the
+first LIST of SLOTS columns: K of them, and one more where a search has to tell whether rounding decided it.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_common.difference import cell_offset, is_finite_row, row_distance
+from ..triton_common.search_tile import NO_POSITION, finish_scores, patch_square, tile_products
+
+
+@triton.jit
+def empty_list(ROWS: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr, TYPE: tl.constexpr):
+    """Scores (ROWS, SLOTS) and patches of an empty list; unused slots hold -inf, which nothing replaces."""
+    slot = tl.arange(0, SLOTS)
+    value = tl.where(slot < LIST, float("inf"), float("-inf")).to(TYPE)
+    patch = tl.where(slot < LIST, NO_POSITION, -1)
+    return tl.broadcast_to(value[None, :], [ROWS, SLOTS]), tl.broadcast_to(patch[None, :], [ROWS, SLOTS])
+
+
+@triton.jit
+def first_smallest(scores, patch):
+    """Smallest of each row (ROWS,), and the lowest of the patches that have it; scores are not NaN."""
+    smallest = tl.min(scores, 1)
+    return smallest, tl.min(tl.where(scores == smallest[:, None], patch, NO_POSITION), 1)
+
+
+@triton.jit
+def insert(value, index, scores, patch, SLOTS: tl.constexpr):
+    """The list (ROWS, SLOTS) with what belongs there of the `scores` (ROWS, columns) of `patch`; NaN never does.
+
+    Patches come in ascending order over the calls, so that of equal scores the lower patch is in the list already.
+    """
+    slot = tl.arange(0, SLOTS)
+    best, at = first_smallest(scores, patch)
+    worst = tl.max(value, 1)
+    while tl.max((best < worst).to(tl.int32), 0) > 0:
+        # Of the slots with the worst score, the one with the highest patch goes; of those, empty ones, the first.
+        worst_patch = tl.max(tl.where(value == worst[:, None], index, -1), 1)
+        goes = (value == worst[:, None]) & (index == worst_patch[:, None])
+        column = tl.min(tl.where(goes, slot[None, :], SLOTS), 1)
+        replaced = (slot[None, :] == column[:, None]) & (best < worst)[:, None]
+        value = tl.where(replaced, best[:, None], value)
+        index = tl.where(replaced, at[:, None], index)
+        scores = tl.where(patch == at[:, None], float("inf"), scores)
+        best, at = first_smallest(scores, patch)
+        worst = tl.max(value, 1)
+    return value, index
+
+
+@triton.jit
+def store_sorted(value_ptr, patch_ptr, out, inside, distance, index, K: tl.constexpr):
+    """Write the K smallest of `distance` (ROWS, SLOTS) in ascending order, the lower patch first on a tie.
+
+    NaN, which an infinite distance less an infinite one makes, counts as infinite.
+    """
+    left = index < NO_POSITION
+    for rank in range(K):
+        open_value = tl.where(left, distance, float("inf"))
+        smallest = tl.min(open_value, 1)
+        at = tl.min(tl.where(left & (open_value == smallest[:, None]), index, NO_POSITION), 1)
+        tl.store(value_ptr + out * K + rank, smallest, mask=inside)
+        tl.store(patch_ptr + out * K + rank, at.to(tl.int64), mask=inside)
+        left &= index != at[:, None]
+
+
+@triton.jit
+def topk_search_kernel(
+    x_high, x_low, x_square, p_high, p_low, work_value, work_index, work_bad,
+    num_images, num_prototypes, num_positions, num_cells, width, columns, pitch, num_splits, tiles_per_split,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    RECHECK: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
+    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """One program: the lists of BP prototypes over one split of the positions of one image."""
+    TAPS: tl.constexpr = KH * KW
+    p_tiles = tl.cdiv(num_prototypes, BP)
+    program = tl.program_id(0)
+    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
+    split = (program // p_tiles) % num_splits
+    image = (program // (p_tiles * num_splits)).to(tl.int64)
+    begin = split * tiles_per_split * BN
+    end = tl.minimum(begin + tiles_per_split * BN, num_positions)
+    prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
+    x_high += image * num_cells * pitch
+    x_low += image * num_cells * pitch
+    x_square += image * num_cells
+    value, index = empty_list(BP, LIST, SLOTS, tl.float32)
+    bad = tl.full([BN], NO_POSITION, tl.int32)
+    for n0 in range(begin, end, BN):
+        n = n0 + tl.arange(0, BN)
+        position = tl.minimum(n, num_positions - 1)
+        cell = (position // columns) * width + position % columns
+        products = tile_products(
+            x_high, x_low, cell, p_high, p_low, prototype_row, pitch, width,
+            KW, TAPS, SPLIT, INPUT_PRECISION, BP, BN, BK,
+        )  # fmt: skip
+        square = patch_square(x_square, cell, width, KW, TAPS)
+        bad = tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
+        scores = finish_scores(products, square, n < end, COSINE, RECHECK)
+        patch = tl.broadcast_to(tl.where(n < end, n, NO_POSITION)[None, :], [BP, BN])
+        value, index = insert(value, index, scores, patch, SLOTS)
+    row = (split * num_images + image) * num_prototypes + prototype
+    work = row[:, None] * SLOTS + tl.arange(0, SLOTS)[None, :]
+    inside = (prototype < num_prototypes)[:, None]
+    tl.store(work_value + work, value, mask=inside)
+    tl.store(work_index + work, index, mask=inside)
+    tl.store(work_bad + split * num_images + image, tl.min(bad, 0))
+
+
+@triton.jit
+def topk_finish_kernel(
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
+    value_ptr, patch_ptr, undecided_ptr, work_value, work_index, work_bad,
+    num_images, num_prototypes, columns, depth, num_splits, product_error, sum_error,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
+    K: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """Join the lists of the splits of one image, and write distances, patches and what rounding left in doubt.
+
+    A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d).
+    """
+    TAPS: tl.constexpr = KH * KW
+    tiles = tl.cdiv(num_prototypes, BP)
+    program = tl.program_id(0)
+    prototype = (program % tiles) * BP + tl.arange(0, BP)
+    image = (program // tiles).to(tl.int64)
+    inside = prototype < num_prototypes
+    slot = tl.arange(0, SLOTS)
+    value, index = empty_list(BP, LIST, SLOTS, tl.float32)
+    first_bad = tl.full([BP], NO_POSITION, tl.int32)
+    for split in range(num_splits):
+        row = (split * num_images + image) * num_prototypes + prototype
+        work = row[:, None] * SLOTS + slot[None, :]
+        used = inside[:, None] & (slot < LIST)[None, :]
+        some = tl.load(work_value + work, mask=used, other=float("inf"))
+        patch = tl.load(work_index + work, mask=used, other=NO_POSITION)
+        value, index = insert(value, index, some, patch, SLOTS)
+        first_bad = tl.minimum(first_bad, tl.load(work_bad + split * num_images + image))
+    best_left_out = tl.full([BP], float("inf"), tl.float32)
+    if RECHECK:
+        best_left_out = tl.max(value, 1)
+        last = tl.max(tl.where(value == best_left_out[:, None], index, -1), 1)
+        goes = (value == best_left_out[:, None]) & (index == last[:, None])
+        column = tl.min(tl.where(goes, slot[None, :], SLOTS), 1)
+        value = tl.where(slot[None, :] == column[:, None], float("-inf"), value)
+        index = tl.where(slot[None, :] == column[:, None], -1, index)
+    worst_kept = tl.max(value, 1)
+    unusable = tl.max((tl.where(index >= 0, value, 0.0) == float("-inf")).to(tl.int32), 1) > 0
+    clamped = tl.where(inside, prototype, 0).to(tl.int64)
+    p_offset = clamped * p_stride_p
+    distance = tl.full([BP, SLOTS], float("inf"), tl.float32)
+    for column in range(LIST):
+        at = tl.max(tl.where(slot[None, :] == column, index, -1), 1)
+        is_patch = inside & (at >= 0) & (at < NO_POSITION)
+        x_offset = image * x_stride_b + cell_offset(tl.where(is_patch, at, 0), columns, x_stride_y, x_stride_x)
+        exact = row_distance(
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+            is_patch, depth, COSINE, KH, KW, tl.float32, BP,
+        )  # fmt: skip
+        distance = tl.where((slot[None, :] == column) & is_patch[:, None], exact[:, None], distance)
+    # An infinite distance less an infinite one: infinite.
+    distance = tl.where(distance == distance, distance, float("inf"))
+    index = tl.where(index >= 0, index, NO_POSITION)
+    square = tl.load(p_square + clamped * TAPS)
+    for tap in range(1, TAPS):
+        square += tl.load(p_square + clamped * TAPS + tap)
+    p_bad = square != square
+    image_bad = first_bad < NO_POSITION
+    out = image * num_prototypes + prototype
+    # A list with a hole, where overflow made scores infinite, is never the answer.
+    is_settled = (tl.sum((index < NO_POSITION).to(tl.int32), 1) == K) & ~unusable
+    if RECHECK:
+        length = tl.sqrt(square)
+        if COSINE:
+            doubt = (product_error + 4 * sum_error) * length
+            is_settled &= (best_left_out > worst_kept + doubt) | (square == 0)
+        else:
+            farthest = tl.max(tl.where(index < NO_POSITION, distance, 0.0), 1)
+            other = length + tl.sqrt(farthest)
+            doubt = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
+            is_settled &= best_left_out > worst_kept + doubt
+    decided = is_settled | image_bad | p_bad
+    tl.store(undecided_ptr + out, tl.where(decided, 0, 1).to(tl.int8), mask=inside)
+    is_good = inside & (square == square) & (first_bad == NO_POSITION)
+    store_sorted(value_ptr, patch_ptr, out, is_good, distance, index, K)
+    spoilt = tl.where(p_bad, 0, first_bad).to(tl.int64)
+    for rank in range(K):
+        is_spoilt = inside & (p_bad | image_bad)
+        tl.store(value_ptr + out * K + rank, tl.full([BP], float("nan"), tl.float32), mask=is_spoilt)
+        tl.store(patch_ptr + out * K + rank, spoilt, mask=is_spoilt)
+
+
+@triton.jit
+def topk_exhaustive_kernel(
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    value_ptr, patch_ptr, undecided_ptr, num_prototypes, num_positions, columns, depth,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, FLAGGED: tl.constexpr,
+    K: tl.constexpr, SLOTS: tl.constexpr, BN: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The K smallest difference forms over the whole grid, for ROWS prototypes of one image, one after the other.
+
+    With FLAGGED only for pairs that a search left undecided, whose vectors are finite. Without, for all.
+    """
+    tiles = tl.cdiv(num_prototypes, ROWS)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    first_prototype = (tl.program_id(0) % tiles) * ROWS
+    slot = tl.arange(0, SLOTS)
+    one = tl.arange(0, 1)
+    largest = 3.4028234663852886e38 if tl.float32 == COMPUTE else 1.7e308
+    for prototype in range(first_prototype, tl.minimum(first_prototype + ROWS, num_prototypes)):
+        out = image * num_prototypes + prototype
+        wanted = True
+        if FLAGGED:
+            wanted = tl.load(undecided_ptr + out) != 0
+        if wanted:
+            p_offset = (tl.zeros([BN], tl.int64) + prototype) * p_stride_p
+            value, index = empty_list(1, K, SLOTS, COMPUTE)
+            first_bad = tl.full([], NO_POSITION, tl.int32)
+            for n0 in range(0, num_positions, BN):
+                n = n0 + tl.arange(0, BN)
+                inside = n < num_positions
+                x_offset = image * x_stride_b + cell_offset(n, columns, x_stride_y, x_stride_x)
+                distance = row_distance(
+                    x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
+                    p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+                    inside, depth, COSINE, KH, KW, COMPUTE, BN,
+                )  # fmt: skip
+                if not FLAGGED:
+                    x_finite = is_finite_row(
+                        x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, BN
+                    )
+                    first_bad = tl.minimum(first_bad, tl.min(tl.where(x_finite, NO_POSITION, n), 0))
+                # An infinite distance comes behind all others, but before an empty slot.
+                distance = tl.where(distance < largest, distance, largest).to(COMPUTE)
+                distance = tl.where(inside, distance, float("inf"))
+                patch = tl.where(inside, n, NO_POSITION)
+                value, index = insert(value, index, distance[None, :], patch[None, :], SLOTS)
+            value = tl.where(value >= largest, float("inf"), value)
+            index = tl.where(index >= 0, index, NO_POSITION)
+            store_sorted(value_ptr, patch_ptr, out + one, one < 1, value, index, K)
+            if not FLAGGED:
+                p_finite = is_finite_row(
+                    p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, tl.arange(0, BN) < 1, depth,
+                    KH, KW, COMPUTE, BN,
+                )  # fmt: skip
+                # A prototype that is not finite takes patch 0. One number, since the interpreter takes no scalar masks.
+                first_bad = tl.minimum(first_bad, tl.where(tl.min(p_finite.to(tl.int32), 0) == 0, 0, NO_POSITION))
+                first = tl.zeros([SLOTS], tl.int32) + first_bad
+                spoilt = (slot < K) & (first < NO_POSITION)
+                tl.store(value_ptr + out * K + slot, tl.full([SLOTS], float("nan"), COMPUTE), mask=spoilt)
+                tl.store(patch_ptr + out * K + slot, first.to(tl.int64), mask=spoilt)

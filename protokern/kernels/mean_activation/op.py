@@ -72,6 +72,10 @@ def _implementation(
     choice = choose_backend(backend, features.device, features.dtype, precision)
     if choice.backend == "native":
         return native.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
+    if choice.backend == "triton":
+        from . import triton_launch
+
+        return triton_launch.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
     return reference.mean_activation(features, prototypes, metric, activation, epsilon)
 
 
@@ -124,8 +128,13 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad, features, prototypes, metric, activation, epsilon, need_features, need_prototypes)
-    if choose_backend(backend, features.device, features.dtype, None).backend == "native":
+    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    if chosen == "native":
         return native.mean_activation_backward(*inputs)
+    if chosen == "triton":
+        from . import triton_backward
+
+        return triton_backward.mean_activation_backward(*inputs)
     return reference.mean_activation_backward(*inputs)
 
 

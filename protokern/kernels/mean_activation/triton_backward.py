@@ -1,0 +1,103 @@
+"""The gradient of `mean_activation` in Triton: its launches, with the signature of native.py."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from ..activations import activation_derivative
+from ..chunking import chunk_budget, chunks
+from ..distance_map.reference import distance_map_backward
+from ..distance_map.triton_launch import distance_map
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.limits import device_limits
+from ..triton_common.operands import operand_kind, prepare_operands
+from .triton_backward_kernels import mean_grad_features_kernel, mean_grad_prototypes_kernel
+from .triton_launch import needs_differences, tiles
+
+# Channels that a program writes: it computes the distances of its tiles anew for every one of these parts.
+CHANNELS = 128
+# Registers hold a tile of distances beside a tile of the result: more warps than a forward has.
+WARPS = 8
+
+
+def mean_activation_backward(
+    grad: Tensor, features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float,
+    need_features: bool, need_prototypes: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients for `grad` (B, P), each shaped like its input, or (0,) where it is not needed."""
+    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
+    grad_prototypes = torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+    if grad.numel() == 0:
+        return grad_features.zero_(), grad_prototypes.zero_()
+    rows, columns = grid_shape(features, prototypes)
+    weight = (grad.to(compute_dtype(features.dtype)) / (rows * columns)).contiguous()
+    with on_device(features):
+        if needs_differences(features, prototypes):
+            _from_maps(weight, features, prototypes, metric, activation, epsilon, grad_features, grad_prototypes)
+        else:
+            _by_products(weight, features, prototypes, metric, activation, epsilon, grad_features, grad_prototypes)
+    return grad_features, grad_prototypes
+
+
+def _from_maps(
+    weight: Tensor, features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float,
+    grad_features: Tensor, grad_prototypes: Tensor,
+) -> None:  # fmt: skip
+    """By the maps of a few images at a time and the gradient that all backends share."""
+    rows, columns = grid_shape(features, prototypes)
+    per_image = len(prototypes) * rows * columns
+    total = torch.zeros_like(prototypes, dtype=weight.dtype)
+    p = prototypes.to(weight.dtype)
+    for images in chunks(len(features), max(1, chunk_budget(features.device) // per_image)):
+        x = features[images].to(weight.dtype)
+        maps = distance_map(x, p, metric)
+        maps = weight[images, :, None, None] * activation_derivative(maps, activation, epsilon)
+        to_x, to_p = distance_map_backward(maps, x, p, metric, grad_features.numel() > 0, True)
+        if grad_features.numel() > 0:
+            grad_features[images] = to_x
+        total += to_p
+    if grad_prototypes.numel() > 0:
+        grad_prototypes.copy_(total)
+
+
+def _by_products(
+    weight: Tensor, features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float,
+    grad_features: Tensor, grad_prototypes: Tensor,
+) -> None:  # fmt: skip
+    batch, depth, height, width = features.shape
+    kh, kw = prototype_size(prototypes)
+    rows, columns = grid_shape(features, prototypes)
+    positions, num_prototypes = rows * columns, len(prototypes)
+    limits = device_limits(features.device)
+    _, kind = operand_kind(limits, torch.float32, "fp32", metric)
+    config = tiles(limits, kind, features.dtype, "fp32", depth * kh * kw, positions, num_prototypes)
+    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d)
+    cells = cells_of(prototypes)
+    inputs = (
+        x.high, x.low, x.square, p.high, p.low, p.square,
+        rows_first, *rows_first.stride(), cells, *cells.stride(), weight,
+    )  # fmt: skip
+    sizes = (num_prototypes, positions, height * width, width, columns, depth, x.pitch)
+    channels = min(CHANNELS, max(16, triton.next_power_of_2(depth)))
+    options = {
+        "COSINE": metric == "cosine", "KH": kh, "KW": kw, "SPLIT": kind.split, "DROPPED": kind.dropped_bits,
+        "INPUT_PRECISION": kind.input_precision, "ACTIVATION": activation, "BP": config.block_p, "BN": config.block_n,
+        "BK": config.block_d, "DB": channels, "num_warps": WARPS, "num_stages": 2, **OPTIONS,
+    }  # fmt: skip
+    channel_tiles = triton.cdiv(depth, channels)
+    if grad_features.numel() > 0:
+        programs = batch * triton.cdiv(height * width, config.block_n) * channel_tiles
+        mean_grad_features_kernel[(programs,)](
+            *inputs, grad_features, *grad_features.stride(), *sizes, epsilon, **options
+        )
+    if grad_prototypes.numel() > 0:
+        programs = triton.cdiv(num_prototypes, config.block_p) * kh * kw * channel_tiles
+        per_split = triton.cdiv(batch, min(batch, triton.cdiv(config.waves * limits.multiprocessors, programs)))
+        splits = triton.cdiv(batch, per_split)
+        work = torch.empty((splits, num_prototypes, kh * kw, depth), dtype=torch.float32, device=features.device)
+        mean_grad_prototypes_kernel[(programs * splits,)](*inputs, work, batch, *sizes, per_split, epsilon, **options)
+        total = work.sum(0).transpose(1, 2)  # (P, D, T)
+        grad_prototypes.copy_(total.reshape(prototypes.shape))

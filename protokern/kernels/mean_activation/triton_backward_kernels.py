@@ -1,0 +1,293 @@
+"""The Triton kernels of the gradient of `mean_activation`: distances are computed again, tile by tile. No launches.
+
+With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metrics.py):
+products of a tile of w with a tile of vectors, and for close pairs, which are left out of those, differences. Letters
+as in triton_kernels.py; a program writes DB channels of its rows.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_common.difference import cell_offset, row_norm, wide
+from ..triton_common.prep import round_bits
+from ..triton_common.search_tile import multiply
+from .triton_kernels import exact_distance, expanded_distance, first_of_row, pair_products, tap_row, vector_square
+
+
+@triton.jit
+def slope(distance, epsilon, ACTIVATION: tl.constexpr):
+    """Derivative of the activation with respect to the distance."""
+    if ACTIVATION == "log":
+        result = (epsilon - 1) / ((distance + 1) * (distance + epsilon))
+    elif ACTIVATION == "exp":
+        result = -tl.exp(-distance)
+    else:
+        result = 0.0 * distance - 1.0
+    return result
+
+
+@triton.jit
+def weighted_sum(
+    total, weight, high, low, row, pitch, k0,
+    DROPPED: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """`total` (R, DB) plus `weight` (R, C) times the channels k0 .. k0 + DB of the operand rows `row` (C,)."""
+    k = k0 + tl.arange(0, DB)
+    at = row[:, None] * pitch + k[None, :]
+    inside = (k < pitch)[None, :]
+    vh = tl.load(high + at, mask=inside, other=0.0)
+    vl = vh
+    rounded = round_bits(weight, DROPPED)
+    wh = rounded.to(high.dtype.element_ty)
+    wl = wh
+    if SPLIT:
+        vl = tl.load(low + at, mask=inside, other=0.0)
+        wl = round_bits(weight - rounded, DROPPED).to(high.dtype.element_ty)
+    return multiply(total, wh, wl, vh, vl, SPLIT, INPUT_PRECISION)
+
+
+@triton.jit
+def load_channels(pointer, offset, stride_d, k, depth, mask):
+    """Channels `k` (DB,) of the cells at `offset` (R,) int64, float32; 0 where masked."""
+    at = offset[:, None] + k.to(tl.int64)[None, :] * stride_d
+    return tl.load(pointer + at, mask=mask[:, None] & (k < depth)[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def add_close_pairs(
+    total, weight, close, distance,
+    a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
+    b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+    k, depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """`total` (R, DB) plus the weighted differences of the pairs that `close` flags, one of every row at a time.
+
+    For cosine the part of the gradient that is to be divided by the norm of the row.
+    """
+    column = tl.arange(0, C)
+    left = close
+    while tl.max(tl.max(left, 1), 0) > 0:
+        at = first_of_row(left, C)
+        has_one = at < C
+        hit = column[None, :] == at[:, None]
+        b_at = tl.sum(tl.where(hit, b_offset[None, :], 0), 1)
+        w = tl.sum(tl.where(hit, weight, 0.0), 1)
+        a = load_channels(a_ptr, a_offset + a_shift, a_stride_d, k, depth, has_one)
+        b = load_channels(b_ptr, b_at + b_shift, b_stride_d, k, depth, has_one)
+        if COSINE:
+            b_scale, b_norm = row_norm(
+                b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x, has_one, depth, KH, KW, tl.float32, R
+            )
+            a = a / a_scale[:, None] / a_norm[:, None]
+            b = b / b_scale[:, None] / tl.where(b_norm == 0, 1.0, b_norm)[:, None]
+            d = tl.sum(tl.where(hit, distance, 0.0), 1)
+            total += tl.where(has_one[:, None], w[:, None] * (a - b - d[:, None] * a), 0.0)
+        else:
+            total += tl.where(has_one[:, None], w[:, None] * (a - b), 0.0)
+        left = tl.where(hit, 0, left)
+    return total
+
+
+@triton.jit
+def grad_rows(
+    total, along, grad, live, a_row, a_norm_square, b_row, b_norm_square,
+    a_high, a_low, b_high, b_low, a_tap, b_tap, k0, pitch, width,
+    a_ptr, a_offset, a_shift, a_stride_d, a_stride_y, a_stride_x, a_scale, a_norm,
+    b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+    depth, epsilon,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """The share of one tile of pairs (R, C) in the gradient to its rows: `total` (R, DB) and `along` (R,).
+
+    The gradient is `total` plus `along` times the row itself, for cosine the unit row and divided by its norm. `grad`
+    (R, C) is that of the mean divided by N; `live` (R, C) flags the pairs that exist.
+    """
+    products = pair_products(
+        a_high, a_low, a_row, b_high, b_low, b_row, pitch, width,
+        KW, KH * KW, SPLIT, INPUT_PRECISION, X_FIRST, R, C, BK,
+    )  # fmt: skip
+    distance, close = expanded_distance(products, a_norm_square, b_norm_square, COSINE)
+    close = tl.where(live, close, 0)
+    distance = exact_distance(
+        distance, close, a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x,
+        b_ptr, b_offset, b_stride_d, b_stride_y, b_stride_x, depth, COSINE, KH, KW, R, C,
+    )  # fmt: skip
+    weight = grad * slope(distance, epsilon, ACTIVATION)
+    if COSINE:
+        has_zero = (a_norm_square == 0)[:, None] | (b_norm_square == 0)[None, :]
+        weight = tl.where(has_zero, 0.0, weight)
+    weight = tl.where(live, weight, 0.0)
+    far = tl.where(close > 0, 0.0, weight)
+    if COSINE:
+        along += tl.sum(far * (1.0 - distance), 1)
+        length = tl.sqrt(b_norm_square)
+        far = far / tl.where(length == 0, 1.0, length)[None, :]
+    else:
+        along += tl.sum(far, 1)
+    total = weighted_sum(total, -far, b_high, b_low, b_row + b_tap, pitch, k0, DROPPED, SPLIT, INPUT_PRECISION, DB)
+    total = add_close_pairs(
+        total, weight, close, distance, a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
+        b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+        k0 + tl.arange(0, DB), depth, COSINE, KH, KW, R, C,
+    )  # fmt: skip
+    return total, along
+
+
+@triton.jit
+def finish_rows(
+    total, along, a_high, a_low, a_row, a_ptr, a_offset, a_stride_d, a_scale, a_norm, k, pitch, depth, mask,
+    COSINE: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """The gradient (R, DB) out of what `grad_rows` gathered; `a_row` and `a_offset` are those of the cell written."""
+    if COSINE:
+        unit = load_channels(a_ptr, a_offset, a_stride_d, k, depth, mask) / a_scale[:, None] / a_norm[:, None]
+        result = (total + along[:, None] * unit) / a_scale[:, None] / a_norm[:, None]
+    else:
+        at = a_row[:, None] * pitch + k[None, :]
+        inside = mask[:, None] & (k < pitch)[None, :]
+        centred = tl.load(a_high + at, mask=inside, other=0.0).to(tl.float32)
+        if SPLIT:
+            centred += tl.load(a_low + at, mask=inside, other=0.0).to(tl.float32)
+        result = 2.0 * (total + along[:, None] * centred)
+    return result
+
+
+@triton.jit
+def mean_grad_features_kernel(
+    x_high, x_low, x_square, p_high, p_low, p_square,
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    grad_ptr, out_ptr, out_stride_b, out_stride_d, out_stride_y, out_stride_x,
+    num_prototypes, num_positions, num_cells, width, columns, depth, pitch, epsilon,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
+    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """DB channels of the gradient to BN cells of one image: over the patches that cover them, then over prototypes."""
+    TAPS: tl.constexpr = KH * KW
+    cell_tiles = tl.cdiv(num_cells, BN)
+    channel_tiles = tl.cdiv(depth, DB)
+    program = tl.program_id(0)
+    k0 = (program % channel_tiles) * DB
+    k = k0 + tl.arange(0, DB)
+    cell = ((program // channel_tiles) % cell_tiles) * BN + tl.arange(0, BN)
+    image = (program // (channel_tiles * cell_tiles)).to(tl.int64)
+    x_high += image * num_cells * pitch
+    x_low += image * num_cells * pitch
+    x_square += image * num_cells
+    x_ptr += image * x_stride_b
+    y = cell // width
+    x = cell % width
+    rows = num_positions // columns
+    result = tl.zeros([BN, DB], tl.float32)
+    for tap in range(TAPS):
+        row = y - tap // KW
+        column = x - tap % KW
+        is_patch = (cell < num_cells) & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        row = tl.where(is_patch, row, 0)
+        column = tl.where(is_patch, column, 0)
+        first = row * width + column
+        x_offset = row.to(tl.int64) * x_stride_y + column.to(tl.int64) * x_stride_x
+        x_norm = vector_square(x_square, first, width, KW, TAPS, True)
+        a_scale = tl.full([BN], 1.0, tl.float32)
+        a_norm = tl.full([BN], 1.0, tl.float32)
+        if COSINE:
+            a_scale, a_norm = row_norm(
+                x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, is_patch, depth, KH, KW, tl.float32, BN
+            )
+            a_norm = tl.where(a_norm == 0, 1.0, a_norm)
+        shift = wide(tap // KW) * x_stride_y + wide(tap % KW) * x_stride_x
+        p_shift = wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+        total = tl.zeros([BN, DB], tl.float32)
+        along = tl.zeros([BN], tl.float32)
+        for p0 in range(0, num_prototypes, BP):
+            prototype = p0 + tl.arange(0, BP)
+            clamped = tl.minimum(prototype, num_prototypes - 1)
+            g = tl.load(grad_ptr + image * num_prototypes + clamped)
+            p_row = clamped * TAPS
+            total, along = grad_rows(
+                total, along, tl.broadcast_to(g[None, :], [BN, BP]),
+                is_patch[:, None] & (prototype < num_prototypes)[None, :],
+                first, x_norm, p_row, vector_square(p_square, p_row, width, KW, TAPS, False),
+                x_high, x_low, p_high, p_low, tap_row(tap, width, KW, True), tap_row(tap, width, KW, False),
+                k0, pitch, width,
+                x_ptr, x_offset, shift, x_stride_d, x_stride_y, x_stride_x, a_scale, a_norm,
+                p_ptr, clamped.to(tl.int64) * p_stride_p, p_shift, p_stride_d, p_stride_y, p_stride_x,
+                depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK, DB,
+            )  # fmt: skip
+        result += finish_rows(
+            total, along, x_high, x_low, first + tap_row(tap, width, KW, True), x_ptr, x_offset + shift, x_stride_d,
+            a_scale, a_norm, k, pitch, depth, is_patch, COSINE, SPLIT,
+        )  # fmt: skip
+    out = image * out_stride_b + cell_offset(cell, width, out_stride_y, out_stride_x)
+    at = out[:, None] + k.to(tl.int64)[None, :] * out_stride_d
+    tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=(cell < num_cells)[:, None] & (k < depth)[None, :])
+
+
+@triton.jit
+def mean_grad_prototypes_kernel(
+    x_high, x_low, x_square, p_high, p_low, p_square,
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    grad_ptr, work, num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, per_split,
+    epsilon,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
+    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+):  # fmt: skip
+    """DB channels at one cell of the gradient to BP prototypes from `per_split` images, to `work` (splits, P, T, D)."""
+    TAPS: tl.constexpr = KH * KW
+    p_tiles = tl.cdiv(num_prototypes, BP)
+    channel_tiles = tl.cdiv(depth, DB)
+    program = tl.program_id(0)
+    k0 = (program % channel_tiles) * DB
+    k = k0 + tl.arange(0, DB)
+    tap = (program // channel_tiles) % TAPS
+    prototype = ((program // (channel_tiles * TAPS)) % p_tiles) * BP + tl.arange(0, BP)
+    split = program // (channel_tiles * TAPS * p_tiles)
+    inside = prototype < num_prototypes
+    clamped = tl.minimum(prototype, num_prototypes - 1)
+    p_row = clamped * TAPS
+    p_norm = vector_square(p_square, p_row, width, KW, TAPS, False)
+    p_offset = clamped.to(tl.int64) * p_stride_p
+    a_scale = tl.full([BP], 1.0, tl.float32)
+    a_norm = tl.full([BP], 1.0, tl.float32)
+    if COSINE:
+        a_scale, a_norm = row_norm(
+            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, KH, KW, tl.float32, BP
+        )
+        a_norm = tl.where(a_norm == 0, 1.0, a_norm)
+    shift = wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+    x_shift = wide(tap // KW) * x_stride_y + wide(tap % KW) * x_stride_x
+    total = tl.zeros([BP, DB], tl.float32)
+    along = tl.zeros([BP], tl.float32)
+    tiles = tl.cdiv(num_positions, BN)
+    first_image = split * per_split
+    num_tiles = (tl.minimum(first_image + per_split, num_images) - first_image) * tiles
+    for step in range(num_tiles):
+        image = wide(first_image + step // tiles)
+        n = (step % tiles) * BN + tl.arange(0, BN)
+        position = tl.minimum(n, num_positions - 1)
+        cell = (position // columns) * width + position % columns
+        g = tl.load(grad_ptr + image * num_prototypes + clamped)
+        base = image * num_cells
+        total, along = grad_rows(
+            total, along, tl.broadcast_to(g[:, None], [BP, BN]), inside[:, None] & (n < num_positions)[None, :],
+            p_row, p_norm, cell, vector_square(x_square + base, cell, width, KW, TAPS, True),
+            p_high, p_low, x_high + base * pitch, x_low + base * pitch,
+            tap_row(tap, width, KW, False), tap_row(tap, width, KW, True), k0, pitch, width,
+            p_ptr, p_offset, shift, p_stride_d, p_stride_y, p_stride_x, a_scale, a_norm,
+            x_ptr + image * x_stride_b, cell_offset(position, columns, x_stride_y, x_stride_x), x_shift,
+            x_stride_d, x_stride_y, x_stride_x,
+            depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK, DB,
+        )  # fmt: skip
+    result = finish_rows(
+        total, along, p_high, p_low, p_row + tap, p_ptr, p_offset + shift, p_stride_d,
+        a_scale, a_norm, k, pitch, depth, inside, COSINE, SPLIT,
+    )  # fmt: skip
+    out = ((wide(split) * num_prototypes + prototype)[:, None] * TAPS + tap) * depth + k[None, :]
+    tl.store(work + out, result, mask=inside[:, None] & (k < depth)[None, :])

@@ -1,0 +1,201 @@
+"""Distances of a tile of pairs, close pairs in difference form, and the forward of `mean_activation`. No launches.
+
+Letters as in min_distance/triton_kernels.py. A tile has R rows and C columns; patches are its rows and prototypes its
+columns where X_FIRST, the other way round elsewhere, so that the product of a backward needs no transposed tile.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..triton_common.difference import cell_offset, is_finite_row, row_distance, similarity
+from ..triton_common.search_tile import multiply, patch_square
+
+# As in reference.py: nearer than this share of the squared lengths, the expanded form has lost three bits.
+CLOSE = tl.constexpr(0.125)
+# Below, the squares of a vector have lost digits.
+VAGUE = tl.constexpr(1e-30)
+
+
+@triton.jit
+def tap_row(tap, width, KW: tl.constexpr, IS_X: tl.constexpr):
+    """Rows of the operands from the first cell of a vector to its cell `tap`."""
+    if IS_X:
+        shift = (tap // KW) * width + tap % KW
+    else:
+        shift = tap
+    return shift
+
+
+@triton.jit
+def vector_square(square, row, width, KW: tl.constexpr, TAPS: tl.constexpr, IS_X: tl.constexpr):
+    """Squared norms of whole vectors from those of their cells; NaN where a component is not finite."""
+    if IS_X:
+        total = patch_square(square, row, width, KW, TAPS)
+    else:
+        total = tl.load(square + row)
+        for tap in range(1, TAPS):
+            total += tl.load(square + row + tap)
+    return total
+
+
+@triton.jit
+def pair_products(
+    a_high, a_low, a_row, b_high, b_low, b_row, pitch, width,
+    KW: tl.constexpr, TAPS: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr, X_FIRST: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Products (R, C) of the vectors that start at the operand rows `a_row` (R,) and `b_row` (C,)."""
+    total = tl.zeros([R, C], tl.float32)
+    steps = tl.cdiv(pitch, BK)
+    for step in range(TAPS * steps):
+        k = (step % steps) * BK + tl.arange(0, BK)
+        tap = step // steps
+        a_at = (a_row + tap_row(tap, width, KW, X_FIRST))[:, None] * pitch + k[None, :]
+        b_at = (b_row + tap_row(tap, width, KW, not X_FIRST))[None, :] * pitch + k[:, None]
+        ah = tl.load(a_high + a_at)
+        bh = tl.load(b_high + b_at)
+        al = ah
+        bl = bh
+        if SPLIT:
+            al = tl.load(a_low + a_at)
+            bl = tl.load(b_low + b_at)
+        total = multiply(total, ah, al, bh, bl, SPLIT, INPUT_PRECISION)
+    return total
+
+
+@triton.jit
+def expanded_distance(products, a_square, b_square, COSINE: tl.constexpr):
+    """Distances (R, C) in the expanded form, and where a difference has to replace it, as 0 and 1.
+
+    NaN where a vector is not finite. Sums that overflow are for the difference form.
+    """
+    square = a_square[:, None] + b_square[None, :]
+    if COSINE:
+        has_zero = (a_square == 0)[:, None] | (b_square == 0)[None, :]
+        length = tl.sqrt(a_square)[:, None] * tl.sqrt(b_square)[None, :]
+        distance = tl.where(has_zero, 1.0, 1.0 - products / tl.where(has_zero, 1.0, length))
+        vague = (a_square < VAGUE)[:, None] | (b_square < VAGUE)[None, :]
+        close = (square == square) & (vague | (distance < CLOSE) | (distance != distance))
+        close &= ~has_zero
+        distance = tl.where(square == square, distance, square)
+    else:
+        distance = tl.fma(products, -2.0, square)
+        close = (square == square) & ~(distance >= CLOSE * square)
+    return distance, close.to(tl.int32)
+
+
+@triton.jit
+def first_of_row(flags, COLUMNS: tl.constexpr):
+    """The first column whose flag (R, COLUMNS) is 1, COLUMNS where there is none: (R,)."""
+    column = tl.arange(0, COLUMNS)
+    return tl.min(tl.where(flags > 0, column[None, :], COLUMNS), 1)
+
+
+@triton.jit
+def exact_distance(
+    distance, close,
+    a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x, b_ptr, b_offset, b_stride_d, b_stride_y, b_stride_x,
+    depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """`distance` (R, C) with the pairs that `close` flags in difference form, one of every row at a time.
+
+    `a_offset` (R,) and `b_offset` (C,) are int64 elements.
+    """
+    column = tl.arange(0, C)
+    left = close
+    while tl.max(tl.max(left, 1), 0) > 0:
+        at = first_of_row(left, C)
+        hit = column[None, :] == at[:, None]
+        b_at = tl.sum(tl.where(hit, b_offset[None, :], 0), 1)
+        exact = row_distance(
+            a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x, b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x,
+            at < C, depth, COSINE, KH, KW, tl.float32, R,
+        )  # fmt: skip
+        # An infinite difference less an infinite one: infinite.
+        exact = tl.where(exact == exact, exact, float("inf"))
+        distance = tl.where(hit, exact[:, None], distance)
+        left = tl.where(hit, 0, left)
+    return distance
+
+
+@triton.jit
+def mean_activation_kernel(
+    x_high, x_low, x_square, p_high, p_low, p_square,
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    work, num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch,
+    num_splits, tiles_per_split, epsilon,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Sums over one split of the positions of one image, for BP prototypes, to `work` (splits, B, P)."""
+    TAPS: tl.constexpr = KH * KW
+    p_tiles = tl.cdiv(num_prototypes, BP)
+    program = tl.program_id(0)
+    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
+    split = (program // p_tiles) % num_splits
+    image = (program // (p_tiles * num_splits)).to(tl.int64)
+    begin = split * tiles_per_split * BN
+    end = tl.minimum(begin + tiles_per_split * BN, num_positions)
+    clamped = tl.minimum(prototype, num_prototypes - 1)
+    p_row = clamped * TAPS
+    p_norm = vector_square(p_square, p_row, width, KW, TAPS, False)
+    x_high += image * num_cells * pitch
+    x_low += image * num_cells * pitch
+    x_square += image * num_cells
+    x_ptr += image * x_stride_b
+    total = tl.zeros([BP], tl.float32)
+    for n0 in range(begin, end, BN):
+        n = n0 + tl.arange(0, BN)
+        position = tl.minimum(n, num_positions - 1)
+        cell = (position // columns) * width + position % columns
+        products = pair_products(
+            p_high, p_low, p_row, x_high, x_low, cell, pitch, width,
+            KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
+        )  # fmt: skip
+        x_norm = vector_square(x_square, cell, width, KW, TAPS, True)
+        distance, close = expanded_distance(products, p_norm, x_norm, COSINE)
+        distance = exact_distance(
+            distance, tl.where((n < end)[None, :], close, 0),
+            p_ptr, clamped.to(tl.int64) * p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+            x_ptr, cell_offset(position, columns, x_stride_y, x_stride_x), x_stride_d, x_stride_y, x_stride_x,
+            depth, COSINE, KH, KW, BP, BN,
+        )  # fmt: skip
+        total += tl.sum(tl.where((n < end)[None, :], similarity(distance, epsilon, ACTIVATION), 0.0), 1)
+    tl.store(work + (split * num_images + image) * num_prototypes + prototype, total, mask=prototype < num_prototypes)
+
+
+@triton.jit
+def mean_activation_direct_kernel(
+    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    result_ptr, epsilon_ptr, num_prototypes, num_positions, columns, depth,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
+    BN: tl.constexpr,
+):  # fmt: skip
+    """The sum for one image and one prototype, of difference forms alone."""
+    image = (tl.program_id(0) // num_prototypes).to(tl.int64)
+    prototype = tl.program_id(0) % num_prototypes
+    epsilon = tl.load(epsilon_ptr)
+    p_offset = (tl.zeros([BN], tl.int64) + prototype) * p_stride_p
+    total = tl.zeros([BN], COMPUTE)
+    for n0 in range(0, num_positions, BN):
+        n = n0 + tl.arange(0, BN)
+        inside = n < num_positions
+        x_offset = image * x_stride_b + cell_offset(n, columns, x_stride_y, x_stride_x)
+        distance = row_distance(
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
+            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+            inside, depth, COSINE, KH, KW, COMPUTE, BN,
+        )  # fmt: skip
+        is_finite = is_finite_row(
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, BN
+        )
+        is_finite &= is_finite_row(
+            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, KH, KW, COMPUTE, BN
+        )
+        distance = tl.where(is_finite, distance, float("nan"))
+        total += tl.where(inside, similarity(distance, epsilon, ACTIVATION), 0.0)
+    tl.store(result_ptr + image * num_prototypes + prototype, tl.sum(total, 0))

@@ -13,7 +13,17 @@ import torch
 from .cases import EMPTY_CASES, SMALL, SMALL_PATCHES, Case
 
 # Modules whose ops have Triton kernels.
-MODULES = frozenset({"test_bad_input", "test_min_distance", "test_prototype_pool"})
+MODULES = frozenset(
+    {
+        "test_bad_input",
+        "test_distance_at",
+        "test_distance_map",
+        "test_mean_activation",
+        "test_min_distance",
+        "test_prototype_pool",
+        "test_topk_pool",
+    }
+)
 # One of everything: a single number, primes beyond one tile in every direction, a grid of one row, larger patches.
 CASES = (
     Case(1, 1, 1, 1, 1),
@@ -27,8 +37,15 @@ CASES = (
 )
 # Float64 shares the masks and offsets of float32; it runs where a case is cheap.
 CASES_IN_FLOAT64 = (SMALL, SMALL_PATCHES)
+# Modules whose kernels take seconds per case: they share loads and offsets with the others.
+SLOW_MODULES = frozenset({"test_mean_activation", "test_topk_pool"})
+SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
 # By a part of the name of a test.
 SLOW = {
+    "all_patches_are_the_sorted_map": "long lists",
+    "equal_patches_come_in_order": "every pair is in doubt",
+    "log_of_any_distance_and_epsilon": "one formula",
+    "one_patch_is_prototype_pool": "another op's cases",
     "no_tensor_of_all_distances_in_memory": "a large batch",
     "any_shape_layout_and_kind_of_values": "a hundred launches",
     "each_pair_has_its_own_answer": "a large batch",
@@ -43,7 +60,7 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
     for part, reason in SLOW.items():
         if part in test:
             return reason
-    if "any_strides" in test and not _is_new_layout(parameters):
+    if "of_features" in parameters and not _is_new_layout(parameters):
         return "the offsets are those of another case"
     if "strange_memory" in test and parameters["metric"] == "cosine":
         return "the offsets are those of the other metric"
@@ -51,6 +68,8 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
     if dtype not in (torch.float32, torch.float64):
         return "half types are for a GPU"
     case = parameters.get("case", SMALL)
+    if module in SLOW_MODULES and (case not in SLOW_MODULE_CASES or "of_features" in parameters):
+        return "a slow case"
     if case not in (CASES if dtype == torch.float32 else CASES_IN_FLOAT64):
         return "a large case"
     return ""

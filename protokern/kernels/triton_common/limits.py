@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,10 +41,24 @@ KNOWN_LIMITS = {
     100: DeviceLimits(100, 232_448, 65_536, 148),
     120: DeviceLimits(120, 101_376, 65_536, 170),
 }
+_pretended: ContextVar[DeviceLimits | None] = ContextVar("_pretended", default=None)
+
+
+@contextmanager
+def pretend(limits: DeviceLimits) -> Iterator[None]:
+    """Let every device have these limits: for compiles ahead of time, and for tests."""
+    token = _pretended.set(limits)
+    try:
+        yield
+    finally:
+        _pretended.reset(token)
 
 
 def device_limits(device: torch.device) -> DeviceLimits:
     """Limits of the CUDA device; under the interpreter, of an H200, so that tests take the path of a large device."""
+    pretended = _pretended.get()
+    if pretended is not None:
+        return pretended
     if is_interpreted():
         return KNOWN_LIMITS[90]
     return _cuda_limits(torch.cuda.current_device() if device.index is None else device.index)

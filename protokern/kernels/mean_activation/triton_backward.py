@@ -17,8 +17,10 @@ from ..triton_common.operands import operand_kind, prepare_operands
 from .triton_backward_kernels import mean_grad_features_kernel, mean_grad_prototypes_kernel
 from .triton_launch import needs_differences, tiles
 
-# Channels that a program writes: it computes the distances of its tiles anew for every one of these parts.
+# Channels that a program writes: it computes the distances of its tiles anew for every one of these parts. The loops
+# over the cells of larger patches take registers.
 CHANNELS = 128
+CHANNELS_OF_LARGER_PATCHES = 64
 # Registers hold a tile of distances beside a tile of the result: more warps than a forward has.
 WARPS = 8
 
@@ -81,7 +83,8 @@ def _by_products(
         rows_first, *rows_first.stride(), cells, *cells.stride(), weight,
     )  # fmt: skip
     sizes = (num_prototypes, positions, height * width, width, columns, depth, x.pitch)
-    channels = min(CHANNELS, max(16, triton.next_power_of_2(depth)))
+    most = CHANNELS if kh * kw == 1 else CHANNELS_OF_LARGER_PATCHES
+    channels = min(most, max(16, triton.next_power_of_2(depth)))
     options = {
         "COSINE": metric == "cosine", "KH": kh, "KW": kw, "SPLIT": kind.split, "DROPPED": kind.dropped_bits,
         "INPUT_PRECISION": kind.input_precision, "ACTIVATION": activation, "BP": config.block_p, "BN": config.block_n,

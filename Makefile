@@ -91,9 +91,9 @@ format: install ## Rewrite the sources the way `check` wants them
 	$(if $(CPP_SOURCES),$(BIN)clang-format -i $(CPP_SOURCES))
 
 bench: install ## Measure on this CPU and store the rows in benchmarks/results (quiet machine, see benchmarks/README.md)
-	$(RUN) -m benchmarks.run $(BENCH)
+	$(RUN) -m benchmarks.run --seconds 3 --minutes 5 $(BENCH)
 	@if $(RUN) -c 'import sys; from protokern import _host; sys.exit(_host.chosen_instruction_set() != "amx")'; then \
-	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.run --set isa --seconds 2; fi
+	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.run --set isa --seconds 1 --minutes 2; fi
 	$(RUN) -m benchmarks.memory
 	$(RUN) -m benchmarks.table --write
 	$(RUN) -m benchmarks.plot --write

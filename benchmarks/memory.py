@@ -29,12 +29,11 @@ from benchmarks.machine import ROOT, Machine, settle, watch_others
 from benchmarks.ops import OPS
 from benchmarks.peers import TORCH_PEERS, Compute
 from benchmarks.providers import PRECISIONS, Missing, first_line, set_torch_flags
-from benchmarks.results import RESULTS, append_rows
+from benchmarks.results import MEMORY, append_rows
 from benchmarks.rows import MemoryRow
 from benchmarks.show import show_missing
 from benchmarks.targets import CUDA_MEMORY_CASE, memory_verdict
 
-MEMORY = RESULTS / "memory.csv"
 OURS = ("native", "triton", "reference")
 PROVIDERS = (*OURS, *TORCH_PEERS)
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}

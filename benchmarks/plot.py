@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from benchmarks.cases import CASES
 from benchmarks.groups import Comparison, newest, quickest
 from benchmarks.machine import ROOT
-from benchmarks.results import read_rows
+from benchmarks.results import SPEED, read_rows
 from benchmarks.rows import SpeedRow
-from benchmarks.run import SPEED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from benchmarks.machine import Machine, watch_others
 from benchmarks.ops import OPS, Op
 from benchmarks.peak import Limit
 from benchmarks.points import Point
-from benchmarks.providers import Missing, Provider, build_providers, describe_flags
+from benchmarks.providers import COMPILED, Missing, Provider, build_providers, describe_flags
 from benchmarks.rows import SpeedRow
 from benchmarks.timing import Timed, Timing, measure
 from protokern.errors import BackendUnavailableError
@@ -82,16 +82,20 @@ def run_point(machine: Machine, device: Device, plan: Plan, point: Point, *, may
     case, op = CASES[point.case], OPS[point.op]
     if point.threads is not None:
         torch.set_num_threads(point.threads)
-    # torch.compile keeps what it made for other points and refuses to make more than a few.
-    torch.compiler.reset()
     outcome = Outcome()
     inputs = make_sets(device, case, needs_grad=point.mode == "full")
-    peers = plan.peers if point.peers is None else [name for name in plan.peers if name in point.peers]
+    peers = [name for name in plan.peers if point.takes(name)]
     providers, outcome.missing = build_providers(op, point.mode, device.kind, plan.backends, peers, plan.precisions)
+    if len(peers) < len(plan.peers):
+        left_out = [name for name in plan.peers if name not in peers]
+        outcome.missing.append(Missing(f"{point.name}: {', '.join(left_out)}", "left out, to keep the set short"))
     if not may_compile:
-        late = Missing(f"what compiles, {point.op} {point.mode} {point.case}", "the run's time is up")
+        late = Missing(f"what compiles, {point.name}", "the run's time is up")
         outcome.missing += [late] if any(provider.compiles for provider in providers) else []
         providers = [provider for provider in providers if not provider.compiles]
+    if any(provider.name == COMPILED for provider in providers):
+        # torch.compile keeps what it made for other points and refuses to make more than a few.
+        torch.compiler.reset()
     timed = make_timers(device, op, providers, inputs, outcome)
     limits = device.limits(torch.get_num_threads())
     with watch_others() as others:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import describe, settle, watch_others
-from benchmarks.results import RESULTS, append_rows
+from benchmarks.results import PUSH, append_rows
 from benchmarks.rows import PushRow
 from benchmarks.targets import PUSH_RATIO
 from protokern.backbones import build_backbone
@@ -26,7 +26,6 @@ from protokern.data import ImageDataset, open_splits
 from protokern.models import ProtoPNet
 from protokern.push import push_prototypes
 
-PUSH = RESULTS / "push.csv"
 Batches = list[tuple[Tensor, Tensor]]
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RESULTS = Path(__file__).parent / "results"
+SPEED = RESULTS / "speed.csv"
+MEMORY = RESULTS / "memory.csv"
+PUSH = RESULTS / "push.csv"
 Row = TypeVar("Row", bound="DataclassInstance")
 
 

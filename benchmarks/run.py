@@ -19,12 +19,10 @@ from benchmarks.ops import OPS
 from benchmarks.point import Plan, run_point
 from benchmarks.points import CUDA_POINTS, SETS, Point
 from benchmarks.providers import ALL_PEERS, MODES, PRECISIONS, Missing
-from benchmarks.results import RESULTS, append_rows
+from benchmarks.results import SPEED, append_rows
 from benchmarks.rows import SpeedRow
 from benchmarks.show import show_missing, show_rows
 from benchmarks.targets import summary
-
-SPEED = RESULTS / "speed.csv"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -132,7 +130,7 @@ def run_all(arguments: argparse.Namespace, device: Device) -> int:
     for index, point in enumerate(points):
         left = end - time.monotonic()
         if left <= 0:
-            late = [f"{rest.op} {rest.mode} {rest.case}" for rest in points[index:]]
+            late = [rest.name for rest in points[index:]]
             missing.append(Missing(", ".join(late), f"the {arguments.minutes:g} minutes are up"))
             break
         # What is left must hold every later point without what compiles.

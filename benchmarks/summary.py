@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.groups import Comparison, newest, quickest
-from benchmarks.results import read_rows
+from benchmarks.results import SPEED, read_rows
 from benchmarks.rows import SpeedRow
-from benchmarks.run import SPEED
 from benchmarks.targets import NOT_MEASURED, verdicts
 
 TITLES = ("ms", "in graph", "of floor", "mm", "original", "compile", "other")

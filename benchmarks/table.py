@@ -14,11 +14,8 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.memory import MEMORY
-from benchmarks.push import PUSH
-from benchmarks.results import read_rows
+from benchmarks.results import MEMORY, PUSH, SPEED, read_rows
 from benchmarks.rows import Measurement, MemoryRow, PushRow, SpeedRow
-from benchmarks.run import SPEED
 from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"

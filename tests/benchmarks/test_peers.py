@@ -96,6 +96,7 @@ def test_products_are_cut_to_the_scratch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of torch, inside torch.compile
 def test_the_compiled_peer_computes_the_op() -> None:
     inputs = make_inputs(CASE, requires_grad=False)
     check_answer(

@@ -9,9 +9,8 @@ import pytest
 
 from benchmarks.cases import CASES
 from benchmarks.groups import newest
-from benchmarks.results import append_rows, read_rows
+from benchmarks.results import SPEED, append_rows, read_rows
 from benchmarks.rows import SpeedRow
-from benchmarks.run import SPEED
 from benchmarks.table import (
     BEGIN,
     END,

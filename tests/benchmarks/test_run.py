@@ -18,7 +18,7 @@ from benchmarks.ops import OPS
 from benchmarks.peak import PeakProbe
 from benchmarks.points import CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
 from benchmarks.providers import ALL_PEERS
-from benchmarks.results import read_rows
+from benchmarks.results import SPEED, read_rows
 from benchmarks.rows import MemoryRow, PushRow, SpeedRow
 from benchmarks.timing import Timed, joins, measure, plan_rounds, summarise
 
@@ -126,7 +126,7 @@ def test_own_work_is_not_taken_for_other_work() -> None:
 
 
 def test_the_smoke_run_measures_everything_and_stores_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    before = run.SPEED.read_bytes() if run.SPEED.exists() else None
+    before = SPEED.read_bytes() if SPEED.exists() else None
     # What compiles for seconds is left to the slow test of the peers.
     peers = [name for name in ALL_PEERS if name not in ("compile", "pykeops")]
     assert run.main(["--smoke", "--peers", ",".join(peers)]) == 0
@@ -138,7 +138,7 @@ def test_the_smoke_run_measures_everything_and_stores_nothing(capsys: pytest.Cap
         assert (f"\n{backend} fp32 " in printed) == (status.available and backend != "triton")
     for peer in peers:
         assert f"\n{peer} fp32 " in printed or peer in printed.partition("Not measured")[2]
-    assert (run.SPEED.read_bytes() if run.SPEED.exists() else None) == before
+    assert (SPEED.read_bytes() if SPEED.exists() else None) == before
 
 
 def test_a_run_stores_its_rows_and_tells_the_targets(

@@ -49,7 +49,7 @@ def candidates(x: Centred, p: Centred, has_zero: Tensor | None, unit: float, k: 
     score, _ = expanded(x, p)
     if has_zero is not None:
         score = score.masked_fill(has_zero, 2)  # twice the cosine distance of unit vectors, which is 1
-    worst = score.amin(-1, keepdim=True) if k == 1 else score.kthvalue(k, -1, keepdim=True).values
+    worst = score.amin(-1, keepdim=True) if k == 1 else score.topk(k, -1, largest=False).values[..., -1:]
     return ~(score > worst + _doubt(x, p, unit)[..., None])
 
 

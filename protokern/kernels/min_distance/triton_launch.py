@@ -78,7 +78,7 @@ def search(
         limits = device_limits(features.device)
         name, kind = operand_kind(limits, features.dtype, precision, metric)
         config = search_config(
-            limits, features.dtype, precision, name, depth, height * width, rows * columns, len(prototypes)
+            limits, features.dtype, precision, metric, name, depth, height * width, rows * columns, len(prototypes)
         )
         _by_products(
             features, prototypes, metric, activation, epsilon, result, kind, config, limits,
@@ -88,8 +88,8 @@ def search(
 
 
 def search_config(
-    limits: DeviceLimits, dtype: torch.dtype, precision: str, name: str, depth: int, taps: int, positions: int,
-    prototypes: int,
+    limits: DeviceLimits, dtype: torch.dtype, precision: str, metric: str, name: str, depth: int, taps: int,
+    positions: int, prototypes: int,
 ) -> Config:  # fmt: skip
     """Tiles for a search with operands called `name`, no larger than the problem, that fit the device.
 
@@ -107,6 +107,9 @@ def search_config(
         block_n=min(config.block_n, largest, max(16, triton.next_power_of_2(positions))),
         block_d=max(16, block_d),
     )
+    if metric == "cosine" and config.block_p * config.block_n > 64 * 128:
+        # The last step has two norms more to keep than the other metric; larger tiles spill registers.
+        config = replace(config, block_n=64, warps=4)
     return shrink(config, limits, lambda config: shared_bytes(config, element, is_resident(config, depth, taps)))
 
 

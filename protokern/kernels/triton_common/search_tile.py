@@ -63,14 +63,15 @@ def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.co
     minimum skips NaN.
     """
     if COSINE:
-        # The largest component of an image is about 1. Far below, squares lose digits; exactly 0 is a zero vector.
-        length = tl.sqrt(square)
-        factor = tl.where(square > 0, -1.0 / tl.where(square > 0, length, 1.0), 0.0)
-        scores = products * factor[None, :]
+        # The largest component of an image is about 1, so no product overflows. Far below, squares have lost digits;
+        # exactly 0 is a zero vector.
+        factor = tl.where(square > 0, -1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
+        base = tl.where(inside, 0.0, float("inf"))
         if RECHECK:
-            vague = (square > 0) & (square < 1e-30)
-            scores = tl.where((scores == scores) & ~vague[None, :], scores, float("-inf"))
-        scores = tl.where(inside[None, :], scores, float("inf"))
+            base = tl.where(inside & (square > 0) & (square < 1e-30), float("-inf"), base)
+        scores = tl.fma(
+            products, tl.broadcast_to(factor[None, :], products.shape), tl.broadcast_to(base[None, :], products.shape)
+        )
     else:
         if RECHECK:
             scores = tl.fma(products, -2.0, tl.broadcast_to(square[None, :], products.shape))

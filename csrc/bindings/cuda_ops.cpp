@@ -139,6 +139,55 @@ Tensor distance_at(const Tensor& features, const Tensor& prototypes, const Tenso
     return distance;
 }
 
+Tensor mean_activation(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+                       const std::string& activation, double epsilon, const std::string& precision) {
+    precision_of(precision);  // all of them are served by difference forms
+    const cuda::Problem problem = problem_of(features, prototypes, metric);
+    const Context context(features);
+    Tensor mean = empty_like_values(features, {problem.features.size[0], problem.prototypes.size[0]});
+    Tensor workspace = Context::workspace(features, cuda::mean_activation_workspace(problem));
+    cuda::mean_activation(problem, {activation_of(activation), epsilon}, mean.mutable_data_ptr(),
+                          workspace.mutable_data_ptr(), context.stream());
+    return mean;
+}
+
+std::tuple<Tensor, Tensor> mean_activation_backward(const Tensor& grad, const Tensor& features,
+                                                    const Tensor& prototypes, const std::string& metric,
+                                                    const std::string& activation, double epsilon, bool need_features,
+                                                    bool need_prototypes) {
+    const cuda::Problem problem = problem_of(features, prototypes, metric);
+    const Context context(features);
+    const Tensor dense_grad = pairs(grad, "grad", value_dtype(features), features, prototypes);
+    Gradients gradients(features, prototypes, need_features, need_prototypes);
+    const cuda::GradientOutput& output = gradients.output;
+    if (output.features || output.prototypes) {
+        Tensor workspace = Context::workspace(
+            features, cuda::mean_activation_backward_workspace(problem, output.features, output.prototypes));
+        cuda::mean_activation_backward(problem, {activation_of(activation), epsilon}, dense_grad.const_data_ptr(),
+                                       output, workspace.mutable_data_ptr(), context.stream());
+    }
+    return {gradients.features, gradients.prototypes};
+}
+
+std::tuple<Tensor, Tensor> topk_distance(const Tensor& features, const Tensor& prototypes, int64_t k,
+                                         const std::string& metric, const std::string& precision) {
+    precision_of(precision);  // all of them are served by difference forms
+    const cuda::Problem problem = problem_of(features, prototypes, metric);
+    const Context context(features);
+    const int64_t* x = problem.features.size;
+    const int64_t* p = problem.prototypes.size;
+    const int64_t positions = (x[2] - p[2] + 1) * (x[3] - p[3] + 1);
+    const int64_t most = positions < cuda::most_neighbours ? positions : cuda::most_neighbours;
+    require(k >= 1 && k <= most, "k: must be from 1 to ", most, "; got ", k, ".");
+    Tensor value = empty_like_values(features, {x[0], p[0], k});
+    const std::vector<int64_t> sizes{x[0], p[0], k};
+    Tensor patch = torch::stable::new_empty(features, {sizes.data(), sizes.size()}, ScalarType::Long);
+    Tensor workspace = Context::workspace(features, cuda::topk_distance_workspace(problem));
+    cuda::topk_distance(problem, k, value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(),
+                        workspace.mutable_data_ptr(), context.stream());
+    return {value, patch};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(protokern_native, CUDA, m) {
@@ -147,4 +196,7 @@ STABLE_TORCH_LIBRARY_IMPL(protokern_native, CUDA, m) {
     m.impl("min_distance_backward", TORCH_BOX(&min_distance_backward));
     m.impl("distance_map", TORCH_BOX(&distance_map));
     m.impl("distance_at", TORCH_BOX(&distance_at));
+    m.impl("mean_activation", TORCH_BOX(&mean_activation));
+    m.impl("mean_activation_backward", TORCH_BOX(&mean_activation_backward));
+    m.impl("topk_distance", TORCH_BOX(&topk_distance));
 }

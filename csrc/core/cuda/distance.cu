@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(32 * warps)
 // A block takes 64 prototypes and 64 positions of an image.
 template <typename T>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)
-    distance_map_kernel(TileRows<T> rows, bool cosine, int p_tiles, int n_tiles, T* distance) {
+    distance_tiles_kernel(TileRows<T> rows, bool cosine, int p_tiles, int n_tiles, T* distance) {
     __shared__ TileMemory<T> memory;
     const int64_t first_p = static_cast<int64_t>(blockIdx.x % p_tiles) * tile_side;
     const int first_n = static_cast<int>(blockIdx.x / p_tiles % n_tiles) * tile_side;
@@ -61,12 +61,8 @@ struct Exact {
 
     void map(T* distance, cudaStream_t stream) const {
         prepared.run(problem, shape, needs, stream);
-        const int64_t p_tiles = divide_up(shape.prototypes, tile_side);
-        const int64_t n_tiles = divide_up(shape.positions, tile_side);
-        PROTOKERN_LAUNCH("distance_map", (distance_map_kernel<T>), blocks(shape.images * p_tiles * n_tiles),
-                         tile_threads, 0, stream, tile_rows(prepared.pairs, shape.prototypes),
-                         problem.metric == Metric::cosine, static_cast<int>(p_tiles), static_cast<int>(n_tiles),
-                         distance);
+        distance_tiles(tile_rows(prepared.pairs, shape.prototypes), shape.images, problem.metric == Metric::cosine,
+                       distance, stream);
     }
 };
 
@@ -91,6 +87,17 @@ void pair_distances(const Pairs<T>& pairs, int64_t images, int64_t count, const 
 
 template void pair_distances(const Pairs<float>&, int64_t, int64_t, const int64_t*, float*, cudaStream_t);
 template void pair_distances(const Pairs<double>&, int64_t, int64_t, const int64_t*, double*, cudaStream_t);
+
+template <typename T>
+void distance_tiles(const TileRows<T>& rows, int64_t images, bool cosine, T* distance, cudaStream_t stream) {
+    const int64_t p_tiles = divide_up(rows.count, tile_side);
+    const int64_t n_tiles = divide_up(rows.positions, tile_side);
+    PROTOKERN_LAUNCH("distance_tiles", (distance_tiles_kernel<T>), blocks(images * p_tiles * n_tiles), tile_threads, 0,
+                     stream, rows, cosine, static_cast<int>(p_tiles), static_cast<int>(n_tiles), distance);
+}
+
+template void distance_tiles(const TileRows<float>&, int64_t, bool, float*, cudaStream_t);
+template void distance_tiles(const TileRows<double>&, int64_t, bool, double*, cudaStream_t);
 
 int64_t distance_at_workspace(const Problem& problem) { return workspace_of(problem); }
 int64_t distance_map_workspace(const Problem& problem) { return workspace_of(problem); }

@@ -21,6 +21,7 @@ using cpu::GradientOutput;
 using cpu::Metric;
 using cpu::PoolOutput;
 using cpu::Problem;
+using cpu::Similarity;
 
 // How the search multiplies; float64 is always searched in float64. `fp32` adds three tf32 products per pair of values.
 enum class Precision { fp32, tf32, bf16 };
@@ -45,5 +46,17 @@ void distance_at(const Problem&, const int64_t* patch, void* distance, void* wor
 
 int64_t distance_map_workspace(const Problem&);
 void distance_map(const Problem&, void* distance, void* workspace, cudaStream_t stream);
+
+constexpr int most_neighbours = 8;  // largest k
+
+int64_t topk_distance_workspace(const Problem&);
+void topk_distance(const Problem&, int64_t k, void* value, int64_t* patch, void* workspace, cudaStream_t stream);
+
+int64_t mean_activation_workspace(const Problem&);
+void mean_activation(const Problem&, const Similarity&, void* mean, void* workspace, cudaStream_t stream);
+
+int64_t mean_activation_backward_workspace(const Problem&, bool features, bool prototypes);
+void mean_activation_backward(const Problem&, const Similarity&, const void* grad, const GradientOutput&,
+                              void* workspace, cudaStream_t stream);
 
 }  // namespace protokern::cuda

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "activation.cuh"
 #include "search.cuh"
 
 namespace protokern::cuda {
@@ -32,23 +33,6 @@ struct Finish {
     Activation kind;
     T epsilon;
 };
-
-template <typename T>
-__device__ T activation_of(Activation kind, T epsilon, T distance) {
-    switch (kind) {
-        case Activation::log:
-            // log((d + 1) / (d + epsilon)), written so that it stays exact where the ratio is close to 1.
-            return log1p((T(1) - epsilon) / (distance + epsilon));
-        case Activation::linear:
-            return -distance;
-        case Activation::exponential:
-            return exp(-distance);
-        case Activation::cosine:
-            return T(1) - distance;
-        default:
-            return distance;
-    }
-}
 
 // The first of the patches with the smallest difference form.
 template <typename T>

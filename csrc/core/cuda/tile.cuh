@@ -107,6 +107,15 @@ TileRows<T> tile_rows(const Pairs<T>& pairs, int64_t count) {
             pairs.segments,         pairs.depth};
 }
 
+// The same from image `first` on.
+template <typename T>
+TileRows<T> tile_rows(const Pairs<T>& pairs, int64_t count, int64_t first) {
+    TileRows<T> rows = tile_rows(pairs, count);
+    rows.pixels += first * rows.image_stride;
+    rows.patch_scale += first * rows.positions;
+    return rows;
+}
+
 // The distance of a pair whose squared differences add up to `sum`; see pair_distance.
 template <typename T>
 __device__ T tile_distance(const TileRows<T>& rows, int64_t image, int64_t p, int n, T sum, bool cosine) {
@@ -116,5 +125,9 @@ __device__ T tile_distance(const TileRows<T>& rows, int64_t image, int64_t p, in
     if (!cosine) return sum;
     return x_scale == T(0) || p_scale == T(0) ? T(1) : T(0.5) * sum;
 }
+
+// Distances (B, P, N) of some images, in difference form.
+template <typename T>
+void distance_tiles(const TileRows<T>& rows, int64_t images, bool cosine, T* distance, cudaStream_t stream);
 
 }  // namespace protokern::cuda

@@ -1,0 +1,206 @@
+// The CUDA kernels of mean_activation, its gradient and topk_distance, run by the emulator, against plain loops.
+#include <algorithm>
+
+#include "naive_cuda.h"
+#include "naive_gradient.h"
+
+using namespace naive;
+
+namespace {
+
+const Similarity similarities[] = {{Activation::log, 1e-4}, {Activation::linear, 1}, {Activation::exponential, 1}};
+
+double activation_of(const Similarity& similarity, double d) {
+    if (similarity.kind == Activation::log) return std::log((d + 1) / (d + similarity.epsilon));
+    return similarity.kind == Activation::linear ? -d : std::exp(-d);
+}
+
+double slope_of(const Similarity& similarity, double d) {
+    if (similarity.kind == Activation::log) return 1 / (d + 1) - 1 / (d + similarity.epsilon);
+    return similarity.kind == Activation::linear ? -1 : -std::exp(-d);
+}
+
+template <typename T>
+Guarded<T> mean(const Data<T>& data, const Similarity& similarity) {
+    Guarded<T> out(data.size.images * data.size.prototypes, std::numeric_limits<T>::quiet_NaN());
+    Workspace workspace(cuda::mean_activation_workspace(data.problem));
+    cuda::mean_activation(data.problem, similarity, out.data(), workspace.data(), no_stream);
+    EXPECT(out.intact() && workspace.intact(), "written outside");
+    return out;
+}
+
+template <typename T>
+Gradients<T> mean_backward(const Data<T>& data, const Similarity& similarity, const std::vector<T>& grad,
+                           bool features = true, bool prototypes = true) {
+    Gradients<T> out(data);
+    GradientOutput output{features ? out.features.data() : nullptr, {}, prototypes ? out.prototypes.data() : nullptr};
+    std::memcpy(output.features_stride, data.problem.features.stride, sizeof output.features_stride);
+    Workspace workspace(cuda::mean_activation_backward_workspace(data.problem, features, prototypes));
+    cuda::mean_activation_backward(data.problem, similarity, grad.data(), output, workspace.data(), no_stream);
+    EXPECT(out.features.intact() && out.prototypes.intact() && workspace.intact(), "written outside");
+    return out;
+}
+
+std::vector<Sizes> sizes() {
+    return {{1, 1, 1, 1, 1, 1, 1},   {2, 3, 5, 7, 11, 1, 1},  {3, 17, 7, 7, 33, 1, 1}, {1, 70, 5, 13, 69, 1, 1},
+            {2, 2, 33, 17, 4, 1, 1}, {2, 12, 5, 6, 19, 2, 3}, {1, 3, 3, 3, 4, 3, 3},   {20, 2, 3, 3, 5, 1, 1}};
+}
+
+template <typename T>
+void means_and_gradients_equal_the_loops() {
+    for (const Sizes& size : sizes())
+        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+            for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps}) {
+                Data<T> data(size, metric, layout);
+                const Similarity& similarity = similarities[(size.depth + static_cast<int>(layout)) % 3];
+                const int64_t N = data.positions();
+                const Guarded<T> result = mean(data, similarity);
+                std::vector<T> grad(size.images * size.prototypes);
+                std::vector<double> dx(data.features.size()), dp(data.prototypes.size());
+                for (int64_t b = 0; b < size.images; ++b)
+                    for (int64_t k = 0; k < size.prototypes; ++k) {
+                        const int64_t pair = b * size.prototypes + k;
+                        grad[pair] = static_cast<T>((pair * 7919 % 200) / 100.0 - 1);
+                        double sum = 0;
+                        for (int64_t n = 0; n < N; ++n) {
+                            const double d = data.distance(b, k, n);
+                            sum += activation_of(similarity, d);
+                            add_pair(data, b, k, n, grad[pair] / double(N) * slope_of(similarity, d), dx, dp);
+                        }
+                        const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * (1 + std::abs(sum / N));
+                        EXPECT(std::abs(result[pair] - sum / N) <= tolerance, "%s: %g, loops %g",
+                               describe(size).c_str(), double(result[pair]), sum / N);
+                    }
+                const Gradients<T> gradients = mean_backward(data, similarity, grad);
+                double scale = 1;
+                for (const double value : dx) scale = std::max(scale, std::abs(value));
+                for (const double value : dp) scale = std::max(scale, std::abs(value));
+                const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * scale;
+                for (int64_t b = 0; b < size.images; ++b)
+                    for (int64_t d = 0; d < size.depth; ++d)
+                        for (int64_t r = 0; r < size.height; ++r)
+                            for (int64_t c = 0; c < size.width; ++c) {
+                                const int64_t at = &data.x(b, d, r, c) - data.features.data();
+                                EXPECT(std::abs(gradients.features[at] - dx[at]) <= tolerance, "%s: %g, loops %g",
+                                       describe(size).c_str(), double(gradients.features[at]), dx[at]);
+                            }
+                for (size_t i = 0; i < dp.size(); ++i)
+                    EXPECT(std::abs(gradients.prototypes[i] - dp[i]) <= tolerance, "%s: prototype %g, loops %g",
+                           describe(size).c_str(), double(gradients.prototypes[i]), dp[i]);
+                EXPECT(mean_backward(data, similarity, grad, true, false).features.same_bits(gradients.features) &&
+                           mean_backward(data, similarity, grad, false).prototypes.same_bits(gradients.prototypes),
+                       "%s", describe(size).c_str());
+            }
+}
+
+template <typename T>
+void copies_are_exact_and_have_no_gradient() {
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+        Data<T> data({1, 19, 2, 3, 3, 1, 1}, metric);
+        for (T& value : data.features) value = static_cast<T>(value + 100);
+        for (int64_t d = 0; d < 19; ++d) {
+            for (int64_t n = 1; n < 6; ++n) data.patch(0, n, d, 0, 0) = data.patch(0, 0, d, 0, 0);
+            for (int64_t k = 0; k < 3; ++k) data.p(k, d, 0, 0) = data.patch(0, 0, d, 0, 0);
+        }
+        const Guarded<T> result = mean(data, similarities[0]);
+        const Gradients<T> gradients = mean_backward(data, similarities[0], std::vector<T>{T(1), T(-2), T(0.3)});
+        for (int64_t k = 0; k < 3; ++k) EXPECT(std::abs(result[k] - std::log(1e4)) < 1e-5, "%g", double(result[k]));
+        for (int64_t i = 0; i < 19 * 6; ++i) EXPECT(gradients.features[i] == 0, "%g", double(gradients.features[i]));
+        for (int64_t i = 0; i < 19 * 3; ++i)
+            EXPECT(gradients.prototypes[i] == 0, "%g", double(gradients.prototypes[i]));
+    }
+}
+
+template <typename T>
+void compare_k_nearest(Data<T>& data, int64_t k) {
+    const Sizes& size = data.size;
+    const int64_t pairs = size.images * size.prototypes;
+    Guarded<T> value(pairs * k, std::numeric_limits<T>::quiet_NaN());
+    Guarded<int64_t> patch(pairs * k, -7);
+    Workspace workspace(cuda::topk_distance_workspace(data.problem));
+    cuda::topk_distance(data.problem, k, value.data(), patch.data(), workspace.data(), no_stream);
+    EXPECT(value.intact() && patch.intact() && workspace.intact(), "written outside");
+    const double tolerance = sizeof(T) == 8 ? 1e-12 : 3e-6;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+        std::vector<std::pair<double, int64_t>> all;
+        for (int64_t n = 0; n < data.positions(); ++n)
+            all.emplace_back(data.distance(pair / size.prototypes, pair % size.prototypes, n), n);
+        std::sort(all.begin(), all.end());
+        for (int64_t i = 0; i < k; ++i) {
+            const double d = value[pair * k + i];
+            const int64_t n = patch[pair * k + i];
+            EXPECT(std::abs(d - all[i].first) <= tolerance * (1 + d), "%s: %g, loops %g", describe(size).c_str(), d,
+                   all[i].first);
+            EXPECT(n == all[i].second || std::abs(all[i].first - data.distance(pair / size.prototypes,
+                                                                               pair % size.prototypes, n)) < tolerance,
+                   "%s: patch %ld, loops %ld", describe(size).c_str(), long(n), long(all[i].second));
+            if (i == 0) continue;
+            const double before = value[pair * k + i - 1];
+            EXPECT(before < d || (before == d && patch[pair * k + i - 1] < n), "%s: order", describe(size).c_str());
+        }
+    }
+}
+
+template <typename T>
+void the_k_nearest_equal_the_loops() {
+    for (const Sizes& size : sizes())
+        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+            for (const int64_t k : {1, 3, 8}) {
+                Data<T> data(size, metric, Layout::gaps);
+                if (k > data.positions()) continue;
+                compare_k_nearest(data, k);
+                for (T& feature : data.features) feature = std::round(feature);  // ties
+                for (T& prototype : data.prototypes) prototype = std::round(prototype);
+                compare_k_nearest(data, k);
+            }
+}
+
+template <typename T>
+void what_is_not_finite_gives_nan() {
+    Data<T> data({2, 5, 3, 3, 4, 1, 1}, Metric::sqeuclidean);
+    data.x(0, 4, 1, 1) = std::numeric_limits<T>::infinity();
+    data.x(0, 1, 2, 2) = std::numeric_limits<T>::quiet_NaN();
+    data.p(2, 3, 0, 0) = -std::numeric_limits<T>::infinity();
+    const Guarded<T> means = mean(data, similarities[0]);
+    Guarded<T> value(16, 0);
+    Guarded<int64_t> patch(16, -7);
+    Workspace workspace(cuda::topk_distance_workspace(data.problem));
+    cuda::topk_distance(data.problem, 2, value.data(), patch.data(), workspace.data(), no_stream);
+    for (int64_t pair = 0; pair < 8; ++pair) {
+        const bool bad = pair < 4 || pair % 4 == 2;
+        EXPECT(std::isnan(means[pair]) == bad, "pair %ld: %g", long(pair), double(means[pair]));
+        for (int64_t i = 0; i < 2; ++i) {
+            EXPECT(std::isnan(value[pair * 2 + i]) == bad, "pair %ld", long(pair));
+            if (bad) EXPECT(patch[pair * 2 + i] == (pair % 4 == 2 ? 0 : 4), "%ld", long(patch[pair * 2 + i]));
+        }
+    }
+}
+
+template <typename T>
+void empty_problems() {
+    const Data<T> no_images({0, 4, 3, 3, 5, 1, 1}, Metric::sqeuclidean);
+    const Data<T> no_prototypes({2, 4, 3, 3, 0, 1, 1}, Metric::cosine);
+    mean(no_images, similarities[0]), mean(no_prototypes, similarities[0]);
+    const Gradients<T> a = mean_backward(no_images, similarities[0], {});
+    for (int64_t i = 0; i < 20; ++i) EXPECT(a.prototypes[i] == 0, "%g", double(a.prototypes[i]));
+    const Gradients<T> b = mean_backward(no_prototypes, similarities[0], {});
+    for (int64_t i = 0; i < 72; ++i) EXPECT(b.features[i] == 0, "%g", double(b.features[i]));
+}
+
+template <typename T>
+void all_of() {
+    means_and_gradients_equal_the_loops<T>();
+    copies_are_exact_and_have_no_gradient<T>();
+    the_k_nearest_equal_the_loops<T>();
+    what_is_not_finite_gives_nan<T>();
+    empty_problems<T>();
+}
+
+}  // namespace
+
+int main() {
+    return finish([] {
+        all_of<float>();
+        all_of<double>();
+    });
+}

@@ -109,10 +109,11 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 	$(RUN) -m benchmarks.summary --device cuda || status=1; \
 	exit $$status
 
-test-cpp: install ## Build the C++ core with CMake alone and run its tests
+test-cpp: install ## Build the C++ core with CMake alone, run its tests, compile the CUDA kernels where nvcc is
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
 	$(WITH_PATH) cmake --build build/test
 	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
+	$(RUN) csrc/tests/cuda_resources.py
 
 clean: ## Remove what was built; runs and downloaded packages stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -41,7 +41,15 @@ def compile_source(nvcc: str, source: Path, architecture: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(nvcc, "-cubin", "-std=c++20", "-O3", f"-arch={architecture}", "-Xptxas", "-v", "-Xcompiler", "-Wall"),
-            *("-I", str(SOURCES), "-I", str(SOURCES.parent / "cpu"), "-o", str(Path(folder) / "out.cubin"), str(source)),
+            *(
+                "-I",
+                str(SOURCES),
+                "-I",
+                str(SOURCES.parent / "cpu"),
+                "-o",
+                str(Path(folder) / "out.cubin"),
+                str(source),
+            ),
         ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -106,13 +114,17 @@ def problems(rows: list[Row], stored: list[Row]) -> list[str]:
     return found
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"cuda_resources: {line}\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the table")
     arguments = parser.parse_args()
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        print("cuda_resources: skipped, nvcc was not found; put it on the path to compile the CUDA kernels.")
+        say("skipped, nvcc was not found; put it on the path to compile the CUDA kernels")
         return 0
     rows = measure(nvcc)
     if arguments.write:
@@ -123,8 +135,8 @@ def main() -> int:
     with TABLE.open(newline="") as file:
         wrong = problems(rows, list(csv.DictReader(file)))
     for line in wrong:
-        print(f"cuda_resources: {line}")
-    print(f"cuda_resources: {len(rows)} kernels for {', '.join(ARCHITECTURES)}, {len(wrong)} problems")
+        say(line)
+    say(f"{len(rows)} kernels for {', '.join(ARCHITECTURES)}, {len(wrong)} problems")
     return 1 if wrong else 0
 
 

@@ -126,5 +126,6 @@ def _scale(vectors: Tensor) -> Tensor:
     """A power of two close to the largest component of each image or prototype, float32; 1 where there is none."""
     largest = torch.linalg.vector_norm(vectors, torch.inf, dim=(1, 2, 3), dtype=torch.float32)
     usable = largest.isfinite() & (largest > 0)
-    exponent = torch.frexp(torch.where(usable, largest, 1)).exponent
-    return torch.ldexp(torch.ones_like(largest), exponent - 1)
+    exponent = torch.frexp(torch.where(usable, largest, 1)).exponent - 1
+    # Written as bits: a power function may be off by a rounding, and half inputs are to stay exact.
+    return ((exponent + 127).clamp(1, 254) << 23).view(torch.float32)

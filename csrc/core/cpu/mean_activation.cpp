@@ -112,25 +112,12 @@ class Mean {
                                       group.scale + i * group.positions + begin, all.lane_bias_.of(panel),
                                       all.prototypes_.panel(panel), static_cast<T>(closeness), tile, close});
                 for (int64_t r = 0; r < rows; ++r)
-                    if (close[r] != 0) measure_close(i, begin + r, panel, close[r], tile + r * lanes);
+                    if (close[r] != 0)
+                        measure_close(group, i, group.first + begin + r, all.prototypes_, panel * lanes, close[r],
+                                      all.tiles_.plain, all.problem_.metric, shape, tile + r * lanes);
                 all.tiles_.add_activations(
                     {all.similarity_.kind, epsilon, per_logarithm, tile, rows, sum + panel * lanes});
             }
-        }
-
-        void measure_close(int64_t i, int64_t position, int64_t panel, uint64_t mask, T* distance) const {
-            PairBatch<T> batch;
-            int64_t lane[PairBatch<T>::size];
-            for (; mask != 0; mask &= mask - 1) {
-                const int64_t at = std::countr_zero(mask);
-                const int64_t p = panel * lanes + at;
-                if (p >= shape.prototypes || !all.prototypes_.finite(p)) continue;
-                lane[batch.count] = at;
-                batch.add(group.patch(i, group.first + position), group.inverse_norm[i * group.positions + position],
-                          all.prototypes_.row(p), all.prototypes_.inverse_norm(p));
-            }
-            batch.compute(all.tiles_.plain, all.problem_.metric, group.segment, shape);
-            for (int64_t j = 0; j < batch.count; ++j) distance[lane[j]] = batch.distance[j];
         }
 
         void finish(int64_t image, int64_t panel, bool finite) const {

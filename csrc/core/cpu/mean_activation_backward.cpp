@@ -5,11 +5,10 @@
 // Close pairs are left out of these products; they add w (p - x) to G and w (x - p) to H, which gives the same gradient
 // and vanishes at a copy.
 //
-// Weights are kept for a wave of positions at a time. Features: one worker owns a position and takes the prototypes in
-// ascending order. Prototypes: one worker owns a panel and takes the positions in ascending order. So each sum has one
-// order, whatever the number of workers and the size of a wave.
+// Weights are kept for a wave of positions. Features: one worker owns a position and takes the prototypes ascending.
+// Prototypes: one worker owns a panel and takes the positions ascending. So each sum has one order, whatever the number
+// of workers and the size of a wave.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "core.h"
@@ -199,46 +198,20 @@ class MeanBackward {
         tiles_.distances({image.group.centred, rows, image.group.row + begin, image.group.segment, shape_.segments,
                           shape_.padded_depth, image.row_bias + begin, image.group.scale + begin, lane_bias_.of(panel),
                           prototypes_.panel(panel), static_cast<T>(closeness), mine.tile, mine.close});
-        for (int64_t r = 0; r < rows; ++r)
-            if (mine.close[r] != 0)
-                mine.close[r] = measure_close(image, begin + r, panel, mine.close[r], mine.tile + r * lanes_);
+        for (int64_t r = 0; r < rows; ++r) {
+            if (mine.close[r] == 0) continue;
+            const T bias = image.row_bias[begin + r];
+            mine.close[r] = bias != bias
+                                ? 0
+                                : measure_close(image.group, 0, begin + r, prototypes_, panel * lanes_, mine.close[r],
+                                                tiles_.plain, problem_.metric, shape_, mine.tile + r * lanes_);
+        }
         for (int64_t lane = 0; lane < lanes_; ++lane) {
             const int64_t p = panel * lanes_ + lane;
             const bool exists = p < shape_.prototypes;
             mine.grad[lane] = exists ? grad_[number * shape_.prototypes + p] / static_cast<T>(shape_.positions) : T(0);
         }
         tiles_.weigh({similarity_.kind, static_cast<T>(similarity_.epsilon), mine.grad, rows, mine.tile});
-    }
-
-    // Difference forms of the finite ones of `mask`, which it returns.
-    uint64_t measure_close(const Image& image, int64_t position, int64_t panel, uint64_t mask, T* distance) const {
-        PairBatch<T> batch;
-        int64_t lane[PairBatch<T>::size];
-        uint64_t finite = 0;
-        if (image.row_bias[position] != image.row_bias[position]) return 0;
-        for (; mask != 0; mask &= mask - 1) {
-            const int64_t at = std::countr_zero(mask);
-            const int64_t p = panel * lanes_ + at;
-            if (p >= shape_.prototypes || !prototypes_.finite(p)) continue;
-            finite |= uint64_t{1} << at;
-            lane[batch.count] = at;
-            batch.add(image.group.patch(0, position), image.group.inverse_norm[position], prototypes_.row(p),
-                      prototypes_.inverse_norm(p));
-        }
-        batch.compute(tiles_.plain, problem_.metric, image.group.segment, shape_);
-        for (int64_t j = 0; j < batch.count; ++j) distance[lane[j]] = batch.distance[j];
-        return finite;
-    }
-
-    // Takes the weights of close pairs out of a row of the tile; returns how many.
-    static int64_t take_close(uint64_t mask, T* row, int64_t* lane, T* weight) {
-        int64_t count = 0;
-        for (; mask != 0; mask &= mask - 1, ++count) {
-            lane[count] = std::countr_zero(mask);
-            weight[count] = row[lane[count]];
-            row[lane[count]] = T(0);
-        }
-        return count;
     }
 
     // Adds one tile to G and to the sums of weights; `at` is its first row there.
@@ -408,22 +381,20 @@ class MeanBackward {
     T* weight_of_prototype_ = nullptr;  // (P): sum_n w
 };
 
-template <typename T>
-void run(const Problem& problem, const Similarity& similarity, const void* grad, const GradientOutput& output,
-         const Executor& executor) {
-    const TileKernels<T>& tiles = tiles_of<T>(chosen_instructions());
-    MeanBackward<T>(problem, similarity, static_cast<const T*>(grad), output, tiles, executor).run();
-}
-
 }  // namespace
 
 // Without images the prototypes' gradient is still written, and without prototypes the features'.
 void mean_activation_backward(const Problem& problem, const Similarity& similarity, const void* grad,
                               const GradientOutput& output, const Executor& executor) {
+    const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        run<double>(problem, similarity, grad, output, executor);
+        MeanBackward<double>(problem, similarity, static_cast<const double*>(grad), output,
+                             tiles_of<double>(instructions), executor)
+            .run();
     else
-        run<float>(problem, similarity, grad, output, executor);
+        MeanBackward<float>(problem, similarity, static_cast<const float*>(grad), output, tiles_of<float>(instructions),
+                            executor)
+            .run();
 }
 
 }  // namespace protokern::cpu

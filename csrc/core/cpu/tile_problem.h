@@ -101,4 +101,39 @@ struct PairBatch {
     }
 };
 
+// Replaces the distances of `mask` in one row of a tile, that of a finite patch, by difference forms. `first` is the
+// panel's first prototype. Leaves those of non-finite prototypes; returns the others.
+template <typename T>
+uint64_t measure_close(const PatchGroup<T>& group, int64_t image, int64_t position,
+                       const PreparedPrototypes<T>& prototypes, int64_t first, uint64_t mask, const Kernels<T>& kernels,
+                       Metric metric, const Shape& shape, T* distance) {
+    PairBatch<T> batch;
+    int64_t lane[PairBatch<T>::size];
+    uint64_t finite = 0;
+    for (; mask != 0; mask &= mask - 1) {
+        const int64_t at = std::countr_zero(mask);
+        const int64_t p = first + at;
+        if (p >= shape.prototypes || !prototypes.finite(p)) continue;
+        finite |= uint64_t{1} << at;
+        lane[batch.count] = at;
+        batch.add(group.patch(image, position), group.inverse_norm[image * group.positions + position - group.first],
+                  prototypes.row(p), prototypes.inverse_norm(p));
+    }
+    batch.compute(kernels, metric, group.segment, shape);
+    for (int64_t j = 0; j < batch.count; ++j) distance[lane[j]] = batch.distance[j];
+    return finite;
+}
+
+// Takes the weights of close pairs out of one row of a tile of weights; returns how many.
+template <typename T>
+int64_t take_close(uint64_t mask, T* row, int64_t* lane, T* weight) {
+    int64_t count = 0;
+    for (; mask != 0; mask &= mask - 1, ++count) {
+        lane[count] = std::countr_zero(mask);
+        weight[count] = row[lane[count]];
+        row[lane[count]] = T(0);
+    }
+    return count;
+}
+
 }  // namespace protokern::cpu

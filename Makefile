@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
 CABRNET_VENV ?= .venv-cabrnet
 INSTALL ?= yes
 TORCH ?= torch torchvision
@@ -31,7 +32,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cpp test-gpu test-cabrnet check format bench bench-gpu clean
+.PHONY: help install demo test test-cpp test-gpu test-cabrnet test-oldest check format bench bench-gpu tune clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -108,6 +109,13 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 	$(RUN) -m benchmarks.plot --write || status=1; \
 	$(RUN) -m benchmarks.summary --device cuda || status=1; \
 	exit $$status
+
+tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
+	$(RUN) -m benchmarks.tune
+
+# By hand: five gigabytes. docs/compatibility.md has the last result.
+test-oldest: ## Run the tests on the oldest PyTorch, torchvision and Triton that are supported, in OLDEST_VENV
+	$(MAKE) test VENV=$(OLDEST_VENV) TORCH="torch==2.11.0 torchvision==0.26.0 triton==3.6.0"
 
 test-cpp: install ## Build the C++ core with CMake alone, run its tests, compile the CUDA kernels where nvcc is
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON

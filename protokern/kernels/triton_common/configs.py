@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -103,7 +105,19 @@ def write_rows(table: list[Row], path: Path = TABLE) -> None:
         writer.writerows(lines)
 
 
-@cache
+_forced: ContextVar[Config | None] = ContextVar("_forced", default=None)
+
+
+@contextmanager
+def forced(config: Config) -> Iterator[None]:
+    """Let every choice be `config`: for measurements, and for tests."""
+    token = _forced.set(config)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
 def choose(
     op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int
 ) -> Config:
@@ -112,6 +126,13 @@ def choose(
     Of the rows for the op and the precision: those of the newest architecture that is not newer than `arch`, those for
     `dtype` before those for any, and of these the one whose sizes are the fewest doublings away; the first on a tie.
     """
+    return _forced.get() or _nearest(op, arch, dtype, precision, depth, positions, prototypes)
+
+
+@cache
+def _nearest(
+    op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int
+) -> Config:
     of_op = [row for row in rows() if row.op == op and row.precision == precision]
     assert of_op, (op, precision)
     served = [row.arch for row in of_op if row.arch <= arch]

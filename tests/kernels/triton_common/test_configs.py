@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from protokern.kernels.triton_common.configs import (
     Config,
     Row,
     choose,
+    forced,
     num_splits,
     rows,
     shrink,
@@ -63,7 +65,7 @@ class TestTable:
 
 class TestChoice:
     @pytest.fixture(autouse=True)
-    def table(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def table(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         small = Row("search", 80, "any", "fp32", 128, 49, 2000, replace(TILES, block_n=16), "derived")
         table = (
             small,
@@ -74,7 +76,9 @@ class TestChoice:
             replace(small, precision="bf16", config=replace(TILES, block_d=64)),
         )
         monkeypatch.setattr(configs, "rows", lambda: table)
-        choose.cache_clear()
+        configs._nearest.cache_clear()
+        yield
+        configs._nearest.cache_clear()
 
     @staticmethod
     def block_n(arch: int = 80, *, depth: int = 128, positions: int = 49, prototypes: int = 2000) -> int:
@@ -97,6 +101,11 @@ class TestChoice:
 
     def test_the_precision(self) -> None:
         assert choose("search", 80, torch.float32, "bf16", 1, 1, 1).block_d == 64
+
+    def test_a_measurement_chooses_for_itself(self) -> None:
+        with forced(replace(TILES, block_n=256)):
+            assert self.block_n() == 256
+        assert self.block_n() == 16
 
     def test_empty_problems_have_tiles_too(self) -> None:
         assert self.block_n(prototypes=0) == 16

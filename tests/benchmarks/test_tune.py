@@ -1,0 +1,115 @@
+"""The search for the best tiles, with a made-up timer: everything but the times of a GPU."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from benchmarks import tune
+from benchmarks.tune import Task, as_row, best, candidates, make_inputs, merged
+from protokern.kernels.triton_common import availability
+from protokern.kernels.triton_common.configs import Config, choose, rows, write_rows
+from protokern.kernels.triton_common.limits import KNOWN_LIMITS
+
+pytestmark = [
+    pytest.mark.skipif(not availability.is_interpreted(), reason="runs under Triton's interpreter"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
+CPU = torch.device("cpu")
+TINY = (2, 16, 3, 3, 8)
+CHOICES = [Config(16, block_n, 16, 4, 2, 2, "") for block_n in (16, 32)]
+H200 = KNOWN_LIMITS[90]
+
+
+class MadeUpTimer:
+    """The times are given; the calls are made once each."""
+
+    def __init__(self, *times: float) -> None:
+        self.times = iter(times)
+
+    def __call__(self, call: object) -> float:
+        assert callable(call)
+        call()
+        return next(self.times)
+
+
+@pytest.mark.parametrize("op", tune.OPS)
+def test_the_fastest_of_the_right_ones(op: str) -> None:
+    task = Task(op, "fp32", TINY)
+    config, milliseconds = best(task, make_inputs(task, CPU), CHOICES, MadeUpTimer(2.0, 1.0))
+    assert (config, milliseconds) == (CHOICES[1], 1.0)
+
+
+def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task("min_distance", "fp32", TINY)
+    features, prototypes = make_inputs(task, CPU)
+    answers = iter([torch.ones(2, 8), tune.nearest_reference.min_distance(features, prototypes, "sqeuclidean")[0]])
+    monkeypatch.setattr(tune, "_call", lambda task, *inputs: lambda: (next(answers),))
+    config, _ = best(task, (features, prototypes), CHOICES, lambda call: 3.0)
+    assert config == CHOICES[1]
+    assert "WRONG RESULT, not timed" in capsys.readouterr().out
+
+
+def test_no_right_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task("min_distance", "fp32", TINY)
+    monkeypatch.setattr(tune, "_call", lambda task, *inputs: lambda: (torch.ones(2, 8),))
+    with pytest.raises(RuntimeError, match="no tiles give the right result"):
+        best(task, make_inputs(task, CPU), CHOICES, lambda call: 3.0)
+
+
+def test_what_the_device_has_no_room_for_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    task = Task("min_distance", "fp32", TINY)
+    inputs = make_inputs(task, CPU)
+    right = tune.nearest_reference.min_distance(*inputs, "sqeuclidean")
+    calls = iter([OutOfResources(2, 1, "shared memory"), right])
+
+    def call() -> object:
+        answer = next(calls)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
+    assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
+
+
+@pytest.mark.parametrize("arch", [75, 80, 86, 90])
+@pytest.mark.parametrize("op", tune.OPS)
+def test_candidates_fit_the_device(op: str, arch: int) -> None:
+    found = candidates(Task(op, "fp32", tune.SIZES[0]), KNOWN_LIMITS[arch])
+    assert len(found) == len(set(found)) > 10
+    assert all(config.block_p * config.block_n <= 128 * 32 * config.warps for config in found)
+
+
+def test_found_rows_take_the_place_of_those_for_the_same_problem() -> None:
+    old = as_row(Task("min_distance", "fp32", TINY), CHOICES[0], H200, "derived")
+    other = replace(old, arch=80)
+    new = replace(old, config=CHOICES[1], source="NVIDIA H200")
+    assert merged([old, other], [new]) == [other, new]
+
+
+def test_the_table_is_written_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "configs.csv"
+    write_rows(list(rows()), path)
+    task = Task("min_distance", "fp32", TINY)
+    tune.tune([task], CPU, "made up", MadeUpTimer(2.0, 1.0), path, lambda task, limits: CHOICES)
+    (row,) = [row for row in rows(path) if row.source == "made up"]
+    assert row == as_row(task, CHOICES[1], H200, "made up")
+    assert len(rows(path)) == len(rows()) + 1
+    assert choose("min_distance", 90, torch.float32, "fp32", 16, 9, 8) != CHOICES[1]  # the package's own is untouched
+
+
+def test_needs_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert "no CUDA device is present; tiles are measured where they are to run." in capsys.readouterr().err

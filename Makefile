@@ -11,7 +11,7 @@ CABRNET_VENV ?= .venv-cabrnet
 INSTALL ?= yes
 TORCH ?= torch torchvision
 WORKERS ?= 2
-GPU_WORKERS ?= 4
+GPU_WORKERS ?= 8
 BENCH ?=
 
 ifeq ($(INSTALL),no)

@@ -16,8 +16,9 @@ class RedGateError(RuntimeError):
     """The tests of the op fail, so its speed means nothing."""
 
 
-def op_tests(op: str) -> Path:
-    return ROOT / "tests" / "kernels" / f"test_{op}.py"
+def op_tests(op: str, device: str = "cpu") -> Path:
+    """The tests of one op on the processor; on CUDA one file has those of all."""
+    return ROOT / "tests" / ("gpu/test_ops.py" if device == "cuda" else f"kernels/test_{op}.py")
 
 
 def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = SECONDS) -> None:
@@ -30,7 +31,7 @@ def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = S
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short"]
     # As in `make test-gpu`: versions there are whatever the machine has, so warnings are no errors. Triton compiles
     # in every test, on one core each.
-    command += ["-m", "gpu", "-W", "default", "-n", "4"] if device == "cuda" else ["-m", "not gpu"]
+    command += ["-m", "gpu", "-W", "default", "-n", "8"] if device == "cuda" else ["-m", "not gpu"]
     # One thread: the gate asks for right answers, and should leave the machine cool.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:

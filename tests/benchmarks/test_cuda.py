@@ -141,7 +141,7 @@ def test_a_run_on_cuda_stores_rows_of_all_precisions(
     path = tmp_path / "speed.csv"
     arguments = ["--device", "cuda", "--case", "tiny", "--seconds", "0.1", "--out", str(path)]
     assert run.main([*arguments, "--peers", "original,matmul,mm,faiss"]) == 0
-    assert gates == [(["test_min_distance.py"], "cuda")]
+    assert gates == [(["test_ops.py"], "cuda")]
     rows = read_rows(path, SpeedRow)
     found = {(row.provider, row.precision, row.timer) for row in rows if row.mode == "fwd"}
     for name, precisions in {"original": ("tf32", "fp32"), "matmul": ("fp32", "tf32", "bf16")}.items():

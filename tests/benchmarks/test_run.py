@@ -92,6 +92,7 @@ def test_the_gate_does_not_wait_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_has_tests_for_its_gate(op: str) -> None:
     assert gate.op_tests(op).exists()
+    assert gate.op_tests(op, "cuda").exists()
 
 
 def test_the_machine_is_described() -> None:

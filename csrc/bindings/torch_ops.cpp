@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -21,18 +22,40 @@ using namespace protokern::arguments;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-void require_fp32(const std::string& precision) {
-    require(precision == "fp32", "precision: must be 'fp32' on the CPU; got '", precision, "'.");
+bool searches_bfloat16() { return cpu::chosen_instructions().bfloat16.lanes > 0; }
+
+cpu::SearchPrecision precision_of(const std::string& precision) {
+    if (precision == "fp32") return cpu::SearchPrecision::fp32;
+    require(precision == "bf16" && searches_bfloat16(), "precision: must be 'fp32'",
+            searches_bfloat16() ? " or 'bf16'" : "", " on the CPU with instruction set ",
+            cpu::chosen_instructions().name, "; got '", precision, "'.");
+    return cpu::SearchPrecision::bf16;
 }
 
-cpu::Executor executor() {
+// Torch's own threads; no more of them than `operations` multiply-adds are worth.
+cpu::Executor executor(int64_t operations) {
+    constexpr int64_t worth_a_thread = 1 << 20;
     const auto run = [](int workers, void (*body)(void*, int64_t), void* context) {
         torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
             for (int64_t worker = begin; worker < end; ++worker) body(context, worker);
         });
     };
-    return {static_cast<int>(torch::stable::get_num_threads()), run};
+    const int64_t threads = torch::stable::get_num_threads();
+    return {static_cast<int>(std::min<int64_t>(threads, 1 + operations / worth_a_thread)), run};
 }
+
+int64_t positions_of(const cpu::Problem& problem) {
+    return (problem.features.size[2] - problem.prototypes.size[2] + 1) *
+           (problem.features.size[3] - problem.prototypes.size[3] + 1);
+}
+
+// Multiply-adds of all pairs of images and prototypes at one position each.
+int64_t pair_operations(const cpu::Problem& problem) {
+    const int64_t* p = problem.prototypes.size;
+    return problem.features.size[0] * p[0] * p[1] * p[2] * p[3];
+}
+
+int64_t map_operations(const cpu::Problem& problem) { return pair_operations(problem) * positions_of(problem); }
 
 // Contiguous (B, P) positions, each inside the grid.
 Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
@@ -43,8 +66,7 @@ Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
             "patch: must be an int64 tensor of shape (", images, ", ", prototypes, ") on the CPU.");
     Tensor checked = torch::stable::contiguous(patch);
     if (checked.numel() == 0) return checked;
-    const int64_t positions = (problem.features.size[2] - problem.prototypes.size[2] + 1) *
-                              (problem.features.size[3] - problem.prototypes.size[3] + 1);
+    const int64_t positions = positions_of(problem);
     const int64_t* values = checked.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < checked.numel(); ++i)
         require(values[i] >= 0 && values[i] < positions, "patch: must be in [0, ", positions, "); got ", values[i],
@@ -53,8 +75,9 @@ Tensor checked_patch(const Tensor& patch, const cpu::Problem& problem) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& prototypes, const std::string& metric,
-                                        cpu::Activation activation, double epsilon) {
-    const cpu::Problem problem = problem_of(features, prototypes, metric);
+                                        cpu::Activation activation, double epsilon, const std::string& precision) {
+    cpu::Problem problem = problem_of(features, prototypes, metric);
+    problem.precision = precision_of(precision);
     const int64_t images = problem.features.size[0];
     const int64_t count = problem.prototypes.size[0];
     Tensor value = empty_like_values(features, {images, count});
@@ -64,22 +87,20 @@ std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& pr
     cpu::min_distance(problem,
                       {value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(), similarity.mutable_data_ptr(),
                        activation, epsilon},
-                      executor());
+                      executor(map_operations(problem)));
     return {similarity, value, patch};
 }
 
 std::tuple<Tensor, Tensor> min_distance(const Tensor& features, const Tensor& prototypes, const std::string& metric,
                                         const std::string& precision) {
-    require_fp32(precision);
-    auto [unused, value, patch] = pool(features, prototypes, metric, cpu::Activation::none, 0.0);
+    auto [unused, value, patch] = pool(features, prototypes, metric, cpu::Activation::none, 0.0, precision);
     return {value, patch};
 }
 
 std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const Tensor& prototypes,
                                                   const std::string& metric, const std::string& activation,
                                                   double epsilon, const std::string& precision) {
-    require_fp32(precision);
-    return pool(features, prototypes, metric, activation_of(activation), epsilon);
+    return pool(features, prototypes, metric, activation_of(activation), epsilon, precision);
 }
 
 std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const Tensor& features,
@@ -94,7 +115,7 @@ std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const
     Gradients gradients(features, prototypes, need_features, need_prototypes);
     if (gradients.output.features || gradients.output.prototypes)
         cpu::min_distance_backward(problem, positions.numel() > 0 ? positions.const_data_ptr<int64_t>() : nullptr,
-                                   grad.const_data_ptr(), gradients.output, executor());
+                                   grad.const_data_ptr(), gradients.output, executor(4 * pair_operations(problem)));
     return {gradients.features, gradients.prototypes};
 }
 
@@ -103,7 +124,7 @@ Tensor distance_map(const Tensor& features, const Tensor& prototypes, const std:
     const int64_t* x = problem.features.size;
     const int64_t* p = problem.prototypes.size;
     Tensor distance = empty_like_values(features, {x[0], p[0], x[2] - p[2] + 1, x[3] - p[3] + 1});
-    cpu::distance_map(problem, distance.mutable_data_ptr(), executor());
+    cpu::distance_map(problem, distance.mutable_data_ptr(), executor(map_operations(problem)));
     return distance;
 }
 
@@ -112,7 +133,8 @@ Tensor distance_at(const Tensor& features, const Tensor& prototypes, const Tenso
     const Tensor positions = checked_patch(patch, problem);
     Tensor distance = empty_like_values(features, {problem.features.size[0], problem.prototypes.size[0]});
     if (distance.numel() > 0)
-        cpu::distance_at(problem, positions.const_data_ptr<int64_t>(), distance.mutable_data_ptr(), executor());
+        cpu::distance_at(problem, positions.const_data_ptr<int64_t>(), distance.mutable_data_ptr(),
+                         executor(pair_operations(problem)));
     return distance;
 }
 
@@ -127,7 +149,8 @@ Tensor mean_activation(const Tensor& features, const Tensor& prototypes, const s
     require_known(precision);
     const cpu::Problem problem = problem_of(features, prototypes, metric);
     Tensor mean = empty_like_values(features, {problem.features.size[0], problem.prototypes.size[0]});
-    cpu::mean_activation(problem, {activation_of(activation), epsilon}, mean.mutable_data_ptr(), executor());
+    cpu::mean_activation(problem, {activation_of(activation), epsilon}, mean.mutable_data_ptr(),
+                         executor(map_operations(problem)));
     return mean;
 }
 
@@ -144,7 +167,7 @@ std::tuple<Tensor, Tensor> mean_activation_backward(const Tensor& grad, const Te
     Gradients gradients(features, prototypes, need_features, need_prototypes);
     if (gradients.output.features || gradients.output.prototypes)
         cpu::mean_activation_backward(problem, {activation_of(activation), epsilon}, dense_grad.const_data_ptr(),
-                                      gradients.output, executor());
+                                      gradients.output, executor(2 * map_operations(problem)));
     return {gradients.features, gradients.prototypes};
 }
 
@@ -154,12 +177,13 @@ std::tuple<Tensor, Tensor> topk_distance(const Tensor& features, const Tensor& p
     const cpu::Problem problem = problem_of(features, prototypes, metric);
     const int64_t* x = problem.features.size;
     const int64_t* p = problem.prototypes.size;
-    const int64_t positions = (x[2] - p[2] + 1) * (x[3] - p[3] + 1);
+    const int64_t positions = positions_of(problem);
     require(k >= 1 && k <= positions, "k: must be from 1 to ", positions, ", the patches of the grid; got ", k, ".");
     Tensor value = empty_like_values(features, {x[0], p[0], k});
     const std::vector<int64_t> sizes{x[0], p[0], k};
     Tensor patch = torch::stable::new_empty(features, {sizes.data(), sizes.size()}, ScalarType::Long);
-    cpu::topk_distance(problem, k, value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(), executor());
+    cpu::topk_distance(problem, k, value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(),
+                       executor(map_operations(problem)));
     return {value, patch};
 }
 
@@ -189,6 +213,7 @@ STABLE_TORCH_LIBRARY(protokern_native, m) {
         "topk_distance(Tensor features, Tensor prototypes, int k, str metric, str precision) -> "
         "(Tensor value, Tensor patch)");
     m.def("instruction_set() -> str");
+    m.def("searches_bfloat16() -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(protokern_native, CPU, m) {
@@ -204,4 +229,5 @@ STABLE_TORCH_LIBRARY_IMPL(protokern_native, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(protokern_native, CompositeExplicitAutograd, m) {
     m.impl("instruction_set", TORCH_BOX(&instruction_set));
+    m.impl("searches_bfloat16", TORCH_BOX(&searches_bfloat16));
 }

@@ -210,6 +210,77 @@ void distances_at_given_patches_are_those_of_the_map() {
         }
 }
 
+double rounded_to_bfloat16(double value) {
+    uint32_t bits;
+    const float single = static_cast<float>(value);
+    std::memcpy(&bits, &single, sizeof bits);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    float rounded;
+    std::memcpy(&rounded, &bits, sizeof rounded);
+    return rounded;
+}
+
+// The patch of a rounded search is as near as rounding lets it tell, the first among equal ones, and its distance
+// exact.
+void a_rounded_search_loses_no_more_than_its_rounding() {
+    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Sizes& size : many_sizes())
+            for (const Layout layout : {Layout::channels_first, Layout::channels_last}) {
+                Data<float> data(size, metric, layout);
+                data.problem.precision = SearchPrecision::bf16;
+                const Result<float> result = search(data, threads(2));
+                const Guarded<float> all = map(data);
+                const int64_t N = data.positions();
+                for (int64_t pair = 0; pair < size.images * size.prototypes; ++pair) {
+                    const int64_t chosen = result.patch[pair];
+                    EXPECT(chosen >= 0 && chosen < N, "patch %ld", long(chosen));
+                    EXPECT(result.value[pair] == all[pair * N + chosen], "%s", describe(size).c_str());
+                    double nearest = all[pair * N], farthest = 0;
+                    for (int64_t n = 0; n < N; ++n) {
+                        nearest = std::min(nearest, double(all[pair * N + n]));
+                        farthest = std::max(farthest, double(all[pair * N + n]));
+                    }
+                    // Lengths of about sqrt(D h w) around a centre at distance 0.2 of 0; cosine distances are up to 2.
+                    const double length = std::sqrt(1.5 * size.depth * size.patch_height * size.patch_width);
+                    const double slack = metric == Metric::cosine ? 0.02 : 3 * length / 256;
+                    const double reached =
+                        metric == Metric::cosine ? result.value[pair] : std::sqrt(result.value[pair]);
+                    const double wanted = metric == Metric::cosine ? nearest : std::sqrt(nearest);
+                    EXPECT(reached <= wanted + slack, "%s: %g, nearest %g, farthest %g", describe(size).c_str(),
+                           reached, wanted, farthest);
+                }
+            }
+}
+
+// Values that are bfloat16 already lose nothing: the patch is the nearest but for the rounding of float32 sums.
+void a_rounded_search_of_rounded_values_is_exact() {
+    for (const double offset : {0.0, 3.0}) {
+        Data<float> data({3, 96, 7, 6, 70, 1, 1}, Metric::sqeuclidean);
+        for (float& value : data.features) value = static_cast<float>(rounded_to_bfloat16(value + offset));
+        for (float& value : data.prototypes) value = static_cast<float>(rounded_to_bfloat16(value + offset));
+        const Guarded<float> all = map(data);
+        std::vector<uint16_t> features(data.features.size()), prototypes(data.prototypes.size());
+        const auto halves = [](const std::vector<float>& from, std::vector<uint16_t>& to) {
+            for (size_t i = 0; i < from.size(); ++i) {
+                uint32_t bits;
+                std::memcpy(&bits, &from[i], sizeof bits);
+                to[i] = static_cast<uint16_t>(bits >> 16);
+            }
+        };
+        halves(data.features, features), halves(data.prototypes, prototypes);
+        data.problem.features.data = features.data(), data.problem.features.dtype = DType::bfloat16;
+        data.problem.prototypes.data = prototypes.data(), data.problem.prototypes.dtype = DType::bfloat16;
+        data.problem.precision = SearchPrecision::bf16;
+        const Result<float> result = search(data);
+        for (int64_t pair = 0; pair < 210; ++pair) {
+            double nearest = all[pair * 42];
+            for (int64_t n = 0; n < 42; ++n) nearest = std::min(nearest, double(all[pair * 42 + n]));
+            EXPECT(result.value[pair] <= nearest * (1 + 1e-5), "offset %g: %g, nearest %g", offset,
+                   double(result.value[pair]), nearest);
+        }
+    }
+}
+
 template <typename T>
 void all_of() {
     many_problems<T>();
@@ -230,5 +301,9 @@ int main() {
         all_of<float>();
         all_of<double>();
         half_precision_is_widened_exactly();
+        if (chosen_instructions().bfloat16.lanes > 0) {
+            a_rounded_search_loses_no_more_than_its_rounding();
+            a_rounded_search_of_rounded_values_is_exact();
+        }
     });
 }

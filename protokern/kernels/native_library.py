@@ -69,8 +69,13 @@ def is_available(device_type: str = "cpu") -> bool:
 
 
 def precisions(device_type: str) -> tuple[str, ...]:
-    """In which precisions the library searches on a device; see PRECISIONS in backends.py."""
-    return ("fp32", "tf32", "bf16") if device_type == "cuda" else ("fp32",)
+    """In which precisions the library searches on a device; see PRECISIONS in backends.py.
+
+    On the CPU that depends on the instruction set; where there is none to ask, the op that is called next says why.
+    """
+    if device_type == "cuda":
+        return ("fp32", "tf32", "bf16")
+    return ("fp32", "bf16") if _cpu_searches_bfloat16() else ("fp32",)
 
 
 def unavailable_reason(device_type: str = "cpu") -> str:
@@ -128,6 +133,11 @@ def _load_cuda_library() -> str:
         cause = error.__cause__ or error
         return f"the CUDA library does not load with torch {torch.__version__} ({cause}). {_REBUILD_CUDA}"
     return ""
+
+
+@cache
+def _cpu_searches_bfloat16() -> bool:
+    return not unavailable_reason() and bool(torch.ops.protokern_native.searches_bfloat16())
 
 
 @cache

@@ -78,6 +78,6 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
 def _is_new_layout(parameters: Mapping[str, object]) -> bool:
     """Every pair of layouts for one metric and patches of one cell, one pair for larger patches."""
     if parameters["case"] == SMALL:
-        return parameters["metric"] == "sqeuclidean"
-    pair = parameters["of_features"], parameters["of_prototypes"], parameters["metric"]
+        return parameters.get("metric", "sqeuclidean") == "sqeuclidean"
+    pair = tuple(parameters.get(name) for name in ("of_features", "of_prototypes", "metric"))
     return pair == ("channels_last", "transposed", "cosine")

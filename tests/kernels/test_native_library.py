@@ -39,7 +39,12 @@ def run_with_isa(isa: str, code: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def forgetful() -> Iterator[None]:
     """What was learnt about the library is forgotten before and after the test."""
-    caches = (native_library._load_library, native_library._load_cuda_library, native_library._isa_problem)
+    caches = (
+        native_library._load_library,
+        native_library._load_cuda_library,
+        native_library._isa_problem,
+        native_library._cpu_searches_bfloat16,
+    )
     for cache in caches:
         cache.cache_clear()
     yield
@@ -61,7 +66,9 @@ def test_build_info_tells_what_is_in_use() -> None:
     assert info.library == native_library.LIBRARY
     assert info.compiled[-1] == "base"
     assert set(info.supported) <= set(info.compiled)
-    assert info.instruction_set == (info.override or info.supported[0])
+    # avx512bf16 is taken unasked only where its products are fast.
+    unasked = next(name for name in info.supported if name != "avx512bf16")
+    assert info.instruction_set in ({info.override} if info.override else {unasked, "avx512bf16"})
     assert info.compiler
     assert info.problem == ""
 
@@ -157,3 +164,66 @@ def test_every_instruction_set_finds_the_same_patches(isa: str) -> None:
     assert patch == wanted.patch.tolist()
     torch.testing.assert_close(torch.tensor(value), wanted.value.float(), rtol=1e-5, atol=1e-12)
     assert all(value[1][50 + i] == 0 for i in range(3))
+
+
+# What a search of rounded values finds, and whether this instruction set has one.
+ROUNDED_SEARCH = """
+import json, torch
+from protokern import distance_at, min_distance
+from protokern.kernels import native_library
+torch.manual_seed(0)
+features = torch.rand(3, 40, 6, 7)
+features[:, :, 3:] = features[:, :, :3]
+copies = features[1, :, :3, 2].t().contiguous()
+results = {"precisions": native_library.precisions("cpu")}
+for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    for metric in ("sqeuclidean", "cosine"):
+        x, p = features.to(dtype), torch.cat([torch.rand(50, 40), copies]).to(dtype)
+        if "bf16" not in results["precisions"]:
+            continue
+        value, patch = min_distance(x, p, metric=metric, precision="bf16", backend="native")
+        unnamed = min_distance(x, p, metric=metric, backend="native")
+        exact = min_distance(x.double(), p.double(), metric=metric, backend="reference")
+        again = distance_at(x, p, patch, metric=metric, backend="native")
+        results[name + " " + metric] = {
+            "value_is_the_distance": torch.equal(value, again),
+            "copies": value[1, 50:].tolist(),
+            "first_of_equals": int(patch.max()) < 21,
+            "excess": float((value.double() - exact.value).max()),
+            "same_patches": torch.equal(patch, exact.patch),
+            "is_the_default": torch.equal(patch, unnamed.patch),
+        }
+print(json.dumps(results))
+"""
+
+
+@needs_library
+@pytest.mark.parametrize("isa", native_library.build_info().supported)
+def test_a_search_of_rounded_values_gives_exact_distances(isa: str) -> None:
+    result = run_with_isa(isa, ROUNDED_SEARCH)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    has_it = isa in ("amx", "avx512bf16")
+    assert found.pop("precisions") == (["fp32", "bf16"] if has_it else ["fp32"])
+    assert len(found) == (4 if has_it else 0)
+    for name, facts in found.items():
+        assert facts["value_is_the_distance"], name
+        assert facts["copies"] == [0, 0, 0], name
+        assert facts["first_of_equals"], name
+        assert -1e-6 < facts["excess"] < 0.05, name
+        if name.startswith("bfloat16"):
+            # The products of such values are exact: nothing is lost, and this search is what they get unasked.
+            assert facts["same_patches"], name
+            assert facts["is_the_default"], name
+
+
+@needs_library
+def test_a_precision_that_the_instruction_set_lacks_is_refused_by_the_op_too() -> None:
+    code = (
+        "import torch, protokern; from protokern.kernels import native_library; native_library.load(); "
+        "torch.ops.protokern_native.min_distance(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1), 'sqeuclidean', 'bf16')"
+    )
+    result = run_with_isa("base", code)
+    assert result.returncode == 1
+    message = "precision: must be 'fp32' on the CPU with instruction set base; got 'bf16'."
+    assert message in result.stderr

@@ -1,7 +1,7 @@
-// The search on AMX tiles. Every value is split into two bfloat16 numbers, hi + mid, and a dot product is the sum of
-// hi * hi, hi * mid and mid * hi, accumulated in float32: about 17 bits of every value count, against 24 in plain
-// float32. Where that might change the nearest patch, the driver compares the patches' exact distances
-// (min_distance.cpp).
+// The search on AMX tiles. For float32 every value is split into two bfloat16 numbers, hi + mid, and a dot product is
+// the sum of hi * hi, hi * mid and mid * hi, accumulated in float32: about 17 bits of every value count, against 24 in
+// plain float32. Where that might change the nearest patch, the driver compares the patches' exact distances
+// (min_distance.cpp). A search of rounded values has hi alone.
 //
 // Rows of all images of a group lie one after another in tiles of 16, so no image size wastes tile rows. A tile of 16 x
 // 32 numbers takes 1 KiB; packed rows are [pair of row tiles][depth tile][upper, lower 16][hi, mid], a panel of 32
@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "bfloat16_rows.h"
+#include "search.h"
 #include "simd_avx512.h"
 #include "types.h"
 
@@ -30,81 +32,76 @@ struct alignas(64) TileConfiguration {
 };
 constexpr TileConfiguration tile_configuration{};
 
+// Parts: 2 for hi + mid, 1 for hi alone.
+template <int Parts>
 struct AmxSearch {
     static constexpr int lanes = 32;
     static constexpr int tile_rows = 16;
     static constexpr int tile_depth = 32;
     static constexpr int64_t tile_bytes = 1024;
     // |x - hi - mid| <= 2^-18 |x|, and mid * mid is left out.
-    static constexpr double dot_error = 3.0 / (1 << 18);
-    static constexpr int products = 3;
+    static constexpr double dot_error = Parts == 2 ? 3.0 / (1 << 18) : 0.0;
+    static constexpr int products = Parts == 2 ? 3 : 1;
+    // Of a depth tile in packed rows and panels: two tiles wide, `Parts` numbers a value.
+    static constexpr int64_t step_bytes = 2 * Parts * tile_bytes;
 
     static int64_t depth_tiles(int64_t length) { return (length + tile_depth - 1) / tile_depth; }
     // Lengths are of padded rows: a multiple of 16.
-    static int64_t panel_bytes(int64_t padded_length) { return depth_tiles(padded_length) * 4 * tile_bytes; }
+    static int64_t panel_bytes(int64_t padded_length) { return depth_tiles(padded_length) * step_bytes; }
     static int64_t row_bytes(int64_t rows, int64_t padded_length) {
-        return (rows + 2 * tile_rows - 1) / (2 * tile_rows) * depth_tiles(padded_length) * 4 * tile_bytes;
+        return (rows + 2 * tile_rows - 1) / (2 * tile_rows) * depth_tiles(padded_length) * step_bytes;
     }
 
-    // 32 values as hi and mid.
-    static void split(__m512 first, __m512 second, __m512i& hi, __m512i& mid) {
-        hi = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-        const __m512 first_hi =
-            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(hi)), 16));
-        const __m512 second_hi =
-            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(hi, 1)), 16));
-        mid = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(second, second_hi), _mm512_sub_ps(first, first_hi));
+    // 32 values as their parts.
+    static void split(__m512 first, __m512 second, __m512i* parts) {
+        parts[0] = rounded_pair(first, second);
+        if constexpr (Parts == 2)
+            parts[1] = rounded_pair(_mm512_sub_ps(first, widened(_mm512_castsi512_si256(parts[0]))),
+                                    _mm512_sub_ps(second, widened(_mm512_extracti64x4_epi64(parts[0], 1))));
     }
 
     static void pack_panel(const float* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
         for (int64_t k = 0; k < depth_tiles(padded_length); ++k)
             for (int c = 0; c < 2; ++c) {
-                __m512i hi[16];
-                __m512i mid[16];
+                __m512i parts[Parts][16];
 #pragma GCC unroll 16
                 for (int p = 0; p < 16; ++p) {
                     const float* values = rows + (c * 16 + p) * row_stride + k * tile_depth;
                     const bool there = c * 16 + p < count;
                     const bool second = there && k * tile_depth + 16 < padded_length;
+                    __m512i split_values[Parts];
                     split(there ? _mm512_loadu_ps(values) : _mm512_setzero_ps(),
-                          second ? _mm512_loadu_ps(values + 16) : _mm512_setzero_ps(), hi[p], mid[p]);
+                          second ? _mm512_loadu_ps(values + 16) : _mm512_setzero_ps(), split_values);
+#pragma GCC unroll 2
+                    for (int part = 0; part < Parts; ++part) parts[part][p] = split_values[part];
                 }
-                transpose_16x16(hi);
-                transpose_16x16(mid);
                 // The tiles of one depth: hi left, hi right, mid left, mid right.
-                char* tile = static_cast<char*>(panel) + (k * 4 + c) * tile_bytes;
+                char* tile = static_cast<char*>(panel) + k * step_bytes + c * tile_bytes;
+#pragma GCC unroll 2
+                for (int part = 0; part < Parts; ++part) {
+                    transpose_16x16(parts[part]);
 #pragma GCC unroll 16
-                for (int i = 0; i < 16; ++i) {
-                    _mm512_store_si512(tile + i * 64, hi[i]);
-                    _mm512_store_si512(tile + 2 * tile_bytes + i * 64, mid[i]);
+                    for (int i = 0; i < 16; ++i)
+                        _mm512_store_si512(tile + part * 2 * tile_bytes + i * 64, parts[part][i]);
                 }
             }
     }
 
     static void pack_rows(const PatchRows<float>& patches, void* packed) {
-        const int64_t vectors = patches.padded_depth / 16;  // per segment
         const int64_t tiles = depth_tiles(patches.segments * patches.padded_depth);
         const int64_t total = patches.images * patches.rows;
         char* out = static_cast<char*>(packed);
         for (int64_t r = 0; r < total; ++r) {
-            const float* row = patches.pixels + r / patches.rows * patches.image_stride + patches.row[r % patches.rows];
-            char* at = out + r / (2 * tile_rows) * tiles * 4 * tile_bytes + r / tile_rows % 2 * 2 * tile_bytes +
+            RowVectors values(patches, r);
+            char* at = out + r / (2 * tile_rows) * tiles * step_bytes + r / tile_rows % 2 * Parts * tile_bytes +
                        r % tile_rows * 64;
-            int64_t segment = 0;
-            int64_t vector = 0;
-            const auto next = [&] {
-                if (segment == patches.segments) return _mm512_setzero_ps();
-                const __m512 values = _mm512_loadu_ps(row + patches.segment[segment] + vector * 16);
-                if (++vector == vectors) vector = 0, ++segment;
-                return values;
-            };
-            for (int64_t k = 0; k < tiles; ++k, at += 4 * tile_bytes) {
-                const __m512 first = next();
-                const __m512 second = next();
-                __m512i hi, mid;
-                split(first, second, hi, mid);
-                _mm512_store_si512(at, hi);
-                _mm512_store_si512(at + tile_bytes, mid);
+            for (int64_t k = 0; k < tiles; ++k, at += step_bytes) {
+                const __m512 first = values.next();
+                const __m512 second = values.next();
+                __m512i parts[Parts];
+                split(first, second, parts);
+#pragma GCC unroll 2
+                for (int part = 0; part < Parts; ++part) _mm512_store_si512(at + part * tile_bytes, parts[part]);
             }
         }
     }
@@ -150,10 +147,7 @@ struct AmxSearch {
 #pragma GCC unroll 2
                 for (int c = 0; c < 2; ++c) {
                     const __m512 score = _mm512_fmadd_ps(_mm512_load_ps(dots + c * 16), scale, bias);
-                    const __mmask16 less = _mm512_cmp_ps_mask(score, best[c], _CMP_LT_OQ);
-                    second[c] = _mm512_min_ps(_mm512_max_ps(score, best[c]), second[c]);
-                    index[c] = _mm512_mask_mov_epi32(index[c], less, number);
-                    best[c] = _mm512_min_ps(score, best[c]);
+                    VectorF32::keep_smaller(score, number, best[c], second[c], index[c]);
                 }
                 number = _mm512_add_epi32(number, _mm512_set1_epi32(1));
             }
@@ -166,43 +160,36 @@ struct AmxSearch {
         }
     };
 
-    // Tiles 0..3: dots of rows {0, 1} x prototypes {left, right}; 4, 5: rows; 6, 7: prototypes.
-    template <int RowTiles>
-    static void multiply(const char* rows, const char* panel) {
-        constexpr int64_t mid = tile_bytes;  // from hi in the packed rows
-        constexpr int64_t second_row_tile = 2 * tile_bytes;
-        constexpr int64_t panel_mid = 2 * tile_bytes;
-        _tile_loadd(6, panel, 64);
-        _tile_loadd(7, panel + tile_bytes, 64);
-        _tile_loadd(4, rows + mid, 64);
+    // Products of one part of the rows, in tiles 4 and 5, with one part of the prototypes, in 6 and 7; sums in 0..3.
+    template <int RowTiles, bool LoadRows>
+    static void multiply_part(const char* rows) {
+        if constexpr (LoadRows) _tile_loadd(4, rows, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (RowTiles == 2) {
-            _tile_loadd(5, rows + second_row_tile + mid, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_loadd(4, rows, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (RowTiles == 2) {
-            _tile_loadd(5, rows + second_row_tile, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_loadd(6, panel + panel_mid, 64);
-        _tile_loadd(7, panel + panel_mid + tile_bytes, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (RowTiles == 2) {
+            if constexpr (LoadRows) _tile_loadd(5, rows + Parts * tile_bytes, 64);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
     }
 
+    // One depth tile of rows {0, 1} x prototypes {left, right}.
+    template <int RowTiles>
+    static void multiply(const char* rows, const char* panel) {
+        _tile_loadd(6, panel, 64);
+        _tile_loadd(7, panel + tile_bytes, 64);
+        if constexpr (Parts == 2) multiply_part<RowTiles, true>(rows + tile_bytes);  // mid * hi
+        multiply_part<RowTiles, true>(rows);
+        if constexpr (Parts == 2) {
+            _tile_loadd(6, panel + 2 * tile_bytes, 64);
+            _tile_loadd(7, panel + 3 * tile_bytes, 64);
+            multiply_part<RowTiles, false>(rows);  // hi * mid
+        }
+    }
+
     // Dots of one or two row tiles into `dots`; meanwhile `before` scores of the previous ones are reduced.
     template <int RowTiles>
-    static void block(const char* rows, const char* panel, int64_t tiles, float* dots, Reducer& reducer,
+    static void block(const char* rows, const char* panel, int64_t tiles, float* dots, Ahead& ahead, Reducer& reducer,
                       const float* dots_before, int64_t row_before, int64_t before) {
         _tile_zero(0);
         _tile_zero(1);
@@ -213,7 +200,8 @@ struct AmxSearch {
         const int64_t share = (before + tiles - 1) / tiles;
         int64_t done = 0;
         for (int64_t k = 0; k < tiles; ++k) {
-            multiply<RowTiles>(rows + k * 4 * tile_bytes, panel + k * 4 * tile_bytes);
+            ahead.step();
+            multiply<RowTiles>(rows + k * step_bytes, panel + k * step_bytes);
             const int64_t count = done + share < before ? share : before - done;
             reducer.take(dots_before + done * lanes, row_before + done, count);
             done += count;
@@ -239,13 +227,14 @@ struct AmxSearch {
         const int64_t total = patches.images * patches.rows;
         alignas(64) float dots[2][2 * tile_rows * lanes];
         Reducer reducer{patches, state};
+        Ahead ahead(patches, (total + 2 * tile_rows - 1) / (2 * tile_rows) * tiles);
         configure();
         int64_t before = 0;  // rows whose dots wait for their reduction, the last ones ahead of `row`
         int slot = 0;
         for (int64_t row = 0; row < total;) {
-            const char* rows = static_cast<const char*>(packed) + row / (2 * tile_rows) * tiles * 4 * tile_bytes;
+            const char* rows = static_cast<const char*>(packed) + row / (2 * tile_rows) * tiles * step_bytes;
             const bool pair = total - row > tile_rows;
-            (pair ? block<2> : block<1>)(rows, static_cast<const char*>(panel), tiles, dots[slot], reducer,
+            (pair ? block<2> : block<1>)(rows, static_cast<const char*>(panel), tiles, dots[slot], ahead, reducer,
                                          dots[1 - slot], row - before, before);
             before = total - row < 2 * tile_rows ? total - row : 2 * tile_rows;
             row += before;

@@ -21,6 +21,8 @@ struct Problem {
     Array4 features;    // (B, D, H, W)
     Array4 prototypes;  // (P, D, h, w), h <= H, w <= W; same dtype as the features
     Metric metric;
+    SearchPrecision precision =
+        SearchPrecision::fp32;  // of the search in min_distance; bf16 only where the instruction set has it
 };
 
 struct PoolOutput {

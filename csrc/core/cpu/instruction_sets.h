@@ -9,6 +9,7 @@ extern const InstructionSet base_instructions;
 #ifdef PROTOKERN_X86
 extern const InstructionSet avx2_instructions;
 extern const InstructionSet avx512_instructions;
+extern const InstructionSet avx512bf16_instructions;
 #endif
 #ifdef PROTOKERN_AMX
 extern const InstructionSet amx_instructions;
@@ -17,6 +18,7 @@ extern const InstructionSet amx_instructions;
 struct Candidate {
     const InstructionSet* instructions;
     bool (*supported)();  // by this processor and operating system
+    bool (*preferred)();  // to those after it, where nothing is forced
 };
 
 // Fastest first; the last entry runs everywhere.

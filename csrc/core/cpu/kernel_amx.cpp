@@ -12,24 +12,15 @@ namespace protokern::cpu {
 
 namespace {
 
-constexpr Kernels<float> amx_kernels() {
-    Kernels<float> kernels = make_kernels<VectorF32>();
-    kernels.lanes = AmxSearch::lanes;
-    kernels.dot_error = AmxSearch::dot_error;
-    kernels.products = AmxSearch::products;
-    kernels.panel_bytes = AmxSearch::panel_bytes;
-    kernels.pack_panel = AmxSearch::pack_panel;
-    kernels.row_bytes = AmxSearch::row_bytes;
-    kernels.pack_rows = AmxSearch::pack_rows;
-    kernels.search = AmxSearch::run;
-    return kernels;
-}
-
 constexpr TileKernelSet tiles = {make_tiles<VectorF32>(), make_tiles<VectorF64>()};
 
 }  // namespace
 
-extern const InstructionSet amx_instructions = {"amx", amx_kernels(), make_kernels<VectorF64>(),
-                                                run_fma_loop<VectorF32>, &tiles};
+extern const InstructionSet amx_instructions = {"amx",
+                                                with_search<AmxSearch<2>>(make_kernels<VectorF32>()),
+                                                make_kernels<VectorF64>(),
+                                                rounded_search<AmxSearch<1>, RoundedToBFloat16, VectorF32>(),
+                                                run_fma_loop<VectorF32>,
+                                                &tiles};
 
 }  // namespace protokern::cpu

@@ -14,6 +14,6 @@ constexpr TileKernelSet tiles = {make_tiles<VectorF32>(), make_tiles<VectorF64>(
 }  // namespace
 
 extern const InstructionSet avx2_instructions = {"avx2", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
-                                                 run_fma_loop<VectorF32>, &tiles};
+                                                 {},     run_fma_loop<VectorF32>,   &tiles};
 
 }  // namespace protokern::cpu

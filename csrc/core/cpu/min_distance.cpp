@@ -1,7 +1,8 @@
 // Forward: a fast search proposes the nearest patch of every pair (image, prototype), then the value is computed in
 // difference form at that patch. Where the runner-up is closer than the search's own rounding error, the difference
 // form decides among all patches of the image. So `patch` is the first minimum of exactly the numbers that distance_map
-// gives.
+// gives. In a search of rounded values (SearchPrecision::bf16) nothing is decided again: `patch` is the first of its
+// best scores.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -64,6 +65,12 @@ class Forward {
             best = carver.take<T>(states);
             second = carver.take<T>(states);
             index = carver.take<typename LaneIndex<T>::type>(states);
+            const int64_t most_pairs = all.pieces_.parts > 1 ? 0 : all.pieces_.images * kernels.lanes;
+            pairs.patch = carver.take<const T*>(most_pairs);
+            pairs.prototype = carver.take<const T*>(most_pairs);
+            pairs.patch_scale = carver.take<T>(most_pairs);
+            pairs.prototype_scale = carver.take<T>(most_pairs);
+            pairs.distance = carver.take<T>(most_pairs);
             undecided = carver.take<int64_t>(all.pieces_.parts > 1 ? shape.prototypes : kernels.lanes);
             compared = carver.take<int64_t>(all.pieces_.positions);
         }
@@ -72,6 +79,14 @@ class Forward {
         const Kernels<T>& kernels;
         const Shape& shape;
         PatchGroup<T> group;
+        // Chosen pairs of all images of the group and one panel.
+        struct {
+            const T** patch;
+            const T** prototype;
+            T* patch_scale;
+            T* prototype_scale;
+            T* distance;
+        } pairs;
         int64_t slots;  // panels whose state is kept
         T* best;
         T* second;
@@ -116,13 +131,23 @@ class Forward {
 
         void search(int64_t panel, int64_t slot) {
             const int64_t at = slot * group.images * kernels.lanes;
-            kernels.search(group.search_rows(shape, true), group.packed, all.prototypes_.panel(panel),
-                           {best + at, second + at, index + at});
+            PatchRows<T> rows = group.search_rows(shape, true);
+            all.prototypes_.bring_near(panel, rows);
+            kernels.search(rows, group.packed, all.prototypes_.panel(panel), {best + at, second + at, index + at});
         }
 
         bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
-            const T reach = group.largest[image] + all.prototypes_.search_norm(prototype);
+            const T reach = group.largest[image] + all.prototypes_.search_norms()[prototype];
             return !(second[at] - best[at] > all.gap_ * reach * reach + all.vanished_);
+        }
+
+        // Of the `lanes` prototypes from `first` on, whose states start at `at`. Without a branch per lane: few panels
+        // have any.
+        bool some_undecided(int64_t image, int64_t first, int64_t lanes, int64_t at) const {
+            if (!kernels.exact) return false;
+            int some = 0;
+            for (int64_t lane = 0; lane < lanes; ++lane) some |= is_undecided(image, first + lane, at + lane);
+            return some != 0;
         }
 
         void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {
@@ -130,25 +155,56 @@ class Forward {
             for (int64_t panel = first_panel; panel < end_panel; ++panel) {
                 clear_state(0);
                 search(panel, 0);
-                for (int64_t i = 0; i < count; ++i) finish(image + i, i, panel);
+                finish(image, panel);
             }
         }
 
-        // One image against one panel, all patches at hand.
-        void finish(int64_t image, int64_t i, int64_t panel) {
+        // The group's images, from number `image` on, against one panel, all patches at hand.
+        void finish(int64_t image, int64_t panel) {
             const int64_t first = panel * kernels.lanes;
             const int64_t lanes = std::min<int64_t>(kernels.lanes, shape.prototypes - first);
-            if (group.first_bad[i] >= 0) return mark_bad_image(image, group.first_bad[i], first, first + lanes);
-            const int64_t at = i * kernels.lanes;
+            const bool cosine = all.problem_.metric == Metric::cosine;
+            int64_t count = 0;
+            for (int64_t i = 0; i < group.images; ++i) {
+                if (group.first_bad[i] >= 0) {
+                    mark_bad_image(image + i, group.first_bad[i], first, first + lanes);
+                    continue;
+                }
+                const auto* positions = index + i * kernels.lanes;
+                std::copy_n(positions, lanes, patch(image + i) + first);
+                for (int64_t lane = 0; lane < lanes; ++lane)
+                    pairs.patch[count + lane] = group.patch(i, positions[lane]);
+                for (int64_t lane = 0; lane < lanes; ++lane)
+                    pairs.prototype[count + lane] = all.prototypes_.row(first + lane);
+                for (int64_t lane = 0; lane < lanes && cosine; ++lane) {
+                    pairs.patch_scale[count + lane] = group.inverse_norm[i * group.positions + positions[lane]];
+                    pairs.prototype_scale[count + lane] = all.prototypes_.inverse_norm(first + lane);
+                }
+                count += lanes;
+            }
+            {
+                kernels.pair_distance({all.problem_.metric, pairs.patch, pairs.prototype, pairs.patch_scale,
+                                       pairs.prototype_scale, count, group.segment, shape.segments, shape.padded_depth,
+                                       pairs.distance});
+            }
+            count = 0;
+            for (int64_t i = 0; i < group.images; ++i) {
+                if (group.first_bad[i] >= 0) continue;
+                std::copy_n(pairs.distance + count, lanes, value(image + i) + first);
+                count += lanes;
+                if (some_undecided(i, first, lanes, i * kernels.lanes)) decide_some(image + i, i, first, lanes);
+                mark_bad_prototypes(image + i, first, first + lanes);
+            }
+        }
+
+        void decide_some(int64_t image, int64_t i, int64_t first, int64_t lanes) {
             undecided_count = 0;
             for (int64_t lane = 0; lane < lanes; ++lane) {
-                patch(image)[first + lane] = index[at + lane];
-                if (is_undecided(i, first + lane, at + lane)) undecided[undecided_count++] = first + lane;
+                if (!is_undecided(i, first + lane, i * kernels.lanes + lane)) continue;
+                undecided[undecided_count++] = first + lane;
+                reset(image, first + lane);
             }
-            evaluate(image, i, first, first + lanes);
-            for (int64_t u = 0; u < undecided_count; ++u) reset(image, undecided[u]);
             decide(image, i);
-            mark_bad_prototypes(image, first, first + lanes);
         }
 
         // The image's patches come in parts; states of all panels are kept from part to part.
@@ -167,7 +223,7 @@ class Forward {
                 }
             }
             undecided_count = 0;
-            for (int64_t p = first; p < end; ++p) {
+            for (int64_t p = first; p < end && kernels.exact; ++p) {
                 if (!is_undecided(0, p, p)) continue;
                 undecided[undecided_count++] = p;
                 reset(image, p);
@@ -289,7 +345,10 @@ void min_distance(const Problem& problem, const PoolOutput& output, const Execut
     if (problem.features.dtype == DType::float64)
         Forward<double>(problem, output, instructions.float64, executor).run();
     else
-        Forward<float>(problem, output, instructions.float32, executor).run();
+        Forward<float>(problem, output,
+                       problem.precision == SearchPrecision::bf16 ? instructions.bfloat16 : instructions.float32,
+                       executor)
+            .run();
 }
 
 }  // namespace protokern::cpu

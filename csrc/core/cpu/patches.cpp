@@ -170,7 +170,9 @@ PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) c
             shape.segments,
             shape.padded_depth,
             bias,
-            scale};
+            scale,
+            {},
+            {}};
 }
 
 template struct PatchGroup<float>;

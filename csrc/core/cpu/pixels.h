@@ -71,6 +71,14 @@ inline void narrow(float value, Float16* out) {
     out->bits = static_cast<uint16_t>(sign | half);
 }
 
+// What a search does to its values before their norms are taken.
+struct Unrounded {
+    template <typename Value>
+    static Value of(Value value) {
+        return value;
+    }
+};
+
 template <typename V>
 struct Pixels {
     using T = typename V::Scalar;
@@ -148,11 +156,13 @@ struct Pixels {
             gather<Float16>(a);
     }
 
+    template <typename Rounding>
     static void measure(const RowMeasure<T>& a) {
         for (int64_t n = 0; n < a.count; ++n)
-            a.norm[n] = a.centre ? centre(a, n) : plain_norm(a.rows + n * a.padded_depth, a.padded_depth);
+            a.norm[n] = a.centre ? centre<Rounding>(a, n) : plain_norm(a.rows + n * a.padded_depth, a.padded_depth);
     }
 
+    template <typename Rounding>
     static double centre(const RowMeasure<T>& a, int64_t n) {
         const T* row = a.rows + n * a.padded_depth;
         T* centred = a.centred + n * a.padded_depth;
@@ -160,7 +170,7 @@ struct Pixels {
         auto finite = V::zero();  // stays 0 unless a value is inf or NaN; large finite values may overflow the norm
         for (int64_t d = 0; d < a.padded_depth; d += V::width) {
             const auto value = V::load(row + d);
-            const auto shifted = V::sub(value, V::load(a.centre + d));
+            const auto shifted = Rounding::of(V::sub(value, V::load(a.centre + d)));
             V::store(centred + d, shifted);
             norm = V::fma(shifted, shifted, norm);
             finite = V::fma(value, V::zero(), finite);

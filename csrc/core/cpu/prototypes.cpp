@@ -30,6 +30,11 @@ const T* rows_in_place(const Array4& prototypes, const Shape& shape) {
 }
 
 template <typename T>
+T power_of_two_below(T x) {
+    return x > 0 && std::isfinite(x) ? std::ldexp(T(1), std::ilogb(x)) : x;
+}
+
+template <typename T>
 int64_t bytes_of(const Shape& shape, bool rows, int64_t panels, int64_t panel_bytes) {
     // Rows, panels, sums per panel and the centre, three values a prototype; each piece rounded up to a cache line.
     return 7 * 64 + shape.prototypes * (rows * shape.padded_length * static_cast<int64_t>(sizeof(T)) + 24) +
@@ -41,7 +46,8 @@ int64_t bytes_of(const Shape& shape, bool rows, int64_t panels, int64_t panel_by
 template <typename T>
 PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& shape, const Kernels<T>& kernels,
                                           bool panels, const Executor& executor)
-    : lanes_(kernels.lanes),
+    : count_(shape.prototypes),
+      lanes_(kernels.lanes),
       panels_((shape.prototypes + kernels.lanes - 1) / kernels.lanes),
       panel_bytes_(panels ? Scratch::rounded(kernels.panel_bytes(shape.padded_length)) : 0),
       padded_length_(shape.padded_length),
@@ -51,7 +57,7 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
     Carver carver(memory_.data());
     carve(carver, shape, problem.metric);
     for_each_task(executor, panels_, [&](int64_t, int64_t panel) { read(problem, shape, kernels, panel); });
-    if (centre_) find_centre(shape);
+    if (centre_) find_centre(problem, shape, kernels);
 
     const int64_t shifted = Scratch::rounded(lanes_ * shape.padded_length * static_cast<int64_t>(sizeof(T)));
     const int64_t norms = Scratch::rounded(shape.segments * static_cast<int64_t>(sizeof(double)));
@@ -86,7 +92,12 @@ void PreparedPrototypes<T>::read(const Problem& problem, const Shape& shape, con
 }
 
 template <typename T>
-void PreparedPrototypes<T>::find_centre(const Shape& shape) {
+void PreparedPrototypes<T>::find_centre(const Problem& problem, const Shape& shape, const Kernels<T>& kernels) {
+    // Values that a rounded search takes as they are stay as they are.
+    if (!kernels.exact && problem.prototypes.dtype == DType::bfloat16) {
+        std::fill_n(centre_, shape.padded_depth, T(0));
+        return;
+    }
     const T share = T(1) / static_cast<T>(std::max<int64_t>(1, shape.prototypes * shape.segments));
     std::fill_n(centre_, shape.padded_depth, T(0));
     for (int64_t panel = 0; panel < panels_; ++panel)
@@ -118,8 +129,9 @@ void PreparedPrototypes<T>::measure(const Shape& shape, const Kernels<T>& kernel
         inverse_norm_[first + i] = inverse_length<T>(norm);
         search_norm_[first + i] = centre_ ? static_cast<T>(std::sqrt(norm)) : T(1);
         if (centre_) continue;
-        for (int64_t k = 0; k < padded_length_; ++k)
-            shifted[i * padded_length_ + k] = row(first + i)[k] * inverse_norm_[first + i];
+        // A search of rounded values has no use for the exact length, only for one that rounds nothing.
+        const T scale = kernels.exact ? inverse_norm_[first + i] : power_of_two_below(inverse_norm_[first + i]);
+        for (int64_t k = 0; k < padded_length_; ++k) shifted[i * padded_length_ + k] = row(first + i)[k] * scale;
     }
 }
 

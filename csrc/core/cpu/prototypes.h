@@ -21,20 +21,28 @@ class PreparedPrototypes {
     int64_t panels() const { return panels_; }
     const void* panel(int64_t index) const { return packed_ + index * panel_bytes_; }
     const T* row(int64_t prototype) const { return rows_ + prototype * row_stride_; }  // (segments, padded_depth)
-    const T* centre() const { return centre_; }                                        // null for cosine
+    // Names what a search of this panel should fetch meanwhile: its rows, for the distances, and the next panel.
+    void bring_near(int64_t panel, PatchRows<T>& search) const {
+        const int64_t rows = panel + 1 < panels_ ? lanes_ : count_ - panel * lanes_;
+        search.ahead[0] = reinterpret_cast<const char*>(row(panel * lanes_));
+        search.ahead_bytes[0] = ((rows - 1) * row_stride_ + padded_length_) * static_cast<int64_t>(sizeof(T));
+        search.ahead[1] = packed_ + (panel + 1) * panel_bytes_;
+        search.ahead_bytes[1] = panel + 1 < panels_ ? panel_bytes_ : 0;
+    }
+    const T* centre() const { return centre_; }  // null for cosine
     bool all_finite() const { return all_finite_; }
     bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
     double norm(int64_t prototype) const { return norm_[prototype]; }  // squared, of the centred; NaN where not finite
-    T search_norm(int64_t prototype) const { return search_norm_[prototype]; }    // of what is in the panel
+    const T* search_norms() const { return search_norm_; }             // of what is in the panels
     T inverse_norm(int64_t prototype) const { return inverse_norm_[prototype]; }  // 0 for a zero vector; cosine only
 
   private:
     void carve(Carver& carver, const Shape& shape, Metric metric);
     void read(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, int64_t panel);
-    void find_centre(const Shape& shape);
+    void find_centre(const Problem& problem, const Shape& shape, const Kernels<T>& kernels);
     void measure(const Shape& shape, const Kernels<T>& kernels, int64_t panel, T* shifted, double* norms);
 
-    int64_t lanes_, panels_, panel_bytes_, padded_length_;
+    int64_t count_, lanes_, panels_, panel_bytes_, padded_length_;
     char* packed_ = nullptr;
     const T* rows_ = nullptr;
     T* own_rows_ = nullptr;  // null where the caller's prototypes have the form of rows already

@@ -159,7 +159,7 @@ class TopK {
 
         bool is_undecided(int64_t i, int64_t p, int64_t at, int64_t lane) const {
             const T* scores = best + at * slots * lanes + lane;
-            const T reach = group.largest[i] + all.prototypes_.search_norm(p);
+            const T reach = group.largest[i] + all.prototypes_.search_norms()[p];
             return !(scores[all.k_ * lanes] - scores[(all.k_ - 1) * lanes] > all.gap_ * reach * reach + all.vanished_);
         }
 

@@ -12,6 +12,8 @@ namespace protokern::cpu {
 
 enum class DType { float64, float32, bfloat16, float16 };
 enum class Metric { sqeuclidean, cosine };
+// How the search multiplies: bf16 takes every value rounded to bfloat16. Distances are exact either way.
+enum class SearchPrecision { fp32, bf16 };
 enum class Activation { none, log, linear, exponential, cosine };
 
 // (B, D, H, W) features or (P, D, h, w) prototypes; strides in elements, in this order, may be 0.
@@ -94,6 +96,9 @@ struct PatchRows {
     int64_t padded_depth;
     const T* bias;   // (images, rows): score = bias + scale * dot, smallest wins
     const T* scale;  // (images, rows)
+    // Memory that will be needed after this search, to be brought near on the way; may be empty.
+    const char* ahead[2];
+    int64_t ahead_bytes[2];
 };
 
 // The running result of a search for one panel of prototypes: (images, lanes) each.
@@ -134,10 +139,11 @@ struct Accumulate {
     int64_t padded_depth;
 };
 
-// What one instruction set offers for one element type.
+// What one instruction set offers for one element type and one precision of the search.
 template <typename T>
 struct Kernels {
-    int lanes;         // prototypes per panel
+    int lanes;         // prototypes per panel; 0 where the instruction set has no such search
+    bool exact;        // scores too close to call are to be decided by the distances; else the search has the last word
     double dot_error;  // bound of the error of one product, relative, beyond the rounding of the sum
     int products;      // terms that the search adds up per pair of values
     int64_t (*panel_bytes)(int64_t padded_length);
@@ -160,6 +166,7 @@ struct InstructionSet {
     const char* name;
     Kernels<float> float32;
     Kernels<double> float64;
+    Kernels<float> bfloat16;                 // as float32, with a search of rounded values
     double (*fma_loop)(int64_t iterations);  // runs independent float32 FMAs, returns how many operations they were
     const TileKernelSet* tiles;
 };

@@ -12,13 +12,12 @@
 
 namespace protokern::cpu {
 
-// Uninitialised memory on a cache line of its own, freed with the object.
+// Uninitialised memory on a cache line of its own, given back with the object. Pages are expensive to get, so a thread
+// keeps the blocks of its last calls for the next ones (scratch.cpp), and asks for large pages.
 class Scratch {
   public:
-    explicit Scratch(int64_t bytes) : data_(std::aligned_alloc(64, rounded(bytes))) {
-        if (data_ == nullptr) throw std::bad_alloc();
-    }
-    ~Scratch() { std::free(data_); }
+    explicit Scratch(int64_t bytes);
+    ~Scratch();
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
@@ -27,6 +26,7 @@ class Scratch {
 
   private:
     void* data_;
+    int64_t capacity_;
 };
 
 // Hands out consecutive aligned pieces of one Scratch; built twice, first without memory to learn the total.

@@ -36,8 +36,8 @@ def distance_at(
 
     Raises:
         TypeError: an input is not a tensor.
-        ValueError: shapes, dtypes or devices disagree, the grid is empty, a name is unknown, or an index is out of
-            range (which stops a CUDA device instead).
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, an index is out of range (on the CPU), or a
+            name is unknown.
         BackendUnavailableError: `backend` was named but cannot run here.
     """
     refuse_transforms("distance_at")

@@ -29,6 +29,8 @@ COPY_BYTES = 2 << 30
 PRODUCT_SIDE = 8192
 LEAST_SETS, MOST_SETS = 4, 32
 EVENTS_PER_SAMPLE = 5
+# A longer call gains nothing from a graph that is worth the time and memory of making one.
+GRAPH_BELOW_MS = 1.0
 
 
 class Event(Protocol):
@@ -170,6 +172,7 @@ class Cuda:
         flush_bytes: int = FLUSH_BYTES,
         copy_bytes: int = COPY_BYTES,
         product_side: int = PRODUCT_SIDE,
+        graph_below_ms: float = GRAPH_BELOW_MS,
     ) -> None:
         self.driver = driver
         self.place = driver.place
@@ -178,6 +181,7 @@ class Cuda:
         self._warm = EventClock(driver, None)
         self._copy_bytes = copy_bytes
         self._product_side = product_side
+        self._graph_below_ms = graph_below_ms
         self._limits: dict[str, Limit] = {}
 
     def describe(self) -> Machine:
@@ -223,6 +227,9 @@ class Cuda:
         if not provider.capturable:
             return timers, [Missing(f"{provider.label} in a graph", "it cannot be captured")]
         before()
+        if self._warm.milliseconds(eager.call) > self._graph_below_ms:
+            reason = f"a call takes more than {self._graph_below_ms:g} ms, beside which launches do not count"
+            return timers, [Missing(f"{provider.label} in a graph", reason)]
         try:
             calls = [provider.bind(one, "log") for one in inputs]
             replay = self.driver.capture(calls)

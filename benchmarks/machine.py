@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -88,8 +89,11 @@ def instruction_set() -> str:
 
 
 def git_sha() -> str:
-    """Short commit of the checkout; "unknown" outside one."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
+    """Short commit of the checkout; "unknown" outside one or without git."""
+    program = shutil.which("git")
+    if program is None:
+        return "unknown"
+    command = [program, "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else "unknown"
 

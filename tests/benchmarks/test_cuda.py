@@ -75,7 +75,7 @@ class FakeDriver:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
-    fake = Cuda(FakeDriver(), flush_bytes=64, copy_bytes=4096, product_side=16)
+    fake = Cuda(FakeDriver(), flush_bytes=64, copy_bytes=4096, product_side=16, graph_below_ms=1e9)
     monkeypatch.setattr(cuda, "open_cuda", lambda: fake)
     monkeypatch.setattr(memory, "open_cuda", lambda: fake)
     # The Triton kernels and the CUDA library need a device; the C++ for the processor plays them.
@@ -115,6 +115,14 @@ def test_a_provider_is_timed_alone_and_in_a_graph(device: Cuda) -> None:
     assert {name: timed.parts for name, timed in timers.items()} == {"eager": 1, "graph": 4}
     assert missing == []
     timers["graph"].call()
+
+
+def test_long_calls_are_timed_without_a_graph() -> None:
+    device = Cuda(FakeDriver(), flush_bytes=64, copy_bytes=4096, product_side=16, graph_below_ms=0.0)
+    inputs = [make_inputs(CASES["tiny"], requires_grad=False)]
+    timers, missing = device.timers(our_provider(OPS["min_distance"], "fwd", "native", "fp32"), inputs)
+    assert list(timers) == ["eager"]
+    assert missing[0].reason == "a call takes more than 0 ms, beside which launches do not count"
 
 
 def test_what_cannot_be_captured_is_named(device: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import protokern
 from benchmarks import gate, memory, push, run
 from benchmarks.cases import CASES
 from benchmarks.devices import Cpu
-from benchmarks.machine import describe, settle, watch_others
+from benchmarks.machine import describe, git_sha, settle, watch_others
 from benchmarks.ops import OPS
 from benchmarks.peak import PeakProbe
 from benchmarks.points import CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
@@ -102,6 +102,11 @@ def test_the_machine_is_described() -> None:
     assert machine.isa
     assert machine.git_sha
     assert machine.load >= 0
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert git_sha() == "unknown"
 
 
 def test_a_loaded_machine_is_waited_for_and_then_named(

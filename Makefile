@@ -115,7 +115,7 @@ tune: install ## Measure tiles of the Triton kernels on a CUDA device and store 
 
 # By hand: five gigabytes. docs/compatibility.md has the last result.
 test-oldest: ## Run the tests on the oldest PyTorch, torchvision and Triton that are supported, in OLDEST_VENV
-	$(MAKE) test VENV=$(OLDEST_VENV) TORCH="torch==2.11.0 torchvision==0.26.0 triton==3.6.0"
+	$(MAKE) test VENV=$(OLDEST_VENV) TORCH="torch==2.11.0 torchvision==0.26.0 triton==3.6.0 numpy==2.2.6"
 
 test-cpp: install ## Build the C++ core with CMake alone, run its tests, compile the CUDA kernels where nvcc is
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON

@@ -10,7 +10,10 @@ from protokern.kernels.min_distance import reference, triton_backward
 
 from ..cases import Case
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
 METRICS = ["sqeuclidean", "cosine"]
 
 

@@ -11,6 +11,7 @@ from protokern.kernels.triton_common.operands import OperandKind, operand_kind, 
 
 from ..cases import LAYOUTS, Case
 
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 CASE = Case(3, 21, 5, 9, 45)
 
 

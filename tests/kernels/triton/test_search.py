@@ -17,7 +17,10 @@ from protokern.kernels.triton_common.limits import KNOWN_LIMITS
 from .. import oracle
 from ..cases import Case
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
 METRICS = ["sqeuclidean", "cosine"]
 ODD = Case(2, 37, 5, 7, 19)
 ODD_PATCHES = Case(2, 7, 6, 5, 9, (2, 3))

@@ -8,7 +8,10 @@ import torch
 from protokern.kernels.activations import activate
 from protokern.kernels.prototype_pool import triton_launch
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

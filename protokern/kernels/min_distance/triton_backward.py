@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.availability import is_interpreted
+from ..triton_common.configs import Config, choose
 from ..triton_common.device import cells_of, on_device
 from ..triton_common.limits import device_limits
 from .triton_backward_kernels import grad_features_kernel, grad_prototypes_kernel, pair_values_kernel
@@ -71,6 +73,24 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     return pairs
 
 
+def _config(features: Tensor, cells: Tensor, *, is_heavy: bool) -> Config:
+    """Tiles of the table, no larger than the problem; half the channels where a pair needs many registers."""
+    depth = features.shape[1]
+    num_prototypes, _, kh, kw = cells.shape
+    rows, columns = grid_shape(features, cells)
+    arch = device_limits(features.device).arch
+    config = choose(
+        "min_distance_backward", arch, features.dtype, "fp32", depth * kh * kw, rows * columns, num_prototypes
+    )
+    channels = config.block_d // 2 if is_heavy else config.block_d
+    cell_count = features.shape[2] * features.shape[3]
+    return replace(
+        config,
+        block_n=min(config.block_n, triton.next_power_of_2(cell_count)),
+        block_d=min(channels, max(16, triton.next_power_of_2(depth))),
+    )
+
+
 def _to_prototypes(
     pairs: Pairs, features: Tensor, cells: Tensor, patch: Tensor, metric: str, grad_prototypes: Tensor
 ) -> None:
@@ -78,10 +98,9 @@ def _to_prototypes(
     batch, depth = features.shape[:2]
     num_prototypes, _, kh, kw = cells.shape
     dtype = pairs.weight.dtype
-    block_p = 32
-    block_k = min(32 if dtype == torch.float64 else 64, max(16, triton.next_power_of_2(depth)))
-    programs = triton.cdiv(num_prototypes, block_p) * triton.cdiv(depth, block_k) * kh * kw
-    wanted = triton.cdiv(4 * device_limits(features.device).multiprocessors, programs)
+    config = _config(features, cells, is_heavy=dtype == torch.float64)
+    programs = triton.cdiv(num_prototypes, config.block_p) * triton.cdiv(depth, config.block_d) * kh * kw
+    wanted = triton.cdiv(config.waves * device_limits(features.device).multiprocessors, programs)
     # Eight images at least: the workspace stays below an eighth of what the pairs read.
     per_split = max(triton.cdiv(batch, wanted), min(batch, 8))
     splits = triton.cdiv(batch, per_split)
@@ -94,7 +113,8 @@ def _to_prototypes(
     grad_prototypes_kernel[(programs * splits,)](
         *pairs, patch, features, *features.stride(), cells, *cells.stride(), grad, *grad.stride(),
         batch, num_prototypes, grid_shape(features, cells)[1], depth, per_split,
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block_p, BK=block_k, num_warps=4,
+        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=config.block_p, BK=config.block_d,
+        num_warps=config.warps,
     )  # fmt: skip
     if not is_direct:
         grad_prototypes.copy_(grad.sum(0).view(grad_prototypes.shape))
@@ -112,17 +132,16 @@ def _to_features(
     target = grad_features
     if is_interpreted() and grad_features.dtype == torch.bfloat16:
         target = torch.empty_like(grad_features, dtype=torch.float32)  # the interpreter truncates on a store
-    block_n = min(16, triton.next_power_of_2(height * width))
     # Registers: the prototypes that are in flight together, and what a pair needs besides them.
     is_heavy = kh * kw > 1 or metric == "cosine" or pairs.weight.dtype == torch.float64
-    block_k = min(32 if is_heavy else 64, max(16, triton.next_power_of_2(depth)))
-    programs = batch * triton.cdiv(height * width, block_n) * triton.cdiv(depth, block_k)
+    config = _config(features, cells, is_heavy=is_heavy)
+    programs = batch * triton.cdiv(height * width, config.block_n) * triton.cdiv(depth, config.block_d)
     is_dense = all(tensor.stride(2) == width * tensor.stride(3) for tensor in (features, target))
     grad_features_kernel[(programs,)](
         *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
         num_prototypes, rows * columns, height * width, width, rows, columns, depth,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
-        BN=block_n, BK=block_k, AT_ONCE=2 if is_heavy else 4, num_warps=4,
+        BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps,
     )  # fmt: skip
     if target is not grad_features:
         grad_features.copy_(target)

@@ -35,7 +35,7 @@ class Config:
         warps: of one program.
         stages: steps in flight.
         waves: programs per multiprocessor below which the grid of an image is split.
-        path: of a backward, "product" or "gather"; else empty.
+        path: of a backward, "gather", the one there is; else empty.
     """
 
     block_p: int

@@ -52,14 +52,15 @@ class TestTable:
         for size in (config.block_p, config.block_n, config.block_d):
             assert size in (16, 32, 64, 128, 256)
         assert config.warps in (1, 2, 4, 8)
-        assert config.path in (("product", "gather") if row.op.endswith("_backward") else ("",))
+        assert config.path == ("gather" if row.op.endswith("_backward") else "")
         assert row.source
         assert shrink(config, KNOWN_LIMITS[row.arch], lambda _: 0) == config  # the products fit the registers
 
     @pytest.mark.parametrize("arch", KNOWN_LIMITS)
     @pytest.mark.parametrize("op", OPS)
     def test_serves_every_device_and_precision(self, op: str, arch: int) -> None:
-        for precision in PRECISIONS if arch >= 80 else ("fp32",):
+        # A gradient is never computed more coarsely than in float32.
+        for precision in PRECISIONS if arch >= 80 and not op.endswith("_backward") else ("fp32",):
             assert choose(op, arch, torch.float32, precision, 128, 49, 2000)
 
 

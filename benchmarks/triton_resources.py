@@ -216,7 +216,7 @@ def main() -> None:
                 f"{row.spills} spills, {row.shared} shared{', wgmma' if row.wgmma else ''}: {row.configuration}",
                 flush=True,
             )
-    write_table(table)
+        write_table(table)
 
 
 if __name__ == "__main__":

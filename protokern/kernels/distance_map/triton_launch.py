@@ -17,7 +17,7 @@ TILES = {
     (torch.float32, "sqeuclidean"): (32, 8),
     (torch.float32, "cosine"): (32, 4),
     (torch.float64, "sqeuclidean"): (32, 4),
-    (torch.float64, "cosine"): (16, 2),
+    (torch.float64, "cosine"): (16, 1),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 from torch import Tensor
@@ -12,15 +14,26 @@ from ..distance_map.reference import distance_map_backward
 from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.device import OPTIONS, cells_of, on_device
-from ..triton_common.limits import device_limits
+from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import operand_kind, prepare_operands
 from .triton_backward_kernels import mean_grad_features_kernel, mean_grad_prototypes_kernel
 from .triton_launch import needs_differences, tiles
 
-# Channels that a program writes: it computes the distances of its tiles anew for every one of these parts. The loops
-# over the cells of larger patches take registers.
-CHANNELS = 128
-CHANNELS_OF_LARGER_PATCHES = 64
+
+class _Tiles(NamedTuple):
+    """Tiles of both gradients.
+
+    Attributes:
+        rows: patches or prototypes of a tile, either way.
+        channels: that a program writes; it computes the distances of its tiles anew for every part of this size.
+        stages: steps in flight.
+    """
+
+    rows: int
+    channels: int
+    stages: int
+
+
 # Registers hold a tile of distances beside a tile of the result: more warps than a forward has.
 WARPS = 8
 
@@ -65,6 +78,15 @@ def _from_maps(
         grad_prototypes.copy_(total)
 
 
+def _tiles(limits: DeviceLimits, metric: str, taps: int) -> _Tiles:
+    """The largest that leave no register spilled: unit vectors and the loops over the cells of a patch take some."""
+    if metric == "cosine" or taps > 1:
+        return _Tiles(rows=32, channels=32, stages=1)
+    if limits.arch >= 90:
+        return _Tiles(rows=64, channels=64, stages=2)  # 64 rows: the least that a warp group multiplies
+    return _Tiles(rows=32, channels=64, stages=1)
+
+
 def _by_products(
     weight: Tensor, features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float,
     grad_features: Tensor, grad_prototypes: Tensor,
@@ -83,21 +105,21 @@ def _by_products(
         rows_first, *rows_first.stride(), cells, *cells.stride(), weight,
     )  # fmt: skip
     sizes = (num_prototypes, positions, height * width, width, columns, depth, x.pitch)
-    most = CHANNELS if kh * kw == 1 else CHANNELS_OF_LARGER_PATCHES
-    channels = min(most, max(16, triton.next_power_of_2(depth)))
+    tile = _tiles(limits, metric, kh * kw)
+    channels = min(tile.channels, max(16, triton.next_power_of_2(depth)))
     options = {
         "COSINE": metric == "cosine", "KH": kh, "KW": kw, "SPLIT": kind.split, "DROPPED": kind.dropped_bits,
-        "INPUT_PRECISION": kind.input_precision, "ACTIVATION": activation, "BP": config.block_p, "BN": config.block_n,
-        "BK": config.block_d, "DB": channels, "num_warps": WARPS, "num_stages": 2, **OPTIONS,
+        "INPUT_PRECISION": kind.input_precision, "ACTIVATION": activation, "BP": tile.rows, "BN": tile.rows,
+        "BK": config.block_d, "DB": channels, "num_warps": WARPS, "num_stages": tile.stages, **OPTIONS,
     }  # fmt: skip
     channel_tiles = triton.cdiv(depth, channels)
     if grad_features.numel() > 0:
-        programs = batch * triton.cdiv(height * width, config.block_n) * channel_tiles
+        programs = batch * triton.cdiv(height * width, tile.rows) * channel_tiles
         mean_grad_features_kernel[(programs,)](
             *inputs, grad_features, *grad_features.stride(), *sizes, epsilon, **options
         )
     if grad_prototypes.numel() > 0:
-        programs = triton.cdiv(num_prototypes, config.block_p) * kh * kw * channel_tiles
+        programs = triton.cdiv(num_prototypes, tile.rows) * kh * kw * channel_tiles
         per_split = triton.cdiv(batch, min(batch, triton.cdiv(config.waves * limits.multiprocessors, programs)))
         splits = triton.cdiv(batch, per_split)
         work = torch.empty((splits, num_prototypes, kh * kw, depth), dtype=torch.float32, device=features.device)

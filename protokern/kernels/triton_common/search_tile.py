@@ -59,8 +59,8 @@ def patch_square(square, first_cell, width, KW: tl.constexpr, TAPS: tl.constexpr
 def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.constexpr):
     """Scores (BP, BN) from products and squared norms (BN,); inf where not `inside` (BN,).
 
-    With RECHECK, what overflow or underflow made unusable is -inf, so that nothing is decided by it. Without, the
-    minimum skips NaN.
+    With RECHECK, what overflow or underflow made unusable is -inf, so that nothing is decided by it. Without, products
+    that overflow are NaN, and their tile may be passed over.
     """
     if COSINE:
         # The largest component of an image is about 1, so no product overflows. Far below, squares have lost digits;

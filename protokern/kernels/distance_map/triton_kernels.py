@@ -35,8 +35,10 @@ def distance_map_kernel(
             p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, p_inside, depth, KH, KW, COMPUTE, BP
         )
         has_zero = (x_norm == 0)[:, None] | (p_norm == 0)[None, :]
-        x_norm = tl.where(x_norm == 0, 1.0, x_norm)
-        p_norm = tl.where(p_norm == 0, 1.0, p_norm)
+        x_scale = 1 / x_scale
+        p_scale = 1 / p_scale
+        x_norm = 1 / tl.where(x_norm == 0, 1.0, x_norm)
+        p_norm = 1 / tl.where(p_norm == 0, 1.0, p_norm)
     column = tl.arange(0, 32)
     terms = tl.zeros([BN, BP, 32], COMPUTE)
     for tap in range(KH * KW):
@@ -45,8 +47,8 @@ def distance_map_kernel(
             x = load_terms(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, n_inside, tap, k, depth, KW, COMPUTE)
             p = load_terms(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, p_inside, tap, k, depth, KW, COMPUTE)
             if COSINE:
-                x = x / x_scale[:, None] / x_norm[:, None]
-                p = p / p_scale[:, None] / p_norm[:, None]
+                x = x * x_scale[:, None] * x_norm[:, None]
+                p = p * p_scale[:, None] * p_norm[:, None]
             difference = x[:, None, :] - p[None, :, :]
             terms = tl.fma(difference, difference, terms)
     distance = tl.reshape(add_up_32(tl.reshape(terms, [BN * BP, 32]), BN * BP), [BN, BP])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import Config, choose
-from ..triton_common.device import cells_of, on_device
+from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import device_limits
 from .triton_backward_kernels import grad_features_kernel, grad_prototypes_kernel, pair_values_kernel
 
@@ -68,7 +68,7 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
         grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
         len(cells), columns, features.shape[1],
-        KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4,
+        KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4, **OPTIONS,
     )  # fmt: skip
     return pairs
 
@@ -114,7 +114,7 @@ def _to_prototypes(
         *pairs, patch, features, *features.stride(), cells, *cells.stride(), grad, *grad.stride(),
         batch, num_prototypes, grid_shape(features, cells)[1], depth, per_split,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=config.block_p, BK=config.block_d,
-        num_warps=config.warps,
+        num_warps=config.warps, **OPTIONS,
     )  # fmt: skip
     if not is_direct:
         grad_prototypes.copy_(grad.sum(0).view(grad_prototypes.shape))
@@ -141,7 +141,7 @@ def _to_features(
         *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
         num_prototypes, rows * columns, height * width, width, rows, columns, depth,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
-        BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps,
+        BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps, **OPTIONS,
     )  # fmt: skip
     if target is not grad_features:
         grad_features.copy_(target)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import Config, choose, num_splits, shrink
-from ..triton_common.device import cells_of, on_device
+from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
 from .triton_kernels import (
@@ -170,14 +170,14 @@ def _by_products(
         epsilon, product_error, sum_error,
         **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision, SPLITS=splits,
         RESIDENT=is_resident(config, depth, kh * kw), BP=config.block_p, BN=config.block_n, BK=config.block_d,
-        num_warps=config.warps, num_stages=config.stages,
+        num_warps=config.warps, num_stages=config.stages, **OPTIONS,
     )  # fmt: skip
     if splits > 1:
         block = min(config.block_p, 32)
         min_distance_combine_kernel[(batch * triton.cdiv(num_prototypes, block),)](
             *vectors, p.square, *outputs,
             batch, num_prototypes, columns, depth, epsilon, product_error, sum_error,
-            **constants, SPLITS=splits, BP=block, num_warps=4,
+            **constants, SPLITS=splits, BP=block, num_warps=4, **OPTIONS,
         )  # fmt: skip
     if recheck:
         _settle(rows_first, prototypes, metric, activation, epsilon, result, undecided)
@@ -197,7 +197,7 @@ def _settle(
         result.value, result.patch, result.similarity, undecided,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, ACTIVATION=activation,
-        ROWS=per_program, BN=min(64, max(16, triton.next_power_of_2(rows * columns))), num_warps=4,
+        ROWS=per_program, BN=min(64, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
     )  # fmt: skip
 
 
@@ -212,5 +212,5 @@ def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, 
         features, *features.stride(), cells, *cells.stride(), result.value, result.patch, result.similarity,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
-        BP=block_p, BN=block_n, num_warps=4,
+        BP=block_p, BN=block_n, num_warps=4, **OPTIONS,
     )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# For the compiler: what is to be one operation is written as one. Triton's own default changes with its version.
+# For the compiler, at every launch: what is to be one operation is written as one. x * a - p * b, fused, would not be 0
+# where both products are the same. Triton's own default changes with its version.
 OPTIONS = {"enable_fp_fusion": False}
 
 

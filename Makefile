@@ -32,7 +32,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cpp test-gpu test-cabrnet test-oldest check format bench bench-gpu tune clean
+.PHONY: help install demo test test-cpp test-gpu test-cabrnet test-oldest test-arm check format bench bench-gpu tune clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -122,6 +122,14 @@ test-cpp: install ## Build the C++ core with CMake alone, run its tests, compile
 	$(WITH_PATH) cmake --build build/test
 	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
 	$(RUN) csrc/tests/cuda_resources.py
+
+# Wants a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user
+test-arm: ## Build the C++ core for Arm (aarch64) and run its tests in an emulator
+	$(WITH_PATH) cmake -S . -B build/arm -G Ninja -DPROTOKERN_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+	$(WITH_PATH) cmake --build build/arm --target test_forward test_backward test_tiles
+	$(WITH_PATH) ctest --test-dir build/arm --output-on-failure -R '^(forward|backward|tiles)_'
 
 clean: ## Remove what was built; runs and downloaded packages stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -171,6 +171,7 @@ PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) c
             shape.padded_depth,
             bias,
             scale,
+            0,
             {},
             {}};
 }

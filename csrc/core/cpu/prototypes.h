@@ -21,9 +21,11 @@ class PreparedPrototypes {
     int64_t panels() const { return panels_; }
     const void* panel(int64_t index) const { return packed_ + index * panel_bytes_; }
     const T* row(int64_t prototype) const { return rows_ + prototype * row_stride_; }  // (segments, padded_depth)
-    // Names what a search of this panel should fetch meanwhile: its rows, for the distances, and the next panel.
-    void bring_near(int64_t panel, PatchRows<T>& search) const {
+    // How many prototypes the panel has, and what its search should fetch meanwhile: their rows, for the distances,
+    // and the next panel.
+    void describe(int64_t panel, PatchRows<T>& search) const {
         const int64_t rows = panel + 1 < panels_ ? lanes_ : count_ - panel * lanes_;
+        search.prototypes = rows;
         search.ahead[0] = reinterpret_cast<const char*>(row(panel * lanes_));
         search.ahead_bytes[0] = ((rows - 1) * row_stride_ + padded_length_) * static_cast<int64_t>(sizeof(T));
         search.ahead[1] = packed_ + (panel + 1) * panel_bytes_;

@@ -84,11 +84,10 @@ struct Search {
         }
     }
 
-    // One block of `R` positions against the whole panel.
-    template <int R>
+    // One block of `R` positions against the first `C` columns of the panel.
+    template <int C, int R>
     static void block(const Runs& runs, const Element* const* row, const T* bias, const T* scale, Index first,
                       const Element* panel, T* best, T* second, Index* index, Ahead& ahead) {
-        constexpr int C = V::columns;
         Value dot[R][C];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -129,11 +128,11 @@ struct Search {
         }
     }
 
-    template <int R>
+    template <int C, int R>
     static void dispatch(int64_t size, const Runs& runs, const Element* const* row, const T* bias, const T* scale,
                          Index first, const Element* panel, T* best, T* second, Index* index, Ahead& ahead) {
-        if (size == R) return block<R>(runs, row, bias, scale, first, panel, best, second, index, ahead);
-        if constexpr (R > 1) dispatch<R - 1>(size, runs, row, bias, scale, first, panel, best, second, index, ahead);
+        if (size == R) return block<C, R>(runs, row, bias, scale, first, panel, best, second, index, ahead);
+        if constexpr (R > 1) dispatch<C, R - 1>(size, runs, row, bias, scale, first, panel, best, second, index, ahead);
     }
 
     static void run(const PatchRows<T>& patches, const void*, const void* panel, const SearchState<T>& state) {
@@ -145,9 +144,12 @@ struct Search {
     }
 
     // `row(image, n)` is the first element of a patch.
-    template <typename Row>
+    template <typename Row, int C = V::columns>
     static void run_rows(const PatchRows<T>& patches, const Row& row_of, const Runs& runs, const Element* panel,
                          const SearchState<T>& state) {
+        if constexpr (C > 1)
+            if (patches.prototypes <= (C - 1) * V::width)
+                return run_rows<Row, C - 1>(patches, row_of, runs, panel, state);
         // Blocks of nearly equal size: 49 positions are 7 x 7, never 6 x 8 and a slow 1.
         const int64_t blocks = (patches.rows + V::rows - 1) / V::rows;
         Ahead ahead(patches, patches.images * blocks * runs.segments * (runs.depth / F::step));
@@ -159,9 +161,9 @@ struct Search {
                 const int64_t end = (b + 1) * patches.rows / blocks;
                 const Element* row[V::rows];
                 for (int64_t n = begin; n < end; ++n) row[n - begin] = row_of(image, n);
-                dispatch<V::rows>(end - begin, runs, row, bias + begin, scale + begin,
-                                  static_cast<Index>(patches.first + begin), panel, state.best + image * lanes,
-                                  state.second + image * lanes, state.index + image * lanes, ahead);
+                dispatch<C, V::rows>(end - begin, runs, row, bias + begin, scale + begin,
+                                     static_cast<Index>(patches.first + begin), panel, state.best + image * lanes,
+                                     state.second + image * lanes, state.index + image * lanes, ahead);
             }
         }
     }

@@ -94,8 +94,9 @@ struct PatchRows {
     const int64_t* segment;
     int64_t segments;
     int64_t padded_depth;
-    const T* bias;   // (images, rows): score = bias + scale * dot, smallest wins
-    const T* scale;  // (images, rows)
+    const T* bias;       // (images, rows): score = bias + scale * dot, smallest wins
+    const T* scale;      // (images, rows)
+    int64_t prototypes;  // in the panel; lanes beyond need no result
     // Memory that will be needed after this search, to be brought near on the way; may be empty.
     const char* ahead[2];
     int64_t ahead_bytes[2];

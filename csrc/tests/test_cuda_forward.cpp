@@ -50,9 +50,12 @@ template <typename T>
 void many_problems() {
     for (const Sizes& size : cuda_sizes())
         for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
-            for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps, Layout::one_image})
-                compare_with_loops<T>(size, metric, layout, Precision::fp32);
-            if (sizeof(T) == 4) {
+            if (sizeof(T) == 8) {
+                compare_with_loops<T>(size, metric, Layout::gaps, Precision::fp32);
+            } else {
+                for (const Layout layout :
+                     {Layout::channels_first, Layout::channels_last, Layout::gaps, Layout::one_image})
+                    compare_with_loops<T>(size, metric, layout, Precision::fp32);
                 compare_with_loops<T>(size, metric, Layout::channels_first, Precision::tf32);
                 compare_with_loops<T>(size, metric, Layout::channels_last, Precision::bf16);
             }
@@ -210,6 +213,38 @@ void finite_values_of_any_size_work() {
         }
 }
 
+// Half inputs in a precision that holds them: the patch is decided exactly, ties included.
+void products_of_halves_are_exact() {
+    const struct {
+        DType dtype;
+        Precision precision;
+    } kinds[] = {
+        {DType::bfloat16, Precision::bf16}, {DType::bfloat16, Precision::tf32}, {DType::float16, Precision::tf32}};
+    for (const auto& kind : kinds)
+        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+            for (const Sizes size : {Sizes{2, 75, 7, 7, 33, 1, 1}, Sizes{1, 6, 12, 13, 9, 2, 2}}) {
+                Data<float> data(size, metric);
+                const auto halves = [&](std::vector<float>& values) {
+                    std::vector<uint16_t> bits;
+                    for (float& value : values) {
+                        value = std::round(value * 4) / 4 + 8;
+                        bits.push_back(kind.dtype == DType::float16
+                                           ? emulator::half_of_float(value)
+                                           : static_cast<uint16_t>(emulator::bit_cast<uint32_t>(value) >> 16));
+                    }
+                    return bits;
+                };
+                const std::vector<uint16_t> features = halves(data.features), prototypes = halves(data.prototypes);
+                const Result<float> wanted = cuda_search(data);
+                data.problem.features.data = features.data();
+                data.problem.prototypes.data = prototypes.data();
+                data.problem.features.dtype = data.problem.prototypes.dtype = kind.dtype;
+                const Result<float> result = cuda_search(data, kind.precision);
+                EXPECT(result.value.same_bits(wanted.value) && result.patch.same_bits(wanted.patch), "%s",
+                       describe(size).c_str());
+            }
+}
+
 void what_overflows_is_infinite() {
     Data<float> data({1, 3, 2, 2, 2, 1, 1}, Metric::sqeuclidean);
     for (float& value : data.features) value = 1e30f;
@@ -312,6 +347,7 @@ int main() {
         all_of<float>();
         all_of<double>();
         every_kind_of_card();
+        products_of_halves_are_exact();
         what_overflows_is_infinite();
         empty_problems_write_nothing();
         half_precision_is_widened_exactly();

@@ -240,7 +240,7 @@ struct Backward {
           features(features),
           prototypes(prototypes),
           cosine(problem.metric == Metric::cosine),
-          needs{SearchForm::none, prototypes || cosine, cosine},
+          needs{SearchForm::none, false, prototypes || cosine, cosine},
           carver(workspace),
           prepared(carver, problem, shape, needs) {
         if (features) {

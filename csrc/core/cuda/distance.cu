@@ -6,7 +6,7 @@ namespace protokern::cuda {
 namespace {
 
 constexpr int warps = 8;
-constexpr Needs needs{SearchForm::none, true, true};
+constexpr Needs needs{SearchForm::none, false, true, true};
 
 // A warp takes one pair.
 template <typename T>

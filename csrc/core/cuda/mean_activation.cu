@@ -8,7 +8,7 @@ namespace protokern::cuda {
 namespace {
 
 constexpr int range = 512;  // positions
-constexpr Needs needs{SearchForm::none, true, true};
+constexpr Needs needs{SearchForm::none, false, true, true};
 
 template <typename T>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)

@@ -12,14 +12,14 @@
 namespace protokern::cuda {
 namespace {
 
-constexpr int64_t map_bytes = 64 << 20;
-constexpr int64_t most_share_bytes = 32 << 20;
+constexpr int64_t map_bytes = 16 << 20;
+constexpr int64_t most_share_bytes = 16 << 20;
 constexpr int64_t most_shares = 16;
 constexpr int side = 64;
 constexpr int depth_step = 16;
 constexpr int row = side + 4;
 constexpr int threads = 256;
-constexpr Needs needs{SearchForm::none, true, true};
+constexpr Needs needs{SearchForm::none, false, true, true};
 
 template <typename T>
 struct MeanGradient {

@@ -73,9 +73,11 @@ __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
                 else
                     found.take(a.best[at], second, a.index[at]);
             }
+            // Scores under cosine are in units of the prototype's length.
             const T reach = a.largest[image] + a.prototype_length[p];
+            const T unit = a.pairs.metric == Metric::cosine ? 4 * a.prototype_length[p] : reach * reach;
             patch = found.index;
-            if (a.decide && !(found.second - found.best > a.gap * reach * reach + a.vanished))
+            if (a.decide && !(found.second - found.best > a.gap * unit + a.vanished))
                 decide(a.pairs, image, p, lane, value, patch);
             else
                 value = pair_distance(a.pairs, image, patch, p, lane);
@@ -100,6 +102,12 @@ SearchForm form_of(Precision precision, const Device& device) {
     return precision == Precision::tf32 ? SearchForm::tf32 : SearchForm::bf16;
 }
 
+// Whether the search's form holds every value of the inputs: then the products are exact.
+bool holds(DType dtype, Precision precision) {
+    if (dtype == DType::bfloat16) return precision != Precision::fp32;
+    return dtype == DType::float16 && precision == Precision::tf32;
+}
+
 template <typename T>
 struct Forward {
     const Problem& problem;
@@ -120,8 +128,9 @@ struct Forward {
           device(device),
           precision(precision),
           shape(problem),
-          needs{form_of<T>(precision, device), true, true},
-          precise(needs.search == SearchForm::values),
+          needs{form_of<T>(precision, device), on_matrix_units<T>(device) && holds(problem.features.dtype, precision),
+                true, true},
+          precise(needs.search == SearchForm::values || needs.as_given),
           splits(on_matrix_units<T>(device) ? tensor_search_splits(shape, device) : plain_search_splits(shape, device)),
           carver(workspace),
           prepared(carver, problem, shape, needs) {
@@ -133,12 +142,13 @@ struct Forward {
 
     // The smallest gap between best and runner-up that rounding cannot have caused, per squared length of the operands:
     // that of sums of `length` terms as rounding errors really add up (N. Higham and T. Mary, 2019, with lambda = 2 on
-    // both sides), and on matrix units what the three products leave out and their sums cut off.
+    // both sides), and on matrix units what their sums cut off and what three products of float32 values leave out.
     T gap() const {
         const double rounding = std::numeric_limits<T>::epsilon() / 2;
         const double length = static_cast<double>(shape.segments) * shape.depth;
         const double plain = rounding * (8 + 2 * std::sqrt(length));
         if (!on_matrix_units<T>(device)) return static_cast<T>(plain);
+        if (needs.as_given) return static_cast<T>(plain + length / 8 * 0x1p-24);
         return static_cast<T>(plain + 5 * 0x1p-22 + 3 * length / 8 * 0x1p-24);
     }
 

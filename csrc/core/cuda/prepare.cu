@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(32 * warps) pixels_kernel(Source from, Target<
 // Prototypes: a warp takes one. Its norm is added up in the same order as a patch's, so equal vectors have equal norms.
 template <typename Memory, typename T>
 __global__ void __launch_bounds__(32 * warps, 4)
-    prototypes_kernel(Source from, Target<T> to, bool cosine, T* scale, T* length) {
+    prototypes_kernel(Source from, Target<T> to, bool cosine, bool unit, T* scale, T* length) {
     const int lane = threadIdx.x % 32;
     const int64_t p = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     if (p >= from.count) return;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(32 * warps, 4)
     }
     const T inverse = inverse_length<T>(norm);
     if (lane == 0 && scale) scale[p] = norm != norm ? not_a_number<T>() : cosine ? inverse : T(1);
-    if (lane == 0 && length) length[p] = cosine ? T(1) : sqrt(static_cast<T>(norm));
+    if (lane == 0 && length) length[p] = unit ? T(1) : sqrt(static_cast<T>(norm));
     const int wanted = search_depth(to);
     const int end = wanted > from.depth ? wanted : from.depth;
     for (int s = 0; s < from.pixels; ++s)
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(32 * warps, 4)
             const T value = d < from.depth ? value_at(from, data, s, d) : T(0);
             if (to.rows && d < from.depth) to.rows[row * from.depth + d] = value;
             if (d >= wanted) continue;
-            const T searched = cosine ? value * inverse : to.centre && d < from.depth ? value - to.centre[d] : value;
+            const T searched = unit ? value * inverse : to.centre && d < from.depth ? value - to.centre[d] : value;
             store_search(to, row, d, searched);
         }
 }
@@ -267,7 +267,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
         search_width = static_cast<int>(round_up(width, 8));
         pixel_search = carver.take<T>(shape.images * shape.pixels * search_width);
         prototype_search = carver.take<T>(shape.prototypes * shape.segments * search_width);
-        if (!cosine) centre = carver.take<T>(shape.depth);
+        if (!cosine && !needs.as_given) centre = carver.take<T>(shape.depth);
         prototype_length = carver.take<T>(shape.prototypes);
         ranks = carver.take<Rank<T>>(shape.images * padded_positions);
         largest = carver.take<T>(shape.images);
@@ -304,7 +304,8 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
                                  stream, p, centre);
             if ((own_prototypes || pixel_norm) && shape.prototypes > 0)
                 PROTOKERN_LAUNCH("prototypes", (prototypes_kernel<Memory, T>), blocks(divide_up(p.count, warps)),
-                                 32 * warps, 0, stream, p, rows, cosine, prototype_scale, prototype_length);
+                                 32 * warps, 0, stream, p, rows, cosine, cosine && !needs.as_given, prototype_scale,
+                                 prototype_length);
             if ((own_pixels || pixel_norm) && shape.images > 0)
                 PROTOKERN_LAUNCH("pixels", (pixels_kernel<Memory, T>), blocks(x.count * divide_up(x.pixels, tile)),
                                  32 * warps, 0, stream, x, pixels, pixel_norm);

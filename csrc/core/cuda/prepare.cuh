@@ -42,6 +42,7 @@ inline Source source_of(const Array4& array) {
 
 struct Needs {
     SearchForm search;  // also asks for ranks, largest and first_bad
+    bool as_given;      // search the values as they are, not centred or normalised, for their form holds them exactly
     bool pixels;        // rows of the features
     bool scales;        // patch_scale and prototype_scale
 };
@@ -55,7 +56,7 @@ struct Prepared {
     void* pixel_search;      // (B, H W, search_width)
     void* prototype_search;  // (P, S, search_width)
     int search_width;        // T or 32-bit words per pixel, a multiple of 8
-    T* centre;               // (D), sqeuclidean only
+    T* centre;               // (D), or null: sqeuclidean only
     double* pixel_norm;      // (B, H W), minus the centre; NaN where a value is not finite
     T* patch_scale;          // (B, N)
     T* prototype_scale;      // (P)

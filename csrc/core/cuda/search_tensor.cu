@@ -7,7 +7,7 @@
 // than a multiple of 32, so that the 8 rows x 4 words that a warp reads at a time lie in different banks.
 //
 // `fp32` cuts every value in two tf32 numbers and adds high x high, high x low and low x high: what is missing is
-// 5 * 2^-22 of a product.
+// 5 * 2^-22 of a product. `track` keeps the second best too, for the searches whose patch is decided exactly.
 #include "search.cuh"
 
 namespace protokern::cuda {
@@ -151,7 +151,7 @@ __device__ void multiply_step(float (&sum)[4][4][4], const uint32_t* p, int p_ro
 }
 
 // Scores of a warp's 64 prototypes x 32 patches; a lane's positions come in ascending order, so `<` keeps the first.
-template <Precision precision>
+template <bool track>
 __device__ void score(const float (&sum)[4][4][4], const uint32_t* ranks, int first_n, Best<float> (&state)[8]) {
 #pragma unroll
     for (int j = 0; j < 4; ++j)
@@ -164,8 +164,7 @@ __device__ void score(const float (&sum)[4][4][4], const uint32_t* ranks, int fi
                 const float value = fmaf(scale, sum[r / 2][j][r % 2 * 2 + i], bias);
                 Best<float>& mine = state[r];
                 const bool better = value < mine.best;
-                if constexpr (precision == Precision::fp32)
-                    mine.second = better ? mine.best : fminf(mine.second, value);
+                if constexpr (track) mine.second = better ? mine.best : fminf(mine.second, value);
                 mine.best = better ? value : mine.best;
                 mine.index = better ? first_n + j * 8 + i : mine.index;
             }
@@ -209,7 +208,7 @@ __device__ void finish_item(Best<float> (&state)[8], const Search<float>& a, int
     }
 }
 
-template <Precision precision, int warps_n>
+template <Precision precision, bool track, int warps_n>
 __global__ void __launch_bounds__(64 * warps_n, 4 / warps_n)
     tensor_search_kernel(const Search<float> a, int p_tiles, int64_t items_per_block, int resident_row) {
 #if defined(PROTOKERN_EMULATED) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
@@ -275,8 +274,8 @@ __global__ void __launch_bounds__(64 * warps_n, 4 / warps_n)
                 more = now.at + chunk < length;
                 now.next(length, a.splits, tiles);
             }
-            score<precision>(sum, shared + rank_offset + last * 2 * L::tile_n,
-                             tile * L::tile_n + warp / 2 * 32 + lane % 4 * 2, state);
+            score<track>(sum, shared + rank_offset + last * 2 * L::tile_n,
+                         tile * L::tile_n + warp / 2 * 32 + lane % 4 * 2, state);
         }
         finish_item<warps_n>(state, a, item, first_p, shared);
     }
@@ -289,7 +288,7 @@ constexpr int blocks_per_multiprocessor = 8;  // how finely the work is dealt ou
 // Wider tiles where they waste no more positions than narrow ones.
 int tile_width(int positions) { return positions > 64 && round_up(positions, 128) == round_up(positions, 64) ? 4 : 2; }
 
-template <Precision precision, int warps_n>
+template <Precision precision, bool track, int warps_n>
 void launch(const Search<float>& search, const Device& device, cudaStream_t stream) {
     using L = Layout<warps_n>;
     const int64_t length = static_cast<int64_t>(search.segments) * search.width;
@@ -301,7 +300,7 @@ void launch(const Search<float>& search, const Device& device, cudaStream_t stre
     const int64_t items = search.images * search.splits;
     const int64_t groups = divide_up(static_cast<int64_t>(blocks_per_multiprocessor) * device.multiprocessors, p_tiles);
     const int64_t items_per_block = divide_up(items, groups < items ? groups : items);
-    const auto kernel = tensor_search_kernel<precision, warps_n>;
+    const auto kernel = tensor_search_kernel<precision, track, warps_n>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
           "shared memory for kernel tensor_search");
     PROTOKERN_LAUNCH("tensor_search", (kernel), blocks(p_tiles * divide_up(items, items_per_block)), L::threads, bytes,
@@ -309,12 +308,12 @@ void launch(const Search<float>& search, const Device& device, cudaStream_t stre
                      resident ? static_cast<int>(resident_row) : 0);
 }
 
-template <Precision precision>
+template <Precision precision, bool track>
 void launch(const Search<float>& search, const Device& device, cudaStream_t stream) {
     if (tile_width(search.positions) == 4)
-        launch<precision, 4>(search, device, stream);
+        launch<precision, track, 4>(search, device, stream);
     else
-        launch<precision, 2>(search, device, stream);
+        launch<precision, track, 2>(search, device, stream);
 }
 
 }  // namespace
@@ -328,9 +327,13 @@ int tensor_search_splits(const Shape& shape, const Device& device) {
 }
 
 void tensor_search(const Search<float>& search, Precision precision, const Device& device, cudaStream_t stream) {
-    if (precision == Precision::fp32) return launch<Precision::fp32>(search, device, stream);
-    if (precision == Precision::tf32) return launch<Precision::tf32>(search, device, stream);
-    launch<Precision::bf16>(search, device, stream);
+    const bool track = search.second != nullptr;
+    if (precision == Precision::fp32) return launch<Precision::fp32, true>(search, device, stream);
+    if (precision == Precision::tf32)
+        return track ? launch<Precision::tf32, true>(search, device, stream)
+                     : launch<Precision::tf32, false>(search, device, stream);
+    return track ? launch<Precision::bf16, true>(search, device, stream)
+                 : launch<Precision::bf16, false>(search, device, stream);
 }
 
 }  // namespace protokern::cuda

@@ -7,8 +7,8 @@ namespace protokern::cuda {
 namespace {
 
 constexpr int warps = 8;
-constexpr int64_t map_bytes = 64 << 20;
-constexpr Needs needs{SearchForm::none, true, true};
+constexpr int64_t map_bytes = 16 << 20;
+constexpr Needs needs{SearchForm::none, false, true, true};
 
 template <typename T>
 __device__ bool before(T a, int at_a, T b, int at_b) {

@@ -28,6 +28,7 @@ class Context {
         void* stream = nullptr;
         TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
         stream_ = static_cast<cudaStream_t>(stream);
+        cuda::use_device(index_);
     }
     cudaStream_t stream() const { return stream_; }
 

@@ -32,6 +32,8 @@ struct Device {
     int capability;     // 10 * major + minor
 };
 
+// Makes a device current for this library's own copy of the CUDA runtime, as the caller's copy has it already.
+void use_device(int index);
 Device current_device();
 
 int64_t min_distance_workspace(const Problem&, Precision, const Device&);

@@ -225,6 +225,8 @@ void min_distance(const Problem& problem, Precision precision, const PoolOutput&
         Forward<float>(problem, precision, workspace, device).run(output, stream);
 }
 
+void use_device(int index) { check(cudaSetDevice(index), "choosing the device"); }
+
 Device current_device() {
     int index = 0;
     Device device{};

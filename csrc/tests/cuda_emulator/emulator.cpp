@@ -286,6 +286,7 @@ cudaError_t cudaGetDevice(int* device) {
     *device = 0;
     return cudaSuccess;
 }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     const int values[] = {emulator::attributes.multiprocessors, emulator::attributes.shared_memory,
                           emulator::attributes.capability / 10, emulator::attributes.capability % 10};

@@ -40,6 +40,9 @@ CASES_IN_FLOAT64 = (SMALL, SMALL_PATCHES)
 # Modules whose kernels take seconds per case: they share loads and offsets with the others.
 SLOW_MODULES = frozenset({"test_mean_activation", "test_topk_pool"})
 SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
+# Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
+SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
+LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
 # By a part of the name of a test.
 SLOW = {
     "all_patches_are_the_sorted_map": "long lists",
@@ -64,6 +67,8 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
         return "the offsets are those of another case"
     if "strange_memory" in test and parameters["metric"] == "cosine":
         return "the offsets are those of the other metric"
+    if parameters.get("op") in SLOW_OPS and any(part in test for part in LAUNCHING):
+        return "a slow case"
     dtype = parameters.get("dtype", torch.float32)
     if dtype not in (torch.float32, torch.float64):
         return "half types are for a GPU"

@@ -38,11 +38,17 @@ from .interpreted import reason_left_out
             {"metric": "cosine", "case": SMALL, "of_features": "offset", "of_prototypes": "offset"},
             "the offsets are those of another case",
         ),
+        ("test_mean_activation", "test_values", {"case": SMALL}, ""),
+        ("test_mean_activation", "test_values", {"case": Case(5, 8, 1, 31, 3)}, "a slow case"),
+        ("test_bad_input", "test_strange_memory", {"op": "topk_pool", "metric": "sqeuclidean"}, "a slow case"),
+        ("test_bad_input", "test_wrong_shapes", {"op": "topk_pool"}, ""),
         ("test_definition", "test_values", {}, "no Triton kernel"),
     ],
 )
 def test_a_part_of_the_battery(
     module: str, test: str, parameters: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreted, "MODULES", frozenset({"test_distance_at"}))
+    monkeypatch.setattr(
+        interpreted, "MODULES", frozenset({"test_bad_input", "test_distance_at", "test_mean_activation"})
+    )
     assert reason_left_out(module, test, parameters) == reason

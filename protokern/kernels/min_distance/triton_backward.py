@@ -141,7 +141,9 @@ def _to_features(
         *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
         num_prototypes, rows * columns, height * width, width, rows, columns, depth,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
-        BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps, **OPTIONS,
+        BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps,
+        # Left to itself the assembler takes 72 registers and spills.
+        **({"maxnreg": 128} if kh * kw > 1 and pairs.weight.dtype == torch.float32 else {}), **OPTIONS,
     )  # fmt: skip
     if target is not grad_features:
         grad_features.copy_(target)

@@ -102,7 +102,8 @@ def _by_products(features: Tensor, prototypes: Tensor, metric: str, precision: s
         rows_first, *rows_first.stride(), cells, *cells.stride(), p.square,
         result.value, result.patch, undecided, *work, work_bad,
         batch, num_prototypes, columns, depth, splits, *rounding_errors(kind, depth * kh * kw),
-        **constants, K=k, BP=16, num_warps=4, **OPTIONS,
+        # Left to itself the assembler takes 48 registers and spills.
+        **constants, K=k, BP=16, num_warps=4, maxnreg=128, **OPTIONS,
     )  # fmt: skip
     _exhaustive(rows_first, prototypes, metric, result, undecided)
 

@@ -103,7 +103,7 @@ def test_no_kernel_spills_and_all_fit(arch: int) -> None:
         check_bounds(row)
 
 
-# A few registers kept in memory outside every loop over products: where the assembler would rather have more blocks at a
+# A few registers kept in memory outside every loop over products, where the assembler would rather run more blocks at a
 # time. Bytes of stack.
 SPARED_REGISTERS = {(80, "prep_kernel"): 16, (80, "topk_exhaustive_kernel"): 8, (90, "topk_exhaustive_kernel"): 16}
 

@@ -14,6 +14,25 @@ from ..triton_common.search_tile import NO_POSITION, finish_scores, multiply, pa
 
 
 @triton.jit
+def load_factors(high, low, at, SPLIT: tl.constexpr):
+    """Both parts of split factors; the one there is, twice, of others."""
+    first = tl.load(high + at)
+    rest = first
+    if SPLIT:
+        rest = tl.load(low + at)
+    return first, rest
+
+
+@triton.jit
+def first_cell(n, num_positions, columns, width, TAPS: tl.constexpr):
+    """Cell of the map at which the patch at position `n` begins; past the end, that of the last."""
+    position = tl.minimum(n, num_positions - 1)
+    if TAPS > 1:
+        position = (position // columns) * width + position % columns
+    return position
+
+
+@triton.jit
 def take_nearest(
     scores, n, best, second, index, RECHECK: tl.constexpr, BN: tl.constexpr
 ):  # fmt: skip
@@ -108,28 +127,16 @@ def min_distance_search_kernel(
     x_square += image * num_cells
     if RESIDENT:
         k = tl.arange(0, BK)
-        p_at = prototype_row[:, None] * pitch + k[None, :]
-        ph = tl.load(p_high + p_at)
-        pl = ph
-        if SPLIT:
-            pl = tl.load(p_low + p_at)
+        ph, pl = load_factors(p_high, p_low, prototype_row[:, None] * pitch + k[None, :], SPLIT)
     best = tl.full([BP], float("inf"), tl.float32)
     second = tl.full([BP], float("inf"), tl.float32)
     index = tl.zeros([BP], tl.int32)
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
-        position = tl.minimum(n, num_positions - 1)
-        if TAPS == 1:
-            cell = position
-        else:
-            cell = (position // columns) * width + position % columns
+        cell = first_cell(n, num_positions, columns, width, TAPS)
         if RESIDENT:
-            x_at = cell[None, :] * pitch + k[:, None]
-            xh = tl.load(x_high + x_at)
-            xl = xh
-            if SPLIT:
-                xl = tl.load(x_low + x_at)
+            xh, xl = load_factors(x_high, x_low, cell[None, :] * pitch + k[:, None], SPLIT)
             products = multiply(tl.zeros([BP, BN], tl.float32), ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
         else:
             products = tile_products(

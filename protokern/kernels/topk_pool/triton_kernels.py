@@ -113,6 +113,42 @@ def topk_search_kernel(
 
 
 @triton.jit
+def take_last_out(value, index, SLOTS: tl.constexpr):
+    """Largest score (BP,) of lists (BP, SLOTS), and the lists without it: of equal ones the last patch goes."""
+    slot = tl.arange(0, SLOTS)
+    largest = tl.max(value, 1)
+    last = tl.max(tl.where(value == largest[:, None], index, -1), 1)
+    goes = (value == largest[:, None]) & (index == last[:, None])
+    column = tl.min(tl.where(goes, slot[None, :], SLOTS), 1)
+    value = tl.where(slot[None, :] == column[:, None], float("-inf"), value)
+    index = tl.where(slot[None, :] == column[:, None], -1, index)
+    return largest, value, index
+
+
+@triton.jit
+def list_distances(
+    index, inside, x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
+    p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, columns, depth,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
+    BP: tl.constexpr,
+):  # fmt: skip
+    """Difference forms (BP, SLOTS) at the patches `index` (BP, SLOTS) of an image; inf where there is no patch."""
+    slot = tl.arange(0, SLOTS)
+    distance = tl.full([BP, SLOTS], float("inf"), tl.float32)
+    for column in range(LIST):
+        at = tl.max(tl.where(slot[None, :] == column, index, -1), 1)
+        is_patch = inside & (at >= 0) & (at < NO_POSITION)
+        exact = row_distance(
+            x_ptr, x_offset + cell_offset(tl.where(is_patch, at, 0), columns, x_stride_y, x_stride_x),
+            x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
+            is_patch, depth, COSINE, KH, KW, tl.float32, BP,
+        )  # fmt: skip
+        distance = tl.where((slot[None, :] == column) & is_patch[:, None], exact[:, None], distance)
+    # An infinite distance less an infinite one: infinite.
+    return tl.where(distance == distance, distance, float("inf"))
+
+
+@triton.jit
 def topk_finish_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
@@ -144,28 +180,15 @@ def topk_finish_kernel(
         first_bad = tl.minimum(first_bad, tl.load(work_bad + split * num_images + image))
     best_left_out = tl.full([BP], float("inf"), tl.float32)
     if RECHECK:
-        best_left_out = tl.max(value, 1)
-        last = tl.max(tl.where(value == best_left_out[:, None], index, -1), 1)
-        goes = (value == best_left_out[:, None]) & (index == last[:, None])
-        column = tl.min(tl.where(goes, slot[None, :], SLOTS), 1)
-        value = tl.where(slot[None, :] == column[:, None], float("-inf"), value)
-        index = tl.where(slot[None, :] == column[:, None], -1, index)
+        best_left_out, value, index = take_last_out(value, index, SLOTS)
     worst_kept = tl.max(value, 1)
     unusable = tl.max((tl.where(index >= 0, value, 0.0) == float("-inf")).to(tl.int32), 1) > 0
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
-    p_offset = clamped * p_stride_p
-    distance = tl.full([BP, SLOTS], float("inf"), tl.float32)
-    for column in range(LIST):
-        at = tl.max(tl.where(slot[None, :] == column, index, -1), 1)
-        is_patch = inside & (at >= 0) & (at < NO_POSITION)
-        x_offset = image * x_stride_b + cell_offset(tl.where(is_patch, at, 0), columns, x_stride_y, x_stride_x)
-        exact = row_distance(
-            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-            is_patch, depth, COSINE, KH, KW, tl.float32, BP,
-        )  # fmt: skip
-        distance = tl.where((slot[None, :] == column) & is_patch[:, None], exact[:, None], distance)
-    # An infinite distance less an infinite one: infinite.
-    distance = tl.where(distance == distance, distance, float("inf"))
+    distance = list_distances(
+        index, inside, x_ptr, image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+        p_ptr, clamped * p_stride_p, p_stride_d, p_stride_y, p_stride_x, columns, depth,
+        COSINE, KH, KW, LIST, SLOTS, BP,
+    )  # fmt: skip
     index = tl.where(index >= 0, index, NO_POSITION)
     square = tl.load(p_square + clamped * TAPS)
     for tap in range(1, TAPS):

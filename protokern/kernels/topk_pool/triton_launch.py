@@ -122,5 +122,6 @@ def _exhaustive(features: Tensor, prototypes: Tensor, metric: str, result: _Resu
         len(prototypes), rows * columns, columns, features.shape[1],
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
         FLAGGED=undecided is not None, K=k, SLOTS=triton.next_power_of_2(k),
-        BN=min(64, max(16, triton.next_power_of_2(rows * columns))), ROWS=per_program, num_warps=4, **OPTIONS,
+        BN=min(64, max(16, triton.next_power_of_2(rows * columns))), ROWS=per_program, num_warps=4, maxnreg=192,
+        **OPTIONS,
     )  # fmt: skip

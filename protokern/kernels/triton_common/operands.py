@@ -117,7 +117,7 @@ def prepare_operands(
         x_programs, num_cells, width, num_prototypes, depth, pitch,
         KW=kw, TAPS=kh * kw, DENSE=features.stride(2) == width * features.stride(3) or height == 1,
         SCALED=is_scaled, CENTRE=not (is_scaled or kind.exact), DROPPED=kind.dropped_bits, SPLIT=kind.split,
-        COPY=rows_first is not features, ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=4, **OPTIONS,
+        COPY=rows_first is not features, ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8, **OPTIONS,
     )  # fmt: skip
     return x, p, rows_first
 

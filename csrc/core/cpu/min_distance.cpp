@@ -29,6 +29,7 @@ class Forward {
           shape_(problem, sizeof(T)),
           pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
           prototypes_(problem, shape_, kernels, true, executor),
+          settles_(kernels.exact || problem.features.dtype == DType::bfloat16),
           gap_(smallest_gap(kernels, shape_)),
           vanished_(4 * static_cast<T>(kernels.products * shape_.length) * std::numeric_limits<T>::min()) {
         // Few images: several workers share one, each with some of the panels.
@@ -144,7 +145,7 @@ class Forward {
         // Of the `lanes` prototypes from `first` on, whose states start at `at`. Without a branch per lane: few panels
         // have any.
         bool some_undecided(int64_t image, int64_t first, int64_t lanes, int64_t at) const {
-            if (!kernels.exact) return false;
+            if (!all.settles_) return false;
             int some = 0;
             for (int64_t lane = 0; lane < lanes; ++lane) some |= is_undecided(image, first + lane, at + lane);
             return some != 0;
@@ -223,7 +224,7 @@ class Forward {
                 }
             }
             undecided_count = 0;
-            for (int64_t p = first; p < end && kernels.exact; ++p) {
+            for (int64_t p = first; p < end && all.settles_; ++p) {
                 if (!is_undecided(0, p, p)) continue;
                 undecided[undecided_count++] = p;
                 reset(image, p);
@@ -332,6 +333,7 @@ class Forward {
     const Shape shape_;
     const Pieces pieces_;
     const PreparedPrototypes<T> prototypes_;
+    const bool settles_;  // a rounded search has the last word, unless its inputs were so round that it lost nothing
     const T gap_;
     const T vanished_;  // what products too small for a normal number can amount to
     int64_t panel_groups_;

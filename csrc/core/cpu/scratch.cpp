@@ -15,7 +15,7 @@ constexpr int64_t large_page = 2 << 20;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t most_kept = 0;  // every block is fresh, so that its ends and its lifetime are watched
 #else
-constexpr int64_t most_kept = 64 << 20;
+constexpr int64_t most_kept = 4 << 20;
 #endif
 
 // Blocks that this thread may use again.
@@ -73,9 +73,8 @@ thread_local Kept kept;
 Scratch::Scratch(int64_t bytes) : data_(kept.take(rounded(bytes), capacity_)) {
     if (data_ != nullptr) return;
     const bool large = bytes >= large_page / 2;
-    capacity_ = large ? (bytes + large_page - 1) / large_page * large_page : rounded(bytes);
-    data_ = std::aligned_alloc(large ? large_page : 64, capacity_);
-    if (data_ == nullptr) throw std::bad_alloc();
+    capacity_ = rounded(bytes);
+    if (posix_memalign(&data_, large ? large_page : 64, capacity_) != 0) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     if (large) madvise(data_, capacity_, MADV_HUGEPAGE);  // a wish; without it the memory works all the same
 #endif

@@ -97,7 +97,9 @@ class NearestOnDevice(OnDevice):
         assert torch.equal(wanted[1], got[1])
 
     @pytest.mark.parametrize("setting", ["high", "medium"])
-    def test_reduced_matmul_precision_of_the_process_changes_nothing_here(self, setting: str, backend: str) -> None:
+    def test_reduced_matmul_precision_of_the_process_costs_its_rounding_at_most(
+        self, setting: str, backend: str
+    ) -> None:
         """On a device it changes the search; the value is that of the chosen patch all the same, and it is near."""
         features, prototypes = (torch.sigmoid(tensor) for tensor in Case(2, 128, 12, 12, 100).inputs())
         before = torch.get_float32_matmul_precision()

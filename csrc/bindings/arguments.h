@@ -10,7 +10,6 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "core.h"
 
@@ -67,7 +66,7 @@ inline cpu::Array4 array_of(const Tensor& tensor, const char* name, Place place)
 }
 
 inline cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric,
-                               Place place = Place::cpu) {
+                               Place place) {
     require(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '", metric,
             "'.");
     require(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
@@ -92,9 +91,30 @@ inline cpu::Activation activation_of(const std::string& name) {
     return cpu::Activation::cosine;
 }
 
+// Positions of the patch grid.
+inline int64_t positions_of(const cpu::Problem& problem) {
+    return (problem.features.size[2] - problem.prototypes.size[2] + 1) *
+           (problem.features.size[3] - problem.prototypes.size[3] + 1);
+}
+
 inline Tensor empty_like_values(const Tensor& features, std::initializer_list<int64_t> size) {
-    const std::vector<int64_t> sizes(size);
-    return torch::stable::new_empty(features, {sizes.data(), sizes.size()}, value_dtype(features));
+    return torch::stable::new_empty(features, {size.begin(), size.size()}, value_dtype(features));
+}
+
+inline Tensor empty_patches(const Tensor& features, std::initializer_list<int64_t> size) {
+    return torch::stable::new_empty(features, {size.begin(), size.size()}, ScalarType::Long);
+}
+
+// A contiguous (B, P) tensor.
+inline Tensor pairs(const Tensor& tensor, const char* name, ScalarType dtype, const Tensor& features,
+                    const Tensor& prototypes) {
+    const bool same_device = tensor.is_cpu() == features.is_cpu() && tensor.is_cuda() == features.is_cuda() &&
+                             tensor.get_device_index() == features.get_device_index();
+    require(same_device && tensor.scalar_type() == dtype && tensor.dim() == 2 && tensor.size(0) == features.size(0) &&
+                tensor.size(1) == prototypes.size(0),
+            name, ": must have shape (", features.size(0), ", ", prototypes.size(0), "), the device of features and ",
+            dtype == ScalarType::Long ? "dtype int64." : "the dtype of the distances.");
+    return torch::stable::contiguous(tensor);
 }
 
 // Uninitialised gradients, of shape (0,) where they are not needed, and where the core writes them.
@@ -113,6 +133,7 @@ struct Gradients {
         }
         if (need_prototypes && prototypes.numel() > 0) output.prototypes = prototypes.mutable_data_ptr();
     }
+    bool wanted() const { return output.features || output.prototypes; }
     static Tensor nothing(const Tensor& like) {
         const int64_t zero = 0;
         return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(&zero, 1));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -228,3 +229,55 @@ def test_a_precision_that_the_instruction_set_lacks_is_refused_by_the_op_too() -
     assert result.returncode == 1
     message = "precision: must be 'fp32' on the CPU with instruction set base; got 'bf16'."
     assert message in result.stderr
+
+
+# Features (2, 3, 4, 5) and prototypes (7, 3): 20 positions. What else an op is given is wrong.
+REFUSED = {
+    "patch of another shape": (
+        lambda ops, x, p: ops.distance_at(x, p, torch.zeros(2, 6, dtype=torch.int64), "sqeuclidean"),
+        "patch: must have shape (2, 7), the device of features and dtype int64.",
+    ),
+    "patch of another dtype": (
+        lambda ops, x, p: ops.distance_at(x, p, torch.zeros(2, 7), "sqeuclidean"),
+        "patch: must have shape (2, 7), the device of features and dtype int64.",
+    ),
+    "patch outside the grid": (
+        lambda ops, x, p: ops.distance_at(x, p, torch.full((2, 7), 20), "sqeuclidean"),
+        "patch: must be in [0, 20); got 20.",
+    ),
+    "gradient outside the grid": (
+        lambda ops, x, p: ops.min_distance_backward(
+            torch.zeros(2, 7), x, p, torch.full((2, 7), -1), "sqeuclidean", True, True
+        ),
+        "patch: must be in [0, 20); got -1.",
+    ),
+    "gradient of another shape": (
+        lambda ops, x, p: ops.min_distance_backward(
+            torch.zeros(7, 2), x, p, torch.zeros(2, 7, dtype=torch.int64), "sqeuclidean", True, True
+        ),
+        "grad_value: must have shape (2, 7), the device of features and the dtype of the distances.",
+    ),
+    "gradient of another dtype": (
+        lambda ops, x, p: ops.mean_activation_backward(
+            torch.zeros(2, 7).double(), x, p, "sqeuclidean", "log", 1e-4, True, True
+        ),
+        "grad: must have shape (2, 7), the device of features and the dtype of the distances.",
+    ),
+    "more patches than there are": (
+        lambda ops, x, p: ops.topk_distance(x, p, 21, "sqeuclidean", "fp32"),
+        "k: must be from 1 to 20; got 21.",
+    ),
+    "precision of another device": (
+        lambda ops, x, p: ops.mean_activation(x, p, "sqeuclidean", "log", 1e-4, "tf32"),
+        "precision: must be 'fp32' or 'bf16' on the CPU; got 'tf32'.",
+    ),
+}
+
+
+@needs_library
+@pytest.mark.parametrize("case", REFUSED)
+def test_called_without_python_the_ops_refuse_what_would_read_outside_a_tensor(case: str) -> None:
+    call, message = REFUSED[case]
+    native_library.load()
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        call(torch.ops.protokern_native, torch.zeros(2, 3, 4, 5), torch.zeros(7, 3))

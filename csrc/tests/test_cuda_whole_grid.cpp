@@ -10,16 +10,6 @@ namespace {
 
 const Similarity similarities[] = {{Activation::log, 1e-4}, {Activation::linear, 1}, {Activation::exponential, 1}};
 
-double activation_of(const Similarity& similarity, double d) {
-    if (similarity.kind == Activation::log) return std::log((d + 1) / (d + similarity.epsilon));
-    return similarity.kind == Activation::linear ? -d : std::exp(-d);
-}
-
-double slope_of(const Similarity& similarity, double d) {
-    if (similarity.kind == Activation::log) return 1 / (d + 1) - 1 / (d + similarity.epsilon);
-    return similarity.kind == Activation::linear ? -1 : -std::exp(-d);
-}
-
 template <typename T>
 Guarded<T> mean(const Data<T>& data, const Similarity& similarity) {
     Guarded<T> out(data.size.images * data.size.prototypes, std::numeric_limits<T>::quiet_NaN());
@@ -32,13 +22,11 @@ Guarded<T> mean(const Data<T>& data, const Similarity& similarity) {
 template <typename T>
 Gradients<T> mean_backward(const Data<T>& data, const Similarity& similarity, const std::vector<T>& grad,
                            bool features = true, bool prototypes = true) {
-    Gradients<T> out(data);
-    GradientOutput output{features ? out.features.data() : nullptr, {}, prototypes ? out.prototypes.data() : nullptr};
-    std::memcpy(output.features_stride, data.problem.features.stride, sizeof output.features_stride);
-    Workspace workspace(cuda::mean_activation_backward_workspace(data.problem, features, prototypes));
-    cuda::mean_activation_backward(data.problem, similarity, grad.data(), output, workspace.data(), no_stream);
-    EXPECT(out.features.intact() && out.prototypes.intact() && workspace.intact(), "written outside");
-    return out;
+    return gradients_of(data, features, prototypes, [&](const GradientOutput& output) {
+        Workspace workspace(cuda::mean_activation_backward_workspace(data.problem, features, prototypes));
+        cuda::mean_activation_backward(data.problem, similarity, grad.data(), output, workspace.data(), no_stream);
+        EXPECT(workspace.intact(), "written outside the workspace");
+    });
 }
 
 std::vector<Sizes> sizes() {
@@ -56,7 +44,7 @@ void means_and_gradients_equal_the_loops() {
                 const int64_t N = data.positions();
                 const Guarded<T> result = mean(data, similarity);
                 std::vector<T> grad(size.images * size.prototypes);
-                std::vector<double> dx(data.features.size()), dp(data.prototypes.size());
+                LoopGradients<T> loops(data);
                 for (int64_t b = 0; b < size.images; ++b)
                     for (int64_t k = 0; k < size.prototypes; ++k) {
                         const int64_t pair = b * size.prototypes + k;
@@ -64,29 +52,15 @@ void means_and_gradients_equal_the_loops() {
                         double sum = 0;
                         for (int64_t n = 0; n < N; ++n) {
                             const double d = data.distance(b, k, n);
-                            sum += activation_of(similarity, d);
-                            add_pair(data, b, k, n, grad[pair] / double(N) * slope_of(similarity, d), dx, dp);
+                            sum += similarity_at(similarity, d);
+                            loops.add_pair(b, k, n, grad[pair] / double(N) * slope_at(similarity, d));
                         }
                         const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * (1 + std::abs(sum / N));
                         EXPECT(std::abs(result[pair] - sum / N) <= tolerance, "%s: %g, loops %g",
                                describe(size).c_str(), double(result[pair]), sum / N);
                     }
                 const Gradients<T> gradients = mean_backward(data, similarity, grad);
-                double scale = 1;
-                for (const double value : dx) scale = std::max(scale, std::abs(value));
-                for (const double value : dp) scale = std::max(scale, std::abs(value));
-                const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * scale;
-                for (int64_t b = 0; b < size.images; ++b)
-                    for (int64_t d = 0; d < size.depth; ++d)
-                        for (int64_t r = 0; r < size.height; ++r)
-                            for (int64_t c = 0; c < size.width; ++c) {
-                                const int64_t at = &data.x(b, d, r, c) - data.features.data();
-                                EXPECT(std::abs(gradients.features[at] - dx[at]) <= tolerance, "%s: %g, loops %g",
-                                       describe(size).c_str(), double(gradients.features[at]), dx[at]);
-                            }
-                for (size_t i = 0; i < dp.size(); ++i)
-                    EXPECT(std::abs(gradients.prototypes[i] - dp[i]) <= tolerance, "%s: prototype %g, loops %g",
-                           describe(size).c_str(), double(gradients.prototypes[i]), dp[i]);
+                loops.expect_near(gradients, sizeof(T) == 8 ? 1e-12 : 1e-5);
                 EXPECT(mean_backward(data, similarity, grad, true, false).features.same_bits(gradients.features) &&
                            mean_backward(data, similarity, grad, false).prototypes.same_bits(gradients.prototypes),
                        "%s", describe(size).c_str());

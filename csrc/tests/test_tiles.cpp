@@ -1,22 +1,11 @@
 // mean_activation, its backward and topk_distance against plain loops.
 #include <algorithm>
 
-#include "naive.h"
+#include "naive_gradient.h"
 
 using namespace naive;
 
 namespace {
-
-double similarity(Activation kind, double d, double epsilon) {
-    if (kind == Activation::log) return std::log1p((1 - epsilon) / (d + epsilon));
-    if (kind == Activation::exponential) return std::exp(-d);
-    return kind == Activation::linear ? -d : 1 - d;
-}
-
-double slope(Activation kind, double d, double epsilon) {
-    if (kind == Activation::log) return (epsilon - 1) / ((d + 1) * (d + epsilon));
-    return kind == Activation::exponential ? -std::exp(-d) : -1;
-}
 
 template <typename T>
 Guarded<T> mean(const Data<T>& data, Activation kind, double epsilon, const Executor& executor = serial()) {
@@ -27,46 +16,10 @@ Guarded<T> mean(const Data<T>& data, Activation kind, double epsilon, const Exec
 }
 
 template <typename T>
-struct Gradients {
-    Guarded<T> features, prototypes;
-
-    Gradients(const Data<T>& data, Activation kind, double epsilon, const std::vector<T>& grad,
-              const Executor& executor, bool need_features = true, bool need_prototypes = true)
-        : features(static_cast<int64_t>(data.features.size()), std::numeric_limits<T>::quiet_NaN()),
-          prototypes(static_cast<int64_t>(data.prototypes.size()), std::numeric_limits<T>::quiet_NaN()) {
-        GradientOutput output{
-            need_features ? features.data() : nullptr, {}, need_prototypes ? prototypes.data() : nullptr};
-        std::memcpy(output.features_stride, data.problem.features.stride, sizeof output.features_stride);
+Gradients<T> mean_backward(const Data<T>& data, Activation kind, double epsilon, const std::vector<T>& grad,
+                           const Executor& executor, bool features = true, bool prototypes = true) {
+    return gradients_of(data, features, prototypes, [&](const GradientOutput& output) {
         mean_activation_backward(data.problem, {kind, epsilon}, grad.data(), output, executor);
-        EXPECT(features.intact() && prototypes.intact(), "written outside");
-    }
-};
-
-// Adds g times the gradient of one distance.
-template <typename T>
-void add_pair(Data<T>& data, int64_t b, int64_t k, int64_t n, double g, std::vector<double>& dx,
-              std::vector<double>& dp) {
-    const Sizes& size = data.size;
-    double xx = 0, pp = 0, dot = 0;
-    const auto each = [&](const auto& body) {
-        for (int64_t d = 0; d < size.depth; ++d)
-            for (int64_t i = 0; i < size.patch_height; ++i)
-                for (int64_t j = 0; j < size.patch_width; ++j) {
-                    T& x = data.patch(b, n, d, i, j);
-                    T& p = data.p(k, d, i, j);
-                    body(double(x), double(p), dx[&x - data.features.data()], dp[&p - data.prototypes.data()]);
-                }
-    };
-    each([&](double x, double p, double&, double&) { xx += x * x, pp += p * p, dot += x * p; });
-    const double nx = std::sqrt(xx), np = std::sqrt(pp);
-    each([&](double x, double p, double& gx, double& gp) {
-        if (data.problem.metric == Metric::sqeuclidean) {
-            gx += 2 * g * (x - p);
-            gp += 2 * g * (p - x);
-        } else if (nx > 0 && np > 0) {
-            gx += g / nx * (dot / nx / np * x / nx - p / np);
-            gp += g / np * (dot / nx / np * p / np - x / nx);
-        }
     });
 }
 
@@ -82,19 +35,17 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout, Activation kin
                             data.patch(k % size.images, k % data.positions(), d, i, j) + static_cast<T>(k % 3) / 16;
     const int64_t pairs = size.images * size.prototypes;
     const int64_t N = data.positions();
-    std::vector<T> grad(pairs);
-    std::mt19937 random(1);
-    for (T& value : grad) value = static_cast<T>(static_cast<double>(random() % 2000) / 1000 - 1);
+    const std::vector<T> grad = random_grad<T>(pairs);
     const Guarded<T> result = mean(data, kind, epsilon);
-    std::vector<double> dx(data.features.size()), dp(data.prototypes.size());
+    LoopGradients<T> loops(data);
     for (int64_t b = 0; b < size.images; ++b)
         for (int64_t k = 0; k < size.prototypes; ++k) {
             double sum = 0, total = 0;
             for (int64_t n = 0; n < N; ++n) {
                 const double d = std::max(0.0, data.distance(b, k, n));
-                const double value = similarity(kind, d, epsilon);
+                const double value = similarity_at({kind, epsilon}, d);
                 sum += value, total += std::abs(value);
-                add_pair(data, b, k, n, double(grad[b * size.prototypes + k]) / N * slope(kind, d, epsilon), dx, dp);
+                loops.add_pair(b, k, n, double(grad[b * size.prototypes + k]) / N * slope_at({kind, epsilon}, d));
             }
             const double tolerance = (sizeof(T) == 8 ? 1e-12 : 4e-6) * (1e-3 + total / N);
             const double got = result[b * size.prototypes + k];
@@ -102,30 +53,16 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout, Activation kin
                    sum / N);
         }
 
-    const Gradients<T> gradients(data, kind, epsilon, grad, serial());
-    double scale = 1;
-    for (const double value : dx) scale = std::max(scale, std::abs(value));
-    for (const double value : dp) scale = std::max(scale, std::abs(value));
-    const double tolerance = (sizeof(T) == 8 ? 1e-12 : 4e-6) * scale;
-    for (int64_t b = 0; b < size.images; ++b)
-        for (int64_t d = 0; d < size.depth; ++d)
-            for (int64_t r = 0; r < size.height; ++r)
-                for (int64_t c = 0; c < size.width; ++c) {
-                    const int64_t at = &data.x(b, d, r, c) - data.features.data();
-                    EXPECT(std::abs(gradients.features[at] - dx[at]) <= tolerance, "%s: %g, loops %g",
-                           describe(size).c_str(), double(gradients.features[at]), dx[at]);
-                }
-    for (size_t i = 0; i < dp.size(); ++i)
-        EXPECT(std::abs(gradients.prototypes[i] - dp[i]) <= tolerance, "%s: prototype %g, loops %g",
-               describe(size).c_str(), double(gradients.prototypes[i]), dp[i]);
+    const Gradients<T> gradients = mean_backward(data, kind, epsilon, grad, serial());
+    loops.expect_near(gradients, sizeof(T) == 8 ? 1e-12 : 4e-6);
 
     EXPECT(mean(data, kind, epsilon, threads(3)).same_bits(result), "%s", describe(size).c_str());
-    const Gradients<T> more(data, kind, epsilon, grad, threads(3));
+    const Gradients<T> more = mean_backward(data, kind, epsilon, grad, threads(3));
     EXPECT(more.features.same_bits(gradients.features) && more.prototypes.same_bits(gradients.prototypes), "%s",
            describe(size).c_str());
-    const Gradients<T> features_only(data, kind, epsilon, grad, threads(2), true, false);
+    const Gradients<T> features_only = mean_backward(data, kind, epsilon, grad, threads(2), true, false);
     EXPECT(features_only.features.same_bits(gradients.features), "%s", describe(size).c_str());
-    const Gradients<T> prototypes_only(data, kind, epsilon, grad, threads(2), false, true);
+    const Gradients<T> prototypes_only = mean_backward(data, kind, epsilon, grad, threads(2), false, true);
     EXPECT(prototypes_only.prototypes.same_bits(gradients.prototypes), "%s", describe(size).c_str());
 }
 
@@ -159,7 +96,7 @@ void logarithms_of_any_size() {
                 for (int64_t k = 0; k < 50; ++k) {
                     double sum = 0;
                     for (int64_t n = 0; n < 45; ++n)
-                        sum += similarity(Activation::log, data.distance(b, k, n), epsilon) / 45;
+                        sum += similarity_at({Activation::log, epsilon}, data.distance(b, k, n)) / 45;
                     const double limit = (sizeof(T) == 8 ? 1e-12 : 4e-6) * std::abs(sum);
                     EXPECT(std::abs(result[b * 50 + k] - sum) <= limit, "scale %g, epsilon %g: %.9g, loops %.9g", scale,
                            epsilon, double(result[b * 50 + k]), sum);
@@ -180,7 +117,8 @@ void copies_have_full_similarity_and_no_gradient(double offset) {
         }
         const Guarded<T> result = mean(data, Activation::log, 1e-4);
         for (int64_t i = 0; i < 120; ++i) EXPECT(std::abs(result[i] - 9.2103) < 1e-4, "%g", double(result[i]));
-        const Gradients<T> gradients(data, Activation::log, 1e-4, std::vector<T>(120, T(0.7)), serial());
+        const Gradients<T> gradients =
+            mean_backward(data, Activation::log, 1e-4, std::vector<T>(120, T(0.7)), serial());
         for (int64_t b = 0; b < 2; ++b)
             for (int64_t d = 0; d < 100; ++d)
                 EXPECT(gradients.features[&data.x(b, d, 3, 4) - data.features.data()] == 0, "channel %ld", long(d));

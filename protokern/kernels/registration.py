@@ -99,6 +99,22 @@ def no_second_derivative(name: str) -> type[torch.autograd.Function]:
     return NoSecondDerivative
 
 
+def fake_gradients(_grad: Tensor, features: Tensor, prototypes: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    """Metadata of the gradients: each like its input, or (0,) where the last two settings say it is not needed."""
+    needs = settings[-2:]
+    inputs = (features, prototypes)
+    to_features, to_prototypes = (
+        torch.empty_like(tensor) if needed else tensor.new_empty(0)
+        for tensor, needed in zip(inputs, needs, strict=True)
+    )
+    return to_features, to_prototypes
+
+
+def only_needed(grads: tuple[Tensor, Tensor], needs: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+    """What autograd wants of an op's gradients: None in place of the empty ones."""
+    return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
+
+
 _TRANSFORM_MESSAGE = (
     "{}: torch.func transforms (vmap, grad, jvp) are not supported. "
     "Batch images along B, and use backward() for gradients."

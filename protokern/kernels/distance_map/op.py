@@ -10,7 +10,14 @@ from torch import Tensor
 from ..backends import check_names, choose_backend
 from ..checks import check_inputs, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from ..registration import (
+    below_autograd,
+    fake_gradients,
+    no_second_derivative,
+    only_needed,
+    refuse_transforms,
+    register_op,
+)
 from . import native, reference
 
 
@@ -87,14 +94,7 @@ class _DistanceMapFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:2]
         grads = _backward_op(grad, *ctx.saved_tensors, ctx.metric, *needs)
-        return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None), None, None
-
-
-def _backward_fake(
-    grad: Tensor, features: Tensor, prototypes: Tensor, metric: str, need_features: bool, need_prototypes: bool
-) -> tuple[Tensor, Tensor]:
-    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
-    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
+        return *only_needed(grads, needs), None, None
 
 
 _distance_map_op = register_op(
@@ -108,6 +108,6 @@ _backward_op = register_op(
     "bool need_prototypes) -> (Tensor, Tensor)",
     # Two matrix products: torch's are as fast as any backend's own, so all backends share them.
     implementation=reference.distance_map_backward,
-    fake=_backward_fake,
+    fake=fake_gradients,
     function=no_second_derivative("distance_map_backward"),
 )

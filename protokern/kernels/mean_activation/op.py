@@ -10,7 +10,14 @@ from torch import Tensor
 from ..backends import check_names, choose_backend
 from ..checks import check_epsilon, check_inputs, check_named_activation
 from ..geometry import compute_dtype
-from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op
+from ..registration import (
+    below_autograd,
+    fake_gradients,
+    no_second_derivative,
+    only_needed,
+    refuse_transforms,
+    register_op,
+)
 from . import native, reference
 
 
@@ -79,41 +86,23 @@ def _implementation(
     return reference.mean_activation(features, prototypes, metric, activation, epsilon)
 
 
-def _fake(
-    features: Tensor,
-    prototypes: Tensor,
-    metric: str,
-    activation: str,
-    epsilon: float,
-    precision: str | None,
-    backend: str,
-) -> Tensor:
+def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:
     return features.new_empty((features.shape[0], prototypes.shape[0]), dtype=compute_dtype(features.dtype))
 
 
 class _MeanActivationFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        prototypes: Tensor,
-        metric: str,
-        activation: str,
-        epsilon: float,
-        precision: str | None,
-        backend: str,
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, prototypes: Tensor, *settings: Any) -> Tensor:
+        metric, activation, epsilon, _, backend = settings
         ctx.save_for_backward(features, prototypes)
         ctx.settings = (metric, activation, epsilon, backend)
-        return below_autograd(
-            _mean_activation_op, features, prototypes, metric, activation, epsilon, precision, backend
-        )
+        return below_autograd(_mean_activation_op, features, prototypes, *settings)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:2]
         grads = _backward_op(grad, *ctx.saved_tensors, *ctx.settings, *needs)
-        return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None), None, None, None, None, None
+        return *only_needed(grads, needs), None, None, None, None, None
 
 
 def _backward_implementation(
@@ -138,21 +127,6 @@ def _backward_implementation(
     return reference.mean_activation_backward(*inputs)
 
 
-def _backward_fake(
-    grad: Tensor,
-    features: Tensor,
-    prototypes: Tensor,
-    metric: str,
-    activation: str,
-    epsilon: float,
-    backend: str,
-    need_features: bool,
-    need_prototypes: bool,
-) -> tuple[Tensor, Tensor]:
-    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
-    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
-
-
 _mean_activation_op = register_op(
     "mean_activation(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
     "str? precision, str backend) -> Tensor",
@@ -164,6 +138,6 @@ _backward_op = register_op(
     "mean_activation_backward(Tensor grad, Tensor features, Tensor prototypes, str metric, str activation, "
     "float epsilon, str backend, bool need_features, bool need_prototypes) -> (Tensor, Tensor)",
     implementation=_backward_implementation,
-    fake=_backward_fake,
+    fake=fake_gradients,
     function=no_second_derivative("mean_activation_backward"),
 )

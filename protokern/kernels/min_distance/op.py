@@ -10,7 +10,15 @@ from torch import Tensor
 from ..backends import check_names, choose_backend
 from ..checks import check_inputs
 from ..geometry import compute_dtype
-from ..registration import below_autograd, no_second_derivative, refuse_transforms, register_op, register_result
+from ..registration import (
+    below_autograd,
+    fake_gradients,
+    no_second_derivative,
+    only_needed,
+    refuse_transforms,
+    register_op,
+    register_result,
+)
 from . import native, reference
 
 
@@ -86,7 +94,7 @@ def min_distance_backward(
     if not any(needs):
         return None, None
     grads = _backward_op(grad_value, features, prototypes, patch, metric, backend, *needs)
-    return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
+    return only_needed(grads, needs)
 
 
 def _implementation(
@@ -153,20 +161,6 @@ def _backward_implementation(
     return reference.min_distance_backward(*inputs)
 
 
-def _backward_fake(
-    grad_value: Tensor,
-    features: Tensor,
-    prototypes: Tensor,
-    patch: Tensor,
-    metric: str,
-    backend: str,
-    need_features: bool,
-    need_prototypes: bool,
-) -> tuple[Tensor, Tensor]:
-    grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
-    return grad_features, torch.empty_like(prototypes) if need_prototypes else prototypes.new_empty(0)
-
-
 _min_distance_op = register_op(
     "min_distance(Tensor features, Tensor prototypes, str metric, str? precision, str backend) -> (Tensor, Tensor)",
     implementation=_implementation,
@@ -177,6 +171,6 @@ _backward_op = register_op(
     "min_distance_backward(Tensor grad_value, Tensor features, Tensor prototypes, Tensor patch, str metric, "
     "str backend, bool need_features, bool need_prototypes) -> (Tensor, Tensor)",
     implementation=_backward_implementation,
-    fake=_backward_fake,
+    fake=fake_gradients,
     function=no_second_derivative("min_distance_backward"),
 )

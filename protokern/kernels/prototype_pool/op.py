@@ -102,38 +102,19 @@ def _implementation(
     return reference.prototype_pool(features, prototypes, metric, activation, epsilon)
 
 
-def _fake(
-    features: Tensor,
-    prototypes: Tensor,
-    metric: str,
-    activation: str,
-    epsilon: float,
-    precision: str | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     value = features.new_empty((features.shape[0], prototypes.shape[0]), dtype=compute_dtype(features.dtype))
     return torch.empty_like(value), value, torch.empty_like(value, dtype=torch.int64)
 
 
 class _PrototypePoolFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        prototypes: Tensor,
-        metric: str,
-        activation: str,
-        epsilon: float,
-        precision: str | None,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        similarity, value, patch = below_autograd(
-            _prototype_pool_op, features, prototypes, metric, activation, epsilon, precision, backend
-        )
+    def forward(ctx: Any, features: Tensor, prototypes: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+        similarity, value, patch = below_autograd(_prototype_pool_op, features, prototypes, *settings)
         ctx.save_for_backward(features, prototypes, patch, value)
         ctx.mark_non_differentiable(patch)
         ctx.set_materialize_grads(False)
-        ctx.metric, ctx.activation, ctx.epsilon, ctx.backend = metric, activation, epsilon, backend
+        ctx.metric, ctx.activation, ctx.epsilon, _, ctx.backend = settings
         return similarity, value, patch
 
     @staticmethod

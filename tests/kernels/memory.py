@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 def peak_bytes(call: Callable[[], None]) -> int:
     """Most bytes of CPU tensors that `call` holds at once, beyond those that existed before it."""
     call()  # what a first call allocates once is not what is asked
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+    # One cycle either way; without acc_events torch 2.11 warns, already in the first, that a second would forget it.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as run:
         call()
     assert run.profiler is not None
     results = run.profiler.kineto_results

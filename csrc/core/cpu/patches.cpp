@@ -9,15 +9,19 @@
 namespace protokern::cpu {
 namespace {
 
-// Three tenths of the second-level cache for the pixels leave as much for the searched copy, and room for prototypes.
+// Less than half of the second-level cache for the pixels leaves as much for the searched copy, and room for panels.
+// Measured: larger groups meet every panel that is fetched with more positions, which outweighs the crowding.
 int64_t pixel_budget() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     const int64_t cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #else
     const int64_t cache = 0;
 #endif
-    return (cache > 0 ? cache : 1 << 20) * 3 / 10;
+    return (cache > 0 ? cache : 1 << 20) * 9 / 20;
 }
+
+// Positions that a group should have to be worth fetching all prototypes for.
+constexpr int64_t rewarding = 384;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -54,7 +58,10 @@ Pieces Pieces::plan(const Shape& shape, int64_t element_bytes, int workers) {
         pieces.parts = divide_up(shape.positions, pieces.positions);
     } else {
         const int64_t fitting = std::max<int64_t>(1, budget / image_bytes);
-        const int64_t shared_out = std::min<int64_t>(shape.images, 4 * workers);  // a slow worker leaves some to others
+        const int64_t least = std::min(fitting, divide_up(rewarding, shape.positions));
+        // A slow worker leaves some to others.
+        const int64_t shared_out =
+            std::clamp<int64_t>(shape.images / least, std::min<int64_t>(shape.images, 2 * workers), 4 * workers);
         pieces.groups = std::max(divide_up(shape.images, fitting), shared_out);
         pieces.images = divide_up(shape.images, pieces.groups);
         pieces.parts = 1;

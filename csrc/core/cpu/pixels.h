@@ -83,6 +83,7 @@ template <typename V>
 struct Pixels {
     using T = typename V::Scalar;
     static constexpr int64_t tile = 16;
+    static constexpr int64_t ahead = 8 * tile;  // pixels
 
     // Channels beside each other: rows are copied as they are.
     template <typename Source>
@@ -99,7 +100,8 @@ struct Pixels {
     }
 
     // Any strides, in blocks of 16 pixels x 16 channels: few cache lines at a time even where channels lie a power of
-    // two apart, and whole lines written. A block is first read along the pixels, which are often beside each other.
+    // two apart, and whole lines written. A block is first read along the pixels, which are often beside each other;
+    // then the lines of a later one are fetched, since the processor alone follows so many short runs too slowly.
     template <typename Source>
     static void transpose(const PixelLoad<T>& a) {
         const Source* image = static_cast<const Source*>(a.image);
@@ -121,6 +123,10 @@ struct Pixels {
                     }
                     const Source* in = image + (d0 + d) * a.stride_depth;
                     if (dense) in += a.first + n0;
+                    if (dense && n0 + ahead < a.count)
+                        __builtin_prefetch(in + ahead);
+                    else if (dense && d0 + d + tile < a.depth)
+                        __builtin_prefetch(in + tile * a.stride_depth - n0 + (n0 + ahead) % a.count);
                     if (dense && pixels == tile)
                         for (int64_t n = 0; n < tile; ++n) block[d][n] = widen(in[n]);
                     else

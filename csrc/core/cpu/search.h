@@ -78,10 +78,22 @@ struct Search {
 
     static void pack_panel(const T* rows, int64_t row_stride, int64_t count, int64_t padded_length, void* panel) {
         T* out = static_cast<T*>(panel);
+        if constexpr (V::width == 16)
+            if (count == lanes) return pack_whole_panel(rows, row_stride, padded_length, out);
         for (int64_t k = 0; k < padded_length; ++k, out += lanes) {
             for (int64_t p = 0; p < count; ++p) out[p] = rows[p * row_stride + k];
             for (int64_t p = count; p < lanes; ++p) out[p] = T(0);
         }
+    }
+
+    // The same for as many prototypes as there are lanes, in blocks of 16 x 16.
+    static void pack_whole_panel(const T* rows, int64_t row_stride, int64_t padded_length, T* out) {
+        alignas(64) T block[V::width][V::width];
+        for (int64_t k = 0; k < padded_length; k += V::width)
+            for (int64_t p = 0; p < lanes; p += V::width) {
+                for (int i = 0; i < V::width; ++i) V::store(block[i], V::load(rows + (p + i) * row_stride + k));
+                V::store_transposed(block, out + k * lanes + p, lanes);
+            }
     }
 
     // One block of `R` positions against the first `C` columns of the panel.

@@ -40,7 +40,7 @@ inline void transpose_16x16(__m512i* r) {
 
 struct VectorF32 {
     static constexpr int width = 16;
-    static constexpr int rows = 8;
+    static constexpr int rows = 9;
     static constexpr int columns = 3;
     using Scalar = float;
     using Index = int32_t;

@@ -21,7 +21,7 @@ struct RoundedToBFloat16 {
     static __m512 of(__m512 value) { return widened((__m256i)_mm512_cvtneps_pbh(value)); }
 };
 
-// The values of one patch, 16 at a time, segment by segment; zeros after the last.
+// The values of one patch less the centre, 16 at a time, segment by segment; zeros after the last.
 class RowVectors {
   public:
     RowVectors(const protokern::cpu::PatchRows<float>& patches, int64_t row)
@@ -31,7 +31,8 @@ class RowVectors {
 
     __m512 next() {
         if (segment_ == patches_.segments) return _mm512_setzero_ps();
-        const __m512 values = _mm512_loadu_ps(row_ + patches_.segment[segment_] + vector_ * 16);
+        __m512 values = _mm512_loadu_ps(row_ + patches_.segment[segment_] + vector_ * 16);
+        if (patches_.centre) values = _mm512_sub_ps(values, _mm512_loadu_ps(patches_.centre + vector_ * 16));
         if (++vector_ == vectors_) vector_ = 0, ++segment_;
         return values;
     }

@@ -132,7 +132,7 @@ class Forward {
 
         void search(int64_t panel, int64_t slot) {
             const int64_t at = slot * group.images * kernels.lanes;
-            PatchRows<T> rows = group.search_rows(shape, true);
+            PatchRows<T> rows = group.search_rows(shape);
             all.prototypes_.describe(panel, rows);
             kernels.search(rows, group.packed, all.prototypes_.panel(panel), {best + at, second + at, index + at});
         }

@@ -81,7 +81,10 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     const int64_t all_pixels = pieces.images * pieces.pixels;
     const int64_t all_positions = pieces.images * pieces.positions;
     pixels = carver.take<T>(all_pixels * shape.padded_depth);
-    centred = metric == Metric::sqeuclidean ? carver.take<T>(all_pixels * shape.padded_depth) : pixels;
+    const int64_t packed_bytes = kernels.row_bytes(all_positions, shape.padded_length);
+    centred = pixels;
+    if (metric == Metric::sqeuclidean)
+        centred = packed_bytes > 0 ? nullptr : carver.take<T>(all_pixels * shape.padded_depth);
     pixel_norm = carver.take<double>(all_pixels);
     bias = carver.take<T>(all_positions);
     scale = carver.take<T>(all_positions);
@@ -90,7 +93,7 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     first_bad = carver.take<int64_t>(pieces.images);
     row = carver.take<int64_t>(pieces.positions);
     segment = carver.take<int64_t>(shape.segments);
-    packed = carver.take<char>(kernels.row_bytes(all_positions, shape.padded_length));
+    packed = carver.take<char>(packed_bytes);
     for (table_size = 4; table_size < 2 * pieces.positions;) table_size *= 2;
     table = carver.take<int32_t>(table_size);
     image_stride = pieces.pixels * shape.padded_depth;
@@ -115,13 +118,14 @@ void PatchGroup<T>::read(const Problem& problem, const Shape& shape, const Kerne
 }
 
 template <typename T>
-void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const T* centre) {
+void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const T* middle) {
+    centre = middle;
     const int64_t count = shape.span(first, first + positions);
     const int64_t norm_stride = image_stride / shape.padded_depth;
     for (int64_t i = 0; i < images; ++i) {
         double* norm = pixel_norm + i * norm_stride;
-        kernels.measure_rows(
-            {pixels + i * image_stride, count, shape.padded_depth, centre, centred + i * image_stride, norm});
+        kernels.measure_rows({pixels + i * image_stride, count, shape.padded_depth, centre,
+                              centred ? centred + i * image_stride : nullptr, norm});
         first_bad[i] = -1;
         double most = 0;
         for (int64_t n = 0; n < positions; ++n) {
@@ -137,7 +141,7 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
         }
         largest[i] = centre ? static_cast<T>(std::sqrt(most)) : T(1);
     }
-    kernels.pack_rows(search_rows(shape, true), packed);
+    kernels.pack_rows(search_rows(shape), packed);
 }
 
 template <typename T>
@@ -166,8 +170,8 @@ int64_t PatchGroup<T>::find_distinct(int64_t image, const Shape& shape, int64_t*
 }
 
 template <typename T>
-PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) const {
-    return {centred_rows ? centred : pixels,
+PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape) const {
+    return {centred ? centred : pixels,
             image_stride,
             images,
             positions,
@@ -178,6 +182,7 @@ PatchRows<T> PatchGroup<T>::search_rows(const Shape& shape, bool centred_rows) c
             shape.padded_depth,
             bias,
             scale,
+            centred ? nullptr : centre,
             0,
             {},
             {}};

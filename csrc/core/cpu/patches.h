@@ -45,7 +45,8 @@ struct Pieces {
 template <typename T>
 struct PatchGroup {
     T* pixels;             // (images, part pixels, padded_depth)
-    T* centred;            // the same minus the centre; sqeuclidean only
+    T* centred;            // the same minus the centre; null where pack_rows subtracts it; cosine: the pixels
+    const T* centre;       // null for cosine
     double* pixel_norm;    // (images, part pixels)
     T* bias;               // (images, positions of the part)
     T* scale;              // (images, positions of the part)
@@ -66,8 +67,8 @@ struct PatchGroup {
     // Only the pixels and the row table: enough for distances of pairs under sqeuclidean.
     void read(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, int64_t image, int64_t count,
               int64_t first_position, int64_t end_position);
-    // Norms, and what the search needs, of pixels that were read. `centre` is null for cosine.
-    void measure(const Shape& shape, const Kernels<T>& kernels, const T* centre);
+    // Norms, and what the search needs, of pixels that were read. `middle` is the centre, null for cosine.
+    void measure(const Shape& shape, const Kernels<T>& kernels, const T* middle);
 
     const T* patch(int64_t image, int64_t position) const {
         return pixels + image * image_stride + row[position - first];
@@ -75,7 +76,7 @@ struct PatchGroup {
     // The first position of every kind of patch, ascending, counted from `first`; patches of a kind are equal in all
     // bits. Returns how many. `out` has room for all positions.
     int64_t find_distinct(int64_t image, const Shape& shape, int64_t* out) const;
-    PatchRows<T> search_rows(const Shape& shape, bool centred_rows) const;
+    PatchRows<T> search_rows(const Shape& shape) const;
 };
 
 }  // namespace protokern::cpu

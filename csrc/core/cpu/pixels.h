@@ -171,13 +171,13 @@ struct Pixels {
     template <typename Rounding>
     static double centre(const RowMeasure<T>& a, int64_t n) {
         const T* row = a.rows + n * a.padded_depth;
-        T* centred = a.centred + n * a.padded_depth;
+        T* centred = a.centred ? a.centred + n * a.padded_depth : nullptr;
         auto norm = V::zero();
         auto finite = V::zero();  // stays 0 unless a value is inf or NaN; large finite values may overflow the norm
         for (int64_t d = 0; d < a.padded_depth; d += V::width) {
             const auto value = V::load(row + d);
             const auto shifted = Rounding::of(V::sub(value, V::load(a.centre + d)));
-            V::store(centred + d, shifted);
+            if (centred) V::store(centred + d, shifted);
             norm = V::fma(shifted, shifted, norm);
             finite = V::fma(value, V::zero(), finite);
         }

@@ -62,7 +62,7 @@ struct RowMeasure {
     int64_t count;
     int64_t padded_depth;
     const T* centre;  // (padded_depth), or null
-    T* centred;       // (count, padded_depth) rows minus centre; unused without a centre
+    T* centred;       // (count, padded_depth) rows minus centre, unused without one; null: only norms are wanted
     double* norm;     // (count), NaN where a value is not finite; may be inf for large finite values
 };
 
@@ -96,6 +96,7 @@ struct PatchRows {
     int64_t padded_depth;
     const T* bias;       // (images, rows): score = bias + scale * dot, smallest wins
     const T* scale;      // (images, rows)
+    const T* centre;     // (padded_depth), what pack_rows is to subtract from the pixels; null: nothing
     int64_t prototypes;  // in the panel; lanes beyond need no result
     // Memory that will be needed after this search, to be brought near on the way; may be empty.
     const char* ahead[2];

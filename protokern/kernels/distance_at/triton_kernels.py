@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, is_finite_row, row_distance
+from ..triton_common.difference import is_finite_row, row_distance
+from ..triton_common.indexing import cell_offset, take_tile
 
 
 @triton.jit
@@ -16,10 +17,8 @@ def distance_at_kernel(
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The distance of ROWS prototypes to the patch that one image was given for each."""
-    tiles = tl.cdiv(num_prototypes, ROWS)
-    program = tl.program_id(0)
-    image = (program // tiles).to(tl.int64)
-    prototype = (program % tiles) * ROWS + tl.arange(0, ROWS)
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, ROWS)
+    image = rest.to(tl.int64)
     inside = prototype < num_prototypes
     prototype = prototype.to(tl.int64)
     patch = tl.load(patch_ptr + image * patch_stride_b + prototype * patch_stride_p, mask=inside, other=0)

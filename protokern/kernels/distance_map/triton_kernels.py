@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import add_up_32, cell_offset, is_finite_row, load_terms, row_norm
+from ..triton_common.difference import add_up_32, is_finite_row, load_terms, row_norm
+from ..triton_common.indexing import cell_offset, take_tile
 
 
 @triton.jit
@@ -17,12 +18,9 @@ def distance_map_kernel(
     BN: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """A tile of distances, each summed in the order of `row_distance`, so that they are the same bits."""
-    position_tiles = tl.cdiv(num_positions, BN)
-    prototype_tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    n = (program % position_tiles) * BN + tl.arange(0, BN)
-    prototype = ((program // position_tiles) % prototype_tiles) * BP + tl.arange(0, BP)
-    image = (program // (position_tiles * prototype_tiles)).to(tl.int64)
+    n, rest = take_tile(tl.program_id(0), num_positions, BN)
+    prototype, rest = take_tile(rest, num_prototypes, BP)
+    image = rest.to(tl.int64)
     n_inside = n < num_positions
     p_inside = prototype < num_prototypes
     x_offset = image * x_stride_b + cell_offset(n, columns, x_stride_y, x_stride_x)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, row_norm, wide
+from ..triton_common.difference import unit_divisors
+from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
 from ..triton_common.prep import round_bits
-from ..triton_common.search_tile import multiply
-from .triton_kernels import exact_distance, expanded_distance, first_of_row, pair_products, tap_row, vector_square
+from ..triton_common.search_tile import multiply, of_image, pair_products, patch_square, prototype_square, tap_row
+from .triton_kernels import exact_distance, expanded_distance, first_of_row
 
 
 @triton.jit
@@ -30,11 +31,10 @@ def slope(distance, epsilon, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def weighted_sum(
-    total, weight, high, low, row, pitch, k0,
-    DROPPED: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr, DB: tl.constexpr,
+    total, weight, high, low, row, k, pitch,
+    DROPPED: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`total` (R, DB) plus `weight` (R, C) times the channels k0 .. k0 + DB of the operand rows `row` (C,)."""
-    k = k0 + tl.arange(0, DB)
+    """`total` (R, DB) plus `weight` (R, C) times the channels `k` (DB,) of the operand rows `row` (C,)."""
     at = row[:, None] * pitch + k[None, :]
     inside = (k < pitch)[None, :]
     vh = tl.load(high + at, mask=inside, other=0.0)
@@ -77,11 +77,11 @@ def add_close_pairs(
         a = load_channels(a_ptr, a_offset + a_shift, a_stride_d, k, depth, has_one)
         b = load_channels(b_ptr, b_at + b_shift, b_stride_d, k, depth, has_one)
         if COSINE:
-            b_scale, b_norm = row_norm(
-                b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x, has_one, depth, KH, KW, tl.float32, R
+            b_scale, b_norm = unit_divisors(
+                b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x, has_one, depth, COSINE, KH, KW, R
             )
             a = a / a_scale[:, None] / a_norm[:, None]
-            b = b / b_scale[:, None] / tl.where(b_norm == 0, 1.0, b_norm)[:, None]
+            b = b / b_scale[:, None] / b_norm[:, None]
             d = tl.sum(tl.where(hit, distance, 0.0), 1)
             total += tl.where(has_one[:, None], w[:, None] * (a - b - d[:, None] * a), 0.0)
         else:
@@ -93,13 +93,13 @@ def add_close_pairs(
 @triton.jit
 def grad_rows(
     total, along, grad, live, a_row, a_norm_square, b_row, b_norm_square,
-    a_high, a_low, b_high, b_low, a_tap, b_tap, k0, pitch, width,
+    a_high, a_low, b_high, b_low, a_tap, b_tap, k, pitch, width,
     a_ptr, a_offset, a_shift, a_stride_d, a_stride_y, a_stride_x, a_scale, a_norm,
     b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
     depth, epsilon,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
     INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr,
-    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The share of one tile of pairs (R, C) in the gradient to its rows: `total` (R, DB) and `along` (R,).
 
@@ -128,11 +128,11 @@ def grad_rows(
         far = far / tl.where(length == 0, 1.0, length)[None, :]
     else:
         along += tl.sum(far, 1)
-    total = weighted_sum(total, -far, b_high, b_low, b_row + b_tap, pitch, k0, DROPPED, SPLIT, INPUT_PRECISION, DB)
+    total = weighted_sum(total, -far, b_high, b_low, b_row + b_tap, k, pitch, DROPPED, SPLIT, INPUT_PRECISION)
     total = add_close_pairs(
         total, weight, close, distance, a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
         b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
-        k0 + tl.arange(0, DB), depth, COSINE, KH, KW, R, C,
+        k, depth, COSINE, KH, KW, R, C,
     )  # fmt: skip
     return total, along
 
@@ -169,39 +169,27 @@ def mean_grad_features_kernel(
 ):  # fmt: skip
     """DB channels of the gradient to BN cells of one image: over the patches that cover them, then over prototypes."""
     TAPS: tl.constexpr = KH * KW
-    cell_tiles = tl.cdiv(num_cells, BN)
-    channel_tiles = tl.cdiv(depth, DB)
-    program = tl.program_id(0)
-    k0 = (program % channel_tiles) * DB
-    k = k0 + tl.arange(0, DB)
-    cell = ((program // channel_tiles) % cell_tiles) * BN + tl.arange(0, BN)
-    image = (program // (channel_tiles * cell_tiles)).to(tl.int64)
-    x_high += image * num_cells * pitch
-    x_low += image * num_cells * pitch
-    x_square += image * num_cells
+    k, rest = take_tile(tl.program_id(0), depth, DB)
+    cell, rest = take_tile(rest, num_cells, BN)
+    image = rest.to(tl.int64)
+    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     x_ptr += image * x_stride_b
     y = cell // width
     x = cell % width
     rows = num_positions // columns
     result = tl.zeros([BN, DB], tl.float32)
     for tap in range(TAPS):
-        row = y - tap // KW
-        column = x - tap % KW
-        is_patch = (cell < num_cells) & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        row, column, is_patch = covering_patch(y, x, tap, cell < num_cells, rows, columns, KW)
         row = tl.where(is_patch, row, 0)
         column = tl.where(is_patch, column, 0)
         first = row * width + column
         x_offset = row.to(tl.int64) * x_stride_y + column.to(tl.int64) * x_stride_x
-        x_norm = vector_square(x_square, first, width, KW, TAPS, True)
-        a_scale = tl.full([BN], 1.0, tl.float32)
-        a_norm = tl.full([BN], 1.0, tl.float32)
-        if COSINE:
-            a_scale, a_norm = row_norm(
-                x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, is_patch, depth, KH, KW, tl.float32, BN
-            )
-            a_norm = tl.where(a_norm == 0, 1.0, a_norm)
-        shift = wide(tap // KW) * x_stride_y + wide(tap % KW) * x_stride_x
-        p_shift = wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+        x_norm = patch_square(x_square, first, width, KW, TAPS)
+        a_scale, a_norm = unit_divisors(
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, is_patch, depth, COSINE, KH, KW, BN
+        )
+        shift = tap_offset(tap, x_stride_y, x_stride_x, KW)
+        p_shift = tap_offset(tap, p_stride_y, p_stride_x, KW)
         total = tl.zeros([BN, DB], tl.float32)
         along = tl.zeros([BN], tl.float32)
         for p0 in range(0, num_prototypes, BP):
@@ -212,12 +200,12 @@ def mean_grad_features_kernel(
             total, along = grad_rows(
                 total, along, tl.broadcast_to(g[None, :], [BN, BP]),
                 is_patch[:, None] & (prototype < num_prototypes)[None, :],
-                first, x_norm, p_row, vector_square(p_square, p_row, width, KW, TAPS, False),
+                first, x_norm, p_row, prototype_square(p_square, p_row, TAPS),
                 x_high, x_low, p_high, p_low, tap_row(tap, width, KW, True), tap_row(tap, width, KW, False),
-                k0, pitch, width,
+                k, pitch, width,
                 x_ptr, x_offset, shift, x_stride_d, x_stride_y, x_stride_x, a_scale, a_norm,
                 p_ptr, clamped.to(tl.int64) * p_stride_p, p_shift, p_stride_d, p_stride_y, p_stride_x,
-                depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK, DB,
+                depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
             )  # fmt: skip
         result += finish_rows(
             total, along, x_high, x_low, first + tap_row(tap, width, KW, True), x_ptr, x_offset + shift, x_stride_d,
@@ -241,28 +229,19 @@ def mean_grad_prototypes_kernel(
 ):  # fmt: skip
     """DB channels at one cell of the gradient to BP prototypes from `per_split` images, to `work` (splits, P, T, D)."""
     TAPS: tl.constexpr = KH * KW
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    channel_tiles = tl.cdiv(depth, DB)
-    program = tl.program_id(0)
-    k0 = (program % channel_tiles) * DB
-    k = k0 + tl.arange(0, DB)
-    tap = (program // channel_tiles) % TAPS
-    prototype = ((program // (channel_tiles * TAPS)) % p_tiles) * BP + tl.arange(0, BP)
-    split = program // (channel_tiles * TAPS * p_tiles)
+    k, rest = take_tile(tl.program_id(0), depth, DB)
+    tap = rest % TAPS
+    prototype, split = take_tile(rest // TAPS, num_prototypes, BP)
     inside = prototype < num_prototypes
     clamped = tl.minimum(prototype, num_prototypes - 1)
     p_row = clamped * TAPS
-    p_norm = vector_square(p_square, p_row, width, KW, TAPS, False)
+    p_norm = prototype_square(p_square, p_row, TAPS)
     p_offset = clamped.to(tl.int64) * p_stride_p
-    a_scale = tl.full([BP], 1.0, tl.float32)
-    a_norm = tl.full([BP], 1.0, tl.float32)
-    if COSINE:
-        a_scale, a_norm = row_norm(
-            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, KH, KW, tl.float32, BP
-        )
-        a_norm = tl.where(a_norm == 0, 1.0, a_norm)
-    shift = wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
-    x_shift = wide(tap // KW) * x_stride_y + wide(tap % KW) * x_stride_x
+    a_scale, a_norm = unit_divisors(
+        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, COSINE, KH, KW, BP
+    )
+    shift = tap_offset(tap, p_stride_y, p_stride_x, KW)
+    x_shift = tap_offset(tap, x_stride_y, x_stride_x, KW)
     total = tl.zeros([BP, DB], tl.float32)
     along = tl.zeros([BP], tl.float32)
     tiles = tl.cdiv(num_positions, BN)
@@ -272,18 +251,18 @@ def mean_grad_prototypes_kernel(
         image = wide(first_image + step // tiles)
         n = (step % tiles) * BN + tl.arange(0, BN)
         position = tl.minimum(n, num_positions - 1)
-        cell = (position // columns) * width + position % columns
+        cell = first_cell(position, columns, width, TAPS)
         g = tl.load(grad_ptr + image * num_prototypes + clamped)
-        base = image * num_cells
+        image_high, image_low, image_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
         total, along = grad_rows(
             total, along, tl.broadcast_to(g[:, None], [BP, BN]), inside[:, None] & (n < num_positions)[None, :],
-            p_row, p_norm, cell, vector_square(x_square + base, cell, width, KW, TAPS, True),
-            p_high, p_low, x_high + base * pitch, x_low + base * pitch,
-            tap_row(tap, width, KW, False), tap_row(tap, width, KW, True), k0, pitch, width,
+            p_row, p_norm, cell, patch_square(image_square, cell, width, KW, TAPS),
+            p_high, p_low, image_high, image_low,
+            tap_row(tap, width, KW, False), tap_row(tap, width, KW, True), k, pitch, width,
             p_ptr, p_offset, shift, p_stride_d, p_stride_y, p_stride_x, a_scale, a_norm,
             x_ptr + image * x_stride_b, cell_offset(position, columns, x_stride_y, x_stride_x), x_shift,
             x_stride_d, x_stride_y, x_stride_x,
-            depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK, DB,
+            depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
         )  # fmt: skip
     result = finish_rows(
         total, along, p_high, p_low, p_row + tap, p_ptr, p_offset + shift, p_stride_d,

@@ -9,60 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, is_finite_row, row_distance, similarity
-from ..triton_common.search_tile import multiply, patch_square
+from ..triton_common.difference import is_finite_row, row_distance, similarity
+from ..triton_common.indexing import cell_offset, first_cell, take_split
+from ..triton_common.search_tile import of_image, pair_products, patch_square, prototype_square
 
 # As in reference.py: nearer than this share of the squared lengths, the expanded form has lost three bits.
 CLOSE = tl.constexpr(0.125)
 # Below, the squares of a vector have lost digits.
 VAGUE = tl.constexpr(1e-30)
-
-
-@triton.jit
-def tap_row(tap, width, KW: tl.constexpr, IS_X: tl.constexpr):
-    """Rows of the operands from the first cell of a vector to its cell `tap`."""
-    if IS_X:
-        shift = (tap // KW) * width + tap % KW
-    else:
-        shift = tap
-    return shift
-
-
-@triton.jit
-def vector_square(square, row, width, KW: tl.constexpr, TAPS: tl.constexpr, IS_X: tl.constexpr):
-    """Squared norms of whole vectors from those of their cells; NaN where a component is not finite."""
-    if IS_X:
-        total = patch_square(square, row, width, KW, TAPS)
-    else:
-        total = tl.load(square + row)
-        for tap in range(1, TAPS):
-            total += tl.load(square + row + tap)
-    return total
-
-
-@triton.jit
-def pair_products(
-    a_high, a_low, a_row, b_high, b_low, b_row, pitch, width,
-    KW: tl.constexpr, TAPS: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr, X_FIRST: tl.constexpr,
-    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Products (R, C) of the vectors that start at the operand rows `a_row` (R,) and `b_row` (C,)."""
-    total = tl.zeros([R, C], tl.float32)
-    steps = tl.cdiv(pitch, BK)
-    for step in range(TAPS * steps):
-        k = (step % steps) * BK + tl.arange(0, BK)
-        tap = step // steps
-        a_at = (a_row + tap_row(tap, width, KW, X_FIRST))[:, None] * pitch + k[None, :]
-        b_at = (b_row + tap_row(tap, width, KW, not X_FIRST))[None, :] * pitch + k[:, None]
-        ah = tl.load(a_high + a_at)
-        bh = tl.load(b_high + b_at)
-        al = ah
-        bl = bh
-        if SPLIT:
-            al = tl.load(a_low + a_at)
-            bl = tl.load(b_low + b_at)
-        total = multiply(total, ah, al, bh, bl, SPLIT, INPUT_PRECISION)
-    return total
 
 
 @triton.jit
@@ -132,30 +86,22 @@ def mean_activation_kernel(
 ):  # fmt: skip
     """Sums over one split of the positions of one image, for BP prototypes, to `work` (splits, B, P)."""
     TAPS: tl.constexpr = KH * KW
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
-    split = (program // p_tiles) % num_splits
-    image = (program // (p_tiles * num_splits)).to(tl.int64)
-    begin = split * tiles_per_split * BN
-    end = tl.minimum(begin + tiles_per_split * BN, num_positions)
+    prototype, split, image, begin, end = take_split(num_prototypes, num_positions, num_splits, tiles_per_split, BP, BN)
     clamped = tl.minimum(prototype, num_prototypes - 1)
     p_row = clamped * TAPS
-    p_norm = vector_square(p_square, p_row, width, KW, TAPS, False)
-    x_high += image * num_cells * pitch
-    x_low += image * num_cells * pitch
-    x_square += image * num_cells
+    p_norm = prototype_square(p_square, p_row, TAPS)
+    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     x_ptr += image * x_stride_b
     total = tl.zeros([BP], tl.float32)
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
         position = tl.minimum(n, num_positions - 1)
-        cell = (position // columns) * width + position % columns
+        cell = first_cell(position, columns, width, TAPS)
         products = pair_products(
             p_high, p_low, p_row, x_high, x_low, cell, pitch, width,
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-        x_norm = vector_square(x_square, cell, width, KW, TAPS, True)
+        x_norm = patch_square(x_square, cell, width, KW, TAPS)
         distance, close = expanded_distance(products, p_norm, x_norm, COSINE)
         distance = exact_distance(
             distance, tl.where((n < end)[None, :], close, 0),

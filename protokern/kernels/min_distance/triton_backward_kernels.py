@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, row_distance, row_norm, wide
+from ..triton_common.difference import row_distance, row_norm
+from ..triton_common.indexing import cell_offset, covering_patch, take_tile, tap_offset, wide
 
 
 @triton.jit
@@ -41,10 +42,8 @@ def pair_values_kernel(
     KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """For cosine: weight (0 where a vector is zero), distance and inverse norms of BP pairs of one image."""
-    tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    image = (program // tiles).to(tl.int64)
-    prototype = (program % tiles) * BP + tl.arange(0, BP)
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
+    image = rest.to(tl.int64)
     inside = prototype < num_prototypes
     pair = image * num_prototypes + prototype
     patch = tl.load(patch_ptr + pair, mask=inside, other=0).to(tl.int32)
@@ -91,22 +90,17 @@ def grad_prototypes_kernel(
     BP: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One program: BK channels of one cell of BP prototypes, summed over one split of the images."""
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    k_tiles = tl.cdiv(depth, BK)
-    program = tl.program_id(0)
-    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
-    k = ((program // p_tiles) % k_tiles) * BK + tl.arange(0, BK)
-    tap = (program // (p_tiles * k_tiles)) % (KH * KW)
-    split = program // (p_tiles * k_tiles * KH * KW)
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
+    k, rest = take_tile(rest, depth, BK)
+    tap = rest % (KH * KW)
+    split = rest // (KH * KW)
     inside = prototype < num_prototypes
     mask = inside[:, None] & (k < depth)[None, :]
     row = prototype.to(tl.int64)[:, None]
     channel = k.to(tl.int64)[None, :]
-    dy = wide(tap // KW)
-    dx = wide(tap % KW)
-    p_at = row * p_stride_p + channel * p_stride_d + dy * p_stride_y + dx * p_stride_x
+    p_at = row * p_stride_p + channel * p_stride_d + tap_offset(tap, p_stride_y, p_stride_x, KW)
     p = tl.load(p_ptr + p_at, mask=mask, other=0.0).to(COMPUTE)
-    x_channel = channel * x_stride_d + dy * x_stride_y + dx * x_stride_x
+    x_channel = channel * x_stride_d + tap_offset(tap, x_stride_y, x_stride_x, KW)
     total = tl.zeros([BP, BK], COMPUTE)
     for image in range(split * images_per_split, tl.minimum((split + 1) * images_per_split, num_images)):
         pair = wide(image) * num_prototypes + prototype
@@ -121,8 +115,7 @@ def grad_prototypes_kernel(
         wide(split) * grad_stride_s
         + row * grad_stride_p
         + channel * grad_stride_d
-        + dy * grad_stride_y
-        + dx * grad_stride_x
+        + tap_offset(tap, grad_stride_y, grad_stride_x, KW)
     )
     tl.store(grad_ptr + out, total.to(grad_ptr.dtype.element_ty), mask=mask)
 
@@ -142,12 +135,9 @@ def grad_features_kernel(
     `order` (B, P) lists an image's prototypes by patch, those of patch n from `start[b, n]` to `start[b, n + 1]`.
     Step by step every cell takes its next AT_ONCE prototypes.
     """
-    n_tiles = tl.cdiv(num_cells, BN)
-    program = tl.program_id(0)
-    cell = (program % n_tiles) * BN + tl.arange(0, BN)
-    k_tiles = tl.cdiv(depth, BK)
-    k = ((program // n_tiles) % k_tiles) * BK + tl.arange(0, BK)
-    image = (program // (n_tiles * k_tiles)).to(tl.int64)
+    cell, rest = take_tile(tl.program_id(0), num_cells, BN)
+    k, rest = take_tile(rest, depth, BK)
+    image = rest.to(tl.int64)
     inside = cell < num_cells
     mask = inside[:, None] & (k < depth)[None, :]
     channel = k.to(tl.int64)[None, :]
@@ -164,13 +154,11 @@ def grad_features_kernel(
     ).to(COMPUTE)  # fmt: skip
     total = tl.zeros([BN, BK], COMPUTE)
     for tap in range(KH * KW):
-        row = y - tap // KW
-        column = x_column - tap % KW
-        covers = inside & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        row, column, covers = covering_patch(y, x_column, tap, inside, rows, columns, KW)
         position = image * (num_positions + 1) + row * columns + column
         start = tl.load(start_ptr + position, mask=covers, other=0).to(tl.int32)
         end = tl.load(start_ptr + position + 1, mask=covers, other=0).to(tl.int32)
-        p_channel = channel * p_stride_d + wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+        p_channel = channel * p_stride_d + tap_offset(tap, p_stride_y, p_stride_x, KW)
         for step in range(0, tl.max(end - start, 0), AT_ONCE):
             for extra in tl.static_range(AT_ONCE):
                 entry = start + step + extra

@@ -9,27 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, is_finite_row, row_distance, similarity, wide
-from ..triton_common.search_tile import NO_POSITION, finish_scores, multiply, patch_square, tile_products
-
-
-@triton.jit
-def load_factors(high, low, at, SPLIT: tl.constexpr):
-    """Both parts of split factors; the one there is, twice, of others."""
-    first = tl.load(high + at)
-    rest = first
-    if SPLIT:
-        rest = tl.load(low + at)
-    return first, rest
-
-
-@triton.jit
-def first_cell(n, num_positions, columns, width, TAPS: tl.constexpr):
-    """Cell of the map at which the patch at position `n` begins; past the end, that of the last."""
-    position = tl.minimum(n, num_positions - 1)
-    if TAPS > 1:
-        position = (position // columns) * width + position % columns
-    return position
+from ..triton_common.difference import is_finite_row, row_distance, similarity
+from ..triton_common.indexing import cell_offset, first_cell, take_split, take_tile, wide
+from ..triton_common.search_tile import (
+    NO_POSITION,
+    is_apart,
+    load_factors,
+    multiply,
+    of_image,
+    pair_products,
+    prototype_square,
+    tile_scores,
+)
 
 
 @triton.jit
@@ -57,14 +48,9 @@ def finish_rows(
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
-    """Write the results of one image and the prototypes (BP,): value at the patch, similarity, and what stays in doubt.
-
-    A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d).
-    """
+    """Write the results of one image and the prototypes (BP,): value at the patch, similarity, what stays in doubt."""
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
-    square = tl.load(p_square + clamped * (KH * KW))
-    for tap in range(1, KH * KW):
-        square += tl.load(p_square + clamped * (KH * KW) + tap)
+    square = prototype_square(p_square, clamped * (KH * KW), KH * KW)
     image_bad = first_bad < NO_POSITION
     p_bad = square != square
     index = tl.where(image_bad, first_bad, index)
@@ -82,14 +68,7 @@ def finish_rows(
     if ACTIVATION != "none":
         tl.store(similarity_ptr + out, similarity(value, epsilon, ACTIVATION), mask=inside)
     if RECHECK:
-        length = tl.sqrt(square)
-        if COSINE:
-            doubt = (product_error + 4 * sum_error) * length
-            is_settled = (square == 0) | ((second > best + doubt) & (best > float("-inf")))
-        else:
-            other = length + tl.sqrt(distance)
-            doubt = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
-            is_settled = (second > best + doubt) & (best > float("-inf"))
+        is_settled = is_apart(best, second, square, distance, product_error, sum_error, COSINE)
         undecided = ~(is_settled | image_bad | p_bad)
         tl.store(undecided_ptr + out, undecided.to(tl.int8), mask=inside)
 
@@ -109,22 +88,14 @@ def min_distance_search_kernel(
 ):  # fmt: skip
     """One program: BP prototypes against one split of the positions of one image.
 
-    Programs that run together share an image. With RESIDENT a vector fits BK, and the prototypes are loaded once.
+    With RESIDENT a vector fits BK, and the prototypes are loaded once.
     """
     TAPS: tl.constexpr = KH * KW
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
+    prototype, split, image, begin, end = take_split(num_prototypes, num_positions, SPLITS, tiles_per_split, BP, BN)
     inside = prototype < num_prototypes
-    split = (program // p_tiles) % SPLITS
-    image = (program // (p_tiles * SPLITS)).to(tl.int64)
-    begin = split * tiles_per_split * BN
-    end = tl.minimum(begin + tiles_per_split * BN, num_positions)
     # Rows past the end are those of the last: loads need no mask, and the scores of positions past it are inf.
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
-    x_high += image * num_cells * pitch
-    x_low += image * num_cells * pitch
-    x_square += image * num_cells
+    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     if RESIDENT:
         k = tl.arange(0, BK)
         ph, pl = load_factors(p_high, p_low, prototype_row[:, None] * pitch + k[None, :], SPLIT)
@@ -134,18 +105,16 @@ def min_distance_search_kernel(
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
-        cell = first_cell(n, num_positions, columns, width, TAPS)
+        cell = first_cell(tl.minimum(n, num_positions - 1), columns, width, TAPS)
         if RESIDENT:
             xh, xl = load_factors(x_high, x_low, cell[None, :] * pitch + k[:, None], SPLIT)
             products = multiply(tl.zeros([BP, BN], tl.float32), ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
         else:
-            products = tile_products(
-                x_high, x_low, cell, p_high, p_low, prototype_row, pitch, width,
-                KW, TAPS, SPLIT, INPUT_PRECISION, BP, BN, BK,
+            products = pair_products(
+                p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
+                KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
             )  # fmt: skip
-        square = patch_square(x_square, cell, width, KW, TAPS)
-        bad = tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
-        scores = finish_scores(products, square, n < end, COSINE, RECHECK)
+        scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
         best, second, index = take_nearest(scores, n, best, second, index, RECHECK, BN)
     first_bad = tl.min(bad, 0)
     if SPLITS == 1:
@@ -176,11 +145,9 @@ def min_distance_combine_kernel(
     SPLITS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Join the splits of one image for BP prototypes, in ascending order, and write the results."""
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
     inside = prototype < num_prototypes
-    image = (program // p_tiles).to(tl.int64)
+    image = rest.to(tl.int64)
     best = tl.full([BP], float("inf"), tl.float32)
     second = tl.full([BP], float("inf"), tl.float32)
     index = tl.zeros([BP], tl.int32)
@@ -257,10 +224,8 @@ def min_distance_direct_kernel(
     BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The whole op by difference forms of all pairs, from tensors of any strides: BP prototypes of one image."""
-    tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    image = (program // tiles).to(tl.int64)
-    prototype = (program % tiles) * BP + tl.arange(0, BP)
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
+    image = rest.to(tl.int64)
     inside = prototype < num_prototypes
     ROWS: tl.constexpr = BP * BN
     # Rows are pairs of a prototype and a position, positions fastest.

@@ -9,8 +9,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import cell_offset, is_finite_row, row_distance
-from ..triton_common.search_tile import NO_POSITION, finish_scores, patch_square, tile_products
+from ..triton_common.difference import is_finite_row, row_distance
+from ..triton_common.indexing import cell_offset, first_cell, take_split, take_tile
+from ..triton_common.search_tile import (
+    NO_POSITION,
+    is_apart,
+    of_image,
+    pair_products,
+    prototype_square,
+    tile_scores,
+)
 
 
 @triton.jit
@@ -78,30 +86,19 @@ def topk_search_kernel(
 ):  # fmt: skip
     """One program: the lists of BP prototypes over one split of the positions of one image."""
     TAPS: tl.constexpr = KH * KW
-    p_tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    prototype = (program % p_tiles) * BP + tl.arange(0, BP)
-    split = (program // p_tiles) % num_splits
-    image = (program // (p_tiles * num_splits)).to(tl.int64)
-    begin = split * tiles_per_split * BN
-    end = tl.minimum(begin + tiles_per_split * BN, num_positions)
+    prototype, split, image, begin, end = take_split(num_prototypes, num_positions, num_splits, tiles_per_split, BP, BN)
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
-    x_high += image * num_cells * pitch
-    x_low += image * num_cells * pitch
-    x_square += image * num_cells
+    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     value, index = empty_list(BP, LIST, SLOTS, tl.float32)
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
-        position = tl.minimum(n, num_positions - 1)
-        cell = (position // columns) * width + position % columns
-        products = tile_products(
-            x_high, x_low, cell, p_high, p_low, prototype_row, pitch, width,
-            KW, TAPS, SPLIT, INPUT_PRECISION, BP, BN, BK,
+        cell = first_cell(tl.minimum(n, num_positions - 1), columns, width, TAPS)
+        products = pair_products(
+            p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
+            KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-        square = patch_square(x_square, cell, width, KW, TAPS)
-        bad = tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
-        scores = finish_scores(products, square, n < end, COSINE, RECHECK)
+        scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
         patch = tl.broadcast_to(tl.where(n < end, n, NO_POSITION)[None, :], [BP, BN])
         value, index = insert(value, index, scores, patch, SLOTS)
     row = (split * num_images + image) * num_prototypes + prototype
@@ -157,15 +154,9 @@ def topk_finish_kernel(
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
     K: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """Join the lists of the splits of one image, and write distances, patches and what rounding left in doubt.
-
-    A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d).
-    """
-    TAPS: tl.constexpr = KH * KW
-    tiles = tl.cdiv(num_prototypes, BP)
-    program = tl.program_id(0)
-    prototype = (program % tiles) * BP + tl.arange(0, BP)
-    image = (program // tiles).to(tl.int64)
+    """Join the lists of the splits of one image, and write distances, patches and what rounding left in doubt."""
+    prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
+    image = rest.to(tl.int64)
     inside = prototype < num_prototypes
     slot = tl.arange(0, SLOTS)
     value, index = empty_list(BP, LIST, SLOTS, tl.float32)
@@ -190,31 +181,21 @@ def topk_finish_kernel(
         COSINE, KH, KW, LIST, SLOTS, BP,
     )  # fmt: skip
     index = tl.where(index >= 0, index, NO_POSITION)
-    square = tl.load(p_square + clamped * TAPS)
-    for tap in range(1, TAPS):
-        square += tl.load(p_square + clamped * TAPS + tap)
+    square = prototype_square(p_square, clamped * (KH * KW), KH * KW)
     p_bad = square != square
     image_bad = first_bad < NO_POSITION
     out = image * num_prototypes + prototype
     # A list with a hole, where overflow made scores infinite, is never the answer.
     is_settled = (tl.sum((index < NO_POSITION).to(tl.int32), 1) == K) & ~unusable
     if RECHECK:
-        length = tl.sqrt(square)
-        if COSINE:
-            doubt = (product_error + 4 * sum_error) * length
-            is_settled &= (best_left_out > worst_kept + doubt) | (square == 0)
-        else:
-            farthest = tl.max(tl.where(index < NO_POSITION, distance, 0.0), 1)
-            other = length + tl.sqrt(farthest)
-            doubt = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
-            is_settled &= best_left_out > worst_kept + doubt
+        farthest = tl.max(tl.where(index < NO_POSITION, distance, 0.0), 1)
+        is_settled &= is_apart(worst_kept, best_left_out, square, farthest, product_error, sum_error, COSINE)
     decided = is_settled | image_bad | p_bad
     tl.store(undecided_ptr + out, tl.where(decided, 0, 1).to(tl.int8), mask=inside)
-    is_good = inside & (square == square) & (first_bad == NO_POSITION)
-    store_sorted(value_ptr, patch_ptr, out, is_good, distance, index, K)
+    is_spoilt = inside & (p_bad | image_bad)
+    store_sorted(value_ptr, patch_ptr, out, inside & ~is_spoilt, distance, index, K)
     spoilt = tl.where(p_bad, 0, first_bad).to(tl.int64)
     for rank in range(K):
-        is_spoilt = inside & (p_bad | image_bad)
         tl.store(value_ptr + out * K + rank, tl.full([BP], float("nan"), tl.float32), mask=is_spoilt)
         tl.store(patch_ptr + out * K + rank, spoilt, mask=is_spoilt)
 

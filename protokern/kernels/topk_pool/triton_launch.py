@@ -95,7 +95,8 @@ def _by_products(features: Tensor, prototypes: Tensor, metric: str, precision: s
         batch, num_prototypes, positions, height * width, width, columns, x.pitch, splits, per_split,
         **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         BP=config.block_p, BN=config.block_n, BK=config.block_d,
-        num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+        # Left to itself the assembler would rather spill than use more than 168 registers.
+        num_warps=config.warps, num_stages=config.stages, maxnreg=192, **OPTIONS,
     )  # fmt: skip
     cells = cells_of(prototypes)
     topk_finish_kernel[(batch * triton.cdiv(num_prototypes, 16),)](

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .indexing import tap_offset
+
 
 @triton.jit
 def add_pairs(terms, ROWS: tl.constexpr, WIDTH: tl.constexpr):
@@ -34,24 +36,11 @@ def add_up_32(terms, ROWS: tl.constexpr):
 
 
 @triton.jit
-def cell_offset(n, columns, stride_y, stride_x):
-    """Offset of the cell, or of the first cell of the patch, at flat position `n` of a grid with `columns` columns."""
-    return (n // columns).to(tl.int64) * stride_y + (n % columns).to(tl.int64) * stride_x
-
-
-@triton.jit
-def wide(number):
-    """An int32, in a kernel or in the interpreter, as int64: products with strides may need it."""
-    return tl.zeros([], tl.int64) + number
-
-
-@triton.jit
 def load_terms(
     pointer, offset, stride_d, stride_y, stride_x, mask, tap, k, depth, KW: tl.constexpr, COMPUTE: tl.constexpr
 ):
     """Channels `k` (32,) of cell `tap` of the vectors at `offset` (rows,); 0 where masked."""
-    shift = wide(tap // KW) * stride_y + wide(tap % KW) * stride_x
-    at = offset[:, None] + shift + k.to(tl.int64)[None, :] * stride_d
+    at = offset[:, None] + tap_offset(tap, stride_y, stride_x, KW) + k.to(tl.int64)[None, :] * stride_d
     return tl.load(pointer + at, mask=mask[:, None] & (k < depth)[None, :], other=0.0).to(COMPUTE)
 
 
@@ -83,6 +72,20 @@ def row_norm(
             x = x * inverse[:, None]
             squares = tl.fma(x, x, squares)
     return scale, tl.where(is_zero, 0.0, tl.sqrt(add_up_32(squares, ROWS)))
+
+
+@triton.jit
+def unit_divisors(
+    pointer, offset, stride_d, stride_y, stride_x, mask, depth,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """`row_norm` of vectors in float32, to divide them by: 1 for the norm of a zero vector, and ones unless COSINE."""
+    scale = tl.full([ROWS], 1.0, tl.float32)
+    norm = tl.full([ROWS], 1.0, tl.float32)
+    if COSINE:
+        scale, norm = row_norm(pointer, offset, stride_d, stride_y, stride_x, mask, depth, KH, KW, tl.float32, ROWS)
+        norm = tl.where(norm == 0, 1.0, norm)
+    return scale, norm
 
 
 @triton.jit

@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .difference import add_up_16, cell_offset, wide
+from .difference import add_up_16
+from .indexing import cell_offset, take_tile, tap_offset
 
 
 @triton.jit
@@ -91,9 +92,8 @@ def prep_kernel(
     program = tl.program_id(0)
     # Names differ between the branches: a name in both must have one type.
     if program < x_programs:
-        x_tiles = tl.cdiv(num_cells, ROWS)
-        image = (program // x_tiles).to(tl.int64)
-        n = (program % x_tiles) * ROWS + tl.arange(0, ROWS)
+        n, x_rest = take_tile(program, num_cells, ROWS)
+        image = x_rest.to(tl.int64)
         x_size = tl.full([ROWS, 1], 1.0, tl.float32)
         if SCALED:
             x_size *= tl.load(x_scale + image)
@@ -107,14 +107,12 @@ def prep_kernel(
             SCALED, CENTRE, DROPPED, SPLIT, COPY, ROWS, WIDTH,
         )  # fmt: skip
     else:
-        p_tiles = tl.cdiv(num_prototypes, ROWS)
-        tap = (program - x_programs) // p_tiles
-        row = ((program - x_programs) % p_tiles) * ROWS + tl.arange(0, ROWS)
+        row, tap = take_tile(program - x_programs, num_prototypes, ROWS)
         inside = row < num_prototypes
         p_size = tl.full([ROWS, 1], 1.0, tl.float32)
         if SCALED:
             p_size = tl.load(p_scale + row, mask=inside, other=1.0)[:, None]
-        p_offset = row.to(tl.int64) * p_stride_p + wide(tap // KW) * p_stride_y + wide(tap % KW) * p_stride_x
+        p_offset = row.to(tl.int64) * p_stride_p + tap_offset(tap, p_stride_y, p_stride_x, KW)
         prepare_rows(
             p_ptr, p_offset, p_stride_d, inside, row.to(tl.int64) * TAPS + tap, p_size, depth,
             p_ptr, num_prototypes, p_stride_p, p_stride_d, p_high, p_low, p_high, p_square, pitch,

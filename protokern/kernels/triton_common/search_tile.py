@@ -1,4 +1,4 @@
-"""Scores of a tile of prototypes against a tile of positions by matrix products, from the operands of `prep`.
+"""Products of tiles of patches and prototypes, from the operands of `prep`, and the scores of a search.
 
 A score is the distance less what is the same for all positions: |x|^2 - 2 x.p, or -x.p / |x| for cosine.
 """
@@ -21,28 +21,50 @@ def multiply(total, p_high, p_low, x_high, x_low, SPLIT: tl.constexpr, INPUT_PRE
 
 
 @triton.jit
-def tile_products(
-    x_high, x_low, first_cell, p_high, p_low, prototype_row, pitch, width,
-    KW: tl.constexpr, TAPS: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
-    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+def load_factors(high, low, at, SPLIT: tl.constexpr):
+    """Both parts of split factors; the one there is, twice, of others."""
+    first = tl.load(high + at)
+    rest = first
+    if SPLIT:
+        rest = tl.load(low + at)
+    return first, rest
+
+
+@triton.jit
+def of_image(high, low, square, image, num_cells, pitch):
+    """The operands of the features from the first cell of `image` (int64) on."""
+    cell = image * num_cells
+    return high + cell * pitch, low + cell * pitch, square + cell
+
+
+@triton.jit
+def tap_row(tap, width, KW: tl.constexpr, IS_X: tl.constexpr):
+    """Rows of the operands from the first cell of a vector to its cell `tap`."""
+    if IS_X:
+        tap = (tap // KW) * width + tap % KW
+    return tap
+
+
+@triton.jit
+def pair_products(
+    a_high, a_low, a_row, b_high, b_low, b_row, pitch, width,
+    KW: tl.constexpr, TAPS: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr, X_FIRST: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Products (BP, BN) of whole vectors: `first_cell` (BN,) rows of x, `prototype_row` (BP,) rows of p."""
-    total = tl.zeros([BP, BN], tl.float32)
-    steps_per_tap = tl.cdiv(pitch, BK)
-    for step in range(TAPS * steps_per_tap):
-        k = (step % steps_per_tap) * BK + tl.arange(0, BK)
-        tap = step // steps_per_tap
-        cell = first_cell + (tap // KW) * width + tap % KW
-        x_at = cell[None, :] * pitch + k[:, None]
-        p_at = (prototype_row + tap)[:, None] * pitch + k[None, :]
-        xh = tl.load(x_high + x_at)
-        ph = tl.load(p_high + p_at)
-        xl = xh
-        pl = ph
-        if SPLIT:
-            xl = tl.load(x_low + x_at)
-            pl = tl.load(p_low + p_at)
-        total = multiply(total, ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
+    """Products (R, C) of whole vectors that start at the operand rows `a_row` (R,) and `b_row` (C,).
+
+    The first are patches and the others prototypes where X_FIRST, the other way round elsewhere.
+    """
+    total = tl.zeros([R, C], tl.float32)
+    steps = tl.cdiv(pitch, BK)
+    for step in range(TAPS * steps):
+        k = (step % steps) * BK + tl.arange(0, BK)
+        tap = step // steps
+        a_at = (a_row + tap_row(tap, width, KW, X_FIRST))[:, None] * pitch + k[None, :]
+        b_at = (b_row + tap_row(tap, width, KW, not X_FIRST))[None, :] * pitch + k[:, None]
+        ah, al = load_factors(a_high, a_low, a_at, SPLIT)
+        bh, bl = load_factors(b_high, b_low, b_at, SPLIT)
+        total = multiply(total, ah, al, bh, bl, SPLIT, INPUT_PRECISION)
     return total
 
 
@@ -52,6 +74,15 @@ def patch_square(square, first_cell, width, KW: tl.constexpr, TAPS: tl.constexpr
     total = tl.load(square + first_cell)
     for tap in range(1, TAPS):
         total += tl.load(square + first_cell + (tap // KW) * width + tap % KW)
+    return total
+
+
+@triton.jit
+def prototype_square(square, row, TAPS: tl.constexpr):
+    """Squared norms of prototypes, whose first cells are the operand rows `row`, from those of their cells; or NaN."""
+    total = tl.load(square + row)
+    for tap in range(1, TAPS):
+        total += tl.load(square + row + tap)
     return total
 
 
@@ -81,3 +112,32 @@ def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.co
             base = tl.where(inside & (square == square), square, float("inf"))
             scores = tl.fma(products, -2.0, tl.broadcast_to(base[None, :], products.shape))
     return scores
+
+
+@triton.jit
+def tile_scores(
+    products, bad, x_square, cell, n, end, width,
+    KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, RECHECK: tl.constexpr,
+):  # fmt: skip
+    """Scores (BP, BN) of the patches `n` (BN,) below `end`, and `bad` (BN,), the lowest that were not finite so far."""
+    square = patch_square(x_square, cell, width, KW, TAPS)
+    bad = tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
+    return finish_scores(products, square, n < end, COSINE, RECHECK), bad
+
+
+@triton.jit
+def is_apart(lower, higher, square, distance, product_error, sum_error, COSINE: tl.constexpr):
+    """Whether the exact scores of a prototype are in the order of two rounded ones, `lower` and `higher` (BP,).
+
+    A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d): `square` is
+    |p|^2 and `distance` the larger d. Scores of -inf tell nothing. Cosine scores of a zero prototype are all the same.
+    """
+    length = tl.sqrt(square)
+    if COSINE:
+        doubt = (product_error + 4 * sum_error) * length
+        result = (square == 0) | ((higher > lower + doubt) & (lower > float("-inf")))
+    else:
+        other = length + tl.sqrt(distance)
+        doubt = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
+        result = (higher > lower + doubt) & (lower > float("-inf"))
+    return result

@@ -1,15 +1,18 @@
 """Compiles every launch of the Triton kernels ahead of time and stores what each needs of a GPU.
 
-`python -m benchmarks.triton_resources` writes protokern/kernels/triton_common/resources.csv; no GPU is needed. Launches
-are recorded, not made: the ops run on tensors without memory, and what they hand to Triton is compiled instead.
+`python -m benchmarks.triton_resources` takes some minutes and writes protokern/kernels/triton_common/resources.csv; no
+GPU is needed. Launches are recorded, not made: the ops run on tensors without memory, and what they hand to Triton is
+compiled instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -201,10 +204,12 @@ def _cuobjdump(option: str, path: Path) -> str:
     return subprocess.run([str(CUOBJDUMP), option, str(path)], capture_output=True, text=True, check=True).stdout
 
 
-def main() -> None:
-    """Compile everything and write the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_resources", description=__doc__)
+    parser.add_argument("--out", type=Path, default=TABLE, help="CSV file that is written anew")
+    arguments = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET"):
-        raise SystemExit("TRITON_INTERPRET: must not be set; interpreted kernels cannot be compiled. Unset it.")
+        parser.error("TRITON_INTERPRET: must not be set; interpreted kernels cannot be compiled. Unset it.")
     table = []
     for arch in ARCHITECTURES:
         launches = every_launch(arch)
@@ -216,8 +221,9 @@ def main() -> None:
                 f"{row.spills} spills, {row.shared} shared{', wgmma' if row.wgmma else ''}: {row.configuration}",
                 flush=True,
             )
-        write_table(table)
+        write_table(table, arguments.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("triton")
 
+from benchmarks import triton_resources
 from benchmarks.triton_resources import ARCHITECTURES, Resources, read_table
 from protokern.kernels.triton_common.limits import KNOWN_LIMITS
 
@@ -101,6 +103,23 @@ def test_no_kernel_spills_and_all_fit(arch: int) -> None:
     assert rows
     for row in rows:
         check_bounds(row)
+
+
+def test_what_cannot_be_compiled_is_refused_and_the_table_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit, match="2"):
+        triton_resources.main(["--out", str(tmp_path / "table.csv")])
+    assert "TRITON_INTERPRET: must not be set" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_compiles_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delattr(triton_resources, "every_launch")
+    with pytest.raises(SystemExit, match="0"):
+        triton_resources.main(["--help"])
+    assert "--out" in capsys.readouterr().out
 
 
 def check_bounds(row: Resources) -> None:

@@ -38,6 +38,13 @@ def search_products(p: Tensor, x: Tensor, precision: str) -> Tensor:
     return rounded(p, precision).double() @ rounded(x, precision).double().T
 
 
+def full_products(p: Tensor, x: Tensor) -> Tensor:
+    """Products (P, N) of p (P, K) and x (N, K) in three TF32 parts, as a gradient forms them, in float64."""
+    p_high, x_high = rounded(p, "tf32"), rounded(x, "tf32")
+    p_low, x_low = truncated(p - p_high, "tf32").double(), truncated(x - x_high, "tf32").double()
+    return p_high.double() @ x_high.double().T + p_high.double() @ x_low.T + p_low @ x_high.double().T
+
+
 def search_distances(p: Tensor, x: Tensor, precision: str) -> Tensor:
     """Squared distances (P, N) in expanded form as a search sees them: centred, norms of unrounded vectors."""
     centre = p.mean(0)

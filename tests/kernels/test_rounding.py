@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import oracle
-from .rounding import rounded, search_distances, split, truncated
+from .rounding import full_products, rounded, search_distances, search_products, split, truncated
 
 NUM_PROTOTYPES, NUM_PATCHES = 300, 150
 
@@ -49,6 +49,14 @@ def test_error_of_a_score(precision: str, bound: float, problem: tuple[Tensor, T
     p, x, true = problem
     error = (search_distances(p, x, precision) - true).abs().max().item()
     assert bound / 100 < error < bound
+
+
+def test_products_of_a_gradient_are_as_exact_as_float32_and_those_of_a_search_are_not() -> None:
+    p, x = torch.randn(300, 1), torch.randn(200, 1)
+    true = p.double() @ x.double().T
+    error = ((full_products(p, x) - true) / true).abs().max()
+    assert 2**-25 < error < 2**-20
+    assert ((search_products(p, x, "fp32") - true) / true).abs().max() > 2**-18
 
 
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 0.002), ("tf32", 0.02), ("bf16", 0.1)])

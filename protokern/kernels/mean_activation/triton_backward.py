@@ -15,9 +15,9 @@ from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
-from ..triton_common.operands import operand_kind, prepare_operands
+from ..triton_common.operands import full_precision, prepare_operands
 from .triton_backward_kernels import mean_grad_features_kernel, mean_grad_prototypes_kernel
-from .triton_launch import needs_differences, tiles
+from .triton_launch import needs_differences
 
 
 class _Tiles(NamedTuple):
@@ -26,16 +26,22 @@ class _Tiles(NamedTuple):
     Attributes:
         rows: patches or prototypes of a tile, either way.
         channels: that a program writes; it computes the distances of its tiles anew for every part of this size.
+        warps: of one program; more than a forward has, for a tile of distances lies beside a tile of the result.
         stages: steps in flight.
     """
 
     rows: int
     channels: int
+    warps: int
     stages: int
 
 
-# Registers hold a tile of distances beside a tile of the result: more warps than a forward has.
-WARPS = 8
+# Channels of one step of a product: the registers of more would be spilled where factors are split as they are read.
+STEP = 16
+# Of a thread, at most: what eight warps share.
+REGISTERS = 255
+# Programs per multiprocessor below which the images are split.
+WAVES = 2
 
 
 def mean_activation_backward(
@@ -80,11 +86,14 @@ def _from_maps(
 
 def _tiles(limits: DeviceLimits, metric: str, taps: int) -> _Tiles:
     """The largest that leave no register spilled: unit vectors and the loops over the cells of a patch take some."""
-    if metric == "cosine" or taps > 1:
-        return _Tiles(rows=32, channels=32, stages=1)
+    is_cosine, has_taps = metric == "cosine", taps > 1
+    if (is_cosine and has_taps) or (limits.arch < 90 and (is_cosine or has_taps)):
+        return _Tiles(rows=16, channels=32, warps=4, stages=1)
+    if is_cosine or has_taps:
+        return _Tiles(rows=32, channels=32, warps=8, stages=1)
     if limits.arch >= 90:
-        return _Tiles(rows=64, channels=64, stages=2)  # 64 rows: the least that a warp group multiplies
-    return _Tiles(rows=32, channels=64, stages=1)
+        return _Tiles(rows=64, channels=64, warps=8, stages=2)  # 64 rows: the least that a warp group multiplies
+    return _Tiles(rows=32, channels=64, warps=8, stages=1)
 
 
 def _by_products(
@@ -96,21 +105,21 @@ def _by_products(
     rows, columns = grid_shape(features, prototypes)
     positions, num_prototypes = rows * columns, len(prototypes)
     limits = device_limits(features.device)
-    _, kind = operand_kind(limits, torch.float32, "fp32", metric)
-    config = tiles(limits, kind, features.dtype, "fp32", depth * kh * kw, positions, num_prototypes)
-    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d)
+    kind = full_precision(limits)
+    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, STEP)
     cells = cells_of(prototypes)
     inputs = (
-        x.high, x.low, x.square, p.high, p.low, p.square,
+        x.high, x.square, p.high, p.square,
         rows_first, *rows_first.stride(), cells, *cells.stride(), weight,
     )  # fmt: skip
     sizes = (num_prototypes, positions, height * width, width, columns, depth, x.pitch)
     tile = _tiles(limits, metric, kh * kw)
     channels = min(tile.channels, max(16, triton.next_power_of_2(depth)))
     options = {
-        "COSINE": metric == "cosine", "KH": kh, "KW": kw, "SPLIT": kind.split, "DROPPED": kind.dropped_bits,
-        "INPUT_PRECISION": kind.input_precision, "ACTIVATION": activation, "BP": tile.rows, "BN": tile.rows,
-        "BK": config.block_d, "DB": channels, "num_warps": WARPS, "num_stages": tile.stages, **OPTIONS,
+        "COSINE": metric == "cosine", "KH": kh, "KW": kw, "INPUT_PRECISION": kind.input_precision,
+        "ACTIVATION": activation, "BP": tile.rows, "BN": tile.rows, "BK": STEP, "DB": channels,
+        # The assembler would rather spill than let one program fewer run at a time.
+        "num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": REGISTERS, **OPTIONS,
     }  # fmt: skip
     channel_tiles = triton.cdiv(depth, channels)
     if grad_features.numel() > 0:
@@ -120,7 +129,7 @@ def _by_products(
         )
     if grad_prototypes.numel() > 0:
         programs = triton.cdiv(num_prototypes, tile.rows) * kh * kw * channel_tiles
-        per_split = triton.cdiv(batch, min(batch, triton.cdiv(config.waves * limits.multiprocessors, programs)))
+        per_split = triton.cdiv(batch, min(batch, triton.cdiv(WAVES * limits.multiprocessors, programs)))
         splits = triton.cdiv(batch, per_split)
         work = torch.empty((splits, num_prototypes, kh * kw, depth), dtype=torch.float32, device=features.device)
         mean_grad_prototypes_kernel[(programs * splits,)](*inputs, work, batch, *sizes, per_split, epsilon, **options)

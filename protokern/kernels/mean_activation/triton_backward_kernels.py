@@ -2,7 +2,7 @@
 
 With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metrics.py):
 products of a tile of w with a tile of vectors, and for close pairs, which are left out of those, differences. Letters
-as in triton_kernels.py; a program writes DB channels of its rows.
+as in triton_kernels.py; a program writes DB channels of its rows. Factors are float32.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import triton.language as tl
 
 from ..triton_common.difference import unit_divisors
 from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
-from ..triton_common.prep import round_bits
-from ..triton_common.search_tile import multiply, of_image, pair_products, patch_square, prototype_square, tap_row
+from ..triton_common.search_tile import pair_products, patch_square, prototype_square, tap_row
 from .triton_kernels import exact_distance, expanded_distance, first_of_row
 
 
@@ -30,22 +29,10 @@ def slope(distance, epsilon, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def weighted_sum(
-    total, weight, high, low, row, k, pitch,
-    DROPPED: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
-):  # fmt: skip
+def weighted_sum(total, weight, vectors, row, k, pitch, INPUT_PRECISION: tl.constexpr):
     """`total` (R, DB) plus `weight` (R, C) times the channels `k` (DB,) of the operand rows `row` (C,)."""
-    at = row[:, None] * pitch + k[None, :]
-    inside = (k < pitch)[None, :]
-    vh = tl.load(high + at, mask=inside, other=0.0)
-    vl = vh
-    rounded = round_bits(weight, DROPPED)
-    wh = rounded.to(high.dtype.element_ty)
-    wl = wh
-    if SPLIT:
-        vl = tl.load(low + at, mask=inside, other=0.0)
-        wl = round_bits(weight - rounded, DROPPED).to(high.dtype.element_ty)
-    return multiply(total, wh, wl, vh, vl, SPLIT, INPUT_PRECISION)
+    v = tl.load(vectors + row[:, None] * pitch + k[None, :], mask=(k < pitch)[None, :], other=0.0)
+    return tl.dot(weight, v, total, input_precision=INPUT_PRECISION)
 
 
 @triton.jit
@@ -93,13 +80,12 @@ def add_close_pairs(
 @triton.jit
 def grad_rows(
     total, along, grad, live, a_row, a_norm_square, b_row, b_norm_square,
-    a_high, a_low, b_high, b_low, a_tap, b_tap, k, pitch, width,
+    a_vectors, b_vectors, b_tap, k, pitch, width,
     a_ptr, a_offset, a_shift, a_stride_d, a_stride_y, a_stride_x, a_scale, a_norm,
     b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
     depth, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
-    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr,
-    R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The share of one tile of pairs (R, C) in the gradient to its rows: `total` (R, DB) and `along` (R,).
 
@@ -107,8 +93,8 @@ def grad_rows(
     (R, C) is that of the mean divided by N; `live` (R, C) flags the pairs that exist.
     """
     products = pair_products(
-        a_high, a_low, a_row, b_high, b_low, b_row, pitch, width,
-        KW, KH * KW, SPLIT, INPUT_PRECISION, X_FIRST, R, C, BK,
+        a_vectors, a_vectors, a_row, b_vectors, b_vectors, b_row, pitch, width,
+        KW, KH * KW, False, INPUT_PRECISION, X_FIRST, R, C, BK,
     )  # fmt: skip
     distance, close = expanded_distance(products, a_norm_square, b_norm_square, COSINE)
     close = tl.where(live, close, 0)
@@ -128,7 +114,7 @@ def grad_rows(
         far = far / tl.where(length == 0, 1.0, length)[None, :]
     else:
         along += tl.sum(far, 1)
-    total = weighted_sum(total, -far, b_high, b_low, b_row + b_tap, k, pitch, DROPPED, SPLIT, INPUT_PRECISION)
+    total = weighted_sum(total, -far, b_vectors, b_row + b_tap, k, pitch, INPUT_PRECISION)
     total = add_close_pairs(
         total, weight, close, distance, a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
         b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
@@ -139,8 +125,8 @@ def grad_rows(
 
 @triton.jit
 def finish_rows(
-    total, along, a_high, a_low, a_row, a_ptr, a_offset, a_stride_d, a_scale, a_norm, k, pitch, depth, mask,
-    COSINE: tl.constexpr, SPLIT: tl.constexpr,
+    total, along, a_vectors, a_row, a_ptr, a_offset, a_stride_d, a_scale, a_norm, k, pitch, depth, mask,
+    COSINE: tl.constexpr,
 ):  # fmt: skip
     """The gradient (R, DB) out of what `grad_rows` gathered; `a_row` and `a_offset` are those of the cell written."""
     if COSINE:
@@ -149,30 +135,27 @@ def finish_rows(
     else:
         at = a_row[:, None] * pitch + k[None, :]
         inside = mask[:, None] & (k < pitch)[None, :]
-        centred = tl.load(a_high + at, mask=inside, other=0.0).to(tl.float32)
-        if SPLIT:
-            centred += tl.load(a_low + at, mask=inside, other=0.0).to(tl.float32)
-        result = 2.0 * (total + along[:, None] * centred)
+        result = 2.0 * (total + along[:, None] * tl.load(a_vectors + at, mask=inside, other=0.0))
     return result
 
 
 @triton.jit
 def mean_grad_features_kernel(
-    x_high, x_low, x_square, p_high, p_low, p_square,
+    x_vectors, x_square, p_vectors, p_square,
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, out_ptr, out_stride_b, out_stride_d, out_stride_y, out_stride_x,
     num_prototypes, num_positions, num_cells, width, columns, depth, pitch, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
-    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
-    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     """DB channels of the gradient to BN cells of one image: over the patches that cover them, then over prototypes."""
     TAPS: tl.constexpr = KH * KW
     k, rest = take_tile(tl.program_id(0), depth, DB)
     cell, rest = take_tile(rest, num_cells, BN)
     image = rest.to(tl.int64)
-    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
+    x_vectors += image * num_cells * pitch
+    x_square += image * num_cells
     x_ptr += image * x_stride_b
     y = cell // width
     x = cell % width
@@ -201,15 +184,14 @@ def mean_grad_features_kernel(
                 total, along, tl.broadcast_to(g[None, :], [BN, BP]),
                 is_patch[:, None] & (prototype < num_prototypes)[None, :],
                 first, x_norm, p_row, prototype_square(p_square, p_row, TAPS),
-                x_high, x_low, p_high, p_low, tap_row(tap, width, KW, True), tap_row(tap, width, KW, False),
-                k, pitch, width,
+                x_vectors, p_vectors, tap_row(tap, width, KW, False), k, pitch, width,
                 x_ptr, x_offset, shift, x_stride_d, x_stride_y, x_stride_x, a_scale, a_norm,
                 p_ptr, clamped.to(tl.int64) * p_stride_p, p_shift, p_stride_d, p_stride_y, p_stride_x,
-                depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
+                depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
             )  # fmt: skip
         result += finish_rows(
-            total, along, x_high, x_low, first + tap_row(tap, width, KW, True), x_ptr, x_offset + shift, x_stride_d,
-            a_scale, a_norm, k, pitch, depth, is_patch, COSINE, SPLIT,
+            total, along, x_vectors, first + tap_row(tap, width, KW, True), x_ptr, x_offset + shift, x_stride_d,
+            a_scale, a_norm, k, pitch, depth, is_patch, COSINE,
         )  # fmt: skip
     out = image * out_stride_b + cell_offset(cell, width, out_stride_y, out_stride_x)
     at = out[:, None] + k.to(tl.int64)[None, :] * out_stride_d
@@ -218,14 +200,13 @@ def mean_grad_features_kernel(
 
 @triton.jit
 def mean_grad_prototypes_kernel(
-    x_high, x_low, x_square, p_high, p_low, p_square,
+    x_vectors, x_square, p_vectors, p_square,
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, work, num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, per_split,
     epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, DROPPED: tl.constexpr,
-    INPUT_PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
-    BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
+    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     """DB channels at one cell of the gradient to BP prototypes from `per_split` images, to `work` (splits, P, T, D)."""
     TAPS: tl.constexpr = KH * KW
@@ -253,20 +234,19 @@ def mean_grad_prototypes_kernel(
         position = tl.minimum(n, num_positions - 1)
         cell = first_cell(position, columns, width, TAPS)
         g = tl.load(grad_ptr + image * num_prototypes + clamped)
-        image_high, image_low, image_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
+        base = image * num_cells
         total, along = grad_rows(
             total, along, tl.broadcast_to(g[:, None], [BP, BN]), inside[:, None] & (n < num_positions)[None, :],
-            p_row, p_norm, cell, patch_square(image_square, cell, width, KW, TAPS),
-            p_high, p_low, image_high, image_low,
-            tap_row(tap, width, KW, False), tap_row(tap, width, KW, True), k, pitch, width,
+            p_row, p_norm, cell, patch_square(x_square + base, cell, width, KW, TAPS),
+            p_vectors, x_vectors + base * pitch, tap_row(tap, width, KW, True), k, pitch, width,
             p_ptr, p_offset, shift, p_stride_d, p_stride_y, p_stride_x, a_scale, a_norm,
             x_ptr + image * x_stride_b, cell_offset(position, columns, x_stride_y, x_stride_x), x_shift,
             x_stride_d, x_stride_y, x_stride_x,
-            depth, epsilon, COSINE, KH, KW, SPLIT, DROPPED, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
+            depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
         )  # fmt: skip
     result = finish_rows(
-        total, along, p_high, p_low, p_row + tap, p_ptr, p_offset + shift, p_stride_d,
-        a_scale, a_norm, k, pitch, depth, inside, COSINE, SPLIT,
+        total, along, p_vectors, p_row + tap, p_ptr, p_offset + shift, p_stride_d,
+        a_scale, a_norm, k, pitch, depth, inside, COSINE,
     )  # fmt: skip
     out = ((wide(split) * num_prototypes + prototype)[:, None] * TAPS + tap) * depth + k[None, :]
     tl.store(work + out, result, mask=inside[:, None] & (k < depth)[None, :])

@@ -80,6 +80,16 @@ def operand_kind(limits: DeviceLimits, dtype: torch.dtype, precision: str, metri
     return name, kind
 
 
+def full_precision(limits: DeviceLimits) -> OperandKind:
+    """Operands whose products are as exact as float32 ones: for gradients, which nothing computes again.
+
+    Three TF32 products, of factors rounded to TF32 and of the rests, made as the factors are read, are off by less than
+    2^-20 of a product. The interpreter knows no TF32.
+    """
+    precision = "ieee" if limits.arch < 80 or is_interpreted() else "tf32x3"
+    return OperandKind(torch.float32, 0, split=False, exact=False, input_precision=precision)
+
+
 def prepare_operands(
     features: Tensor, prototypes: Tensor, kind: OperandKind, metric: str, channels: int, copies: bool = True
 ) -> tuple[Operands, Operands, Tensor]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels.triton_common import operands
 from protokern.kernels.triton_common.limits import KNOWN_LIMITS
-from protokern.kernels.triton_common.operands import OperandKind, operand_kind, prepare_operands
+from protokern.kernels.triton_common.operands import OperandKind, full_precision, operand_kind, prepare_operands
 
 from ..cases import LAYOUTS, Case
 
@@ -112,3 +113,10 @@ def test_what_a_search_multiplies(arch: int, dtype: torch.dtype, precision: str,
     assert found == name
     assert chosen.exact == (dtype != torch.float32 and name != "ieee")
     assert chosen.split == (name == "split")
+
+
+@pytest.mark.parametrize(("arch", "precision"), [(75, "ieee"), (80, "tf32x3"), (90, "tf32x3")])
+def test_what_a_gradient_multiplies(arch: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert full_precision(KNOWN_LIMITS[arch]).input_precision == "ieee"  # interpreted
+    monkeypatch.setattr(operands, "is_interpreted", lambda: False)
+    assert full_precision(KNOWN_LIMITS[arch]) == OperandKind(torch.float32, 0, False, False, precision)

@@ -10,15 +10,18 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
-from protokern.errors import ConfigError
-from protokern.train.settings import ModelConfig, PruneConfig, TrainConfig, require, require_number
+from protokern.errors import ConfigError, require, require_number
+from protokern.models.protopnet import ProtoPNetConfig
+from protokern.models.registry import DEFAULT_MODEL, MODELS
+from protokern.models.settings import ModelConfig
+from protokern.train.settings import PruneConfig, TrainConfig
 
 MADE_BY = "made_by"  # the table of run.toml that says which versions wrote it; no setting of a run
 _BARE_WORD = re.compile(r"[A-Za-z0-9_./~-]+")
@@ -66,11 +69,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything a run is told; `run.toml` holds it in full."""
+    """Everything a run is told; `run.toml` holds it in full.
+
+    `model` is of the class that the registry's model of its `name` brings along, so a new model brings its own keys.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=ProtoPNetConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
@@ -140,34 +146,54 @@ def parse_config(table: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range; one line, with the path of the key.
     """
+    others = {name: values for name, values in table.items() if name != "model"}
+    config: RunConfig = _validate(RunConfig, others, ())
+    model = table.get("model", {})
+    return replace(config, model=_validate(_model_settings(model), model, ("model",)))
+
+
+def _model_settings(table: Any) -> type[ModelConfig]:
+    """The settings class of the model that the table names."""
+    name = table.get("name", DEFAULT_MODEL) if isinstance(table, Mapping) else DEFAULT_MODEL
+    if not isinstance(name, str) or name not in MODELS:
+        raise ConfigError(f"model.name: must be one of {', '.join(MODELS)}; got {name!r}.")
+    return MODELS[name].Config
+
+
+def _validate(owner: type[Any], table: Any, prefix: tuple[str, ...]) -> Any:
     try:
         # Through JSON because pydantic's strict mode takes lists for tuples and tables for dataclasses only there.
-        return TypeAdapter(RunConfig).validate_json(to_json(table, inf_nan_mode="constants"), strict=True)
+        return TypeAdapter(owner).validate_json(to_json(table, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(_explain(error, owner, prefix)) from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, owner: type[Any], prefix: tuple[str, ...]) -> str:
     """The first mistake as one line: path, what is wanted, what was given."""
     mistake = error.errors()[0]
-    path = [part for part in mistake["loc"] if isinstance(part, str) and not part.startswith(("tuple[", "int"))]
+    inner = [part for part in mistake["loc"] if isinstance(part, str) and not _is_alternative(part)]
+    path = [*prefix, *inner]
     if mistake["type"] == "value_error":  # from a __post_init__; its message begins with the field's name
         return ".".join([*path, str(mistake["ctx"]["error"])])
     key = ".".join(path)
     if mistake["type"] == "unexpected_keyword_argument":
-        owner = _settings_at(path[:-1])
-        allowed = [entry.name for entry in fields(owner)]
+        allowed = [entry.name for entry in fields(_settings_at(owner, inner[:-1]))]
         close = difflib.get_close_matches(path[-1], allowed, n=1)
         hint = f"Did you mean {'.'.join([*path[:-1], close[0]])}? " if close else ""
         return f"{key}: no such key. {hint}Allowed here: {', '.join(allowed)}."
-    return f"{key}: must be {_wanted(mistake, path)}; got {mistake['input']!r}."
+    return f"{key}: must be {_wanted(mistake, owner, inner)}; got {mistake['input']!r}."
 
 
-def _wanted(mistake: ErrorDetails, path: Sequence[str]) -> str:
+def _is_alternative(part: str) -> bool:
+    """Whether a part of an error's location is no key but one type of a union."""
+    return part.startswith(("tuple[", "int", "float", "literal["))
+
+
+def _wanted(mistake: ErrorDetails, owner: type[Any], path: Sequence[str]) -> str:
     """What a key takes, in a few words."""
     if mistake["type"] == "dataclass_type":
         return "a table of keys"
-    key_type = str(get_type_hints(_settings_at(path[:-1])).get(path[-1]))
+    key_type = str(get_type_hints(_settings_at(owner, path[:-1])).get(path[-1]))
     if "tuple[str" in key_type:
         return "a list of texts in [ ]"
     if "tuple" in key_type:
@@ -177,9 +203,8 @@ def _wanted(mistake: ErrorDetails, path: Sequence[str]) -> str:
     )
 
 
-def _settings_at(path: Sequence[str]) -> type:
-    """The dataclass that holds the keys below `path`."""
-    owner: type = RunConfig
+def _settings_at(owner: type[Any], path: Sequence[str]) -> type:
+    """The dataclass that holds the keys below `path`, seen from the dataclass `owner`."""
     for name in path:
         owner = get_type_hints(owner)[name]
     assert is_dataclass(owner)
@@ -211,4 +236,9 @@ def config_to_toml(config: RunConfig, made_by: Mapping[str, str]) -> str:
 def differing_keys(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """Paths of the keys in which two configurations differ, in the order of the file."""
     one, other = config_to_dict(ours), config_to_dict(theirs)
-    return [f"{table}.{key}" for table in one for key in one[table] if one[table][key] != other[table][key]]
+    return [
+        f"{table}.{key}"
+        for table in one
+        for key in {**one[table], **other[table]}
+        if key not in one[table] or key not in other[table] or one[table][key] != other[table][key]
+    ]

@@ -1,6 +1,12 @@
-"""The package's own exceptions. The command line shows any of them as one line and exits with code 2."""
+"""The package's own exceptions, and the checks of settings that raise them.
+
+The command line shows any of these as one line and exits with code 2.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 
 class ProtokernError(Exception):
@@ -25,3 +31,17 @@ class CheckpointError(ProtokernError, RuntimeError):
 
 class TrainingError(ProtokernError, RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
+
+
+def require(condition: bool, name: str, wanted: str, got: Any) -> None:
+    """Raise the one-line ConfigError for the field `name` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{name}: must be {wanted}; got {got!r}.")
+
+
+def require_number(settings: Any, *names: str, minimum: float = 0, above: bool = False) -> None:
+    """Check that the named fields are finite numbers, at least (or, with `above`, greater than) `minimum`."""
+    for name in names:
+        value = getattr(settings, name)
+        inside = math.isfinite(value) and (value > minimum if above else value >= minimum)
+        require(inside, name, f"a finite number {'greater than' if above else 'of at least'} {minimum}", value)

@@ -19,7 +19,7 @@ class PruneResult:
         kept: (P',) int64; prototype `kept[i]` is prototype i now.
         pruned: (P - P',) int64.
         spared: int64, those of `kept` that are below the threshold but the best that their class had.
-        own_class_count: (P,) int64, how many of the k nearest images are of the prototype's class.
+        own_class_count: (P,) int64, how many of the k nearest images are of the prototype's classes.
     """
 
     kept: Tensor
@@ -29,11 +29,12 @@ class PruneResult:
 
 
 def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshold: int = 3) -> PruneResult:
-    """Drop every prototype with fewer than `threshold` images of its own class among its k nearest images.
+    """Drop every prototype with fewer than `threshold` images of its own classes among its k nearest images.
 
     One pass over the loader. Kept prototypes, their classes and their weights stay as they are, so each contributes as
     before. Other than in the original no class loses its last prototype: if all of a class are below the threshold, the
-    one with the most own-class images stays (on a tie the one with the nearest patch, then the first).
+    one with the most own-class images stays (on a tie the one with the nearest patch, then the first). A prototype that
+    no class uses goes, whatever the threshold.
 
     Args:
         model: changed in place; parameters are replaced, so make optimizers anew.
@@ -49,10 +50,11 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
     if not 0 <= threshold <= k:
         raise ValueError(f"threshold: must be in 0 .. k = {k}; got {threshold}. The original uses k=6, threshold=3.")
     nearest = find_nearest_patches(model, loader, k)
-    prototype_class = model.prototype_class.cpu()
-    own_class_count = (nearest.label == prototype_class[:, None]).sum(dim=1)  # (P,)
-    is_good = own_class_count >= threshold
-    is_spared = _best_of_class(nearest, own_class_count, prototype_class) & ~_class_has(is_good, prototype_class)
+    has_class = model.class_identity.cpu() > 0  # (P, K)
+    is_own = has_class.gather(1, nearest.label.clamp(min=0)) & (nearest.label >= 0)  # (P, k)
+    own_class_count = is_own.sum(dim=1)  # (P,)
+    is_good = (own_class_count >= threshold) & has_class.any(dim=1)
+    is_spared = _spared(nearest, own_class_count, has_class, is_good)
     is_kept = is_good | is_spared
     kept, pruned, spared = (mask.nonzero().flatten() for mask in (is_kept, ~is_kept, is_spared))
     if len(pruned):
@@ -60,19 +62,18 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
     return PruneResult(kept=kept, pruned=pruned, spared=spared, own_class_count=own_class_count)
 
 
-def _best_of_class(nearest: NearestPatches, own_class_count: Tensor, prototype_class: Tensor) -> Tensor:
-    """Whether a prototype is the best of its class: most own-class images, then nearest, then first. (P,) bool."""
-    count = len(prototype_class)
+def _spared(nearest: NearestPatches, own_class_count: Tensor, has_class: Tensor, is_good: Tensor) -> Tensor:
+    """Whether a prototype is the best of a class without a good one, (P,) bool.
+
+    The best has most own-class images, then the nearest patch, then the lowest index.
+    """
+    count = len(has_class)
     by_distance = nearest.distance[:, 0].argsort(stable=True)
     order = by_distance[own_class_count[by_distance].argsort(stable=True, descending=True)]
     rank = torch.empty(count, dtype=torch.int64)
     rank[order] = torch.arange(count)
-    best_rank = torch.full((int(prototype_class.max()) + 1,), count)
-    best_rank = best_rank.scatter_reduce(0, prototype_class, rank, "amin")
-    return rank == best_rank[prototype_class]
-
-
-def _class_has(is_member: Tensor, prototype_class: Tensor) -> Tensor:
-    """Whether the class of each prototype has any member, (P,) bool."""
-    members = torch.zeros(int(prototype_class.max()) + 1, dtype=torch.int64)
-    return members.index_add(0, prototype_class, is_member.long())[prototype_class] > 0
+    best = torch.where(has_class, rank[:, None], count).argmin(dim=0)  # (K,)
+    is_poor = has_class.any(dim=0) & ~(has_class & is_good[:, None]).any(dim=0)  # (K,)
+    is_spared = torch.zeros(count, dtype=torch.bool)
+    is_spared[best[is_poor]] = True
+    return is_spared

@@ -17,10 +17,11 @@ class PushResult:
     """Where every prototype comes from; CPU tensors.
 
     Attributes:
-        image: (P,) int64, position in the loader's order; -1 for a prototype without any image of its class.
+        image: (P,) int64, position in the loader's order; -1 for a prototype that is no patch: it has no class, or its
+            classes have no image.
         patch: (P,) int64, flat index row * W' + column in `grid`; -1 likewise.
         distance: (P,), from the prototype before the push to the patch; inf likewise.
-        label: (P,) int64, the image's label, which is the prototype's class; -1 likewise.
+        label: (P,) int64, the image's label, which is a class of the prototype; -1 likewise.
         grid: (H', W'), rows and columns of the distance grid.
     """
 
@@ -32,20 +33,27 @@ class PushResult:
 
 
 def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
-    """Replace each prototype by the nearest patch among the images of its class; the first in order on a tie.
+    """Replace each prototype by the nearest patch among the images of its classes; the first in order on a tie.
 
     One pass over the loader. Afterwards each prototype's smallest distance on these images is 0 up to the rounding of
-    the backbone. A prototype whose class has no image keeps its vector; a warning names it.
+    the backbone. A prototype that no class uses keeps its vector, and so does one whose classes have no image; a
+    warning names them.
 
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
         loader: yields (images, labels) in order, un-augmented.
 
     Raises:
-        ValueError: as `find_nearest_patches`; the prototypes are unchanged then.
+        ValueError: as `find_nearest_patches`, or the model still chooses which prototypes its classes use; the
+            prototypes are unchanged then.
 
-    Source: Chen et al. 2019 (ProtoPNet), section 2.2, "Projection of prototypes".
+    Source: Chen et al. 2019 (ProtoPNet), section 2.2, "Projection of prototypes"; Rymarczyk et al. 2022 (ProtoPool),
+        section 3.4, for prototypes that several classes share.
     """
+    if not model.is_hard:
+        raise ValueError(
+            "model: must have made its choices final before a push; they are soft. Call model.harden() first."
+        )
     nearest = find_nearest_patches(model, loader, k=1, own_class=True, vectors=True)
     assert nearest.vector is not None
     is_found = nearest.image[:, 0] >= 0  # (P,)
@@ -54,9 +62,13 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
         vector = nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes)
         found = is_found.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
         prototypes.copy_(torch.where(found, vector, prototypes))
-    lost = (~is_found).nonzero().flatten().tolist()
+    has_class = model.class_identity.cpu() > 0  # (P, K)
+    unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
+    if unused:
+        warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=2)
+    lost = (~is_found & has_class.any(dim=1)).nonzero().flatten().tolist()
     if lost:
-        classes = sorted(set(model.prototype_class[lost].tolist()))
+        classes = has_class[lost].any(dim=0).nonzero().flatten().tolist()
         warnings.warn(
             f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors.", stacklevel=2
         )

@@ -20,7 +20,8 @@ from protokern.config import (
 from protokern.data import PRESETS
 from protokern.errors import ConfigError
 from protokern.models import MODELS
-from protokern.train.settings import ModelConfig, PruneConfig, TrainConfig
+from protokern.models.protopnet import ProtoPNetConfig
+from protokern.train.settings import PruneConfig, TrainConfig
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
 
@@ -51,7 +52,7 @@ def test_an_empty_table_is_the_defaults() -> None:
 
 def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:
     config = RunConfig(
-        model=ModelConfig(prototype_size=(2, 3), weights='we"ird\\päth 🐦.pt', epsilon=1e-7),
+        model=ProtoPNetConfig(prototype_size=(2, 3), weights='we"ird\\päth 🐦.pt', epsilon=1e-7),
         data=DataConfig(image_size=(96, 128), path="/some where/é"),
         train=TrainConfig(frozen_layers=("body.0", "body.1"), backbone_lr=1e-5, seed=2**32 - 1),
         prune=PruneConfig(enabled=True),
@@ -218,7 +219,7 @@ def test_the_original_s_example_spells_out_the_defaults() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    for owner in (ModelConfig, DataConfig, TrainConfig, PruneConfig):
+    for owner in (ProtoPNetConfig, DataConfig, TrainConfig, PruneConfig):
         assert owner.__doc__ is not None
         for entry in fields(owner):
             assert entry.name in owner.__doc__, f"{owner.__name__}.{entry.name}"
@@ -226,6 +227,6 @@ def test_every_key_is_documented() -> None:
 
 def test_every_key_is_in_the_training_guide() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
-    for owner in (ModelConfig, DataConfig, TrainConfig, PruneConfig):
+    for owner in (ProtoPNetConfig, DataConfig, TrainConfig, PruneConfig):
         for entry in fields(owner):
             assert f"`{entry.name}`" in guide, f"{owner.__name__}.{entry.name}"

@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 _STAGES = {
     "warm": "warm",
     "joint": "joint",
+    "hardening": "hardening",
     "push": "push",
     "last_layer": "last layer",
     "prune": "prune",
@@ -40,7 +41,7 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
         for record in records:
             if isinstance(record, StepRecord):
                 name = _STAGES[record.stage]
-                title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint") else name
+                title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint", "hardening") else name
                 progress.remove_task(task)
                 task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
             elif isinstance(record, BatchRecord):
@@ -92,9 +93,11 @@ def describe(record: EpochRecord | StageRecord | Notice) -> str:
         return record.text
     name = _STAGES[record.stage]
     if isinstance(record, EpochRecord):
+        terms = ", ".join(
+            f"{term.replace('_', ' ')} {value:.4f}" for term, value in record.terms.items() if term != "l1"
+        )
         return (
-            f"{name} epoch {record.epoch}: loss {record.loss:.4f} (cross entropy {record.cross_entropy:.4f}, "
-            f"cluster {record.cluster:.4f}, separation {record.separation:.4f}), "
+            f"{name} epoch {record.epoch}: loss {record.loss:.4f} ({terms}), "
             f"train {record.accuracy:.1%}, val {record.val_accuracy:.1%}, {record.seconds:.1f} s"
         )
     details = "".join(f", {key.replace('_', ' ')} {value:.4g}" for key, value in record.details.items())

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protokern.kernels import distance_map, min_distance, prototype_pool
-
-from .mean_distance import mean_distance
+from protokern.nn import mean_distance
 
 
 class Accelerated(nn.Module):

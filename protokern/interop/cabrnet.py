@@ -16,8 +16,7 @@ from protokern.kernels.activations import activate
 from protokern.kernels.backends import check_names
 from protokern.kernels.checks import check_activation, check_epsilon
 from protokern.kernels.metrics import METRICS
-
-from .mean_distance import mean_distance
+from protokern.nn import mean_distance
 
 try:
     from cabrnet.archs.protopnet.decision import ProtoPNetClassifier

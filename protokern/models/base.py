@@ -1,14 +1,19 @@
-"""What every prototype net has in common: parts, output and how prototypes are dropped."""
+"""What every prototype net has in common. Trainer, search, push, pruning and explanations rely on nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from protokern.nn import PrototypeClassifier, PrototypeLayer, evaluating
+from protokern.losses import Labels, LossCoefficients, ModelLoss
+from protokern.models.feature_shape import check_grid, find_feature_shape
+from protokern.models.settings import ModelConfig
+from protokern.nn import PrototypeLayer, make_add_on_layers
+from protokern.nn.prototype_layer import Activation
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class ModelOutput:
     Attributes:
         logits: (B, K).
         min_distances: (B, P), distance of every prototype to its nearest patch.
-        activations: (B, P), similarity at that patch; for ProtoPNet `logits = last_layer(activations)`.
+        activations: (B, P), what every prototype contributes before weights: similarity at that patch for ProtoPNet,
+            focal similarity for ProtoPool.
         patches: (B, P) int64, flat index h * W' + w of that patch.
     """
 
@@ -33,26 +39,87 @@ torch.export.register_dataclass(ModelOutput, serialized_type_name="protokern.mod
 
 
 class PrototypeModel(nn.Module):
-    """Backbone, add-on layers, prototypes, last layer.
+    """Backbone, add-on layers, prototypes, last layer; the contract of all models.
+
+    A model defines `from_config`, `class_identity`, `head` and `loss`, and overrides the rest where it differs from
+    ProtoPNet. `docs/adding-a-model.md` shows one from top to bottom.
 
     Attributes:
+        Config: its settings in a configuration file.
+        parts: names of the submodules that can learn, in the order of the optimizer's groups. A part that is not one
+            of these four learns together with the prototypes.
+        chooses: whether it makes choices that are soft in training and are made final (`harden`) before the push.
+        mixup: parameter of the mixup that its paper trains with; 0: none.
         backbone: from images to (B, C, H, W).
         add_on_layers: from there to features (B, D, H, W).
         prototype_layer: holds `prototypes` (P, D) or (P, D, h, w).
-        class_identity: buffer (P, K), one-hot: the class of every prototype.
-        last_layer: from activations (B, P) to logits (B, K).
+        class_identity: (P, K), 1 where prototype p speaks for class k as one of its own, else 0. A prototype may have
+            one class, several, or none.
+        last_layer: from its input (B, E) to logits (B, K).
     """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    parts: ClassVar[tuple[str, ...]] = ("backbone", "add_on_layers", "prototype_layer", "last_layer")
+    chooses: ClassVar[bool] = False
+    mixup: ClassVar[float] = 0.0
 
     backbone: nn.Module
     add_on_layers: nn.Sequential
     prototype_layer: PrototypeLayer
     class_identity: Tensor
-    last_layer: PrototypeClassifier
+    last_layer: nn.Module
+    _has_bounded_features: bool
+
+    @classmethod
+    def from_config(cls, config: Any, backbone: nn.Module, num_classes: int, image_size: int | tuple[int, int]) -> Self:
+        """The model that `config`, an instance of `Config`, describes, on a backbone that is built already.
+
+        Raises:
+            ValueError: the parts do not fit each other.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define from_config")
+
+    def _make_parts(
+        self,
+        backbone: nn.Module,
+        num_prototypes: int,
+        prototype_dim: int,
+        prototype_size: tuple[int, int],
+        *,
+        add_on_layers: str,
+        activation: Activation,
+        metric: str,
+        epsilon: float,
+        in_channels: int,
+        image_size: int | tuple[int, int],
+        backend: str,
+    ) -> None:
+        """Set backbone, add-on layers and prototype layer; the backbone is run once to find its channels."""
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        channels, height, width = find_feature_shape(backbone, in_channels, size)
+        self.backbone = backbone
+        self.add_on_layers = make_add_on_layers(channels, prototype_dim, add_on_layers)
+        self.prototype_layer = PrototypeLayer(
+            num_prototypes,
+            prototype_dim,
+            prototype_size,
+            activation=activation,
+            metric=metric,
+            epsilon=epsilon,
+            backend=backend,
+        )
+        check_grid((height, width), prototype_size, size)
+        self._has_bounded_features = add_on_layers != "linear"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.prototype_layer.prototypes.device
 
     @property
     def num_prototypes(self) -> int:
         """P, as it is now."""
-        return self.class_identity.shape[0]
+        return self.prototype_layer.num_prototypes
 
     @property
     def num_classes(self) -> int:
@@ -60,14 +127,37 @@ class PrototypeModel(nn.Module):
         return self.class_identity.shape[1]
 
     @property
-    def prototype_class(self) -> Tensor:
-        """Class of every prototype, (P,) int64."""
-        return self.class_identity.argmax(dim=1)
+    def prototype_weight(self) -> Tensor:
+        """Weight of every prototype in every class, (K, P): `logits = activations @ prototype_weight.T`.
+
+        Explanations are made of this. A model that still chooses has none, and raises a ValueError.
+        """
+        assert isinstance(self.last_layer, nn.Linear)
+        return self.last_layer.weight
+
+    @property
+    def slots(self) -> Tensor | None:
+        """(K, S) int64, the prototype in every slot of every class, -1 where a slot is empty; None: has no slots."""
+        return None
+
+    @property
+    def last_layer_identity(self) -> Tensor:
+        """(E, K), which inputs of the last layer are of which class; the L1 term spares those weights."""
+        return self.class_identity
+
+    def last_layer_input(self, output: ModelOutput) -> Tensor:
+        """What the last layer was given, (B, E): a stage that learns only that layer reads it once."""
+        return output.activations
 
     @property
     def max_distance(self) -> float | None:
-        """Upper bound of all distances, as the losses use it; None when distances have none."""
-        raise NotImplementedError(f"{type(self).__name__} must define max_distance")
+        """Upper bound of all distances, as the losses use it; None when distances have none.
+
+        2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1].
+        """
+        if self.prototype_layer.metric == "cosine":
+            return 2.0
+        return float(self.prototype_layer.prototypes[0].numel()) if self._has_bounded_features else None
 
     def features(self, images: Tensor) -> Tensor:
         """Feature maps (B, D, H, W) of images."""
@@ -82,11 +172,29 @@ class PrototypeModel(nn.Module):
         """The output for images (B, C, Y, X)."""
         return self.head(self.features(images))
 
+    def loss(
+        self, output: ModelOutput, labels: Labels, coefficients: LossCoefficients, *, label_smoothing: float = 0.0
+    ) -> ModelLoss:
+        """The loss to train with: its total, and its terms by name for the log."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Told before every training epoch, counted from 0 over the warm and joint stages."""
+
+    def harden(self) -> dict[str, float | int]:
+        """Make soft choices final; nothing when they are. Numbers about them for the log."""
+        return {}
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether all choices are final."""
+        return True
+
     def keep_prototypes(self, index: Tensor | Sequence[int]) -> None:
         """Drop all prototypes but those in `index`, in place and in that order.
 
-        The prototypes, the rows of `class_identity` and the columns of `last_layer` that stay are not changed, so every
-        kept prototype contributes as before. Parameters are replaced: make optimizers anew.
+        What stays is not changed, so every kept prototype contributes as before. Parameters are replaced: make
+        optimizers anew.
 
         Args:
             index: (P',), P' >= 1, each of 0 .. P - 1 at most once.
@@ -94,7 +202,7 @@ class PrototypeModel(nn.Module):
         Raises:
             ValueError: index is empty, repeated or out of range.
         """
-        kept = torch.as_tensor(index, dtype=torch.int64, device=self.class_identity.device)
+        kept = torch.as_tensor(index, dtype=torch.int64, device=self.device)
         count = self.num_prototypes
         is_valid = kept.ndim == 1 and len(kept) > 0 and len(kept.unique()) == len(kept)
         if not is_valid or kept.min() < 0 or kept.max() >= count:
@@ -102,36 +210,8 @@ class PrototypeModel(nn.Module):
                 f"index: must be distinct prototypes of 0 .. {count - 1}, at least one; got {kept.tolist()}. "
                 "Give the prototypes to keep."
             )
+        self._keep(kept)
+
+    def _keep(self, kept: Tensor) -> None:
+        """`keep_prototypes` for a checked index (P',) int64 on the model's device."""
         self.prototype_layer.keep_prototypes(kept)
-        self.last_layer.keep_prototypes(kept)
-        self.class_identity = self.class_identity[kept].clone()
-
-
-def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
-    """Channels, rows and columns (C, H, W) of the backbone's feature maps, by running it on one black image.
-
-    Runs in eval mode without gradients on the backbone's own device; nothing of the backbone is changed.
-
-    Raises:
-        ValueError: the backbone fails on such an image, or does not give (1, C, H, W).
-    """
-    tensors = (*backbone.parameters(), *backbone.buffers())
-    state = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    image = torch.zeros(1, in_channels, *image_size, device=state.device, dtype=state.dtype)
-    shape = tuple(image.shape)
-    with evaluating(backbone):
-        try:
-            features = backbone(image)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"backbone: must map images {shape} to feature maps; it failed: {error}. "
-                "Check in_channels and image_size."
-            ) from error
-    if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[0] != 1:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(
-            f"backbone: must map images {shape} to feature maps (1, C, H, W); got {got}. "
-            "Leave out pooling and the classifier."
-        )
-    _, channels, height, width = features.shape
-    return channels, height, width

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Literal, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protokern.models.base import ModelOutput, PrototypeModel, find_feature_shape
-from protokern.nn import PrototypeClassifier, PrototypeLayer, make_add_on_layers
+from protokern.errors import require, require_number
+from protokern.losses import Labels, LossCoefficients, ModelLoss, protopnet_loss
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.settings import ModelConfig
+from protokern.nn import PrototypeClassifier
 from protokern.nn.prototype_layer import Activation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtoPNetConfig(ModelConfig):
+    """What a configuration says about a ProtoPNet. The defaults are the released program's.
+
+    Attributes:
+        prototypes_per_class: prototypes of each class.
+        correct_class_weight: initial weight of a prototype for its own class.
+        incorrect_class_weight: initial weight of a prototype for every other class.
+    """
+
+    name: Literal["protopnet"] = "protopnet"
+    prototypes_per_class: int = 10
+    correct_class_weight: float = 1.0
+    incorrect_class_weight: float = -0.5
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        require_number(self, "prototypes_per_class", minimum=1)
+        for name in ("correct_class_weight", "incorrect_class_weight"):
+            require(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
 
 
 class ProtoPNet(PrototypeModel):
@@ -40,6 +69,8 @@ class ProtoPNet(PrototypeModel):
     Source: Chen, Li, Tao, Barnett, Su, Rudin 2019, "This Looks Like That", section 2.
     """
 
+    Config = ProtoPNetConfig
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -62,25 +93,20 @@ class ProtoPNet(PrototypeModel):
         for name, value in (("num_classes", num_classes), ("prototypes_per_class", prototypes_per_class)):
             if value < 1:
                 raise ValueError(f"{name}: must be at least 1; got {value}. Give a positive number.")
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        channels, height, width = find_feature_shape(backbone, in_channels, size)
         num_prototypes = num_classes * prototypes_per_class
-        self.backbone = backbone
-        self.add_on_layers = make_add_on_layers(channels, prototype_dim, add_on_layers)
-        self.prototype_layer = PrototypeLayer(
+        self._make_parts(
+            backbone,
             num_prototypes,
             prototype_dim,
             prototype_size,
+            add_on_layers=add_on_layers,
             activation=activation,
             metric=metric,
             epsilon=epsilon,
+            in_channels=in_channels,
+            image_size=image_size,
             backend=backend,
         )
-        if height < prototype_size[0] or width < prototype_size[1]:
-            raise ValueError(
-                f"prototype_size: must fit the feature grid {(height, width)} of {size} pixels; got {prototype_size}. "
-                "Take smaller prototypes, or give the image_size that the model is for."
-            )
         own_class = torch.arange(num_prototypes) // prototypes_per_class
         self.register_buffer("class_identity", F.one_hot(own_class, num_classes).float())
         self.last_layer = PrototypeClassifier(
@@ -88,16 +114,49 @@ class ProtoPNet(PrototypeModel):
             correct_class_weight=correct_class_weight,
             incorrect_class_weight=incorrect_class_weight,
         )
-        self._has_bounded_features = add_on_layers != "linear"
 
-    @property
-    def max_distance(self) -> float | None:
-        """2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1]; else None."""
-        if self.prototype_layer.metric == "cosine":
-            return 2.0
-        return float(self.prototype_layer.prototypes[0].numel()) if self._has_bounded_features else None
+    last_layer: PrototypeClassifier
+
+    @classmethod
+    def from_config(
+        cls, config: ProtoPNetConfig, backbone: nn.Module, num_classes: int, image_size: int | tuple[int, int]
+    ) -> Self:
+        """The model of a configuration."""
+        return cls(
+            backbone,
+            num_classes,
+            config.prototypes_per_class,
+            config.prototype_dim,
+            config.prototype_size,
+            add_on_layers=config.add_on_layers,
+            activation=config.activation,
+            metric=config.metric,
+            epsilon=config.epsilon,
+            correct_class_weight=config.correct_class_weight,
+            incorrect_class_weight=config.incorrect_class_weight,
+            image_size=image_size,
+        )
 
     def head(self, features: Tensor) -> ModelOutput:
         """Logits, distances, activations and patches for feature maps (B, D, H, W)."""
         pool = self.prototype_layer(features)
         return ModelOutput(self.last_layer(pool.activation), pool.min_distance, pool.activation, pool.patch)
+
+    def loss(
+        self, output: ModelOutput, labels: Labels, coefficients: LossCoefficients, *, label_smoothing: float = 0.0
+    ) -> ModelLoss:
+        """See `protopnet_loss`."""
+        return protopnet_loss(
+            output,
+            labels,
+            self.class_identity,
+            self.last_layer.weight,
+            coefficients,
+            max_distance=self.max_distance,
+            label_smoothing=label_smoothing,
+        )
+
+    def _keep(self, kept: Tensor) -> None:
+        super()._keep(kept)
+        self.last_layer.keep_prototypes(kept)
+        self.class_identity = self.class_identity[kept].clone()

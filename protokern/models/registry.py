@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from protokern.models.base import PrototypeModel
 from protokern.models.protopnet import ProtoPNet
+from protokern.models.protopool import ProtoPool
 
-MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet}
+DEFAULT_MODEL = "protopnet"
+MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet, "protopool": ProtoPool}

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from protokern.nn.add_on import make_add_on_layers
-from protokern.nn.classifier import PrototypeClassifier
+from protokern.nn.classifier import PrototypeClassifier, SlotSum
+from protokern.nn.mean_distance import mean_distance
 from protokern.nn.modes import evaluating
 from protokern.nn.prototype_layer import PrototypeLayer
+from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
 
-__all__ = ["PrototypeClassifier", "PrototypeLayer", "evaluating", "make_add_on_layers"]
+__all__ = [
+    "EMPTY",
+    "PoolUse",
+    "PrototypeClassifier",
+    "PrototypeLayer",
+    "SlotAssignment",
+    "SlotSum",
+    "evaluating",
+    "make_add_on_layers",
+    "mean_distance",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-KINDS = ("regular", "bottleneck", "linear")
+KINDS = ("regular", "bottleneck", "single", "linear")
 
 
 def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regular") -> nn.Sequential:
@@ -16,12 +16,14 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
         in_channels: channels of the backbone's feature maps.
         prototype_dim: D, channels of the prototypes.
         kind: "regular" is conv, ReLU, conv, sigmoid; "bottleneck" halves the channels step by step down to D and ends
-            in a sigmoid; "linear" is one convolution and nothing else, for the cosine metric.
+            in a sigmoid; "single" is one convolution and a sigmoid; "linear" is one convolution and nothing else, for
+            the cosine metric.
 
     Raises:
         ValueError: unknown kind, or a channel count below 1.
 
-    Source: Chen et al. 2019 (ProtoPNet), supplement; released `model.py` for "bottleneck".
+    Source: Chen et al. 2019 (ProtoPNet), supplement; released `model.py` for "bottleneck";
+        ProtoPool for "single".
     """
     for name, value in (("in_channels", in_channels), ("prototype_dim", prototype_dim)):
         if value < 1:
@@ -31,6 +33,8 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
     layers: list[nn.Module]
     if kind == "linear":
         layers = [nn.Conv2d(in_channels, prototype_dim, 1)]
+    elif kind == "single":
+        layers = [nn.Conv2d(in_channels, prototype_dim, 1), nn.Sigmoid()]
     elif kind == "regular":
         layers = _conv_pair(in_channels, prototype_dim, nn.Sigmoid())
     else:

@@ -32,3 +32,19 @@ class PrototypeClassifier(nn.Linear):
         """Drop the columns of all prototypes but those in `index` (P',) int64."""
         self.weight = nn.Parameter(self.weight.detach()[:, index].clone(), requires_grad=self.weight.requires_grad)
         self.in_features = len(index)
+
+
+class SlotSum(nn.Module):
+    """The sum over the slots of each class: a last layer that learns nothing.
+
+    Args:
+        num_classes: K; the input is (B, K * S), slot by slot of one class after the other.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, slots: Tensor) -> Tensor:
+        """(B, K)."""
+        return slots.unflatten(1, (self.num_classes, -1)).sum(dim=2)

@@ -27,6 +27,7 @@ _STAGES = {
     "warm": "warm-up",
     "joint": "joint training, best epoch",
     "push": "push",
+    "hardening": "hardening",
     "last_layer": "last layer",
     "prune": "pruning",
     "pruned_last_layer": "last layer after pruning",

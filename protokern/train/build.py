@@ -8,7 +8,7 @@ from protokern.backbones import build_backbone
 from protokern.errors import ConfigError
 from protokern.models.base import PrototypeModel
 from protokern.models.registry import MODELS
-from protokern.train.settings import ModelConfig
+from protokern.models.settings import ModelConfig
 
 
 def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:
@@ -24,20 +24,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[i
     """
     backbone = build_backbone(config.backbone, weights=config.weights)
     try:
-        return MODELS[config.name](
-            backbone,
-            num_classes,
-            prototypes_per_class=config.prototypes_per_class,
-            prototype_dim=config.prototype_dim,
-            prototype_size=config.prototype_size,
-            add_on_layers=config.add_on_layers,
-            activation=config.activation,
-            metric=config.metric,
-            epsilon=config.epsilon,
-            correct_class_weight=config.correct_class_weight,
-            incorrect_class_weight=config.incorrect_class_weight,
-            image_size=image_size,
-        )
+        return MODELS[config.name].from_config(config, backbone, num_classes, image_size)
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise

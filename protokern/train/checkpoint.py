@@ -27,10 +27,10 @@ from torch import Tensor
 
 from protokern.errors import CheckpointError
 from protokern.models.base import PrototypeModel
+from protokern.models.registry import MODELS
 from protokern.push import PushResult
 from protokern.train.build import build_untrained
 from protokern.train.files import read_json, remove_folder, to_json_bytes, write_file, write_folder
-from protokern.train.settings import ModelConfig
 
 FORMAT = "protokern-checkpoint-1"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
@@ -228,13 +228,18 @@ def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[
     """
     checkpoint = find_checkpoint(Path(path))
     state = read_state(checkpoint)
-    settings = dict(state.config["model"])
-    settings["prototype_size"] = tuple(settings["prototype_size"])
+    settings = {name: _as_tuple(value) for name, value in state.config["model"].items()}
+    if settings["name"] not in MODELS:
+        raise CheckpointError(f"{checkpoint}: holds a model {settings['name']!r}, which this version does not have.")
     image_size = state.config["data"]["image_size"]
-    image_size = tuple(image_size) if isinstance(image_size, list) else image_size
-    model = build_untrained(ModelConfig(**settings), len(state.classes), image_size)
+    config = MODELS[settings["name"]].Config(**settings)
+    model = build_untrained(config, len(state.classes), _as_tuple(image_size))
     load_weights(model, checkpoint)
     return model.eval(), state.config, state.classes
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
@@ -244,9 +249,9 @@ def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
         CheckpointError: missing or broken weights, or of another model.
     """
     weights = read_tensors(checkpoint / "model.safetensors")
-    identity = weights.get("class_identity")
-    if identity is not None and len(identity) < model.num_prototypes:
-        model.keep_prototypes(torch.arange(len(identity)))
+    prototypes = weights.get("prototype_layer.prototypes")
+    if prototypes is not None and len(prototypes) < model.num_prototypes:
+        model.keep_prototypes(torch.arange(len(prototypes)))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.errors import TrainingError
-from protokern.losses import ProtoPNetCoefficients, protopnet_loss
+from protokern.losses import Labels
 from protokern.models.base import PrototypeModel
 from protokern.train.frozen import to_device
 from protokern.train.loaders import LabelledImages, training_loader
@@ -20,7 +20,7 @@ from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
 
 REMEDY = "Start again with lower learning rates, or with train.gradient_clip."
-SUMS = ("loss", "cross_entropy", "cluster", "separation", "l1", "correct", "images")
+COUNTS = ("loss", "correct", "images")  # the other sums of an epoch are the terms of the model's loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +48,23 @@ def train_epoch(
         optimizer: of the stage.
         epoch: see Epoch.
         config: coefficients, schedule, precision.
-        sums: grows by every batch: the terms times images, correct answers, images.
+        sums: grows by every batch: loss and terms times images, correct answers, images.
 
     Raises:
         TrainingError: the loss of a batch is not finite; the weights have then not been changed by that batch.
     """
-    device = model.class_identity.device
+    device = model.device
     learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loader = training_loader(epoch.dataset, epoch.batches[epoch.first :], epoch.workers)
     joint_epochs_done = epoch.step.epoch - config.warm_epochs
+    joint_epochs = config.joint_epochs + (config.hardening_epochs if model.chooses else 0)
     for position, (images, labels) in enumerate(loader, start=epoch.first):
         progress = joint_epochs_done + position / len(epoch.batches)
-        set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, config))
+        set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, joint_epochs, config))
 
-        loss, terms = _forward(model, images, labels.to(device, non_blocking=True), config)
-        values = dict(zip(SUMS, terms.tolist(), strict=True))  # the one wait for the device in a batch
+        loss, numbers = _forward(model, images, labels.to(device, non_blocking=True), config)
+        names, tensors = zip(*numbers.items(), strict=True)
+        values = dict(zip(names, torch.stack(tensors).tolist(), strict=True))  # the one wait for the device in a batch
         if not math.isfinite(values["loss"]):
             raise TrainingError(_not_finite(epoch, position, values))
 
@@ -72,10 +74,9 @@ def train_epoch(
             torch.nn.utils.clip_grad_norm_(learnt, config.gradient_clip)
         optimizer.step()
 
-        for name in ("loss", "cross_entropy", "cluster", "separation", "l1"):
-            sums[name] = sums.get(name, 0.0) + values[name] * values["images"]
-        for name in ("correct", "images"):
-            sums[name] = sums.get(name, 0.0) + values[name]
+        for name, value in values.items():
+            factor = 1 if name in ("correct", "images") else values["images"]
+            sums[name] = sums.get(name, 0.0) + value * factor
         yield BatchRecord(
             stage=epoch.step.stage,
             epoch=epoch.step.epoch,
@@ -85,30 +86,49 @@ def train_epoch(
         )
 
 
-def _forward(model: PrototypeModel, images: Tensor, labels: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """The loss to minimise, and the seven numbers named in SUMS as one tensor."""
+def _forward(
+    model: PrototypeModel, images: Tensor, labels: Tensor, config: TrainConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss to minimise, and the numbers of the batch: loss, its terms, correct answers, images."""
     device = labels.device
+    images, mixed = mix(to_device(images, device, config.channels_last), labels, mixup_of(model, config))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        features = model.features(to_device(images, device, config.channels_last))  # (B, D, H, W)
+        features = model.features(images)  # (B, D, H, W)
     output = model.head(features.float())
-    loss = protopnet_loss(
-        output,
-        labels,
-        model.class_identity,
-        model.last_layer.weight,
-        ProtoPNetCoefficients(
-            cross_entropy=config.cross_entropy, cluster=config.cluster, separation=config.separation, l1=config.l1
-        ),
-        max_distance=model.max_distance,
-        label_smoothing=config.label_smoothing,
-    )
-    correct = (output.logits.argmax(dim=1) == labels).sum()
-    images_in_batch = torch.tensor(float(len(labels)), device=device)
-    return loss.total, torch.stack([*(term.detach() for term in loss), correct, images_in_batch])
+    total, terms = model.loss(output, mixed, config.coefficients, label_smoothing=config.label_smoothing)
+    numbers = {
+        "loss": total,
+        **terms,
+        "correct": (output.logits.argmax(dim=1) == labels).sum(),
+        "images": torch.tensor(float(len(labels)), device=device),
+    }
+    return total, {name: number.detach().to(total.dtype) for name, number in numbers.items()}
+
+
+def mixup_of(model: PrototypeModel, config: TrainConfig) -> float:
+    """The parameter of the mixup to train with."""
+    return model.mixup if config.mixup == "auto" else config.mixup
+
+
+def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
+    """Mix every image of a batch with another one of it; a batch of one image stays as it is.
+
+    Args:
+        images: (B, C, Y, X).
+        labels: (B,) int64.
+        alpha: the share of the first image is drawn from Beta(alpha, alpha), one for the batch; 0: no mixing.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    """
+    if alpha == 0:
+        return images, Labels(labels)
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(labels)).to(labels.device)
+    return torch.lerp(images[other], images, share), Labels(labels, labels[other], share)
 
 
 def _not_finite(epoch: Epoch, position: int, values: dict[str, float]) -> str:
-    terms = ", ".join(f"{name} {values[name]:.4g}" for name in ("cross_entropy", "cluster", "separation", "l1"))
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in COUNTS)
     batch = epoch.batches[position]
     names = ", ".join(epoch.dataset.sample_name(index) for index in batch[:3])
     more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""

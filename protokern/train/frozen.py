@@ -47,7 +47,7 @@ class FrozenFeatures:
         should_stop: Callable[[], bool],
     ) -> None:
         self._backbone, self._add_on_layers = model.backbone, model.add_on_layers
-        self._device = model.class_identity.device
+        self._device = model.device
         self._loader = loader
         self._channels_last = channels_last
         self._memory = memory

@@ -14,7 +14,7 @@ from protokern.push import PushResult, push_prototypes
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import FrozenSplits, on_features
-from protokern.train.last_layer import collect_activations, train_last_layer
+from protokern.train.last_layer import collect_inputs, train_last_layer
 from protokern.train.loaders import ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
@@ -26,39 +26,54 @@ Details = dict[str, float | int]
 
 
 def return_to_best_joint(run: TrainingRun) -> list[LoggedRecord]:
-    """Take the weights of the best joint epoch since the last push, and measure them."""
+    """Take the weights of the best joint or hardening epoch since the last push, and measure them."""
+    best = _restore_best(run)
+    freeze(run.model, "push", run.train)
+    if best is None:
+        return [_measure(run, "warm", {})]
+    return [_measure(run, "hardening" if best.checkpoint.startswith("hardening") else "joint", {})]
+
+
+def _restore_best(run: TrainingRun) -> Best | None:
     progress = run.progress
     best = progress.best_joint
     if best is not None and best.epoch != progress.epoch:
         restore_weights(run, checkpoint_path(run, best.checkpoint))
         progress.epoch = best.epoch
-        freeze(run.model, "push", run.train)
-    return [_measure(run, "joint" if best is not None else "warm", {})]
+    return best
+
+
+def harden_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Before the first hardening epoch: make the choices of the best joint epoch final."""
+    if run.model.is_hard:
+        return []
+    best = _restore_best(run)
+    run.progress.best_joint, run.progress.waited = None, 0
+    start = "" if best is None else f" of epoch {best.epoch}"
+    return [Notice(text=f"the choices{start} are final: {_in_words(run.model.harden())}")]
+
+
+def _in_words(details: Details) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in details.items())
 
 
 def push_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Make every prototype its nearest training patch."""
+    """Make every prototype its nearest training patch; choices that are still soft become final first."""
+    hardened: list[LoggedRecord] = []
+    if not run.model.is_hard:
+        hardened = [Notice(text=f"the choices are final: {_in_words(run.model.harden())}")]
     frozen = _frozen(run)
     with on_features(run.model):
         push, notices = _speak(lambda: push_prototypes(run.model, frozen.push), run, "push")
     run.push = push
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
-    return [*notices, _measure(run, "push", details)]
+    return [*hardened, *notices, _measure(run, "push", details)]
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
     """Learn the last layer on the cached activations; remember the best of several pushes."""
-    frozen = _frozen(run)
-    train, val = collect_activations(run.model, frozen.push), collect_activations(run.model, frozen.val)
-    optimizer = make_optimizer(run.model, step.stage, run.train)
-    result = train_last_layer(run.model, train, val, run.train, optimizer)
-    details: Details = {
-        "epochs": run.train.last_layer_epochs,
-        "best_epoch": result.best_epoch,
-        "loss_before": result.loss_before,
-        "loss_after": result.loss_after,
-    }
+    details = _learn_last_layer(run, step) if any(True for _ in run.model.last_layer.parameters()) else {}
     record = _measure(run, step.stage, details)
     if step.stage == "last_layer":
         progress = run.progress
@@ -72,6 +87,19 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
             )
         progress.best_joint, progress.waited = None, 0
     return [record]
+
+
+def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
+    frozen = _frozen(run)
+    train, val = (collect_inputs(run.model, features) for features in (frozen.push, frozen.val))
+    optimizer = make_optimizer(run.model, step.stage, run.train)
+    result = train_last_layer(run.model, train, val, run.train, optimizer)
+    return {
+        "epochs": run.train.last_layer_epochs,
+        "best_epoch": result.best_epoch,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+    }
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:

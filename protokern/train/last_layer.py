@@ -19,8 +19,8 @@ from protokern.train.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Activations:
-    """Activations (N, P) of a data set and its labels (N,)."""
+class LastLayerInputs:
+    """What the last layer is given for a data set, (N, E), and its labels (N,)."""
 
     values: Tensor
     labels: Tensor
@@ -38,16 +38,17 @@ class Activations:
 
 
 @torch.no_grad()
-def collect_activations(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> Activations:
-    """Activations of a data set, given as (features (B, D, H, W), labels (B,)) batches."""
-    device = model.class_identity.device
+def collect_inputs(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
+    """What the last layer is given for a data set, itself given as (features (B, D, H, W), labels (B,)) batches."""
+    device = model.device
     values, labels = [], []
     for batch, batch_labels in features:
-        values.append(model.head(batch).activations)
+        values.append(model.last_layer_input(model.head(batch)))
         labels.append(batch_labels.to(device))
     if not values:
-        return Activations(torch.zeros(0, model.num_prototypes, device=device), torch.zeros(0, dtype=torch.int64))
-    return Activations(torch.cat(values), torch.cat(labels))
+        inputs = len(model.last_layer_identity)
+        return LastLayerInputs(torch.zeros(0, inputs, device=device), torch.zeros(0, dtype=torch.int64))
+    return LastLayerInputs(torch.cat(values), torch.cat(labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,15 @@ class LastLayerResult:
 
 def train_last_layer(
     model: PrototypeModel,
-    train: Activations,
-    val: Activations,
+    train: LastLayerInputs,
+    val: LastLayerInputs,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
 ) -> LastLayerResult:
     """Learn `model.last_layer` on fixed activations and keep the weights that are best on `val`.
 
-    The loss is cross entropy plus L1 of the weights from prototypes to other classes. The weights from before the stage
-    take part in the choice.
+    The loss is cross entropy plus L1 of the weights to other classes than an input's own. The weights from before the
+    stage take part in the choice.
 
     Raises:
         TrainingError: the loss is no longer finite.
@@ -98,9 +99,9 @@ def train_last_layer(
     return LastLayerResult(best_epoch, loss_before, float(_loss(model, train.values, train.labels, config).detach()))
 
 
-def _loss(model: PrototypeModel, activations: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    logits = model.last_layer(activations)  # (B, K)
+def _loss(model: PrototypeModel, inputs: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    logits = model.last_layer(inputs)  # (B, K)
+    weight = model.last_layer.weight
+    assert isinstance(weight, Tensor)
     cross_entropy = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    return config.cross_entropy * cross_entropy + config.l1 * last_layer_l1(
-        model.last_layer.weight, model.class_identity
-    )
+    return config.cross_entropy * cross_entropy + config.l1 * last_layer_l1(weight, model.last_layer_identity)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Generator, Iterator
 
 from protokern.errors import TrainingError
-from protokern.train.epoch import REMEDY, Epoch, train_epoch
+from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.head_stages import (
+    harden_step,
     last_layer_step,
     prune_step,
     push_step,
@@ -34,7 +35,7 @@ from protokern.train.records import (
 )
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, count_images, log_records, save_progress
-from protokern.train.stages import Step, plan, skip_to_last_push
+from protokern.train.stages import Step, plan, skip_after_early_stop
 
 
 def train(run: TrainingRun) -> Iterator[Record]:
@@ -48,7 +49,7 @@ def train(run: TrainingRun) -> Iterator[Record]:
         CheckpointError: the disk is full or refuses.
         KeyboardInterrupt: `run.should_stop()` said so.
     """
-    steps = plan(run.train, run.prune)
+    steps = plan(run.train, run.prune, chooses=run.model.chooses)
     progress = run.progress
     if not progress.images:
         progress.images = count_images(run.splits)
@@ -69,11 +70,12 @@ def train(run: TrainingRun) -> Iterator[Record]:
         records: list[LoggedRecord]
         next_position = progress.position + 1
         try:
-            if step.stage in ("warm", "joint"):
+            if step.stage in ("warm", "joint", "hardening"):
+                notices = harden_step(run) if step.stage == "hardening" else []
                 epoch_record = yield from _epoch_step(run, step)
-                records = [epoch_record]
-                if step.stage == "joint" and _is_waiting_in_vain(run, step, epoch_record):
-                    next_position = skip_to_last_push(steps, next_position)
+                records = [*notices, epoch_record]
+                if step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
+                    next_position = skip_after_early_stop(steps, next_position)
                     records.append(
                         Notice(text=f"early stop: {progress.waited} epochs without better validation accuracy")
                     )
@@ -100,7 +102,7 @@ def train(run: TrainingRun) -> Iterator[Record]:
 
 
 def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, EpochRecord]:
-    """One warm or joint epoch and its validation."""
+    """One epoch of training and its validation."""
     progress, config = run.progress, run.train
     run.frozen = None  # what is kept there is about to change
     if run.optimizer is None or progress.optimizer_stage != step.stage:
@@ -114,6 +116,7 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
             save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
             raise KeyboardInterrupt
 
+    run.model.start_epoch(step.epoch)
     run.splits.train.set_epoch(step.epoch)
     batches = shuffled_batches(len(run.splits.train), config.batch_size, config.seed, step.epoch)
     epoch = Epoch(step, run.splits.train, batches, progress.batch, run.workers)
@@ -134,17 +137,18 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
         raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {REMEDY}")
     progress.epoch = step.epoch
     sums = progress.sums
-    means = {name: sums[name] / sums["images"] for name in ("loss", "cross_entropy", "cluster", "separation", "l1")}
+    terms = {name: value / sums["images"] for name, value in sums.items() if name not in (*COUNTS, "seconds")}
     return EpochRecord(
         stage=step.stage,
         epoch=step.epoch,
         seconds=time.perf_counter() - started,
         images=int(sums["images"]),
+        loss=sums["loss"] / sums["images"],
+        terms=terms,
         accuracy=sums["correct"] / sums["images"],
         val_accuracy=val.accuracy,
         val_loss=val.loss,
         learning_rates={group["name"]: group["lr"] for group in run.optimizer.param_groups},
-        **means,
     )
 
 

@@ -11,6 +11,7 @@ from protokern.train.run import TrainingRun
 _NAMES = {
     "warm": "after_joint",
     "joint": "after_joint",
+    "hardening": "after_hardening",
     "push": "after_push",
     "last_layer": "after_last_layer",
     "prune": "after_prune",

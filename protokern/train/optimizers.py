@@ -13,25 +13,24 @@ from protokern.models.base import PrototypeModel
 from protokern.train.settings import TrainConfig
 from protokern.train.stages import Stage
 
-PARTS = ("backbone", "add_on_layers", "prototype_layer", "last_layer")
 
+def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> dict[str, float]:
+    """The base learning rate of each part of the model; a part that is missing is frozen.
 
-def learning_rates(stage: Stage, config: TrainConfig) -> dict[str, float]:
-    """The base learning rate of each part of the model; a part that is missing is frozen."""
-    if stage == "warm":
-        return {"add_on_layers": config.add_on_lr, "prototype_layer": config.prototype_lr}
-    if stage == "joint":
-        rates = {
-            "backbone": config.backbone_lr,
-            "add_on_layers": config.add_on_lr,
-            "prototype_layer": config.prototype_lr,
-        }
-        if config.joint_last_layer_lr > 0:
-            rates["last_layer"] = config.joint_last_layer_lr
-        return rates
+    Parts that only this kind of model has make its choices: they learn until those are final.
+    """
     if stage in ("last_layer", "pruned_last_layer"):
         return {"last_layer": config.last_layer_lr}
-    return {}
+    if stage not in ("warm", "joint", "hardening"):
+        return {}
+    rates = {"add_on_layers": config.add_on_lr, "prototype_layer": config.prototype_lr}
+    if stage != "warm":
+        rates = {"backbone": config.backbone_lr, **rates}
+        if config.joint_last_layer_lr > 0:
+            rates["last_layer"] = config.joint_last_layer_lr
+    if stage != "hardening":
+        rates |= {part: config.prototype_lr for part in model.parts if part not in PrototypeModel.parts}
+    return rates
 
 
 def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
@@ -40,9 +39,9 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
     A frozen part is in evaluation mode: its batch norms neither use nor update batch statistics, and its parameters ask
     for no gradient, so that no graph is built through it.
     """
-    rates = learning_rates(stage, config)
+    rates = learning_rates(model, stage, config)
     model.eval()
-    for part in PARTS:
+    for part in model.parts:
         module: nn.Module = getattr(model, part)
         module.requires_grad_(part in rates)
         module.train(part in rates)
@@ -81,27 +80,28 @@ def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
             "base_lr": rate,
             "weight_decay": config.weight_decay if part in ("backbone", "add_on_layers") else 0.0,
         }
-        for part, rate in learning_rates(stage, config).items()
+        for part, rate in learning_rates(model, stage, config).items()
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups) if config.optimizer == "adamw" else torch.optim.Adam(groups)
 
 
-def schedule_factor(stage: Stage, progress: float, config: TrainConfig) -> float:
+def schedule_factor(stage: Stage, progress: float, epochs: int, config: TrainConfig) -> float:
     """What the base learning rates are multiplied by.
 
     Args:
-        stage: only "joint" has a schedule.
-        progress: joint epochs done, with the share of the present one, in [0, `joint_epochs`).
+        stage: only "joint" and "hardening" have a schedule, the same for both.
+        progress: of their epochs, those that are done, with the share of the present one, in [0, `epochs`).
+        epochs: how many joint and hardening epochs there are.
 
     Source: "step" is the released ProtoPNet: StepLR(5, 0.1) is stepped before each joint epoch, so the rate falls for
         the first time after four of them.
     """
-    if stage != "joint" or config.schedule == "constant":
+    if stage not in ("joint", "hardening") or config.schedule == "constant":
         return 1.0
     if config.schedule == "step":
         return config.step_gamma ** ((int(progress) + 1) // config.step_size)
-    share = progress / config.joint_epochs
+    share = progress / epochs
     return 1 - share if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 

@@ -31,7 +31,10 @@ class BatchRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRecord:
-    """One warm or joint epoch. Losses are means per image, accuracies in [0, 1], `seconds` include the validation."""
+    """One epoch of training. Losses are means per image, accuracies in [0, 1], `seconds` include the validation.
+
+    `terms` are those of the model's loss, before they are multiplied by their coefficients.
+    """
 
     kind: ClassVar[str] = "epoch"
 
@@ -40,10 +43,7 @@ class EpochRecord:
     seconds: float
     images: int
     loss: float
-    cross_entropy: float
-    cluster: float
-    separation: float
-    l1: float
+    terms: dict[str, float]
     accuracy: float
     val_accuracy: float
     val_loss: float

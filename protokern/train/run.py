@@ -68,7 +68,7 @@ class TrainingRun:
     @property
     def device(self) -> torch.device:
         """The model's device."""
-        return self.model.class_identity.device
+        return self.model.device
 
     @property
     def log_path(self) -> Path:

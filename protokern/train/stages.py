@@ -4,11 +4,14 @@
 | --- | --- |
 | warm | add-on layers and prototypes learn; the backbone is frozen |
 | joint | backbone, add-on layers and prototypes learn |
-| push | every prototype becomes its nearest patch of a training image of its class |
+| hardening | as joint, with the choices of a model (ProtoPool's slots) made final before |
+| push | every prototype becomes its nearest patch of a training image of its class, or of one of its classes |
 | last_layer | the last layer learns on fixed activations |
 | joint, push, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
 | prune | prototypes whose nearest patches are mostly of other classes go (if asked for) |
 | pruned_last_layer | the last layer learns once more |
+
+Only models that make choices have a hardening stage; their one push follows it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Literal
 
 from protokern.train.settings import PruneConfig, TrainConfig
 
-Stage = Literal["warm", "joint", "push", "last_layer", "prune", "pruned_last_layer"]
+Stage = Literal["warm", "joint", "hardening", "push", "last_layer", "prune", "pruned_last_layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Step:
 
     Attributes:
         stage: what happens.
-        epoch: 0-based over warm and joint; the other stages carry the epoch they follow.
+        epoch: 0-based over warm, joint and hardening; the other stages carry the epoch they follow.
     """
 
     stage: Stage
@@ -39,13 +42,15 @@ class Step:
         return f"{self.stage}-{self.epoch}"
 
 
-def plan(train: TrainConfig, prune: PruneConfig) -> tuple[Step, ...]:
-    """All steps of a run, first to last."""
+def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tuple[Step, ...]:
+    """All steps of a run, first to last; `chooses` as in `PrototypeModel`."""
     steps: list[Step] = []
-    last_epoch = train.warm_epochs + train.joint_epochs - 1
+    soft_epochs = train.warm_epochs + train.joint_epochs
+    last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
     for epoch in range(last_epoch + 1):
-        steps.append(Step("warm" if epoch < train.warm_epochs else "joint", epoch))
-        if epoch == last_epoch or is_push_epoch(epoch, train):
+        learning: Stage = "warm" if epoch < train.warm_epochs else "joint" if epoch < soft_epochs else "hardening"
+        steps.append(Step(learning, epoch))
+        if epoch == last_epoch or (is_push_epoch(epoch, train) and not chooses):
             steps += [Step("push", epoch), Step("last_layer", epoch)]
     if prune.enabled:
         steps += [Step("prune", last_epoch), Step("pruned_last_layer", last_epoch)]
@@ -58,7 +63,10 @@ def is_push_epoch(epoch: int, train: TrainConfig) -> bool:
     return epoch >= train.warm_epochs and since_start >= 0 and since_start % train.push_every == 0
 
 
-def skip_to_last_push(steps: tuple[Step, ...], position: int) -> int:
-    """Where the walk goes on after an early stop at `position`: the last push of the plan."""
-    pushes = [index for index, step in enumerate(steps) if step.stage == "push"]
+def skip_after_early_stop(steps: tuple[Step, ...], position: int) -> int:
+    """Where the walk goes on after an early stop: the hardening if it is still to come, else the last push."""
+    stages = [step.stage for step in steps]
+    if "hardening" in stages[position:] and "joint" in stages[position - 1]:
+        return stages.index("hardening")
+    pushes = [index for index, stage in enumerate(stages) if stage == "push"]
     return max(position, pushes[-1])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from protokern.errors import TrainingError
-from protokern.train.last_layer import Activations, collect_activations, train_last_layer
+from protokern.train.last_layer import LastLayerInputs, collect_inputs, train_last_layer
 from protokern.train.loaders import ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.settings import TrainConfig
@@ -22,15 +22,15 @@ def model(tmp_path):
     return model
 
 
-def activations(count: int, *, seed: int) -> Activations:
+def activations(count: int, *, seed: int) -> LastLayerInputs:
     """Two prototypes for each of three classes; those of the right class are a little more active."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     own = F.one_hot(labels, 3).repeat_interleave(2, dim=1)
-    return Activations(torch.rand(count, 6, generator=generator) + 0.2 * own, labels)
+    return LastLayerInputs(torch.rand(count, 6, generator=generator) + 0.2 * own, labels)
 
 
-def full_loss(model, data: Activations, config: TrainConfig) -> float:
+def full_loss(model, data: LastLayerInputs, config: TrainConfig) -> float:
     """By hand: mean cross entropy, and L1 of the weights to other classes."""
     weight = model.last_layer.weight.detach()
     logits = data.values @ weight.T
@@ -55,7 +55,7 @@ def test_the_loss_falls_and_only_the_last_layer_changes(model) -> None:
 def test_weights_that_do_worse_on_the_validation_split_are_not_kept(model) -> None:
     """Validation labels that contradict training: every epoch makes it worse, so the first weights stay."""
     train, val = activations(60, seed=0), activations(30, seed=1)
-    contrary = Activations(val.values, (val.labels + 1) % 3)
+    contrary = LastLayerInputs(val.values, (val.labels + 1) % 3)
     weight = model.last_layer.weight.detach().clone()
     with torch.no_grad():
         model.last_layer.weight.copy_(torch.roll(weight, 1, dims=0))  # answers one class on: right for `contrary`
@@ -91,7 +91,7 @@ def test_activations_are_those_of_the_model_in_order(model) -> None:
     with torch.no_grad():
         output = model(images)
         batches = [(model.features(chunk), labels) for chunk, labels in ordered_loader(dataset, 3, workers=0)]
-    collected = collect_activations(model, batches)
+    collected = collect_inputs(model, batches)
     torch.testing.assert_close(collected.values, output.activations)
     assert collected.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     correct = (output.logits.argmax(1) == collected.labels).float().mean()

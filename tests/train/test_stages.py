@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from protokern.train.settings import PruneConfig, TrainConfig
-from protokern.train.stages import Step, plan, skip_to_last_push
+from protokern.train.stages import Step, plan, skip_after_early_stop
 
 
 def names(train: TrainConfig, prune: PruneConfig | None = None) -> list[str]:
@@ -50,6 +50,6 @@ def test_warm_epochs_alone_end_in_a_push() -> None:
 
 def test_an_early_stop_skips_to_the_last_push() -> None:
     steps = plan(TrainConfig(warm_epochs=0, joint_epochs=6, push_start=2, push_every=2), PruneConfig(enabled=True))
-    assert steps[skip_to_last_push(steps, 1)] == Step("push", 5)
+    assert steps[skip_after_early_stop(steps, 1)] == Step("push", 5)
     last_push = steps.index(Step("push", 5))
-    assert skip_to_last_push(steps, last_push) == last_push
+    assert skip_after_early_stop(steps, last_push) == last_push

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from protokern.interop.mean_distance import mean_distance
+from protokern.nn import mean_distance
 from tests.kernels import oracle
 
 # The mean is made of `distance_map`, whose backends have a battery of their own.

@@ -1,4 +1,4 @@
-"""ProtoPNet's losses as pure functions of tensors. They are equal to the original's in value and gradient."""
+"""Loss terms that several models share, as pure functions of tensors. Equal to the originals in value and gradient."""
 
 from __future__ import annotations
 
@@ -8,6 +8,70 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a batch whose images may have been mixed in pairs.
+
+    Attributes:
+        own: (B,) int64, of the images themselves.
+        mixed_in: (B,) int64, of the images that were mixed in; None: none were.
+        share: of the image itself in the mixture, in [0, 1].
+    """
+
+    own: Tensor
+    mixed_in: Tensor | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossCoefficients:
+    """What the terms of a loss are multiplied by. The separation is pushed up, hence its sign.
+
+    The defaults are those of the released ProtoPNet and ProtoPool, which agree; a model reads those of its own terms.
+    """
+
+    cross_entropy: float = 1.0
+    cluster: float = 0.8
+    separation: float = -0.08
+    l1: float = 1e-4
+    orthogonality: float = 1.0
+
+
+class ModelLoss(NamedTuple):
+    """A loss, and its terms by name before they are multiplied by their coefficients; scalars on the device."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Output(Protocol):
+    """The two fields of a model's output that the losses read."""
+
+    @property
+    def logits(self) -> Tensor: ...
+
+    @property
+    def min_distances(self) -> Tensor: ...
+
+
+def weigh(terms: dict[str, Tensor], coefficients: LossCoefficients) -> ModelLoss:
+    """The sum of the terms, each times the coefficient of its name."""
+    total = sum((getattr(coefficients, name) * term for name, term in terms.items()), start=torch.zeros(()))
+    return ModelLoss(total, terms)
+
+
+def mixed_cross_entropy(logits: Tensor, labels: Labels, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of logits (B, K); of mixed images by the share of each of the two labels.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2.
+    """
+    own = F.cross_entropy(logits, labels.own, label_smoothing=label_smoothing)
+    if labels.mixed_in is None:
+        return own
+    other = F.cross_entropy(logits, labels.mixed_in, label_smoothing=label_smoothing)
+    return labels.share * own + (1 - labels.share) * other
 
 
 def cluster_cost(
@@ -31,7 +95,7 @@ def cluster_cost(
 
     Source: Chen et al. 2019 (ProtoPNet), equation 2 (Clst); its bound is in the released `train_and_test.py`.
     """
-    return _mean_of_nearest(min_distances, _own_class(min_distances, labels, class_identity), max_distance)
+    return mean_of_nearest(min_distances, own_class(min_distances, labels, class_identity), max_distance)
 
 
 def separation_cost(
@@ -43,12 +107,12 @@ def separation_cost(
 
     Source: Chen et al. 2019 (ProtoPNet), equation 2 (Sep, with the opposite sign).
     """
-    return _mean_of_nearest(min_distances, ~_own_class(min_distances, labels, class_identity), max_distance)
+    return mean_of_nearest(min_distances, ~own_class(min_distances, labels, class_identity), max_distance)
 
 
 def average_separation(min_distances: Tensor, labels: Tensor, class_identity: Tensor) -> Tensor:
     """Mean over the images of the mean distance to all prototypes of other classes; for the log, not for training."""
-    other = ~_own_class(min_distances, labels, class_identity)
+    other = ~own_class(min_distances, labels, class_identity)
     total = torch.where(other, min_distances, 0).sum(dim=1)  # (B,)
     return (total / other.sum(dim=1).clamp(min=1)).mean()
 
@@ -63,78 +127,7 @@ def last_layer_l1(weight: Tensor, class_identity: Tensor) -> Tensor:
     return torch.where(class_identity.T > 0, 0, weight).abs().sum()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProtoPNetCoefficients:
-    """Coefficients of ProtoPNet's total loss; the separation is pushed up, hence its sign."""
-
-    cross_entropy: float = 1.0
-    cluster: float = 0.8
-    separation: float = -0.08
-    l1: float = 1e-4
-
-
-class ProtoPNetLoss(NamedTuple):
-    """The total and its parts before they are multiplied by their coefficients; scalars on the device."""
-
-    total: Tensor
-    cross_entropy: Tensor
-    cluster: Tensor
-    separation: Tensor
-    l1: Tensor
-
-
-class _Output(Protocol):
-    """The two fields of a model's output that the loss reads."""
-
-    @property
-    def logits(self) -> Tensor: ...
-
-    @property
-    def min_distances(self) -> Tensor: ...
-
-
-def protopnet_loss(
-    output: _Output,
-    labels: Tensor,
-    class_identity: Tensor,
-    last_layer_weight: Tensor,
-    coefficients: ProtoPNetCoefficients | None = None,
-    *,
-    max_distance: float | None = None,
-    label_smoothing: float = 0.0,
-) -> ProtoPNetLoss:
-    """ProtoPNet's total loss: cross-entropy, cluster cost, separation cost and the last layer's L1 norm.
-
-    Args:
-        output: has `logits` (B, K) and `min_distances` (B, P).
-        labels: (B,) int64.
-        class_identity: (P, K), one-hot.
-        last_layer_weight: (K, P).
-        coefficients: None for the original's.
-        max_distance: see `cluster_cost`.
-        label_smoothing: of the cross-entropy, in [0, 1).
-
-    Raises:
-        ValueError: the shapes disagree.
-
-    Source: Chen et al. 2019 (ProtoPNet), equations 1 and 4; coefficients of the released `settings.py`.
-    """
-    factors = coefficients or ProtoPNetCoefficients()
-    own = _own_class(output.min_distances, labels, class_identity)
-    cross_entropy = F.cross_entropy(output.logits, labels, label_smoothing=label_smoothing)
-    cluster = _mean_of_nearest(output.min_distances, own, max_distance)
-    separation = _mean_of_nearest(output.min_distances, ~own, max_distance)
-    l1 = last_layer_l1(last_layer_weight, class_identity)
-    total = (
-        factors.cross_entropy * cross_entropy
-        + factors.cluster * cluster
-        + factors.separation * separation
-        + factors.l1 * l1
-    )
-    return ProtoPNetLoss(total, cross_entropy, cluster, separation, l1)
-
-
-def _own_class(min_distances: Tensor, labels: Tensor, class_identity: Tensor) -> Tensor:
+def own_class(min_distances: Tensor, labels: Tensor, class_identity: Tensor) -> Tensor:
     """Whether prototype p is of image b's class, (B, P) bool."""
     if labels.ndim != 1 or min_distances.shape != (len(labels), len(class_identity)):
         raise ValueError(
@@ -145,7 +138,7 @@ def _own_class(min_distances: Tensor, labels: Tensor, class_identity: Tensor) ->
     return class_identity.T[labels] > 0
 
 
-def _mean_of_nearest(min_distances: Tensor, is_candidate: Tensor, max_distance: float | None) -> Tensor:
+def mean_of_nearest(min_distances: Tensor, is_candidate: Tensor, max_distance: float | None) -> Tensor:
     """Mean over the images of the smallest distance among the candidates (B, P).
 
     The original takes max_distance minus the maximum of (max_distance - d) * mask. Filling the other entries with

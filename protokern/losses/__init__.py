@@ -1,0 +1,34 @@
+"""The losses that prototype nets are trained with: pure functions of tensors, one file a paper, shared terms beside."""
+
+from __future__ import annotations
+
+from .protopnet import protopnet_loss
+from .protopool import chosen_prototypes, orthogonality_cost, protopool_loss, released_orthogonality_cost
+from .terms import (
+    Labels,
+    LossCoefficients,
+    ModelLoss,
+    average_separation,
+    cluster_cost,
+    last_layer_l1,
+    mixed_cross_entropy,
+    separation_cost,
+    weigh,
+)
+
+__all__ = [
+    "Labels",
+    "LossCoefficients",
+    "ModelLoss",
+    "average_separation",
+    "chosen_prototypes",
+    "cluster_cost",
+    "last_layer_l1",
+    "mixed_cross_entropy",
+    "orthogonality_cost",
+    "protopnet_loss",
+    "protopool_loss",
+    "released_orthogonality_cost",
+    "separation_cost",
+    "weigh",
+]

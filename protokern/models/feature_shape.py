@@ -1,0 +1,48 @@
+"""The shape of a backbone's feature maps, found by running it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from protokern.nn import evaluating
+
+
+def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+    """Channels, rows and columns (C, H, W) of the backbone's feature maps, by running it on one black image.
+
+    Runs in eval mode without gradients on the backbone's own device; nothing of the backbone is changed.
+
+    Raises:
+        ValueError: the backbone fails on such an image, or does not give (1, C, H, W).
+    """
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    state = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    image = torch.zeros(1, in_channels, *image_size, device=state.device, dtype=state.dtype)
+    shape = tuple(image.shape)
+    with evaluating(backbone):
+        try:
+            features = backbone(image)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"backbone: must map images {shape} to feature maps; it failed: {error}. "
+                "Check in_channels and image_size."
+            ) from error
+    if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[0] != 1:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(
+            f"backbone: must map images {shape} to feature maps (1, C, H, W); got {got}. "
+            "Leave out pooling and the classifier."
+        )
+    _, channels, height, width = features.shape
+    return channels, height, width
+
+
+def check_grid(grid: tuple[int, int], prototype_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise a ValueError unless prototypes of `prototype_size` fit the feature grid of images of `image_size`."""
+    height, width = grid
+    if height < prototype_size[0] or width < prototype_size[1]:
+        raise ValueError(
+            f"prototype_size: must fit the feature grid {grid} of {image_size} pixels; got {prototype_size}. "
+            "Take smaller prototypes, or give the image_size that the model is for."
+        )

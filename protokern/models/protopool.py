@@ -1,0 +1,349 @@
+"""ProtoPool: one pool of prototypes, from which every class chooses some for its slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from protokern.errors import require, require_number
+from protokern.kernels import mean_activation
+from protokern.losses import Labels, LossCoefficients, ModelLoss, protopool_loss
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.settings import ModelConfig
+from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum, mean_distance
+from protokern.nn.prototype_layer import Activation
+
+FOCALS = ("distance", "similarity")
+LAST_LAYERS = ("linear", "sum")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtoPoolConfig(ModelConfig):
+    """What a configuration says about a ProtoPool.
+
+    Attributes:
+        num_prototypes: in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
+        slots_per_class: prototypes that a class uses.
+        focal: "distance" or "similarity"; see `ProtoPool`.
+        last_layer: "linear" or "sum" over the slots.
+        schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages.
+        correct_class_weight: initial weight of a slot for its own class.
+        incorrect_class_weight: initial weight of a slot for every other class.
+        compat: the orthogonality and separation terms of the released program.
+    """
+
+    name: Literal["protopool"] = "protopool"
+    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "single"
+    num_prototypes: int = 0
+    slots_per_class: int = 10
+    focal: Literal["distance", "similarity"] = "distance"
+    last_layer: Literal["linear", "sum"] = "linear"
+    schedule_epochs: int = 30
+    correct_class_weight: float = 1.0
+    incorrect_class_weight: float = 0.0
+    compat: bool = False
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        require_number(self, "num_prototypes")
+        require_number(self, "slots_per_class", "schedule_epochs", minimum=1)
+        require_number(self, "correct_class_weight", "incorrect_class_weight", minimum=-1e6)
+        require(
+            self.num_prototypes == 0 or self.num_prototypes >= self.slots_per_class,
+            "num_prototypes",
+            f"at least slots_per_class ({self.slots_per_class}), or 0",
+            self.num_prototypes,
+        )
+
+
+@dataclass(frozen=True)
+class ProtoPoolOutput(ModelOutput):
+    """What a ProtoPool says about a batch.
+
+    Attributes:
+        slot_similarities: (B, K, S), focal similarity in every slot; 0 in an empty one.
+        assignment: (K, P, S), how much of each prototype was in each slot.
+    """
+
+    slot_similarities: Tensor
+    assignment: Tensor
+
+
+torch.export.register_dataclass(ProtoPoolOutput, serialized_type_name="protokern.models.protopool.ProtoPoolOutput")
+
+
+class ProtoPool(PrototypeModel):
+    """ProtoPool on any convolutional backbone.
+
+    Each class has S slots, and each slot chooses one of P prototypes that all classes share. What a slot adds is the
+    focal similarity: high where one part of the image is like the prototype, low where all of it is. While the choices
+    are soft, a slot holds a mixture; `harden` makes them final, which training does before the push.
+
+    Args:
+        backbone: maps images (B, in_channels, Y, X) to (B, C, H, W).
+        num_classes: K, >= 1.
+        num_prototypes: P, >= slots_per_class.
+        slots_per_class: S, >= 1.
+        prototype_dim: D.
+        prototype_size: (h, w) in patches.
+        focal: "distance" mixes the smallest and the mean distance of the prototypes and takes the similarity of both,
+            as the released program does; "similarity" mixes the prototypes' own focal similarities, maximum less mean
+            of the similarity over the image, as the paper says. With final choices the mixing is the same, and they
+            differ in that mean: similarity of the mean distance, or mean of the similarity.
+        last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
+        schedule_epochs: see `SlotAssignment`.
+        add_on_layers, activation, metric, epsilon: as in `ProtoPNet`. `activation` may be a function of distances with
+            focal="distance" only.
+        correct_class_weight: first weight of the last layer from a slot to its own class.
+        incorrect_class_weight: first weight from a slot to every other class.
+        compat: train with the released program's orthogonality and separation; see `protopool_loss`.
+        in_channels: channels of the images.
+        image_size: as in `ProtoPNet`.
+        backend: see `protokern.min_distance`.
+
+    Attributes:
+        assignment: the `SlotAssignment`; its `presence_logits` are (K, P, S).
+
+    Raises:
+        ValueError: an argument is out of range, the backbone gives no feature maps, or its grid is smaller than
+            `prototype_size`.
+
+    Source: Rymarczyk et al. 2022, "Interpretable Image Classification with Differentiable Prototypes Assignment".
+    """
+
+    Config = ProtoPoolConfig
+    parts: ClassVar[tuple[str, ...]] = (*PrototypeModel.parts, "assignment")
+    chooses = True
+    mixup = 0.5
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        num_prototypes: int,
+        slots_per_class: int = 10,
+        prototype_dim: int = 128,
+        prototype_size: tuple[int, int] = (1, 1),
+        *,
+        focal: str = "distance",
+        last_layer: str = "linear",
+        schedule_epochs: int = 30,
+        add_on_layers: str = "single",
+        activation: Activation = "log",
+        metric: str = "sqeuclidean",
+        epsilon: float = 1e-4,
+        correct_class_weight: float = 1.0,
+        incorrect_class_weight: float = 0.0,
+        compat: bool = False,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 64,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_options(focal, last_layer, activation)
+        self.assignment = SlotAssignment(num_classes, num_prototypes, slots_per_class, schedule_epochs=schedule_epochs)
+        self._make_parts(
+            backbone,
+            num_prototypes,
+            prototype_dim,
+            prototype_size,
+            add_on_layers=add_on_layers,
+            activation=activation,
+            metric=metric,
+            epsilon=epsilon,
+            in_channels=in_channels,
+            image_size=image_size,
+            backend=backend,
+        )
+        slot_class = torch.arange(num_classes).repeat_interleave(slots_per_class)
+        self.register_buffer("slot_identity", F.one_hot(slot_class, num_classes).float())
+        self.last_layer = (
+            SlotSum(num_classes)
+            if last_layer == "sum"
+            else PrototypeClassifier(
+                self.slot_identity,
+                correct_class_weight=correct_class_weight,
+                incorrect_class_weight=incorrect_class_weight,
+            )
+        )
+        self.focal = focal
+        self.compat = compat
+
+    slot_identity: Tensor
+
+    @classmethod
+    def from_config(
+        cls, config: ProtoPoolConfig, backbone: nn.Module, num_classes: int, image_size: int | tuple[int, int]
+    ) -> Self:
+        """The model of a configuration."""
+        return cls(
+            backbone,
+            num_classes,
+            config.num_prototypes or max(num_classes, 2 * config.slots_per_class),
+            config.slots_per_class,
+            config.prototype_dim,
+            config.prototype_size,
+            focal=config.focal,
+            last_layer=config.last_layer,
+            schedule_epochs=config.schedule_epochs,
+            add_on_layers=config.add_on_layers,
+            activation=config.activation,
+            metric=config.metric,
+            epsilon=config.epsilon,
+            correct_class_weight=config.correct_class_weight,
+            incorrect_class_weight=config.incorrect_class_weight,
+            compat=config.compat,
+            image_size=image_size,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.slot_identity.shape[1]
+
+    @property
+    def slots(self) -> Tensor:
+        """(K, S) int64, the prototype in every slot of every class, -1 where a slot is empty."""
+        return self.assignment.choice
+
+    @property
+    def class_identity(self) -> Tensor:  # type: ignore[override]
+        """(P, K), 1 where a slot of class k has prototype p."""
+        is_chosen = self.slots[:, None, :] == torch.arange(self.num_prototypes, device=self.device)[:, None]
+        return is_chosen.any(dim=2).T.to(self.slot_identity.dtype)
+
+    @property
+    def last_layer_identity(self) -> Tensor:
+        """(K * S, K): the class of each slot."""
+        return self.slot_identity
+
+    @property
+    def prototype_weight(self) -> Tensor:
+        """(K, P): the sum of the weights of the slots that a prototype sits in.
+
+        Raises:
+            ValueError: the choices are not final, so a slot is a mixture and no prototype speaks for itself.
+        """
+        if not self.is_hard:
+            raise ValueError(
+                "model: must have made its choices final, so that each slot holds one prototype; they are soft. "
+                "Call model.harden(), or take a checkpoint from after the hardening."
+            )
+        slots = self.slots.flatten()
+        is_filled = slots != EMPTY
+        weight: Tensor = self.last_layer.weight if isinstance(self.last_layer, nn.Linear) else self.slot_identity.T
+        total = weight.new_zeros(self.num_classes, self.num_prototypes)
+        return total.index_add(1, slots[is_filled], weight[:, is_filled])
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the choices are final."""
+        return self.assignment.is_hard
+
+    def start_epoch(self, epoch: int) -> None:
+        """Raise the scale of the choices, see `SlotAssignment.start_epoch`."""
+        self.assignment.start_epoch(epoch)
+
+    def harden(self) -> dict[str, float | int]:
+        """Make the choices final.
+
+        Returns:
+            How soft they were (largest entropy of a slot, nats), in how many classes two slots wanted the same
+            prototype, and how many prototypes are shared and unused now. Empty if they were final.
+        """
+        if self.is_hard:
+            return {}
+        entropy, wanted = float(self.assignment.entropy().max()), self.pool_use()
+        self.assignment.harden()
+        use = self.pool_use()
+        return {
+            "largest_entropy": entropy,
+            "repeated": len(wanted.repeated),
+            "shared": len(use.shared),
+            "unused": len(use.unused),
+        }
+
+    def pool_use(self) -> PoolUse:
+        """Which prototypes each class uses, which are shared, which unused."""
+        return self.assignment.use()
+
+    def head(self, features: Tensor) -> ProtoPoolOutput:
+        """Logits, distances, focal similarities and patches for feature maps (B, D, H, W)."""
+        layer = self.prototype_layer
+        assignment = self.assignment()
+        pool = layer(features)
+        if self.focal == "similarity":
+            assert isinstance(layer.activation, str)
+            mean = mean_activation(
+                features,
+                layer.prototypes,
+                activation=layer.activation,
+                epsilon=layer.epsilon,
+                metric=layer.metric,
+                precision=layer.precision,
+                backend=layer.backend,
+            )
+            activations = pool.activation - mean
+            in_slots = self._in_slots(activations, assignment)
+        else:
+            mean = mean_distance(features, layer.prototypes, metric=layer.metric, backend=layer.backend)
+            activations = pool.activation - layer.activate(mean)
+            in_slots = (
+                self._in_slots(activations, assignment)
+                if self.is_hard
+                else layer.activate(self._in_slots(pool.min_distance, assignment))
+                - layer.activate(self._in_slots(mean, assignment))
+            )
+        logits = self.last_layer(in_slots.flatten(1))
+        return ProtoPoolOutput(logits, pool.min_distance, activations, pool.patch, in_slots, assignment)
+
+    def _in_slots(self, values: Tensor, assignment: Tensor) -> Tensor:
+        """Mix values (B, P) of the prototypes into the slots, (B, K, S); with final choices, pick them."""
+        num_classes, num_prototypes, num_slots = assignment.shape
+        if self.is_hard:
+            # Picked, not multiplied: a matrix product may round to TF32.
+            padded = F.pad(values, (0, 1))  # an empty slot reads the zero at the end
+            return padded[:, self.slots]
+        shares = assignment.transpose(1, 2).reshape(num_classes * num_slots, num_prototypes)
+        return (values @ shares.T.to(values.dtype)).view(-1, num_classes, num_slots)
+
+    def last_layer_input(self, output: ModelOutput) -> Tensor:
+        """(B, K * S), the focal similarities in all slots."""
+        assert isinstance(output, ProtoPoolOutput)
+        return output.slot_similarities.flatten(1)
+
+    def loss(
+        self, output: ModelOutput, labels: Labels, coefficients: LossCoefficients, *, label_smoothing: float = 0.0
+    ) -> ModelLoss:
+        """See `protopool_loss`."""
+        assert isinstance(output, ProtoPoolOutput)
+        return protopool_loss(
+            output,
+            labels,
+            output.assignment,
+            self.last_layer.weight if isinstance(self.last_layer, nn.Linear) else None,
+            self.slot_identity,
+            coefficients,
+            presence_logits=self.assignment.presence_logits if self.compat else None,
+            max_distance=self.max_distance,
+            label_smoothing=label_smoothing,
+        )
+
+    def _keep(self, kept: Tensor) -> None:
+        super()._keep(kept)
+        self.assignment.keep_prototypes(kept)
+
+
+def _check_options(focal: str, last_layer: str, activation: Activation) -> None:
+    for name, value, allowed in (("focal", focal, FOCALS), ("last_layer", last_layer, LAST_LAYERS)):
+        if value not in allowed:
+            raise ValueError(f"{name}: must be one of {', '.join(allowed)}; got {value!r}. Check the spelling.")
+    if focal == "similarity" and not isinstance(activation, str):
+        raise ValueError(
+            'activation: must be a name with focal="similarity", whose mean is taken inside the op; got a function. '
+            'Use focal="distance", or a named activation.'
+        )

@@ -1,0 +1,50 @@
+"""What a configuration says about every model. Each model adds its own settings beside its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from protokern.backbones import list_backbones
+from protokern.errors import require, require_number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The net: backbone, prototypes and how they speak.
+
+    Attributes:
+        name: a key of `protokern.models.MODELS`.
+        backbone: a name from `protokern.backbones.list_backbones()`.
+        weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
+            there are such weights.
+        prototype_dim: channels of the feature map and of a prototype.
+        prototype_size: height and width of a prototype in patches.
+        add_on_layers: the 1x1 convolutions between backbone and prototypes, see `protokern.nn.make_add_on_layers`.
+        activation: similarity as a function of distance.
+        metric: distance between a patch and a prototype.
+        epsilon: of the "log" activation.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str = ""
+    backbone: str = "resnet34"
+    weights: str = "auto"
+    prototype_dim: int = 128
+    prototype_size: tuple[int, int] = (1, 1)
+    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "regular"
+    activation: Literal["log", "linear", "exp", "cosine"] = "log"
+    metric: Literal["sqeuclidean", "cosine"] = "sqeuclidean"
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        backbones = list_backbones()
+        require(self.backbone in backbones, "backbone", f"one of {', '.join(backbones)}", self.backbone)
+        require_number(self, "prototype_dim", minimum=1)
+        require(min(self.prototype_size) >= 1, "prototype_size", "two numbers of at least 1", self.prototype_size)
+        require_number(self, "epsilon", above=True)
+        if self.activation == "cosine":
+            require(self.metric == "cosine", "metric", '"cosine" when activation is "cosine"', self.metric)

@@ -1,0 +1,52 @@
+"""Mean distance over the grid, in closed form."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protokern.kernels import distance_map, mean_activation
+from protokern.kernels.geometry import compute_dtype
+
+
+def mean_distance(
+    features: Tensor, prototypes: Tensor, *, metric: str = "sqeuclidean", backend: str = "auto"
+) -> Tensor:
+    """Mean over all patches of the distance to every prototype, without the map of them.
+
+    The mean of |x - p|^2 over the patches x of an image is the spread of the patches around their mean m, plus
+    |m - p|^2. Both are sums of squares of differences, so the result is never negative, and off by little where it is
+    small. The mean of 1 - cos(x, p) is 1 - u . p / |p| with u the mean of the x / |x|; for prototypes larger than one
+    cell, where the patches overlap, it is left to the fused `mean_activation`.
+
+    Args:
+        features: (B, D, H, W).
+        prototypes: (P, D) or (P, D, h, w); dtype and device of `features`, or under autocast any of the supported.
+        metric: "sqeuclidean" or "cosine".
+        backend: see `protokern.min_distance`.
+
+    Returns:
+        (B, P), float32 for half inputs, else the wider dtype of the inputs. Differentiable in both.
+
+    Source: Rymarczyk et al. 2022 (ProtoPool), section 3.2: the average in the focal similarity, as the released program
+    takes it, of distances.
+    """
+    wide = features.to(compute_dtype(features.dtype))
+    cells = prototypes if prototypes.ndim == 4 else prototypes[..., None, None]
+    if metric == "cosine":
+        if cells.shape[2:] != (1, 1):
+            return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
+        direction = F.normalize(wide, dim=1, eps=torch.finfo(wide.dtype).tiny).mean((2, 3))
+        unit = F.normalize(cells.flatten(1).to(wide.dtype), dim=1, eps=torch.finfo(wide.dtype).tiny)
+        return 1 - direction @ unit.T
+    patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, D, h, w, H', W')
+    centre = patches.mean((4, 5))
+    spread = (patches - centre[..., None, None]).square().sum((1, 2, 3)).mean((1, 2))
+    to_centre = distance_map(centre, cells.to(centre.dtype), backend=backend)
+    return spread[:, None] + to_centre[:, :, 0, 0]
+
+
+def _patches(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """All patches of `size` (h, w) of features (B, D, H, W) as a view (B, D, h, w, H', W')."""
+    return features.unfold(2, size[0], 1).unfold(3, size[1], 1).permute(0, 1, 4, 5, 2, 3)

@@ -93,9 +93,8 @@ def describe(record: EpochRecord | StageRecord | Notice) -> str:
         return record.text
     name = _STAGES[record.stage]
     if isinstance(record, EpochRecord):
-        terms = ", ".join(
-            f"{term.replace('_', ' ')} {value:.4f}" for term, value in record.terms.items() if term != "l1"
-        )
+        shown = {term.replace("_", " "): value for term, value in record.terms.items() if term != "l1"}
+        terms = ", ".join(f"{term} {value:.4f}" for term, value in shown.items())
         return (
             f"{name} epoch {record.epoch}: loss {record.loss:.4f} ({terms}), "
             f"train {record.accuracy:.1%}, val {record.val_accuracy:.1%}, {record.seconds:.1f} s"

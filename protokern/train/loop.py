@@ -76,9 +76,8 @@ def train(run: TrainingRun) -> Iterator[Record]:
                 records = [*notices, epoch_record]
                 if step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
                     next_position = skip_after_early_stop(steps, next_position)
-                    records.append(
-                        Notice(text=f"early stop: {progress.waited} epochs without better validation accuracy")
-                    )
+                    text = f"early stop: {progress.waited} epochs without better validation accuracy"
+                    records.append(Notice(text=text))
             elif step.stage == "push":
                 records = [*return_to_best_joint(run), *push_step(run)]
             elif step.stage == "prune":

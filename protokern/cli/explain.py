@@ -97,7 +97,7 @@ def explanation_table(
         source = None if files is None else files.prototypes[view.prototype].source
         return {
             "prototype": view.prototype,
-            "prototype_class": classes[evidence.prototype_class],
+            "prototype_classes": [classes[k] for k in evidence.prototype_classes],
             "similarity": evidence.similarity,
             "distance": evidence.distance,
             "weight": evidence.weight,

@@ -45,15 +45,20 @@ class Evidence:
 
     Attributes:
         view: where it looked; shared by all classes it speaks for.
-        prototype_class: the class that the prototype belongs to, not always the one it speaks for here.
+        prototype_classes: the classes that the prototype belongs to, ascending: one, several that share it, or none;
+            the class it speaks for here need not be one of them.
+        slots: the slots of the explained class that it sits in, ascending; empty for models without slots, and for
+            prototypes that no slot of the class holds.
         distance: of the nearest patch, in the model's metric.
-        similarity: activation at that distance.
-        weight: of the prototype for the class, in the last layer.
+        similarity: what it contributes before weights: the activation at that distance, for ProtoPool the focal
+            similarity.
+        weight: of the prototype for the class; with slots, the sum over the slots of all classes that hold it.
         points: similarity x weight, its share of the logit.
     """
 
     view: PatchView
-    prototype_class: int
+    prototype_classes: tuple[int, ...]
+    slots: tuple[int, ...]
     distance: float
     similarity: float
     weight: float
@@ -121,7 +126,7 @@ def explain_image(
     are shown, not for all.
 
     Args:
-        model: any prototype model.
+        model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
         top: prototypes shown per class, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
@@ -131,13 +136,15 @@ def explain_image(
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
 
     Raises:
-        ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range.
+        ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
+            the choices of the model are soft, so that no prototype has a weight of its own.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
     _check(model, image, top, classes)
     parameter = next(model.parameters())
     image = image.to(parameter.device, parameter.dtype)
+    weight = model.prototype_weight.detach().double().cpu().numpy()
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
         if receptive_field is None:
@@ -147,8 +154,9 @@ def explain_image(
         spoken = _Spoken(
             distance=output.min_distances[0].double().cpu().numpy(),
             similarity=output.activations[0].double().cpu().numpy(),
-            weight=model.last_layer.weight.double().cpu().numpy(),
-            prototype_class=model.prototype_class.tolist(),
+            weight=weight,
+            is_own=model.class_identity.cpu().numpy() > 0,
+            slots=None if model.slots is None else model.slots.cpu().numpy(),
         )
         if classes is None:
             classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
@@ -166,18 +174,23 @@ def explain_image(
 
 @dataclass(frozen=True, slots=True)
 class _Spoken:
-    """What all prototypes said of an image: distance (P,), similarity (P,), weight (K, P), class (P,)."""
+    """What all prototypes said: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
 
     distance: np.ndarray
     similarity: np.ndarray
     weight: np.ndarray
-    prototype_class: list[int]
+    is_own: np.ndarray
+    slots: np.ndarray | None
 
     @property
     def points(self) -> np.ndarray:
         """(P, K) float64."""
         points: np.ndarray = self.similarity[:, None] * self.weight.T
         return points
+
+    def slots_with(self, j: int, k: int) -> tuple[int, ...]:
+        """The slots of class k that hold prototype j."""
+        return () if self.slots is None else tuple(np.flatnonzero(self.slots[k] == j).tolist())
 
 
 def _explain_class(
@@ -187,7 +200,8 @@ def _explain_class(
     evidence = tuple(
         Evidence(
             view=views[j],
-            prototype_class=spoken.prototype_class[j],
+            prototype_classes=tuple(np.flatnonzero(spoken.is_own[j]).tolist()),
+            slots=spoken.slots_with(j, k),
             distance=float(spoken.distance[j]),
             similarity=float(spoken.similarity[j]),
             weight=float(spoken.weight[k, j]),

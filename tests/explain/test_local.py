@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from protokern.explain.boxes import Box, activation_box, patch_box
 from protokern.explain.local import EXPLAINED_CLASSES, explain_image
-from protokern.models import ProtoPNet
+from protokern.models import ProtoPNet, ProtoPool
 
 
 def small_model(*, in_channels: int = 3, prototype_size: tuple[int, int] = (1, 1), num_classes: int = 4) -> ProtoPNet:
@@ -29,6 +29,23 @@ def small_model(*, in_channels: int = 3, prototype_size: tuple[int, int] = (1, 1
         image_size=32,
     )
     nn.init.normal_(model.last_layer.weight)
+    return model.eval()
+
+
+def small_pool(*, focal: str = "distance", last_layer: str = "linear", is_hard: bool = True) -> ProtoPool:
+    """Four classes with three slots each over seven prototypes: 0 shared, 6 unused, the last slot of class 3 empty."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2, padding=1)
+    )
+    model = ProtoPool(
+        backbone, 4, 7, slots_per_class=3, prototype_dim=5, focal=focal, last_layer=last_layer, image_size=32
+    )
+    if last_layer == "linear":
+        nn.init.normal_(model.last_layer.weight)
+    if is_hard:
+        model.harden()
+        model.assignment.slots.copy_(torch.tensor([[0, 1, 2], [3, 0, 4], [1, 5, 0], [5, 4, -1]]))
     return model.eval()
 
 
@@ -64,9 +81,62 @@ def test_evidence_is_similarity_times_weight_at_the_nearest_patch() -> None:
         assert evidence.similarity == pytest.approx(float(output.activations[0, j]))
         assert evidence.distance == pytest.approx(float(output.min_distances[0, j]))
         assert evidence.weight == pytest.approx(model.last_layer.weight[one.class_index, j].item())
-        assert evidence.prototype_class == j // 3
+        assert evidence.prototype_classes == (j // 3,)
+        assert evidence.slots == ()
         row, column = evidence.view.patch
         assert row * 8 + column == int(output.patches[0, j])
+
+
+@pytest.mark.parametrize("last_layer", ["linear", "sum"])
+@pytest.mark.parametrize("focal", ["distance", "similarity"])
+def test_points_of_a_shared_pool_sum_to_the_logits(focal: str, last_layer: str) -> None:
+    model = small_pool(focal=focal, last_layer=last_layer)
+    image = torch.rand(3, 24, 40)
+    explanation = explain_image(model, image, top=3, classes=range(4))
+    with torch.no_grad():
+        output = model(image[None])
+    np.testing.assert_allclose(explanation.points.sum(axis=0), output.logits[0].numpy(), rtol=0, atol=1e-5)
+    for one in explanation.classes:
+        assert sum(evidence.points for evidence in one.evidence) + one.other_points == pytest.approx(
+            one.logit, abs=1e-5
+        )
+        for evidence in one.evidence:
+            assert evidence.points == evidence.similarity * evidence.weight
+            focal_similarity = float(output.activations[0, evidence.view.prototype])
+            assert evidence.similarity == pytest.approx(focal_similarity)
+
+
+def test_evidence_of_a_pool_names_all_classes_of_the_prototype_and_its_slots_in_the_explained_one() -> None:
+    explanation = explain_image(small_pool(), torch.rand(3, 32, 32), top=7, classes=range(4))
+    classes = {0: (0, 1, 2), 1: (0, 2), 2: (0,), 3: (1,), 4: (1, 3), 5: (2, 3), 6: ()}
+    slots = {(0, 0): (0,), (0, 1): (1,), (0, 2): (2,), (1, 3): (0,), (1, 0): (1,), (1, 4): (2,)}
+    slots |= {(2, 1): (0,), (2, 5): (1,), (2, 0): (2,), (3, 5): (0,), (3, 4): (1,)}
+    for one in explanation.classes:
+        assert sorted(evidence.view.prototype for evidence in one.evidence) == list(range(7))
+        for evidence in one.evidence:
+            j = evidence.view.prototype
+            assert evidence.prototype_classes == classes[j]
+            assert evidence.slots == slots.get((one.class_index, j), ())
+    assert not explanation.points[6].any()
+
+
+def test_the_heat_map_of_a_pool_is_the_activation_and_not_the_focal_similarity() -> None:
+    model = small_pool()
+    image = torch.rand(3, 32, 32)
+    evidence = explain_image(model, image, top=1).classes[0].evidence[0]
+    with torch.no_grad():
+        layer = model.prototype_layer
+        activation = layer.activate(layer.distance_map(model.features(image[None])))[:, evidence.view.prototype]
+    row, column = evidence.view.patch
+    expected = nn.functional.interpolate(activation[None], size=(32, 32), mode="bicubic")[0, 0].numpy()
+    np.testing.assert_allclose(evidence.view.heat_map, expected, atol=1e-5)
+    assert float(activation[0, row, column]) == pytest.approx(float(activation.max()))
+    assert evidence.similarity < float(activation.max())
+
+
+def test_a_model_that_still_chooses_has_nothing_to_explain_yet() -> None:
+    with pytest.raises(ValueError, match=r"model: must have made its choices final.*they are soft. Call model.harden"):
+        explain_image(small_pool(is_hard=False), torch.rand(3, 32, 32))
 
 
 def test_the_heat_map_is_the_upsampled_activation_and_the_box_its_highest_part() -> None:

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 BEGIN = "<!-- accuracies begin: made by `python -m benchmarks.accuracy --write`, do not edit -->"
 END = "<!-- accuracies end -->"
-STAGES = ("joint", "push", "last_layer", "prune", "pruned_last_layer")
+STAGES = ("joint", "hardening", "push", "last_layer", "prune", "pruned_last_layer")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class AccuracyRow:
 
     Attributes:
         config: the file of examples/configs that was trained, without its ending.
+        joint: before the push; None for a model that makes its choices final before that.
+        hardening: with those choices final; None for a model that makes none.
+        prune, pruned_last_layer: None without pruning.
         prototypes: left at the end.
         minutes: of training, all stages together.
     """
@@ -42,7 +45,8 @@ class AccuracyRow:
     image_size: str
     train_images: int
     test_images: int
-    joint: float
+    joint: float | None
+    hardening: float | None
     push: float
     last_layer: float
     prune: float | None
@@ -74,7 +78,8 @@ def read_run(folder: Path) -> AccuracyRow:
         image_size=str(config["data"]["image_size"]),
         train_images=metrics["images"]["train"],
         test_images=metrics["images"]["test"],
-        joint=percent["joint"],
+        joint=percent.get("joint"),
+        hardening=percent.get("hardening"),
         push=percent["push"],
         last_layer=percent["last_layer"],
         prune=percent.get("prune"),
@@ -106,8 +111,8 @@ def table(rows: Sequence[AccuracyRow]) -> str:
     """The newest row of each recipe and seed, and the mean of each recipe's seeds."""
     newest = {(row.config, row.seed): row for row in rows}
     lines = [
-        "| recipe | seed | joint | push | last layer | prune | last layer again | prototypes | minutes | commit |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| recipe | seed | joint | hardening | push | last layer | prune | last layer again | prototypes | minutes | commit |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for config in dict.fromkeys(row.config for row in newest.values()):
         group = sorted((row for row in newest.values() if row.config == config), key=lambda row: row.seed)
@@ -118,7 +123,8 @@ def table(rows: Sequence[AccuracyRow]) -> str:
         if len(group) > 1:
             means = [[getattr(row, stage) for row in group] for stage in STAGES]
             cells = [percent(None if None in values else statistics.mean(values)) for values in means]
-            lines.append(f"| **mean** | {len(group)} seeds | {' | '.join(f'**{cell}**' for cell in cells)} | | | |")
+            bold = " | ".join(f"**{cell}**" if cell else "" for cell in cells)
+            lines.append(f"| **mean** | {len(group)} seeds | {bold} | | | |")
     devices = ", ".join(dict.fromkeys(f"{row.device} with torch {row.torch_version}" for row in newest.values()))
     return "\n".join([*lines, "", f"Trained on two cores: {devices}."])
 

@@ -156,7 +156,9 @@ def _model_settings(table: Any) -> type[ModelConfig]:
     """The settings class of the model that the table names."""
     name = table.get("name", DEFAULT_MODEL) if isinstance(table, Mapping) else DEFAULT_MODEL
     if not isinstance(name, str) or name not in MODELS:
-        raise ConfigError(f"model.name: must be one of {', '.join(MODELS)}; got {name!r}.")
+        close = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"model.name: must be one of {', '.join(MODELS)}; got {name!r}.{hint}")
     return MODELS[name].Config
 
 
@@ -178,10 +180,19 @@ def _explain(error: ValidationError, owner: type[Any], prefix: tuple[str, ...]) 
     key = ".".join(path)
     if mistake["type"] == "unexpected_keyword_argument":
         allowed = [entry.name for entry in fields(_settings_at(owner, inner[:-1]))]
-        close = difflib.get_close_matches(path[-1], allowed, n=1)
-        hint = f"Did you mean {'.'.join([*path[:-1], close[0]])}? " if close else ""
-        return f"{key}: no such key. {hint}Allowed here: {', '.join(allowed)}."
+        return f"{key}: no such key. {_hint(path, allowed)}Allowed here: {', '.join(allowed)}."
     return f"{key}: must be {_wanted(mistake, owner, inner)}; got {mistake['input']!r}."
+
+
+def _hint(path: Sequence[str], allowed: Sequence[str]) -> str:
+    """What somebody who wrote an unknown key may have meant: a key of another model, or one with a similar name."""
+    *table, key = path
+    if table == ["model"]:
+        owners = [name for name, model in MODELS.items() if key in (entry.name for entry in fields(model.Config))]
+        if owners:
+            return f"It is a key of {' and '.join(owners)}: set model.name for that. "
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return f"Did you mean {'.'.join([*table, close[0]])}? " if close else ""
 
 
 def _is_alternative(part: str) -> bool:
@@ -198,6 +209,9 @@ def _wanted(mistake: ErrorDetails, owner: type[Any], path: Sequence[str]) -> str
         return "a list of texts in [ ]"
     if "tuple" in key_type:
         return "a whole number or two of them in [ ]" if "int |" in key_type else "two whole numbers in [ ]"
+    if "float" in key_type and "Literal" in key_type:
+        words = re.findall(r"'(\w+)'", key_type)
+        return f"a number or {' or '.join(repr(word) for word in words)}"
     return {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}.get(
         mistake["type"], mistake["msg"].removeprefix("Input should be ")
     )

@@ -21,6 +21,7 @@ from protokern.data import PRESETS
 from protokern.errors import ConfigError
 from protokern.models import MODELS
 from protokern.models.protopnet import ProtoPNetConfig
+from protokern.models.protopool import ProtoPoolConfig
 from protokern.train.settings import PruneConfig, TrainConfig
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
@@ -62,6 +63,19 @@ def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:
     assert load_config(path) == config
     assert tomllib.loads(path.read_text(encoding="utf-8"))["made_by"] == {"protokern": "0.1.0", "git": "abc"}
     assert parse_config(config_to_dict(config)) == config
+
+
+@pytest.mark.parametrize("mixup", ["auto", 0.0, 0.25])
+def test_a_written_configuration_of_a_pool_is_read_back_the_same(tmp_path, mixup) -> None:
+    config = RunConfig(
+        model=ProtoPoolConfig(num_prototypes=30, slots_per_class=5, focal="similarity", last_layer="sum", compat=True),
+        train=TrainConfig(hardening_epochs=0, orthogonality=0.5, mixup=mixup),
+    )
+    path = tmp_path / "run.toml"
+    path.write_text(config_to_toml(config, {"protokern": "0.1.0"}), encoding="utf-8")
+    assert load_config(path) == config
+    assert parse_config(config_to_dict(config)) == config
+    assert type(load_config(path).train.mixup) is type(mixup)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +138,11 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.last_layer_lr=1e38", "train.last_layer_lr: must be at most 1e+30; got 1e+38."),
         ("train.separation=0.08", "train.separation: must be 0 or negative; got 0.08."),
         ("train.label_smoothing=1.0", "train.label_smoothing: must be from 0 up to, not including, 1; got 1.0."),
+        ("train.mixup=autos", "train.mixup: must be a number or 'auto'; got 'autos'."),
+        ("train.mixup=true", "train.mixup: must be a number or 'auto'; got True."),
+        ("train.mixup=-0.5", "train.mixup: must be a finite number of at least 0; got -0.5."),
+        ("train.hardening_epochs=-1", "train.hardening_epochs: must be a finite number of at least 0; got -1."),
+        ("train.orthogonality=nan", "train.orthogonality: must be a finite number of at least 0; got nan."),
         ("train.step_gamma=0", "train.step_gamma: must be greater than 0 and at most 1; got 0.0."),
         ("train.seed=-1", "train.seed: must be from 0 to 4294967295; got -1."),
         ("data.val_fraction=1", "data.val_fraction: must be between 0 and 1; got 1.0."),
@@ -132,6 +151,11 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("model.prototypes_per_class=0", "model.prototypes_per_class: must be a finite number of at least 1; got 0."),
         ("model.correct_class_weight=inf", "model.correct_class_weight: must be a finite number; got inf."),
         ("model.activation=cosine", 'model.metric: must be "cosine" when activation is "cosine"; got \'sqeuclidean\'.'),
+        ("model=3", "model: must be a table of keys; got 3."),
+        (
+            "model.prototype_per_class=3",
+            "model.prototype_per_class: no such key. Did you mean model.prototypes_per_class? Allowed here: name, backb",
+        ),
         ("prune.threshold=7", "prune.threshold: must be from 0 to k (6); got 7."),
         ("train.seed", "--set: must be section.key=value; got 'train.seed'. Write for example train.seed=1."),
         ("train..seed=1", "--set: must be section.key=value; got 'train..seed=1'."),
@@ -152,8 +176,56 @@ def test_a_value_under_a_value_is_refused() -> None:
     assert mistake("train.seed=1", "train.seed.x=1") == "--set train.seed.x=1: 'seed' is a value, not a section."
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.slots_per_clas=3", "model.slots_per_clas: no such key. Did you mean model.slots_per_class? Allowed here"),
+        ("model.focal=max", "model.focal: must be 'distance' or 'similarity'; got 'max'."),
+        ("model.last_layer=mean", "model.last_layer: must be 'linear' or 'sum'; got 'mean'."),
+        ("model.compat=1", "model.compat: must be true or false; got 1."),
+        ("model.num_prototypes=9", "model.num_prototypes: must be at least slots_per_class (10), or 0; got 9."),
+        ("model.slots_per_class=0", "model.slots_per_class: must be a finite number of at least 1; got 0."),
+        ("model.schedule_epochs=0", "model.schedule_epochs: must be a finite number of at least 1; got 0."),
+        ("model.incorrect_class_weight=nan", "model.incorrect_class_weight: must be a finite number; got nan."),
+        ("model.epsilon=0", "model.epsilon: must be a finite number greater than 0; got 0.0."),
+    ],
+)
+def test_a_mistake_about_a_pool_is_one_line_too(change, message) -> None:
+    assert mistake("model.name=protopool", change).startswith(message)
+
+
+def test_a_key_of_another_model_is_told_so() -> None:
+    allowed = ", ".join(entry.name for entry in fields(ProtoPNetConfig))
+    assert mistake("model.num_prototypes=30") == (
+        f"model.num_prototypes: no such key. It is a key of protopool: set model.name for that. Allowed here: {allowed}."
+    )
+    allowed = ", ".join(entry.name for entry in fields(ProtoPoolConfig))
+    assert mistake("model.name=protopool", "model.prototypes_per_class=3").endswith(
+        f"It is a key of protopnet: set model.name for that. Allowed here: {allowed}."
+    )
+
+
+def test_every_model_of_the_registry_brings_its_settings() -> None:
+    for name, model in MODELS.items():
+        config = load_config(None, [f"model.name={name}"])
+        assert type(config.model) is model.Config
+        assert config.model.name == name
+        assert differing_keys(config, config) == []
+
+
+def test_keys_that_only_one_model_has_differ() -> None:
+    keys = differing_keys(RunConfig(), load_config(None, ["model.name=protopool"]))
+    assert keys[:1] == ["model.name"]
+    assert {"model.prototypes_per_class", "model.num_prototypes", "model.slots_per_class"} <= set(keys)
+
+
 def test_names_of_models_and_backbones_are_listed() -> None:
-    assert mistake("model.name=protopool") == f"model.name: must be one of {', '.join(MODELS)}; got 'protopool'."
+    allowed = ", ".join(MODELS)
+    assert mistake("model.name=forest") == f"model.name: must be one of {allowed}; got 'forest'."
+    assert mistake("model.name=3") == f"model.name: must be one of {allowed}; got 3."
+    assert (
+        mistake("model.name=protopol") == f"model.name: must be one of {allowed}; got 'protopol'. Did you mean protopool?"
+    )
     assert (
         mistake("model.backbone=resnet")
         == f"model.backbone: must be one of {', '.join(list_backbones())}; got 'resnet'."
@@ -218,15 +290,18 @@ def test_the_original_s_example_spells_out_the_defaults() -> None:
     assert set(changed) <= {"model.weights", "data.workers"}
 
 
+OWNERS = (*(model.Config for model in MODELS.values()), DataConfig, TrainConfig, PruneConfig)
+
+
 def test_every_key_is_documented() -> None:
-    for owner in (ProtoPNetConfig, DataConfig, TrainConfig, PruneConfig):
-        assert owner.__doc__ is not None
+    for owner in OWNERS:
+        texts = " ".join(kind.__doc__ or "" for kind in owner.__mro__)  # what all models have is said in their base
         for entry in fields(owner):
-            assert entry.name in owner.__doc__, f"{owner.__name__}.{entry.name}"
+            assert entry.name in texts, f"{owner.__name__}.{entry.name}"
 
 
 def test_every_key_is_in_the_training_guide() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
-    for owner in (ProtoPNetConfig, DataConfig, TrainConfig, PruneConfig):
+    for owner in OWNERS:
         for entry in fields(owner):
             assert f"`{entry.name}`" in guide, f"{owner.__name__}.{entry.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -51,7 +52,8 @@ class ProtoPoolConfig(ModelConfig):
         ModelConfig.__post_init__(self)
         require_number(self, "num_prototypes")
         require_number(self, "slots_per_class", "schedule_epochs", minimum=1)
-        require_number(self, "correct_class_weight", "incorrect_class_weight", minimum=-1e6)
+        for name in ("correct_class_weight", "incorrect_class_weight"):
+            require(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
         require(
             self.num_prototypes == 0 or self.num_prototypes >= self.slots_per_class,
             "num_prototypes",

@@ -1,4 +1,4 @@
-"""One warm or joint epoch, batch by batch."""
+"""One warm, joint or hardening epoch, batch by batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,8 @@ def train_epoch(
     """
     device = model.device
     learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    loader = training_loader(epoch.dataset, epoch.batches[epoch.first :], epoch.workers)
+    seed = int(np.random.SeedSequence([config.seed, epoch.step.epoch]).generate_state(1)[0])
+    loader = training_loader(epoch.dataset, epoch.batches[epoch.first :], epoch.workers, seed)
     joint_epochs_done = epoch.step.epoch - config.warm_epochs
     joint_epochs = config.joint_epochs + (config.hardening_epochs if model.chooses else 0)
     for position, (images, labels) in enumerate(loader, start=epoch.first):
@@ -120,7 +122,7 @@ def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
     """
-    if alpha == 0:
+    if alpha == 0 or len(labels) == 1:
         return images, Labels(labels)
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     other = torch.randperm(len(labels)).to(labels.device)

@@ -18,7 +18,7 @@ from protokern.train.last_layer import collect_inputs, train_last_layer
 from protokern.train.loaders import ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
-from protokern.train.run import TrainingRun, checkpoint_path, restore_weights
+from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
 from protokern.train.stages import Stage, Step
 
 Result = TypeVar("Result")
@@ -43,14 +43,19 @@ def _restore_best(run: TrainingRun) -> Best | None:
     return best
 
 
-def harden_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Before the first hardening epoch: make the choices of the best joint epoch final."""
+def harden_step(run: TrainingRun) -> list[Notice]:
+    """Before the first hardening epoch: make the choices of the best joint epoch final.
+
+    Logged here and not with the epoch: a run that is stopped inside the epoch goes on with choices that are final.
+    """
     if run.model.is_hard:
         return []
     best = _restore_best(run)
     run.progress.best_joint, run.progress.waited = None, 0
     start = "" if best is None else f" of epoch {best.epoch}"
-    return [Notice(text=f"the choices{start} are final: {_in_words(run.model.harden())}")]
+    notices = [Notice(text=f"the choices{start} are final: {_in_words(run.model.harden())}")]
+    log_records(run, notices)
+    return notices
 
 
 def _in_words(details: Details) -> str:

@@ -59,9 +59,20 @@ def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) ->
     return batches
 
 
-def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int) -> Batches:
-    """Load the given batches in the given order."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_start_worker)  # type: ignore[arg-type]
+def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int, seed: int) -> Batches:
+    """Load the given batches in the given order.
+
+    The workers are seeded from `seed`, not from torch's generator: a loader made anew in the middle of an epoch would
+    move that on, and what a model draws there (mixup, Gumbel noise, dropout) would not be what it draws without a stop.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        generator=generator,
+    )
 
 
 def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int) -> Batches:

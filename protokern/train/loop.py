@@ -71,9 +71,9 @@ def train(run: TrainingRun) -> Iterator[Record]:
         next_position = progress.position + 1
         try:
             if step.stage in ("warm", "joint", "hardening"):
-                notices = harden_step(run) if step.stage == "hardening" else []
+                yield from harden_step(run) if step.stage == "hardening" else []
                 epoch_record = yield from _epoch_step(run, step)
-                records = [*notices, epoch_record]
+                records = [epoch_record]
                 if step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
                     next_position = skip_after_early_stop(steps, next_position)
                     text = f"early stop: {progress.waited} epochs without better validation accuracy"

@@ -66,7 +66,7 @@ def is_push_epoch(epoch: int, train: TrainConfig) -> bool:
 def skip_after_early_stop(steps: tuple[Step, ...], position: int) -> int:
     """Where the walk goes on after an early stop: the hardening if it is still to come, else the last push."""
     stages = [step.stage for step in steps]
-    if "hardening" in stages[position:] and "joint" in stages[position - 1]:
+    if "hardening" in stages[position:] and stages[position - 1] == "joint":
         return stages.index("hardening")
     pushes = [index for index, stage in enumerate(stages) if stage == "push"]
     return max(position, pushes[-1])

@@ -35,6 +35,20 @@ def test_a_run_gives_its_row(run: Path) -> None:
     assert (row.prototypes, row.minutes, row.git_sha, row.train_images) == (98, 5.0, "abc", 3068)
 
 
+def test_a_run_that_hardens_and_does_not_prune_gives_its_row(run: Path) -> None:
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    accuracies = {"hardening": 0.89, "push": 0.88, "last_layer": 0.891}
+    metrics["stages"] = {f"after_{name}": {"test": test, "val": 0.86} for name, test in accuracies.items()}
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    row = read_run(run)
+    assert (row.joint, row.hardening, row.push, row.last_layer) == (None, 89.0, 88.0, 89.1)
+    assert (row.prune, row.pruned_last_layer, row.val) == (None, None, 86.0)
+    text = table([row, replace(row, seed=8)])
+    assert "| `clothing10` | 7 |  | 89.0 | 88.0 | 89.1 |  |  | 98 | 5 | abc |" in text
+    assert "| **mean** | 2 seeds |  | **89.0** | **88.0** | **89.1** |  |  | | | |" in text
+
+
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:
     text = (run / "run.toml").read_text(encoding="utf-8")
     (run / "run.toml").write_text(text.replace("joint_epochs = 6", "joint_epochs = 7"), encoding="utf-8")
@@ -47,7 +61,7 @@ def test_the_table_has_the_newest_row_of_a_seed_and_the_mean_of_the_seeds(run: P
     rows: list[AccuracyRow] = [replace(row, pruned_last_layer=10.0), row, replace(row, seed=8, pruned_last_layer=80.5)]
     text = table(rows)
     assert "10.0" not in text
-    assert "| **mean** | 2 seeds | **90.0** | **88.0** | **89.1** | **89.0** | **85.0** |" in text
+    assert "| **mean** | 2 seeds | **90.0** |  | **88.0** | **89.1** | **89.0** | **85.0** |" in text
 
 
 def test_the_page_is_what_the_rows_generate() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+import torch
+
 from protokern.train.loaders import ordered_loader, shuffled_batches, training_loader
 
 from .toy import Squares
@@ -24,9 +27,17 @@ def test_a_single_last_image_joins_the_batch_before() -> None:
 
 def test_the_training_loader_gives_exactly_the_batches() -> None:
     dataset = Squares(12, seed=0)
-    loaded = list(training_loader(dataset, [[3, 1], [7, 0, 2]], workers=0))
+    loaded = list(training_loader(dataset, [[3, 1], [7, 0, 2]], workers=0, seed=0))
     assert [labels.tolist() for _, labels in loaded] == [[0, 1], [1, 0, 2]]
     assert (loaded[0][0][1] == dataset[1][0]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_training_loader_draws_nothing_from_the_run_s_generator(workers) -> None:
+    """Mixup and noise draw from it; a loader made anew in the middle of an epoch must not move it on."""
+    before = torch.get_rng_state()
+    list(training_loader(Squares(6, seed=0), [[3, 1], [0, 2]], workers=workers, seed=0))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_ordered_loader_keeps_the_order() -> None:

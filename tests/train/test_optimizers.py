@@ -84,7 +84,7 @@ def test_step_falls_before_the_fifth_joint_epoch_as_in_the_original() -> None:
     optimizer.step()
     for epoch in range(12):
         scheduler.step()
-        assert schedule_factor("joint", epoch + 0.7, config) == pytest.approx(scheduler.get_last_lr()[0])
+        assert schedule_factor("joint", epoch + 0.7, 12, config) == pytest.approx(scheduler.get_last_lr()[0])
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,10 @@ def test_step_falls_before_the_fifth_joint_epoch_as_in_the_original() -> None:
     ],
 )
 def test_the_other_schedules_by_hand(schedule, progress, factor) -> None:
-    config = TrainConfig(schedule=schedule, joint_epochs=10)
-    assert schedule_factor("joint", progress, config) == pytest.approx(factor)
-    assert schedule_factor("warm", progress, config) == 1.0
+    config = TrainConfig(schedule=schedule)
+    assert schedule_factor("joint", progress, 10, config) == pytest.approx(factor)
+    assert schedule_factor("hardening", progress, 10, config) == pytest.approx(factor)
+    assert schedule_factor("warm", progress, 10, config) == 1.0
 
 
 def test_rates_are_set_from_the_base_not_from_the_last_value(model) -> None:

@@ -111,7 +111,8 @@ def table(rows: Sequence[AccuracyRow]) -> str:
     """The newest row of each recipe and seed, and the mean of each recipe's seeds."""
     newest = {(row.config, row.seed): row for row in rows}
     lines = [
-        "| recipe | seed | joint | hardening | push | last layer | prune | last layer again | prototypes | minutes | commit |",
+        "| recipe | seed | joint | hardening | push | last layer | prune | last layer again | prototypes | minutes "
+        "| commit |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for config in dict.fromkeys(row.config for row in newest.values()):

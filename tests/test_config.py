@@ -179,7 +179,10 @@ def test_a_value_under_a_value_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.slots_per_clas=3", "model.slots_per_clas: no such key. Did you mean model.slots_per_class? Allowed here"),
+        (
+            "model.slots_per_clas=3",
+            "model.slots_per_clas: no such key. Did you mean model.slots_per_class? Allowed here",
+        ),
         ("model.focal=max", "model.focal: must be 'distance' or 'similarity'; got 'max'."),
         ("model.last_layer=mean", "model.last_layer: must be 'linear' or 'sum'; got 'mean'."),
         ("model.compat=1", "model.compat: must be true or false; got 1."),
@@ -224,7 +227,8 @@ def test_names_of_models_and_backbones_are_listed() -> None:
     assert mistake("model.name=forest") == f"model.name: must be one of {allowed}; got 'forest'."
     assert mistake("model.name=3") == f"model.name: must be one of {allowed}; got 3."
     assert (
-        mistake("model.name=protopol") == f"model.name: must be one of {allowed}; got 'protopol'. Did you mean protopool?"
+        mistake("model.name=protopol")
+        == f"model.name: must be one of {allowed}; got 'protopol'. Did you mean protopool?"
     )
     assert (
         mistake("model.backbone=resnet")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +19,21 @@ from protokern.train.resume import load_optimizer, load_random, optimizer_tensor
 from protokern.train.run import resume_run
 from protokern.train.stages import plan
 
-from .toy import Squares, ToySplits, toy_config, toy_run
+from .toy import Squares, ToySplits, pool_config, toy_config, toy_run
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=4, push_start=2, push_every=2, patience=0, prune=True)
+# Draws from the run's generator in every batch: mixup, and the noise of the choices.
+POOL_CONFIG = pool_config(
+    warm_epochs=1,
+    joint_epochs=2,
+    hardening_epochs=2,
+    patience=0,
+    prototype_lr=0.1,
+    joint_last_layer_lr=1e-3,
+    prune=True,
+)
+STOPS = [(CONFIG, 1), (CONFIG, 4), (CONFIG, 6), (CONFIG, 13)]
+STOPS += [(POOL_CONFIG, batches) for batches in (2, 4, 6, 13, 16, 18)]
 
 
 def end_state(run) -> dict[str, torch.Tensor]:
@@ -29,13 +44,15 @@ def without_times(log: list[dict]) -> list[dict]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in log]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that was never stopped: its last weights, push, log and records."""
-    run = toy_run(tmp_path_factory.mktemp("whole"), CONFIG)
-    torch.set_num_threads(1)
-    records = list(train(run))
-    return {"weights": end_state(run), "push": run.push, "log": read_log(run.log_path), "records": records}
+@functools.cache
+def whole_of(model: str) -> dict:
+    """A run that was never stopped: its last weights, push and log."""
+    config = {"protopnet": CONFIG, "protopool": POOL_CONFIG}[model]
+    with tempfile.TemporaryDirectory() as folder:
+        run = toy_run(Path(folder), config)
+        torch.set_num_threads(1)
+        list(train(run))
+        return {"weights": end_state(run), "push": run.push, "log": read_log(run.log_path)}
 
 
 def check_same_end(run, whole) -> None:
@@ -47,16 +64,17 @@ def check_same_end(run, whole) -> None:
     assert without_times(read_log(run.log_path)) == without_times(whole["log"])
 
 
-def resumed(folder):
-    run = toy_run(folder, CONFIG)
+def resumed(folder, config=CONFIG):
+    run = toy_run(folder, config)
     resume_run(run, find_resumable(folder))
     return run
 
 
-def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, whole) -> None:
+@pytest.mark.parametrize("config", [CONFIG, POOL_CONFIG], ids=["protopnet", "protopool"])
+def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, config) -> None:
     """Killed after every single checkpoint: each process does one step, and is gone."""
     steps = 0
-    run = toy_run(tmp_path, CONFIG)
+    run = toy_run(tmp_path, config)
     while True:
         position = run.progress.position
         for _ in train(run):
@@ -64,30 +82,46 @@ def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, whole) ->
                 break  # the checkpoint is on the disk; drop the process
         else:
             break
-        run = resumed(tmp_path)
+        run = resumed(tmp_path, config)
         steps += 1
-    assert steps == len(plan(CONFIG.train, CONFIG.prune))
-    check_same_end(run, whole)
+    assert steps == len(plan(config.train, config.prune, chooses=run.model.chooses))
+    check_same_end(run, whole_of(config.model.name))
 
 
-@pytest.mark.parametrize("batches", [1, 4, 6, 13])
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_path, whole, batches) -> None:
+@pytest.mark.parametrize(
+    ("config", "batches"), STOPS, ids=lambda value: str(value) if isinstance(value, int) else value.model.name
+)
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
     seen = []
-    run = toy_run(tmp_path, CONFIG)
+    run = toy_run(tmp_path, config)
     run.should_stop = lambda: len(seen) >= batches
     with pytest.raises(KeyboardInterrupt):
         seen.extend(record for record in train(run) if isinstance(record, BatchRecord))
     assert "-batch-" in run.last_checkpoint.name
-    again = resumed(tmp_path)
+    again = resumed(tmp_path, config)
     list(train(again))
-    check_same_end(again, whole)
+    check_same_end(again, whole_of(config.model.name))
 
 
-def test_a_finished_run_resumes_to_itself(tmp_path, whole) -> None:
-    list(train(toy_run(tmp_path, CONFIG)))
-    run = resumed(tmp_path)
+def test_a_run_killed_in_the_middle_of_the_first_hardening_epoch_hardens_again(tmp_path) -> None:
+    """Killed without a checkpoint in between: the last one is of the last joint epoch, with soft choices."""
+    run = toy_run(tmp_path, POOL_CONFIG)
+    for record in train(run):
+        if isinstance(record, BatchRecord) and record.stage == "hardening":
+            break
+    assert run.model.is_hard
+    again = resumed(tmp_path, POOL_CONFIG)
+    assert not again.model.is_hard
+    list(train(again))
+    check_same_end(again, whole_of("protopool"))
+
+
+@pytest.mark.parametrize("config", [CONFIG, POOL_CONFIG], ids=["protopnet", "protopool"])
+def test_a_finished_run_resumes_to_itself(tmp_path, config) -> None:
+    list(train(toy_run(tmp_path, config)))
+    run = resumed(tmp_path, config)
     assert list(train(run)) == []
-    check_same_end(run, whole)
+    check_same_end(run, whole_of(config.model.name))
 
 
 def test_other_data_are_refused(tmp_path) -> None:

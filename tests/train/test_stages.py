@@ -4,8 +4,8 @@ from protokern.train.settings import PruneConfig, TrainConfig
 from protokern.train.stages import Step, plan, skip_after_early_stop
 
 
-def names(train: TrainConfig, prune: PruneConfig | None = None) -> list[str]:
-    return [step.name for step in plan(train, prune or PruneConfig())]
+def names(train: TrainConfig, prune: PruneConfig | None = None, *, chooses: bool = False) -> list[str]:
+    return [step.name for step in plan(train, prune or PruneConfig(), chooses=chooses)]
 
 
 def test_a_push_and_the_last_layer_follow_the_last_epoch() -> None:
@@ -53,3 +53,47 @@ def test_an_early_stop_skips_to_the_last_push() -> None:
     assert steps[skip_after_early_stop(steps, 1)] == Step("push", 5)
     last_push = steps.index(Step("push", 5))
     assert skip_after_early_stop(steps, last_push) == last_push
+
+
+def test_a_model_that_chooses_hardens_between_joint_and_push() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=2, hardening_epochs=2)
+    assert names(train, PruneConfig(enabled=True), chooses=True) == [
+        "warm-0",
+        "joint-1",
+        "joint-2",
+        "hardening-3",
+        "hardening-4",
+        "push-4",
+        "last_layer-4",
+        "prune-4",
+        "pruned_last_layer-4",
+    ]
+    assert "hardening-3" not in names(train)
+
+
+def test_a_model_that_chooses_is_pushed_once_whatever_push_every_says() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=8, hardening_epochs=1, push_start=2, push_every=2)
+    assert [name for name in names(train, chooses=True) if name.startswith("push")] == ["push-9"]
+    assert [name for name in names(train) if name.startswith("push")] == ["push-2", "push-4", "push-6", "push-8"]
+
+
+def test_without_hardening_epochs_the_push_follows_the_last_joint_epoch() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=1, hardening_epochs=0)
+    assert names(train, chooses=True) == ["warm-0", "joint-1", "push-1", "last_layer-1"]
+
+
+def test_an_early_stop_in_the_joint_stage_goes_on_with_the_hardening() -> None:
+    steps = plan(TrainConfig(warm_epochs=1, joint_epochs=6, hardening_epochs=3), PruneConfig(), chooses=True)
+    assert steps[skip_after_early_stop(steps, 3)] == Step("hardening", 7)
+    assert skip_after_early_stop(steps, steps.index(Step("hardening", 7))) == steps.index(Step("hardening", 7))
+
+
+def test_an_early_stop_in_the_hardening_goes_on_with_the_push() -> None:
+    steps = plan(TrainConfig(warm_epochs=1, joint_epochs=6, hardening_epochs=3), PruneConfig(), chooses=True)
+    assert steps[skip_after_early_stop(steps, steps.index(Step("hardening", 8)))] == Step("push", 9)
+
+
+def test_an_early_stop_without_hardening_goes_on_with_the_push() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=6, hardening_epochs=0)
+    steps = plan(train, PruneConfig(), chooses=True)
+    assert steps[skip_after_early_stop(steps, 3)] == Step("push", 6)

@@ -57,7 +57,23 @@ class ToySplits:
     notes: tuple[str, ...] = ("a note",)
 
 
-def toy_config(**train: Any) -> RunConfig:
+NET = {"backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8}
+POOL = {
+    "name": "protopool",
+    "backbone": "tiny",
+    "num_prototypes": 5,
+    "slots_per_class": 2,
+    "prototype_dim": 8,
+    "schedule_epochs": 4,
+}
+
+
+def pool_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:
+    """Three classes with two slots each share a pool of five prototypes; `model` changes that."""
+    return toy_config(model={**POOL, **(model or {})}, **train)
+
+
+def toy_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:
     prune = train.pop("prune", False)
     defaults = {
         "batch_size": 8,
@@ -69,7 +85,7 @@ def toy_config(**train: Any) -> RunConfig:
     }
     return parse_config(
         {
-            "model": {"backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8},
+            "model": NET if model is None else model,
             "data": {"image_size": SIZE},
             "train": {**defaults, **train},
             "prune": {"enabled": prune, "k": 3, "threshold": 2},

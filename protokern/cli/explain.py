@@ -13,10 +13,12 @@ from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run
 from protokern.cli.views import explain_for_people, prototype_cards
 from protokern.data import load_image
+from protokern.errors import CheckpointError
 from protokern.explain.local import ClassExplanation, Evidence, Explanation
 from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
+from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots
 from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 
@@ -31,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain every image; all are read before the first is explained, so that a wrong path costs nothing."""
     opened = open_run(args.run, data=None, changes=(), device=choose_device(args.device))
+    if not opened.model.is_hard:
+        raise CheckpointError(
+            f"{opened.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
+            "Go on with 'protokern train --resume', or name a checkpoint from after the hardening."
+        )
     size = opened.config.data.image_size
     images = [(path, load_image(path, size)) for path in map(Path, args.images)]
     out = Path(args.out)
@@ -62,12 +69,13 @@ def summarise(item: ExplainedImage) -> list[str]:
     for match in first.matches:
         card = match.prototype
         source = f" from {card.source_name}" if card.source_name is not None else ""
+        place = f"{name_slots(match.slots)}, {name_sharers(match, first)}" if match.slots else name_classes(card)
         lines.append(
             f"  {match.points:8.2f} = {match.similarity:.2f} x {match.weight:.2f}"
-            f"  looks like prototype {card.index} ({card.class_name}){source}"
+            f"  looks like prototype {card.index} ({place}){source}"
         )
     lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
-    lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes of other classes, together")
+    lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
     lines.append("  then " + ", ".join(_ranked(others)))
     return lines
 
@@ -98,6 +106,7 @@ def explanation_table(
         return {
             "prototype": view.prototype,
             "prototype_classes": [classes[k] for k in evidence.prototype_classes],
+            "slots": evidence.slots,
             "similarity": evidence.similarity,
             "distance": evidence.distance,
             "weight": evidence.weight,

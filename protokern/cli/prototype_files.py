@@ -31,9 +31,10 @@ from protokern.explain.receptive_field import ReceptiveField, find_receptive_fie
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
+from protokern.report.data import ClassWeight
 from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
 
-FORMAT = "protokern-prototypes-1"
+FORMAT = "protokern-prototypes-2"
 _BATCH = 16
 
 
@@ -62,12 +63,10 @@ class PrototypeSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrototypeRecord:
-    """A prototype: its place in the model, its class, its weight for that class, and its patch if it is one."""
+    """A prototype: its place in the model, its classes with its weight for each, and its patch if it is one."""
 
     index: int
-    class_index: int
-    class_name: str
-    weight: float
+    classes: tuple[ClassWeight, ...]
     source: PrototypeSource | None
 
 
@@ -226,24 +225,29 @@ def _save_pictures(folder: Path, picture: np.ndarray, view: PatchView) -> None:
 def _records(
     model: PrototypeModel, classes: Sequence[str], sources: dict[int, PrototypeSource]
 ) -> tuple[PrototypeRecord, ...]:
-    owners = model.prototype_class.tolist()
-    weight = model.last_layer.weight.detach().cpu()  # (K, P)
     return tuple(
-        PrototypeRecord(
-            index=index,
-            class_index=owner,
-            class_name=classes[owner],
-            weight=float(weight[owner, index]),
-            source=sources.get(index),
-        )
-        for index, owner in enumerate(owners)
+        PrototypeRecord(index=index, classes=weights, source=sources.get(index))
+        for index, weights in enumerate(class_weights(model, classes))
     )
+
+
+def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[ClassWeight, ...]]:
+    """For every prototype the classes that it belongs to, by index, and its weight for each of them.
+
+    Raises:
+        ValueError: the model still chooses which prototypes its classes use.
+    """
+    weight = model.prototype_weight.detach().cpu()  # (K, P)
+    return [
+        tuple(ClassWeight(k, classes[k], float(weight[k, index])) for k in row.nonzero().flatten().tolist())
+        for index, row in enumerate(model.class_identity.cpu() > 0)
+    ]
 
 
 def _to_table(files: PrototypeFiles) -> dict[str, Any]:
     entries = []
     for record in files.prototypes:
-        entry = asdict(record)
+        entry = asdict(record) | {"classes": [one._asdict() for one in record.classes]}
         if record.source is not None:
             entry["pictures"] = {kind: picture_name(record.index, kind) for kind in ("image", "box", "heat")}
         entries.append(entry)
@@ -268,7 +272,10 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
         return None
     table = read_json(path)
     if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: must be of format {FORMAT}; it was written by another version.")
+        raise CheckpointError(
+            f"{path}: must be of format {FORMAT}; it was written by another version. "
+            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+        )
     field = {name: tuple(map(tuple, ends)) for name, ends in table["receptive_field"].items()}
     return PrototypeFiles(
         folder=folder,
@@ -281,6 +288,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
 
 def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
     values = {name: value for name, value in entry.items() if name != "pictures"}
+    values["classes"] = tuple(ClassWeight(**one) for one in values["classes"])
     if values["source"] is not None:
         source = dict(values["source"])
         source["patch"] = tuple(source["patch"])

@@ -11,7 +11,7 @@ import torch
 
 from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, write_prototypes
 from protokern.cli.runs import OpenRun, check_classes, versions
-from protokern.cli.views import explain_for_people, prototype_cards
+from protokern.cli.views import class_slots, explain_for_people, prototype_cards
 from protokern.data import ImageDataset, Splits
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
@@ -52,6 +52,12 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
     elif files is None:
         notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
     cards = prototype_cards(run.model, run.classes, files)
+    still_chooses = not run.model.is_hard
+    if still_chooses:
+        notes.append(
+            "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
+            "class or points of its own, and no answer can be explained."
+        )
     explanations: tuple[ExplainedImage, ...] = ()
     confusion = None
     if splits is None:
@@ -60,7 +66,7 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
         check_classes(splits, run.classes)
         predictions = predict(run.model, splits.test, run.config.train.batch_size)
         confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
-        chosen = choose_images(predictions, len(run.classes))
+        chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
         explanations = _explain(run, splits.test, cards, chosen, files)
     epochs, stages = read_progress(run.folder, run.epoch)
     settings = run.folder / "run.toml"
@@ -68,6 +74,8 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
         title=run.folder.resolve().name,
         classes=run.classes,
         prototypes=cards,
+        slots=class_slots(run.model, run.classes),
+        still_chooses=still_chooses,
         explanations=explanations,
         confusion=confusion,
         epochs=epochs,

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from protokern.cli.prototype_files import PrototypeFiles
+from protokern.cli.prototype_files import PrototypeFiles, class_weights
 from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
 from protokern.explain.pictures import overlay_heat, to_picture
 from protokern.explain.receptive_field import ReceptiveField
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ClassPoints, ExplainedImage, Match, PrototypeCard, SeenPicture
+from protokern.report.data import ClassPoints, ClassSlots, ExplainedImage, Match, PrototypeCard, SeenPicture
 
 SHOWN_MATCHES = 4
 
@@ -20,10 +20,13 @@ SHOWN_MATCHES = 4
 def prototype_cards(
     model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None
 ) -> tuple[PrototypeCard, ...]:
-    """Every prototype of a model with its pictures, if there are any; weights are the model's of now."""
-    weight = model.last_layer.weight.detach().cpu()  # (K, P)
+    """Every prototype of a model with its pictures, if there are any; weights are the model's of now.
+
+    While a model still chooses, its prototypes have no classes.
+    """
+    weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
     cards = []
-    for index, owner in enumerate(model.prototype_class.tolist()):
+    for index, of_prototype in enumerate(weights):
         source = None if files is None else files.prototypes[index].source
         picture = None
         if files is not None and source is not None:
@@ -35,15 +38,23 @@ def prototype_cards(
             )
         card = PrototypeCard(
             index=index,
-            class_index=owner,
-            class_name=classes[owner],
-            weight=float(weight[owner, index]),
+            classes=of_prototype,
             picture=picture,
             source_name=None if source is None else source.name,
             distance=None if source is None else source.distance,
         )
         cards.append(card)
     return tuple(cards)
+
+
+def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:
+    """What every class has in its slots; nothing for a model without slots, or one that still chooses."""
+    if model.slots is None or not model.is_hard:
+        return ()
+    return tuple(
+        ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
+        for name, row in zip(classes, model.slots.tolist(), strict=True)
+    )
 
 
 def explain_for_people(
@@ -61,7 +72,7 @@ def explain_for_people(
     The other class is the right one where the answer is wrong, else the runner-up.
 
     Args:
-        model: any prototype model.
+        model: any prototype model whose choices are final.
         image: (C, Y, X).
         name: of the image.
         classes: class names.
@@ -97,6 +108,7 @@ def explain_for_people(
         image=picture,
         classes=points,
         true_class=None if true_class is None else classes[true_class],
+        is_focal=model.is_focal,
     )
     return item, explanation
 
@@ -117,13 +129,15 @@ def _class_points(
             similarity=evidence.similarity,
             weight=evidence.weight,
             points=evidence.points,
+            slots=evidence.slots,
         )
         for evidence in (one.evidence if in_full else ())
     )
     shown = {match.prototype.index for match in matches}
     points = explanation.points[:, one.class_index]
-    own = [card.index for card in cards if card.index not in shown and card.class_index == one.class_index]
-    foreign = [card.index for card in cards if card.index not in shown and card.class_index != one.class_index]
+    others = [card for card in cards if card.index not in shown]
+    own = [card.index for card in others if card.is_of(one.class_index)]
+    foreign = [card.index for card in others if not card.is_of(one.class_index)]
     return ClassPoints(
         class_index=one.class_index,
         class_name=name,
@@ -134,6 +148,7 @@ def _class_points(
         num_own=len(own),
         foreign_points=float(points[foreign].sum()),
         num_foreign=len(foreign),
+        num_unused=sum(not card.classes for card in others),
     )
 
 

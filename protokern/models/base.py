@@ -50,6 +50,8 @@ class PrototypeModel(nn.Module):
             of these four learns together with the prototypes.
         chooses: whether it makes choices that are soft in training and are made final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
+        is_focal: whether `ModelOutput.activations` are focal similarities: at the best patch less that of the image on
+            average. Explanations say so.
         backbone: from images to (B, C, H, W).
         add_on_layers: from there to features (B, D, H, W).
         prototype_layer: holds `prototypes` (P, D) or (P, D, h, w).
@@ -62,6 +64,7 @@ class PrototypeModel(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ("backbone", "add_on_layers", "prototype_layer", "last_layer")
     chooses: ClassVar[bool] = False
     mixup: ClassVar[float] = 0.0
+    is_focal: ClassVar[bool] = False
 
     backbone: nn.Module
     add_on_layers: nn.Sequential

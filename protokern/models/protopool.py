@@ -121,6 +121,7 @@ class ProtoPool(PrototypeModel):
     parts: ClassVar[tuple[str, ...]] = (*PrototypeModel.parts, "assignment")
     chooses = True
     mixup = 0.5
+    is_focal = True
 
     def __init__(
         self,

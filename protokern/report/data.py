@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,38 +27,56 @@ class SeenPicture:
     receptive_field_box: PixelBox
 
 
+class ClassWeight(NamedTuple):
+    """A class that a prototype belongs to: its index, its name, and the prototype's weight for it."""
+
+    class_index: int
+    class_name: str
+    weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrototypeCard:
     """A prototype and the training patch that it is.
 
     Attributes:
         index: of the prototype in the model.
-        class_index: of the class that it belongs to.
-        class_name: of that class.
-        weight: in the last layer, for its own class.
+        classes: those that it belongs to, by index: one, several that share it, or none.
         picture: the training image it comes from; None if it is no patch of an image.
         source_name: name of that image, None likewise.
         distance: from the learnt vector to the patch that replaced it; None likewise.
     """
 
     index: int
-    class_index: int
-    class_name: str
-    weight: float
+    classes: tuple[ClassWeight, ...]
     picture: SeenPicture | None = None
     source_name: str | None = None
     distance: float | None = None
 
+    def is_of(self, class_index: int) -> bool:
+        """Whether it belongs to that class."""
+        return any(one.class_index == class_index for one in self.classes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """This looks like that: similarity x weight = points."""
+    """This looks like that: similarity x weight = points.
+
+    Attributes:
+        picture: where the prototype looked in the explained image.
+        prototype: which.
+        similarity: of the two.
+        weight: of the prototype for the class it speaks for or against.
+        points: their product.
+        slots: the slots of that class that hold the prototype; none in models without slots.
+    """
 
     picture: SeenPicture
     prototype: PrototypeCard
     similarity: float
     weight: float
     points: float
+    slots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +91,9 @@ class ClassPoints:
         matches: the prototypes with the most points, by falling absolute value.
         own_points: of the class's own prototypes that are not in `matches`, together.
         num_own: how many those are.
-        foreign_points: of the prototypes of other classes that are not in `matches`, together.
+        foreign_points: of the prototypes of other classes, or of none, that are not in `matches`, together.
         num_foreign: how many those are.
+        num_unused: how many of them belong to no class; they have no points.
     """
 
     class_index: int
@@ -85,6 +105,7 @@ class ClassPoints:
     num_own: int
     foreign_points: float
     num_foreign: int
+    num_unused: int = 0
 
     @property
     def other_points(self) -> float:
@@ -104,12 +125,14 @@ class ExplainedImage:
         image: (Y, X, 3) uint8, as the model saw it.
         classes: the class with the highest total first.
         true_class: name of the right class; None when nobody knows it.
+        is_focal: similarities are those at the best patch less those of the image on average.
     """
 
     name: str
     image: np.ndarray
     classes: tuple[ClassPoints, ...]
     true_class: str | None = None
+    is_focal: bool = False
 
     @property
     def predicted_class(self) -> str:
@@ -163,6 +186,19 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassSlots:
+    """What a class has in its slots.
+
+    Attributes:
+        class_name: of the class.
+        prototypes: index of the prototype in each slot; None where a slot is empty.
+    """
+
+    class_name: str
+    prototypes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """Everything on the page of a run.
 
@@ -170,6 +206,8 @@ class ReportData:
         title: name of the run.
         classes: class names, in the order of the logits.
         prototypes: all prototypes of the model.
+        slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
+        still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None when the page was made without them.
         epochs: of training, in order.
@@ -182,6 +220,8 @@ class ReportData:
     title: str
     classes: tuple[str, ...]
     prototypes: tuple[PrototypeCard, ...]
+    slots: tuple[ClassSlots, ...] = ()
+    still_chooses: bool = False
     explanations: tuple[ExplainedImage, ...] = ()
     confusion: Confusion | None = None
     epochs: tuple[EpochPoint, ...] = ()

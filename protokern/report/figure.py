@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protokern.report.data import ClassPoints, ExplainedImage, Match, PixelBox
+from protokern.report.words import name_foreign, name_match
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 # Inches. Four pictures in a row, words between the pairs, the sum at the right.
 _SIDE, _GAP, _MARGIN, _WORDS, _SUM, _HEAD, _FOOT, _ROW_GAP = 1.55, 0.08, 0.3, 0.95, 2.05, 0.95, 0.95, 0.34
 _SUM_GAP = 0.3
+_CAPTION = 54  # letters below a pair of pictures
 _INK, _MUTED, _ACCENT, _AGAINST, _FRAME = "#1f2427", "#5d666b", "#0d6b66", "#a8432a", "#ffd23f"
 
 
@@ -45,7 +47,7 @@ def write_figure(item: ExplainedImage, path: Path, *, max_matches: int = FIGURE_
     canvas.write(_MARGIN, 0.38, f"Why {one.class_name}?", size=17, family="serif", weight="bold")
     canvas.write(_MARGIN, 0.68, _subtitle(item), size=9.5, color=_MUTED)
     for row, match in enumerate(matches):
-        _draw_match(canvas, match, top=_HEAD + row * (_SIDE + _ROW_GAP))
+        _draw_match(canvas, match, one, top=_HEAD + row * (_SIDE + _ROW_GAP))
     _draw_total(canvas, one, matches)
     figure.savefig(path)
 
@@ -101,7 +103,7 @@ class _Canvas:
                 axes.add_patch(Rectangle(corner, *size, fill=False, linewidth=line, edgecolor=color, joinstyle="miter"))
 
 
-def _draw_match(canvas: _Canvas, match: Match, *, top: float) -> None:
+def _draw_match(canvas: _Canvas, match: Match, one: ClassPoints, *, top: float) -> None:
     left, card = _MARGIN, match.prototype
     caption = top + _SIDE + 0.11
     canvas.show(match.picture.image, left, top, match.picture.box)
@@ -124,7 +126,7 @@ def _draw_match(canvas: _Canvas, match: Match, *, top: float) -> None:
     else:
         canvas.show(card.picture.image, left, top, card.picture.box)
         canvas.show(card.picture.heat, left + _SIDE + _GAP, top)
-    canvas.write(left, caption, f"prototype {card.index}, {_shortened(card.class_name, 40)}", size=8, color=_MUTED)
+    canvas.write(left, caption, _shortened(name_match(match, one), _CAPTION), size=8, color=_MUTED)
     left = canvas.width - _MARGIN - _SUM
     middle = top + _SIDE / 2
     product = f"{match.similarity:.2f} {_TIMES} {_signed(match.weight)} ="
@@ -137,13 +139,13 @@ def _draw_match(canvas: _Canvas, match: Match, *, top: float) -> None:
 def _draw_total(canvas: _Canvas, one: ClassPoints, matches: Sequence[Match]) -> None:
     """What the prototypes that are not drawn add, and the sum of all."""
     left_out = one.matches[len(matches) :]
-    own = [match for match in left_out if match.prototype.class_index == one.class_index]
+    own = [match for match in left_out if match.prototype.is_of(one.class_index)]
     own_points = one.own_points + sum(match.points for match in own)
     foreign_points = one.other_points + sum(match.points for match in left_out) - own_points
     num_own, num_foreign = one.num_own + len(own), one.num_foreign + len(left_out) - len(own)
     lines = (
         f"{_signed(own_points)}  {num_own} more of {_shortened(one.class_name, 16)}",
-        f"{_signed(foreign_points)}  {num_foreign} of other classes",
+        f"{_signed(foreign_points)}  {num_foreign} {name_foreign(one)}",
     )
     left, top = canvas.width - _MARGIN - _SUM, canvas.height - _FOOT
     for row, line in enumerate(lines):

@@ -17,6 +17,8 @@ from markupsafe import Markup
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
 from protokern.report.images import crop, to_data_uri
+from protokern.report.pool import PoolView, view_pool
+from protokern.report.words import name_classes, name_foreign, name_match
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,10 +46,16 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassGroup:
-    """The prototypes of one class."""
+class CardGroup:
+    """Prototypes under one heading.
 
-    index: int
+    Attributes:
+        key: for links; unique on the page.
+        name: the heading.
+        cards: the prototypes.
+    """
+
+    key: str
     name: str
     cards: tuple[PrototypeCard, ...]
 
@@ -93,16 +101,23 @@ def render_report(data: ReportData) -> str:
     matrix = data.confusion is not None and len(data.classes) <= LARGEST_MATRIX
     curves = [charts.accuracy_chart(data.epochs), charts.loss_chart(data.epochs)] if data.epochs else []
     pictures = [card.picture for card in data.prototypes if card.picture]
+    pool = view_pool(data)
+    one_class_each = pool is None and all(len(card.classes) == 1 for card in data.prototypes)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             title=f"{data.title}, protokern",
             data=data,
-            tiles=_tiles(data),
-            groups=_groups(data),
+            tiles=_tiles(data, pool),
+            pool=pool,
+            one_class_each=one_class_each,
+            groups=_by_class(data) if one_class_each else _by_use(data),
+            filter_classes=_filter_classes(data),
             charts=curves,
-            has_sources=bool(pictures),
+            num_sources=len(pictures),
+            is_focal=any(item.is_focal for item in data.explanations),
+            has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
             confusion_rows=_confusion_rows(data) if matrix else (),
             confused_pairs=() if matrix else _confused_pairs(data),
@@ -120,6 +135,8 @@ def render_explanation(item: ExplainedImage, model_name: str) -> str:
             title=f"Why {item.predicted_class}? {item.name}",
             item=item,
             model_name=model_name,
+            is_focal=item.is_focal,
+            has_slots=any(match.slots for one in item.classes for match in one.matches),
             sees_part=any(_sees_part(picture) for picture in pictures),
         )
     )
@@ -151,9 +168,12 @@ def _environment() -> Environment:
         sees_part=_sees_part,
         largest_points=_largest_points,
         stage_name=_stage_name,
+        classes=name_classes,
+        foreign=name_foreign,
     )
     templates = files("protokern.report") / "templates"
     environment.globals.update(
+        name_match=name_match,
         style=Markup((templates / "style.css").read_text(encoding="utf-8")),  # our own files, not a user's text
         script=Markup((templates / "filter.js").read_text(encoding="utf-8")),
         area={
@@ -195,7 +215,7 @@ def _stage_name(row: StageResult) -> str:
     return _STAGES.get(row.stage, row.stage)
 
 
-def _tiles(data: ReportData) -> list[Tile]:
+def _tiles(data: ReportData, pool: PoolView | None) -> list[Tile]:
     tiles = []
     last_test = next((row.test_accuracy for row in reversed(data.stages) if row.test_accuracy is not None), None)
     if data.confusion is not None and data.confusion.num_images:
@@ -208,7 +228,10 @@ def _tiles(data: ReportData) -> list[Tile]:
         tiles.append(Tile("Right after the push", _percent(after), f"{_percent(before)} before it"))
     most = max([len(data.prototypes), *(row.num_prototypes for row in data.stages)])
     pruned = f"of {most} before pruning" if most > len(data.prototypes) else ""
-    tiles.append(Tile("Prototypes", str(len(data.prototypes)), pruned))
+    unused = f"{len(pool.unused)} used by no class" if pool and pool.unused else ""
+    tiles.append(Tile("Prototypes", str(len(data.prototypes)), ", ".join(filter(None, (pruned, unused)))))
+    if pool:
+        tiles.append(Tile("Shared", str(len(pool.shared)), "by two classes or more"))
     tiles.append(Tile("Classes", str(len(data.classes))))
     return tiles
 
@@ -223,12 +246,30 @@ def _around_the_push(stages: Iterable[StageResult]) -> tuple[float | None, float
     return before, after
 
 
-def _groups(data: ReportData) -> list[ClassGroup]:
-    return [
-        ClassGroup(index, name, cards)
+def _by_class(data: ReportData) -> list[CardGroup]:
+    groups = [
+        CardGroup(f"class-{index}", name, tuple(card for card in data.prototypes if card.is_of(index)))
         for index, name in enumerate(data.classes)
-        if (cards := tuple(card for card in data.prototypes if card.class_index == index))
     ]
+    return [group for group in groups if group.cards]
+
+
+def _by_use(data: ReportData) -> list[CardGroup]:
+    """Every prototype once: those that classes share first, those that no class uses last."""
+    none = ("unchosen", "Not chosen yet") if data.still_chooses else ("unused", "Used by no class")
+    headings = {"shared": "Shared by several classes", "single": "Used by one class", none[0]: none[1]}
+    cards: dict[str, list[PrototypeCard]] = {key: [] for key in headings}
+    for card in data.prototypes:
+        cards["shared" if len(card.classes) > 1 else "single" if card.classes else none[0]].append(card)
+    return [CardGroup(f"group-{key}", name, tuple(cards[key])) for key, name in headings.items() if cards[key]]
+
+
+def _filter_classes(data: ReportData) -> list[tuple[str, str]]:
+    """What the list of classes offers: value and name of every class with prototypes, and of "no class" if need be."""
+    used = {one.class_index for card in data.prototypes for one in card.classes}
+    choices = [(str(index), name) for index, name in enumerate(data.classes) if index in used]
+    has_unused = bool(used) and not all(card.classes for card in data.prototypes)
+    return [*choices, ("none", "used by no class")] if has_unused else choices
 
 
 def _confusion_rows(data: ReportData) -> tuple[ConfusionRow, ...]:

@@ -1,9 +1,10 @@
-"""A pushed run in a folder, without training: two classes of noisy stripes, the tiny net, all through the package."""
+"""Pushed runs in a folder, without training: two classes of noisy stripes, the tiny net, all through the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from protokern.config import config_to_dict, config_to_toml, parse_config
 from protokern.data import Splits, open_splits
+from protokern.models import ProtoPool
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult, push_prototypes
 from protokern.train.build import build_model
@@ -19,17 +21,18 @@ from protokern.train.checkpoint import CheckpointState, save_checkpoint
 
 CLASSES = ("<b>across", "down")
 SIZE = 32
+POOL_SLOTS = ((0, 1, 2), (2, 3, 0))  # prototypes 0 and 2 are shared, 1 and 3 of one class, 4 and 5 of none
 
 
 @dataclass(frozen=True)
 class PushedRun:
-    """The run folder and what it was made of."""
+    """The run folder and what it was made of; `push` is None where the choices of a model are still soft."""
 
     folder: Path
     data: Path
     model: PrototypeModel
     splits: Splits
-    push: PushResult
+    push: PushResult | None
 
 
 def write_photos(root: Path) -> None:
@@ -48,11 +51,28 @@ def write_photos(root: Path) -> None:
 
 def make_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
     """Write photographs and a run folder with one checkpoint below `root`; no pictures of prototypes yet."""
+    return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed)
+
+
+def make_pool_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
+    """As `make_run`, of a ProtoPool; without a push its choices are still soft."""
+    pool = {"name": "protopool", "num_prototypes": 6, "slots_per_class": 3}
+    return _make_run(root, pool, is_pushed=is_pushed)
+
+
+def choose(model: PrototypeModel) -> None:
+    """Make the choices of a pool final: those of POOL_SLOTS."""
+    assert isinstance(model, ProtoPool)
+    model.harden()
+    model.assignment.slots.copy_(torch.tensor(POOL_SLOTS))
+
+
+def _make_run(root: Path, model_table: dict[str, Any], *, is_pushed: bool) -> PushedRun:
     data, folder = root / "photos", root / "run"
     write_photos(data)
     folder.mkdir()
     table = {
-        "model": {"backbone": "tiny", "weights": "none", "prototypes_per_class": 3, "prototype_dim": 8},
+        "model": {"backbone": "tiny", "weights": "none", "prototype_dim": 8, **model_table},
         "data": {"path": str(data), "image_size": SIZE, "val_fraction": 0.34, "cache": "none"},
         "train": {"batch_size": 4},
     }
@@ -60,7 +80,9 @@ def make_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
     splits = open_splits(data, image_size=SIZE, val_fraction=0.34)
     torch.manual_seed(1)
     model = build_model(config.model, 2, SIZE).eval()
-    push = push_prototypes(model, DataLoader(splits.push, batch_size=4))
+    if is_pushed and model.chooses:
+        choose(model)
+    push = push_prototypes(model, DataLoader(splits.push, batch_size=4)) if model.is_hard else None
     state = CheckpointState(
         config=config_to_dict(config),
         classes=tuple(splits.classes),

@@ -10,7 +10,7 @@ from PIL import Image
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
-from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_run
+from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,8 @@ def test_a_page_a_figure_and_a_table_for_every_image(
             points = [entry["points"] for entry in one["prototypes"]]
             assert sum(points) + one["other_points"] == pytest.approx(table["logits"][one["class"]], abs=1e-5)
             for entry in one["prototypes"]:
+                assert entry["prototype_classes"] == [CLASSES[entry["prototype"] // 3]]
+                assert entry["slots"] == []
                 assert entry["similarity"] * entry["weight"] == pytest.approx(entry["points"])
                 assert entry["source"].startswith("train/")
         with Image.open(out / f"{stem}.png") as figure:
@@ -49,6 +51,41 @@ def test_a_page_a_figure_and_a_table_for_every_image(
         html = (out / f"{stem}.html").read_text(encoding="utf-8")
         assert "<b>across" not in html
         assert "http" not in html.replace("data:image", "")
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_a_pool_is_explained_with_the_classes_that_share_a_prototype_and_its_slots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = make_pool_run(tmp_path)
+    write_prototypes(pool.folder, pool.model, pool.splits, pool.push)
+    photo = pool.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(pool.folder), str(photo), "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "shared with " in text
+    assert "of other classes or none, together" in text
+    table = json.loads((tmp_path / "out" / "0.json").read_text())
+    logits = pool.model(load_image(photo, SIZE)[None]).logits[0].tolist()
+    assert list(table["logits"].values()) == pytest.approx(logits, abs=1e-5)
+    for one in table["classes"]:
+        points = [entry["points"] for entry in one["prototypes"]]
+        assert sum(points) + one["other_points"] == pytest.approx(table["logits"][one["class"]], abs=1e-5)
+        slots = POOL_SLOTS[CLASSES.index(one["class"])]
+        for entry in one["prototypes"]:
+            j = entry["prototype"]
+            assert entry["prototype_classes"] == [CLASSES[k] for k in range(2) if j in POOL_SLOTS[k]]
+            assert entry["slots"] == [number for number, held in enumerate(slots) if held == j]
+            assert (entry["source"] is None) == (j in (4, 5))
+
+
+def test_a_run_that_still_chooses_cannot_be_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soft = make_pool_run(tmp_path, is_pushed=False)
+    photo = soft.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(soft.folder), str(photo), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "joint-2: must have final choices to be explained; its classes still choose their prototypes." in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_grey_and_large_photographs_are_explained(pushed: PushedRun, tmp_path: Path) -> None:

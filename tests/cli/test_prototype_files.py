@@ -15,7 +15,7 @@ from protokern.errors import CheckpointError
 from protokern.explain.local import explain_image
 from protokern.explain.pictures import to_picture
 from protokern.push import PushResult
-from tests.cli.pushed_run import SIZE, PushedRun, make_run
+from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,49 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
 def test_every_prototype_has_an_entry_and_three_pictures(pushed: PushedRun) -> None:
     table = json.loads((pushed.folder / "prototypes" / "prototypes.json").read_text())
     assert [entry["index"] for entry in table["prototypes"]] == list(range(6))
-    assert [entry["class_name"] for entry in table["prototypes"]] == ["<b>across"] * 3 + ["down"] * 3
+    assert [entry["classes"] for entry in table["prototypes"]] == [
+        [{"class_index": index // 3, "class_name": CLASSES[index // 3], "weight": 1.0}] for index in range(6)
+    ]
     for entry in table["prototypes"]:
         image = int(pushed.push.image[entry["index"]])
         source = entry["source"]
         assert source["name"] == pushed.splits.push.sample_name(image)
         assert source["patch"] == list(divmod(int(pushed.push.patch[entry["index"]]), 4))
         assert source["distance"] == pytest.approx(float(pushed.push.distance[entry["index"]]))
-        assert entry["weight"] == 1.0
         for name in entry["pictures"].values():
             with Image.open(pushed.folder / "prototypes" / name) as picture:
                 assert picture.size == (SIZE, SIZE)
     names = {path.name for path in (pushed.folder / "prototypes").iterdir()}
     assert names == {"prototypes.json"} | {f"000{j}-{kind}.png" for j in range(6) for kind in ("image", "box", "heat")}
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_prototypes_of_a_pool_name_all_their_classes_and_unused_ones_have_no_pictures(tmp_path: Path) -> None:
+    pool = make_pool_run(tmp_path)
+    with torch.no_grad():
+        pool.model.last_layer.weight.copy_(torch.arange(12.0).view(2, 6))
+    written = write_prototypes(pool.folder, pool.model, pool.splits, pool.push)
+    table = json.loads((pool.folder / "prototypes" / "prototypes.json").read_text())
+    for index, entry in enumerate(table["prototypes"]):
+        users = [k for k, slots in enumerate(POOL_SLOTS) if index in slots]
+        assert [one["class_name"] for one in entry["classes"]] == [CLASSES[k] for k in users]
+        weight = pool.model.prototype_weight[users, index].tolist()
+        assert [one["weight"] for one in entry["classes"]] == pytest.approx(weight)
+        assert (entry["source"] is None) == (not users)
+        assert ("pictures" in entry) == bool(users)
+    # prototype 0 is in slot 0 of the first class and in slot 2 of the second, and each class weighs both slots
+    assert [one["weight"] for one in table["prototypes"][0]["classes"]] == [0.0 + 5.0, 6.0 + 11.0]
+    assert not (pool.folder / "prototypes" / "0004-image.png").exists()
+    assert read_prototypes(pool.folder) == written
+    assert written.comes_from(pool.push)
+
+
+def test_a_model_that_still_chooses_has_no_prototypes_to_write(pushed: PushedRun, tmp_path: Path) -> None:
+    soft = make_pool_run(tmp_path, is_pushed=False)
+    with pytest.raises(ValueError, match="model: must have made its choices final"):
+        write_prototypes(soft.folder, soft.model, soft.splits, pushed.push)
+    assert not (soft.folder / "prototypes").exists()
+    assert not [path for path in soft.folder.iterdir() if path.name.startswith(".")]
 
 
 def test_the_pictures_show_what_an_explanation_of_the_source_shows(pushed: PushedRun) -> None:
@@ -49,7 +79,7 @@ def test_the_pictures_show_what_an_explanation_of_the_source_shows(pushed: Pushe
     for record in files.prototypes:
         assert record.source is not None
         image = pushed.splits.push[record.source.image][0]
-        explanation = explain_image(pushed.model, image, top=6, classes=[record.class_index])
+        explanation = explain_image(pushed.model, image, top=6, classes=[record.classes[0].class_index])
         evidence = next(one for one in explanation.classes[0].evidence if one.view.prototype == record.index)
         assert evidence.view.patch == record.source.patch
         assert evidence.view.activation_box == record.source.activation_box
@@ -121,7 +151,7 @@ def test_no_folder_and_foreign_formats(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"prototypes.json: cannot be read"):
         read_prototypes(tmp_path)
     (tmp_path / "prototypes" / "prototypes.json").write_text('{"format": "else"}')
-    with pytest.raises(CheckpointError, match="must be of format protokern-prototypes-1"):
+    with pytest.raises(CheckpointError, match=r"must be of format protokern-prototypes-2; it was.*--data DIR' to make"):
         read_prototypes(tmp_path)
 
 

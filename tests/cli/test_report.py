@@ -11,9 +11,10 @@ from protokern.cli.main import main
 from protokern.cli.report import build_report
 from protokern.cli.report_data import Predictions, choose_images, collect_report, count_confusion, read_progress
 from protokern.cli.runs import open_data, open_run
+from protokern.cli.views import class_slots
 from protokern.train.logger import append_record
 from protokern.train.records import EpochRecord, Notice, StageRecord
-from tests.cli.pushed_run import CLASSES, PushedRun, make_run
+from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, choose, make_pool_run, make_run
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,51 @@ def test_points_on_the_page_add_up_to_the_models_logits(pushed: PushedRun) -> No
     assert sum(item.is_wrong for item in data.explanations) == np.count_nonzero(
         data.confusion.counts.sum(axis=1) - np.diag(data.confusion.counts)
     )
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_the_page_of_a_pool_shows_every_prototype_once_and_its_points_add_up(tmp_path: Path) -> None:
+    pool = make_pool_run(tmp_path)
+    html = build_report(pool.folder, pool.splits).read_text(encoding="utf-8")
+    assert html.count('class="card"') == 6
+    assert html.count("Used by no class, no patch of an image.") == 2
+    assert "The pool" in html
+    assert "<b>across" not in html
+    run = open_run(str(pool.folder), data=None, changes=(), device=pool.model.device)
+    data = collect_report(run, pool.splits)
+    assert [one.prototypes for one in data.slots] == list(POOL_SLOTS)
+    assert not data.still_chooses
+    for item in data.explanations:
+        assert item.is_focal
+        index = next(i for i in range(8) if pool.splits.test.sample_name(i) == item.name)
+        logits = pool.model(pool.splits.test[index][0][None]).logits[0].tolist()
+        for one in item.classes:
+            shown = sum(match.points for match in one.matches)
+            assert shown + one.own_points + one.foreign_points == pytest.approx(logits[one.class_index], abs=1e-5)
+            assert len(one.matches) + one.num_own + one.num_foreign == 6
+            own = {match.prototype.index for match in one.matches if match.slots}
+            assert own <= {*POOL_SLOTS[one.class_index]}
+            assert len(own) + one.num_own == 3
+
+
+def test_empty_slots_after_pruning_are_none(tmp_path: Path) -> None:
+    pool = make_pool_run(tmp_path, is_pushed=False)
+    choose(pool.model)
+    pool.model.keep_prototypes([0, 2, 3])
+    slots = class_slots(pool.model, CLASSES)
+    assert [one.prototypes for one in slots] == [(0, None, 1), (1, 2, 0)]
+    assert [one.class_name for one in slots] == list(CLASSES)
+
+
+def test_a_run_that_still_chooses_has_a_page_that_says_so(tmp_path: Path) -> None:
+    soft = make_pool_run(tmp_path, is_pushed=False)
+    html = build_report(soft.folder, soft.splits).read_text(encoding="utf-8")
+    assert "The classes of this run still choose their prototypes" in html
+    assert "Not chosen yet" in html
+    assert html.count('class="card"') == 6
+    assert "sed by no class" not in html
+    assert "The pool" not in html
+    assert "What it mistakes for what" in html
 
 
 def test_without_data_the_page_says_what_it_lacks(pushed: PushedRun, tmp_path: Path) -> None:
@@ -140,10 +186,7 @@ def test_progress_keeps_the_stages_that_led_to_the_weights(tmp_path: Path) -> No
         seconds=1.0,
         images=8,
         loss=2.0,
-        cross_entropy=1.0,
-        cluster=0.5,
-        separation=0.5,
-        l1=0.0,
+        terms={"cross_entropy": 1.0, "cluster": 0.5, "separation": 0.5, "l1": 0.0},
         accuracy=0.5,
         val_accuracy=0.25,
         val_loss=1.5,

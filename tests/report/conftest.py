@@ -7,6 +7,7 @@ import pytest
 
 from protokern.report.data import (
     ClassPoints,
+    ClassWeight,
     Confusion,
     EpochPoint,
     ExplainedImage,
@@ -36,16 +37,14 @@ def make_cards() -> tuple[PrototypeCard, ...]:
     cards = [
         PrototypeCard(
             index=index,
-            class_index=index // 2,
-            class_name=CLASSES[index // 2],
-            weight=1.5,
+            classes=(ClassWeight(index // 2, CLASSES[index // 2], 1.5),),
             picture=make_seen(10 * index),
             source_name=FILE_NAME,
             distance=0.25,
         )
         for index in range(5)
     ]
-    lost = PrototypeCard(index=5, class_index=2, class_name=CLASSES[2], weight=-0.25)
+    lost = PrototypeCard(index=5, classes=(ClassWeight(2, CLASSES[2], -0.25),))
     return (*cards, lost)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.report.data import ClassPoints, Confusion, ExplainedImage, PrototypeCard, ReportData
+from protokern.report.data import ClassPoints, ClassWeight, Confusion, ExplainedImage, PrototypeCard, ReportData
 from protokern.report.page import render_explanation, render_report, write_explanation, write_report
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
@@ -148,7 +148,7 @@ def test_the_page_says_how_much_a_patch_sees(report_data: ReportData, sees_part:
 
 
 def test_a_run_without_test_images_push_or_log_still_has_a_page() -> None:
-    cards = tuple(PrototypeCard(index=k, class_index=k, class_name=f"class {k}", weight=1.0) for k in range(2))
+    cards = tuple(PrototypeCard(index=k, classes=(ClassWeight(k, f"class {k}", 1.0),)) for k in range(2))
     data = ReportData(title="bare", classes=("class 0", "class 1"), prototypes=cards, notes=("No push yet.",))
     page = Page(render_report(data))
     assert page.all("img") == []

@@ -1,12 +1,15 @@
-"""A small report with everything on it, made of noise."""
+"""Small reports with everything on them, made of noise."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from protokern.report.data import (
     ClassPoints,
+    ClassSlots,
     ClassWeight,
     Confusion,
     EpochPoint,
@@ -121,3 +124,21 @@ def report_data() -> ReportData:
         notes=("A note with <i>markup</i> 松鸦.",),
         facts=(("model", "protopnet"),),
     )
+
+
+@pytest.fixture
+def pool_data(report_data: ReportData) -> ReportData:
+    """As `report_data`, with shared prototypes: 0 of all classes, 1 and 2 of two, 3 and 4 of one, 5 of none."""
+    users = ((0, 1, 2), (0, 1), (1, 2), (0,), (2,), ())
+    cards = tuple(
+        replace(card, classes=tuple(ClassWeight(k, CLASSES[k], 1.5 + k) for k in of_card))
+        for card, of_card in zip(report_data.prototypes, users, strict=True)
+    )
+    held = ((0, 1, 3), (1, 2, 0), (2, None, 4))
+    slots = tuple(ClassSlots(class_name=name, prototypes=row) for name, row in zip(CLASSES, held, strict=True))
+    explained = make_explained(cards, true_class=CLASSES[0])
+    first = explained.classes[0]
+    in_slots = (replace(first.matches[0], slots=(0,)), first.matches[1])
+    first = replace(first, matches=in_slots, num_unused=1)
+    explained = replace(explained, classes=(first, *explained.classes[1:]), is_focal=True)
+    return replace(report_data, prototypes=cards, slots=slots, explanations=(explained,))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.report.data import ExplainedImage
+from protokern.report.data import ExplainedImage, ReportData
 from protokern.report.figure import write_figure
 
 
@@ -37,6 +37,13 @@ def test_letters_that_the_font_lacks_are_named(explained: ExplainedImage, tmp_pa
     with pytest.warns(UserWarning, match="CJK UNIFIED IDEOGRAPH-677E"):
         write_figure(replace(explained, name="松"), tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 0
+
+
+def test_the_figure_of_a_pool_is_drawn(pool_data: ReportData, tmp_path: Path) -> None:
+    write_figure(pool_data.explanations[0], tmp_path / "one.svg")
+    text = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert "slot 0: prototype 0, shared with" in text
+    assert "3 of other classes or none" in text
 
 
 def test_a_row_at_least(explained: ExplainedImage, tmp_path: Path) -> None:

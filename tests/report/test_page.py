@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.report.data import ClassPoints, ClassWeight, Confusion, ExplainedImage, PrototypeCard, ReportData
+from protokern.report.data import (
+    ClassPoints,
+    ClassSlots,
+    ClassWeight,
+    Confusion,
+    ExplainedImage,
+    PrototypeCard,
+    ReportData,
+)
 from protokern.report.page import render_explanation, render_report, write_explanation, write_report
+from tests.report.conftest import CLASSES
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -120,6 +129,79 @@ def test_the_numbers_are_there(report_data: ReportData) -> None:
     assert f"3 of other classes, together {MINUS}2.50" in text
     assert "5.25 points" in text
     assert "pruning 6 70.0% \N{EN DASH}" in text
+
+
+def test_a_pool_shows_every_prototype_once_under_what_uses_it(pool_data: ReportData) -> None:
+    page = Page(render_report(pool_data))
+    cards = [item for item in page.all("li") if item.get("class") == "card"]
+    assert [item["id"] for item in cards] == [f"prototype-{index}" for index in range(6)]
+    assert [item["data-classes"] for item in cards] == ["0 1 2", "0 1", "1 2", "0", "2", "none"]
+    groups = [item["id"] for item in page.all("section") if item.get("class") == "class-group"]
+    assert groups == ["group-shared", "group-single", "group-unused"]
+    assert "Shared by several classes 3 prototypes" in page.text
+    assert "Used by no class 1 prototype Used by no class, no patch of an image. Prototype 5" in page.text
+    assert f"shared by, with weights {CLASSES[0]} 1.50 {CLASSES[1]} 2.50 {CLASSES[2]} 3.50" in page.text
+    assert "weight 1.50 for its class" not in page.text
+    assert "Prototypes 6 of 9 before pruning, 1 used by no class" in page.text
+    assert "Shared 3 by two classes or more" in page.text
+    assert "6 prototypes, of which 5 are patches" in page.text
+
+
+def test_the_pool_tells_which_prototypes_sit_in_the_slots_of_each_class(pool_data: ReportData) -> None:
+    page = Page(render_report(pool_data))
+    cells = [cell for cell in page.all("td") if str(cell.get("class")).startswith("slot")]
+    kinds = ["slot shared"] * 2 + ["slot"] + ["slot shared"] * 3 + ["slot shared", "slot empty", "slot"]
+    assert [cell["class"] for cell in cells] == kinds
+    links = [link for link in page.all("a") if "aria-label" in link]
+    assert [link["href"] for link in links] == [f"#prototype-{index}" for index in (0, 1, 3, 1, 2, 0, 2, 4)]
+    assert links[1]["aria-label"] == f"Prototype 1, shared by {CLASSES[0]}, {CLASSES[1]}"
+    assert f"slot 0 slot 1 slot 2 {CLASSES[0]} 0 3 classes 1 2 classes 3 {CLASSES[1]} 1 2 classes" in page.text
+    assert "3 shared by several classes 0 , 1 , 2 2 used by one class 3 , 4 1 used by no class 5" in page.text
+    assert "1 slot is empty, since the prototype there was pruned." in page.text
+    assert len(data_images(page)) == 5 * 3 + (1 + 4 + 2) + 8  # cards, the explained image, filled slots
+
+
+def test_an_explanation_names_the_slots_that_spoke_and_says_what_the_similarity_is(pool_data: ReportData) -> None:
+    for page in (Page(render_report(pool_data)), Page(render_explanation(pool_data.explanations[0], "run"))):
+        assert f"slot 0: prototype 0, shared with {CLASSES[1]}, {CLASSES[2]}" in page.text
+        assert "prototype 5, used by no class" in page.text
+        assert "3 of other classes or none, together" in page.text
+        assert "less that of the image on average" in page.text
+        assert "each slot holds one prototype of a pool" in page.text
+
+
+def test_text_and_links_of_a_pool_are_as_safe_as_those_of_every_page(pool_data: ReportData) -> None:
+    test_nothing_is_fetched(pool_data)
+    test_user_text_stays_text(pool_data)
+    test_ids_are_unique_and_links_lead_somewhere(pool_data)
+
+
+def test_a_large_pool_is_a_table_of_numbers_and_a_much_used_prototype_folds_its_weights(pool_data: ReportData) -> None:
+    classes = tuple(f"class {k}" for k in range(100))
+    card = replace(pool_data.prototypes[0], classes=tuple(ClassWeight(k, name, 1.0) for k, name in enumerate(classes)))
+    slots = tuple(ClassSlots(class_name=name, prototypes=(0, 0, 0)) for name in classes)
+    page = Page(render_report(ReportData(title="large", classes=classes, prototypes=(card,), slots=slots)))
+    assert len(data_images(page)) == 3
+    assert "shared by 100 classes, with weights" in page.text
+    assert page.text.count("class 99 1.00") == 1
+
+
+def test_before_the_choices_are_final_no_prototype_counts_as_unused(pool_data: ReportData) -> None:
+    cards = tuple(PrototypeCard(index=index, classes=()) for index in range(3))
+    page = Page(render_report(ReportData(title="soft", classes=CLASSES, prototypes=cards, still_chooses=True)))
+    assert "Not chosen yet 3 prototypes" in page.text
+    assert "sed by no class" not in page.text
+    assert "The pool" not in page.text
+
+
+def test_a_page_of_one_class_each_has_no_pool(report_data: ReportData) -> None:
+    page = Page(render_report(report_data))
+    assert "The pool" not in page.text
+    assert "weight 1.50 for its class" in page.text
+    groups = [item["id"] for item in page.all("section") if item.get("class") == "class-group"]
+    assert groups == ["class-0", "class-1", "class-2"]
+    assert "less that of the image on average" not in page.text
+    assert "slot" not in page.text
 
 
 def test_right_wrong_and_unknown_answers_are_told_apart(report_data: ReportData) -> None:

@@ -11,9 +11,8 @@ from PIL import Image
 
 from protokern.cli.main import main
 
-TRAIN = [
+SMALL = [
     "--set", "model.backbone=tiny",
-    "--set", "model.prototypes_per_class=2",
     "--set", "model.prototype_dim=16",
     "--set", "data.image_size=32",
     "--set", "data.birds_classes=3",
@@ -22,9 +21,19 @@ TRAIN = [
     "--set", "data.birds_test=8",
     "--set", "train.batch_size=16",
     "--set", "train.warm_epochs=1",
-    "--set", "train.joint_epochs=3",
     "--set", "train.backbone_lr=3e-3",
     "--set", "prune.enabled=true",
+]  # fmt: skip
+TRAIN = [*SMALL, "--set", "model.prototypes_per_class=2", "--set", "train.joint_epochs=3"]
+TRAIN_POOL = [
+    *SMALL,
+    "--set", 'model.name="protopool"',
+    "--set", "model.num_prototypes=8",
+    "--set", "model.slots_per_class=3",
+    "--set", "model.schedule_epochs=2",
+    "--set", "train.joint_epochs=1",
+    "--set", "train.hardening_epochs=1",
+    "--set", "train.last_layer_epochs=2",
 ]  # fmt: skip
 
 
@@ -96,3 +105,26 @@ def test_a_run_is_repeated_from_its_run_toml_alone(run: Path, tmp_path: Path) ->
     assert main(["train", "--config", str(run / "run.toml"), "--out", str(again)]) == 0
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
     assert first["stages"] == second["stages"]
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_a_protopool_is_trained_reported_and_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "--out", str(run), *TRAIN_POOL]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    prototypes = json.loads((run / "prototypes" / "prototypes.json").read_text())["prototypes"]
+    assert len(prototypes) == metrics["prototypes"]
+    page = (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count('class="card"') == len(prototypes)
+    assert "The pool" in page
+    capsys.readouterr()
+    assert main(["push", str(run)]) == 0
+    assert main(["report", str(run)]) == 0
+    photo = next((run / "prototypes").glob("*-image.png"))
+    assert main(["explain", str(run), str(photo), "--out", str(tmp_path / "why")]) == 0
+    assert "slot " in capsys.readouterr().out
+    table = json.loads((tmp_path / "why" / f"{photo.stem}.json").read_text())
+    for one in table["classes"]:
+        assert sum(entry["points"] for entry in one["prototypes"]) + one["other_points"] == pytest.approx(
+            one["logit"], abs=1e-5
+        )

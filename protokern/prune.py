@@ -43,12 +43,17 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
         threshold: of them, in 0 .. k.
 
     Raises:
-        ValueError: threshold is out of range, or as `find_nearest_patches`.
+        ValueError: threshold is out of range, the model still chooses which prototypes its classes use, or as
+            `find_nearest_patches`.
 
     Source: Chen et al. 2019 (ProtoPNet), supplement, section S8; released `prune.py`.
     """
     if not 0 <= threshold <= k:
         raise ValueError(f"threshold: must be in 0 .. k = {k}; got {threshold}. The original uses k=6, threshold=3.")
+    if not model.is_hard:
+        raise ValueError(
+            "model: must have made its choices final before pruning; they are soft. Call model.harden() first."
+        )
     nearest = find_nearest_patches(model, loader, k)
     has_class = model.class_identity.cpu() > 0  # (P, K)
     is_own = has_class.gather(1, nearest.label.clamp(min=0)) & (nearest.label >= 0)  # (P, k)

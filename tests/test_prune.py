@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from protokern.models import ProtoPNet
+from protokern.models import ProtoPNet, ProtoPool
 from protokern.prune import prune_prototypes
 
 
@@ -66,6 +66,14 @@ def test_the_first_is_spared_when_all_are_equal():
     result = prune_prototypes(model, line_of_images([0.0, 9], [0, 0]), k=1, threshold=1)
     assert result.kept.tolist() == [0, 1, 2]
     assert result.spared.tolist() == [2]
+
+
+def test_a_model_that_still_chooses_is_not_pruned():
+    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3)
+    with pytest.raises(ValueError, match=r"model: must have made its choices final before pruning.*model.harden\(\)"):
+        prune_prototypes(model, [(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1]))])
+    assert model.num_prototypes == 4
+    assert not model.is_hard
 
 
 def test_nothing_to_prune_leaves_the_parameters_in_place():

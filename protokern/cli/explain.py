@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if not opened.model.is_hard:
         raise CheckpointError(
             f"{opened.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
-            "Go on with 'protokern train --resume', or name a checkpoint from after the hardening."
+            "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
     size = opened.config.data.image_size
     images = [(path, load_image(path, size)) for path in map(Path, args.images)]

@@ -9,6 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from protokern.errors import TrainingError
+from protokern.models.base import PrototypeModel
 from protokern.prune import prune_prototypes
 from protokern.push import PushResult, push_prototypes
 from protokern.train.checkpoint import load_weights, read_state
@@ -64,9 +65,7 @@ def _in_words(details: Details) -> str:
 
 def push_step(run: TrainingRun) -> list[LoggedRecord]:
     """Make every prototype its nearest training patch; choices that are still soft become final first."""
-    hardened: list[LoggedRecord] = []
-    if not run.model.is_hard:
-        hardened = [Notice(text=f"the choices are final: {_in_words(run.model.harden())}")]
+    hardened = _harden(run.model)
     frozen = _frozen(run)
     with on_features(run.model):
         push, notices = _speak(lambda: push_prototypes(run.model, frozen.push), run, "push")
@@ -74,6 +73,10 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
     return [*hardened, *notices, _measure(run, "push", details)]
+
+
+def _harden(model: PrototypeModel) -> list[LoggedRecord]:
+    return [] if model.is_hard else [Notice(text=f"the choices are final: {_in_words(model.harden())}")]
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
@@ -108,7 +111,8 @@ def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop the prototypes whose nearest patches are mostly of other classes."""
+    """Drop the prototypes whose nearest patches are mostly of other classes; soft choices become final first."""
+    hardened = _harden(run.model)
     frozen = _frozen(run)
     with on_features(run.model):
         result, notices = _speak(
@@ -117,7 +121,7 @@ def prune_step(run: TrainingRun) -> list[LoggedRecord]:
     run.push = None if run.push is None else keep_sources(run.push, result.kept)
     run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
-    return [*notices, _measure(run, "prune", details)]
+    return [*hardened, *notices, _measure(run, "prune", details)]
 
 
 def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:

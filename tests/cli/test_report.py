@@ -90,6 +90,20 @@ def test_empty_slots_after_pruning_are_none(tmp_path: Path) -> None:
     assert [one.class_name for one in slots] == list(CLASSES)
 
 
+@pytest.mark.parametrize("verb", ["push", "prune"])
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_after_a_push_or_pruning_the_choices_are_final(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    soft = make_pool_run(tmp_path, is_pushed=False)
+    assert main([verb, str(soft.folder)]) == 0
+    assert "the choices are final" in capsys.readouterr().out
+    assert main(["report", str(soft.folder)]) == 0
+    html = (soft.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "The pool" in html
+    assert "still choose" not in html
+
+
 def test_a_run_that_still_chooses_has_a_page_that_says_so(tmp_path: Path) -> None:
     soft = make_pool_run(tmp_path, is_pushed=False)
     html = build_report(soft.folder, soft.splits).read_text(encoding="utf-8")

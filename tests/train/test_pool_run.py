@@ -104,7 +104,7 @@ def test_the_scale_of_the_choices_follows_the_schedule(told) -> None:
 
 
 def test_choices_are_final_and_frozen_in_the_hardening_epochs(told) -> None:
-    run, records, seen = told
+    _, records, seen = told
     joint = [entry for entry in seen if entry["stage"] == "joint"]
     hard = [entry for entry in seen if entry["stage"] == "hardening"]
     assert len(hard) == 2 * 4

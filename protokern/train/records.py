@@ -55,7 +55,8 @@ class StageRecord:
     """What a stage leaves behind, measured on the validation and the test split.
 
     Attributes:
-        stage: "joint" (or "warm") stands for the best joint epoch (or the last warm one), as restored before the push.
+        stage: "joint", "hardening" or "warm" stands for the best joint or hardening epoch, or the last warm one, as
+            restored before the push.
         epoch: 0-based training epoch that the weights come from.
         num_prototypes: after the stage.
         details: what only this kind of stage has.
@@ -115,9 +116,9 @@ class Progress:
         optimizer_stage: stage of the optimizer in use.
         images: in each split, to notice other data.
         sums: running sums of an epoch that is not finished.
-        best_joint: best joint epoch since the last push.
+        best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
         best_pushed: best last-layer stage.
-        waited: joint epochs since `best_joint` changed.
+        waited: joint or hardening epochs since `best_joint` changed.
         seconds: spent in each stage.
         results: StageRecords as tables, one list entry each, in order.
         log_lines: lines of the log when the checkpoint was written.

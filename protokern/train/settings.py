@@ -29,9 +29,11 @@ class TrainConfig:
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
             choose (ProtoPool).
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
-        push_every: epochs from one push to the next. A push always follows the last joint epoch.
+        push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
+            other one.
         last_layer_epochs: passes over the cached activations after a push, and again after pruning.
-        patience: joint epochs without a better validation accuracy before training moves on to its last push; 0: never.
+        patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to
+            its last push; 0: never.
         optimizer: "adam" (weight decay is added to the gradient, as in the original) or "adamw" (decoupled).
         backbone_lr, add_on_lr, prototype_lr: learning rates in the warm, joint and hardening stages. What only one kind
             of model has, such as ProtoPool's slots, learns at `prototype_lr`.

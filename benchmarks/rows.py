@@ -119,3 +119,35 @@ class PushRow(Measurement):
     backbone_s: float
     push_s: float
     ratio: float
+
+
+@dataclass(frozen=True)
+class PoolRow(Measurement):
+    """Forward and backward of ProtoPool's head by one provider.
+
+    Attributes:
+        provider: "protokern", "original" or "eager".
+        scale: of the logits of the choices; None: the choices are final.
+        faster_than_original: median of the released formula over this median, from the same rounds.
+        extra_mb: peak of the resident memory less what the results need, in 1e6 bytes.
+        map_mb: one B x P x H x W float32 tensor of the case.
+    """
+
+    provider: str
+    case: str
+    focal: str
+    scale: float | None
+    images: int
+    depth: int
+    side: int
+    prototypes: int
+    classes: int
+    slots: int
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    faster_than_original: float | None
+    extra_mb: float
+    map_mb: float

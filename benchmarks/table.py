@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import MEMORY, PUSH, SPEED, read_rows
-from benchmarks.rows import Measurement, MemoryRow, PushRow, SpeedRow
+from benchmarks.results import MEMORY, POOL, PUSH, SPEED, read_rows
+from benchmarks.rows import Measurement, MemoryRow, PoolRow, PushRow, SpeedRow
 from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
@@ -38,10 +38,13 @@ class Stored:
     speed: Sequence[SpeedRow]
     memory: Sequence[MemoryRow]
     push: Sequence[PushRow]
+    pool: Sequence[PoolRow] = ()
 
 
 def from_results() -> Stored:
-    return Stored(read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), read_rows(PUSH, PushRow))
+    return Stored(
+        read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), read_rows(PUSH, PushRow), read_rows(POOL, PoolRow)
+    )
 
 
 def short(stored: Stored) -> str:
@@ -177,6 +180,9 @@ def full(stored: Stored) -> str:
     if stored.push:
         pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
         parts += ["## Push", push_table(pushes), caption(pushes)]
+    if stored.pool:
+        pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
+        parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
     return "\n\n".join(parts)
 
 
@@ -248,6 +254,22 @@ def push_table(rows: Sequence[PushRow]) -> str:
         what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
         mark = "" if row.quiet else BUSY_MARK
         lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def pool_table(rows: Sequence[PoolRow]) -> str:
+    """Case by case, the providers in the order they were stored."""
+    lines = [
+        "| forward + backward | scale | threads | | median | against the original | extra MB, of B x P x H x W |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        scale = "final" if row.scale is None else f"{row.scale:.0f}"
+        name = "**ours**" if row.provider == "protokern" else row.provider
+        mark = "" if row.quiet else BUSY_MARK
+        cells = [f"{row.case}{mark}", scale, str(row.threads), name, f"{row.p50_ms:.4g} ms"]
+        cells += [times(row.faster_than_original), f"{row.extra_mb:.1f}, {row.extra_mb / row.map_mb:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

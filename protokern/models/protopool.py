@@ -295,12 +295,13 @@ class ProtoPool(PrototypeModel):
         else:
             mean = mean_distance(features, layer.prototypes, metric=layer.metric, backend=layer.backend)
             activations = pool.activation - layer.activate(mean)
-            in_slots = (
-                self._in_slots(activations, assignment)
-                if self.is_hard
-                else layer.activate(self._in_slots(pool.min_distance, assignment))
-                - layer.activate(self._in_slots(mean, assignment))
-            )
+            if self.is_hard:
+                in_slots = self._in_slots(activations, assignment)
+            else:
+                # Both are mixed by one matrix product.
+                mixed = self._in_slots(torch.cat((pool.min_distance, mean)), assignment)
+                nearest, average = layer.activate(mixed).chunk(2)
+                in_slots = nearest - average
         logits = self.last_layer(in_slots.flatten(1))
         return ProtoPoolOutput(logits, pool.min_distance, activations, pool.patch, in_slots, assignment)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,13 +42,37 @@ def mean_distance(
         direction = F.normalize(wide, dim=1, eps=torch.finfo(wide.dtype).tiny).mean((2, 3))
         unit = F.normalize(cells.flatten(1).to(wide.dtype), dim=1, eps=torch.finfo(wide.dtype).tiny)
         return 1 - direction @ unit.T
-    patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, D, h, w, H', W')
-    centre = patches.mean((4, 5))
-    spread = (patches - centre[..., None, None]).square().sum((1, 2, 3)).mean((1, 2))
-    to_centre = distance_map(centre, cells.to(centre.dtype), backend=backend)
-    return spread[:, None] + to_centre[:, :, 0, 0]
+    patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, K, N)
+    centre, spread = _CentreAndSpread.apply(patches)
+    # The centres are laid out as the patches of one image: the gradients are then two plain matrix products.
+    to_centre = distance_map(centre.T[None, :, :, None], cells.flatten(1).to(centre.dtype), backend=backend)
+    return spread[:, None] + to_centre[0, :, :, 0].T
+
+
+class _CentreAndSpread(torch.autograd.Function):
+    """Mean vector (B, K) of vectors (B, K, N), and their mean squared distance from it (B,).
+
+    Keeps the vectors alone for the backward pass. The spread has no gradient through the mean, around which the
+    differences add up to 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        centre = vectors.mean(2)
+        ctx.save_for_backward(vectors, centre)
+        return centre, (vectors - centre[..., None]).square_().sum((1, 2)) / vectors.shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad_centre: Tensor, grad_spread: Tensor) -> Tensor:
+        vectors, centre = ctx.saved_tensors
+        count = vectors.shape[2]
+        grad = vectors - centre[..., None]
+        return grad.mul_(2 / count * grad_spread[:, None, None]).add_(grad_centre[..., None] / count)
 
 
 def _patches(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """All patches of `size` (h, w) of features (B, D, H, W) as a view (B, D, h, w, H', W')."""
-    return features.unfold(2, size[0], 1).unfold(3, size[1], 1).permute(0, 1, 4, 5, 2, 3)
+    """All patches of `size` (h, w) of features (B, D, H, W), as (B, D * h * w, H' * W')."""
+    if size == (1, 1):
+        return features.flatten(2)
+    windows = features.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, D, H', W', h, w)
+    return windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)

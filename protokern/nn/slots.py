@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 EMPTY = -1
@@ -95,14 +97,10 @@ class SlotAssignment(nn.Module):
         """
         if self.is_hard:
             return self._one_hot()
-        logits = self.presence_logits.transpose(1, 2)  # (K, S, P): the softmax is over the last, contiguous dimension
-        if self._phase == "gumbel":
-            logits = logits * self.scale
-            if self.training:
-                noise = torch.empty_like(logits, memory_format=torch.contiguous_format).exponential_().log()
-                logits = logits - noise
-            logits = logits / TEMPERATURE
-        return logits.softmax(dim=2).transpose(1, 2)
+        if self._phase == "plain":
+            return self.presence_logits.transpose(1, 2).softmax(dim=2).transpose(1, 2)
+        noise = gumbel_noise(self.presence_logits.transpose(1, 2)) if self.training else None
+        return _SoftChoice.apply(self.presence_logits, self.scale, noise).transpose(1, 2)
 
     def _one_hot(self) -> Tensor:
         count = self.presence_logits.shape[1]
@@ -168,6 +166,40 @@ class SlotAssignment(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """The opposite of `get_extra_state`."""
         self._phase = _PHASES[int(state)]
+
+
+def gumbel_noise(logits: Tensor) -> Tensor:
+    """Standard Gumbel noise in the shape of `logits`: -log(-log(u)) of a uniform u in [0, 1).
+
+    `Tensor.exponential_` draws -log(u) in double precision, which takes several times as long.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)  # a u of few bits would cut off the tail
+    return torch.rand(logits.shape, dtype=dtype, device=logits.device).log_().neg_().log_().neg_()
+
+
+class _SoftChoice(torch.autograd.Function):
+    """Shares (K, S, P) of the prototypes: softmax over P of (logits (K, P, S) * scale + noise (K, S, P)) / TEMPERATURE.
+
+    A share below 1e-19 of the largest (in float32: the root of the smallest normal number) is 0. Such shares change no
+    sum, but they and their products with gradients are denormal, and processors take a hundred times as long for those.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, presence_logits: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        # The sums run over the last, contiguous dimension.
+        logits = presence_logits.transpose(1, 2).contiguous() * scale
+        logits = (logits if noise is None else noise.add_(logits)).div_(TEMPERATURE)
+        smallest = math.log(torch.finfo(logits.dtype).tiny) / 2
+        logits -= logits.amax(2, keepdim=True)
+        shares = F.threshold_(logits, smallest, -torch.inf).softmax(2)
+        ctx.save_for_backward(shares, scale)
+        return shares
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        shares, scale = ctx.saved_tensors
+        mean = (grad * shares).sum(2, keepdim=True)
+        return (grad - mean).mul_(shares).mul_(scale / TEMPERATURE).transpose(1, 2), None, None
 
 
 def _check(num_classes: int, num_prototypes: int, slots_per_class: int, schedule_epochs: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.rows import MemoryRow, PushRow, SpeedRow
+from benchmarks.rows import MemoryRow, PoolRow, PushRow, SpeedRow
 
 MACHINE = {
     "date": "2026-11-21T10:00:00Z",
@@ -63,4 +63,25 @@ PUSH = PushRow(
     backbone_s=60.0,
     push_s=62.1,
     ratio=1.035,
+)
+POOL = PoolRow(
+    **MACHINE,
+    provider="protokern",
+    case="distance-soft",
+    focal="distance",
+    scale=182.6,
+    images=80,
+    depth=128,
+    side=7,
+    prototypes=202,
+    classes=200,
+    slots=10,
+    threads=2,
+    rounds=51,
+    p20_ms=9.0,
+    p50_ms=10.0,
+    p80_ms=11.0,
+    faster_than_original=3.0,
+    extra_mb=1.584,
+    map_mb=3.168,
 )

@@ -7,8 +7,8 @@
         resume.safetensors                   optimizer and random-number states, in the checkpoints that may be resumed
 
 A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. Kept are the two
-newest, the best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage; of the
-kept ones only the two newest and the best joint one keep their resume.safetensors.
+newest, the best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage;
+of the kept ones only the two newest and the best joint one keep their resume.safetensors.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ def test_pushed_prototypes_are_patches_of_the_push_set(seed, size, offset, metri
         row, col = divmod(int(first.patch[p]), first.grid[1])
         patch = images[first.image[p], :, row : row + height, col : col + width]
         assert torch.equal(prototype.reshape(patch.shape), patch)  # for cosine too: the patch itself, not its direction
-        assert labels[first.image[p]] == model.prototype_class[p]
+        assert labels[first.image[p]] == model.class_identity[p].argmax()
     with torch.no_grad():
         output = model(images)
-    own = output.min_distances.masked_fill(labels[:, None] != model.prototype_class, torch.inf)
+    own = output.min_distances.masked_fill(labels[:, None] != model.class_identity.argmax(1), torch.inf)
     assert own.amin(dim=0).tolist() == [0] * 4
     assert output.activations.amax(dim=0).tolist() == pytest.approx([math.log(1e4)] * 4, abs=1e-4)
     again = push_prototypes(model, loader)
@@ -116,6 +116,6 @@ def test_pushed_prototypes_of_a_whole_net_are_found_again():
     assert model.training
     with torch.no_grad():
         output = model.eval()(images)
-    own = labels[:, None] == model.prototype_class
+    own = labels[:, None] == model.class_identity.argmax(1)
     best = output.activations.masked_fill(~own, -math.inf).amax(dim=0)
     assert best.tolist() == pytest.approx([math.log(1e4)] * 12, abs=1e-4)

@@ -33,8 +33,8 @@ def chosen_prototypes(assignment: Tensor, labels: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """Whether an entry is among the `count` largest of its row, (B, P) bool."""
-    index = values.topk(min(count, values.shape[1]), dim=1).indices
+    """Whether an entry is among the `count` largest of its row, (B, P) bool; a pruned pool may be smaller than S."""
+    index = values.topk(min(max(count, 0), values.shape[1]), dim=1).indices
     return torch.zeros_like(values, dtype=torch.bool).scatter_(1, index, True)
 
 
@@ -113,9 +113,9 @@ def protopool_loss(
         chosen = chosen_prototypes(assignment, labels.own)
         others, orthogonality = ~chosen, orthogonality_cost(assignment)
     else:
-        total = assignment.detach().sum(dim=2)[labels.own]
-        chosen = _largest(total, num_slots)
-        others = _largest(num_slots - total, num_prototypes - num_slots)
+        shares = assignment.detach()
+        chosen = _largest(shares.sum(dim=2)[labels.own], num_slots)
+        others = _largest((1 - shares).sum(dim=2)[labels.own], num_prototypes - num_slots)
         orthogonality = released_orthogonality_cost(presence_logits)
     terms = {
         "cross_entropy": mixed_cross_entropy(output.logits, labels, label_smoothing=label_smoothing),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
-
 from protokern.backbones import list_backbones
 from protokern.errors import require, require_number
 
@@ -28,7 +26,8 @@ class ModelConfig:
         epsilon: of the "log" activation.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    # A plain dict, so that using a model does not import pydantic.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str = ""
     backbone: str = "resnet34"

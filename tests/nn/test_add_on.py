@@ -18,6 +18,7 @@ def describe(layers: nn.Sequential) -> list[str]:
     ("kind", "in_channels", "dim", "expected"),
     [
         ("regular", 512, 128, ["512>128", "ReLU", "128>128", "Sigmoid"]),
+        ("single", 512, 128, ["512>128", "Sigmoid"]),
         ("linear", 512, 128, ["512>128"]),
         # The example worked out from the released program.
         ("bottleneck", 512, 128, ["512>256", "ReLU", "256>256", "ReLU", "256>128", "ReLU", "128>128", "Sigmoid"]),
@@ -30,7 +31,7 @@ def test_layers_are_those_of_the_original(kind, in_channels, dim, expected):
     assert describe(make_add_on_layers(in_channels, dim, kind)) == expected
 
 
-@pytest.mark.parametrize("kind", ["regular", "bottleneck", "linear"])
+@pytest.mark.parametrize("kind", ["regular", "bottleneck", "single", "linear"])
 def test_layers_start_kaiming_normal_fan_out_without_bias(kind):
     torch.manual_seed(0)
     for layer in make_add_on_layers(256, 128, kind):
@@ -41,8 +42,9 @@ def test_layers_start_kaiming_normal_fan_out_without_bias(kind):
             assert layer.weight.std().item() == pytest.approx(wanted, rel=0.05)
 
 
-def test_regular_features_are_between_zero_and_one():
-    features = make_add_on_layers(8, 4, "regular")(torch.randn(2, 8, 3, 3) * 100)
+@pytest.mark.parametrize("kind", ["regular", "bottleneck", "single"])
+def test_features_are_between_zero_and_one(kind):
+    features = make_add_on_layers(8, 4, kind)(torch.randn(2, 8, 3, 3) * 100)
     assert features.shape == (2, 4, 3, 3)
     assert features.min() >= 0
     assert features.max() <= 1
@@ -50,7 +52,7 @@ def test_regular_features_are_between_zero_and_one():
 
 def test_unknown_kind():
     with pytest.raises(
-        ValueError, match=r"add_on_layers: must be one of regular, bottleneck, linear; got 'wide'. Check"
+        ValueError, match=r"add_on_layers: must be one of regular, bottleneck, single, linear; got 'wide'. Check"
     ):
         make_add_on_layers(8, 4, "wide")
 

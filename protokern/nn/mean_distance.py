@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from protokern.kernels import distance_map, mean_activation
@@ -39,9 +38,7 @@ def mean_distance(
     if metric == "cosine":
         if cells.shape[2:] != (1, 1):
             return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
-        direction = F.normalize(wide, dim=1, eps=torch.finfo(wide.dtype).tiny).mean((2, 3))
-        unit = F.normalize(cells.flatten(1).to(wide.dtype), dim=1, eps=torch.finfo(wide.dtype).tiny)
-        return 1 - direction @ unit.T
+        return 1 - _directions(wide).mean((2, 3)) @ _directions(cells.flatten(1).to(wide.dtype)).T
     patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, K, N)
     centre, spread = _CentreAndSpread.apply(patches)
     # The centres are laid out as the patches of one image: the gradients are then two plain matrix products.
@@ -68,6 +65,13 @@ class _CentreAndSpread(torch.autograd.Function):
         count = vectors.shape[2]
         grad = vectors - centre[..., None]
         return grad.mul_(2 / count * grad_spread[:, None, None]).add_(grad_centre[..., None] / count)
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    """Vectors (N, D, ...) divided by their length; those of length 0 stay 0 and have gradient 0, as in the ops."""
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    is_zero = length == 0
+    return torch.where(is_zero, 0, vectors / torch.where(is_zero, 1, length))
 
 
 def _patches(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -121,14 +121,14 @@ class SlotAssignment(nn.Module):
         """Make the choices final: each slot keeps the prototype of its largest logit, and no class repeats one.
 
         Where two slots of a class want the same prototype, the slot with the larger logit has it and the other takes
-        its next best.
+        its next best. In a pool that was cut to fewer than S prototypes, slots that find none stay empty.
         """
         if self.is_hard:
             return
         logits = self.presence_logits.detach().cpu().clone()  # (K, P, S)
         slots = torch.full(self.slots.shape, EMPTY)
         classes = torch.arange(len(logits))
-        for _ in range(slots.shape[1]):
+        for _ in range(min(logits.shape[1:])):
             best = logits.flatten(1).argmax(dim=1)
             prototype, slot = best // logits.shape[2], best % logits.shape[2]
             slots[classes, slot] = prototype

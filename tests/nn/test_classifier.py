@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from protokern.nn import PrototypeClassifier
+from protokern.nn import PrototypeClassifier, SlotSum
 
 IDENTITY = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
 
@@ -28,3 +28,11 @@ def test_dropping_prototypes_keeps_the_other_columns():
     assert not layer.weight.requires_grad
     assert (layer.in_features, layer.out_features) == (2, 2)
     assert layer(torch.tensor([[2.0, 4.0]])).tolist() == [[3, 0]]
+
+
+def test_slots_are_summed_up_by_class():
+    layer = SlotSum(2)
+    slots = torch.tensor([[1.0, 2, 4, 8, 16, 32]])  # three slots of class 0, then three of class 1
+    assert layer(slots).tolist() == [[7, 56]]
+    assert layer(slots.expand(0, 6)).shape == (0, 2)
+    assert list(layer.parameters()) == []

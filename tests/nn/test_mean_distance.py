@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from protokern.nn import mean_distance
 from tests.kernels import oracle
 
-# The mean is made of `distance_map`, whose backends have a battery of their own.
+# The mean is made of `distance_map` and `mean_activation`, whose backends have batteries of their own.
 pytestmark = pytest.mark.parametrize("backend", ["reference", "native"], indirect=True)
 
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+METRICS = ["sqeuclidean", "cosine"]
+SIZES = [(), (1, 1), (2, 1), (2, 3)]
 
-def inputs(dtype: torch.dtype, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
+
+def inputs(dtype: torch.dtype, offset: float, size: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(3, 6, 5, 4, generator=generator, dtype=torch.float64) + offset
-    return features.to(dtype), (torch.randn(9, 6, generator=generator, dtype=torch.float64) + offset).to(dtype)
+    prototypes = torch.randn(9, 6, *size, generator=generator, dtype=torch.float64) + offset
+    return features.to(dtype), prototypes.to(dtype)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_value_and_gradient_are_those_of_the_mean_of_the_map(dtype: torch.dtype, offset: float, backend: str) -> None:
-    features, prototypes = (tensor.requires_grad_() for tensor in inputs(dtype, offset))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_value_and_gradient_are_those_of_the_mean_of_the_map(
+    dtype: torch.dtype, offset: float, metric: str, size: tuple[int, ...], backend: str
+) -> None:
+    features, prototypes = (tensor.requires_grad_() for tensor in inputs(dtype, offset, size))
     x, p = (tensor.detach().double().requires_grad_() for tensor in (features, prototypes))
-    wanted = oracle.distance_map(x, p, "sqeuclidean").mean((2, 3))
-    got = mean_distance(features, prototypes, backend=backend)
+    wanted = oracle.distance_map(x, p, metric).mean((2, 3))
+    got = mean_distance(features, prototypes, metric=metric, backend=backend)
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    # Of the components' size: a mean of N components near 1000 is off by some roundings of 1000.
+    # Of the components' size: a mean of N components near 1000 is off by some roundings of 1000. A cosine has no size.
     rounding = 1e-12 if dtype == torch.float64 else 1e-6
-    tolerance = {"rtol": 10 * rounding, "atol": 20 * rounding * (1 + offset)}
+    tolerance = {"rtol": 10 * rounding, "atol": 20 * rounding * (1 + (offset if metric == "sqeuclidean" else 0))}
+    if metric == "cosine":
+        tolerance = {"rtol": 0, "atol": rounding}
     torch.testing.assert_close(got.double(), wanted, **tolerance)
     weight = torch.randn_like(got)
     grads = torch.autograd.grad(got, (features, prototypes), weight)
@@ -41,17 +53,68 @@ def test_value_and_gradient_are_those_of_the_mean_of_the_map(dtype: torch.dtype,
         )
 
 
-def test_an_image_made_of_the_prototype_is_off_by_the_square_of_a_rounding(backend: str) -> None:
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+def test_gradcheck(metric: str, size: tuple[int, ...], backend: str) -> None:
+    features, prototypes = (tensor.requires_grad_() for tensor in inputs(torch.float64, 0.5, size))
+    arguments = (features[:1, :3], prototypes[:2, :3])
+    assert torch.autograd.gradcheck(lambda x, p: mean_distance(x, p, metric=metric, backend=backend), arguments)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_gradient_of_two_is_computed_alone(metric: str, backend: str) -> None:
+    for index in (0, 1):
+        tensors = inputs(torch.float64, 0.0)
+        tensors[index].requires_grad_()
+        x, p = (tensor.detach().clone().requires_grad_() for tensor in tensors)
+        mean_distance(*tensors, metric=metric, backend=backend).square().sum().backward()
+        oracle.distance_map(x, p, metric).mean((2, 3)).square().sum().backward()
+        torch.testing.assert_close(tensors[index].grad, (x, p)[index].grad)
+        assert tensors[1 - index].grad is None
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_zero_vectors_are_like_nothing_and_get_the_gradients_of_the_map(
+    dtype: torch.dtype, metric: str, size: tuple[int, ...], backend: str
+) -> None:
+    features, prototypes = inputs(dtype, 0.0, size)
+    features[0] = 0
+    features[1, :, 2, 1] = 0
+    prototypes[4] = 0
+    features.requires_grad_()
+    prototypes.requires_grad_()
+    x, p = (tensor.detach().double().requires_grad_() for tensor in (features, prototypes))
+    got = mean_distance(features, prototypes, metric=metric, backend=backend)
+    wanted = oracle.distance_map(x, p, metric).mean((2, 3))
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-6)
+    if metric == "cosine":
+        assert (got[0] == 1).all()
+        assert (got[:, 4] == 1).all()
+    weight = torch.randn_like(got)
+    grads = torch.autograd.grad(got, (features, prototypes), weight)
+    wanted_grads = torch.autograd.grad(wanted, (x, p), weight.double())
+    for grad, wanted_grad in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(grad.double(), wanted_grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(), (2, 1)], ids=str)
+def test_an_image_made_of_the_prototype_is_off_by_the_square_of_a_rounding(size: tuple[int, ...], backend: str) -> None:
     prototypes = inputs(torch.float32, 5.0)[1]
     features = prototypes[:1, :, None, None].expand(1, 6, 4, 4).clone()
+    if size:
+        prototypes = prototypes[:, :, None, None].expand(9, 6, *size)
     mean = mean_distance(features, prototypes, backend=backend)
     assert mean[0, 0] < 1e-11
     assert (mean >= 0).all()
 
 
-def test_a_patch_that_is_not_finite_gives_nan(backend: str) -> None:
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_patch_that_is_not_finite_gives_nan(value: float, metric: str, backend: str) -> None:
     features, prototypes = inputs(torch.float32, 0.0)
-    features[1, 2, 0, 0] = torch.inf
-    mean = mean_distance(features, prototypes, backend=backend)
+    features[1, 2, 0, 0] = value
+    mean = mean_distance(features, prototypes, metric=metric, backend=backend)
     assert mean[1].isnan().all()
     assert mean[[0, 2]].isfinite().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -139,3 +140,75 @@ def test_threshold_must_be_reachable(threshold):
     message = f"threshold: must be in 0 .. k = 6; got {threshold}. The original uses k=6, threshold=3."
     with pytest.raises(ValueError, match=message):
         prune_prototypes(bare_model(torch.zeros(2, 1), 2), [], threshold=threshold)
+
+
+def bare_pool(prototypes: list[float], slots: list[list[int]], **options: str) -> ProtoPool:
+    """A hardened pool of prototypes of depth 1 whose features are its images; class k has the prototypes `slots[k]`."""
+    chosen = torch.tensor(slots)
+    shape = len(slots), len(prototypes), chosen.shape[1]
+    model = ProtoPool(nn.Identity(), *shape, 1, in_channels=1, image_size=8, **options)
+    model.add_on_layers = nn.Sequential()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.copy_(torch.tensor(prototypes)[:, None])
+        model.assignment.presence_logits.copy_(F.one_hot(chosen, len(prototypes)).transpose(1, 2))
+    model.harden()
+    return model
+
+
+def test_images_of_all_classes_of_a_shared_prototype_count():
+    loader = line_of_images([0.0, 1, 2, 10, 11, 12], [0, 1, 2, 2, 2, 1])
+    # The prototypes 0 (of the classes 0 and 1), 1 (of 0) and 4 (of 2) are nearest to the images 0, 1 and 2, with the
+    # labels 0, 1 and 2; the prototypes 2 (of 2) and 3 (of 1) to the others, with the labels 2, 2 and 1.
+    model = bare_pool([0.5, 0.5, 11, 11, 1], [[0, 1], [0, 3], [2, 4]])
+    result = prune_prototypes(model, loader, k=3, threshold=2)
+    assert result.own_class_count.tolist() == [2, 1, 2, 1, 1]
+    assert result.kept.tolist() == [0, 2]
+    assert result.pruned.tolist() == [1, 3, 4]
+    assert result.spared.tolist() == []
+    assert model.prototype_layer.prototypes.tolist() == [[0.5], [11]]
+    assert model.slots.tolist() == [[0, -1], [0, -1], [1, -1]]
+    assert model.class_identity.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_no_class_of_a_pool_loses_its_last_prototype():
+    loader = line_of_images([0.0, 1, 2, 3], [0, 0, 0, 0])
+    # All images are of class 0. Class 1 has the prototypes 1 and 2, of which 2 is nearer to an image; class 2 has the
+    # prototypes 2 and 3, and keeps the same; class 3 has 3 and 1, and keeps 1.
+    model = bare_pool([0.0, 9, 5, 20, 0.5], [[0, 4], [1, 2], [2, 3], [3, 1]])
+    result = prune_prototypes(model, loader, k=2, threshold=2)
+    assert result.own_class_count.tolist() == [2, 0, 0, 0, 2]
+    assert result.kept.tolist() == [0, 1, 2, 4]
+    assert result.spared.tolist() == [1, 2]
+    assert model.class_identity.sum(dim=0).min() >= 1
+    assert model.slots.tolist() == [[0, 3], [1, 2], [2, -1], [-1, 1]]
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_prototypes_that_no_class_uses_go(threshold):
+    loader = line_of_images([0.0, 9], [0, 1])
+    model = bare_pool([0.0, 4, 9, 5], [[0], [2]])
+    result = prune_prototypes(model, loader, k=1, threshold=threshold)
+    assert result.own_class_count.tolist() == [1, 0, 1, 0]
+    assert result.kept.tolist() == [0, 2]
+    assert result.pruned.tolist() == [1, 3]
+    assert model.slots.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("focal", ["distance", "similarity"])
+@pytest.mark.parametrize("last_layer", ["linear", "sum"])
+def test_slots_of_pruned_prototypes_are_empty_and_add_nothing(last_layer, focal):
+    loader = line_of_images([0.0, 1, 2, 10, 11, 12], [0, 1, 2, 2, 2, 1])
+    model = bare_pool([0.5, 0.5, 11, 11, 1], [[0, 1], [0, 3], [2, 4]], last_layer=last_layer, focal=focal)
+    images = torch.rand(3, 1, 4, 4) * 9
+    with torch.no_grad():
+        for parameter in model.last_layer.parameters():
+            parameter.normal_()
+        before = model(images).activations[:, None, :] * model.prototype_weight
+        result = prune_prototypes(model, loader, k=3, threshold=2)
+        output = model(images)
+        after = output.activations[:, None, :] * model.prototype_weight
+    torch.testing.assert_close(after, before[:, :, result.kept])  # the fused mean rounds by what it is computed with
+    torch.testing.assert_close(output.logits, after.sum(dim=2))
+    assert (output.slot_similarities[:, :, 1] == 0).all()
+    assert (output.assignment[:, :, 1] == 0).all()
+    assert model.assignment.use().unused == ()

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from protokern.models import ProtoPNet
+from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import push_prototypes
 
 
@@ -119,3 +120,66 @@ def test_pushed_prototypes_of_a_whole_net_are_found_again():
     own = labels[:, None] == model.class_identity.argmax(1)
     best = output.activations.masked_fill(~own, -math.inf).amax(dim=0)
     assert best.tolist() == pytest.approx([math.log(1e4)] * 12, abs=1e-4)
+
+
+def bare_pool(prototypes: list[float], slots: list[list[int]], *, hard: bool = True) -> ProtoPool:
+    """A pool of prototypes of depth 1 whose features are its images; class k has the prototypes `slots[k]`."""
+    chosen = torch.tensor(slots)
+    model = ProtoPool(nn.Identity(), len(slots), len(prototypes), chosen.shape[1], 1, in_channels=1, image_size=8)
+    model.add_on_layers = nn.Sequential()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.copy_(torch.tensor(prototypes)[:, None])
+        logits = F.one_hot(chosen, len(prototypes)).transpose(1, 2)
+        model.assignment.presence_logits.copy_(logits)
+    if hard:
+        model.harden()
+    return model
+
+
+def test_a_shared_prototype_may_come_from_any_of_its_classes():
+    # One image of each class: patches 0 and 10 of class 0, 4 and 11 of class 1, 7 and 1 of class 2.
+    images = torch.tensor([[0.0, 10], [4, 11], [7, 1]]).reshape(3, 1, 1, 2)
+    # All are nearest to the patch 7 of class 2. Prototype 0 is of the classes 0 and 1, prototype 1 of 0 alone,
+    # prototype 2 of 1 and 2, prototype 3 of 2 alone.
+    model = bare_pool([6.0, 6.75, 6.5, 7.5], [[0, 1], [0, 2], [2, 3]])
+    parameter = model.prototype_layer.prototypes
+    result = push_prototypes(model, [(images, torch.tensor([0, 1, 2]))])
+    assert parameter.flatten().tolist() == [4, 10, 7, 7]
+    assert parameter is model.prototype_layer.prototypes
+    assert result.image.tolist() == [1, 0, 2, 2]
+    assert result.patch.tolist() == [0, 1, 0, 0]
+    assert result.label.tolist() == [1, 0, 2, 2]
+    assert result.distance.tolist() == [4, 3.25**2, 0.25, 0.25]
+
+
+def test_an_unused_prototype_keeps_its_vector_and_is_named():
+    model = bare_pool([6.0, 0.1, 1.0, 1 / 3], [[0], [2]])
+    before = model.prototype_layer.prototypes.detach().clone()
+    with pytest.warns(UserWarning, match=r"^model: no class uses the prototypes \[1, 3\]; they keep their vectors\.$"):
+        result = push_prototypes(model, [(torch.tensor([5.0, 2]).reshape(2, 1, 1, 1), torch.tensor([0, 1]))])
+    assert torch.equal(model.prototype_layer.prototypes[[1, 3]], before[[1, 3]])
+    assert model.prototype_layer.prototypes[[0, 2]].flatten().tolist() == [5, 2]
+    assert result.image.tolist() == [0, -1, 1, -1]
+    assert result.patch.tolist() == [0, -1, 0, -1]
+    assert result.label.tolist() == [0, -1, 1, -1]
+    assert result.distance.tolist() == [1, math.inf, 1, math.inf]
+
+
+def test_a_shared_prototype_is_found_while_one_of_its_classes_has_images():
+    model = bare_pool([6.0, 7.0, 8.0], [[0, 1], [1, 2]])
+    with pytest.warns(
+        UserWarning, match=r"^loader: has no image of the classes \[1\]; the prototypes \[2\] keep their vectors\.$"
+    ):
+        result = push_prototypes(model, [(torch.tensor([5.0]).reshape(1, 1, 1, 1), torch.tensor([0]))])
+    assert model.prototype_layer.prototypes.flatten().tolist() == [5, 5, 8]
+    assert result.image.tolist() == [0, 0, -1]
+
+
+def test_soft_choices_are_refused():
+    model = bare_pool([6.0, 7.0], [[0], [1]], hard=False)
+    with pytest.raises(
+        ValueError,
+        match=r"^model: must have made its choices final before a push; they are soft\. Call model\.harden\(\) first\.",
+    ):
+        push_prototypes(model, [(torch.zeros(1, 1, 1, 1), torch.tensor([0]))])
+    assert model.prototype_layer.prototypes.flatten().tolist() == [6, 7]

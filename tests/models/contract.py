@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.losses import Labels, LossCoefficients
 from protokern.models import ModelOutput, PrototypeModel
 
 
 class ModelContract:
-    """Subclasses give `build(backbone, num_classes) -> model` with at least two prototypes per class."""
+    """Subclasses give `build(backbone, num_classes) -> model` with at least four prototypes."""
 
     NUM_CLASSES = 3
     CHANNELS = 2
@@ -37,6 +38,70 @@ class ModelContract:
         assert isinstance(model.backbone, nn.Module)
         assert isinstance(model.add_on_layers, nn.Module)
         assert isinstance(model.last_layer, nn.Module)
+
+        assert all(isinstance(getattr(model, part), nn.Module) for part in model.parts)
+
+    def test_class_identity_says_yes_or_no(self, model):
+        for _ in range(2):
+            assert set(model.class_identity.unique().tolist()) <= {0, 1}
+            assert model.class_identity.sum(dim=0).min() >= 1
+            model.harden()
+
+    def test_choices_are_final_after_hardening(self, model, images):
+        assert model.is_hard == (not model.chooses)
+        if model.chooses:
+            with pytest.raises(ValueError, match="model: must have made its choices final"):
+                _ = model.prototype_weight
+        assert (model.harden() != {}) == model.chooses
+        assert model.is_hard
+        weight = model.prototype_weight.clone()
+        assert model.harden() == {}
+        model.start_epoch(3)
+        assert model.is_hard
+        assert torch.equal(model.prototype_weight, weight)
+
+    def test_slots_hold_the_prototypes_of_the_class_identity(self, model):
+        model.harden()
+        if model.slots is None:
+            return
+        assert model.slots.dtype == torch.int64
+        wanted = torch.zeros_like(model.class_identity)
+        for k, row in enumerate(model.slots.tolist()):
+            for p in row:
+                wanted[p, k] = 1
+        assert torch.equal(model.class_identity, wanted)
+
+    def test_logits_are_weighted_activations(self, model, images):
+        model.harden()
+        with torch.no_grad():
+            for parameter in model.last_layer.parameters():
+                parameter.normal_()
+        output = model(images)
+        assert model.prototype_weight.shape == (model.num_classes, model.num_prototypes)
+        torch.testing.assert_close(output.logits, output.activations @ model.prototype_weight.T, rtol=1e-5, atol=1e-5)
+
+    def test_last_layer_makes_the_logits_of_its_input(self, model, images):
+        for _ in range(2):
+            output = model(images)
+            layer_input = model.last_layer_input(output)
+            assert torch.equal(model.last_layer(layer_input), output.logits)
+            assert model.last_layer_identity.shape == (layer_input.shape[1], model.num_classes)
+            assert torch.equal(model.last_layer_identity.sum(dim=1), torch.ones(layer_input.shape[1]))
+            model.harden()
+
+    def test_loss_is_the_weighted_sum_of_its_terms_and_has_a_gradient(self, model, images):
+        labels = Labels(torch.tensor([0, 1, 2, 1]), torch.tensor([2, 2, 0, 1]), 0.75)
+        coefficients = LossCoefficients(cross_entropy=2, cluster=3, separation=-0.5, l1=0.25, orthogonality=0.125)
+        for _ in range(2):
+            total, terms = model.loss(model(images), labels, coefficients, label_smoothing=0.1)
+            assert {"cross_entropy", "cluster", "separation"} <= set(terms)
+            wanted = sum(getattr(coefficients, name) * float(term.detach()) for name, term in terms.items())
+            assert float(total.detach()) == pytest.approx(wanted, rel=1e-5)
+            model.zero_grad()
+            total.backward()
+            learns = [any(p.grad is not None for p in getattr(model, part).parameters()) for part in model.parts[:3]]
+            assert learns == [True] * 3
+            model.harden()
 
     def test_output_fields_have_their_shapes(self, model, images):
         output = model(images)
@@ -66,31 +131,38 @@ class ModelContract:
         assert missing == []
 
     def test_state_dict_restores_the_outputs(self, model, images):
-        other = copy.deepcopy(model)
-        for parameter in other.parameters():
-            nn.init.normal_(parameter)
-        other.load_state_dict(model.state_dict())
-        assert torch.equal(other.eval()(images).logits, model.eval()(images).logits)
+        for _ in range(2):
+            other = copy.deepcopy(model)
+            for parameter in other.parameters():
+                nn.init.normal_(parameter)
+            other.load_state_dict(model.state_dict())
+            assert torch.equal(other.eval()(images).logits, model.eval()(images).logits)
+            model.harden()
+
+    def test_evaluation_is_deterministic(self, model, images):
+        model.eval().start_epoch(1)
+        before = torch.get_rng_state()
+        assert torch.equal(model(images).logits, model(images).logits)
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_every_parameter_is_one_that_is_learnt(self, model):
-        parts = (model.backbone, model.add_on_layers, model.last_layer)
-        learnt = {id(parameter) for part in parts for parameter in part.parameters()}
-        learnt.add(id(model.prototype_layer.prototypes))
-        assert {id(parameter) for parameter in model.parameters()} == learnt
+        learnt = [id(parameter) for part in model.parts for parameter in getattr(model, part).parameters()]
+        assert sorted(id(parameter) for parameter in model.parameters()) == sorted(learnt)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_kept_prototypes_contribute_as_before(self, model, images):
         model.eval()
+        model.harden()
         kept = [model.num_prototypes - 1, 0, 3]
         before = model(images)
-        contribution = before.activations[:, None, :] * model.last_layer.weight  # (B, K, P)
+        contribution = before.activations[:, None, :] * model.prototype_weight  # (B, K, P)
         identity = model.class_identity[kept]
         model.keep_prototypes(torch.tensor(kept))
         after = model(images)
         assert model.num_prototypes == 3
         assert torch.equal(model.class_identity, identity)
         assert torch.equal(after.patches, before.patches[:, kept])
-        torch.testing.assert_close(after.activations[:, None, :] * model.last_layer.weight, contribution[:, :, kept])
+        torch.testing.assert_close(after.activations[:, None, :] * model.prototype_weight, contribution[:, :, kept])
         torch.testing.assert_close(after.logits, contribution[:, :, kept].sum(dim=2))
 
     @pytest.mark.parametrize("index", [[], [0, 0], [-1], [10_000], [[0, 1]]])
@@ -104,6 +176,7 @@ class ModelContract:
         assert model.double()(images.double()).logits.dtype == torch.float64
 
     def test_training_step_runs_under_compile(self, model, images):
+        torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
         model.eval()
         torch.testing.assert_close(compiled(images).logits, model(images).logits)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
-from protokern.models.base import find_feature_shape
+from protokern.models.feature_shape import find_feature_shape
 from tests.models.contract import ModelContract
 
 
@@ -28,7 +29,7 @@ class TestProtoPNetWithCosine(ModelContract):
 
 
 def test_every_model_has_a_contract_test():
-    assert list(MODELS) == ["protopnet"]
+    assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool.py has that of the other
 
 
 def conv_net(channels: int = 6) -> nn.Sequential:
@@ -38,7 +39,6 @@ def conv_net(channels: int = 6) -> nn.Sequential:
 def test_prototypes_are_dealt_to_the_classes_in_order():
     model = ProtoPNet(conv_net(), 3, 2, 4)
     assert model.class_identity.tolist() == [[1, 0, 0]] * 2 + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
-    assert model.prototype_class.tolist() == [0, 0, 1, 1, 2, 2]
     assert "class_identity" in dict(model.named_buffers())
 
 
@@ -56,6 +56,7 @@ def test_logits_are_weighted_activations():
     model = ProtoPNet(conv_net(), 3, 2, 4)
     output = model(torch.rand(2, 3, 16, 16))
     torch.testing.assert_close(output.logits, output.activations @ model.last_layer.weight.T)
+    assert torch.equal(model.prototype_weight, model.last_layer.weight)
     d = output.min_distances
     torch.testing.assert_close(output.activations, torch.log((d + 1) / (d + 1e-4)))
 
@@ -112,8 +113,23 @@ def test_backbone_without_parameters_works():
 def test_a_model_of_ones_own_must_say_what_its_head_does():
     with pytest.raises(NotImplementedError, match="PrototypeModel must define head"):
         PrototypeModel().head(torch.rand(1, 2, 3, 3))
-    with pytest.raises(NotImplementedError, match="PrototypeModel must define max_distance"):
-        _ = PrototypeModel().max_distance
+    with pytest.raises(NotImplementedError, match="PrototypeModel must define loss"):
+        PrototypeModel().loss(None, Labels(torch.tensor([0])), LossCoefficients())
+    with pytest.raises(NotImplementedError, match="PrototypeModel must define from_config"):
+        PrototypeModel.from_config(PrototypeModel.Config(), nn.Identity(), 2, 16)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_of_the_registry_is_made_from_its_settings(name):
+    kind = MODELS[name]
+    config = kind.Config(prototype_dim=4, prototype_size=(2, 1), activation="exp", epsilon=0.5)
+    assert config.name == name
+    model = kind.from_config(config, conv_net(), 3, (16, 12))
+    assert type(model) is kind
+    assert model.num_classes == 3
+    assert model.prototype_layer.prototypes.shape[1:] == (4, 2, 1)
+    assert (model.prototype_layer.activation, model.prototype_layer.epsilon) == ("exp", 0.5)
+    assert model(torch.rand(2, 3, 16, 12)).logits.shape == (2, 3)
 
 
 class Pair(nn.Module):
@@ -139,7 +155,11 @@ class Pair(nn.Module):
         ),
         (nn.Identity(), {"num_classes": 0}, "num_classes: must be at least 1; got 0. Give a positive number."),
         (nn.Identity(), {"prototypes_per_class": 0}, "prototypes_per_class: must be at least 1; got 0."),
-        (nn.Identity(), {"add_on_layers": "none"}, "add_on_layers: must be one of regular, bottleneck, linear; got"),
+        (
+            nn.Identity(),
+            {"add_on_layers": "none"},
+            "add_on_layers: must be one of regular, bottleneck, single, linear; got",
+        ),
         (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine; got 'l1'."),
     ],
 )

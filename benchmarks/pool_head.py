@@ -94,7 +94,7 @@ def make_model(case: PoolCase) -> ProtoPool:
                 logits[torch.randperm(case.prototypes)[: case.slots], torch.arange(case.slots)] = 1
         model.harden()
     else:
-        model.start_epoch(1)
+        model.set_progress(1)
         model.assignment.scale.fill_(case.scale)
     return model.train()
 

@@ -181,8 +181,8 @@ class PrototypeModel(nn.Module):
         """The loss to train with: its total, and its terms by name for the log."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
 
-    def start_epoch(self, epoch: int) -> None:
-        """Told before every training epoch, counted from 0 over the warm and joint stages."""
+    def set_progress(self, epochs: float) -> None:
+        """Told before every batch how many epochs of training are done, with the share of the present one."""
 
     def harden(self) -> dict[str, float | int]:
         """Make soft choices final; nothing when they are. Numbers about them for the log."""

@@ -247,9 +247,9 @@ class ProtoPool(PrototypeModel):
         """Whether the choices are final."""
         return self.assignment.is_hard
 
-    def start_epoch(self, epoch: int) -> None:
-        """Raise the scale of the choices, see `SlotAssignment.start_epoch`."""
-        self.assignment.start_epoch(epoch)
+    def set_progress(self, epochs: float) -> None:
+        """Raise the scale of the choices, see `SlotAssignment.set_progress`."""
+        self.assignment.set_progress(epochs)
 
     def harden(self) -> dict[str, float | int]:
         """Make the choices final.

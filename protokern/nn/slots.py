@@ -80,15 +80,15 @@ class SlotAssignment(nn.Module):
         """(K, S) int64, the prototype of each slot: the final ones, before that those of the largest logits."""
         return self.slots if self.is_hard else self.presence_logits.argmax(dim=1)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Set the scale for a training epoch, counted from 0: 1000 sqrt(epoch / schedule_epochs), at most 1000.
+    def set_progress(self, epochs: float) -> None:
+        """Set the scale of the logits after so many epochs: 1000 sqrt(epochs / schedule_epochs), at most 1000.
 
-        In epoch 0 the scale is 0, which stands for a plain softmax without noise, as in the released program.
+        At 0 epochs the scale is 0, which stands for a plain softmax without noise, as in the released program.
         """
         if self.is_hard:
             return
-        self.scale.fill_(FULL_SCALE * min(1.0, math.sqrt(epoch / self.schedule_epochs)))
-        self._phase = "plain" if epoch == 0 else "gumbel"
+        self.scale.fill_(FULL_SCALE * min(1.0, math.sqrt(epochs / self.schedule_epochs)))
+        self._phase = "plain" if epochs == 0 else "gumbel"
 
     def forward(self) -> Tensor:
         """How much of each prototype is in each slot, (K, P, S); every slot sums to 1, or to 0 if it is empty.

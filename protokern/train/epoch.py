@@ -63,6 +63,7 @@ def train_epoch(
     for position, (images, labels) in enumerate(loader, start=epoch.first):
         progress = joint_epochs_done + position / len(epoch.batches)
         set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, joint_epochs, config))
+        model.set_progress(epoch.step.epoch + position / len(epoch.batches))
 
         loss, numbers = _forward(model, images, labels.to(device, non_blocking=True), config)
         names, tensors = zip(*numbers.items(), strict=True)

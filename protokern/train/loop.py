@@ -115,7 +115,6 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
             save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
             raise KeyboardInterrupt
 
-    run.model.start_epoch(step.epoch)
     run.splits.train.set_epoch(step.epoch)
     batches = shuffled_batches(len(run.splits.train), config.batch_size, config.seed, step.epoch)
     epoch = Epoch(step, run.splits.train, batches, progress.batch, run.workers)

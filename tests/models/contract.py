@@ -56,7 +56,7 @@ class ModelContract:
         assert model.is_hard
         weight = model.prototype_weight.clone()
         assert model.harden() == {}
-        model.start_epoch(3)
+        model.set_progress(3)
         assert model.is_hard
         assert torch.equal(model.prototype_weight, weight)
 
@@ -140,7 +140,7 @@ class ModelContract:
             model.harden()
 
     def test_evaluation_is_deterministic(self, model, images):
-        model.eval().start_epoch(1)
+        model.eval().set_progress(1)
         before = torch.get_rng_state()
         assert torch.equal(model(images).logits, model(images).logits)
         assert torch.equal(torch.get_rng_state(), before)

@@ -17,7 +17,7 @@ B, D, SIDE, P, K, S = 8, 8, 28, 96, 4, 3
 def test_forward_and_backward_stay_below_one_map(focal: str, is_hard: bool) -> None:
     torch.manual_seed(0)
     model = ProtoPool(nn.Identity(), K, P, S, D, focal=focal, in_channels=D, image_size=SIDE, backend="native")
-    model.start_epoch(1)
+    model.set_progress(1)
     if is_hard:
         model.harden()
     features = torch.rand(B, D, SIDE, SIDE, requires_grad=True)

@@ -128,7 +128,7 @@ class TestRelease:
     @pytest.mark.parametrize("epoch", [0, 1, 30])
     def test_logits_and_gradients_are_the_programs(self, epoch, last_layer, activation):
         ours, theirs = self.pair(last_layer, activation)
-        ours.start_epoch(epoch)
+        ours.set_progress(epoch)
         scale = float(ours.assignment.scale)
         torch.manual_seed(3)
         output = ours(images().double())
@@ -295,7 +295,7 @@ def test_a_batch_of_one_gives_what_the_image_gives_among_others(focal):
 def test_training_draws_noise_and_evaluation_does_not():
     model = pool()
     features = model.features(images()).detach()
-    model.start_epoch(1)
+    model.set_progress(1)
     assert not torch.equal(model.head(features).logits, model.head(features).logits)
     model.eval()
     assert torch.equal(model.head(features).logits, model.head(features).logits)
@@ -308,7 +308,7 @@ def test_training_draws_noise_and_evaluation_does_not():
 )
 def test_no_tensor_of_all_distances_in_memory(options, focal, hard):
     model = ProtoPool(nn.Identity(), 3, 1024, 2, 6, in_channels=6, image_size=16, focal=focal, **options)
-    model.start_epoch(1)
+    model.set_progress(1)
     if hard:
         model.harden()
     features = torch.rand(64, 6, 14, 14, requires_grad=True)
@@ -326,7 +326,7 @@ def test_compiled_training_is_one_graph_in_every_phase():
     torch._dynamo.reset()
     model = pool()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-    for prepare in (lambda: model.start_epoch(0), lambda: model.start_epoch(1), model.harden):
+    for prepare in (lambda: model.set_progress(0), lambda: model.set_progress(1), model.harden):
         prepare()
         outcomes = []
         for network in (compiled, model):
@@ -345,7 +345,7 @@ def test_compiled_training_is_one_graph_in_every_phase():
 def test_exported_model_gives_the_same(focal, hard):
     torch._dynamo.reset()
     model = pool(focal=focal).eval()
-    model.start_epoch(1)
+    model.set_progress(1)
     if hard:
         model.harden()
     output, wanted = torch.export.export(model, (images(),)).module()(images()), model(images())
@@ -360,7 +360,7 @@ def test_a_new_scale_does_not_compile_again():
     model = pool().eval()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for epoch in (1, 2, 3):
-        model.start_epoch(epoch)
+        model.set_progress(epoch)
         torch.testing.assert_close(compiled(images()).logits, model(images()).logits)
     assert counter.frame_count == 1
 

@@ -52,7 +52,7 @@ def test_logits_start_as_in_the_release():
 )
 def test_scale_follows_the_schedule(epochs, epoch, scale):
     assignment = SlotAssignment(2, 3, 2, schedule_epochs=epochs)
-    assignment.start_epoch(epoch)
+    assignment.set_progress(epoch)
     assert assignment.scale.item() == pytest.approx(scale)
     assert assignment.scale.item() == pytest.approx(released_scale(epoch, epochs))
 
@@ -60,7 +60,7 @@ def test_scale_follows_the_schedule(epochs, epoch, scale):
 def test_schedule_is_that_of_the_release_at_every_epoch():
     assignment = SlotAssignment(1, 1, 1)
     for epoch in range(40):
-        assignment.start_epoch(epoch)
+        assignment.set_progress(epoch)
         assert assignment.scale.item() == pytest.approx(released_scale(epoch, 30))
 
 
@@ -69,14 +69,14 @@ def test_before_the_schedule_the_choice_is_a_plain_softmax(train):
     assignment = SlotAssignment(2, 4, 3).train(train)
     wanted = assignment.presence_logits.exp() / assignment.presence_logits.exp().sum(dim=1, keepdim=True)
     torch.testing.assert_close(assignment(), wanted)
-    assignment.start_epoch(3)
-    assignment.start_epoch(0)
+    assignment.set_progress(3)
+    assignment.set_progress(0)
     torch.testing.assert_close(assignment(), wanted)
 
 
 def test_noise_is_drawn_anew_in_training_and_never_in_evaluation():
     assignment = SlotAssignment(2, 4, 3)
-    assignment.start_epoch(1)
+    assignment.set_progress(1)
     assert not torch.equal(assignment(), assignment())
     assignment.eval()
     before = torch.get_rng_state()
@@ -94,7 +94,7 @@ def exponential_from_uniform(tensor: Tensor) -> Tensor:
 def test_value_and_gradient_are_those_of_torchs_gumbel_softmax(schedule_epochs, monkeypatch):
     monkeypatch.setattr(Tensor, "exponential_", exponential_from_uniform)
     assignment = SlotAssignment(3, 5, 2, schedule_epochs=schedule_epochs)
-    assignment.start_epoch(1)
+    assignment.set_progress(1)
     logits = assignment.presence_logits.detach().clone().requires_grad_()
     torch.manual_seed(7)
     got = assignment()
@@ -113,7 +113,7 @@ def test_each_prototype_wins_as_often_as_its_probability_says():
     # The largest of logits with Gumbel noise is a draw from their softmax: here one for each of many equal classes.
     probability = torch.tensor([0.6, 0.3, 0.1])
     assignment = assignment_of(probability.log().expand(5000, 3)[..., None], schedule_epochs=10**6)
-    assignment.start_epoch(1)  # scale 1
+    assignment.set_progress(1)  # scale 1
     frequency = torch.bincount(assignment().argmax(dim=1).flatten(), minlength=3) / 5000
     torch.testing.assert_close(frequency, probability, rtol=0, atol=0.025)  # more than three standard deviations
 
@@ -121,7 +121,7 @@ def test_each_prototype_wins_as_often_as_its_probability_says():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_the_largest_scale_stays_finite(dtype):
     assignment = SlotAssignment(3, 5, 2).to(dtype)
-    assignment.start_epoch(30)
+    assignment.set_progress(30)
     shares = assignment()
     assert shares.dtype == dtype
     assert shares.isfinite().all()
@@ -135,7 +135,7 @@ def test_entropy_by_hand():
     torch.testing.assert_close(
         assignment.entropy(), torch.tensor([[1.5 * math.log(2), math.log(3)]]).double(), rtol=1e-6, atol=1e-6
     )
-    assignment.start_epoch(1)  # scale 1 at temperature 0.5: the shares are squared
+    assignment.set_progress(1)  # scale 1 at temperature 0.5: the shares are squared
     squared = -(2 / 3 * math.log(2 / 3) + 2 * 1 / 6 * math.log(1 / 6))
     torch.testing.assert_close(
         assignment.entropy(), torch.tensor([[squared, math.log(3)]]).double(), rtol=1e-6, atol=1e-6
@@ -205,18 +205,18 @@ def test_hardening_is_final():
     with torch.no_grad():
         assignment.presence_logits.neg_()
     assignment.harden()
-    assignment.start_epoch(1)
+    assignment.set_progress(1)
     assert assignment.is_hard
     assert torch.equal(assignment.slots, slots)
     assert torch.equal(assignment.train()(), assignment.eval()())
 
 
 def make_plain(assignment: SlotAssignment) -> None:
-    assignment.start_epoch(0)
+    assignment.set_progress(0)
 
 
 def make_noisy(assignment: SlotAssignment) -> None:
-    assignment.start_epoch(2)
+    assignment.set_progress(2)
 
 
 @pytest.mark.parametrize("prepare", [make_plain, make_noisy, SlotAssignment.harden])
@@ -227,7 +227,7 @@ def test_state_holds_the_phase(copied, prepare):
     other = copy.deepcopy(assignment)
     if not copied:
         other = SlotAssignment(2, 5, 3)
-        other.start_epoch(9)
+        other.set_progress(9)
         other.load_state_dict({name: value.clone() for name, value in assignment.state_dict().items()})
     assert other.is_hard == assignment.is_hard
     assert other.scale == assignment.scale

@@ -16,7 +16,7 @@ K, P, S = 3, 7, 4
 def make(scale: float, dtype: torch.dtype = torch.float32) -> SlotAssignment:
     torch.manual_seed(0)
     assignment = SlotAssignment(K, P, S).to(dtype)
-    assignment.start_epoch(1)
+    assignment.set_progress(1)
     assignment.scale.fill_(scale)
     return assignment
 

@@ -52,6 +52,7 @@ def told(tmp_path_factory):
                 {
                     "stage": record.stage,
                     "epoch": record.epoch,
+                    "batch": record.batch,
                     "scale": float(choices.scale),
                     "is_hard": run.model.is_hard,
                     "logits": choices.presence_logits.detach().clone(),
@@ -97,10 +98,12 @@ def test_epoch_0_trains(told) -> None:
 
 def test_the_scale_of_the_choices_follows_the_schedule(told) -> None:
     _, _, seen = told
-    for entry in seen:
-        if entry["stage"] != "hardening":
-            assert entry["scale"] == pytest.approx(1000 * math.sqrt(entry["epoch"] / 4))
-            assert not entry["is_hard"]
+    soft = [entry for entry in seen if entry["stage"] != "hardening"]
+    for entry in soft:
+        done = entry["epoch"] + (entry["batch"] - 1) / 4  # four batches an epoch; a batch is told when it is done
+        assert entry["scale"] == pytest.approx(1000 * math.sqrt(done / 4))
+        assert not entry["is_hard"]
+    assert soft[0]["scale"] == 0
 
 
 def test_choices_are_final_and_frozen_in_the_hardening_epochs(told) -> None:

@@ -191,15 +191,16 @@ class _SoftChoice(torch.autograd.Function):
         logits = (logits if noise is None else noise.add_(logits)).div_(TEMPERATURE)
         smallest = math.log(torch.finfo(logits.dtype).tiny) / 2
         logits -= logits.amax(2, keepdim=True)
-        shares = F.threshold_(logits, smallest, -torch.inf).softmax(2)
+        shares = F.threshold(logits, smallest, -torch.inf, inplace=True).softmax(2)
         ctx.save_for_backward(shares, scale)
-        return shares
+        return shares.to(presence_logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         shares, scale = ctx.saved_tensors
         mean = (grad * shares).sum(2, keepdim=True)
-        return (grad - mean).mul_(shares).mul_(scale / TEMPERATURE).transpose(1, 2), None, None
+        to_logits = (grad - mean).mul_(shares).mul_(scale / TEMPERATURE).transpose(1, 2)
+        return to_logits.to(grad.dtype), None, None
 
 
 def _check(num_classes: int, num_prototypes: int, slots_per_class: int, schedule_epochs: int) -> None:

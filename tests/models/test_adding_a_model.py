@@ -121,6 +121,11 @@ def test_the_points_of_an_explanation_add_up_to_the_logit(run: Path) -> None:
 
 @pytest.mark.usefixtures("class_sum")
 class TestTheModelOfThePage(ModelContract):
+    TERMS = frozenset({"cross_entropy", "cluster", "crowding"})
+
+    def coefficient(self, model: PrototypeModel, name: str, coefficients: LossCoefficients) -> float:
+        return model.crowding if name == "crowding" else super().coefficient(model, name, coefficients)
+
     def build(self, backbone: nn.Module, num_classes: int) -> PrototypeModel:
         model = MODELS["class_sum"]
         config = model.Config(prototypes_per_class=2, prototype_dim=6)

@@ -1,8 +1,8 @@
 """Forward and backward of ProtoPool's head, from features to logits: `python -m benchmarks.pool_head`.
 
-The size is that of the released program on the Cars data: 80 images, 202 prototypes of 128 channels, a grid of 7 x 7,
-200 classes with 10 slots. Ours, the released formula and the honest eager one take turns. Before that, their values and
-all gradients are compared with the released formula in float64, with the same noise; who is further off than rounding
+The size is that of the paper on CUB-200-2011, with 128 channels: 80 images, 202 prototypes, a grid of 7 x 7, 200
+classes with 10 slots. Ours, the released formula and the honest eager one take turns. Before that, their values and all
+gradients are compared with the released formula in float64, with the same noise; who is further off than rounding
 explains is not timed. The extra memory of each is measured in a process of its own.
 """
 
@@ -37,7 +37,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {"original": original, "eager": eag
 PROVIDERS = (OURS, *FORMULAS)
 SECOND_EPOCH = FULL_SCALE / 30**0.5  # the scale in epoch 1 of the 30 that it rises in
 # Of the largest entry of a tensor. At the largest scale a logit's last bit is 1e-5 of the share that it makes.
-TOLERANCE = 5e-5
+TOLERANCE = 3e-5
 TESTS = ("nn/test_mean_distance.py", "nn/test_soft_choice.py")
 
 

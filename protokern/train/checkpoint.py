@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from protokern.errors import CheckpointError
 from protokern.models.base import PrototypeModel
 from protokern.models.registry import MODELS
+from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
 from protokern.train.build import build_untrained
 from protokern.train.files import read_json, remove_folder, to_json_bytes, write_file, write_folder
@@ -228,14 +229,27 @@ def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[
     """
     checkpoint = find_checkpoint(Path(path))
     state = read_state(checkpoint)
-    settings = {name: _as_tuple(value) for name, value in state.config["model"].items()}
-    if settings["name"] not in MODELS:
-        raise CheckpointError(f"{checkpoint}: holds a model {settings['name']!r}, which this version does not have.")
-    image_size = state.config["data"]["image_size"]
-    config = MODELS[settings["name"]].Config(**settings)
-    model = build_untrained(config, len(state.classes), _as_tuple(image_size))
+    image_size = _as_tuple(state.config["data"]["image_size"])
+    model = build_untrained(_model_config(checkpoint, state.config["model"]), len(state.classes), image_size)
     load_weights(model, checkpoint)
     return model.eval(), state.config, state.classes
+
+
+def _model_config(checkpoint: Path, table: Mapping[str, Any]) -> ModelConfig:
+    """The settings of a checkpoint's model; one of a newer version may have others than this one."""
+    name = table["name"]
+    if name not in MODELS:
+        raise CheckpointError(
+            f"{checkpoint}: holds a model {name!r}, which this version does not have. It has {', '.join(MODELS)}."
+        )
+    owner = MODELS[name].Config
+    unknown = sorted({*table} - {entry.name for entry in fields(owner)})
+    if unknown:
+        raise CheckpointError(
+            f"{checkpoint}: holds settings of a {name} that this version does not have: {', '.join(unknown)}. "
+            "Update protokern."
+        )
+    return owner(**{key: _as_tuple(value) for key, value in table.items()})
 
 
 def _as_tuple(value: Any) -> Any:

@@ -177,6 +177,23 @@ def test_weights_of_another_model_are_refused(run, tmp_path) -> None:
         load_model(run.folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "novel"}, r"joint-1: holds a model 'novel', which this version does not have\. It has protopnet, .*"),
+        ({"novelty": 3}, r"joint-1: holds settings of a protopnet that this version does not have: novelty\. Update"),
+    ],
+    ids=["model", "setting"],
+)
+def test_a_checkpoint_of_a_newer_version_is_refused(run, change, message) -> None:
+    path = save(run, "joint-1")
+    state = json.loads((path / "state.json").read_text())
+    state["config"]["model"] |= change
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=message):
+        load_model(run.folder)
+
+
 def test_a_checkpoint_of_another_format_is_refused(run) -> None:
     path = save(run, "joint-1")
     (path / "state.json").write_text('{"format": "something-else"}')

@@ -27,6 +27,60 @@ class SeenPicture:
     receptive_field_box: PixelBox
 
 
+class Reason(NamedTuple):
+    """How much one visible property matters to a prototype: the similarity that is lost when it is changed.
+
+    Attributes:
+        modification: which property: "hue", "shape", or another change's name.
+        score: of a prototype, its weighted mean over the training images; of a match, the loss in that image.
+        low: lower end of the 95 % bootstrap interval of a prototype's score; None for a match.
+        high: its upper end, None likewise.
+        test_score: the prototype's score over the test images; None where there is none.
+    """
+
+    modification: str
+    score: float
+    low: float | None = None
+    high: float | None = None
+    test_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """One of the patches that are nearest to a prototype.
+
+    Attributes:
+        picture: the image it is in.
+        name: of that image.
+        class_name: its class.
+        similarity: of the prototype and the patch.
+        distance: of the two.
+    """
+
+    picture: SeenPicture
+    name: str
+    class_name: str
+    similarity: float
+    distance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """The patches nearest to a prototype, nearest first, at most one of an image.
+
+    Attributes:
+        train: in the images that the prototypes come from.
+        test: in the test images.
+        agreement_train: share of `train` whose class the prototype belongs to, in [0, 1].
+        agreement_test: share of `test`, likewise.
+    """
+
+    train: tuple[Neighbour, ...]
+    test: tuple[Neighbour, ...]
+    agreement_train: float
+    agreement_test: float
+
+
 class ClassWeight(NamedTuple):
     """A class that a prototype belongs to: its index, its name, and the prototype's weight for it."""
 
@@ -45,6 +99,8 @@ class PrototypeCard:
         picture: the training image it comes from; None if it is no patch of an image.
         source_name: name of that image, None likewise.
         distance: from the learnt vector to the patch that replaced it; None likewise.
+        reasons: what matters to it over all training images; empty where nobody measured.
+        neighbours: the patches nearest to it; None where nobody looked.
     """
 
     index: int
@@ -52,6 +108,8 @@ class PrototypeCard:
     picture: SeenPicture | None = None
     source_name: str | None = None
     distance: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    neighbours: Neighbours | None = None
 
     def is_of(self, class_index: int) -> bool:
         """Whether it belongs to that class."""
@@ -69,6 +127,7 @@ class Match:
         weight: of the prototype for the class it speaks for or against.
         points: their product.
         slots: the slots of that class that hold the prototype; none in models without slots.
+        reasons: what matters to the prototype in this image; empty where nobody measured.
     """
 
     picture: SeenPicture
@@ -77,6 +136,7 @@ class Match:
     weight: float
     points: float
     slots: tuple[int, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

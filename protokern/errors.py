@@ -33,6 +33,10 @@ class TrainingError(ProtokernError, RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
 
 
+class MissingPackageError(ProtokernError, ImportError):
+    """Something needs a package that is no requirement of protokern; the message says how to install it."""
+
+
 def require(condition: bool, name: str, wanted: str, got: Any) -> None:
     """Raise the one-line ConfigError for the field `name` unless `condition` holds."""
     if not condition:

@@ -1,0 +1,31 @@
+"""Packages that only some explanations need: imported where they are used, and named where they are missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from protokern.errors import MissingPackageError
+
+# What pip calls the packages of the extra `explain`.
+_NAMES = {"captum": "captum", "cv2": "opencv-python-headless", "scipy": "scipy"}
+
+
+def import_extra(module: str, needed_for: str) -> ModuleType:
+    """Import a module of the extra `explain`.
+
+    Args:
+        module: its name in Python, such as "cv2" or "scipy.stats".
+        needed_for: what the caller wants to do, for the message.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = _NAMES[module.partition(".")[0]]
+        raise MissingPackageError(
+            f"{name}: must be installed for {needed_for}; it cannot be imported ({error}). "
+            "Run pip install 'protokern[explain]'."
+        ) from error

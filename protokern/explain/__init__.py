@@ -1,18 +1,26 @@
 """Why an image was classified as it was: points, patches, heat maps, boxes, receptive fields. No files, no pages."""
 
 from protokern.explain.boxes import Box, activation_box, patch_box
+from protokern.explain.importance import GlobalImportance, LocalImportance, importance, local_importance
 from protokern.explain.local import ClassExplanation, Evidence, Explanation, PatchView, explain_image
+from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 
 __all__ = [
+    "MODIFICATIONS",
     "Box",
     "ClassExplanation",
     "Evidence",
     "Explanation",
+    "GlobalImportance",
+    "LocalImportance",
     "PatchView",
     "ReceptiveField",
     "activation_box",
+    "choose_modifications",
     "explain_image",
     "find_receptive_field",
+    "importance",
+    "local_importance",
     "patch_box",
 ]

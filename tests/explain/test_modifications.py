@@ -107,7 +107,7 @@ def test_chosen_by_name_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["hue", "shpae"], r"modifications: must be of brightness, .*; got 'shpae'. Did you mean shape\?"),
+        (["hue", "shapes"], r"modifications: must be of brightness, .*; got 'shapes'. Did you mean shape\?"),
         ([], "modifications: must name at least one of brightness"),
     ],
 )

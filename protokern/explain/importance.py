@@ -1,0 +1,294 @@
+"""How much each visible property matters to every prototype: "this looks like that, because of its colour".
+
+An image is changed in one property, and the similarity that is lost at the patch where the prototype was found says how
+much the property mattered there. Images are streamed: what is kept are sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.explain.importance_sums import ImportanceSums
+from protokern.explain.modifications import Modification, check_image, choose_modifications, modify
+from protokern.kernels import distance_at
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+
+BATCH_SIZE = 32
+REPLICATES = 500
+_MOST_THREADS = 8
+
+Prepare = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalImportance:
+    """What every modification of one image takes from the similarity to every prototype.
+
+    Similarities are activations of the nearest patch; for ProtoPool that is the similarity before the image's average
+    is taken off.
+
+    Attributes:
+        names: (M) of the modifications.
+        delta: (M, P) float64, similarity of the original less that of the modified image, at the original's nearest
+            patch. Positive: the property mattered.
+        similarity: (P,) float64, of the original.
+        distance: (P,) float64, of the original.
+        modified_distance: (M, P) float64, at the original's nearest patch.
+        patch: (P,) int64, that patch, row * W' + column.
+    """
+
+    names: tuple[str, ...]
+    delta: np.ndarray
+    similarity: np.ndarray
+    distance: np.ndarray
+    modified_distance: np.ndarray
+    patch: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceBatch:
+    """The local importance of B images: what `LocalImportance` has, with the images as the first axis.
+
+    Attributes:
+        first: position of the first image among all that were given.
+        names: (M) of the modifications.
+        delta: (B, M, P).
+        similarity: (B, P).
+        distance: (B, P).
+        modified_distance: (B, M, P).
+        patch: (B, P).
+    """
+
+    first: int
+    names: tuple[str, ...]
+    delta: np.ndarray
+    similarity: np.ndarray
+    distance: np.ndarray
+    modified_distance: np.ndarray
+    patch: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalImportance:
+    """The mean over many images of what modifications take from the similarity to every prototype.
+
+    Attributes:
+        names: (M) of the modifications.
+        score: (M, P) float64, sum of delta x weight over the sum of weights; an image's weight is its similarity.
+        low, high: (M, P) float64, ends of the 95 % bootstrap interval; NaN for fewer than two images.
+        similarity: (P,) float64, mean similarity of the images, not weighted.
+        num_images: over how many.
+    """
+
+    names: tuple[str, ...]
+    score: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    similarity: np.ndarray
+    num_images: int
+
+
+def local_importance(
+    model: PrototypeModel,
+    image: np.ndarray,
+    modifications: Mapping[str, Modification] | None = None,
+    *,
+    prepare: Prepare | None = None,
+) -> LocalImportance:
+    """How much each property of one image matters to every prototype.
+
+    Args:
+        model: any prototype model.
+        image: (Y, X, 3) uint8 RGB, of any size that the backbone takes.
+        modifications: as in `importance`.
+        prepare: as in `importance`.
+
+    Raises:
+        ValueError: as `importance`.
+        MissingPackageError: as `importance`.
+
+    Source: Nauta et al. 2020, section 3, "local importance".
+    """
+    (batch,) = stream_importance(model, [image], modifications, prepare=prepare)
+    return LocalImportance(
+        names=batch.names,
+        delta=batch.delta[0],
+        similarity=batch.similarity[0],
+        distance=batch.distance[0],
+        modified_distance=batch.modified_distance[0],
+        patch=batch.patch[0],
+    )
+
+
+def importance(
+    model: PrototypeModel,
+    images: Iterable[np.ndarray],
+    modifications: Mapping[str, Modification] | None = None,
+    *,
+    prepare: Prepare | None = None,
+    batch_size: int = BATCH_SIZE,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> GlobalImportance:
+    """How much each property matters to every prototype, on average over images in which it is found.
+
+    One pass over the images, with one run of the backbone for the original and one for each modification of a batch.
+    Memory is that of a batch and of the sums. An image weighs as much as its similarity; negative similarities, which
+    the activations "cosine" and "linear" have, count as 0, and a prototype without any positive one weighs all images
+    alike. The interval is that of a Poisson bootstrap over images, which needs only sums, too.
+
+    Args:
+        model: any prototype model.
+        images: (Y, X, 3) uint8 RGB, all of one size, un-augmented; read once, in order.
+        modifications: callables by name that map such an image to a new one of the same size; None for those of the
+            paper. Several threads call them at once.
+        prepare: from images (B, 3, Y, X) in [0, 1] to what the backbone takes, where that is something else, such as
+            normalised or grey images. Backbones by name need none.
+        batch_size: images that go through the backbone at once, at least 1; changes results by rounding only.
+        replicates: bootstrap samples, at least 100.
+        seed: of the bootstrap.
+        memory_format: of the images; `torch.channels_last` for a model whose convolutions are so.
+
+    Raises:
+        ValueError: an image is not (Y, X, 3) uint8, sizes differ, there is no image, a modification returns something
+            else than an image of the same size, or a distance is not finite.
+        MissingPackageError: a modification needs a package that is not installed.
+
+    Source: Nauta et al. 2020, section 3, "global importance".
+    """
+    batches = stream_importance(
+        model, images, modifications, prepare=prepare, batch_size=batch_size, memory_format=memory_format
+    )
+    return summarise_importance(batches, replicates=replicates, seed=seed)
+
+
+def summarise_importance(
+    batches: Iterable[ImportanceBatch], *, replicates: int = REPLICATES, seed: int = 0
+) -> GlobalImportance:
+    """Global scores from local ones, which are read once; `importance` describes the arguments.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    sums: ImportanceSums | None = None
+    names: tuple[str, ...] = ()
+    for batch in batches:
+        if sums is None:
+            names = batch.names
+            sums = ImportanceSums(*batch.delta.shape[1:], replicates=replicates, seed=seed)
+        sums.add(batch.delta, batch.similarity)
+    if sums is None:
+        raise ValueError("images: must be at least one; got none. Check the data set.")
+    low, high = sums.interval()
+    return GlobalImportance(
+        names=names,
+        score=sums.score(),
+        low=low,
+        high=high,
+        similarity=sums.mean_similarity(),
+        num_images=sums.num_images,
+    )
+
+
+def stream_importance(
+    model: PrototypeModel,
+    images: Iterable[np.ndarray],
+    modifications: Mapping[str, Modification] | None = None,
+    *,
+    prepare: Prepare | None = None,
+    batch_size: int = BATCH_SIZE,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Iterator[ImportanceBatch]:
+    """The local importance of all images, a batch at a time; `importance` describes the arguments."""
+    chosen = choose_modifications() if modifications is None else dict(modifications)
+    if not chosen:
+        raise ValueError("modifications: must hold at least one; got none. Give None for those of the paper.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: must be at least 1; got {batch_size}.")
+    measure = _Measure(model, chosen, prepare, memory_format)
+    return measure.batches(iter(images), batch_size)
+
+
+class _Measure:
+    """Measures batches of images with one model."""
+
+    def __init__(
+        self,
+        model: PrototypeModel,
+        modifications: Mapping[str, Modification],
+        prepare: Prepare | None,
+        memory_format: torch.memory_format,
+    ) -> None:
+        self.model = model
+        self.modifications = modifications
+        self.prepare = prepare
+        self.memory_format = memory_format
+        self.dtype = next(model.parameters()).dtype
+
+    def batches(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[ImportanceBatch]:
+        size: tuple[int, ...] | None = None
+        first = 0
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+            while batch := list(islice(images, batch_size)):
+                for image in batch:
+                    check_image(image)
+                    size = size or image.shape
+                    if image.shape != size:
+                        raise ValueError(
+                            f"images: must all be of one size; got {size[:2]} and {image.shape[:2]}. Resize them first."
+                        )
+                with evaluating(self.model):
+                    measured = self.measure(batch, first, pool)
+                yield measured
+                first += len(batch)
+
+    def measure(self, images: list[np.ndarray], first: int, pool: Executor) -> ImportanceBatch:
+        layer = self.model.prototype_layer
+        distance, patch = layer.min_distance(self.features(images))
+        similarity = layer.activate(distance)
+        lost, distances = [], []
+        for name, modification in self.modifications.items():
+            changed = list(pool.map(partial(modify, name=name, modification=modification), images))
+            modified = distance_at(
+                self.features(changed), layer.prototypes, patch, metric=layer.metric, backend=layer.backend
+            )
+            distances.append(modified)
+            lost.append(similarity.double() - layer.activate(modified).double())
+        everything = torch.stack([distance, *distances], dim=1).double().cpu().numpy()  # (B, 1 + M, P)
+        self.check_finite(everything, first)
+        return ImportanceBatch(
+            first=first,
+            names=tuple(self.modifications),
+            delta=torch.stack(lost, dim=1).cpu().numpy(),
+            similarity=similarity.double().cpu().numpy(),
+            distance=everything[:, 0],
+            modified_distance=everything[:, 1:],
+            patch=patch.cpu().numpy(),
+        )
+
+    def features(self, images: list[np.ndarray]) -> Tensor:
+        """Features (B, D, H, W) of uint8 images, scaled as the package's data sets scale them."""
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.model.device)
+        scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.dtype)
+        return self.model.features(scaled if self.prepare is None else self.prepare(scaled))
+
+    def check_finite(self, distances: np.ndarray, first: int) -> None:
+        bad = np.argwhere(~np.isfinite(distances).all(axis=2))
+        if len(bad):
+            image, number = bad[0].tolist()
+            which = "" if number == 0 else f" changed in {list(self.modifications)[number - 1]}"
+            raise ValueError(
+                f"model: must give finite distances; got NaN or inf at image {first + image}{which}. "
+                "Check that image, and the weights for NaN."
+            )

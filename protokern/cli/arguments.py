@@ -8,6 +8,8 @@ import torch
 
 from protokern.errors import BackendUnavailableError
 
+FIGURE_FORMATS = ("png", "pdf", "svg")
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --data, --device and --set: for the verbs that work on a trained model."""
@@ -32,6 +34,11 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="change one setting, such as train.batch_size=32; may be repeated",
     )
+
+
+def add_format_argument(parser: argparse.ArgumentParser) -> None:
+    """--format, of figures."""
+    parser.add_argument("--format", choices=FIGURE_FORMATS, default="png", help="of the figures; default: png")
 
 
 def choose_device(name: str) -> torch.device:

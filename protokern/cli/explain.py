@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import add_device_argument, choose_device
+from protokern.cli.arguments import add_device_argument, add_format_argument, choose_device
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run
 from protokern.cli.views import explain_for_people, prototype_cards
 from protokern.data import load_image
 from protokern.errors import CheckpointError
+from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation
 from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
@@ -23,15 +24,24 @@ from protokern.train.files import explain_write_errors, to_json_bytes, write_fil
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, IMAGE, --out, --device."""
+    """RUN, IMAGE, --out, --heat-map, --format, --device."""
     parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="photographs to explain")
     parser.add_argument("--out", metavar="OUT", required=True, help="folder for the pages, figures and JSON files")
+    parser.add_argument(
+        "--heat-map",
+        choices=HEAT_MAPS,
+        default="upsample",
+        help="of the image: the activation of all patches, as in the paper (default), or the pixels that change the "
+        "similarity, which needs captum",
+    )
+    add_format_argument(parser)
     add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Explain every image; all are read before the first is explained, so that a wrong path costs nothing."""
+    check_heat_map(args.heat_map)
     opened = open_run(args.run, data=None, changes=(), device=choose_device(args.device))
     if not opened.model.is_hard:
         raise CheckpointError(
@@ -50,14 +60,21 @@ def run(args: argparse.Namespace) -> int:
     field = None if files is None else files.field_for(images[0][1])
     for (path, image), stem in zip(images, _distinct_stems(path for path, _ in images), strict=True):
         item, explanation = explain_for_people(
-            opened.model, image, path.name, opened.classes, cards, receptive_field=field
+            opened.model,
+            image,
+            path.name,
+            opened.classes,
+            cards,
+            receptive_field=field,
+            heat_map=args.heat_map,
         )
         field = explanation.receptive_field
-        page, figure, table = (out / f"{stem}{suffix}" for suffix in (".html", ".png", ".json"))
+        page, figure, table = (out / f"{stem}{suffix}" for suffix in (".html", f".{args.format}", ".json"))
         with explain_write_errors(out):
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)
-        write_file(table, to_json_bytes(explanation_table(path.name, explanation, opened.classes, files)))
+        entries = explanation_table(path.name, explanation, opened.classes, files)
+        write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map}))
         print("\n".join([*summarise(item), f"  {page}", f"  {figure}", f"  {table}"]))
     return 0
 

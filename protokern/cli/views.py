@@ -66,6 +66,7 @@ def explain_for_people(
     *,
     true_class: int | None = None,
     receptive_field: ReceptiveField | None = None,
+    heat_map: str = "upsample",
 ) -> tuple[ExplainedImage, Explanation]:
     """Explain an image: its answer and one other class in full, the third by its total.
 
@@ -79,8 +80,9 @@ def explain_for_people(
         cards: of all prototypes of the model.
         true_class: index of the right class, if known.
         receptive_field: of the model for this image size, if known.
+        heat_map: how the heat maps of the image are made, see `explain_image`.
     """
-    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=receptive_field)
+    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=receptive_field, heat_map=heat_map)
     ranked = [one.class_index for one in explanation.classes]
     if true_class is not None and true_class not in ranked:
         explanation = explain_image(
@@ -89,6 +91,7 @@ def explain_for_people(
             top=SHOWN_MATCHES,
             classes=[*ranked[:2], true_class],
             receptive_field=explanation.receptive_field,
+            heat_map=heat_map,
         )
     other = true_class if true_class not in (None, explanation.predicted) else ranked[1]
     picture = to_picture(image)

@@ -1,12 +1,14 @@
 """Why an image was classified as it was: points, patches, heat maps, boxes, receptive fields. No files, no pages."""
 
 from protokern.explain.boxes import Box, activation_box, patch_box
+from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
 from protokern.explain.importance import GlobalImportance, LocalImportance, importance, local_importance
 from protokern.explain.local import ClassExplanation, Evidence, Explanation, PatchView, explain_image
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 
 __all__ = [
+    "HEAT_MAPS",
     "MODIFICATIONS",
     "Box",
     "ClassExplanation",
@@ -20,6 +22,7 @@ __all__ = [
     "choose_modifications",
     "explain_image",
     "find_receptive_field",
+    "gradient_heat_map",
     "importance",
     "local_importance",
     "patch_box",

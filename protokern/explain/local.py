@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
+from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 from protokern.models.base import PrototypeModel
@@ -25,8 +26,9 @@ class PatchView:
     Attributes:
         prototype: its index.
         patch: (row, column) of the nearest patch in the grid of patches.
-        heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image.
-        activation_box: around the highest twentieth of the heat map's pixels, as in the paper.
+        heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image; or what
+            `show_gradient` put in its place. The boxes are those of the upsampled map in any case.
+        activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
         patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
     """
@@ -119,6 +121,7 @@ def explain_image(
     top: int = 10,
     classes: Sequence[int] | None = None,
     receptive_field: ReceptiveField | None = None,
+    heat_map: str = "upsample",
 ) -> Explanation:
     """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
 
@@ -131,17 +134,21 @@ def explain_image(
         top: prototypes shown per class, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
         receptive_field: from an earlier explanation of an image of this size; None: found here.
+        heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
+            that change the similarity, within the receptive field, see `gradient_heat_map`.
 
     Returns:
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
-            the choices of the model are soft, so that no prototype has a weight of its own.
+            the choices of the model are soft, so that no prototype has a weight of its own; `heat_map` is unknown.
+        BackendUnavailableError: `heat_map` needs captum, and it is not installed.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
     _check(model, image, top, classes)
+    check_heat_map(heat_map)
     parameter = next(model.parameters())
     image = image.to(parameter.device, parameter.dtype)
     weight = model.prototype_weight.detach().double().cpu().numpy()
@@ -163,6 +170,8 @@ def explain_image(
         shown = {k: np.argsort(-np.abs(spoken.points[:, k]), kind="stable")[:top].tolist() for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
+    if heat_map != "upsample":
+        views = [show_gradient(model, image, view, heat_map) for view in views]
     by_prototype = dict(zip(needed, views, strict=True))
     return Explanation(
         logits=logits,
@@ -256,6 +265,20 @@ def view_patches(
             )
         )
     return views
+
+
+def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method: str) -> PatchView:
+    """A view with a heat map by "gradient" or "smoothgrad" in place of the upsampled one; the boxes stay.
+
+    Raises:
+        ValueError: unknown method.
+        BackendUnavailableError: captum is not installed.
+    """
+    whole = gradient_heat_map(model, image, view.prototype, view.patch, method=method)
+    y0, x0, y1, x1 = view.receptive_field_box
+    inside = np.zeros_like(whole)  # some convolutions on CUDA leave rounding errors outside
+    inside[y0:y1, x0:x1] = whole[y0:y1, x0:x1]
+    return replace(view, heat_map=inside)
 
 
 def _check(model: PrototypeModel, image: Tensor, top: int, classes: Sequence[int] | None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,36 @@ def test_grey_and_large_photographs_are_explained(pushed: PushedRun, tmp_path: P
     Image.new("L", (300, 50), 128).save(tmp_path / "grey.jpg")
     assert main(["explain", str(pushed.folder), str(tmp_path / "grey.jpg"), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "grey.html").exists()
+
+
+@pytest.mark.parametrize(("heat_map", "suffix"), [("gradient", "pdf"), ("smoothgrad", "svg")])
+def test_heat_maps_by_gradients_and_figures_for_papers(
+    pushed: PushedRun, tmp_path: Path, heat_map: str, suffix: str
+) -> None:
+    photo, out = str(pushed.data / "test" / CLASSES[0] / "0.png"), tmp_path / "out"
+    flags = ["--heat-map", heat_map, "--format", suffix]
+    assert main(["explain", str(pushed.folder), photo, "--out", str(out), *flags]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(["0.html", "0.json", f"0.{suffix}"])
+    assert json.loads((out / "0.json").read_text())["heat_map"] == heat_map
+    plain = tmp_path / "plain"
+    assert main(["explain", str(pushed.folder), photo, "--out", str(plain)]) == 0
+    assert (plain / "0.html").read_text(encoding="utf-8") != (out / "0.html").read_text(encoding="utf-8")
+    one, other = (json.loads((folder / "0.json").read_text()) for folder in (plain, out))
+    assert one.pop("heat_map") == "upsample"
+    other.pop("heat_map")
+    assert one == other
+
+
+def test_a_heat_map_without_its_package_is_one_line(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    photo, out = str(pushed.data / "test" / CLASSES[0] / "0.png"), tmp_path / "out"
+    assert main(["explain", str(pushed.folder), photo, "--out", str(out), "--heat-map", "gradient"]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'protokern[explain]'" in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_an_explanation_without_pictures_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,175 @@
+"""Heat maps by gradients: which pixels change the similarity of a prototype to the patch that was nearest to it.
+
+They are zero outside of the patch's receptive field, which upsampled activation maps are not. Captum does the work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.errors import BackendUnavailableError
+from protokern.kernels import distance_at
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+
+HEAT_MAPS = ("upsample", "gradient", "smoothgrad")
+SAMPLES, NOISE = 25, 0.15
+_BATCH = 5
+# Features that differ by less than this share are the same up to the rounding of a float32 net.
+_ROUNDING = 1e-5
+
+
+def gradient_heat_map(
+    model: PrototypeModel,
+    image: Tensor,
+    prototype: int,
+    patch: tuple[int, int],
+    *,
+    method: str = "gradient",
+    samples: int = SAMPLES,
+    noise: float = NOISE,
+    seed: int = 0,
+) -> np.ndarray:
+    """How strongly each pixel changes the similarity of a prototype to one patch of an image.
+
+    "gradient" is the absolute gradient, summed over channels. "smoothgrad" is the same of the mean gradient over copies
+    of the image under normal noise. The similarity is the activation at the patch; for ProtoPool it is taken before the
+    image's average comes off. A patch that is the prototype itself has the highest similarity there is, so no slope:
+    its gradient is zero, not what rounding leaves of it.
+
+    The result depends on the arguments alone. Random generators, modes and weights are left as they were.
+
+    Args:
+        model: any prototype model, on a CPU or a CUDA device.
+        image: (C, Y, X), as its loader gives them, on any device.
+        prototype: its index.
+        patch: (row, column) in the grid of patches.
+        method: "gradient" or "smoothgrad".
+        samples: noisy copies, at least 1.
+        noise: standard deviation as a share of the image's range, at least 0.
+        seed: of the noise, which is the same for all prototypes.
+
+    Returns:
+        (Y, X) float32, >= 0; zero outside of the receptive field of the patch, save for what the convolutions of some
+        CUDA libraries round to.
+
+    Raises:
+        ValueError: an argument is out of range.
+        BackendUnavailableError: captum is not installed.
+
+    Source: Simonyan et al. 2014 (gradient); Smilkov et al. 2017 (SmoothGrad).
+    """
+    _check(model, prototype, method, samples, noise)
+    attribution = load_captum()
+    parameter = next(model.parameters())
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        pixels = image.detach().to(parameter.device, parameter.dtype, copy=True)[None].requires_grad_()
+        similarity = _Similarity(model, prototype, patch)
+        saliency = attribution.Saliency(similarity)
+        if method == "gradient":
+            gradient = saliency.attribute(pixels, abs=False)  # (1, C, Y, X)
+            if similarity.is_at_copy:
+                gradient = torch.zeros_like(gradient)
+        else:
+            with _seeded(pixels.device, seed):
+                gradient = attribution.NoiseTunnel(saliency).attribute(
+                    pixels,
+                    nt_type="smoothgrad",
+                    nt_samples=samples,
+                    nt_samples_batch_size=min(samples, _BATCH),
+                    stdevs=noise * float(image.max() - image.min()),
+                    abs=False,
+                )
+    heat_map: np.ndarray = gradient[0].detach().abs().sum(dim=0).float().cpu().numpy()
+    return heat_map
+
+
+def load_captum() -> ModuleType:
+    """`captum.attr`, imported when first needed.
+
+    Raises:
+        BackendUnavailableError: it is not installed.
+    """
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"heat_map: 'gradient' and 'smoothgrad' need captum, which cannot be imported ({error}). "
+            "Run pip install 'protokern[explain]', or use 'upsample'."
+        ) from error
+    attribution: ModuleType = captum.attr
+    return attribution
+
+
+class _Similarity:
+    """Similarity (B,) of images (B, C, Y, X) to one prototype at one patch."""
+
+    def __init__(self, model: PrototypeModel, prototype: int, patch: tuple[int, int]) -> None:
+        self.model = model
+        self.vector = model.prototype_layer.prototypes.detach()[prototype : prototype + 1]  # (1, D) or (1, D, h, w)
+        self.patch = patch
+        self.is_at_copy = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        layer = self.model.prototype_layer
+        features = self.model.features(images.to(self.vector.dtype))  # (B, D, H, W)
+        patch = torch.full((len(images), 1), self._flat_patch(features), device=images.device)
+        distance = distance_at(features, self.vector, patch, metric=layer.metric, backend=layer.backend)  # (B, 1)
+        length = 1.0 if layer.metric == "cosine" else float(self.vector.double().square().sum())
+        self.is_at_copy = bool((distance.detach() <= _ROUNDING**2 * length).any())
+        return layer.activate(distance)[:, 0]
+
+    def _flat_patch(self, features: Tensor) -> int:
+        height, width = self.model.prototype_layer.prototype_size
+        rows, columns = features.shape[2] - height + 1, features.shape[3] - width + 1
+        row, column = self.patch
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise ValueError(f"patch: must be in the grid of {rows} x {columns} patches; got {self.patch}.")
+        return row * columns + column
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Within the block the device's generator starts at `seed`; afterwards it goes on from where it was.
+
+    Not `torch.manual_seed`, which would set the generators of all devices.
+    """
+    is_cuda = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if is_cuda else torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def check_heat_map(heat_map: str) -> None:
+    """Raise unless `heat_map` is one of HEAT_MAPS and can be made here.
+
+    Raises:
+        ValueError: unknown.
+        BackendUnavailableError: captum is not installed.
+    """
+    if heat_map not in HEAT_MAPS:
+        raise ValueError(f"heat_map: must be one of {', '.join(HEAT_MAPS)}; got {heat_map!r}. Choose one of them.")
+    if heat_map != "upsample":
+        load_captum()
+
+
+def _check(model: PrototypeModel, prototype: int, method: str, samples: int, noise: float) -> None:
+    if not 0 <= prototype < model.num_prototypes:
+        raise ValueError(f"prototype: must be from 0 to {model.num_prototypes - 1}; got {prototype}.")
+    if method not in HEAT_MAPS[1:]:
+        raise ValueError(f"method: must be {' or '.join(HEAT_MAPS[1:])}; got {method!r}. Choose one of them.")
+    if samples < 1:
+        raise ValueError(f"samples: must be at least 1; got {samples}.")
+    if not (math.isfinite(noise) and noise >= 0):
+        raise ValueError(f"noise: must be a finite number of at least 0; got {noise}.")

@@ -25,9 +25,18 @@ VERBS = (
     ("push", "make every prototype its nearest training patch, as after new data"),
     ("prune", "drop prototypes whose nearest patches are mostly of other classes"),
     ("explain", "show why an image is classified as it is"),
+    ("importance", "how much hue, shape, texture ... matter to every prototype"),
     ("report", "write the page of a run"),
     ("doctor", "versions, backends, and why one is missing"),
 )
+
+
+class _Help(argparse.HelpFormatter):
+    """Puts every verb and its purpose on one line: argparse forgets the verbs' indent when it measures them."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(len(name) for name, _ in VERBS) + 2 * self._indent_increment
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="protokern", description="Prototypical-part networks: this looks like that.")
+    parser = _Parser(
+        prog="protokern", description="Prototypical-part networks: this looks like that.", formatter_class=_Help
+    )
     parser.add_argument("--version", action="version", version=f"protokern {protokern.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for name, purpose in VERBS:

@@ -1,0 +1,171 @@
+"""`protokern importance RUN`: how much hue, shape, texture and other visible properties matter to every prototype."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from protokern.cli.arguments import add_run_arguments, choose_device
+from protokern.cli.importance_files import FOLDER, SPLITS, LocalTable, open_local_table, write_importance
+from protokern.cli.importance_words import local_lines, summary_lines
+from protokern.cli.runs import OpenRun, check_classes, open_data, open_run
+from protokern.cli.show import show_progress
+from protokern.data import ImageDataset
+from protokern.data.decode import parse_image_size, pixels_to_tensor, read_photo
+from protokern.errors import CheckpointError
+from protokern.explain.importance import (
+    REPLICATES,
+    GlobalImportance,
+    ImportanceBatch,
+    stream_importance,
+    summarise_importance,
+)
+from protokern.explain.importance_statistics import compare_importance
+from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.explain.packages import import_extra
+from protokern.nn import evaluating
+from protokern.train.files import explain_write_errors
+from protokern.train.frozen import image_format
+
+SHOWN_PROTOTYPES = 4
+_SEED = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    add_run_arguments(parser)
+    parser.add_argument("--out", metavar="DIR", help=f"where the files go; default: RUN/{FOLDER}")
+    parser.add_argument(
+        "--modifications",
+        metavar="NAME",
+        nargs="+",
+        choices=tuple(MODIFICATIONS),
+        help=f"some of {', '.join(MODIFICATIONS)}; default: all",
+    )
+    parser.add_argument(
+        "--images", metavar="IMAGE", nargs="+", help="photographs to measure alone, in place of the data set"
+    )
+    parser.add_argument("--local", action="store_true", help="also write the scores of every single image; long tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure train and test, or the images that were given; write the files and print what matters most."""
+    modifications = choose_modifications(args.modifications)
+    if not args.images:
+        import_extra("scipy.stats", "comparing train and test")  # before the long part, not after it
+    opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
+    if opened.push is None:
+        raise CheckpointError(
+            f"{opened.checkpoint}: must be from after a push for importance; its prototypes are not yet patches of "
+            "images. Go on with 'protokern train --resume', or run 'protokern push' first."
+        )
+    folder = opened.folder / FOLDER if args.out is None else Path(args.out)
+    if args.images:
+        return _measure_images(opened, modifications, [Path(image) for image in args.images], folder)
+    splits = open_data(opened.config)
+    check_classes(splits, opened.classes)
+    for note in splits.notes:
+        print(note)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    train, test = (
+        _measure_split(opened, modifications, split, dataset, folder, with_local=args.local)
+        for split, dataset in zip(SPLITS, (splits.push, splits.test), strict=True)
+    )
+    comparisons = compare_importance(train, test)
+    made_by = {
+        "checkpoint": opened.checkpoint.name,
+        "image_size": splits.push.image_size,
+        "bootstrap": {"replicates": REPLICATES, "seed": _SEED, "interval": 0.95},
+    }
+    paths = write_importance(folder, train, test, comparisons, opened.push, made_by)
+    paths += [_local_path(folder, split) for split in SPLITS if args.local]
+    print("\n".join([*summary_lines(train, test, comparisons), *(f"  {path}" for path in paths)]))
+    return 0
+
+
+def _measure_split(
+    opened: OpenRun,
+    modifications: dict[str, Modification],
+    split: str,
+    dataset: ImageDataset,
+    folder: Path,
+    *,
+    with_local: bool,
+) -> GlobalImportance:
+    images = show_progress(_pictures(dataset), f"{split} images", len(dataset))
+    batches = _stream(opened, modifications, images)
+    path = _local_path(folder, split)
+    with ExitStack() as stack:
+        if with_local:
+            table = stack.enter_context(open_local_table(path))
+            batches = _write_rows(batches, table, dataset)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run, perhaps of other prototypes
+        return summarise_importance(batches, replicates=REPLICATES, seed=_SEED)
+
+
+def _stream(
+    opened: OpenRun, modifications: dict[str, Modification], images: Iterable[np.ndarray]
+) -> Iterator[ImportanceBatch]:
+    train = opened.config.train
+    return stream_importance(
+        opened.model,
+        images,
+        modifications,
+        batch_size=train.batch_size,
+        memory_format=image_format(train.channels_last),
+    )
+
+
+def _pictures(dataset: ImageDataset) -> Iterator[np.ndarray]:
+    for index in range(len(dataset)):
+        yield dataset.display_image(index)
+
+
+def _write_rows(
+    batches: Iterable[ImportanceBatch], table: LocalTable, dataset: ImageDataset
+) -> Iterator[ImportanceBatch]:
+    for batch in batches:
+        positions = range(batch.first, batch.first + len(batch.delta))
+        table.add(batch, [dataset.sample_name(index) for index in positions])
+        yield batch
+
+
+def _local_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}-local.csv"
+
+
+def _measure_images(
+    opened: OpenRun, modifications: dict[str, Modification], paths: Sequence[Path], folder: Path
+) -> int:
+    """Local scores of single photographs, all of which are read before the first is measured."""
+    size = parse_image_size(opened.config.data.image_size)
+    pictures = [read_photo(path, size) for path in paths]
+    out = folder / "images.csv"
+    lines: list[str] = []
+    with open_local_table(out) as table:
+        for batch in _stream(opened, modifications, iter(pictures)):
+            positions = range(batch.first, batch.first + len(batch.delta))
+            table.add(batch, [paths[position].name for position in positions])
+            for index, position in enumerate(positions):
+                label, prototypes = _strongest(opened, pictures[position])
+                lines += local_lines(f"{paths[position].name}: {opened.classes[label]}", prototypes, batch, index)
+    print("\n".join([*lines, f"  {out}"]))
+    return 0
+
+
+def _strongest(opened: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
+    """The class that the model gives a picture, and the prototypes with the most points for it."""
+    model = opened.model
+    parameter = next(model.parameters())
+    image = pixels_to_tensor(picture[np.newaxis].copy()).to(parameter.device, parameter.dtype)
+    with evaluating(model):
+        output = model(image)
+        label = int(output.logits[0].argmax())
+        points = output.activations[0] * model.prototype_weight[label]
+    return label, points.argsort(descending=True, stable=True)[:SHOWN_PROTOTYPES].tolist()

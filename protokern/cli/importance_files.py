@@ -1,0 +1,230 @@
+"""The importance of visible properties as files of a run.
+
+    RUN/importance/train.csv         global scores over the training images: prototype, modification, score, low, high
+    RUN/importance/test.csv          the same over the test images
+    RUN/importance/importance.json   both, how they were made, and how they compare
+    RUN/importance/importance.svg    their spread over the prototypes; the same as importance.png
+    RUN/importance/*-local.csv       one line for each image, prototype and modification; only when asked for
+
+The JSON file is the one that is read again. It is written last and removed first, so that it never tells of others.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protokern.errors import CheckpointError
+from protokern.explain.importance import GlobalImportance, ImportanceBatch
+from protokern.explain.importance_statistics import Comparison
+from protokern.push import PushResult
+from protokern.report.data import Reason
+from protokern.report.importance_figure import write_importance_figure
+from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
+
+FOLDER = "importance"
+FORMAT = "protokern-importance-1"
+SPLITS = ("train", "test")
+_JSON = "importance.json"
+_FIGURES = ("importance.svg", "importance.png")
+_LOCAL_COLUMNS = ("image", "prototype", "modification", "delta", "similarity")
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportanceFiles:
+    """The stored scores of a run.
+
+    Attributes:
+        folder: where they are.
+        push_image, push_patch: (P) of the push that made the prototypes, see `PushResult`.
+        train: over the training images.
+        test: over the test images.
+    """
+
+    folder: Path
+    push_image: tuple[int, ...]
+    push_patch: tuple[int, ...]
+    train: GlobalImportance
+    test: GlobalImportance
+
+    def comes_from(self, push: PushResult) -> bool:
+        """Whether these are the scores of the prototypes of that push."""
+        return push.image.tolist() == list(self.push_image) and push.patch.tolist() == list(self.push_patch)
+
+    def reasons(self, prototype: int) -> tuple[Reason, ...]:
+        """The global scores of a prototype, in the order of the modifications."""
+        train, test = self.train, self.test
+        return tuple(
+            Reason(
+                modification=name,
+                score=float(train.score[row, prototype]),
+                low=_number(train.low[row, prototype]),
+                high=_number(train.high[row, prototype]),
+                test_score=float(test.score[row, prototype]),
+            )
+            for row, name in enumerate(train.names)
+        )
+
+
+def write_importance(
+    folder: Path,
+    train: GlobalImportance,
+    test: GlobalImportance,
+    comparisons: Sequence[Comparison],
+    push: PushResult,
+    made_by: dict[str, Any],
+) -> list[Path]:
+    """Write tables, figures and the JSON file, in place of older ones.
+
+    Args:
+        folder: is made where it is missing.
+        train, test: of one model.
+        comparisons: of the two.
+        push: that the prototypes are from.
+        made_by: what else the JSON file says: checkpoint, image size, bootstrap.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: the disk is full or refuses.
+    """
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _JSON).unlink(missing_ok=True)
+    paths = []
+    for split, scores in zip(SPLITS, (train, test), strict=True):
+        paths.append(folder / f"{split}.csv")
+        write_file(paths[-1], _global_table(scores))
+    for name in _FIGURES:
+        paths.append(folder / name)
+        with explain_write_errors(paths[-1]):
+            write_importance_figure(train.names, train.score, test.score, paths[-1])
+    table = {
+        "format": FORMAT,
+        **made_by,
+        "modifications": train.names,
+        "comparison": {one.name: {k: v for k, v in asdict(one).items() if k != "name"} for one in comparisons},
+        "push": {"image": push.image.tolist(), "patch": push.patch.tolist()},
+        "train": _to_table(train),
+        "test": _to_table(test),
+    }
+    write_file(folder / _JSON, to_json_bytes(table))
+    return [*paths, folder / _JSON]
+
+
+def read_importance(run_dir: Path) -> ImportanceFiles | None:
+    """Read RUN/importance; None if the run has none. Ask `comes_from` whether it is of the present prototypes.
+
+    Raises:
+        CheckpointError: it is broken or of another format.
+    """
+    folder = run_dir / FOLDER
+    path = folder / _JSON
+    if not path.exists():
+        return None
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: must be of format {FORMAT}; it was written by another version. "
+            "Run 'protokern importance RUN --data DIR' to make it anew."
+        )
+    names = tuple(table["modifications"])
+    return ImportanceFiles(
+        folder=folder,
+        push_image=tuple(table["push"]["image"]),
+        push_patch=tuple(table["push"]["patch"]),
+        train=_from_table(names, table["train"]),
+        test=_from_table(names, table["test"]),
+    )
+
+
+class LocalTable:
+    """A table of local scores that grows on the disk, image by image; see `open_local_table`."""
+
+    def __init__(self, file: io.TextIOBase) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+        self._writer.writerow(_LOCAL_COLUMNS)
+
+    def add(self, batch: ImportanceBatch, names: Sequence[str]) -> None:
+        """Write the rows of a batch of images, whose names are given."""
+        for index, image in enumerate(names):
+            similarity = batch.similarity[index]
+            for row, modification in enumerate(batch.names):
+                self._writer.writerows(
+                    (image, prototype, modification, f"{delta:.6g}", f"{similarity[prototype]:.6g}")
+                    for prototype, delta in enumerate(batch.delta[index, row])
+                )
+
+
+@contextmanager
+def open_local_table(path: Path) -> Iterator[LocalTable]:
+    """A new table; the file has its name once it is whole.
+
+    Raises:
+        CheckpointError: the disk is full or refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_write_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                yield LocalTable(file)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _global_table(scores: GlobalImportance) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("prototype", "modification", "score", "low", "high"))
+    for prototype in range(scores.score.shape[1]):
+        for row, name in enumerate(scores.names):
+            ends = (_number(ends[row, prototype]) for ends in (scores.low, scores.high))
+            shown = ("" if end is None else f"{end:.6g}" for end in ends)
+            writer.writerow((prototype, name, f"{scores.score[row, prototype]:.6g}", *shown))
+    return text.getvalue().encode()
+
+
+def _to_table(scores: GlobalImportance) -> dict[str, Any]:
+    return {
+        "images": scores.num_images,
+        "similarity": [round(value, _DIGITS) for value in scores.similarity.tolist()],
+        "scores": {
+            name: {
+                kind: [_number(value) for value in getattr(scores, kind)[row].tolist()]
+                for kind in ("score", "low", "high")
+            }
+            for row, name in enumerate(scores.names)
+        },
+    }
+
+
+def _from_table(names: tuple[str, ...], table: dict[str, Any]) -> GlobalImportance:
+    def read(kind: str) -> np.ndarray:
+        return np.array([table["scores"][name][kind] for name in names], dtype=np.float64)
+
+    return GlobalImportance(
+        names=names,
+        score=read("score"),
+        low=read("low"),
+        high=read("high"),
+        similarity=np.array(table["similarity"]),
+        num_images=table["images"],
+    )
+
+
+def _number(value: float) -> float | None:
+    """A number as the files hold it; an unknown one is None."""
+    return None if math.isnan(value) else round(float(value), _DIGITS)

@@ -1,0 +1,93 @@
+"""What `protokern importance` prints: tables that fit a terminal, and what they say in a sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protokern.explain.importance import GlobalImportance, ImportanceBatch
+from protokern.explain.importance_statistics import Comparison
+
+LEVEL = 0.05  # p-values below it are called a difference
+_UNKNOWN = "-"
+
+
+def summary_lines(train: GlobalImportance, test: GlobalImportance, comparisons: Sequence[Comparison]) -> list[str]:
+    """The global scores of a model: a table with a line for every property, and what stands out."""
+    num_prototypes = train.score.shape[1]
+    header = ["property", "train mean", "std", "test mean", "std", "first for", "Welch p", "Shapiro p: train", "test"]
+    rows = [
+        [
+            one.name,
+            f"{one.train.mean:.3f}",
+            _show(one.train.std, ".3f"),
+            f"{one.test.mean:.3f}",
+            _show(one.test.std, ".3f"),
+            f"{one.first_for} of {num_prototypes}",
+            _show(one.welch_p, ".2g"),
+            _show(one.train.shapiro_p, ".2g"),
+            _show(one.test.shapiro_p, ".2g"),
+        ]
+        for one in sorted(comparisons, key=lambda one: -one.train.mean)
+    ]
+    title = (
+        f"similarity lost by changing a property; {num_prototypes} prototypes, "
+        f"{train.num_images} training and {test.num_images} test images"
+    )
+    return [title, *_aligned([header, *rows]), *_sentences(train, comparisons)]
+
+
+def local_lines(title: str, prototypes: Sequence[int], batch: ImportanceBatch, index: int) -> list[str]:
+    """The local scores of one image for some prototypes, a line for each."""
+    rows = [["prototype", "similarity", *batch.names, ""]]
+    for prototype in prototypes:
+        lost = batch.delta[index, :, prototype]
+        word = f"mostly {batch.names[int(lost.argmax())]}" if lost.max() > 0 else "none of these"
+        similarity = batch.similarity[index, prototype]
+        rows.append([str(prototype), f"{similarity:.3f}", *(f"{value:.3f}" for value in lost), word])
+    return [title, *_aligned(rows)]
+
+
+def _sentences(train: GlobalImportance, comparisons: Sequence[Comparison]) -> list[str]:
+    num_prototypes = train.score.shape[1]
+    top = max(comparisons, key=lambda one: one.train.mean)
+    if top.train.mean <= 0:
+        lines = ["On average none of the changes lowers the similarity."]
+    else:
+        lines = [
+            f"Mostly {top.name}: changing it takes {top.train.mean:.3f} off the similarity on average; "
+            f"it is the first reason of {top.first_for} of {num_prototypes} prototypes."
+        ]
+    first = train.score.argmax(axis=0)
+    low = train.low[first, np.arange(num_prototypes)]
+    unclear = int((~(low > 0)).sum())  # an unknown interval proves nothing
+    if unclear:
+        lines.append(
+            f"For {unclear} of {num_prototypes} prototypes no change lowers the similarity for certain: "
+            "the 95 % interval of the highest score holds 0, or is unknown."
+        )
+    known = [one for one in comparisons if one.welch_p is not None]
+    differing = [one.name for one in known if one.welch_p is not None and one.welch_p < LEVEL]
+    if differing:
+        lines.append(f"Train and test differ in {', '.join(differing)} (Welch's test, p < {LEVEL}).")
+    elif known:
+        lines.append(f"Train and test do not differ in any of them (Welch's test, p >= {LEVEL}).")
+    return lines
+
+
+def _show(value: float | None, form: str) -> str:
+    return _UNKNOWN if value is None else format(value, form)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width; the first and a last one of words are flush left, numbers flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
+        if not rows[0][-1]:
+            cells[-1] = row[-1]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines

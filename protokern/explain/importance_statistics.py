@@ -1,0 +1,97 @@
+"""Do the scores of training and of test images tell the same? Means, spreads and the tests of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from protokern.explain.importance import GlobalImportance
+from protokern.explain.packages import import_extra
+
+_LEAST_FOR_SHAPIRO, _MOST_FOR_SHAPIRO = 3, 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSummary:
+    """The global scores of all prototypes for one modification, over one set of images.
+
+    Attributes:
+        mean: over the prototypes.
+        std: sample standard deviation over the prototypes; None for a single one.
+        shapiro_p: p-value of Shapiro and Wilk's test, small where the scores are not normally distributed; None where
+            the test has none: fewer than 3 or more than 5,000 prototypes, or all scores alike.
+    """
+
+    mean: float
+    std: float | None
+    shapiro_p: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Scores over training images against scores over test images, for one modification.
+
+    Attributes:
+        name: of the modification.
+        train: over the training images.
+        test: over the test images.
+        welch_t: Welch's t of the two means, positive where the training images give more; None for a single prototype,
+            or where neither set has any spread.
+        welch_p: its two-sided p-value; small where the means differ. None likewise.
+        first_for: for how many prototypes this modification has the highest score over the training images.
+    """
+
+    name: str
+    train: ScoreSummary
+    test: ScoreSummary
+    welch_t: float | None
+    welch_p: float | None
+    first_for: int
+
+
+def compare_importance(train: GlobalImportance, test: GlobalImportance) -> tuple[Comparison, ...]:
+    """Compare the same model's scores over two sets of images, a modification at a time.
+
+    Raises:
+        ValueError: the two are of other modifications or other prototypes.
+        MissingPackageError: SciPy is not installed.
+
+    Source: prototype_activation.py of M-Nauta/Explaining_Prototypes, which prints these numbers.
+    """
+    if train.names != test.names or train.score.shape != test.score.shape:
+        raise ValueError(
+            f"test: must be of the modifications and prototypes of train, {train.names} and {train.score.shape[1]}; "
+            f"got {test.names} and {test.score.shape[1]}. Give two results of one model."
+        )
+    stats: Any = import_extra("scipy.stats", "comparing train and test")
+    first = np.bincount(train.score.argmax(axis=0), minlength=len(train.names))
+    return tuple(
+        _compare(stats, name, train.score[row], test.score[row], int(first[row]))
+        for row, name in enumerate(train.names)
+    )
+
+
+def _compare(stats: Any, name: str, train: np.ndarray, test: np.ndarray, first_for: int) -> Comparison:
+    t, p = None, None
+    if len(train) > 1 and (np.ptp(train) > 0 or np.ptp(test) > 0):
+        result = stats.ttest_ind(train, test, equal_var=False)
+        t, p = float(result.statistic), float(result.pvalue)
+    return Comparison(
+        name=name,
+        train=_summarise(stats, train),
+        test=_summarise(stats, test),
+        welch_t=t,
+        welch_p=p,
+        first_for=first_for,
+    )
+
+
+def _summarise(stats: Any, scores: np.ndarray) -> ScoreSummary:
+    can_test = _LEAST_FOR_SHAPIRO <= len(scores) <= _MOST_FOR_SHAPIRO and np.ptp(scores) > 0
+    return ScoreSummary(
+        mean=float(scores.mean()),
+        std=float(scores.std(ddof=1)) if len(scores) > 1 else None,
+        shapiro_p=float(stats.shapiro(scores).pvalue) if can_test else None,
+    )

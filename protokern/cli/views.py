@@ -9,7 +9,7 @@ from torch import Tensor
 
 from protokern.cli.prototype_files import PrototypeFiles, class_weights
 from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
-from protokern.explain.pictures import overlay_heat, to_picture
+from protokern.explain.pictures import make_visible, overlay_heat, to_picture
 from protokern.explain.receptive_field import ReceptiveField
 from protokern.models.base import PrototypeModel
 from protokern.report.data import ClassPoints, ClassSlots, ExplainedImage, Match, PrototypeCard, SeenPicture
@@ -103,6 +103,7 @@ def explain_for_people(
             cards,
             name=classes[one.class_index],
             in_full=one.class_index in (explanation.predicted, other),
+            heat_map=heat_map,
         )
         for one in explanation.classes
     )
@@ -124,10 +125,11 @@ def _class_points(
     *,
     name: str,
     in_full: bool,
+    heat_map: str,
 ) -> ClassPoints:
     matches = tuple(
         Match(
-            picture=_seen(picture, evidence.view),
+            picture=see(picture, evidence.view, heat_map),
             prototype=cards[evidence.view.prototype],
             similarity=evidence.similarity,
             weight=evidence.weight,
@@ -155,10 +157,12 @@ def _class_points(
     )
 
 
-def _seen(picture: np.ndarray, view: PatchView) -> SeenPicture:
+def see(picture: np.ndarray, view: PatchView, heat_map: str = "upsample") -> SeenPicture:
+    """A picture with what a prototype made of it; `heat_map` says how the view's heat map was made."""
+    heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
     return SeenPicture(
         image=picture,
-        heat=overlay_heat(picture, view.heat_map),
+        heat=overlay_heat(picture, heat),
         box=view.patch_box,
         receptive_field_box=view.receptive_field_box,
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.errors import BackendUnavailableError
+from protokern.explain.packages import import_extra
 from protokern.kernels import distance_at
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
@@ -62,12 +62,12 @@ def gradient_heat_map(
 
     Raises:
         ValueError: an argument is out of range.
-        BackendUnavailableError: captum is not installed.
+        MissingPackageError: captum is not installed.
 
     Source: Simonyan et al. 2014 (gradient); Smilkov et al. 2017 (SmoothGrad).
     """
     _check(model, prototype, method, samples, noise)
-    attribution = load_captum()
+    attribution = _captum()
     parameter = next(model.parameters())
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         pixels = image.detach().to(parameter.device, parameter.dtype, copy=True)[None].requires_grad_()
@@ -84,28 +84,15 @@ def gradient_heat_map(
                     nt_type="smoothgrad",
                     nt_samples=samples,
                     nt_samples_batch_size=min(samples, _BATCH),
-                    stdevs=noise * float(image.max() - image.min()),
+                    stdevs=noise * float(pixels.detach().max() - pixels.detach().min()),
                     abs=False,
                 )
     heat_map: np.ndarray = gradient[0].detach().abs().sum(dim=0).float().cpu().numpy()
     return heat_map
 
 
-def load_captum() -> ModuleType:
-    """`captum.attr`, imported when first needed.
-
-    Raises:
-        BackendUnavailableError: it is not installed.
-    """
-    try:
-        import captum.attr
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"heat_map: 'gradient' and 'smoothgrad' need captum, which cannot be imported ({error}). "
-            "Run pip install 'protokern[explain]', or use 'upsample'."
-        ) from error
-    attribution: ModuleType = captum.attr
-    return attribution
+def _captum() -> ModuleType:
+    return import_extra("captum.attr", "heat maps by 'gradient' and 'smoothgrad'")
 
 
 class _Similarity:
@@ -156,12 +143,12 @@ def check_heat_map(heat_map: str) -> None:
 
     Raises:
         ValueError: unknown.
-        BackendUnavailableError: captum is not installed.
+        MissingPackageError: captum is not installed.
     """
     if heat_map not in HEAT_MAPS:
         raise ValueError(f"heat_map: must be one of {', '.join(HEAT_MAPS)}; got {heat_map!r}. Choose one of them.")
     if heat_map != "upsample":
-        load_captum()
+        _captum()
 
 
 def _check(model: PrototypeModel, prototype: int, method: str, samples: int, noise: float) -> None:

@@ -143,7 +143,7 @@ def explain_image(
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
             the choices of the model are soft, so that no prototype has a weight of its own; `heat_map` is unknown.
-        BackendUnavailableError: `heat_map` needs captum, and it is not installed.
+        MissingPackageError: `heat_map` needs captum, and it is not installed.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
@@ -272,7 +272,7 @@ def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method:
 
     Raises:
         ValueError: unknown method.
-        BackendUnavailableError: captum is not installed.
+        MissingPackageError: captum is not installed.
     """
     whole = gradient_heat_map(model, image, view.prototype, view.patch, method=method)
     y0, x0, y1, x1 = view.receptive_field_box

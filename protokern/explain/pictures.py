@@ -11,6 +11,7 @@ from protokern.explain.boxes import Box
 
 _COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of activation look equal, in print and to colour-blind eyes
 _LEAST_OPACITY, _MOST_OPACITY = 0.1, 0.75
+_BLUR, _SHOWN_PERCENTILE = 0.01, 99.0
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue
 _FRAME, _FRAME_EDGE = (255, 210, 63), (20, 20, 20)  # seen on bright and on dark pictures alike
 
@@ -73,6 +74,40 @@ def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat**1.5)[..., None]
     grey = (picture @ np.array(_LUMINANCE))[..., None]  # (Y, X, 1)
     return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def make_visible(heat_map: np.ndarray) -> np.ndarray:
+    """A heat map of single bright pixels, as gradients give it, such that people see it: blurred a little, and clipped.
+
+    The blur is a Gaussian of a hundredth of the longer side, at least one pixel, and stays within the smallest box
+    around all that is not zero. The highest hundredth of that box is shown as equally high.
+
+    Args:
+        heat_map: (Y, X), >= 0.
+
+    Returns:
+        (Y, X), of the same dtype; a map of zeros as it is.
+    """
+    rows, columns = (np.flatnonzero(heat_map.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return heat_map
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    blurred = heat_map[box].astype(np.float64)
+    for axis in (0, 1):
+        blurred = _blur(blurred, max(1.0, _BLUR * max(heat_map.shape)), axis)
+    visible = np.zeros_like(heat_map)
+    visible[box] = np.minimum(blurred, np.percentile(blurred, _SHOWN_PERCENTILE))
+    return visible
+
+
+def _blur(values: np.ndarray, sigma: float, axis: int) -> np.ndarray:
+    """Gaussian blur along one axis; beyond the ends the values are zero."""
+    reach = round(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    widths = [(reach, reach) if axis == n else (0, 0) for n in range(values.ndim)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), 2 * reach + 1, axis=axis)
+    blurred: np.ndarray = windows @ (weights / weights.sum())
+    return blurred
 
 
 def draw_box(picture: np.ndarray, box: Box) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protokern.errors import BackendUnavailableError
+from protokern.errors import MissingPackageError
 from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
 from protokern.kernels import distance_map
@@ -170,7 +170,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -
 
 def test_without_captum_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(BackendUnavailableError, match=r"captum.*Run pip install 'protokern\[explain\]'"):
+    with pytest.raises(MissingPackageError, match=r"captum.*Run pip install 'protokern\[explain\]'"):
         explain_image(small_model(), torch.rand(3, 32, 32), heat_map="gradient")
     explain_image(small_model(), torch.rand(3, 32, 32))
 

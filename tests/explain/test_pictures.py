@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from protokern.explain.boxes import Box
-from protokern.explain.pictures import draw_box, overlay_heat, to_picture, upsample
+from protokern.explain.pictures import draw_box, make_visible, overlay_heat, to_picture, upsample
 
 
 def test_bicubic_upsampling_keeps_a_constant_and_equals_the_cubic_kernel() -> None:
@@ -62,3 +62,34 @@ def test_a_frame_follows_the_inner_edge_of_the_box_and_leaves_the_rest() -> None
     assert framed[3, 6].tolist() == framed[12, 23].tolist() == [255, 210, 63]
     assert framed[8, 15].tolist() == framed[1, 5].tolist() == framed[14, 24].tolist() == [100, 100, 100]
     assert (draw_box(picture, Box(0, 0, 1, 2))[0, :2] == 20).all()
+
+
+def test_dots_are_made_visible_within_their_box() -> None:
+    heat_map = np.zeros((60, 80), dtype=np.float32)
+    heat_map[20:40, 30:50:4] = 1
+    heat_map[25, 31] = 1000
+    visible = make_visible(heat_map)
+    assert visible.shape == heat_map.shape
+    assert visible.dtype == np.float32
+    assert (visible[20:40, 30:47] > 0).all()
+    visible[20:40, 30:47] = 0
+    assert not visible.any()
+    single = np.zeros((9, 9), dtype=np.float32)
+    single[4, 4] = 5
+    assert make_visible(single).argmax() == 40
+
+
+def test_a_blur_keeps_the_sum_away_from_the_borders() -> None:
+    heat_map = np.zeros((40, 40), dtype=np.float32)
+    heat_map[0, 0] = heat_map[39, 39] = 1e-9  # the box is the whole map
+    heat_map[20, 20] = 1
+    offsets = np.arange(-3, 4)
+    weights = np.exp(-0.5 * offsets**2)
+    expected = np.outer(weights, weights) / weights.sum() ** 2
+    visible = make_visible(heat_map)[17:24, 17:24]
+    limit = np.sort(visible.ravel())[-1]
+    np.testing.assert_allclose(visible, np.minimum(expected, limit), rtol=1e-5, atol=1e-7)
+
+
+def test_a_map_of_zeros_stays() -> None:
+    assert not make_visible(np.zeros((5, 5), dtype=np.float32)).any()

@@ -5,6 +5,7 @@ from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
 from protokern.explain.importance import GlobalImportance, LocalImportance, importance, local_importance
 from protokern.explain.local import ClassExplanation, Evidence, Explanation, PatchView, explain_image
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
+from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
 
 __all__ = [
@@ -14,16 +15,20 @@ __all__ = [
     "ClassExplanation",
     "Evidence",
     "Explanation",
+    "GlobalExplanation",
     "GlobalImportance",
     "LocalImportance",
     "PatchView",
     "ReceptiveField",
+    "SplitNeighbours",
     "activation_box",
     "choose_modifications",
     "explain_image",
+    "find_neighbours",
     "find_receptive_field",
     "gradient_heat_map",
     "importance",
     "local_importance",
     "patch_box",
+    "view_neighbours",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,16 +66,23 @@ def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the two sizes differ.
     """
-    from matplotlib import colormaps
-
     if picture.shape[:2] != heat_map.shape:
         raise ValueError(f"heat_map: must have shape {picture.shape[:2]} to match the picture; got {heat_map.shape}.")
     span = float(heat_map.max() - heat_map.min())
-    heat = (heat_map - heat_map.min()) / span if span > 0 else np.zeros(heat_map.shape)
-    colour = colormaps[_COLOUR_MAP](heat)[..., :3] * 255  # (Y, X, 3)
-    opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat**1.5)[..., None]
-    grey = (picture @ np.array(_LUMINANCE))[..., None]  # (Y, X, 1)
-    return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
+    heat = (heat_map - heat_map.min()).astype(np.float32) / np.float32(span if span > 0 else 1)  # (Y, X) in [0, 1]
+    table = _colours()
+    colour = table[np.minimum(heat * len(table), len(table) - 1).astype(np.intp)]  # (Y, X, 3)
+    opacity = (_LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * heat * np.sqrt(heat))[..., None]
+    grey = (picture.astype(np.float32) @ np.array(_LUMINANCE, dtype=np.float32))[..., None]  # (Y, X, 1)
+    return np.rint(grey + (colour - grey) * opacity).astype(np.uint8)
+
+
+@cache
+def _colours() -> np.ndarray:
+    """The colours of heat from lowest to highest, (256, 3) float32 in [0, 255]."""
+    from matplotlib import colormaps
+
+    return (colormaps[_COLOUR_MAP](np.arange(256))[:, :3] * 255).astype(np.float32)
 
 
 def make_visible(heat_map: np.ndarray) -> np.ndarray:

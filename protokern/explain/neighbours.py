@@ -1,0 +1,227 @@
+"""What a prototype looks like to the model: its nearest patches in whole data sets, and if they are of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from protokern.explain.heat_maps import check_heat_map
+from protokern.explain.local import PatchView, show_gradient, view_patches
+from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.push import PushResult
+from protokern.search import Loader, NearestPatches, find_nearest_patches
+
+NEIGHBOURS = 5
+BELONGING_SHARE = 0.5
+_BATCH = 16
+_VIEWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class SplitNeighbours:
+    """The k nearest patches of every prototype in one data set, at most one of an image, nearest first; on the CPU.
+
+    Where there are fewer than k, the last entries have image, patch and label -1, distance inf and similarity NaN.
+
+    Attributes:
+        distance: (P, k), in the model's metric.
+        similarity: (P, k), the activation at that distance; for ProtoPool before the image's average comes off.
+        image: (P, k) int64, position of the image in the data set.
+        patch: (P, k) int64, flat index row * W' + column in `grid`.
+        label: (P, k) int64, class of the image.
+        agreement: (P,) float64, the share of the neighbours whose class the prototype belongs to; NaN without any.
+        grid: (H', W'), rows and columns of the patches.
+    """
+
+    distance: Tensor
+    similarity: Tensor
+    image: Tensor
+    patch: Tensor
+    label: Tensor
+    agreement: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GlobalExplanation:
+    """The nearest patches of every prototype among the training and the test images."""
+
+    train: SplitNeighbours
+    test: SplitNeighbours
+
+    @property
+    def belong_together(self) -> Tensor:
+        """(P,) bool: whether more than half of the neighbours are of the prototype's classes, in both splits.
+
+        It is a statement about classes, not about looks: whether the patches show one thing, people must see.
+        """
+        return (self.train.agreement > BELONGING_SHARE) & (self.test.agreement > BELONGING_SHARE)
+
+
+def find_neighbours(
+    model: PrototypeModel, train: Loader, test: Loader, k: int = NEIGHBOURS, *, push: PushResult | None = None
+) -> GlobalExplanation:
+    """Find the k nearest patches of every prototype among training and test images, in one pass over each.
+
+    Memory is that of one batch and of the result, O(P k).
+
+    Args:
+        model: any prototype model whose choices are final.
+        train: yields (images, labels) in the order of the push, un-augmented.
+        test: yields (images, labels) in the data set's order.
+        k: neighbours of each prototype, >= 1.
+        push: where the prototypes come from. The patch that a prototype is does not count as its neighbour, nor does
+            another one of that image. None: nothing is left out, so a prototype's own patch comes first after a push.
+
+    Raises:
+        ValueError: as `find_nearest_patches`; `push` is of other prototypes; or the choices of the model are soft.
+
+    Source: Chen et al. 2019, global_analysis.py of cfchen-duke/ProtoPNet.
+    """
+    if not model.is_hard:
+        raise ValueError("model: must have made its choices final, so that prototypes have classes; they are soft.")
+    if push is not None and len(push.image) != model.num_prototypes:
+        raise ValueError(
+            f"push: must have one entry for each of the {model.num_prototypes} prototypes; got {len(push.image)}."
+        )
+    found = find_nearest_patches(model, train, k if push is None else k + 1)
+    if push is not None:
+        found = _without_own(found, push)
+    return GlobalExplanation(train=_judge(model, found), test=_judge(model, find_nearest_patches(model, test, k)))
+
+
+def _without_own(found: NearestPatches, push: PushResult) -> NearestPatches:
+    """One entry fewer for each prototype: not the image that it comes from, or else not the last."""
+    is_own = (found.image == push.image[:, None]) & (found.image >= 0)  # (P, k + 1)
+    kept = is_own.int().argsort(dim=1, stable=True)[:, :-1]
+    entries = {name: getattr(found, name).gather(1, kept) for name in ("distance", "image", "patch", "label")}
+    return replace(found, **entries)
+
+
+def _judge(model: PrototypeModel, found: NearestPatches) -> SplitNeighbours:
+    similarity = model.prototype_layer.activate(found.distance)
+    return SplitNeighbours(
+        distance=found.distance,
+        similarity=similarity.masked_fill(found.image < 0, torch.nan),
+        image=found.image,
+        patch=found.patch,
+        label=found.label,
+        agreement=share_of_own(found.label, model.class_identity.cpu() > 0),
+        grid=found.grid,
+    )
+
+
+def share_of_own(label: Tensor, is_of_class: Tensor) -> Tensor:
+    """The share of labels that are classes of their prototype, (P,) float64; NaN where there is no label.
+
+    Args:
+        label: (P, k) int64, -1 where there is none.
+        is_of_class: (P, K) bool, the classes that each prototype belongs to.
+    """
+    is_there = label >= 0
+    is_own = is_of_class.gather(1, label.clamp(min=0)) & is_there
+    return is_own.sum(dim=1).double() / is_there.sum(dim=1)
+
+
+class LabelledImages(Protocol):
+    """A data set: item = (image (C, Y, X), label)."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+
+class NeighbourView(NamedTuple):
+    """Where a prototype looks in one of its neighbours.
+
+    Attributes:
+        rank: which of the prototype's neighbours, 0 for the nearest.
+        image: position in the data set.
+        pixels: (C, Y, X), the image.
+        view: patch, heat map and boxes; the prototype's index is in it.
+    """
+
+    rank: int
+    image: int
+    pixels: Tensor
+    view: PatchView
+
+
+def view_neighbours(
+    model: PrototypeModel,
+    dataset: LabelledImages,
+    neighbours: SplitNeighbours,
+    prototypes: Sequence[int] | None = None,
+    *,
+    receptive_field: ReceptiveField | None = None,
+    heat_map: str = "upsample",
+    batch_size: int = _BATCH,
+) -> Iterator[NeighbourView]:
+    """Where prototypes look in their neighbours, image by image: each image goes through the net once.
+
+    An iterator, because the heat maps of thousands of prototypes do not fit into memory: a few are made at a time.
+
+    Args:
+        model: as `neighbours` were found with.
+        dataset: the one that they are in.
+        neighbours: of one data set.
+        prototypes: whose neighbours to view; None: those of all.
+        receptive_field: of the model for images of this size; None: found here.
+        heat_map: see `explain_image`.
+        batch_size: images at a time.
+
+    Returns:
+        An iterator, ordered by image, prototype and rank.
+
+    Raises:
+        ValueError: a prototype is out of range, or `heat_map` is unknown.
+        MissingPackageError: `heat_map` needs captum, and it is not installed.
+    """
+    check_heat_map(heat_map)
+    count = len(neighbours.image)
+    chosen = range(count) if prototypes is None else sorted(set(prototypes))
+    outside = [j for j in chosen if not 0 <= j < count]
+    if outside:
+        raise ValueError(f"prototypes: must be from 0 to {count - 1}; got {outside[0]}.")
+    shown: dict[int, list[tuple[int, int]]] = {}  # of every image: prototype and rank
+    for j in chosen:
+        for rank, image in enumerate(neighbours.image[j].tolist()):
+            if image >= 0:
+                shown.setdefault(image, []).append((j, rank))
+    return _views(model, dataset, neighbours.patch, dict(sorted(shown.items())), receptive_field, heat_map, batch_size)
+
+
+def _views(
+    model: PrototypeModel,
+    dataset: LabelledImages,
+    patch: Tensor,
+    shown: dict[int, list[tuple[int, int]]],
+    field: ReceptiveField | None,
+    heat_map: str,
+    batch_size: int,
+) -> Iterator[NeighbourView]:
+    """No yield within `evaluating`: between two views the modes and gradients are the caller's."""
+    parameter = next(model.parameters())
+    indices = list(shown)
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        images = torch.stack([dataset[index][0] for index in batch])
+        with evaluating(model):
+            on_device = images.to(parameter.device, parameter.dtype)
+            field = field or find_receptive_field(model.features, on_device[0])
+            features = model.features(on_device)  # (b, D, H, W)
+        for index, pixels, feature in zip(batch, images, features, strict=True):
+            for first in range(0, len(shown[index]), _VIEWS_AT_ONCE):
+                part = shown[index][first : first + _VIEWS_AT_ONCE]
+                patches = torch.zeros(len(patch), dtype=torch.int64)
+                for j, rank in part:
+                    patches[j] = patch[j, rank]
+                with evaluating(model):
+                    views = view_patches(model, feature, patches, [j for j, _ in part], pixels.shape[1:], field)
+                for (_, rank), view in zip(part, views, strict=True):
+                    shown_view = view if heat_map == "upsample" else show_gradient(model, pixels, view, heat_map)
+                    yield NeighbourView(rank, index, pixels, shown_view)

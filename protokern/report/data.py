@@ -1,13 +1,37 @@
-"""What a page shows, as plain data: pictures are arrays, boxes are numbers, names are text. No model, no file."""
+"""What a page shows, as plain data: pictures are arrays, boxes are numbers, names are text. No model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PixelBox = tuple[int, int, int, int]  # (y0, x0, y1, x1), half-open pixels of the picture it belongs to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LazyPicture:
+    """A picture that is read when it is drawn, so that a page of thousands needs the memory of one.
+
+    Numpy takes it for an array: `np.asarray(picture)` is its pixels.
+
+    Attributes:
+        load: gives the pixels, (Y, X, 3) uint8, the same at each call.
+        shape: of the pixels.
+        key: what picture this is; two of equal keys are the same, and the second is not read.
+    """
+
+    load: Callable[[], np.ndarray]
+    shape: tuple[int, ...]
+    key: Hashable
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.load(), dtype=dtype)
+
+
+Picture = np.ndarray | LazyPicture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,13 +40,13 @@ class SeenPicture:
 
     Attributes:
         image: (Y, X, 3) uint8.
-        heat: (Y, X, 3) uint8, the image under its heat map.
+        heat: (Y, X, 3) uint8, the image under its heat map; None where it is not shown.
         box: around the highest-activated part, drawn as a frame.
         receptive_field_box: the pixels that the nearest patch can depend on.
     """
 
-    image: np.ndarray
-    heat: np.ndarray
+    image: Picture
+    heat: Picture | None = None
     box: PixelBox
     receptive_field_box: PixelBox
 
@@ -100,6 +124,7 @@ class PrototypeCard:
         source_name: name of that image, None likewise.
         distance: from the learnt vector to the patch that replaced it; None likewise.
         reasons: what matters to it over all training images; empty where nobody measured.
+        mean_similarity: over the images of `reasons`; None likewise.
         neighbours: the patches nearest to it; None where nobody looked.
     """
 
@@ -109,6 +134,7 @@ class PrototypeCard:
     source_name: str | None = None
     distance: float | None = None
     reasons: tuple[Reason, ...] = ()
+    mean_similarity: float | None = None
     neighbours: Neighbours | None = None
 
     def is_of(self, class_index: int) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protokern.report.data import ClassPoints, ExplainedImage, Match, PixelBox
+import numpy as np
+
+from protokern.report.data import ClassPoints, ExplainedImage, Match, Picture, PixelBox
 from protokern.report.words import name_foreign, name_match
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
 FIGURE_MATCHES = 3
@@ -86,14 +87,16 @@ class _Canvas:
             parse_math=False,
         )
 
-    def show(self, picture: np.ndarray, left: float, top: float, box: PixelBox | None = None) -> None:
-        """A picture in a square of one side, its proportions kept; with a frame along `box`."""
+    def show(self, picture: Picture | None, left: float, top: float, box: PixelBox | None = None) -> None:
+        """A picture, if there is one, in a square of one side, its proportions kept; with a frame along `box`."""
         from matplotlib.patches import Rectangle
 
+        if picture is None:
+            return
         position = (left / self.width, 1 - (top + _SIDE) / self.height, _SIDE / self.width, _SIDE / self.height)
         axes = self.figure.add_axes(position)
         rows, columns = picture.shape[:2]
-        axes.imshow(picture, interpolation="lanczos", extent=(0, columns, rows, 0))
+        axes.imshow(np.asarray(picture), interpolation="lanczos", extent=(0, columns, rows, 0))
         axes.set_axis_off()
         if box is not None:
             y0, x0, y1, x1 = box

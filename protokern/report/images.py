@@ -1,28 +1,83 @@
-"""Pictures inside a page: small WebP files as data: URIs."""
+"""Pictures of a page as small JPEG files. Equal pictures are kept once, under a name made of their bytes."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import PixelBox
+from protokern.report.data import Picture
 
 LONGEST_SIDE = 288  # pixels: sharp at the size a card shows it, on a screen of usual density
-_QUALITY = 80
+NAME_LENGTH = 24  # hexadecimal digits
+_QUALITY = 85
+_FULL_COLOUR = 0  # no subsampling: the colours of a heat map have edges
 
 
-def to_data_uri(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> str:
-    """Encode a picture as it is, or shrunk so that no side is longer than `longest_side`.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A picture on the shelf.
+
+    Attributes:
+        index: its place, counted from 0.
+        name: of its file; made of the bytes, so never of anything that a user wrote.
+        data: the file.
+        width: pixels of the file.
+        height: likewise.
+    """
+
+    index: int
+    name: str
+    data: bytes
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(self.data).decode("ascii")
+
+
+class PictureShelf:
+    """The pictures of one page, each once."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Stored] = {}
+        self._by_key: dict[Hashable, tuple[Stored, Picture]] = {}
+
+    def find(self, picture: Picture) -> Stored:
+        """The picture on the shelf; put there now if it is new."""
+        key = ("array", id(picture)) if isinstance(picture, np.ndarray) else ("lazy", picture.key)
+        if key not in self._by_key:
+            data, width, height = encode(np.asarray(picture))
+            name = f"{hashlib.sha256(data).hexdigest()[:NAME_LENGTH]}.jpg"
+            stored = self._by_name.setdefault(name, Stored(len(self._by_name), name, data, width, height))
+            self._by_key[key] = stored, picture  # with the picture: an id is only its own while it lives
+        return self._by_key[key][0]
+
+    @property
+    def pictures(self) -> list[Stored]:
+        """All, by index."""
+        return list(self._by_name.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(one.data) for one in self._by_name.values())
+
+
+def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> tuple[bytes, int, int]:
+    """A JPEG file of a picture as it is, or shrunk so that no side is longer than `longest_side`.
 
     Args:
         picture: (Y, X, 3) uint8.
         longest_side: pixels.
 
     Returns:
-        A `data:image/webp;base64,` URI.
+        The file, and its width and height.
     """
     image = Image.fromarray(np.ascontiguousarray(picture))
     if max(image.size) > longest_side:
@@ -30,11 +85,5 @@ def to_data_uri(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> str
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def crop(picture: np.ndarray, box: PixelBox) -> np.ndarray:
-    """The part of a picture inside a box."""
-    y0, x0, y1, x1 = box
-    return picture[y0:y1, x0:x1]
+    image.save(file, "JPEG", quality=_QUALITY, subsampling=_FULL_COLOUR, optimize=True)
+    return file.getvalue(), image.width, image.height

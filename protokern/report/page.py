@@ -1,30 +1,48 @@
-"""From report data to one self-contained HTML page. All text is escaped; nothing on the page is fetched."""
+"""From report data to an HTML page. All text is escaped; nothing on the page is fetched from a network."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from markupsafe import Markup
 
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
-from protokern.report.images import crop, to_data_uri
-from protokern.report.pool import PoolView, view_pool
-from protokern.report.words import name_classes, name_foreign, name_match
+from protokern.report.files import PICTURES, write_page
+from protokern.report.images import PictureShelf
+from protokern.report.numbers import decimal, percent, short
+from protokern.report.pool import view_pool
+from protokern.report.sheets import page_pictures, sheet_pictures, sheets_json
+from protokern.report.summary import (
+    choose_example,
+    group_by_class,
+    group_by_use,
+    list_confused_pairs,
+    list_filter_classes,
+    make_confusion_rows,
+    make_reason_rows,
+    make_tiles,
+)
+from protokern.report.words import (
+    join_names,
+    main_reasons,
+    name_classes,
+    name_foreign,
+    name_match,
+    name_property,
+    say_because,
+    say_because_here,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-LARGEST_MATRIX = 30  # classes; above, the page lists the most frequent mistakes instead
-LONGEST_LIST = 20
+MOST_INSIDE = 16_000_000  # bytes of pictures; a page that holds more opens slowly, so "auto" puts them beside it
+LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 makes four of three
+Place = Literal["auto", "inside", "beside"]
 _STAGES = {
     "warm": "warm-up",
     "joint": "joint training, best epoch",
@@ -36,72 +54,55 @@ _STAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A number that sums up the run."""
+def write_report(data: ReportData, path: Path, *, pictures: Place = "auto") -> None:
+    """Write the page of a run to `path`, at once: a page that was there stays whole until the new one is.
 
-    label: str
-    value: str
-    detail: str = ""
+    Args:
+        data: what it shows.
+        path: of the page.
+        pictures: "inside" the page, in one file; "beside" it, in a folder `pictures`, read as they come into view;
+            "auto": inside up to 16 MB of them.
 
-
-@dataclass(frozen=True, slots=True)
-class CardGroup:
-    """Prototypes under one heading.
-
-    Attributes:
-        key: for links; unique on the page.
-        name: the heading.
-        cards: the prototypes.
+    Raises:
+        ValueError: the pictures are to be inside and make a page of more than 80 MB.
     """
-
-    key: str
-    name: str
-    cards: tuple[PrototypeCard, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfusionCell:
-    """A count, its share of the row, and whether it is on the diagonal."""
-
-    count: int
-    share: float
-    same: bool
+    shelf, num_on_page = shelve(data)
+    size = shelf.num_bytes
+    if pictures == "inside" and size * 4 // 3 > LARGEST_PAGE:
+        raise ValueError(
+            f"pictures: must be 'auto' or 'beside' for {size / 1e6:.0f} MB of pictures, for one page holds at most "
+            f"{LARGEST_PAGE / 1e6:.0f} MB; got 'inside'."
+        )
+    beside = pictures == "beside" or (pictures == "auto" and size > MOST_INSIDE)
+    page = _render_report(data, shelf, num_on_page, beside=beside)
+    write_page(page, path, shelf.pictures if beside else ())
 
 
-@dataclass(frozen=True, slots=True)
-class ConfusionRow:
-    """One true class."""
-
-    name: str
-    cells: tuple[ConfusionCell, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConfusedPair:
-    """A frequent mistake."""
-
-    true_class: str
-    answer: str
-    count: int
-
-
-def write_report(data: ReportData, path: Path) -> None:
-    """Write the page of a run to `path`, at once: a page that was there stays whole until the new one is."""
-    _write(render_report(data), path)
+def shelve(data: ReportData) -> tuple[PictureShelf, int]:
+    """All pictures of a run's page, and how many of them, the first ones, the page shows before anything is opened."""
+    shelf = PictureShelf()
+    for picture in page_pictures(data):
+        shelf.find(picture)
+    num_on_page = len(shelf.pictures)
+    for picture in sheet_pictures(data):
+        shelf.find(picture)
+    return shelf, num_on_page
 
 
 def write_explanation(item: ExplainedImage, model_name: str, path: Path) -> None:
     """Write the page of one explained image to `path`, at once."""
-    _write(render_explanation(item, model_name), path)
+    write_page(render_explanation(item, model_name), path)
 
 
-def render_report(data: ReportData) -> str:
-    """The page of a run as HTML."""
-    matrix = data.confusion is not None and len(data.classes) <= LARGEST_MATRIX
-    curves = [charts.accuracy_chart(data.epochs), charts.loss_chart(data.epochs)] if data.epochs else []
+def render_report(data: ReportData, *, beside: bool = False) -> str:
+    """The page of a run as HTML, with its pictures inside, or with the names of files beside it."""
+    return _render_report(data, *shelve(data), beside=beside)
+
+
+def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, beside: bool) -> str:
     pictures = [card.picture for card in data.prototypes if card.picture]
     pool = view_pool(data)
+    reasons = make_reason_rows(data.prototypes)
     one_class_each = pool is None and all(len(card.classes) == 1 for card in data.prototypes)
     return (
         _environment()
@@ -109,24 +110,35 @@ def render_report(data: ReportData) -> str:
         .render(
             title=f"{data.title}, protokern",
             data=data,
-            tiles=_tiles(data, pool),
+            shelf=shelf,
+            beside=beside,
+            on_page=() if beside else shelf.pictures[:num_on_page],
+            sheets=Markup(sheets_json(data, shelf, num_on_page, beside=beside)),  # which escapes all markup
+            linked=True,
+            tiles=make_tiles(data, pool),
+            example=choose_example(data.explanations),
+            reasons=reasons,
+            largest_mean=max((abs(row.mean) for row in reasons), default=0.0) or 1.0,
+            num_measured=sum(bool(card.reasons) for card in data.prototypes),
             pool=pool,
             one_class_each=one_class_each,
-            groups=_by_class(data) if one_class_each else _by_use(data),
-            filter_classes=_filter_classes(data),
-            charts=curves,
+            groups=group_by_class(data) if one_class_each else group_by_use(data),
+            filter_classes=list_filter_classes(data),
+            charts=[charts.accuracy_chart(data.epochs), charts.loss_chart(data.epochs)] if data.epochs else [],
             num_sources=len(pictures),
             is_focal=any(item.is_focal for item in data.explanations),
             has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
-            confusion_rows=_confusion_rows(data) if matrix else (),
-            confused_pairs=() if matrix else _confused_pairs(data),
+            confusion_rows=make_confusion_rows(data),
+            confused_pairs=list_confused_pairs(data),
         )
     )
 
 
 def render_explanation(item: ExplainedImage, model_name: str) -> str:
     """The page of one explained image as HTML."""
+    alone = ReportData(title=model_name, classes=(), prototypes=(), explanations=(item,))
+    shelf, _ = shelve(alone)
     pictures = [match.picture for one in item.classes for match in one.matches]
     return (
         _environment()
@@ -134,22 +146,16 @@ def render_explanation(item: ExplainedImage, model_name: str) -> str:
         .render(
             title=f"Why {item.predicted_class}? {item.name}",
             item=item,
+            shelf=shelf,
+            beside=False,
+            on_page=shelf.pictures,
+            linked=False,
             model_name=model_name,
             is_focal=item.is_focal,
             has_slots=any(match.slots for one in item.classes for match in one.matches),
             sees_part=any(_sees_part(picture) for picture in pictures),
         )
     )
-
-
-def _write(page: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @cache
@@ -160,22 +166,25 @@ def _environment() -> Environment:
         loader=PackageLoader("protokern.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(
-        uri=to_data_uri,
-        cropped=lambda picture: crop(picture.image, picture.box),
-        decimal=_decimal,
-        short=_short,
-        percent=_percent,
+        decimal=decimal,
+        short=short,
+        percent=percent,
         sees_part=_sees_part,
         largest_points=_largest_points,
         stage_name=_stage_name,
         classes=name_classes,
         foreign=name_foreign,
+        because=say_because,
+        because_here=say_because_here,
+        main_names=_main_names,
     )
     templates = files("protokern.report") / "templates"
     environment.globals.update(
         name_match=name_match,
+        folder=PICTURES,
         style=Markup((templates / "style.css").read_text(encoding="utf-8")),  # our own files, not a user's text
-        script=Markup((templates / "filter.js").read_text(encoding="utf-8")),
+        theme_script=Markup((templates / "theme.js").read_text(encoding="utf-8")),
+        report_script=Markup((templates / "report.js").read_text(encoding="utf-8")),
         area={
             "width": charts.WIDTH,
             "height": charts.HEIGHT,
@@ -186,20 +195,6 @@ def _environment() -> Environment:
         },
     )
     return environment
-
-
-def _decimal(value: float) -> str:
-    """Two decimals with a true minus sign; never "-0.00"."""
-    text = f"{value:.2f}"
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _percent(share: float | None) -> str:
-    return "\N{EN DASH}" if share is None or not math.isfinite(share) else f"{100 * share:.1f}%"
 
 
 def _sees_part(picture: SeenPicture) -> bool:
@@ -215,82 +210,5 @@ def _stage_name(row: StageResult) -> str:
     return _STAGES.get(row.stage, row.stage)
 
 
-def _tiles(data: ReportData, pool: PoolView | None) -> list[Tile]:
-    tiles = []
-    last_test = next((row.test_accuracy for row in reversed(data.stages) if row.test_accuracy is not None), None)
-    if data.confusion is not None and data.confusion.num_images:
-        right, total = data.confusion.num_correct, data.confusion.num_images
-        tiles.append(Tile("Test accuracy", _percent(right / total), f"{right} of {total} images"))
-    elif last_test is not None:
-        tiles.append(Tile("Test accuracy", _percent(last_test)))
-    before, after = _around_the_push(data.stages)
-    if before is not None and after is not None:
-        tiles.append(Tile("Right after the push", _percent(after), f"{_percent(before)} before it"))
-    most = max([len(data.prototypes), *(row.num_prototypes for row in data.stages)])
-    pruned = f"of {most} before pruning" if most > len(data.prototypes) else ""
-    unused = f"{len(pool.unused)} used by no class" if pool and pool.unused else ""
-    tiles.append(Tile("Prototypes", str(len(data.prototypes)), ", ".join(filter(None, (pruned, unused)))))
-    if pool:
-        tiles.append(Tile("Shared", str(len(pool.shared)), "by two classes or more"))
-    tiles.append(Tile("Classes", str(len(data.classes))))
-    return tiles
-
-
-def _around_the_push(stages: Iterable[StageResult]) -> tuple[float | None, float | None]:
-    """Test accuracy before and right after the last push."""
-    before = after = previous = None
-    for row in stages:
-        if row.stage == "push":
-            before, after = previous, row.test_accuracy
-        previous = row.test_accuracy
-    return before, after
-
-
-def _by_class(data: ReportData) -> list[CardGroup]:
-    groups = [
-        CardGroup(f"class-{index}", name, tuple(card for card in data.prototypes if card.is_of(index)))
-        for index, name in enumerate(data.classes)
-    ]
-    return [group for group in groups if group.cards]
-
-
-def _by_use(data: ReportData) -> list[CardGroup]:
-    """Every prototype once: those that classes share first, those that no class uses last."""
-    none = ("unchosen", "Not chosen yet") if data.still_chooses else ("unused", "Used by no class")
-    headings = {"shared": "Shared by several classes", "single": "Used by one class", none[0]: none[1]}
-    cards: dict[str, list[PrototypeCard]] = {key: [] for key in headings}
-    for card in data.prototypes:
-        cards["shared" if len(card.classes) > 1 else "single" if card.classes else none[0]].append(card)
-    return [CardGroup(f"group-{key}", name, tuple(cards[key])) for key, name in headings.items() if cards[key]]
-
-
-def _filter_classes(data: ReportData) -> list[tuple[str, str]]:
-    """What the list of classes offers: value and name of every class with prototypes, and of "no class" if need be."""
-    used = {one.class_index for card in data.prototypes for one in card.classes}
-    choices = [(str(index), name) for index, name in enumerate(data.classes) if index in used]
-    has_unused = bool(used) and not all(card.classes for card in data.prototypes)
-    return [*choices, ("none", "used by no class")] if has_unused else choices
-
-
-def _confusion_rows(data: ReportData) -> tuple[ConfusionRow, ...]:
-    assert data.confusion is not None
-    rows = []
-    for index, (name, counts) in enumerate(zip(data.classes, data.confusion.counts.tolist(), strict=True)):
-        total = max(1, sum(counts))
-        cells = tuple(ConfusionCell(count, count / total, column == index) for column, count in enumerate(counts))
-        rows.append(ConfusionRow(name, cells))
-    return tuple(rows)
-
-
-def _confused_pairs(data: ReportData) -> tuple[ConfusedPair, ...]:
-    if data.confusion is None:
-        return ()
-    mistakes = data.confusion.counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:LONGEST_LIST]
-    places = [divmod(int(place), len(data.classes)) for place in order]
-    return tuple(
-        ConfusedPair(data.classes[row], data.classes[column], int(mistakes[row, column]))
-        for row, column in places
-        if mistakes[row, column]
-    )
+def _main_names(card: PrototypeCard) -> str:
+    return join_names([name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)])

@@ -1,12 +1,17 @@
-"""Prototypes, their classes and slots in a few words: the same on pages, in figures and on the command line."""
+"""Prototypes, classes, slots and reasons in a few words: the same on pages, in figures and on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.data import ClassPoints, Match, PrototypeCard
+from protokern.report.data import ClassPoints, Match, Neighbour, PrototypeCard, Reason
 
 MOST_NAMES = 3
+MOST_REASONS = 3
+LEAST_SHARE = 0.05  # of the similarity; a change that takes less off it is no reason
+LEAST_SCORE = 0.005  # what is shown as 0.00 is no reason either
+_PROPERTIES = {"hue": "colour (hue)", "saturation": "strength of colour (saturation)"}
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def join_names(names: Sequence[str], most: int = MOST_NAMES) -> str:
@@ -46,3 +51,72 @@ def name_sharers(match: Match, one: ClassPoints) -> str:
 def name_foreign(one: ClassPoints) -> str:
     """What `foreign_points` are of: "of other classes", and "or none" where some belong to no class."""
     return "of other classes or none" if one.num_unused else "of other classes"
+
+
+def name_property(modification: str) -> str:
+    """What a modification changes, for people: "colour (hue)", or the name of the modification itself."""
+    return _PROPERTIES.get(modification, modification)
+
+
+def main_reasons(reasons: Sequence[Reason], similarity: float | None = None) -> tuple[Reason, ...]:
+    """What mattered most, by falling score; nothing where no change mattered.
+
+    A change counts if it takes at least a twentieth off the similarity, and if its interval, where it has one, lies
+    above zero. Of those that count, the greatest is named, and up to two more that reach half of it.
+
+    Args:
+        reasons: of a prototype, or of a match.
+        similarity: what the scores are parts of; None: only scores that would be shown as 0.00 are too small.
+    """
+    least = max(LEAST_SCORE, 0.0 if similarity is None else LEAST_SHARE * similarity)
+    counting = [one for one in reasons if one.score >= least and (one.low is None or one.low > 0)]
+    ranked = sorted(counting, key=lambda one: -one.score)
+    return tuple(one for one in ranked[:MOST_REASONS] if one.score >= ranked[0].score / 2)
+
+
+def say_because(card: PrototypeCard) -> str:
+    """Why things look alike to a prototype, as a sentence; empty where nobody measured."""
+    return _say(card.reasons, card.mean_similarity, "the similarity on average")
+
+
+def say_because_here(match: Match) -> str:
+    """Why a patch of this image looks like a prototype, as a sentence; empty where nobody measured."""
+    return _say(match.reasons, match.similarity, "the similarity")
+
+
+def _say(reasons: Sequence[Reason], similarity: float | None, what: str) -> str:
+    if not reasons:
+        return ""
+    main = main_reasons(reasons, similarity)
+    if not main:
+        if len(reasons) == 1:
+            return f"Changing its {name_property(reasons[0].modification)} did not make it look much less alike."
+        number = _NUMBERS[len(reasons)] if len(reasons) < len(_NUMBERS) else str(len(reasons))
+        return f"None of the {number} changes made it look much less alike."
+    names = [f"its {name_property(one.modification)}" for one in main]
+    scores = [f"{one.score:.2f}" for one in main]
+    if len(main) == 1:
+        return f"Mostly because of {names[0]}: changing that takes {scores[0]} off {what}."
+    return f"Because of {_join(names)}: changing these takes {_join(scores)} off {what}."
+
+
+def _join(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def say_agreement(card: PrototypeCard, neighbours: Sequence[Neighbour]) -> str:
+    """How many of some nearest patches are of a class that the prototype belongs to; empty if it belongs to none."""
+    if not card.classes or not neighbours:
+        return ""
+    own = sum(is_own(card, one) for one in neighbours)
+    its = "its class" if len(card.classes) == 1 else "a class that it belongs to"
+    if len(neighbours) == 1:
+        return f"It is {'' if own else 'not '}of {its}."
+    if own == len(neighbours):
+        return f"All {own} are of {its}."
+    return f"{own or 'None'} of the {len(neighbours)} {'is' if own == 1 else 'are'} of {its}."
+
+
+def is_own(card: PrototypeCard, neighbour: Neighbour) -> bool:
+    """Whether the image of a patch is of a class that the prototype belongs to."""
+    return any(one.class_name == neighbour.class_name for one in card.classes)

@@ -135,7 +135,7 @@ def test_data_that_moved_are_left_out_and_data_that_are_named_must_exist(
     html = (run.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "Made without test images" in html
     assert html.count('class="card"') == 6
-    assert "data:image/webp" in html
+    assert "data:image/jpeg" in html
     capsys.readouterr()
     assert main(["report", str(run.folder), "--data", str(run.data)]) == 2
     assert "which does not exist" in capsys.readouterr().err

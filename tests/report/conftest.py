@@ -15,7 +15,10 @@ from protokern.report.data import (
     EpochPoint,
     ExplainedImage,
     Match,
+    Neighbour,
+    Neighbours,
     PrototypeCard,
+    Reason,
     ReportData,
     SeenPicture,
     StageResult,
@@ -36,6 +39,33 @@ def make_seen(seed: int, *, sees_part: bool = True) -> SeenPicture:
     )
 
 
+def make_neighbour(seed: int, class_name: str) -> Neighbour:
+    return Neighbour(
+        picture=replace(make_seen(seed), heat=None),
+        name=FILE_NAME,
+        class_name=class_name,
+        similarity=4.0 - seed / 100,
+        distance=seed / 10,
+    )
+
+
+def make_neighbours(seed: int) -> Neighbours:
+    """Two of three training patches are of the first class, and the one test patch is of the last."""
+    return Neighbours(
+        train=tuple(make_neighbour(seed + k, CLASSES[k // 2]) for k in range(3)),
+        test=(make_neighbour(seed + 3, CLASSES[2]),),
+        agreement_train=2 / 3,
+        agreement_test=0.0,
+    )
+
+
+REASONS = (
+    Reason("hue", 0.8, 0.7, 0.9, 0.75),
+    Reason("shape", 0.1, 0.05, 0.15, 0.12),
+    Reason("texture", -0.05, -0.1, 0.0, None),
+)
+
+
 def make_cards() -> tuple[PrototypeCard, ...]:
     cards = [
         PrototypeCard(
@@ -44,6 +74,8 @@ def make_cards() -> tuple[PrototypeCard, ...]:
             picture=make_seen(10 * index),
             source_name=FILE_NAME,
             distance=0.25,
+            reasons=REASONS if index < 2 else (),
+            neighbours=make_neighbours(20 * index) if index == 0 else None,
         )
         for index in range(5)
     ]
@@ -59,6 +91,7 @@ def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) 
             similarity=similarity,
             weight=weight,
             points=similarity * weight,
+            reasons=REASONS if index == 0 else (),
         )
 
     first = ClassPoints(

@@ -6,33 +6,56 @@ import io
 import numpy as np
 from PIL import Image
 
-from protokern.report.images import LONGEST_SIDE, crop, to_data_uri
+from protokern.report.data import LazyPicture
+from protokern.report.images import LONGEST_SIDE, PictureShelf, encode
 
 
-def decode(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+def decode(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=("JPEG",))
 
 
 def test_small_pictures_keep_their_size_and_look() -> None:
     picture = np.full((40, 60, 3), (200, 100, 50), np.uint8)
-    image = decode(to_data_uri(picture))
+    image = decode(encode(picture)[0])
     assert image.size == (60, 40)
-    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - picture).max() <= 4
+    assert np.abs(np.asarray(image).astype(int) - picture).max() <= 4
 
 
 def test_large_pictures_are_shrunk_with_their_proportions() -> None:
-    assert decode(to_data_uri(np.zeros((600, 1200, 3), np.uint8))).size == (LONGEST_SIDE, LONGEST_SIDE // 2)
-    assert decode(to_data_uri(np.zeros((4000, 2, 3), np.uint8))).size == (1, LONGEST_SIDE)
+    for shape, size in (((600, 1200, 3), (LONGEST_SIDE, LONGEST_SIDE // 2)), ((4000, 2, 3), (1, LONGEST_SIDE))):
+        data, width, height = encode(np.zeros(shape, np.uint8))
+        assert decode(data).size == (width, height) == size
 
 
-def test_a_hundred_prototypes_stay_small() -> None:
-    """A noisy picture is the worst case: a hundred prototypes with three views and their pairs stay below 15 MB."""
-    rng = np.random.default_rng(0)
-    smooth = rng.normal(size=(28, 28, 3)).repeat(8, axis=0).repeat(8, axis=1)
-    picture = np.clip(128 + 40 * smooth + 8 * rng.normal(size=(224, 224, 3)), 0, 255).astype(np.uint8)
-    assert len(to_data_uri(picture)) * (2 * 100 + 12 * 8 * 4) < 15e6
+def test_equal_pictures_are_stored_once_whoever_made_them() -> None:
+    shelf = PictureShelf()
+    picture = np.zeros((8, 8, 3), np.uint8)
+    first = shelf.find(picture)
+    assert shelf.find(picture) is first
+    assert shelf.find(picture.copy()) is first
+    other = shelf.find(picture + 200)
+    assert [one.index for one in shelf.pictures] == [first.index, other.index] == [0, 1]
+    assert shelf.num_bytes == len(first.data) + len(other.data)
+    assert base64.b64decode(first.uri.removeprefix("data:image/jpeg;base64,")) == first.data
+    assert first.name != other.name
+    assert first.name.removesuffix(".jpg").isalnum()
 
 
-def test_a_crop_is_half_open() -> None:
-    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    assert (crop(picture, (1, 2, 3, 5)) == picture[1:3, 2:5]).all()
+def test_arrays_that_come_and_go_are_not_mixed_up() -> None:
+    shelf = PictureShelf()
+    names = {shelf.find(np.full((8, 8, 3), value, np.uint8)).name for value in range(0, 250, 10)}
+    assert len(names) == 25
+
+
+def test_a_lazy_picture_is_read_once_for_each_key() -> None:
+    reads = []
+
+    def load() -> np.ndarray:
+        reads.append(1)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    shelf = PictureShelf()
+    for _ in range(3):
+        shelf.find(LazyPicture(load=load, shape=(8, 8, 3), key=("test", 4)))
+    assert len(reads) == 1
+    assert np.asarray(LazyPicture(load=load, shape=(8, 8, 3), key=0)).shape == (8, 8, 3)

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from protokern.report.data import ClassWeight, ExplainedImage, Match
-from protokern.report.words import join_names, name_classes, name_foreign, name_match
+from protokern.report.data import ClassWeight, ExplainedImage, Match, PrototypeCard, Reason
+from protokern.report.words import (
+    join_names,
+    main_reasons,
+    name_classes,
+    name_foreign,
+    name_match,
+    say_agreement,
+    say_because,
+    say_because_here,
+)
+from tests.report.conftest import make_neighbour
 
 
 def of_classes(match: Match, *names: str) -> Match:
@@ -42,3 +52,63 @@ def test_a_prototype_in_slots_is_named_with_those_and_with_the_other_classes(exp
 def test_prototypes_of_no_class_are_not_counted_as_those_of_others(explained: ExplainedImage) -> None:
     assert name_foreign(explained.classes[0]) == "of other classes"
     assert name_foreign(replace(explained.classes[0], num_unused=2)) == "of other classes or none"
+
+
+def card_with(*reasons: Reason, similarity: float | None = None) -> PrototypeCard:
+    return PrototypeCard(index=0, classes=(), reasons=reasons, mean_similarity=similarity)
+
+
+def test_one_reason_that_stands_out_is_named_alone() -> None:
+    hue, shape = Reason("hue", 0.9, 0.8, 1.0), Reason("shape", 0.4, 0.3, 0.5)
+    assert say_because(card_with(shape, hue)) == (
+        "Mostly because of its colour (hue): changing that takes 0.90 off the similarity on average."
+    )
+    assert say_because(card_with()) == ""
+
+
+def test_reasons_that_are_close_are_named_together_and_no_more_than_three() -> None:
+    reasons = [Reason(name, score) for name, score in (("a", 0.5), ("b", 0.9), ("c", 0.6), ("d", 0.7), ("e", 0.1))]
+    assert say_because(card_with(*reasons)) == (
+        "Because of its b, its d and its c: changing these takes 0.90, 0.70 and 0.60 off the similarity on average."
+    )
+
+
+def test_what_the_numbers_do_not_carry_is_not_claimed() -> None:
+    uncertain, tiny, negative = Reason("hue", 0.9, -0.1, 2.0), Reason("shape", 0.004, 0.003, 0.005), Reason("x", -1.0)
+    assert main_reasons((uncertain, tiny, negative)) == ()
+    assert say_because(card_with(uncertain, tiny, negative)) == (
+        "None of the three changes made it look much less alike."
+    )
+    small = Reason("hue", 0.1, 0.09, 0.11)
+    assert main_reasons((small,)) == (small,)
+    assert main_reasons((small,), similarity=3.0) == ()
+    assert say_because(card_with(small, similarity=3.0)) == (
+        "Changing its colour (hue) did not make it look much less alike."
+    )
+    eleven = [Reason(str(k), 0.0) for k in range(11)]
+    assert say_because(card_with(*eleven)) == "None of the 11 changes made it look much less alike."
+
+
+def test_a_match_says_why_it_matched_here(explained: ExplainedImage) -> None:
+    match = replace(explained.classes[0].matches[0], reasons=(Reason("shape", 1.0), Reason("hue", 0.1)))
+    assert say_because_here(match) == "Mostly because of its shape: changing that takes 1.00 off the similarity."
+    assert say_because_here(replace(match, reasons=(Reason("hue", 0.1), Reason("shape", -2.0)))) == (
+        "None of the two changes made it look much less alike."
+    )
+    assert say_because_here(replace(match, reasons=())) == ""
+
+
+def test_agreement_is_said_in_words(explained: ExplainedImage) -> None:
+    match = explained.classes[0].matches[0]
+    hat, cap = make_neighbour(0, "hat"), make_neighbour(1, "cap")
+    card = of_classes(match, "hat").prototype
+    assert say_agreement(card, (hat, hat)) == "All 2 are of its class."
+    assert say_agreement(card, (hat, cap)) == "1 of the 2 is of its class."
+    assert say_agreement(card, (cap, cap)) == "None of the 2 are of its class."
+    assert say_agreement(card, (cap,)) == "It is not of its class."
+    assert (
+        say_agreement(of_classes(match, "hat", "cap").prototype, (hat, cap))
+        == "All 2 are of a class that it belongs to."
+    )
+    assert say_agreement(of_classes(match).prototype, (hat,)) == ""
+    assert say_agreement(card, ()) == ""

@@ -1,0 +1,59 @@
+"""Writes a page, and its pictures beside it, so that at any time a whole page is there: the old one or the new."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from protokern.report.images import NAME_LENGTH, Stored
+
+PICTURES = "pictures"  # folder beside the page
+_OURS = re.compile(rf"\.?[0-9a-f]{{{NAME_LENGTH}}}\.jpg(\.\d+\.tmp)?")
+
+
+def write_page(page: str, path: Path, beside: Sequence[Stored] | None = None) -> None:
+    """Write a page, and its pictures in a folder beside it that belongs to this page alone.
+
+    Pictures are named after their bytes, so none is ever changed: new ones come first, then the page takes the place of
+    the old one at once, then those that only the old one showed go. Letters that no text can hold (parts of file names
+    that are not Unicode) become question marks.
+
+    Args:
+        page: HTML.
+        path: of the page.
+        beside: what it shows of `PICTURES`; the others there go, and with the last one the folder. None: the page has
+            no such folder, and one that is there is not its.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / PICTURES
+    if beside:
+        folder.mkdir(exist_ok=True)
+    for one in beside or ():
+        target = folder / one.name
+        if not (target.is_file() and target.read_bytes() == one.data):
+            _replace(target, one.data)
+    _replace(path, page.encode("utf-8", "replace"))
+    if beside is not None:
+        _remove_others(folder, {one.name for one in beside})
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the pictures that the page does not show, also half-written ones; what is not ours stays."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in names and _OURS.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,23 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+_NOTHING = "\N{EN DASH}"
+
+
+def decimal(value: float) -> str:
+    """Two decimals with a true minus sign; never "-0.00"."""
+    text = f"{value:.2f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
+
+
+def short(value: float) -> str:
+    """Three digits."""
+    return f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """One decimal; a dash where there is no number."""
+    return _NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.1f}%"

@@ -1,0 +1,133 @@
+"""Figures by matplotlib, addressed in inches; and how they are written: text stays text, margins are narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from protokern.report.data import Picture, PixelBox
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE, GAP, MARGIN = 1.55, 0.08, 0.3  # inches: of a picture, between two, at the left
+INK, MUTED, ACCENT, AGAINST = "#1f2427", "#5d666b", "#0d6b66", "#a8432a"
+_FRAME = "#ffd23f"
+_PAD = 0.12  # inches of white around everything
+
+# Text in PDF as TrueType, which publishers take, and in SVG as text; the same file on every day.
+_SETTINGS: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "protokern"}
+_UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
+
+
+class Canvas:
+    """A figure addressed in inches from its upper left corner.
+
+    Args:
+        width: inches.
+        height: inches.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.figure: Figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
+        self.width, self.height = width, height
+
+    def write(
+        self,
+        left: float,
+        middle: float,
+        text: str,
+        *,
+        size: float,
+        color: str = INK,
+        align: str = "left",
+        family: str = "sans-serif",
+        weight: str = "normal",
+        style: str = "normal",
+    ) -> None:
+        """One line of plain text; dollar signs and backslashes are themselves."""
+        self.figure.text(
+            left / self.width,
+            1 - middle / self.height,
+            text,
+            fontsize=size,
+            color=color,
+            ha=align,
+            va="center",
+            family=family,
+            weight=weight,
+            style=style,
+            parse_math=False,
+        )
+
+    def show(
+        self, picture: Picture | None, left: float, top: float, box: PixelBox | None = None, *, side: float = SIDE
+    ) -> None:
+        """A picture, if there is one, in a square, its proportions kept; with a frame along `box`."""
+        from matplotlib.patches import Rectangle
+
+        if picture is None:
+            return
+        position = (left / self.width, 1 - (top + side) / self.height, side / self.width, side / self.height)
+        axes = self.figure.add_axes(position)
+        rows, columns = picture.shape[:2]
+        axes.imshow(np.asarray(picture), interpolation="lanczos", extent=(0, columns, rows, 0))
+        axes.set_axis_off()
+        if box is not None:
+            y0, x0, y1, x1 = box
+            inset = 0.008 * max(rows, columns)  # half a line, so that a frame along the border is not cut
+            corner, size = (x0 + inset, y0 + inset), (x1 - x0 - 2 * inset, y1 - y0 - 2 * inset)
+            for line, color in ((3.6, "black"), (1.9, _FRAME)):
+                axes.add_patch(Rectangle(corner, *size, fill=False, linewidth=line, edgecolor=color, joinstyle="miter"))
+
+
+def save(canvas: Canvas, path: Path) -> None:
+    """Write a figure; the suffix (.png, .pdf, .svg) says in which format."""
+    from matplotlib import rc_context
+
+    with rc_context(_SETTINGS):
+        canvas.figure.savefig(path, bbox_inches="tight", pad_inches=_PAD, metadata=_UNDATED[path.suffix])
+
+
+def save_pages(pages: Iterable[Canvas], path: Path) -> list[Path]:
+    """Write figures as the pages of one PDF, or as files NAME.png, NAME-2.png and so on.
+
+    Args:
+        pages: drawn one after the other, so that one is in memory at a time.
+        path: of the first file; the suffix says in which format.
+
+    Returns:
+        The files.
+    """
+    if path.suffix == ".pdf":
+        _save_pdf(pages, path)
+        return [path]
+    files = []
+    for number, page in enumerate(pages, start=1):
+        files.append(path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}"))
+        save(page, files[-1])
+    return files
+
+
+def _save_pdf(pages: Iterable[Canvas], path: Path) -> None:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    with rc_context(_SETTINGS), PdfPages(path, metadata=_UNDATED[".pdf"]) as file:
+        for page in pages:
+            page.figure.savefig(file, format="pdf", bbox_inches="tight", pad_inches=_PAD)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most `length` letters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def signed(value: float) -> str:
+    """Two decimals, with a real minus sign."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")

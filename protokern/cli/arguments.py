@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
-from protokern.errors import BackendUnavailableError
+from protokern.errors import BackendUnavailableError, ConfigError
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
@@ -39,6 +40,29 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
 def add_format_argument(parser: argparse.ArgumentParser) -> None:
     """--format, of figures."""
     parser.add_argument("--format", choices=FIGURE_FORMATS, default="png", help="of the figures; default: png")
+
+
+def add_only_argument(parser: argparse.ArgumentParser) -> None:
+    """--only, to choose prototypes."""
+    parser.add_argument("--only", metavar="N", nargs="+", type=int, help="only these prototypes; default: all")
+
+
+def check_only(only: Sequence[int] | None, num_prototypes: int) -> list[int]:
+    """The prototypes that --only means, ascending.
+
+    Raises:
+        ConfigError: there is no such prototype.
+    """
+    outside = [j for j in only or () if not 0 <= j < num_prototypes]
+    if outside:
+        raise ConfigError(f"--only: must be prototypes of 0 .. {num_prototypes - 1}; got {outside[0]}.")
+    return list(range(num_prototypes)) if only is None else sorted(set(only))
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise a ConfigError unless the flag `name` is at least 1."""
+    if value < 1:
+        raise ConfigError(f"--{name}: must be at least 1; got {value}.")
 
 
 def choose_device(name: str) -> torch.device:

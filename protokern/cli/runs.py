@@ -14,7 +14,7 @@ import protokern
 from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
 from protokern.data import Splits, open_splits
 from protokern.data.sources import SYNTHETIC_BIRDS, BirdCounts
-from protokern.errors import ConfigError, DataError
+from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import find_checkpoint, load_model, read_state
@@ -133,6 +133,15 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
         raise DataError(
             f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
             "Give the data of the run."
+        )
+
+
+def check_pushed(run: OpenRun) -> None:
+    """Raise a CheckpointError unless the prototypes are patches of images."""
+    if run.push is None:
+        raise CheckpointError(
+            f"{run.checkpoint}: must be from after a push; its prototypes are not yet patches of images. "
+            "Go on with 'protokern train --resume', or run 'protokern push' first."
         )
 
 

@@ -157,12 +157,9 @@ def _class_points(
     )
 
 
-def see(picture: np.ndarray, view: PatchView, heat_map: str = "upsample") -> SeenPicture:
-    """A picture with what a prototype made of it; `heat_map` says how the view's heat map was made."""
-    heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
-    return SeenPicture(
-        image=picture,
-        heat=overlay_heat(picture, heat),
-        box=view.patch_box,
-        receptive_field_box=view.receptive_field_box,
-    )
+def see(picture: np.ndarray, view: PatchView, heat_map: str | None = "upsample") -> SeenPicture:
+    """A picture with what a prototype made of it; `heat_map` says how the view's was made, None: it is not drawn."""
+    heat = None
+    if heat_map is not None:
+        heat = overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map))
+    return SeenPicture(image=picture, heat=heat, box=view.patch_box, receptive_field_box=view.receptive_field_box)

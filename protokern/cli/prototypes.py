@@ -1,0 +1,74 @@
+"""`protokern prototypes RUN --out OUT`: the prototypes of a run in a grid, as a figure."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from protokern.cli.arguments import add_format_argument, add_only_argument, check_count, check_only
+from protokern.cli.report_data import find_prototypes
+from protokern.cli.runs import OpenRun, check_pushed, open_data, open_run
+from protokern.cli.views import prototype_cards
+from protokern.errors import ConfigError
+from protokern.report.data import PrototypeCard
+from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.train.files import explain_write_errors
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
+    parser.add_argument("--out", metavar="OUT", required=True, help="folder for the figures")
+    add_only_argument(parser)
+    parser.add_argument("--class", dest="classes", metavar="NAME", nargs="+", help="only prototypes of these classes")
+    parser.add_argument(
+        "--picture", choices=("box", "heat"), default="box", help="image with a frame (default), or heat map"
+    )
+    parser.add_argument("--columns", type=int, default=COLUMNS, help=f"of a page; default: {COLUMNS}")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"of a page; default: {ROWS}")
+    add_format_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the prototypes that were asked for, from the pictures in the run folder."""
+    for name in ("columns", "rows"):
+        check_count(name, getattr(args, name))
+    opened = open_run(args.run, data=None, changes=(), device=torch.device("cpu"))
+    check_pushed(opened)
+    cards = _chosen(opened, args.only, args.classes)
+    out = Path(args.out)
+    with explain_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        written = write_prototype_grid(
+            cards,
+            out / f"prototypes.{args.format}",
+            picture=args.picture,
+            columns=args.columns,
+            rows=args.rows,
+        )
+    for path in written:
+        print(path)
+    return 0
+
+
+def _chosen(opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | None) -> list[PrototypeCard]:
+    indices = set(check_only(only, opened.model.num_prototypes))
+    unknown = [name for name in names or () if name not in opened.classes]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], opened.classes, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"--class: must be classes of the run; got {unknown[0]!r}.{hint}")
+    files = find_prototypes(opened, None) or find_prototypes(opened, open_data(opened.config))
+    cards = [
+        card
+        for card in prototype_cards(opened.model, opened.classes, files)
+        if card.index in indices and card.picture is not None
+        if not names or any(one.class_name in names for one in card.classes)
+    ]
+    if not cards:
+        raise ConfigError("--only, --class: must leave at least one prototype that is a patch of an image; none is.")
+    return cards

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from protokern.cli.main import main
+from protokern.cli.prototype_files import write_prototypes
+from protokern.explain import find_neighbours
+from protokern.train.loaders import ordered_loader
+from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    run = make_run(tmp_path_factory.mktemp("neighbours"))
+    write_prototypes(run.folder, run.model, run.splits, run.push)
+    return run
+
+
+def test_a_table_and_a_figure_for_every_prototype(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    assert main(["neighbours", str(pushed.folder), "--out", str(out), "--k", "2"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "neighbours.json",
+        *(f"prototype-{j:04d}.png" for j in range(6)),
+    ]
+    table = json.loads((out / "neighbours.json").read_text(encoding="utf-8"))
+    loaders = (ordered_loader(dataset, 4, workers=0) for dataset in (pushed.splits.push, pushed.splits.test))
+    found = find_neighbours(pushed.model, *loaders, 2, push=pushed.push)
+    text = capsys.readouterr().out
+    assert f"{int(found.belong_together.sum())} of 6 prototypes belong together with their nearest patches" in text
+    assert [entry["prototype"] for entry in table["prototypes"]] == list(range(6))
+    for j, entry in enumerate(table["prototypes"]):
+        assert entry["classes"] == [CLASSES[j // 3]]
+        assert entry["belongs_together"] == bool(found.belong_together[j])
+        for name, split, data in (
+            ("train", found.train, pushed.splits.push),
+            ("test", found.test, pushed.splits.test),
+        ):
+            assert entry[name]["agreement"] == float(split.agreement[j])
+            for rank, one in enumerate(entry[name]["neighbours"]):
+                assert one["image"] == data.sample_name(int(split.image[j, rank]))
+                assert one["class"] == CLASSES[int(split.label[j, rank])]
+                assert one["distance"] == pytest.approx(float(split.distance[j, rank]))
+                assert one["similarity"] == pytest.approx(float(split.similarity[j, rank]))
+                assert one["patch"] == list(divmod(int(split.patch[j, rank]), split.grid[1]))
+                assert len(one["patch_box"]) == len(one["receptive_field_box"]) == 4
+
+
+def test_some_prototypes_as_svg(pushed: PushedRun, tmp_path: Path) -> None:
+    flags = ["--only", "4", "1", "--format", "svg", "--k", "1"]
+    assert main(["neighbours", str(pushed.folder), "--out", str(tmp_path), *flags]) == 0
+    names = ["neighbours.json", "prototype-0001.svg", "prototype-0004.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    text = (tmp_path / "prototype-0004.svg").read_text(encoding="utf-8")
+    assert ">Prototype 4, down</text>" in text
+    assert text.count("<image") == 4
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_a_shared_prototype_agrees_with_all_its_classes(tmp_path: Path) -> None:
+    pool = make_pool_run(tmp_path)
+    assert main(["neighbours", str(pool.folder), "--out", str(tmp_path / "out"), "--only", "0", "4", "--k", "1"]) == 0
+    shared, unused = json.loads((tmp_path / "out" / "neighbours.json").read_text())["prototypes"]
+    assert shared["classes"] == [CLASSES[k] for k in range(2) if 0 in POOL_SLOTS[k]]
+    assert shared["train"]["agreement"] == shared["test"]["agreement"] == 1
+    assert shared["belongs_together"]
+    assert unused["classes"] == []
+    assert not unused["belongs_together"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "6"], "--only: must be prototypes of 0 .. 5; got 6."),
+        (["--k", "0"], "--k: must be at least 1; got 0."),
+        (["--data", "/nowhere"], "/nowhere, which does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["neighbours", str(pushed.folder), "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["neighbours", "prototypes"])
+def test_a_run_without_a_push_has_vectors_and_no_patches(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, is_pushed=False)
+    assert main([verb, str(run.folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "joint-2: must be from after a push" in error
+    assert "its prototypes are not yet patches of images" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_prototypes_are_drawn_in_a_grid(pushed: PushedRun, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    command = ["prototypes", str(pushed.folder), "--out", str(out)]
+    assert main([*command, "--format", "svg", "--class", "down"]) == 0
+    text = (out / "prototypes.svg").read_text(encoding="utf-8")
+    assert [f">prototype {j}</text>" in text for j in range(6)] == [False] * 3 + [True] * 3
+    assert main([*command, "--only", "0", "5", "1", "--picture", "heat", "--columns", "1", "--rows", "2"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["prototypes-2.png", "prototypes.png", "prototypes.svg"]
+    with Image.open(out / "prototypes.png") as one, Image.open(out / "prototypes-2.png") as two:
+        assert one.width == two.width
+        assert one.height > two.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "6"], "--only: must be prototypes of 0 .. 5; got 6."),
+        (["--class", "dwon"], "--class: must be classes of the run; got 'dwon'. Did you mean 'down'?"),
+        (["--rows", "0"], "--rows: must be at least 1; got 0."),
+        (["--only", "0", "--class", "down"], "--only, --class: must leave at least one prototype"),
+    ],
+)
+def test_a_grid_of_nothing_is_one_line(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["prototypes", str(pushed.folder), "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1

@@ -40,8 +40,10 @@ class DataConfig:
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
-        birds_classes: species of the synthetic birds.
-        birds_train, birds_val, birds_test: pictures of each species.
+        birds_classes: classes of the synthetic birds.
+        birds_train, birds_val, birds_test: pictures of each class.
+        birds_differ_in: what tells those classes apart: "species", all parts and the plumage; "colour" alone; or the
+            shape of the "beak" alone.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -57,6 +59,7 @@ class DataConfig:
     birds_train: int = 100
     birds_val: int = 20
     birds_test: int = 30
+    birds_differ_in: Literal["species", "colour", "beak"] = "species"
 
     def __post_init__(self) -> None:
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size

@@ -117,6 +117,7 @@ def open_data(config: RunConfig) -> Splits:
             train_per_class=data.birds_train,
             val_per_class=data.birds_val,
             test_per_class=data.birds_test,
+            differ_in=data.birds_differ_in,
         ),
     )
 

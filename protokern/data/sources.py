@@ -15,12 +15,13 @@ SYNTHETIC_BIRDS = "synthetic-birds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdCounts:
-    """How many synthetic birds there are."""
+    """How many synthetic birds there are, and in what their classes differ; see `SyntheticBirds`."""
 
     num_classes: int = 10
     train_per_class: int = 100
     val_per_class: int = 20
     test_per_class: int = 30
+    differ_in: str = "species"
 
 
 def open_splits(
@@ -72,14 +73,18 @@ def _open_birds(
             num_classes=counts.num_classes,
             images_per_class=images_per_class,
             image_size=image_size,
+            differ_in=counts.differ_in,
             seed=seed,
             augmentation=views,
         )
 
     train = birds("train", counts.train_per_class, augmentation)
     val, test = birds("val", counts.val_per_class, "none"), birds("test", counts.test_per_class, "none")
+    kind = f"{counts.num_classes} species"
+    if counts.differ_in != "species":
+        kind = f"{counts.num_classes} classes that differ in {counts.differ_in} alone"
     note = (
-        f"synthetic birds: {counts.num_classes} species, {len(train)} training, {len(val)} validation and "
+        f"synthetic birds: {kind}, {len(train)} training, {len(val)} validation and "
         f"{len(test)} test pictures, painted from seed {seed}"
     )
     return Splits(train, train.without_augmentation(), val, test, train.classes, (note,))

@@ -56,7 +56,8 @@ def draw_bird(species: Species, individual: Individual) -> Drawing:
         Shape(_BODY, plumage.back, "body"),
         (*draw_breast(species.breast, plumage), crown, *_turn(draw_face(species.face, plumage), _NECK, angle)),
     )
-    before = (*draw_crest_before(species.crest, plumage), *draw_beak(species.beak), *draw_eye(species.face))
+    beak = draw_beak(species.beak, species.beak_colour)
+    before = (*draw_crest_before(species.crest, plumage), *beak, *draw_eye(species.face))
     wing = draw_wing(species.wing, plumage)
     turned_wing = _turn((wing.ground, *wing.inside), _SHOULDER, individual.wing_angle)
     layers: tuple[Shape | Group, ...] = (

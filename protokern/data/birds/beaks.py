@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from protokern.data.birds.curves import closed_curve, disc, path, stroke
@@ -92,6 +93,7 @@ _BEAKS = {
 
 
 @cache
-def draw_beak(form: str) -> tuple[Shape, ...]:
-    """The beak of that name, back to front."""
-    return tuple(_BEAKS[form]())
+def draw_beak(form: str, colour: Colour | None = None) -> tuple[Shape, ...]:
+    """The beak of that name, back to front, in its own colours or all of it in one."""
+    shapes = _BEAKS[form]()
+    return tuple(shapes if colour is None else [replace(shape, colour=colour) for shape in shapes])

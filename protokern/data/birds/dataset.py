@@ -9,7 +9,7 @@ import numpy as np
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.birds.annotation import BirdAnnotation, annotate, share_on_bird
 from protokern.data.birds.scene import Scene, paint_scene
-from protokern.data.birds.species import MAX_SPECIES, species_of
+from protokern.data.birds.variants import DIFFERENCES, variant, with_chance
 from protokern.data.dataset import ImageDataset
 from protokern.data.decode import parse_image_size
 
@@ -25,9 +25,11 @@ class SyntheticBirds(ImageDataset):
 
     Args:
         split: "train", "val" or "test"; no image is in two of them.
-        num_classes: number of species, [2, 343]; the first ones differ most.
+        num_classes: number of classes, [2, 343]; the first ones differ most.
         images_per_class: at least 1.
         image_size: pixels, one number or (rows, columns), at least 16.
+        differ_in: what tells the classes apart: "species", all parts and the plumage; "colour", the hue of the plumage
+            alone, for up to 8 classes; "beak", its shape alone, for up to 7. With these two, the other one is chance.
         seed: 0 or more; other seeds give other pictures of the same species.
         augmentation: "none", "protopnet", "crop" or an Augmentation.
         cache: "memory" paints each picture once; "none" at each access.
@@ -43,23 +45,27 @@ class SyntheticBirds(ImageDataset):
         num_classes: int = 10,
         images_per_class: int = 100,
         image_size: int | tuple[int, int] = 64,
+        differ_in: str = "species",
         seed: int = 0,
         augmentation: str | Augmentation | None = "none",
         cache: str = "memory",
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split: must be one of {', '.join(SPLITS)}; got {split!r}. Choose one of them.")
-        if not 2 <= num_classes <= MAX_SPECIES:
-            raise ValueError(
-                f"num_classes: must be from 2 to {MAX_SPECIES}; got {num_classes}. There are no more species."
-            )
+        if differ_in not in DIFFERENCES:
+            raise ValueError(f"differ_in: must be one of {', '.join(DIFFERENCES)}; got {differ_in!r}. Choose one.")
+        most = DIFFERENCES[differ_in]
+        if not 2 <= num_classes <= most:
+            kind = "species" if differ_in == "species" else f"birds that differ in {differ_in} alone"
+            raise ValueError(f"num_classes: must be from 2 to {most}; got {num_classes}. There are no more {kind}.")
         if images_per_class < 1:
             raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Ask for some images.")
         size = parse_image_size(image_size)
         if min(size) < _MIN_SIZE:
             raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Birds need some room.")
-        self.species = [species_of(number) for number in range(num_classes)]
+        self.species = [variant(differ_in, number) for number in range(num_classes)]
         self.split = split
+        self._differ_in = differ_in
         self._images_per_class = images_per_class
         super().__init__(
             labels=[label for label in range(num_classes) for _ in range(images_per_class)],
@@ -98,5 +104,8 @@ class SyntheticBirds(ImageDataset):
         return share_on_bird([masks[i] for i, _ in pairs], [p for _, p in pairs], grid)
 
     def _paint(self, index: int, size: tuple[int, int]) -> Scene:
-        seeds = np.random.SeedSequence([self.seed, SPLITS.index(self.split), index])
-        return paint_scene(self.species[self.labels[index]], np.random.Generator(np.random.PCG64(seeds)), size)
+        entropy = [self.seed, SPLITS.index(self.split), index]
+        # A generator of its own, so that the scene is the same whatever the classes differ in.
+        species = with_chance(self.species[self.labels[index]], self._differ_in, np.random.default_rng([*entropy, 1]))
+        seeds = np.random.SeedSequence(entropy)
+        return paint_scene(species, np.random.Generator(np.random.PCG64(seeds)), size)

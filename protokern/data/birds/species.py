@@ -48,7 +48,7 @@ PLUMAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Species:
-    """One class: the form of every part, by name, and the plumage."""
+    """One class: the form of every part, by name, and the plumage; `beak_colour`: all of the beak in one colour."""
 
     beak: str
     crest: str
@@ -57,6 +57,7 @@ class Species:
     breast: str
     face: str
     plumage: Plumage
+    beak_colour: Colour | None = None
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cpp test-gpu test-cabrnet test-oldest test-arm check format bench bench-gpu tune clean
+.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest test-arm check format bench bench-gpu tune clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -67,7 +67,19 @@ demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain; ends 
 	@echo "report: $(abspath $(DEMO))/report/index.html"
 
 test: install ## Run all tests that need no GPU
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -rs -n $(WORKERS) -m "not gpu"
+
+# Never fails: without a browser the tests that need one are skipped, and say so.
+browser: ## Install Chromium for the tests of the report's page, where it is missing and apt-get may
+	@if command -v chromium > /dev/null; then echo "browser: $$(command -v chromium)"; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+	    echo "browser: Chromium is missing, and only root with apt-get can install it; its tests will be skipped"; \
+	else \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { timeout 120 apt-get update -qq && timeout 480 apt-get install -y -qq --no-install-recommends chromium; } \
+	        > /dev/null 2>&1 && echo "browser: installed Chromium" \
+	        || echo "browser: apt-get could not install Chromium; its tests will be skipped"; \
+	fi
 
 test-cabrnet: ## Run the tests inside CaBRNet 1.2, in an environment of its own (Python 3.12 or older)
 	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV)

@@ -1,9 +1,10 @@
-"""`protokern report RUN`: write RUN/report/index.html, one page that needs no other file."""
+"""`protokern report RUN`: write RUN/report/index.html, the page of a run; large ones have pictures beside them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -11,13 +12,27 @@ from protokern.cli.arguments import add_run_arguments, choose_device
 from protokern.cli.report_data import collect_report
 from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
-from protokern.report.page import write_report
+from protokern.explain.neighbours import NEIGHBOURS
+from protokern.report.page import Place, write_report
 from protokern.train.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN and the shared flags."""
+    """RUN, the shared flags, --pictures and --neighbours."""
     add_run_arguments(parser)
+    parser.add_argument(
+        "--pictures",
+        choices=get_args(Place),
+        default="auto",
+        help="inside: one file that holds all; beside: in a folder by the page; default: inside up to 16 MB of them",
+    )
+    parser.add_argument(
+        "--neighbours",
+        metavar="K",
+        type=_count,
+        default=NEIGHBOURS,
+        help=f"nearest patches shown of each prototype, in training and test images; 0: none; default: {NEIGHBOURS}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     path = opened.config.data.path
     has_data = args.data is not None or not path or Path(path).exists()
-    print(_build(opened, open_data(opened.config) if has_data else None))
+    splits = open_data(opened.config) if has_data else None
+    print(_build(opened, splits, pictures=args.pictures, num_neighbours=args.neighbours))
     return 0
 
 
@@ -46,9 +62,21 @@ def build_report(run_dir: Path, splits: Splits | None = None) -> Path:
     return _build(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)
 
 
-def _build(opened: OpenRun, splits: Splits | None) -> Path:
+def _build(
+    opened: OpenRun, splits: Splits | None, *, pictures: Place = "auto", num_neighbours: int = NEIGHBOURS
+) -> Path:
     page = opened.folder / "report" / "index.html"
-    data = collect_report(opened, splits)
+    data = collect_report(opened, splits, num_neighbours=num_neighbours)
     with explain_write_errors(page):
-        write_report(data, page)
+        write_report(data, page, pictures=pictures)
     return page
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on; got {text!r}")
+    return number

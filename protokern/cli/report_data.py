@@ -10,9 +10,18 @@ import numpy as np
 import torch
 
 from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, write_prototypes
+from protokern.cli.report_neighbours import add_neighbours
+from protokern.cli.report_reasons import (
+    add_global_reasons,
+    add_local_reasons,
+    choose_local_modifications,
+    find_importance,
+)
 from protokern.cli.runs import OpenRun, check_classes, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
 from protokern.data import ImageDataset, Splits
+from protokern.explain.modifications import Modification
+from protokern.explain.neighbours import NEIGHBOURS
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.data import (
@@ -38,8 +47,13 @@ class Predictions:
     answers: np.ndarray
 
 
-def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
+def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int = NEIGHBOURS) -> ReportData:
     """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
+
+    Args:
+        run: any run.
+        splits: its data, if they are at hand.
+        num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
@@ -51,7 +65,10 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
         notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
     elif files is None:
         notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    importance = find_importance(run, notes)
     cards = prototype_cards(run.model, run.classes, files)
+    if importance is not None:
+        cards = add_global_reasons(cards, importance)
     still_chooses = not run.model.is_hard
     if still_chooses:
         notes.append(
@@ -66,8 +83,11 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
         check_classes(splits, run.classes)
         predictions = predict(run.model, splits.test, run.config.train.batch_size)
         confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
+        if files is not None and not still_chooses and num_neighbours:
+            cards = add_neighbours(cards, run, splits, files, num_neighbours)
         chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
-        explanations = _explain(run, splits.test, cards, chosen, files)
+        changes = {} if importance is None else choose_local_modifications(importance, notes)
+        explanations = _explain(run, splits.test, cards, chosen, files, changes)
     epochs, stages = read_progress(run.folder, run.epoch)
     settings = run.folder / "run.toml"
     return ReportData(
@@ -82,7 +102,7 @@ def collect_report(run: OpenRun, splits: Splits | None) -> ReportData:
         stages=stages,
         settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
         notes=tuple(notes),
-        facts=_facts(run),
+        facts=_facts(run, splits),
     )
 
 
@@ -138,6 +158,7 @@ def _explain(
     cards: Sequence[PrototypeCard],
     chosen: Sequence[int],
     files: PrototypeFiles | None,
+    changes: dict[str, Modification],
 ) -> tuple[ExplainedImage, ...]:
     items, field = [], None
     for index in chosen:
@@ -148,6 +169,8 @@ def _explain(
             run.model, image, dataset.sample_name(index), run.classes, cards, true_class=label, receptive_field=field
         )
         field = explanation.receptive_field
+        if changes:
+            item = add_local_reasons(item, dataset.display_image(index), run.model, changes)
         items.append(item)
     return tuple(items)
 
@@ -163,13 +186,20 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
     return tuple(epochs), tuple(stages)
 
 
-def _facts(run: OpenRun) -> tuple[tuple[str, str], ...]:
+def _facts(run: OpenRun, splits: Splits | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
     stage = read_state(run.checkpoint).stage.replace("_", " ")
+    num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    counts: list[tuple[str, str]] = []
+    if splits is not None:
+        sizes = f"{len(splits.push)} for training, {len(splits.val)} for validation, {len(splits.test)} for testing"
+        counts.append(("number of images", sizes))
     return (
         ("model", f"{run.config.model.name} on {run.config.model.backbone}"),
+        ("parameters", f"{num_parameters:,}"),
         ("images", f"{rows} by {columns} pixels"),
+        *counts,
         ("weights", f"{stage}, after epoch {run.epoch + 1}"),
         ("page by", ", ".join(f"{name} {version}" for name, version in versions().items())),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,15 @@ from protokern.explain.local import ClassExplanation, Explanation, PatchView, ex
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture
 from protokern.explain.receptive_field import ReceptiveField
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ClassPoints, ClassSlots, ExplainedImage, Match, PrototypeCard, SeenPicture
+from protokern.report.data import (
+    ClassPoints,
+    ClassSlots,
+    ExplainedImage,
+    LazyPicture,
+    Match,
+    PrototypeCard,
+    SeenPicture,
+)
 
 SHOWN_MATCHES = 4
 
@@ -20,7 +29,9 @@ SHOWN_MATCHES = 4
 def prototype_cards(
     model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None
 ) -> tuple[PrototypeCard, ...]:
-    """Every prototype of a model with its pictures, if there are any; weights are the model's of now.
+    """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
+
+    Weights are the model's of now.
 
     While a model still chooses, its prototypes have no classes.
     """
@@ -31,8 +42,8 @@ def prototype_cards(
         picture = None
         if files is not None and source is not None:
             picture = SeenPicture(
-                image=files.picture(index, "image"),
-                heat=files.picture(index, "heat"),
+                image=_lazy(files, index, "image"),
+                heat=_lazy(files, index, "heat"),
                 box=source.patch_box,
                 receptive_field_box=source.receptive_field_box,
             )
@@ -45,6 +56,10 @@ def prototype_cards(
         )
         cards.append(card)
     return tuple(cards)
+
+
+def _lazy(files: PrototypeFiles, index: int, kind: str) -> LazyPicture:
+    return LazyPicture(load=partial(files.picture, index, kind), shape=(*files.image_size, 3), key=(kind, index))
 
 
 def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:

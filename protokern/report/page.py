@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
+from protokern.errors import ConfigError
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
 from protokern.report.files import PICTURES, write_page
@@ -64,12 +65,12 @@ def write_report(data: ReportData, path: Path, *, pictures: Place = "auto") -> N
             "auto": inside up to 16 MB of them.
 
     Raises:
-        ValueError: the pictures are to be inside and make a page of more than 80 MB.
+        ConfigError: the pictures are to be inside and make a page of more than 80 MB.
     """
     shelf, num_on_page = shelve(data)
     size = shelf.num_bytes
     if pictures == "inside" and size * 4 // 3 > LARGEST_PAGE:
-        raise ValueError(
+        raise ConfigError(
             f"pictures: must be 'auto' or 'beside' for {size / 1e6:.0f} MB of pictures, for one page holds at most "
             f"{LARGEST_PAGE / 1e6:.0f} MB; got 'inside'."
         )

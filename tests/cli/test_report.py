@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from protokern.cli.importance_files import write_importance
 from protokern.cli.main import main
 from protokern.cli.report import build_report
 from protokern.cli.report_data import Predictions, choose_images, collect_report, count_confusion, read_progress
 from protokern.cli.runs import open_data, open_run
 from protokern.cli.views import class_slots
+from protokern.explain.importance import GlobalImportance, local_importance
+from protokern.report.data import Reason
 from protokern.train.logger import append_record
 from protokern.train.records import EpochRecord, Notice, StageRecord
-from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, choose, make_pool_run, make_run
+from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, choose, make_pool_run, make_run
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +226,91 @@ def test_progress_keeps_the_stages_that_led_to_the_weights(tmp_path: Path) -> No
     epochs, stages = read_progress(tmp_path, 1)
     assert [(point.epoch, point.val_loss) for point in epochs] == [(1, 1.5)]
     assert [(result.epoch, result.test_accuracy) for result in stages] == [(1, 0.75)]
+
+
+def test_the_page_shows_the_patches_nearest_to_each_prototype(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    opened = open_run(str(run.folder), data=None, changes=(), device=run.model.device)
+    data = collect_report(opened, run.splits, num_neighbours=2)
+    assert run.push is not None
+    for card in data.prototypes:
+        near = card.neighbours
+        assert near is not None
+        assert (len(near.train), len(near.test)) == (2, 2)
+        own = run.splits.push.sample_name(int(run.push.image[card.index]))
+        assert own not in [one.name for one in near.train]
+        for neighbours, share in ((near.train, near.agreement_train), (near.test, near.agreement_test)):
+            assert share == np.mean([one.class_name == card.classes[0].class_name for one in neighbours])
+            assert neighbours[0].distance <= neighbours[1].distance
+            for one in neighbours:
+                assert one.class_name in one.name
+                assert np.asarray(one.picture.image).shape == (SIZE, SIZE, 3)
+    assert all(card.neighbours is None for card in collect_report(opened, run.splits, num_neighbours=0).prototypes)
+
+
+def test_pictures_go_beside_the_page_when_asked(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pushed.folder, folder)
+    assert main(["report", str(folder), "--pictures", "beside", "--neighbours", "1"]) == 0
+    assert len(list((folder / "report" / "pictures").glob("*.jpg"))) > 6
+    assert main(["report", str(folder)]) == 0
+    assert sorted(path.name for path in (folder / "report").iterdir()) == ["index.html"]
+    for wrong in ("-1", "few"):
+        assert main(["report", str(folder), "--neighbours", wrong]) == 2
+        assert f"must be a whole number from 0 on; got '{wrong}'" in capsys.readouterr().err
+    monkeypatch.setattr("protokern.report.page.LARGEST_PAGE", 1000)
+    assert main(["report", str(folder), "--pictures", "inside"]) == 2
+    assert "pictures: must be 'auto' or 'beside'" in capsys.readouterr().err
+
+
+def measure(run: PushedRun) -> None:
+    """Scores as `protokern importance` writes them, without the passes over the data."""
+    assert run.push is not None
+    shape = (2, len(run.push.image))
+    scores = GlobalImportance(
+        names=("hue", "texture"),
+        score=np.stack([np.full(shape[1], 0.5), np.zeros(shape[1])]),
+        low=np.full(shape, 0.25),
+        high=np.full(shape, 0.75),
+        similarity=np.ones(shape[1]),
+        num_images=8,
+    )
+    write_importance(run.folder / "importance", scores, scores, (), run.push, {})
+
+
+def test_reasons_are_those_of_the_same_push(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    opened = open_run(str(run.folder), data=None, changes=(), device=run.model.device)
+    assert all(not card.reasons for card in collect_report(opened, run.splits, num_neighbours=0).prototypes)
+    measure(run)
+    data = collect_report(opened, run.splits, num_neighbours=0)
+    for card in data.prototypes:
+        assert card.reasons == (Reason("hue", 0.5, 0.25, 0.75, 0.5), Reason("texture", 0.0, 0.25, 0.75, 0.0))
+        assert card.mean_similarity == 1.0
+    item = data.explanations[0]
+    index = next(i for i in range(8) if run.splits.test.sample_name(i) == item.name)
+    expected = local_importance(run.model, run.splits.test.display_image(index))
+    for match in item.classes[0].matches:
+        assert [one.modification for one in match.reasons] == ["hue", "texture"]
+        hue = expected.delta[expected.names.index("hue"), match.prototype.index]
+        assert match.reasons[0].score == pytest.approx(hue, abs=1e-5)
+    path = run.folder / "importance" / "importance.json"
+    table = json.loads(path.read_text())
+    table["push"]["image"][0] += 1
+    path.write_text(json.dumps(table))
+    stale = collect_report(opened, run.splits, num_neighbours=0)
+    assert all(not card.reasons for card in stale.prototypes)
+    assert any("measured before the last push" in note for note in stale.notes)
+
+
+def test_a_missing_package_leaves_its_reason_out_and_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    measure(run)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    html = build_report(run.folder, run.splits).read_text(encoding="utf-8")
+    assert "The reasons in single images leave out texture: opencv-python-headless: must be installed" in html
+    assert "because of colour (hue)" in html

@@ -1,0 +1,80 @@
+"""The patches nearest to every prototype, as the page of a run shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from protokern.cli.prototype_files import PrototypeFiles
+from protokern.cli.runs import OpenRun
+from protokern.data import ImageDataset, Splits
+from protokern.explain.neighbours import SplitNeighbours, find_neighbours, view_neighbours
+from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
+from protokern.train.loaders import ordered_loader
+
+
+def add_neighbours(
+    cards: Sequence[PrototypeCard], run: OpenRun, splits: Splits, files: PrototypeFiles, k: int
+) -> tuple[PrototypeCard, ...]:
+    """Give every prototype that is a patch of an image the k patches nearest to it, in training and in test images.
+
+    One pass over each of the two, and one over the images that are shown. No picture is kept: each is read when the
+    page draws it. The patch that a prototype is does not count as its neighbour.
+
+    Args:
+        cards: of all prototypes of the run's model.
+        run: after a push.
+        splits: its data.
+        files: its prototypes.
+        k: neighbours in each of the two, at least 1.
+    """
+    batch_size = run.config.train.batch_size
+    train_loader, test_loader = (ordered_loader(one, batch_size, workers=0) for one in (splits.push, splits.test))
+    found = find_neighbours(run.model, train_loader, test_loader, k, push=run.push)
+    shown = [card.index for card in cards if card.picture is not None]
+    train = _neighbours("train", splits.push, found.train, run, files, shown)
+    test = _neighbours("test", splits.test, found.test, run, files, shown)
+    return tuple(
+        replace(
+            card,
+            neighbours=Neighbours(
+                train=tuple(train[card.index]),
+                test=tuple(test[card.index]),
+                agreement_train=float(found.train.agreement[card.index]),
+                agreement_test=float(found.test.agreement[card.index]),
+            ),
+        )
+        if card.index in train
+        else card
+        for card in cards
+    )
+
+
+def _neighbours(
+    split: str,
+    dataset: ImageDataset,
+    found: SplitNeighbours,
+    run: OpenRun,
+    files: PrototypeFiles,
+    prototypes: Sequence[int],
+) -> dict[int, list[Neighbour]]:
+    """The neighbours of some prototypes in one data set, nearest first, by prototype."""
+    by_rank: dict[int, dict[int, Neighbour]] = {index: {} for index in prototypes}
+    field = files.field_for(dataset[0][0]) if len(dataset) else None
+    for rank, image, pixels, view in view_neighbours(run.model, dataset, found, prototypes, receptive_field=field):
+        index = view.prototype
+        by_rank[index][rank] = Neighbour(
+            picture=SeenPicture(
+                image=LazyPicture(
+                    load=partial(dataset.display_image, image), shape=(*pixels.shape[1:], 3), key=(split, image)
+                ),
+                box=view.patch_box,
+                receptive_field_box=view.receptive_field_box,
+            ),
+            name=dataset.sample_name(image),
+            class_name=run.classes[int(found.label[index, rank])],
+            similarity=float(found.similarity[index, rank]),
+            distance=float(found.distance[index, rank]),
+        )
+    return {index: [of_rank[rank] for rank in sorted(of_rank)] for index, of_rank in by_rank.items()}

@@ -1,0 +1,85 @@
+"""Why things look alike to the prototypes of a run, as its page says it: from RUN/importance, and for single images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from protokern.cli.importance_files import ImportanceFiles, read_importance
+from protokern.cli.runs import OpenRun
+from protokern.errors import MissingPackageError
+from protokern.explain.importance import local_importance
+from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.models.base import PrototypeModel
+from protokern.report.data import ExplainedImage, PrototypeCard, Reason
+
+AddReasons = Callable[[ExplainedImage, np.ndarray], ExplainedImage]
+
+
+def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
+    """The scores of the run's prototypes, if they were measured; scores of an older push are noted and left out.
+
+    Raises:
+        CheckpointError: the file is broken or of another format.
+    """
+    files = None if run.push is None else read_importance(run.folder)
+    if files is None or run.push is None or files.comes_from(run.push):
+        return files
+    notes.append(
+        "What matters to the prototypes was measured before the last push, so it is left out. "
+        "Measure it anew with 'protokern importance RUN'."
+    )
+    return None
+
+
+def add_global_reasons(cards: Sequence[PrototypeCard], files: ImportanceFiles) -> tuple[PrototypeCard, ...]:
+    """Give every prototype that is a patch of an image its scores over the training images."""
+    return tuple(
+        card
+        if card.picture is None
+        else replace(card, reasons=files.reasons(card.index), mean_similarity=float(files.train.similarity[card.index]))
+        for card in cards
+    )
+
+
+def add_local_reasons(
+    item: ExplainedImage, picture: np.ndarray, model: PrototypeModel, modifications: dict[str, Modification]
+) -> ExplainedImage:
+    """Give every match of an explained image what each change of this image takes from its similarity.
+
+    Args:
+        item: the explained image.
+        picture: (Y, X, 3) uint8, as the model saw it.
+        model: that explained it.
+        modifications: by name.
+    """
+    scores = local_importance(model, picture, modifications)
+
+    def reasons(prototype: int) -> tuple[Reason, ...]:
+        return tuple(
+            Reason(name, float(delta)) for name, delta in zip(scores.names, scores.delta[:, prototype], strict=True)
+        )
+
+    return replace(
+        item,
+        classes=tuple(
+            replace(one, matches=tuple(replace(match, reasons=reasons(match.prototype.index)) for match in one.matches))
+            for one in item.classes
+        ),
+    )
+
+
+def choose_local_modifications(files: ImportanceFiles, notes: list[str]) -> dict[str, Modification]:
+    """Those that the scores are of and that can be applied here; what is left out is noted."""
+    chosen: dict[str, Modification] = {}
+    for name in files.train.names:
+        if name not in MODIFICATIONS:
+            notes.append(f"The reasons in single images leave out {name}, which is no modification of the package.")
+            continue
+        try:
+            chosen |= choose_modifications([name])
+        except MissingPackageError as error:
+            notes.append(f"The reasons in single images leave out {name}: {error}")
+    return chosen

@@ -80,9 +80,10 @@ class Canvas:
         axes.set_axis_off()
         if box is not None:
             y0, x0, y1, x1 = box
-            inset = 0.008 * max(rows, columns)  # half a line, so that a frame along the border is not cut
+            thickness = min(1.0, side / SIDE)
+            inset = 0.008 * thickness * SIDE / side * max(rows, columns)  # half a line: none is cut at the border
             corner, size = (x0 + inset, y0 + inset), (x1 - x0 - 2 * inset, y1 - y0 - 2 * inset)
-            for line, color in ((3.6, "black"), (1.9, _FRAME)):
+            for line, color in ((3.6 * thickness, "black"), (1.9 * thickness, _FRAME)):
                 axes.add_patch(Rectangle(corner, *size, fill=False, linewidth=line, edgecolor=color, joinstyle="miter"))
 
 

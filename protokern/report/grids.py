@@ -12,7 +12,7 @@ from protokern.report.words import name_classes
 COLUMNS, ROWS = 6, 7  # of a page
 _SIDE, _WORDS, _ROW_GAP = 1.25, 0.42, 0.06  # inches: a picture, the two lines below it, until the next row
 _NAME = 19  # letters below a picture
-_HEAD, _LABEL, _APART = 0.85, 0.8, 0.22
+_HEAD, _LABEL, _APART = 0.85, 0.98, 0.16
 _KINDS = ("box", "heat")
 
 
@@ -98,8 +98,8 @@ def write_neighbours(card: PrototypeCard, path: Path) -> None:
     for row, (name, neighbours, agreement) in enumerate(rows):
         top = _HEAD + row * step
         left = first - _LABEL
-        canvas.write(left, top + _SIDE / 2 - 0.2, f"nearest {name}", size=7.5, color=MUTED)
-        canvas.write(left, top + _SIDE / 2 - 0.05, "patches", size=7.5, color=MUTED)
+        canvas.write(left, top + _SIDE / 2 - 0.2, "nearest patches,", size=7.5, color=MUTED)
+        canvas.write(left, top + _SIDE / 2 - 0.05, f"{name} images", size=7.5, color=MUTED)
         if neighbours:
             canvas.write(left, top + _SIDE / 2 + 0.18, f"{agreement:.0%}", size=12, weight="bold")
             canvas.write(left, top + _SIDE / 2 + 0.36, "of its class", size=7.5, color=MUTED)

@@ -46,8 +46,9 @@ def test_a_table_and_a_figure_for_every_prototype(
             for rank, one in enumerate(entry[name]["neighbours"]):
                 assert one["image"] == data.sample_name(int(split.image[j, rank]))
                 assert one["class"] == CLASSES[int(split.label[j, rank])]
-                assert one["distance"] == pytest.approx(float(split.distance[j, rank]))
-                assert one["similarity"] == pytest.approx(float(split.similarity[j, rank]))
+                # the command's convolutions have another memory format, and round otherwise
+                assert one["distance"] == pytest.approx(float(split.distance[j, rank]), rel=1e-3)
+                assert one["similarity"] == pytest.approx(float(split.similarity[j, rank]), rel=1e-3)
                 assert one["patch"] == list(divmod(int(split.patch[j, rank]), split.grid[1]))
                 assert len(one["patch_box"]) == len(one["receptive_field_box"]) == 4
 

@@ -71,7 +71,7 @@ def test_what_does_not_fit_goes_to_the_next_page(report_data: ReportData, tmp_pa
 def test_neighbours_are_drawn_with_their_classes_and_agreement(card: PrototypeCard, tmp_path: Path) -> None:
     write_neighbours(card, tmp_path / "one.svg")
     words = svg_words(tmp_path / "one.svg")
-    for word in ("100%", "0%", "similarity 5.00", "similarity 3.00", "Eichelhäher Šojka", "nearest training"):
+    for word in ("100%", "0%", "similarity 5.00", "similarity 3.00", "Eichelhäher Šojka", "training images"):
         assert word in words
     assert (tmp_path / "one.svg").read_text().count("<image") == 5
 

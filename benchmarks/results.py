@@ -14,6 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 SPEED = RESULTS / "speed.csv"
 MEMORY = RESULTS / "memory.csv"
 PUSH = RESULTS / "push.csv"
+IMPORTANCE = RESULTS / "importance.csv"
 POOL = RESULTS / "pool.csv"
 Row = TypeVar("Row", bound="DataclassInstance")
 

@@ -122,6 +122,32 @@ class PushRow(Measurement):
 
 
 @dataclass(frozen=True)
+class ImportanceRow(Measurement):
+    """The importance of modifications against what it cannot do without.
+
+    Attributes:
+        modifications: how many.
+        rounds: of each kind; they alternate.
+        backbone_s: the bare backbone over the images, once for the originals and once for each modification.
+        modifications_s: all modifications of all images, with the same threads.
+        ratio: median over rounds of importance time over the sum of these two of the same round.
+    """
+
+    backbone: str
+    images: int
+    image_size: int
+    prototypes: int
+    modifications: int
+    batch_size: int
+    threads: int
+    rounds: int
+    backbone_s: float
+    modifications_s: float
+    importance_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class PoolRow(Measurement):
     """Forward and backward of ProtoPool's head by one provider.
 

@@ -171,6 +171,8 @@ CUDA_MEMORY_CASE = "imagenet14"
 CUDA_MEMORY_SHARE = 0.02
 # Push over a folder of photographs against the bare backbone over the same images.
 PUSH_RATIO = 1.10
+# Importance of six modifications against seven passes of the bare backbone and the modifications alone.
+IMPORTANCE_RATIO = 1.15
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
 

@@ -220,6 +220,11 @@ def stream_importance(
     return measure.batches(iter(images), batch_size)
 
 
+def modification_threads() -> ThreadPoolExecutor:
+    """The threads that modify images: Pillow and OpenCV work without Python's lock."""
+    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS))
+
+
 class _Measure:
     """Measures batches of images with one model."""
 
@@ -239,7 +244,7 @@ class _Measure:
     def batches(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[ImportanceBatch]:
         size: tuple[int, ...] | None = None
         first = 0
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        with modification_threads() as pool:
             while batch := list(islice(images, batch_size)):
                 for image in batch:
                     check_image(image)

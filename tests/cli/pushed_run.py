@@ -49,9 +49,9 @@ def write_photos(root: Path) -> None:
                 Image.fromarray(np.stack([grey, grey // 2, 255 - grey], axis=-1)).save(folder / f"{number}.png")
 
 
-def make_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
+def make_run(root: Path, *, is_pushed: bool = True, size: int | tuple[int, int] = SIZE) -> PushedRun:
     """Write photographs and a run folder with one checkpoint below `root`; no pictures of prototypes yet."""
-    return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed)
+    return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed, size=size)
 
 
 def make_pool_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
@@ -67,19 +67,21 @@ def choose(model: PrototypeModel) -> None:
     model.assignment.slots.copy_(torch.tensor(POOL_SLOTS))
 
 
-def _make_run(root: Path, model_table: dict[str, Any], *, is_pushed: bool) -> PushedRun:
+def _make_run(
+    root: Path, model_table: dict[str, Any], *, is_pushed: bool, size: int | tuple[int, int] = SIZE
+) -> PushedRun:
     data, folder = root / "photos", root / "run"
     write_photos(data)
     folder.mkdir()
     table = {
         "model": {"backbone": "tiny", "weights": "none", "prototype_dim": 8, **model_table},
-        "data": {"path": str(data), "image_size": SIZE, "val_fraction": 0.34, "cache": "none"},
+        "data": {"path": str(data), "image_size": size, "val_fraction": 0.34, "cache": "none"},
         "train": {"batch_size": 4},
     }
     config = parse_config(table)
-    splits = open_splits(data, image_size=SIZE, val_fraction=0.34)
+    splits = open_splits(data, image_size=size, val_fraction=0.34)
     torch.manual_seed(1)
-    model = build_model(config.model, 2, SIZE).eval()
+    model = build_model(config.model, 2, size).eval()
     if is_pushed and model.chooses:
         choose(model)
     push = push_prototypes(model, DataLoader(splits.push, batch_size=4)) if model.is_hard else None

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -168,3 +171,70 @@ def test_an_out_that_is_a_file_is_refused(
     photo = pushed.data / "test" / CLASSES[0] / "0.png"
     assert main(["explain", str(pushed.folder), str(photo), "--out", str(tmp_path / "out")]) == 2
     assert "out: could not be written" in capsys.readouterr().err
+
+
+def test_images_that_are_not_square_keep_their_sides(tmp_path: Path) -> None:
+    run = make_run(tmp_path, size=(24, 40))
+    write_prototypes(run.folder, run.model, run.splits, run.push)
+    Image.new("LA", (90, 17), (70, 128)).save(tmp_path / "grey.png")
+    out = tmp_path / "out"
+    command = ["explain", str(run.folder), str(tmp_path / "grey.png"), "--out", str(out), "--heat-map", "gradient"]
+    assert main(command) == 0
+    for entry in json.loads((out / "grey.json").read_text())["classes"][0]["prototypes"]:
+        assert entry["patch"][0] < 3
+        assert entry["patch"][1] < 5
+        for name in ("activation_box", "patch_box", "receptive_field_box"):
+            y0, x0, y1, x1 = entry[name]
+            assert 0 <= y0 < y1 <= 24
+            assert 0 <= x0 < x1 <= 40
+    assert main(["prototypes", str(run.folder), "--out", str(out), "--only", "0"]) == 0
+
+
+def change_state(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = run / "checkpoints" / "push-2" / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+
+
+def take_weights_of_a_pool(run: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of prototypes that no class uses
+        pool = make_pool_run(run.parent / "pool")
+    shutil.copy(pool.folder / "checkpoints/push-2/model.safetensors", run / "checkpoints/push-2/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (take_weights_of_a_pool, "push-2: the weights do not fit the model: "),
+        (
+            lambda run: change_state(run, lambda state: state.update(format="protokern-99")),
+            "written by another version",
+        ),
+        (
+            lambda run: change_state(run, lambda state: state["config"]["model"].update(name="prototree")),
+            "holds a model 'prototree', which this version does not have",
+        ),
+        (
+            lambda run: change_state(run, lambda state: state["config"]["model"].update(heads=3)),
+            "holds settings of a protopnet that this version does not have: heads. Update protokern.",
+        ),
+        (lambda run: (run / "prototypes" / "0000-heat.png").write_bytes(b"no"), "0000-heat.png: must be a picture"),
+    ],
+    ids=["other-weights", "other-format", "unknown-model", "unknown-setting", "broken-picture"],
+)
+def test_a_checkpoint_that_this_version_cannot_explain_is_one_line(
+    pushed: PushedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    message: str,
+) -> None:
+    shutil.copytree(pushed.folder, tmp_path / "run")
+    spoil(tmp_path / "run")
+    photo = pushed.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1

@@ -222,7 +222,7 @@ def stream_importance(
 
 def modification_threads() -> ThreadPoolExecutor:
     """The threads that modify images: Pillow and OpenCV work without Python's lock."""
-    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS))
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
 
 
 class _Measure:

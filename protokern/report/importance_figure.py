@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 _TRAIN, _TEST, _INK, _MUTED = "#0d6b66", "#c98a2b", "#1f2427", "#5d666b"
-_ROW, _HEAD, _FOOT, _WIDTH = 0.62, 0.95, 0.8, 7.2  # inches
+_ROW, _HEAD, _FOOT, _WIDTH = 0.62, 0.7, 0.7, 7.2  # inches
 
 
 def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.ndarray, path: Path) -> None:
@@ -54,7 +54,10 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.text(0.02, 1 - 0.32 / height, "What matters to the prototypes", fontsize=13, family="serif", weight="bold")
-    legend = [Patch(color=_TRAIN, alpha=0.55, label="training images"), Patch(color=_TEST, alpha=0.55, label="test")]
+    legend = [
+        Patch(color=_TRAIN, alpha=0.55, label="training images"),
+        Patch(color=_TEST, alpha=0.55, label="test images"),
+    ]
     figure.legend(handles=legend, loc="upper right", bbox_to_anchor=(0.98, 1 - 0.12 / height), ncols=2, frameon=False)
     # Without a date and with ids by content, an .svg file is the same for the same scores.
     with matplotlib.rc_context({"svg.hashsalt": "protokern"}):

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import MEMORY, POOL, PUSH, SPEED, read_rows
-from benchmarks.rows import Measurement, MemoryRow, PoolRow, PushRow, SpeedRow
+from benchmarks.results import MEMORY, POOL, PUSH, REPORT, SPEED, read_rows
+from benchmarks.rows import Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SpeedRow
 from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
@@ -39,11 +39,16 @@ class Stored:
     memory: Sequence[MemoryRow]
     push: Sequence[PushRow]
     pool: Sequence[PoolRow] = ()
+    report: Sequence[ReportRow] = ()
 
 
 def from_results() -> Stored:
     return Stored(
-        read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), read_rows(PUSH, PushRow), read_rows(POOL, PoolRow)
+        read_rows(SPEED, SpeedRow),
+        read_rows(MEMORY, MemoryRow),
+        read_rows(PUSH, PushRow),
+        read_rows(POOL, PoolRow),
+        read_rows(REPORT, ReportRow),
     )
 
 
@@ -183,6 +188,9 @@ def full(stored: Stored) -> str:
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
+    if stored.report:
+        reports = list({(row.device, row.prototypes, row.classes): row for row in stored.report}.values())
+        parts += ["## The report of a run", report_table(reports), caption(reports)]
     return "\n\n".join(parts)
 
 
@@ -254,6 +262,20 @@ def push_table(rows: Sequence[PushRow]) -> str:
         what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
         mark = "" if row.quiet else BUSY_MARK
         lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def report_table(rows: Sequence[ReportRow]) -> str:
+    lines = [
+        "| report | built in | the page alone | page | pictures beside it | first paint | loaded | a prototype opens |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        mark = "" if row.quiet else BUSY_MARK
+        what = f"{row.prototypes} prototypes, {row.classes} classes, {row.train_images + row.test_images} images{mark}"
+        views = (f"{ms:.0f} ms" if ms is not None else "" for ms in (row.paint_ms, row.load_ms, row.open_ms))
+        sizes = f"{row.page_mb:.1f} MB | {row.pictures}, {row.pictures_mb:.0f} MB"
+        lines.append(f"| {what} | {row.build_s:.1f} s | {row.page_s:.1f} s | {sizes} | {' | '.join(views)} |")
     return "\n".join(lines)
 
 

@@ -173,6 +173,9 @@ CUDA_MEMORY_SHARE = 0.02
 PUSH_RATIO = 1.10
 # Importance of six modifications against seven passes of the bare backbone and the modifications alone.
 IMPORTANCE_RATIO = 1.15
+# The page of a run with 2,000 prototypes: building it, and the first view of it in Chromium.
+REPORT_BUILD_S = 180.0
+REPORT_VIEW_MS = 2000.0
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 MOST_INSIDE = 16_000_000  # bytes of pictures; a page that holds more opens slowly, so "auto" puts them beside it
 LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 makes four of three
+MOST_DRAWN = 200  # prototypes; of more, only those in sight are laid out and drawn
 Place = Literal["auto", "inside", "beside"]
 _STAGES = {
     "warm": "warm-up",
@@ -126,6 +127,7 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
             groups=group_by_class(data) if one_class_each else group_by_use(data),
             filter_classes=list_filter_classes(data),
             charts=[charts.accuracy_chart(data.epochs), charts.loss_chart(data.epochs)] if data.epochs else [],
+            is_many=len(data.prototypes) > MOST_DRAWN,
             num_sources=len(pictures),
             is_focal=any(item.is_focal for item in data.explanations),
             has_slots=pool is not None,

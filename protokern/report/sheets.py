@@ -16,7 +16,7 @@ from protokern.report.numbers import decimal, short
 from protokern.report.words import is_own, main_reasons, name_classes, name_property, say_agreement, say_because
 
 # What ends a script or begins markup, as JSON may also write it.
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
 
 def page_pictures(data: ReportData) -> Iterator[Picture]:
@@ -68,7 +68,9 @@ def sheets_json(data: ReportData, shelf: PictureShelf, num_on_page: int, *, besi
         sheets.append(sheet)
     table = {"beside": beside, "pictures": pictures, "sheets": sheets, "texts": texts.all}
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+    for letter, escape in _ESCAPES:
+        text = text.replace(letter, escape)
+    return text
 
 
 class _Texts:

@@ -10,7 +10,7 @@ MOST_NAMES = 3
 MOST_REASONS = 3
 LEAST_SHARE = 0.05  # of the similarity; a change that takes less off it is no reason
 LEAST_SCORE = 0.005  # what is shown as 0.00 is no reason either
-_PROPERTIES = {"hue": "colour (hue)", "saturation": "strength of colour (saturation)"}
+_PROPERTIES = {"hue": "colour (hue)", "saturation": "colour strength (saturation)"}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

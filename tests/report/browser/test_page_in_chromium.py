@@ -246,6 +246,10 @@ def test_on_paper_all_is_unfolded_and_dark_on_white(open_page: OpenPage, page_pa
     assert page.locator(".top:visible, .filter:visible").count() == 0
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator(".explained details:not([open])").count() == 0
+    page.evaluate("location.hash = '#prototype-0'")
+    page.wait_for_function("document.getElementById('sheet').open")
+    assert page.locator("main:visible").count() == 0  # an open sheet is printed alone
+    assert page.locator("#sheet-body:visible").count() == 1
 
 
 def test_without_javascript_everything_but_the_sheets_can_be_read(open_page: OpenPage, page_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from protokern.cli.arguments import (
     check_only,
     choose_device,
 )
-from protokern.cli.neighbour_views import find_in_splits, see_neighbours
 from protokern.cli.report_data import find_prototypes
+from protokern.cli.report_neighbours import find_in_splits, see_neighbours
 from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
@@ -25,7 +24,6 @@ from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
 from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
-_AT_ONCE = 32  # prototypes whose pictures are in memory
 _MOST_NAMED = 10
 
 
@@ -49,18 +47,14 @@ def run(args: argparse.Namespace) -> int:
     found = find_in_splits(opened, splits, args.k)
     files = find_prototypes(opened, splits)
     cards = prototype_cards(opened.model, opened.classes, files)
-    field = None if files is None else files.receptive_field
+    assert files is not None
+    cards = see_neighbours(cards, opened, splits, files, found, chosen)
     out = Path(args.out)
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for start in range(0, len(chosen), _AT_ONCE):
-        part = chosen[start : start + _AT_ONCE]
-        for index, neighbours in see_neighbours(opened, splits, found, part, field).items():
-            card = replace(cards[index], neighbours=neighbours)
-            entries.append(_entry(card, found))
-            with explain_write_errors(out):
-                write_neighbours(card, out / f"prototype-{index:04d}.{args.format}")
+        for index in chosen:
+            write_neighbours(cards[index], out / f"prototype-{index:04d}.{args.format}")
+    entries = [_entry(cards[index], found) for index in chosen]
     table = out / "neighbours.json"
     write_file(table, to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries}))
     print("\n".join([*_summary(opened, found, chosen), f"  {table}", f"  {out}/prototype-*.{args.format}"]))

@@ -1,4 +1,4 @@
-"""The patches nearest to every prototype, as the page of a run shows them."""
+"""The patches nearest to every prototype, as the page of a run and figures show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.runs import OpenRun
 from protokern.data import ImageDataset, Splits
-from protokern.explain.neighbours import SplitNeighbours, find_neighbours, view_neighbours
+from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
 from protokern.train.loaders import ordered_loader
 
@@ -29,12 +29,28 @@ def add_neighbours(
         files: its prototypes.
         k: neighbours in each of the two, at least 1.
     """
-    batch_size = run.config.train.batch_size
-    train_loader, test_loader = (ordered_loader(one, batch_size, workers=0) for one in (splits.push, splits.test))
-    found = find_neighbours(run.model, train_loader, test_loader, k, push=run.push)
     shown = [card.index for card in cards if card.picture is not None]
-    train = _neighbours("train", splits.push, found.train, run, files, shown)
-    test = _neighbours("test", splits.test, found.test, run, files, shown)
+    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, k), shown)
+
+
+def find_in_splits(run: OpenRun, splits: Splits, k: int) -> GlobalExplanation:
+    """The k patches nearest to every prototype of a run in its training and its test images."""
+    batch_size, workers = run.config.train.batch_size, run.config.data.workers
+    train, test = (ordered_loader(one, batch_size, workers) for one in (splits.push, splits.test))
+    return find_neighbours(run.model, train, test, k, push=run.push)
+
+
+def see_neighbours(
+    cards: Sequence[PrototypeCard],
+    run: OpenRun,
+    splits: Splits,
+    files: PrototypeFiles,
+    found: GlobalExplanation,
+    prototypes: Sequence[int],
+) -> tuple[PrototypeCard, ...]:
+    """Give some prototypes the neighbours that `find_in_splits` found; the other cards stay."""
+    train = _neighbours("train", splits.push, found.train, run, files, prototypes)
+    test = _neighbours("test", splits.test, found.test, run, files, prototypes)
     return tuple(
         replace(
             card,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, Canvas, save, save_pages, shortened
 from protokern.report.data import Neighbour, PrototypeCard
-from protokern.report.words import name_classes
+from protokern.report.words import is_own, name_classes
 
 COLUMNS, ROWS = 6, 7  # of a page
 _SIDE, _WORDS, _ROW_GAP = 1.25, 0.42, 0.06  # inches: a picture, the two lines below it, until the next row
@@ -109,8 +109,7 @@ def write_neighbours(card: PrototypeCard, path: Path) -> None:
 
 
 def _draw_neighbour(canvas: Canvas, card: PrototypeCard, neighbour: Neighbour, *, left: float, top: float) -> None:
-    is_own = neighbour.class_name in {one.class_name for one in card.classes}
     canvas.show(neighbour.picture.image, left, top, neighbour.picture.box, side=_SIDE)
     name = shortened(neighbour.class_name, _NAME)
-    canvas.write(left, top + _SIDE + 0.12, name, size=7.5, color=ACCENT if is_own else AGAINST)
+    canvas.write(left, top + _SIDE + 0.12, name, size=7.5, color=ACCENT if is_own(card, neighbour) else AGAINST)
     canvas.write(left, top + _SIDE + 0.28, f"similarity {neighbour.similarity:.2f}", size=7.5, color=MUTED)

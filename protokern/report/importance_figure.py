@@ -48,7 +48,7 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
             meanprops={"marker": "o", "markersize": 4, "markerfacecolor": _INK, "markeredgecolor": "white"},
         )
     axes.axvline(0, color=_MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [names[row] for row in order], color=_INK)
+    axes.set_yticks(range(len(names)), [names[row] for row in order], color=_INK, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("similarity lost when the property is changed", color=_INK)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -72,23 +72,31 @@ def gradient_heat_map(
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         pixels = image.detach().to(parameter.device, parameter.dtype, copy=True)[None].requires_grad_()
         similarity = _Similarity(model, prototype, patch)
-        saliency = attribution.Saliency(similarity)
         if method == "gradient":
-            gradient = saliency.attribute(pixels, abs=False)  # (1, C, Y, X)
+            gradient = attribution.Saliency(similarity).attribute(pixels, abs=False)  # (1, C, Y, X)
             if similarity.is_at_copy:
                 gradient = torch.zeros_like(gradient)
         else:
             with _seeded(pixels.device, seed):
-                gradient = attribution.NoiseTunnel(saliency).attribute(
-                    pixels,
-                    nt_type="smoothgrad",
-                    nt_samples=samples,
-                    nt_samples_batch_size=min(samples, _BATCH),
-                    stdevs=noise * float(pixels.detach().max() - pixels.detach().min()),
-                    abs=False,
-                )
+                gradient = _mean_gradient(attribution, similarity, pixels, samples, noise)
     heat_map: np.ndarray = gradient[0].detach().abs().sum(dim=0).float().cpu().numpy()
     return heat_map
+
+
+def _mean_gradient(
+    attribution: ModuleType, similarity: _Similarity, pixels: Tensor, samples: int, noise: float
+) -> Tensor:
+    """The mean gradient (1, C, Y, X) over copies of `pixels` (1, C, Y, X) under normal noise."""
+    values = pixels.detach()
+    mean: Tensor = attribution.NoiseTunnel(attribution.Saliency(similarity)).attribute(
+        pixels,
+        nt_type="smoothgrad",
+        nt_samples=samples,
+        nt_samples_batch_size=min(samples, _BATCH),
+        stdevs=noise * float(values.max() - values.min()),
+        abs=False,
+    )
+    return mean
 
 
 def _captum() -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
-from protokern.models.base import PrototypeModel
+from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 
 EXPLAINED_CLASSES = 3
@@ -151,20 +152,13 @@ def explain_image(
     check_heat_map(heat_map)
     parameter = next(model.parameters())
     image = image.to(parameter.device, parameter.dtype)
-    weight = model.prototype_weight.detach().double().cpu().numpy()
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
         if receptive_field is None:
             receptive_field = find_receptive_field(model.features, image)
         output = model.head(features)
         logits = output.logits[0].float().cpu().numpy()
-        spoken = _Spoken(
-            distance=output.min_distances[0].double().cpu().numpy(),
-            similarity=output.activations[0].double().cpu().numpy(),
-            weight=weight,
-            is_own=model.class_identity.cpu().numpy() > 0,
-            slots=None if model.slots is None else model.slots.cpu().numpy(),
-        )
+        spoken = _Spoken.of_first_image(model, output)
         if classes is None:
             classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
         shown = {k: np.argsort(-np.abs(spoken.points[:, k]), kind="stable")[:top].tolist() for k in classes}
@@ -190,6 +184,16 @@ class _Spoken:
     weight: np.ndarray
     is_own: np.ndarray
     slots: np.ndarray | None
+
+    @classmethod
+    def of_first_image(cls, model: PrototypeModel, output: ModelOutput) -> Self:
+        return cls(
+            distance=output.min_distances[0].double().cpu().numpy(),
+            similarity=output.activations[0].double().cpu().numpy(),
+            weight=model.prototype_weight.detach().double().cpu().numpy(),
+            is_own=model.class_identity.cpu().numpy() > 0,
+            slots=None if model.slots is None else model.slots.cpu().numpy(),
+        )
 
     @property
     def points(self) -> np.ndarray:

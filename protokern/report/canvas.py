@@ -78,6 +78,7 @@ class Canvas:
         rows, columns = picture.shape[:2]
         axes.imshow(np.asarray(picture), interpolation="lanczos", extent=(0, columns, rows, 0))
         axes.set_axis_off()
+        axes.set_anchor("SW")  # by the words below it, where it does not fill the square
         if box is not None:
             y0, x0, y1, x1 = box
             thickness = min(1.0, side / SIDE)

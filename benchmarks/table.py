@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import MEMORY, POOL, PUSH, REPORT, SPEED, read_rows
-from benchmarks.rows import Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SpeedRow
+from benchmarks.results import IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SPEED, read_rows
+from benchmarks.rows import ImportanceRow, Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SpeedRow
 from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
@@ -40,6 +40,7 @@ class Stored:
     push: Sequence[PushRow]
     pool: Sequence[PoolRow] = ()
     report: Sequence[ReportRow] = ()
+    importance: Sequence[ImportanceRow] = ()
 
 
 def from_results() -> Stored:
@@ -49,6 +50,7 @@ def from_results() -> Stored:
         read_rows(PUSH, PushRow),
         read_rows(POOL, PoolRow),
         read_rows(REPORT, ReportRow),
+        read_rows(IMPORTANCE, ImportanceRow),
     )
 
 
@@ -188,6 +190,9 @@ def full(stored: Stored) -> str:
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
+    if stored.importance:
+        measured = list({(row.backbone, row.images, row.image_size): row for row in stored.importance}.values())
+        parts += ["## Importance of visible properties", importance_table(measured), caption(measured)]
     if stored.report:
         reports = list({(row.device, row.prototypes, row.classes): row for row in stored.report}.values())
         parts += ["## The report of a run", report_table(reports), caption(reports)]
@@ -262,6 +267,17 @@ def push_table(rows: Sequence[PushRow]) -> str:
         what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
         mark = "" if row.quiet else BUSY_MARK
         lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def importance_table(rows: Sequence[ImportanceRow]) -> str:
+    lines = ["| importance | bare backbone | modifications | all | ratio |", "| --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
+        passes = f"{row.backbone_s:.1f} s ({row.modifications + 1} passes)"
+        mark = "" if row.quiet else BUSY_MARK
+        cells = [f"{what}{mark}", passes, f"{row.modifications_s:.1f} s", f"{row.importance_s:.1f} s"]
+        lines.append(f"| {' | '.join(cells)} | {row.ratio:.3f} |")
     return "\n".join(lines)
 
 

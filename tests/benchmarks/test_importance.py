@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.importance import Round, main
 from benchmarks.results import read_rows
 from benchmarks.rows import ImportanceRow
+from benchmarks.table import importance_table
 
 
 def test_a_row_with_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +21,8 @@ def test_a_row_with_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (row.images, row.prototypes, row.modifications, row.rounds) == (6, 10, 6, 2)
     assert min(row.backbone_s, row.modifications_s, row.importance_s) > 0
     assert "7 bare passes" in capsys.readouterr().out
+    shown = replace(row, backbone_s=30.0, modifications_s=9.0, importance_s=40.0, ratio=1.03)
+    assert "| 30.0 s (7 passes) | 9.0 s | 40.0 s | 1.030 |" in importance_table([shown])
 
 
 def test_the_ratio_is_the_whole_over_its_parts() -> None:

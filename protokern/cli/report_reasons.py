@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +13,7 @@ from protokern.errors import MissingPackageError
 from protokern.explain.importance import local_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ExplainedImage, PrototypeCard, Reason
-
-AddReasons = Callable[[ExplainedImage, np.ndarray], ExplainedImage]
+from protokern.report.data import ExplainedImage, Match, PrototypeCard, Reason
 
 
 def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
@@ -28,7 +26,7 @@ def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
     if files is None or run.push is None or files.comes_from(run.push):
         return files
     notes.append(
-        "What matters to the prototypes was measured before the last push, so it is left out. "
+        "What matters to the prototypes was measured before the last push or pruning, so it is left out. "
         "Measure it anew with 'protokern importance RUN'."
     )
     return None
@@ -57,18 +55,17 @@ def add_local_reasons(
     """
     scores = local_importance(model, picture, modifications)
 
-    def reasons(prototype: int) -> tuple[Reason, ...]:
-        return tuple(
-            Reason(name, float(delta)) for name, delta in zip(scores.names, scores.delta[:, prototype], strict=True)
+    def explained(match: Match) -> Match:
+        index = match.prototype.index
+        deltas = zip(scores.names, scores.delta[:, index].tolist(), strict=True)
+        return replace(
+            match,
+            reasons=tuple(Reason(name, delta) for name, delta in deltas),
+            place_similarity=float(scores.similarity[index]) if model.is_focal else None,
         )
 
-    return replace(
-        item,
-        classes=tuple(
-            replace(one, matches=tuple(replace(match, reasons=reasons(match.prototype.index)) for match in one.matches))
-            for one in item.classes
-        ),
-    )
+    classes = (replace(one, matches=tuple(map(explained, one.matches))) for one in item.classes)
+    return replace(item, classes=tuple(classes))
 
 
 def choose_local_modifications(files: ImportanceFiles, notes: list[str]) -> dict[str, Modification]:

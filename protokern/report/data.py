@@ -154,6 +154,8 @@ class Match:
         points: their product.
         slots: the slots of that class that hold the prototype; none in models without slots.
         reasons: what matters to the prototype in this image; empty where nobody measured.
+        place_similarity: what `reasons` are parts of, where `similarity` is focal: that of the place, before the
+            image's average comes off. None: they are parts of `similarity`.
     """
 
     picture: SeenPicture
@@ -163,6 +165,7 @@ class Match:
     points: float
     slots: tuple[int, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    place_similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

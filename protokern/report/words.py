@@ -81,7 +81,10 @@ def say_because(card: PrototypeCard) -> str:
 
 def say_because_here(match: Match) -> str:
     """Why a patch of this image looks like a prototype, as a sentence; empty where nobody measured."""
-    return _say(match.reasons, match.similarity, "the similarity")
+    place = match.place_similarity
+    if place is None:
+        return _say(match.reasons, match.similarity, "the similarity")
+    return _say(match.reasons, place, f"the similarity ({place:.2f} before the image's average comes off)")
 
 
 def _say(reasons: Sequence[Reason], similarity: float | None, what: str) -> str:

@@ -314,3 +314,33 @@ def test_a_missing_package_leaves_its_reason_out_and_the_page_says_so(
     html = build_report(run.folder, run.splits).read_text(encoding="utf-8")
     assert "The reasons in single images leave out texture: opencv-python-headless: must be installed" in html
     assert "because of colour (hue)" in html
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_reasons_in_an_image_of_a_pool_are_parts_of_the_similarity_at_the_place(tmp_path: Path) -> None:
+    run = make_pool_run(tmp_path)
+    measure(run)
+    opened = open_run(str(run.folder), data=None, changes=(), device=run.model.device)
+    item = collect_report(opened, run.splits, num_neighbours=0).explanations[0]
+    index = next(i for i in range(8) if run.splits.test.sample_name(i) == item.name)
+    expected = local_importance(run.model, run.splits.test.display_image(index))
+    for match in item.classes[0].matches:
+        assert match.place_similarity == pytest.approx(expected.similarity[match.prototype.index], abs=1e-4)
+        assert match.place_similarity > match.similarity
+
+
+def test_a_pruned_run_leaves_older_scores_out_and_keeps_neighbours_right(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    measure(run)
+    assert main(["prune", str(run.folder), "--set", "prune.k=2", "--set", "prune.threshold=2"]) == 0
+    opened = open_run(str(run.folder), data=None, changes=(), device=run.model.device)
+    assert 0 < opened.model.num_prototypes < 6
+    data = collect_report(opened, run.splits, num_neighbours=1)
+    assert opened.push is not None
+    assert any("before the last push or pruning" in note for note in data.notes)
+    for card in data.prototypes:
+        assert not card.reasons
+        assert card.neighbours is not None
+        own = run.splits.push.sample_name(int(opened.push.image[card.index]))
+        assert card.source_name == own
+        assert card.neighbours.train[0].name != own

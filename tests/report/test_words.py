@@ -98,6 +98,18 @@ def test_a_match_says_why_it_matched_here(explained: ExplainedImage) -> None:
     assert say_because_here(replace(match, reasons=())) == ""
 
 
+def test_reasons_of_a_focal_match_are_parts_of_the_similarity_at_its_place(explained: ExplainedImage) -> None:
+    small = replace(explained.classes[0].matches[0], similarity=0.5, reasons=(Reason("hue", 0.2),))
+    assert say_because_here(small) != say_because_here(replace(small, place_similarity=6.0))
+    assert say_because_here(replace(small, place_similarity=6.0)) == (
+        "Changing its colour (hue) did not make it look much less alike."
+    )
+    assert say_because_here(replace(small, place_similarity=3.0)) == (
+        "Mostly because of its colour (hue): changing that takes 0.20 off the similarity "
+        "(3.00 before the image's average comes off)."
+    )
+
+
 def test_agreement_is_said_in_words(explained: ExplainedImage) -> None:
     match = explained.classes[0].matches[0]
     hat, cap = make_neighbour(0, "hat"), make_neighbour(1, "cap")

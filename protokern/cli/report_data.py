@@ -95,6 +95,7 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         classes=run.classes,
         prototypes=cards,
         slots=class_slots(run.model, run.classes),
+        is_focal=run.model.is_focal,
         still_chooses=still_chooses,
         explanations=explanations,
         confusion=confusion,

@@ -296,6 +296,8 @@ class ReportData:
         classes: class names, in the order of the logits.
         prototypes: all prototypes of the model.
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
+        is_focal: points are made of similarities less those of the image on average; those of reasons and of nearest
+            patches are before that.
         still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None when the page was made without them.
@@ -310,6 +312,7 @@ class ReportData:
     classes: tuple[str, ...]
     prototypes: tuple[PrototypeCard, ...]
     slots: tuple[ClassSlots, ...] = ()
+    is_focal: bool = False
     still_chooses: bool = False
     explanations: tuple[ExplainedImage, ...] = ()
     confusion: Confusion | None = None

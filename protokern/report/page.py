@@ -129,7 +129,7 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
             charts=[charts.accuracy_chart(data.epochs), charts.loss_chart(data.epochs)] if data.epochs else [],
             is_many=len(data.prototypes) > MOST_DRAWN,
             num_sources=len(pictures),
-            is_focal=any(item.is_focal for item in data.explanations),
+            is_focal=data.is_focal,
             has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
             confusion_rows=make_confusion_rows(data),

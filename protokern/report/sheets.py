@@ -66,7 +66,7 @@ def sheets_json(data: ReportData, shelf: PictureShelf, num_on_page: int, *, besi
         sheet = _sheet(card, shelf, texts)
         sheet["of"] = "not chosen yet" if data.still_chooses else name_classes(card)
         sheets.append(sheet)
-    table = {"beside": beside, "pictures": pictures, "sheets": sheets, "texts": texts.all}
+    table = {"beside": beside, "focal": data.is_focal, "pictures": pictures, "sheets": sheets, "texts": texts.all}
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for letter, escape in _ESCAPES:
         text = text.replace(letter, escape)

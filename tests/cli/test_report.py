@@ -72,6 +72,7 @@ def test_the_page_of_a_pool_shows_every_prototype_once_and_its_points_add_up(tmp
     data = collect_report(run, pool.splits)
     assert [one.prototypes for one in data.slots] == list(POOL_SLOTS)
     assert not data.still_chooses
+    assert data.is_focal
     for item in data.explanations:
         assert item.is_focal
         index = next(i for i in range(8) if pool.splits.test.sample_name(i) == item.name)

@@ -174,4 +174,4 @@ def pool_data(report_data: ReportData) -> ReportData:
     in_slots = (replace(first.matches[0], slots=(0,)), first.matches[1])
     first = replace(first, matches=in_slots, num_unused=1)
     explained = replace(explained, classes=(first, *explained.classes[1:]), is_focal=True)
-    return replace(report_data, prototypes=cards, slots=slots, explanations=(explained,))
+    return replace(report_data, prototypes=cards, slots=slots, explanations=(explained,), is_focal=True)

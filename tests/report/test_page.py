@@ -365,3 +365,10 @@ def test_the_page_explains_itself_by_an_example(report_data: ReportData) -> None
     none = Page(render_report(replace(report_data, explanations=())))
     assert "How to read this page" in none.text
     assert "This picture was called" not in none.text
+
+
+def test_a_pool_says_which_similarities_have_no_average_taken_off(pool_data: ReportData) -> None:
+    words = "that similarity is of the place alone, before that of the image on average comes off"
+    assert words in Page(render_report(pool_data)).text
+    assert words in Page(render_report(replace(pool_data, explanations=()))).text
+    assert words not in Page(render_report(replace(pool_data, is_focal=False))).text

@@ -15,6 +15,9 @@
     return element;
   };
   const name = (text) => make("bdi", { textContent: text });
+  const alone = table.focal
+    ? " Similarities here are of the place alone, before that of the image on average comes off."
+    : "";
 
   // ---- filter and search
   const picker = document.getElementById("class-picker");
@@ -162,7 +165,8 @@
         className: "small muted",
         textContent:
           "Each property of the training images was changed alone; shown is how much similarity that costs at the same " +
-          "place. The thin line is the interval, the round mark the test images.",
+          "place. The thin line is the interval, the round mark the test images." +
+          alone,
       }),
     );
   };
@@ -181,7 +185,7 @@
         make("p", { className: "small muted file" }, name(table.texts[image])),
       ),
     );
-    const words = agreement ? make("p", { textContent: agreement }) : null;
+    const words = agreement || alone ? make("p", { textContent: (agreement + alone).trim() }) : null;
     return part(heading, words, make("ol", { className: "near" }, ...items));
   };
 

@@ -270,3 +270,12 @@ def test_a_run_without_a_push_says_so_and_shows_no_picture(open_page: OpenPage, 
     page.click("#prototype-1 .name a")
     assert "Not a patch of an image." in page.locator("#sheet").inner_text()
     assert page.locator("img, svg.picture").count() == 0
+
+
+def test_the_sheets_of_a_pool_say_which_similarities_they_show(
+    open_page: OpenPage, pool_data: ReportData, tmp_path: Path
+) -> None:
+    write_report(pool_data, tmp_path / "index.html")
+    page = open_page(tmp_path / "index.html", fragment="#prototype-0")
+    words = "Similarities here are of the place alone, before that of the image on average comes off."
+    assert (page.text_content("#sheet-body") or "").count(words) == 3  # reasons, patches of training and of test images

@@ -12,11 +12,11 @@ import numpy as np
 from protokern.cli.arguments import add_run_arguments, choose_device
 from protokern.cli.importance_files import FOLDER, SPLITS, LocalTable, open_local_table, write_importance
 from protokern.cli.importance_words import local_lines, summary_lines
-from protokern.cli.runs import OpenRun, check_classes, open_data, open_run
+from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
 from protokern.data.decode import parse_image_size, pixels_to_tensor, read_photo
-from protokern.errors import CheckpointError
+from protokern.errors import ConfigError
 from protokern.explain.importance import (
     REPLICATES,
     GlobalImportance,
@@ -55,14 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure train and test, or the images that were given; write the files and print what matters most."""
     modifications = choose_modifications(args.modifications)
+    if args.images and args.local:
+        raise ConfigError("--local: must be without --images, whose scores are written for every image anyway.")
     if not args.images:
         import_extra("scipy.stats", "comparing train and test")  # before the long part, not after it
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
-    if opened.push is None:
-        raise CheckpointError(
-            f"{opened.checkpoint}: must be from after a push for importance; its prototypes are not yet patches of "
-            "images. Go on with 'protokern train --resume', or run 'protokern push' first."
-        )
+    check_pushed(opened)
     folder = opened.folder / FOLDER if args.out is None else Path(args.out)
     if args.images:
         return _measure_images(opened, modifications, [Path(image) for image in args.images], folder)
@@ -151,7 +149,7 @@ def _measure_images(
     with open_local_table(out) as table:
         for batch in _stream(opened, modifications, iter(pictures)):
             positions = range(batch.first, batch.first + len(batch.delta))
-            table.add(batch, [paths[position].name for position in positions])
+            table.add(batch, [str(paths[position]) for position in positions])  # two may have one name
             for index, position in enumerate(positions):
                 label, prototypes = _strongest(opened, pictures[position])
                 lines += local_lines(f"{paths[position].name}: {opened.classes[label]}", prototypes, batch, index)

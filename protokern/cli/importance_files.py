@@ -139,14 +139,20 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
             f"{path}: must be of format {FORMAT}; it was written by another version. "
             "Run 'protokern importance RUN --data DIR' to make it anew."
         )
+    try:
+        return _files_from_table(folder, table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: must hold the scores of every prototype; it is broken ({type(error).__name__}: {error}). "
+            "Run 'protokern importance RUN' to make it anew."
+        ) from error
+
+
+def _files_from_table(folder: Path, table: dict[str, Any]) -> ImportanceFiles:
     names = tuple(table["modifications"])
-    return ImportanceFiles(
-        folder=folder,
-        push_image=tuple(table["push"]["image"]),
-        push_patch=tuple(table["push"]["patch"]),
-        train=_from_table(names, table["train"]),
-        test=_from_table(names, table["test"]),
-    )
+    push_image, push_patch = tuple(table["push"]["image"]), tuple(table["push"]["patch"])
+    train, test = (_from_table(names, table[split], len(push_image)) for split in SPLITS)
+    return ImportanceFiles(folder=folder, push_image=push_image, push_patch=push_patch, train=train, test=test)
 
 
 class LocalTable:
@@ -171,6 +177,8 @@ class LocalTable:
 def open_local_table(path: Path) -> Iterator[LocalTable]:
     """A new table; the file has its name once it is whole.
 
+    Parts of image names that are not Unicode become question marks.
+
     Raises:
         CheckpointError: the disk is full or refuses.
     """
@@ -178,7 +186,7 @@ def open_local_table(path: Path) -> Iterator[LocalTable]:
     with explain_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
                 yield LocalTable(file)
             os.replace(temporary, path)
         finally:
@@ -211,16 +219,17 @@ def _to_table(scores: GlobalImportance) -> dict[str, Any]:
     }
 
 
-def _from_table(names: tuple[str, ...], table: dict[str, Any]) -> GlobalImportance:
+def _from_table(names: tuple[str, ...], table: dict[str, Any], num_prototypes: int) -> GlobalImportance:
     def read(kind: str) -> np.ndarray:
-        return np.array([table["scores"][name][kind] for name in names], dtype=np.float64)
+        rows = np.array([table["scores"][name][kind] for name in names], dtype=np.float64)
+        return rows.reshape(len(names), num_prototypes)  # fails where some are missing
 
     return GlobalImportance(
         names=names,
         score=read("score"),
         low=read("low"),
         high=read("high"),
-        similarity=np.array(table["similarity"]),
+        similarity=np.array(table["similarity"], dtype=np.float64).reshape(num_prototypes),
         num_images=table["images"],
     )
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from protokern.cli.importance_files import read_importance
+from protokern.cli.importance_files import open_local_table, read_importance
 from protokern.cli.main import main
 from protokern.data.decode import read_photo
 from protokern.errors import CheckpointError
 from protokern.explain import importance, local_importance
+from protokern.explain.importance import ImportanceBatch
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.push import PushResult
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
@@ -99,6 +100,16 @@ def test_files_of_another_version_and_broken_ones_are_named(measured: Path, tmp_
     path.write_text("{")
     with pytest.raises(CheckpointError, match="is not whole"):
         read_importance(tmp_path)
+    whole = json.loads((measured / "importance.json").read_text())
+    for broken in (
+        {"format": whole["format"]},
+        whole | {"push": {"image": [0], "patch": [0]}},
+        whole | {"train": whole["train"] | {"similarity": ["much"]}},
+        whole | {"modifications": 3},
+    ):
+        path.write_text(json.dumps(broken))
+        with pytest.raises(CheckpointError, match=r"it is broken \(.*\)\. Run 'protokern importance RUN'"):
+            read_importance(tmp_path)
 
 
 def test_a_table_and_a_sentence_are_printed(
@@ -141,6 +152,7 @@ def test_single_images_are_measured_without_the_data(
     assert lines[1].split() == ["prototype", "similarity", "hue", "shape"]
     rows = rows_of(tmp_path / "run" / "importance" / "images.csv")
     assert len(rows) == 2 * 6
+    assert {row["image"] for row in rows} == {str(photo)}
     local = local_importance(pushed.model, read_photo(photo, (SIZE, SIZE)), choose_modifications(["hue", "shape"]))
     shown = int(lines[2].split()[0])
     assert float(rows[6 + shown]["delta"]) == pytest.approx(local.delta[1, shown], rel=1e-3, abs=1e-4)
@@ -156,10 +168,32 @@ def test_a_pool_is_measured_too(tmp_path: Path) -> None:
     assert stored.train.score.shape == (2, 6)
 
 
+def test_single_images_have_no_table_of_a_split(pushed: PushedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--local: must be without --images" in mistake(
+        capsys, "importance", pushed.folder, "--images", "a.png", "--local"
+    )
+
+
+def test_a_name_that_is_no_text_does_not_stop_a_table(tmp_path: Path) -> None:
+    one = np.zeros((1, 1, 1))
+    batch = ImportanceBatch(
+        first=0,
+        names=("hue",),
+        delta=one,
+        similarity=one[0],
+        distance=one[0],
+        modified_distance=one,
+        patch=one[0],
+    )
+    with open_local_table(tmp_path / "local.csv") as table:
+        table.add(batch, ["caf\udce9.png"])
+    assert rows_of(tmp_path / "local.csv")[0]["image"] == "caf?.png"
+
+
 def test_a_run_without_a_push_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, is_pushed=False)
     error = mistake(capsys, "importance", run.folder)
-    assert "joint-2: must be from after a push for importance; its prototypes are not yet patches of images" in error
+    assert "joint-2: must be from after a push; its prototypes are not yet patches of images" in error
 
 
 def test_an_unknown_modification_is_named(pushed: PushedRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.images:
         import_extra("scipy.stats", "comparing train and test")  # before the long part, not after it
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
-    check_pushed(opened)
+    push = check_pushed(opened)
     folder = opened.folder / FOLDER if args.out is None else Path(args.out)
     if args.images:
         return _measure_images(opened, modifications, [Path(image) for image in args.images], folder)
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "image_size": splits.push.image_size,
         "bootstrap": {"replicates": REPLICATES, "seed": _SEED, "interval": 0.95},
     }
-    paths = write_importance(folder, train, test, comparisons, opened.push, made_by)
+    paths = write_importance(folder, train, test, comparisons, push, made_by)
     paths += [_local_path(folder, split) for split in SPLITS if args.local]
     print("\n".join([*summary_lines(train, test, comparisons), *(f"  {path}" for path in paths)]))
     return 0

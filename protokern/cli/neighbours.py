@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
     chosen = check_only(args.only, opened.model.num_prototypes)
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
-    found = find_in_splits(opened, splits, args.k)
     files = find_prototypes(opened, splits)
-    cards = prototype_cards(opened.model, opened.classes, files)
     assert files is not None
+    found = find_in_splits(opened, splits, files, args.k)
+    cards = prototype_cards(opened.model, opened.classes, files)
     cards = see_neighbours(cards, opened, splits, files, found, chosen)
     out = Path(args.out)
     with explain_write_errors(out):

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from protokern.data import ImageDataset, Splits
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, DataError
 from protokern.explain.boxes import Box
 from protokern.explain.local import PatchView, view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
@@ -133,7 +133,8 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
         push_result: with one entry for every prototype that the model has now.
 
     Raises:
-        ValueError: `push_result` is of another number of prototypes, or of other images.
+        ValueError: `push_result` is of another number of prototypes.
+        DataError: `splits` has fewer images than the push had.
         CheckpointError: the disk is full or refuses; an older folder is then whole.
     """
     _check(model, splits, push_result)
@@ -171,8 +172,8 @@ def _check(model: PrototypeModel, splits: Splits, push_result: PushResult) -> No
         )
     last = int(push_result.image.max()) if len(push_result.image) else -1
     if last >= len(splits.push):
-        raise ValueError(
-            f"splits: must hold the images of the push, at least {last + 1} of them; got {len(splits.push)}. "
+        raise DataError(
+            f"data: must hold the images of the push, at least {last + 1} of them; got {len(splits.push)}. "
             "Give the data that the model was pushed on."
         )
 

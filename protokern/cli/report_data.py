@@ -57,8 +57,10 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
-        DataError: the data have other classes than the model.
+        DataError: the data have other classes than the model, or too few images to hold those of the push.
     """
+    if splits is not None:
+        check_classes(splits, run.classes)  # before pictures are written from them
     notes: list[str] = []
     files = find_prototypes(run, splits)
     if run.push is None:
@@ -80,7 +82,6 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
     if splits is None:
         notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
     else:
-        check_classes(splits, run.classes)
         predictions = predict(run.model, splits.test, run.config.train.batch_size)
         confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
         if files is not None and not still_chooses and num_neighbours:

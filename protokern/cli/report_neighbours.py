@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.runs import OpenRun
 from protokern.data import ImageDataset, Splits
@@ -30,14 +32,19 @@ def add_neighbours(
         k: neighbours in each of the two, at least 1.
     """
     shown = [card.index for card in cards if card.picture is not None]
-    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, k), shown)
+    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, files, k), shown)
 
 
-def find_in_splits(run: OpenRun, splits: Splits, k: int) -> GlobalExplanation:
-    """The k patches nearest to every prototype of a run in its training and its test images."""
+def find_in_splits(run: OpenRun, splits: Splits, files: PrototypeFiles, k: int) -> GlobalExplanation:
+    """The k patches nearest to every prototype of a run, after a push, in training and in test images."""
     batch_size, workers = run.config.train.batch_size, run.config.data.workers
     train, test = (ordered_loader(one, batch_size, workers) for one in (splits.push, splits.test))
-    return find_neighbours(run.model, train, test, k, push=run.push)
+    assert run.push is not None
+    # By name: the data may have grown since the push, or be others.
+    positions = {splits.push.sample_name(index): index for index in range(len(splits.push))}
+    names = [None if record.source is None else record.source.name for record in files.prototypes]
+    own = torch.tensor([-1 if name is None else positions.get(name, -1) for name in names], dtype=torch.int64)
+    return find_neighbours(run.model, train, test, k, push=replace(run.push, image=own))
 
 
 def see_neighbours(

@@ -137,13 +137,14 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
         )
 
 
-def check_pushed(run: OpenRun) -> None:
-    """Raise a CheckpointError unless the prototypes are patches of images."""
+def check_pushed(run: OpenRun) -> PushResult:
+    """Where the prototypes come from; a CheckpointError unless they are patches of images."""
     if run.push is None:
         raise CheckpointError(
             f"{run.checkpoint}: must be from after a push; its prototypes are not yet patches of images. "
             "Go on with 'protokern train --resume', or run 'protokern push' first."
         )
+    return run.push
 
 
 def versions() -> dict[str, str]:

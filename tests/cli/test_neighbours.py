@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,40 @@ def test_a_grid_of_nothing_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_image_of_a_prototype_is_known_by_its_name_in_other_data(pushed: PushedRun, tmp_path: Path) -> None:
+    grown = tmp_path / "grown"
+    shutil.copytree(pushed.data, grown)
+    shutil.copytree(grown / "test", grown / "val")  # so that nothing is held out
+    for name in CLASSES:  # sorted before all others, so that the positions of the push are those of other images
+        shutil.copy(grown / "train" / name / "0.png", grown / "train" / name / "!.png")
+    command = ["neighbours", str(pushed.folder), "--data", str(grown), "--out", str(tmp_path / "out"), "--k", "16"]
+    assert main(command) == 0
+    table = json.loads((tmp_path / "out" / "neighbours.json").read_text(encoding="utf-8"))
+    for entry in table["prototypes"]:
+        names = [one["image"] for one in entry["train"]["neighbours"]]
+        assert len(names) == 13  # of 14
+        assert entry["source"] not in names
+
+
+def test_data_without_the_images_of_the_push_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path)
+    small = tmp_path / "small"
+    shutil.copytree(run.data, small)
+    for name in CLASSES:
+        for photo in sorted((small / "train" / name).iterdir())[2:]:
+            photo.unlink()
+    for command in (["report"], ["neighbours", "--out", str(tmp_path / "out")]):
+        assert main([command[0], str(run.folder), "--data", str(small), *command[1:]]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert "data: must hold the images of the push, at least " in error
+    for split in ("train", "test"):
+        shutil.copytree(run.data / split, small / split, dirs_exist_ok=True)
+        (small / split / CLASSES[1]).rename(small / split / "other")
+    assert main(["report", str(run.folder), "--data", str(small)]) == 2
+    assert "classes that the model was trained on" in capsys.readouterr().err
+    assert not (run.folder / "prototypes").exists()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from protokern.cli.prototype_files import read_prototypes, write_prototypes
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, DataError
 from protokern.explain.local import explain_image
 from protokern.explain.pictures import to_picture
 from protokern.push import PushResult
@@ -124,7 +124,7 @@ def test_a_push_that_does_not_fit_is_refused(pushed: PushedRun, tmp_path: Path) 
     with pytest.raises(ValueError, match="push_result: must have one entry for each of the 6 prototypes; got 5"):
         write_prototypes(tmp_path, pushed.model, pushed.splits, short)
     far = replace(pushed.push, image=pushed.push.image + 1000)
-    with pytest.raises(ValueError, match="splits: must hold the images of the push, at least 1"):
+    with pytest.raises(DataError, match="data: must hold the images of the push, at least 1"):
         write_prototypes(tmp_path, pushed.model, pushed.splits, far)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from protokern.explain.importance import GlobalImportance, ImportanceBatch
 from protokern.explain.importance_statistics import Comparison
+from protokern.report.data import Reason
+from protokern.report.words import join_names, main_reasons
 
 LEVEL = 0.05  # p-values below it are called a difference
 _UNKNOWN = "-"
@@ -42,22 +44,28 @@ def local_lines(title: str, prototypes: Sequence[int], batch: ImportanceBatch, i
     """The local scores of one image for some prototypes, a line for each."""
     rows = [["prototype", "similarity", *batch.names, ""]]
     for prototype in prototypes:
-        lost = batch.delta[index, :, prototype]
-        word = f"mostly {batch.names[int(lost.argmax())]}" if lost.max() > 0 else "none of these"
-        similarity = batch.similarity[index, prototype]
+        lost = batch.delta[index, :, prototype].tolist()
+        similarity = float(batch.similarity[index, prototype])
+        main = main_reasons(list(map(Reason, batch.names, lost)), similarity)
+        word = ("mostly " if len(main) == 1 else "") + join_names(
+            [one.modification for one in main] or ["none of these"]
+        )
         rows.append([str(prototype), f"{similarity:.3f}", *(f"{value:.3f}" for value in lost), word])
     return [title, *_aligned(rows)]
 
 
 def _sentences(train: GlobalImportance, comparisons: Sequence[Comparison]) -> list[str]:
     num_prototypes = train.score.shape[1]
-    top = max(comparisons, key=lambda one: one.train.mean)
-    if top.train.mean <= 0:
-        lines = ["On average none of the changes lowers the similarity."]
+    main = main_reasons([Reason(one.name, one.train.mean) for one in comparisons], float(train.similarity.mean()))
+    if not main:
+        lines = ["On average none of the changes takes much off the similarity."]
     else:
+        top = next(one for one in comparisons if one.name == main[0].modification)
+        others = f" Next: {join_names([one.modification for one in main[1:]])}." if len(main) > 1 else ""
         lines = [
-            f"Mostly {top.name}: changing it takes {top.train.mean:.3f} off the similarity on average; "
-            f"it is the first reason of {top.first_for} of {num_prototypes} prototypes."
+            f"{'Most of all' if others else 'Mostly'} {top.name}: changing it takes {top.train.mean:.3f} off the "
+            "similarity on average; its score is the highest for "
+            f"{top.first_for} of {num_prototypes} prototypes.{others}"
         ]
     first = train.score.argmax(axis=0)
     low = train.low[first, np.arange(num_prototypes)]

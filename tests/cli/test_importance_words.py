@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from protokern.cli.importance_words import summary_lines
-from protokern.explain.importance import GlobalImportance
+from protokern.cli.importance_words import local_lines, summary_lines
+from protokern.explain.importance import GlobalImportance, ImportanceBatch
 from protokern.explain.importance_statistics import compare_importance
 
 
@@ -30,7 +32,7 @@ def test_the_top_reason_and_a_difference_between_train_and_test() -> None:
     test = scores([2.0, 2.1, 2.2, 0.3], [1.5, 1.4, 1.6, 1.5])
     assert said(train, test) == [
         "Mostly hue: changing it takes 1.650 off the similarity on average; "
-        "it is the first reason of 3 of 4 prototypes.",
+        "its score is the highest for 3 of 4 prototypes.",
         "Train and test differ in shape (Welch's test, p < 0.05).",
     ]
 
@@ -46,7 +48,35 @@ def test_an_interval_that_holds_zero_is_no_certain_reason() -> None:
 
 def test_where_nothing_is_lost_nothing_is_claimed() -> None:
     train = scores([-0.3, -0.2], [-0.1, 0.0])
-    assert said(train, train)[0] == "On average none of the changes lowers the similarity."
+    assert said(train, train)[0] == "On average none of the changes takes much off the similarity."
+
+
+def test_what_takes_less_than_a_twentieth_off_is_no_reason() -> None:
+    small = replace(scores([0.3, 0.2], [0.1, 0.1]), similarity=np.full(2, 8.0))
+    assert said(small, small)[0] == "On average none of the changes takes much off the similarity."
+
+
+def test_reasons_that_are_close_are_both_named() -> None:
+    close = scores([0.5, 0.7], [0.5, 0.5])
+    assert said(close, close)[0].startswith("Most of all hue: ")
+    assert said(close, close)[0].endswith(" Next: shape.")
+
+
+def test_an_image_gets_the_words_that_its_page_has() -> None:
+    delta = np.array([[[2.0, 0.1, 2.0], [0.5, 0.1, 1.5]]])  # (1 image, 2 modifications, 3 prototypes)
+    similarity = np.full((1, 3), 8.0)
+    batch = ImportanceBatch(
+        first=0,
+        names=("hue", "shape"),
+        delta=delta,
+        similarity=similarity,
+        distance=similarity,
+        modified_distance=delta,
+        patch=similarity,
+    )
+    title, _, *lines = local_lines("bird.jpg: jay", [0, 1, 2], batch, 0)
+    assert title == "bird.jpg: jay"
+    assert [line.split("  ")[-1] for line in lines] == ["mostly hue", "none of these", "hue, shape"]
 
 
 def test_a_single_prototype_has_no_test_to_speak_of() -> None:

@@ -58,11 +58,13 @@ build/.in-place: $(NATIVE_SOURCES)
 	$(RUN) setup.py --quiet build_ext --inplace
 	@mkdir -p build && touch $@
 
-demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain; ends in runs/demo/report/index.html
+demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain and say why; ends in runs/demo/report/index.html
 	rm -rf $(DEMO)
 	$(RUN) -m protokern train --config examples/configs/demo.toml --out $(DEMO)
 	@$(RUN) examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
 	$(RUN) -m protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
+	$(RUN) -m protokern importance $(DEMO)
+	$(RUN) -m protokern report $(DEMO)
 	@cat $(DEMO)/numbers.txt
 	@echo "report: $(abspath $(DEMO))/report/index.html"
 

@@ -75,18 +75,36 @@ def patch_box(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PE
     Raises:
         ValueError: as `activation_box`.
     """
-    reached = np.zeros(heat_map.shape, dtype=bool)
-    reached[cell.y0 : cell.y1, cell.x0 : cell.x1] = True
-    high = _high_pixels(heat_map, percentile) | reached
+    return _box_around_connected(_high_pixels(heat_map, percentile), cell)
+
+
+def find_boxes(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PERCENTILE) -> tuple[Box, Box]:
+    """The activation box and the patch box of a heat map, for which its percentile is found once.
+
+    Args and errors as `patch_box`.
+    """
+    high = _high_pixels(heat_map, percentile)
+    return _box_around(high), _box_around_connected(high, cell)
+
+
+def _box_around_connected(high: np.ndarray, cell: Box) -> Box:
+    """Around a cell and the pixels of `high` that are connected with it."""
+    allowed = high.copy()
+    allowed[cell.y0 : cell.y1, cell.x0 : cell.x1] = True
+    y0, x0, y1, x1 = _box_around(allowed)  # nothing outside of it can be reached
+    allowed = allowed[y0:y1, x0:x1]
+    reached = np.zeros_like(allowed)
+    reached[cell.y0 - y0 : cell.y1 - y0, cell.x0 - x0 : cell.x1 - x0] = True
     while True:
         grown = reached.copy()
         grown[1:] |= reached[:-1]
         grown[:-1] |= reached[1:]
         grown[:, 1:] |= reached[:, :-1]
         grown[:, :-1] |= reached[:, 1:]
-        grown &= high
+        grown &= allowed
         if (grown == reached).all():
-            return _box_around(reached)
+            box = _box_around(reached)
+            return Box(box.y0 + y0, box.x0 + x0, box.y1 + y0, box.x1 + x0)
         reached = grown
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
+from protokern.explain.boxes import Box, cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
@@ -258,13 +258,14 @@ def view_patches(
     views = []
     for j, patch, heat_map in zip(prototypes, patches[index.to(patches.device)].tolist(), heat_maps, strict=True):
         row, column = divmod(patch, grid[1])
+        activation, around_patch = find_boxes(heat_map, cell_box(grid, (row, column), (height, width)))
         views.append(
             PatchView(
                 prototype=j,
                 patch=(row, column),
                 heat_map=heat_map,
-                activation_box=activation_box(heat_map),
-                patch_box=patch_box(heat_map, cell_box(grid, (row, column), (height, width))),
+                activation_box=activation,
+                patch_box=around_patch,
                 receptive_field_box=receptive_field.box(row, column, patch_size),
             )
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protokern.explain.boxes import Box, activation_box, cell_box, patch_box
+from protokern.explain.boxes import Box, activation_box, cell_box, find_boxes, patch_box
 
 
 def test_box_holds_the_highest_twentieth_and_is_half_open() -> None:
@@ -34,6 +34,30 @@ def test_the_patch_box_is_the_cell_and_what_is_high_beside_it() -> None:
     assert patch_box(heat_map, Box(15, 10, 20, 15)) == Box(15, 10, 20, 15)
     assert patch_box(heat_map, Box(0, 0, 5, 5)) == Box(0, 0, 5, 8)
     assert patch_box(heat_map, Box(5, 15, 10, 20)) == Box(5, 15, 10, 20)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_boxes_of_a_wild_map_are_those_of_a_flood_fill_pixel_by_pixel(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    heat_map = rng.normal(size=(23, 31)).cumsum(axis=0).cumsum(axis=1)
+    y0, x0 = (int(start) for start in rng.integers(0, (20, 27)))
+    cell = Box(y0, x0, y0 + 3, x0 + 4)
+
+    high = {(int(y), int(x)) for y, x in np.argwhere(heat_map >= np.percentile(heat_map, 80))}
+    waiting = [(y, x) for y in range(cell.y0, cell.y1) for x in range(cell.x0, cell.x1)]
+    reached = set(waiting)
+    while waiting:
+        y, x = waiting.pop()
+        for pixel in {(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)} & high - reached:
+            reached.add(pixel)
+            waiting.append(pixel)
+
+    boxes = [
+        Box(min(ys := [y for y, _ in pixels]), min(xs := [x for _, x in pixels]), max(ys) + 1, max(xs) + 1)
+        for pixels in (high, reached)
+    ]
+    assert list(find_boxes(heat_map, cell, 80)) == boxes
+    assert [activation_box(heat_map, 80), patch_box(heat_map, cell, 80)] == boxes
 
 
 def test_pixels_that_touch_only_at_a_corner_are_not_connected() -> None:

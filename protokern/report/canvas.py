@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from protokern.report.data import Picture, PixelBox
+from protokern.report.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,11 +91,24 @@ class Canvas:
 
 
 def save(canvas: Canvas, path: Path) -> None:
-    """Write a figure; the suffix (.png, .pdf, .svg) says in which format."""
+    """Write a figure at once, cut to what is drawn; the suffix (.png, .pdf, .svg) says in which format."""
+    save_figure(canvas.figure, path, bbox_inches="tight", pad_inches=_PAD)
+
+
+def save_figure(figure: Figure, path: Path, *, bbox_inches: str | None = None, pad_inches: float = 0.0) -> None:
+    """Write a figure of matplotlib at once: text stays text, nothing is dated, an older file is whole until then."""
     from matplotlib import rc_context
 
+    file = io.BytesIO()
     with rc_context(_SETTINGS):
-        canvas.figure.savefig(path, bbox_inches="tight", pad_inches=_PAD, metadata=_UNDATED[path.suffix])
+        figure.savefig(
+            file,
+            format=path.suffix[1:],
+            bbox_inches=bbox_inches,
+            pad_inches=pad_inches,
+            metadata=_UNDATED[path.suffix],
+        )
+    replace_file(path, file.getvalue())
 
 
 def save_pages(pages: Iterable[Canvas], path: Path) -> list[Path]:
@@ -120,9 +135,11 @@ def _save_pdf(pages: Iterable[Canvas], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_pdf import PdfPages
 
-    with rc_context(_SETTINGS), PdfPages(path, metadata=_UNDATED[".pdf"]) as file:
+    content = io.BytesIO()
+    with rc_context(_SETTINGS), PdfPages(content, metadata=_UNDATED[".pdf"]) as file:
         for page in pages:
             page.figure.savefig(file, format="pdf", bbox_inches="tight", pad_inches=_PAD)
+    replace_file(path, content.getvalue())
 
 
 def shortened(text: str, length: int) -> str:

@@ -33,13 +33,14 @@ def write_page(page: str, path: Path, beside: Sequence[Stored] | None = None) ->
     for one in beside or ():
         target = folder / one.name
         if not (target.is_file() and target.read_bytes() == one.data):
-            _replace(target, one.data)
-    _replace(path, page.encode("utf-8", "replace"))
+            replace_file(target, one.data)
+    replace_file(path, page.encode("utf-8", "replace"))
     if beside is not None:
         _remove_others(folder, {one.name for one in beside})
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in place of one that may be there, at once: half of it is never seen under its name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

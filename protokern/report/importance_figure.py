@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-_TRAIN, _TEST, _INK, _MUTED = "#0d6b66", "#c98a2b", "#1f2427", "#5d666b"
+from protokern.report.canvas import ACCENT, INK, MUTED, save_figure
+
+_TRAIN, _TEST = ACCENT, "#c98a2b"
 _ROW, _HEAD, _FOOT, _WIDTH = 0.62, 0.7, 0.7, 7.2  # inches
 
 
@@ -23,7 +25,6 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
         test: (M, P) over the test images.
         path: where the figure goes; the suffix (.png, .pdf, .svg) says in which format.
     """
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -44,13 +45,13 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
             boxprops={"facecolor": colour, "alpha": 0.55, "edgecolor": colour},
             whiskerprops={"color": colour},
             capprops={"color": colour},
-            medianprops={"color": _INK},
-            meanprops={"marker": "o", "markersize": 4, "markerfacecolor": _INK, "markeredgecolor": "white"},
+            medianprops={"color": INK},
+            meanprops={"marker": "o", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": "white"},
         )
-    axes.axvline(0, color=_MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [names[row] for row in order], color=_INK, parse_math=False)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_yticks(range(len(names)), [names[row] for row in order], color=INK, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("similarity lost when the property is changed", color=_INK)
+    axes.set_xlabel("similarity lost when the property is changed", color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.text(0.02, 1 - 0.32 / height, "What matters to the prototypes", fontsize=13, family="serif", weight="bold")
@@ -59,6 +60,4 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
         Patch(color=_TEST, alpha=0.55, label="test images"),
     ]
     figure.legend(handles=legend, loc="upper right", bbox_to_anchor=(0.98, 1 - 0.12 / height), ncols=2, frameon=False)
-    # Without a date and with ids by content, an .svg file is the same for the same scores.
-    with matplotlib.rc_context({"svg.hashsalt": "protokern"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.report.data import Neighbour, Neighbours, PrototypeCard, ReportData
+from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, ReportData
 from protokern.report.figure import write_figure
 from protokern.report.grids import write_neighbours, write_prototype_grid
 
@@ -102,3 +102,24 @@ def test_what_cannot_be_drawn_is_refused(report_data: ReportData, tmp_path: Path
         write_prototype_grid(cards, path, columns=0)
     with pytest.raises(ValueError, match="card: must have neighbours; prototype 5 has none"):
         write_neighbours(cards[5], path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_a_figure_that_cannot_be_drawn_leaves_the_older_one_whole(
+    suffix: str, report_data: ReportData, tmp_path: Path
+) -> None:
+    path = tmp_path / f"grid.{suffix}"
+    first = report_data.prototypes[0]
+    write_prototype_grid([first], path)
+    before = path.read_bytes()
+
+    def fail() -> np.ndarray:
+        raise OSError("gone")
+
+    assert first.picture is not None
+    gone = replace(first.picture, image=LazyPicture(load=fail, shape=(24, 32, 3), key="gone"))
+    cards = [first, replace(first, picture=gone)] if suffix == "pdf" else [replace(first, picture=gone)]
+    with pytest.raises(OSError, match="gone"):
+        write_prototype_grid(cards, path, columns=1, rows=1)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from protokern.report.importance_figure import write_importance_figure
+from tests.report.test_grids import svg_words
 
 SCORES = np.random.default_rng(0).normal(0.5, 0.3, (3, 12))
 
@@ -22,6 +23,11 @@ def test_a_figure_in_any_format(suffix: str, tmp_path: Path) -> None:
             assert image.width > 1000
     else:
         assert path.stat().st_size > 1000
+
+
+def test_text_stays_text(tmp_path: Path) -> None:
+    write_importance_figure(["hue", "<b>$x$"], SCORES[:2], SCORES[:2], tmp_path / "figure.svg")
+    assert {"hue", "<b>$x$", "training images"} <= {*svg_words(tmp_path / "figure.svg")}
 
 
 def test_the_same_scores_give_the_same_drawing(tmp_path: Path) -> None:

@@ -115,7 +115,10 @@ def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | Non
     files = read_prototypes(run.folder)
     if files is not None and files.comes_from(run.push):
         return files
-    return None if splits is None else write_prototypes(run.folder, run.model, splits, run.push)
+    if splits is None:
+        return None
+    check_classes(splits, run.classes)  # pictures of others would mislead
+    return write_prototypes(run.folder, run.model, splits, run.push)
 
 
 def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:

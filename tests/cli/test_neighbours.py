@@ -172,3 +172,12 @@ def test_data_without_the_images_of_the_push_are_refused_in_one_line(
     assert main(["report", str(run.folder), "--data", str(small)]) == 2
     assert "classes that the model was trained on" in capsys.readouterr().err
     assert not (run.folder / "prototypes").exists()
+
+
+def test_the_grid_refuses_data_of_other_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path)
+    for split in ("train", "test"):
+        (run.data / split / CLASSES[1]).rename(run.data / split / "other")
+    assert main(["prototypes", str(run.folder), "--out", str(tmp_path / "out")]) == 2
+    assert "classes that the model was trained on" in capsys.readouterr().err
+    assert not (run.folder / "prototypes").exists()

@@ -101,7 +101,8 @@ def _sheet(card: PrototypeCard, shelf: PictureShelf, texts: _Texts) -> dict[str,
         "because": say_because(card),
         "main": [name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)],
         "reasons": [
-            [name_property(one.modification), *map(_rounded, (one.score, one.low, one.high, one.test_score))]
+            # As they are: the sentence and the script must round the same numbers.
+            [name_property(one.modification), one.score, one.low, one.high, one.test_score]
             for one in card.reasons
         ],
         "near": None
@@ -131,7 +132,3 @@ def _view(seen: SeenPicture, shelf: PictureShelf) -> list[Any]:
     rows, columns = seen.image.shape[:2]
     box, field = tuple(map(int, seen.box)), tuple(map(int, seen.receptive_field_box))
     return [shelf.find(seen.image).index, rows, columns, box, None if field == (0, 0, rows, columns) else field]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import ClassWeight, LazyPicture, Neighbours, PrototypeCard, ReportData, SeenPicture
+from protokern.report.data import ClassWeight, LazyPicture, Neighbours, PrototypeCard, Reason, ReportData, SeenPicture
 from protokern.report.images import PictureShelf
 from protokern.report.page import shelve
 from protokern.report.sheets import sheets_json
@@ -38,6 +38,15 @@ def test_a_sheet_has_what_the_script_shows(report_data: ReportData) -> None:
     assert view[1:] == [24, 32, [6, 8, 12, 24], [0, 4, 20, 30]]
     classes = [[table["texts"].index(CLASSES[2]), "\N{MINUS SIGN}0.25"]]
     assert last == {"index": 5, "classes": classes, "of": CLASSES[2]}
+
+
+def test_numbers_come_as_the_sentence_rounds_them(report_data: ReportData) -> None:
+    card = replace(report_data.prototypes[0], reasons=(Reason("hue", 0.605024, 0.581516, 0.62796, 0.612601),))
+    data = replace(report_data, prototypes=(card, *report_data.prototypes[1:]))
+    shelf, num_on_page = shelve(data)
+    sheet = json.loads(sheets_json(data, shelf, num_on_page, beside=False))["sheets"][0]
+    assert "takes 0.61 off" in sheet["because"]
+    assert sheet["reasons"] == [["colour (hue)", 0.605024, 0.581516, 0.62796, 0.612601]]
 
 
 def test_pictures_of_the_page_are_not_repeated_in_the_sheets(report_data: ReportData) -> None:

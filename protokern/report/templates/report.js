@@ -239,7 +239,9 @@
       return;
     }
     fill(number);
-    if (!dialog.open) dialog.showModal();
+    if (dialog.open) return;
+    dialog.showModal();
+    title.focus(); // an autofocus in the page would also be tried while it loads
   };
   const step = (by) => {
     const order = visibleCards();
@@ -259,6 +261,7 @@
   addEventListener("popstate", follow);
   addEventListener("hashchange", follow);
   dialog.addEventListener("close", () => {
+    if (dialog.open) return; // the event comes a moment later, perhaps after it was opened again
     if (numberInAddress() !== null) history.replaceState(null, "", location.pathname + location.search);
     if (document.activeElement === document.body) document.querySelector(`.card a[href="${hashOf(current)}"]`)?.focus();
   });

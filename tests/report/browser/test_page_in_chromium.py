@@ -40,8 +40,13 @@ def shown_cards(page: Page) -> list[str]:
     return page.eval_on_selector_all(".card", "all => all.filter(one => one.checkVisibility()).map(one => one.id)")
 
 
-def is_open(page: Page) -> bool:
-    return bool(page.evaluate("document.getElementById('sheet').open"))
+def wait_until_open(page: Page) -> None:
+    page.wait_for_function("document.getElementById('sheet').open")
+
+
+def wait_until_closed(page: Page) -> None:
+    """The browser tells the page a moment after it closes a dialog; only then the address is right."""
+    page.wait_for_function("!document.getElementById('sheet').open && !location.hash")
 
 
 def test_the_class_filter_and_the_search_leave_what_fits_and_say_how_many(open_page: OpenPage, page_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_a_prototype_opens_with_all_that_is_known_of_it(open_page: OpenPage, pag
     sizes = page.eval_on_selector_all("#sheet img", "all => all.map(one => [one.complete, one.naturalWidth])")
     assert len(sizes) == 3 + 4
     assert sizes[0] == [True, 32]
-    assert page.url.endswith("#prototype-0")
+    assert page.evaluate("location.hash") == "#prototype-0"
 
 
 def test_the_frame_and_the_receptive_field_are_drawn_where_they_are_and_can_be_hidden(
@@ -117,13 +122,13 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage, page_path: Path) -> N
         if page.evaluate("document.activeElement.matches('#prototype-1 .name a')"):
             break
     page.keyboard.press("Enter")
-    assert is_open(page)
+    wait_until_open(page)
     title = page.locator("#sheet-title")
     assert title.text_content() == "Prototype 1"
     assert page.evaluate("document.activeElement.id") == "sheet-title"
     page.keyboard.press("ArrowRight")
     assert title.text_content() == "Prototype 2"
-    assert page.url.endswith("#prototype-2")
+    assert page.evaluate("location.hash") == "#prototype-2"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
@@ -132,8 +137,7 @@ def test_the_keyboard_alone_is_enough(open_page: OpenPage, page_path: Path) -> N
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
     page.keyboard.press("Escape")
-    assert not is_open(page)
-    assert "#" not in page.url
+    wait_until_closed(page)
     assert page.evaluate("document.activeElement.matches('#prototype-1 .name a')")
 
 
@@ -147,20 +151,21 @@ def test_next_and_previous_walk_through_what_the_filter_left(open_page: OpenPage
     page.click("[data-step='1']")
     assert page.locator("#sheet-title").text_content() == "Prototype 2"
     page.click("[data-close]")
-    assert not is_open(page)
+    wait_until_closed(page)
 
 
 def test_an_address_leads_to_a_prototype_and_back(open_page: OpenPage, page_path: Path) -> None:
     page = open_page(page_path, fragment="#prototype-4")
     assert page.locator("#sheet-title").text_content() == "Prototype 4"
     page.keyboard.press("Escape")
+    wait_until_closed(page)
     assert page.evaluate("document.activeElement.matches('#prototype-4 .name a')")
     page.click(".match figcaption a >> nth=0")
     assert page.locator("#sheet-title").text_content() == "Prototype 0"
     page.go_back()
-    assert not is_open(page)
+    wait_until_closed(page)
     page.go_forward()
-    assert is_open(page)
+    wait_until_open(page)
     page.evaluate("location.hash = '#prototype-99'")  # of an older page, perhaps
     page.wait_for_function("!document.getElementById('sheet').open")
 
@@ -182,6 +187,7 @@ def test_hostile_names_are_text(open_page: OpenPage, report_data: ReportData, tm
         assert name in page.locator("#sheet-body").inner_text()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.keyboard.press("Escape")
+        wait_until_closed(page)
         page.fill("#search", name)
         assert f"prototype-{number}" in shown_cards(page)
         page.fill("#search", "")

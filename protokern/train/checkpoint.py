@@ -172,7 +172,10 @@ def _remove_unneeded(run_dir: Path, keep: Collection[str]) -> None:
             remove_folder(path)
     write_file(folder / "latest.json", to_json_bytes({**index, "written": kept}))
     for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):  # of a run that was killed while writing
-        remove_folder(leftover)
+        if leftover.is_dir():
+            remove_folder(leftover)
+        else:
+            leftover.unlink()
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -120,9 +120,12 @@ def test_leftovers_of_a_kill_are_removed(run) -> None:
     litter = checkpoints_folder(run.folder) / ".joint-2.123.tmp"
     litter.mkdir()
     (litter / "model.safetensors").write_bytes(b"half")
+    index = checkpoints_folder(run.folder) / ".latest.json.123.tmp"  # a file, killed before it got its name
+    index.write_bytes(b"half")
     assert find_checkpoint(run.folder).name == "joint-1"
     save(run, "joint-2")
     assert not litter.exists()
+    assert not index.exists()
 
 
 @pytest.mark.parametrize("sync_that_fails", [1, 2, 3, 4, 5, 6])

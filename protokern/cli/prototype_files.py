@@ -277,6 +277,16 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
             f"{path}: must be of format {FORMAT}; it was written by another version. "
             "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
         )
+    try:
+        return _files_from_table(folder, table)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: must describe every prototype; it is broken ({type(error).__name__}: {error}). "
+            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+        ) from error
+
+
+def _files_from_table(folder: Path, table: dict[str, Any]) -> PrototypeFiles:
     field = {name: tuple(map(tuple, ends)) for name, ends in table["receptive_field"].items()}
     return PrototypeFiles(
         folder=folder,

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,3 +167,25 @@ def test_the_frame_is_drawn_on_the_box_picture(pushed: PushedRun) -> None:
     assert changed.min(axis=0).tolist() >= [box.y0, box.x0]
     assert changed.max(axis=0).tolist() <= [box.y1 - 1, box.x1 - 1]
     assert framed[box.y0, box.x0].tolist() == [20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.pop("grid"),
+        lambda table: table.update(receptive_field=None),
+        lambda table: table["prototypes"][0].update(classes=3),
+        lambda table: table["prototypes"][0].update(stranger=1),
+    ],
+)
+def test_a_broken_table_is_named_in_one_line(
+    pushed: PushedRun, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    write_prototypes(pushed.folder, pushed.model, pushed.splits, pushed.push)
+    table = json.loads((pushed.folder / "prototypes" / "prototypes.json").read_text())
+    change(table)
+    (tmp_path / "prototypes").mkdir()
+    (tmp_path / "prototypes" / "prototypes.json").write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match=r"prototypes.json: must describe every prototype; it is broken") as caught:
+        read_prototypes(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -186,6 +186,6 @@ def test_a_broken_table_is_named_in_one_line(
     change(table)
     (tmp_path / "prototypes").mkdir()
     (tmp_path / "prototypes" / "prototypes.json").write_text(json.dumps(table))
-    with pytest.raises(CheckpointError, match=r"prototypes.json: must describe every prototype; it is broken") as caught:
+    with pytest.raises(CheckpointError, match=r"prototypes.json: must describe every prototype; it is broken") as error:
         read_prototypes(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)

@@ -18,18 +18,18 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from protokern.errors import CheckpointError
 from protokern.explain.importance import GlobalImportance, ImportanceBatch
 from protokern.explain.importance_statistics import Comparison
 from protokern.push import PushResult
 from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
-from protokern.train.files import explain_write_errors, read_table, to_json_bytes, write_file
+from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
 
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"
@@ -133,13 +133,19 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
     path = folder / _JSON
     if not path.exists():
         return None
-    return read_table(
-        path,
-        FORMAT,
-        partial(_files_from_table, folder),
-        holds="hold the scores of every prototype",
-        remedy="Run 'protokern importance RUN' to make it anew.",
-    )
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: must be of format {FORMAT}; it was written by another version. "
+            "Run 'protokern importance RUN --data DIR' to make it anew."
+        )
+    try:
+        return _files_from_table(folder, table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: must hold the scores of every prototype; it is broken ({type(error).__name__}: {error}). "
+            "Run 'protokern importance RUN' to make it anew."
+        ) from error
 
 
 def _files_from_table(folder: Path, table: dict[str, Any]) -> ImportanceFiles:

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
-from protokern.train.files import explain_write_errors, read_table, remove_folder, to_json_bytes, write_synced
+from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
 
 FORMAT = "protokern-prototypes-2"
 _BATCH = 16
@@ -272,13 +271,19 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     path = folder / "prototypes.json"
     if not folder.exists():
         return None
-    return read_table(
-        path,
-        FORMAT,
-        partial(_files_from_table, folder),
-        holds="describe every prototype",
-        remedy="Remove its folder and run 'protokern report RUN --data DIR' to make it anew.",
-    )
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: must be of format {FORMAT}; it was written by another version. "
+            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+        )
+    try:
+        return _files_from_table(folder, table)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: must describe every prototype; it is broken ({type(error).__name__}: {error}). "
+            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+        ) from error
 
 
 def _files_from_table(folder: Path, table: dict[str, Any]) -> PrototypeFiles:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from protokern.errors import CheckpointError
-
-Built = TypeVar("Built")
 
 
 @contextmanager
@@ -107,26 +105,3 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Is this the folder of a run?") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: is not whole ({error}).") from error
-
-
-def read_table(path: Path, form: str, build: Callable[[dict[str, Any]], Built], *, holds: str, remedy: str) -> Built:
-    """What `build` makes of a JSON table of a run that says of which format it is.
-
-    Args:
-        path: of the table.
-        form: the format that it must be of.
-        build: from the table to what it means; a table that lacks something makes it fail.
-        holds: what a whole table does, for the error: "describe every prototype".
-        remedy: how the user gets a new one, a sentence.
-
-    Raises:
-        CheckpointError: missing, broken or of another format.
-    """
-    table = read_json(path)
-    if not isinstance(table, dict) or table.get("format") != form:
-        raise CheckpointError(f"{path}: must be of format {form}; it was written by another version. {remedy}")
-    try:
-        return build(table)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path}: must {holds}; it is broken ({reason}). {remedy}") from error

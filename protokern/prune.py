@@ -48,13 +48,27 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
 
     Source: Chen et al. 2019 (ProtoPNet), supplement, section S8; released `prune.py`.
     """
-    if not 0 <= threshold <= k:
-        raise ValueError(f"threshold: must be in 0 .. k = {k}; got {threshold}. The original uses k=6, threshold=3.")
-    if not model.is_hard:
+    _check_prune(model, k, threshold)
+    return apply_prune(model, find_nearest_patches(model, loader, k), threshold)
+
+
+def apply_prune(model: PrototypeModel, nearest: NearestPatches, threshold: int = 3) -> PruneResult:
+    """The pruning from what a search found, for instance in several parts that were merged.
+
+    Args:
+        model: changed in place, as in `prune_prototypes`; with the prototypes that the search looked for.
+        nearest: (P, k), found among images of all classes.
+        threshold: in 0 .. k.
+
+    Raises:
+        ValueError: threshold is out of range, `nearest` is of other prototypes, or the choices of the model are soft.
+    """
+    _check_prune(model, nearest.image.shape[1], threshold)
+    if len(nearest.image) != model.num_prototypes:
         raise ValueError(
-            "model: must have made its choices final before pruning; they are soft. Call model.harden() first."
+            f"nearest: must be of the model's {model.num_prototypes} prototypes; got {len(nearest.image)}. "
+            "Search with this model."
         )
-    nearest = find_nearest_patches(model, loader, k)
     has_class = model.class_identity.cpu() > 0  # (P, K)
     is_own = has_class.gather(1, nearest.label.clamp(min=0)) & (nearest.label >= 0)  # (P, k)
     own_class_count = is_own.sum(dim=1)  # (P,)
@@ -65,6 +79,15 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
     if len(pruned):
         model.keep_prototypes(kept)
     return PruneResult(kept=kept, pruned=pruned, spared=spared, own_class_count=own_class_count)
+
+
+def _check_prune(model: PrototypeModel, k: int, threshold: int) -> None:
+    if not 0 <= threshold <= k:
+        raise ValueError(f"threshold: must be in 0 .. k = {k}; got {threshold}. The original uses k=6, threshold=3.")
+    if not model.is_hard:
+        raise ValueError(
+            "model: must have made its choices final before pruning; they are soft. Call model.harden() first."
+        )
 
 
 def _spared(nearest: NearestPatches, own_class_count: Tensor, has_class: Tensor, is_good: Tensor) -> Tensor:

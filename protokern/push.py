@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from protokern.models.base import PrototypeModel
-from protokern.search import Loader, find_nearest_patches
+from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,28 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     Source: Chen et al. 2019 (ProtoPNet), section 2.2, "Projection of prototypes"; Rymarczyk et al. 2022 (ProtoPool),
         section 3.4, for prototypes that several classes share.
     """
-    if not model.is_hard:
+    _check_hard(model)
+    return apply_push(model, find_nearest_patches(model, loader, k=1, own_class=True, vectors=True))
+
+
+def apply_push(model: PrototypeModel, nearest: NearestPatches) -> PushResult:
+    """The push from what a search found, for instance in several parts that were merged.
+
+    Args:
+        model: as in `push_prototypes`, with the prototypes that the search looked for.
+        nearest: found with own_class=True and vectors=True; of several entries the first counts.
+
+    Raises:
+        ValueError: `nearest` has no vectors or is of other prototypes, or the choices of the model are soft.
+    """
+    _check_hard(model)
+    if nearest.vector is None:
+        raise ValueError("nearest: must have the vectors of its patches; it has none. Search with vectors=True.")
+    if len(nearest.image) != model.num_prototypes:
         raise ValueError(
-            "model: must have made its choices final before a push; they are soft. Call model.harden() first."
+            f"nearest: must be of the model's {model.num_prototypes} prototypes; got {len(nearest.image)}. "
+            "Search with this model."
         )
-    nearest = find_nearest_patches(model, loader, k=1, own_class=True, vectors=True)
-    assert nearest.vector is not None
     is_found = nearest.image[:, 0] >= 0  # (P,)
     prototypes = model.prototype_layer.prototypes
     with torch.no_grad():
@@ -79,3 +95,10 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
         label=nearest.label[:, 0],
         grid=nearest.grid,
     )
+
+
+def _check_hard(model: PrototypeModel) -> None:
+    if not model.is_hard:
+        raise ValueError(
+            "model: must have made its choices final before a push; they are soft. Call model.harden() first."
+        )

@@ -111,10 +111,22 @@ class PrototypeLayer(nn.Module):
             backend=self.backend,
         )
 
-    def min_distance(self, features: Tensor) -> MinDistance:
-        """Smallest distance and nearest patch, each (B, P), without the activation."""
+    def min_distance(
+        self, features: Tensor, prototype_index: Tensor | None = None, *, exact: bool = False
+    ) -> MinDistance:
+        """Smallest distance and nearest patch, each (B, P'), without the activation.
+
+        Args:
+            features: (B, D, H, W).
+            prototype_index: (P',) int64, which prototypes; None: all.
+            exact: search in full precision, whatever the layer and torch's setting for products say.
+        """
         return min_distance(
-            features, self.prototypes, metric=self.metric, precision=self.precision, backend=self.backend
+            features,
+            self.prototypes if prototype_index is None else self.prototypes[prototype_index],
+            metric=self.metric,
+            precision="fp32" if exact else self.precision,
+            backend=self.backend,
         )
 
     def distance_map(self, features: Tensor, prototype_index: Tensor | None = None) -> Tensor:

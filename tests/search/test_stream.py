@@ -1,91 +1,15 @@
-"""The streaming search against a plain-loop reference, and everything that can go wrong with a loader."""
+"""What a search leaves alone, and everything that can go wrong with a loader. Its answers: test_shards.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.models import ProtoPNet
 from protokern.search import find_nearest_patches
-
-
-def bare_model(prototypes: Tensor, num_classes: int) -> ProtoPNet:
-    """A model whose features are its images."""
-    depth, size = prototypes.shape[1], tuple(prototypes.shape[2:]) or (1, 1)
-    per_class = len(prototypes) // num_classes
-    model = ProtoPNet(nn.Identity(), num_classes, per_class, depth, size, in_channels=depth, image_size=8)
-    model.add_on_layers = nn.Sequential()
-    with torch.no_grad():
-        model.prototype_layer.prototypes.copy_(prototypes)
-    return model
-
-
-def loader_of(images: Tensor, labels: Tensor, batch_size: int) -> DataLoader:
-    return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
-
-
-def plain_search(prototypes, images, labels, owners, k, own_class):
-    """For every prototype the sorted list of (distance, image, patch), by loops over everything."""
-    if prototypes.ndim == 2:
-        prototypes = prototypes[:, :, None, None]
-    height, width = prototypes.shape[2:]
-    columns = images.shape[3] - width + 1
-    found = []
-    for p, prototype in enumerate(prototypes):
-        entries = []
-        for i, image in enumerate(images):
-            if own_class and labels[i] != owners[p]:
-                continue
-            of_image = [
-                (
-                    float((image[:, row : row + height, col : col + width] - prototype).square().sum()),
-                    row * columns + col,
-                )
-                for row in range(images.shape[2] - height + 1)
-                for col in range(columns)
-            ]
-            distance, patch = min(of_image)
-            entries.append((distance, i, patch))
-        entries = sorted(entries)[:k]
-        found.append(entries + [(float("inf"), -1, -1)] * (k - len(entries)))
-    return found
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_search_equals_the_plain_loops_for_any_batch_size(data):
-    draw = data.draw
-    classes, per_class, count = (draw(st.integers(1, high)) for high in (3, 2, 7))
-    k, batch_size = draw(st.integers(1, 4)), draw(st.integers(1, 8))
-    size = draw(st.sampled_from([(), (1, 2), (2, 2)]))
-    own_class = draw(st.booleans())
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    # Whole numbers from 0 to 2: distances are exact and ties are common.
-    images = torch.randint(0, 3, (count, 2, 3, 2), generator=generator).float()
-    prototypes = torch.randint(0, 3, (classes * per_class, 2, *size), generator=generator).float()
-    labels = torch.randint(0, classes, (count,), generator=generator)
-    model = bare_model(prototypes, classes)
-    loader = loader_of(images, labels, batch_size)
-    nearest = find_nearest_patches(model, loader, k, own_class=own_class, vectors=True)
-
-    owners = [p // per_class for p in range(len(prototypes))]
-    expected = plain_search(prototypes, images, labels.tolist(), owners, k, own_class)
-    got = torch.stack([nearest.distance.double(), nearest.image, nearest.patch], dim=-1).tolist()
-    assert got == [[list(entry) for entry in entries] for entries in expected]
-    height, width = size or (1, 1)
-    assert nearest.grid == (3 - height + 1, 2 - width + 1)
-    for p, entries in enumerate(expected):
-        for rank, (_, image, patch) in enumerate(entries):
-            vector = torch.zeros(2, height, width)
-            if image >= 0:
-                row, col = divmod(patch, nearest.grid[1])
-                vector = images[image, :, row : row + height, col : col + width]
-            assert torch.equal(nearest.vector[p, rank], vector)
-            assert nearest.label[p, rank] == (labels[image] if image >= 0 else -1)
+from tests.search.plain import bare_model, loader_of
 
 
 def test_vectors_come_only_when_asked_for():
@@ -179,6 +103,50 @@ def test_shuffling_loaders_are_refused():
         find_nearest_patches(bare_model(torch.zeros(2, 2), 2), DataLoader(data, shuffle=True))
 
 
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (
+            [(torch.rand(2, 2, 2, 2), torch.tensor([0, 1]), torch.tensor([4]))],
+            r"loader: must yield one whole number per image as its index, shape \(2,\); got \(1,\) of torch.int64.",
+        ),
+        (
+            [(torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([0.5]))],
+            r"loader: must yield one whole number per image as its index, shape \(1,\); got \(1,\) of torch.float32.",
+        ),
+        (
+            [(torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([-1]))],
+            r"loader: must yield indices of at least 0; got -1. Count images from 0.",
+        ),
+        (
+            [(torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([3]))] * 2,
+            r"loader: must yield every image once; got image 3 twice. Check the order or the shards.",
+        ),
+        (
+            [
+                (torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([3])),
+                (torch.rand(1, 2, 2, 2), torch.tensor([0])),
+            ],
+            r"loader: must yield an image index with every batch or with none; got both. Choose one.",
+        ),
+    ],
+    ids=["shape", "kind", "negative", "twice", "mixed"],
+)
+def test_wrong_indices(batches, message):
+    with pytest.raises(ValueError, match=message):
+        find_nearest_patches(bare_model(torch.zeros(2, 2), 2), batches)
+
+
+def test_arguments_out_of_range():
+    model, batch = bare_model(torch.zeros(2, 2), 2), (torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([3]))
+    with pytest.raises(ValueError, match=r"first_image: must be 0 for batches with an image index; got 2. Leave it o"):
+        find_nearest_patches(model, [batch], first_image=2)
+    with pytest.raises(ValueError, match=r"first_image: must be at least 0; got -1. Count images from 0."):
+        find_nearest_patches(model, [batch], first_image=-1)
+    with pytest.raises(ValueError, match=r"patches: must be 'best' or 'all'; got 'some'. Say how many of an image"):
+        find_nearest_patches(model, [batch], patches="some")
+
+
 def test_k_must_be_positive():
-    with pytest.raises(ValueError, match=r"k: must be at least 1; got 0. Give the number of images per prototype."):
+    with pytest.raises(ValueError, match=r"k: must be at least 1; got 0. Give the number of entries per prototype."):
         find_nearest_patches(bare_model(torch.zeros(2, 2), 2), [], 0)

@@ -1,0 +1,9 @@
+"""The nearest patches of every prototype in a data set, or in any number of parts of it. Push and prune rest on it."""
+
+from __future__ import annotations
+
+from protokern.search.batches import Loader
+from protokern.search.result import NearestPatches, merge_nearest
+from protokern.search.stream import find_nearest_patches
+
+__all__ = ["Loader", "NearestPatches", "find_nearest_patches", "merge_nearest"]

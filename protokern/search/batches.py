@@ -1,0 +1,128 @@
+"""What a loader may yield: images with labels, in the data set's order or with the index of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+Loader = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
+
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of a data set.
+
+    Attributes:
+        images: (B, C, Y, X), where the loader put them.
+        labels: (B,) int64 on the CPU.
+        index: (B,) int64 on the CPU, which image of the data set each is.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class Seen:
+    """Labels and indices of all images so far, 16 bytes an image."""
+
+    def __init__(self) -> None:
+        self._labels: list[Tensor] = []
+        self._index: list[Tensor] = []
+
+    def add(self, batch: Batch) -> None:
+        self._labels.append(batch.labels)
+        self._index.append(batch.index)
+
+    def labels_of(self, image: Tensor) -> Tensor:
+        """Labels of images of any shape, -1 for image -1.
+
+        Raises:
+            ValueError: no image was seen, or one was seen twice.
+        """
+        if not self._index:
+            raise ValueError("loader: must yield at least one image; got none. Check the data set.")
+        index, order = torch.cat(self._index).sort()
+        twice = index[1:][index[1:] == index[:-1]]
+        if len(twice):
+            raise ValueError(
+                f"loader: must yield every image once; got image {int(twice[0])} twice. Check the order or the shards."
+            )
+        position = torch.searchsorted(index, image.clamp(min=int(index[0])))
+        return torch.where(image >= 0, torch.cat(self._labels)[order][position], -1)
+
+
+def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator[Batch]:
+    """The loader's batches, checked; images without an index count up from `first_image`.
+
+    Raises:
+        ValueError: a batch is not what a search can take.
+    """
+    shuffles = isinstance(loader, DataLoader) and isinstance(loader.sampler, _SHUFFLING)
+    next_image = first_image
+    is_indexed: bool | None = None
+    for images, labels, *rest in loader:
+        if is_indexed not in (None, bool(rest)):
+            raise ValueError("loader: must yield an image index with every batch or with none; got both. Choose one.")
+        is_indexed = bool(rest)
+        if rest and first_image:
+            raise ValueError(
+                f"first_image: must be 0 for batches with an image index; got {first_image}. Leave it out."
+            )
+        if shuffles and not rest:
+            raise ValueError(
+                "loader: must keep the data set's order; got one with shuffle=True. Use shuffle=False, "
+                "or yield (images, labels, index)."
+            )
+        checked = _check_labels(labels, len(images), num_classes)
+        if len(checked) == 0:
+            continue
+        if rest:
+            yield Batch(images, checked, _check_index(rest[0], len(images)))
+        else:
+            yield Batch(images, checked, torch.arange(next_image, next_image + len(images)))
+        next_image += len(images)
+
+
+def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> Tensor:
+    """The labels as int64 on the CPU."""
+    if labels.shape != (num_images,):
+        raise ValueError(
+            f"loader: must yield one label per image, shape ({num_images},); got {tuple(labels.shape)}. "
+            "Yield (images, labels)."
+        )
+    labels = labels.to("cpu", torch.int64)
+    if num_images == 0:
+        return labels
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"loader: must yield labels of 0 .. {num_classes - 1}; got {low} .. {high}. "
+            "Use the classes that the model was built for."
+        )
+    return labels
+
+
+def _check_index(index: Tensor, num_images: int) -> Tensor:
+    """The indices as int64 on the CPU."""
+    if index.shape != (num_images,) or index.is_floating_point():
+        raise ValueError(
+            f"loader: must yield one whole number per image as its index, shape ({num_images},); "
+            f"got {tuple(index.shape)} of {index.dtype}. Yield (images, labels, index)."
+        )
+    index = index.to("cpu", torch.int64)
+    if int(index.min()) < 0:
+        raise ValueError(f"loader: must yield indices of at least 0; got {int(index.min())}. Count images from 0.")
+    return index

@@ -40,6 +40,9 @@ class DataConfig:
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
+        feature_store: folder for what a frozen backbone (train.backbone) gives for the images, which runs may share;
+            empty: inside the run folder.
+        feature_precision: of the numbers there: "fp32", or "bf16" for half the space.
         birds_classes: classes of the synthetic birds.
         birds_train, birds_val, birds_test: pictures of each class.
         birds_differ_in: what tells those classes apart: "species", all parts and the plumage; "colour" alone; or the
@@ -55,6 +58,8 @@ class DataConfig:
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int = 0
     cache: Literal["none", "memory"] = "none"
+    feature_store: str = ""
+    feature_precision: Literal["fp32", "bf16"] = "fp32"
     birds_classes: int = 10
     birds_train: int = 100
     birds_val: int = 20

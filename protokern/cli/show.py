@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from protokern.train.records import BatchRecord, EpochRecord, Notice, Record, StageRecord, StepRecord
+from protokern.train.records import BatchRecord, EpochRecord, FeatureRecord, Notice, Record, StageRecord, StepRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,6 +44,9 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
                 title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint", "hardening") else name
                 progress.remove_task(task)
                 task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
+            elif isinstance(record, FeatureRecord):
+                title = f"features of the {record.split} images"
+                progress.update(task, description=title, completed=record.done, total=record.images, note="")
             elif isinstance(record, BatchRecord):
                 note = "validation" if record.batch == record.batches else f"loss {record.loss:.3f}"
                 progress.update(task, completed=record.batch, total=record.batches, note=note)

@@ -29,7 +29,7 @@ from protokern.train.run import TrainingRun, resume_run
 INTERRUPTED = 130
 RUN_FILE = "run.toml"
 # Where the images are and how they are read may change between a run and its resumption.
-_FREE_KEYS = ("data.path", "data.workers", "data.cache")
+_FREE_KEYS = ("data.path", "data.workers", "data.cache", "data.feature_store")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,8 +111,9 @@ def _make_run(
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size)
     freeze(model, "joint", config.train)  # now, so that a wrong name in train.frozen_layers costs no warm epoch
-    splits.train.preload()
-    splits.push.preload()
+    if config.train.backbone == "train":  # a frozen one sees every image once
+        splits.train.preload()
+        splits.push.preload()
     return TrainingRun(
         folder=folder,
         model=place_model(model, device, config.train.channels_last),
@@ -122,6 +123,8 @@ def _make_run(
         train=config.train,
         prune=config.prune,
         workers=config.data.workers,
+        feature_store=Path(config.data.feature_store) if config.data.feature_store else None,
+        feature_precision=config.data.feature_precision,
     )
 
 

@@ -80,6 +80,11 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         """The file that holds the image; None when it was generated."""
         raise NotImplementedError(f"{type(self).__name__} must say where its images are: define source_path().")
 
+    def transform(self) -> str:
+        """What is done to an image without augmentation before a net sees it, in words; other words, other pixels."""
+        rows, columns = self.image_size
+        return f"{rows} x {columns} pixels, antialiased bilinear, RGB in [0, 1]"
+
     def set_epoch(self, epoch: int) -> None:
         """Choose which random views the items are; has no effect without augmentation."""
         self._epoch.fill_(epoch)

@@ -50,6 +50,8 @@ class PrototypeModel(nn.Module):
             of these four learns together with the prototypes.
         chooses: whether it makes choices that are soft in training and are made final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
+        takes_stored_maps: whether the model is given what its backbone gave for the images in place of the images, as
+            when it is trained on a frozen backbone.
         is_focal: whether `ModelOutput.activations` are focal similarities: at the best patch less that of the image on
             average. Explanations say so.
         backbone: from images to (B, C, H, W).
@@ -66,6 +68,7 @@ class PrototypeModel(nn.Module):
     mixup: ClassVar[float] = 0.0
     is_focal: ClassVar[bool] = False
 
+    takes_stored_maps: bool = False
     backbone: nn.Module
     add_on_layers: nn.Sequential
     prototype_layer: PrototypeLayer
@@ -164,7 +167,7 @@ class PrototypeModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Feature maps (B, D, H, W) of images."""
-        features: Tensor = self.add_on_layers(self.backbone(images))
+        features: Tensor = self.add_on_layers(images if self.takes_stored_maps else self.backbone(images))
         return features
 
     def head(self, features: Tensor) -> ModelOutput:

@@ -46,7 +46,8 @@ class FrozenFeatures:
         memory: int,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._backbone, self._add_on_layers = model.backbone, model.add_on_layers
+        self._backbone = nn.Identity() if model.takes_stored_maps else model.backbone
+        self._add_on_layers = model.add_on_layers
         self._device = model.device
         self._loader = loader
         self._channels_last = channels_last

@@ -157,7 +157,7 @@ def _frozen(run: TrainingRun) -> FrozenSplits:
             run.model,
             *(
                 ordered_loader(split, run.train.batch_size, run.workers)
-                for split in (run.splits.push, run.splits.val, run.splits.test)
+                for split in (run.inputs.push, run.inputs.val, run.inputs.test)
             ),
             channels_last=run.train.channels_last,
             memory=run.train.feature_cache_mb * 2**20,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
+
+from protokern.features import FeatureStore
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -18,13 +21,55 @@ Batches = DataLoader[tuple[Tensor, Tensor]]
 class LabelledImages(Protocol):
     """What training asks of a data set; `protokern.data` offers it."""
 
+    labels: list[int]
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
     def sample_name(self, index: int) -> str: ...
 
+    def source_path(self, index: int) -> Path | None: ...
+
+    def transform(self) -> str: ...
+
     def set_epoch(self, epoch: int) -> None: ...
+
+
+class StoredImages:
+    """The features of a data set's images in their place: item = ((C, H, W) of the backbone, class index).
+
+    Args:
+        store: of these images.
+        images: what the features are of.
+    """
+
+    def __init__(self, store: FeatureStore, images: LabelledImages) -> None:
+        self.store = store
+        self.images = images
+        self.labels = images.labels
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.store.read([index])[0], self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch, (B, C, H, W) and (B,); the loaders of this module take it as it is."""
+        return self.store.read(indices), self.store.labels[indices]
+
+    def sample_name(self, index: int) -> str:
+        return self.images.sample_name(index)
+
+    def source_path(self, index: int) -> Path | None:
+        return self.images.source_path(index)
+
+    def transform(self) -> str:
+        return self.images.transform()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: features are of un-augmented images."""
 
 
 class DataSplits(Protocol):
@@ -69,15 +114,35 @@ def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], worke
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=_workers_for(dataset, workers),
         worker_init_fn=_start_worker,
+        collate_fn=_collate_for(dataset),
         generator=generator,
     )
 
 
 def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int) -> Batches:
     """Load a data set from first to last image."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, worker_init_fn=_start_worker)  # type: ignore[arg-type]
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        num_workers=_workers_for(dataset, workers),
+        worker_init_fn=_start_worker,
+        collate_fn=_collate_for(dataset),
+    )
+
+
+def _workers_for(dataset: LabelledImages, workers: int) -> int:
+    """Features are copied from memory: handing them from process to process would cost more than reading them."""
+    return 0 if isinstance(dataset, StoredImages) else workers
+
+
+def _collate_for(dataset: LabelledImages) -> Callable[[Any], Any]:
+    return _as_it_is if isinstance(dataset, StoredImages) else default_collate
+
+
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
 
 
 def _start_worker(worker: int) -> None:

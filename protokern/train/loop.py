@@ -36,6 +36,7 @@ from protokern.train.records import (
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, count_images, log_records, save_progress
 from protokern.train.stages import Step, plan, skip_after_early_stop
+from protokern.train.stored import notes_on_stores, open_stores, taking_stored_maps
 
 
 def train(run: TrainingRun) -> Iterator[Record]:
@@ -47,17 +48,25 @@ def train(run: TrainingRun) -> Iterator[Record]:
     Raises:
         TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
         CheckpointError: the disk is full or refuses.
+        DataError: the features of a frozen backbone are damaged, stale, or cannot be written.
         KeyboardInterrupt: `run.should_stop()` said so.
     """
+    with taking_stored_maps(run.model, run.train.backbone == "frozen"):
+        yield from _walk(run)
+
+
+def _walk(run: TrainingRun) -> Iterator[Record]:
     steps = plan(run.train, run.prune, chooses=run.model.chooses)
     progress = run.progress
     if not progress.images:
         progress.images = count_images(run.splits)
         truncate_log(run.log_path, 0)  # of a run that was killed before its first checkpoint
-        notes = [Notice(text=note) for note in run.splits.notes]
+        notes = [Notice(text=note) for note in (*run.splits.notes, *notes_on_stores(run))]
         log_records(run, notes)
         save_progress(run, "init-0")
         yield from notes
+    if run.train.backbone == "frozen":
+        yield from open_stores(run)
 
     while progress.position < len(steps):
         step = steps[progress.position]
@@ -115,9 +124,9 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
             save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
             raise KeyboardInterrupt
 
-    run.splits.train.set_epoch(step.epoch)
-    batches = shuffled_batches(len(run.splits.train), config.batch_size, config.seed, step.epoch)
-    epoch = Epoch(step, run.splits.train, batches, progress.batch, run.workers)
+    run.inputs.train.set_epoch(step.epoch)
+    batches = shuffled_batches(len(run.inputs.train), config.batch_size, config.seed, step.epoch)
+    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers)
     for record in train_epoch(run.model, run.optimizer, epoch, config, progress.sums):
         progress.batch = record.batch
         yield record
@@ -126,7 +135,7 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
     run.model.eval()
     val = evaluate(
         run.model,
-        ordered_loader(run.splits.val, config.batch_size, run.workers),
+        ordered_loader(run.inputs.val, config.batch_size, run.workers),
         run.device,
         memory_format=image_format(config.channels_last),
         after_batch=stop_if_asked,

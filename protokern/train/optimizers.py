@@ -25,7 +25,8 @@ def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
         return {}
     rates = {"add_on_layers": config.add_on_lr, "prototype_layer": config.prototype_lr}
     if stage != "warm":
-        rates = {"backbone": config.backbone_lr, **rates}
+        if config.backbone == "train":
+            rates = {"backbone": config.backbone_lr, **rates}
         if config.joint_last_layer_lr > 0:
             rates["last_layer"] = config.joint_last_layer_lr
     if stage != "hardening":

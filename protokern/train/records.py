@@ -30,6 +30,15 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureRecord:
+    """A frozen backbone has run over more images of a split; for progress bars, not logged. `done` is of `images`."""
+
+    split: str
+    done: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpochRecord:
     """One epoch of training. Losses are means per image, accuracies in [0, 1], `seconds` include the validation.
 
@@ -83,7 +92,7 @@ class Notice:
 
 
 LoggedRecord = EpochRecord | StageRecord | Notice
-Record = StepRecord | BatchRecord | LoggedRecord
+Record = StepRecord | BatchRecord | FeatureRecord | LoggedRecord
 
 
 def to_table(record: LoggedRecord) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from protokern.errors import CheckpointError
+from protokern.features import Precision
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import (
@@ -42,6 +43,9 @@ class TrainingRun:
         train: how to train.
         prune: whether and how to prune.
         workers: processes that read images.
+        feature_store: folder of the features of a frozen backbone; None: inside the run folder.
+        feature_precision: of the numbers there.
+        stored: the splits as the frozen backbone sees them, once they are opened.
         should_stop: asked after every batch; True ends the training with a checkpoint.
         progress: where the training stands.
         push: where the prototypes come from, after a push.
@@ -58,6 +62,9 @@ class TrainingRun:
     train: TrainConfig
     prune: PruneConfig
     workers: int = 0
+    feature_store: Path | None = None
+    feature_precision: Precision = "fp32"
+    stored: DataSplits | None = None
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
     push: PushResult | None = None
@@ -69,6 +76,11 @@ class TrainingRun:
     def device(self) -> torch.device:
         """The model's device."""
         return self.model.device
+
+    @property
+    def inputs(self) -> DataSplits:
+        """What the model is trained and measured on: the images, or what a frozen backbone gave for them."""
+        return self.stored or self.splits
 
     @property
     def log_path(self) -> Path:

@@ -24,6 +24,8 @@ class TrainConfig:
     Attributes:
         seed: of Python, NumPy, torch and the loader's workers.
         batch_size: images in a step.
+        backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
+            un-augmented images, and every stage reads what it gave from the disk, see `data.feature_store`.
         warm_epochs: epochs with the backbone frozen.
         joint_epochs: epochs with everything but the last layer trained.
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
@@ -65,6 +67,7 @@ class TrainConfig:
 
     seed: int = 0
     batch_size: int = 80
+    backbone: Literal["train", "frozen"] = "train"
     warm_epochs: int = 5
     joint_epochs: int = 26
     hardening_epochs: int = 2

@@ -44,6 +44,12 @@ class Squares:
     def sample_name(self, index: int) -> str:
         return f"{CLASSES[self.labels[index]]}/{index}.png"
 
+    def source_path(self, index: int) -> Path | None:
+        return None
+
+    def transform(self) -> str:
+        return f"{SIZE} pixels"
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

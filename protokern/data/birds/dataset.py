@@ -87,6 +87,10 @@ class SyntheticBirds(ImageDataset):
     def source_path(self, index: int) -> None:
         return None
 
+    def transform(self) -> str:
+        rows, columns = self.image_size
+        return f"painted at {rows} x {columns} pixels from seed {self.seed}, classes differ in {self._differ_in}"
+
     def annotations(self, index: int) -> BirdAnnotation:
         """Keypoints, masks and box of an image, as it is without augmentation; painted anew at each call."""
         return annotate(self._paint(range(len(self))[index], self.image_size))

@@ -1,0 +1,18 @@
+"""Feature maps of a backbone that no longer learns, written once and read from the disk ever after.
+
+A store holds what the backbone gave for every image of one data set. Knows nothing of models, images or training.
+"""
+
+from protokern.features.fingerprint import Fingerprint, fingerprint_of_files, fingerprint_of_weights
+from protokern.features.layout import Precision
+from protokern.features.store import FeatureStore
+from protokern.features.writer import FeatureWriter
+
+__all__ = [
+    "FeatureStore",
+    "FeatureWriter",
+    "Fingerprint",
+    "Precision",
+    "fingerprint_of_files",
+    "fingerprint_of_weights",
+]

@@ -1,0 +1,60 @@
+"""What the features of a store depend on, as three short texts: another text means other features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_LENGTH = 32  # of 64 hexadecimal digits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fingerprint:
+    """What the features of a store depend on.
+
+    Attributes:
+        weights: of the backbone, see `fingerprint_of_weights`.
+        transform: what is done to an image before the backbone sees it, in words.
+        files: the images, see `fingerprint_of_files`.
+    """
+
+    weights: str
+    transform: str
+    files: str
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Which of the three differ, by name."""
+        mine, theirs = asdict(self), asdict(other)
+        return [name for name, value in mine.items() if value != theirs[name]]
+
+
+def fingerprint_of_weights(backbone: nn.Module) -> str:
+    """Of the classes of all layers and of every bit of the parameters and buffers; not of device and memory format."""
+    digest = hashlib.sha256()
+    for name, module in backbone.named_modules():
+        digest.update(f"{name}:{type(module).__qualname__}\n".encode())
+    for name, value in backbone.state_dict().items():
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()[:_LENGTH]
+
+
+def fingerprint_of_files(images: Iterable[tuple[str, int, Path | None]]) -> str:
+    """Of the (name, label, file) of every image, in order, with the size and the time of change of its file.
+
+    Images without a file count by name and label. The names are what is compared, not where the files are.
+    """
+    digest = hashlib.sha256()
+    for name, label, path in images:
+        digest.update(f"{name}\0{label}\0".encode())
+        if path is not None:
+            status = path.stat()
+            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:_LENGTH]

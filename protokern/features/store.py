@@ -1,0 +1,146 @@
+"""Reading a store: batches in order, at given images, or class by class, from mapped memory."""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.errors import DataError
+from protokern.features.fingerprint import Fingerprint
+from protokern.features.layout import (
+    ADVICE,
+    DTYPES,
+    FEATURES,
+    HEADER,
+    Layout,
+    Precision,
+    Records,
+    check_features,
+    read_layout,
+    read_records,
+)
+
+_MOST_MAPPED = 2**27  # bytes that reading touches before it gives their pages back
+
+
+class FeatureStore:
+    """The features of one data set. Made by `FeatureStore.open`; written by `FeatureWriter`.
+
+    Batches are copies, float32 whatever is stored, and channels last, (B, C, H, W) as convolutions like them. The file
+    is mapped; its pages are given back every 128 MiB, so that the memory in use does not grow with the store.
+
+    Attributes:
+        path: the folder.
+        labels: (N,) int64, as they were when the store was written.
+        shape: (C, H, W) of an image's features.
+        precision: of the stored numbers, "fp32" or "bf16".
+        fingerprint: what the features depend on.
+    """
+
+    def __init__(self, path: Path, layout: Layout, records: Records) -> None:
+        self.path = path
+        self.labels = torch.from_numpy(records.labels)
+        self.shape = layout.shape
+        self.precision = layout.precision
+        self.fingerprint = layout.fingerprint
+        self._image_bytes = layout.image_bytes
+        self._touched = 0
+        with (path / FEATURES).open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # and is never written
+            flat = torch.frombuffer(self._map, dtype=DTYPES[layout.precision])
+        self._rows = flat.view(layout.images, -1)  # (N, H * W * C)
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, fingerprint: Fingerprint | None = None, precision: Precision | None = None
+    ) -> FeatureStore:
+        """Open a complete store after reading all of it once, to hold every chunk to its checksum.
+
+        Args:
+            path: the folder.
+            fingerprint: what the features must depend on; None: whatever they do.
+            precision: that the numbers must have; None: either.
+
+        Raises:
+            DataError: there is none, or it is not complete, damaged, or of other weights, another transform or other
+                files.
+        """
+        folder = Path(path)
+        layout = read_layout(folder)
+        if layout is None:
+            raise DataError(f"{folder}: must be a feature store; it has no {HEADER}. Check the path.")
+        check_fresh(folder, layout, fingerprint, precision)
+        if not layout.is_complete:
+            raise DataError(f"{folder}: must be a complete feature store; its writer was stopped. Go on writing it.")
+        records = read_records(folder, layout)
+        check_features(folder, layout, records)
+        return cls(folder, layout, records)
+
+    @staticmethod
+    def is_complete(path: Path | str) -> bool:
+        """Whether there is a store whose writer came to its end; nothing but its header is looked at."""
+        layout = read_layout(Path(path))
+        return layout is not None and layout.is_complete
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: Sequence[int] | Tensor) -> Tensor:
+        """The features of some images, (B, C, H, W) float32 for `index` (B,), each of 0 .. N - 1."""
+        chosen = torch.as_tensor(index, dtype=torch.int64)
+        return self._finish(self._rows.index_select(0, chosen))
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(features, labels) of all images in the order of the data set."""
+        for start in range(0, len(self), batch_size):
+            rows = self._rows[start : start + batch_size]
+            yield self._finish(rows.clone()), self.labels[start : start + batch_size]
+
+    def batches_at(self, batches: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(features, labels, index (B,) int64) for lists of images, for instance shuffled ones."""
+        for batch in batches:
+            index = torch.as_tensor(batch, dtype=torch.int64)
+            yield self.read(index), self.labels[index], index
+
+    def batches_by_class(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As `batches_at`, class after class, the images of each in order; no batch has images of two classes."""
+        order = np.argsort(self.labels.numpy(), kind="stable")
+        ends = np.flatnonzero(np.diff(self.labels.numpy()[order])) + 1
+        of_class = np.split(order, ends)
+        return self.batches_at(
+            images[start : start + batch_size].tolist()
+            for images in of_class
+            for start in range(0, len(images), batch_size)
+        )
+
+    def _finish(self, rows: Tensor) -> Tensor:
+        """Features (B, C, H, W) float32 of copied rows (B, H * W * C); gives pages back when there are many."""
+        self._touched += len(rows) * self._image_bytes
+        if self._touched > _MOST_MAPPED:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        channels, height, width = self.shape
+        return rows.float().view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def check_fresh(path: Path, layout: Layout, fingerprint: Fingerprint | None, precision: Precision | None) -> None:
+    """Raise a DataError unless the store is of what is wanted; it says in one line what differs."""
+    differences = [] if fingerprint is None else layout.fingerprint.differences(fingerprint)
+    if differences:
+        assert fingerprint is not None
+        words = {
+            "weights": "other weights of the backbone",
+            "transform": f"another transform ({layout.fingerprint.transform}; wanted: {fingerprint.transform})",
+            "files": "other files (names, labels, sizes or times of change)",
+        }
+        raise DataError(f"{path}: is stale: made of {' and '.join(words[name] for name in differences)}. {ADVICE}")
+    if precision is not None and layout.precision != precision:
+        raise DataError(f"{path}: must hold features in {precision}; it holds them in {layout.precision}. {ADVICE}")

@@ -1,0 +1,220 @@
+"""Writing a store, chunk by chunk, so that a writer that was killed is taken up where it was."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from protokern.errors import DataError
+from protokern.features.fingerprint import Fingerprint
+from protokern.features.layout import (
+    CHUNK_IMAGES,
+    CHUNKS,
+    DTYPES,
+    FEATURES,
+    HEADER,
+    LOCK,
+    Layout,
+    Precision,
+    check_features,
+    chunk_checksum,
+    completed,
+    make_record,
+    read_layout,
+    read_records,
+    write_layout,
+)
+from protokern.features.store import check_fresh
+
+
+def _wait_a_moment() -> None:
+    time.sleep(0.2)
+
+
+class FeatureWriter:
+    """Writes the features of a data set into a folder, or the rest of them; a context manager.
+
+    One process writes at a time: the others wait, and find the store complete. What was written before is read and held
+    to its checksums first.
+
+        with FeatureWriter("features/train", fingerprint, images=len(dataset)) as writer:
+            for images in writer.missing():
+                features, labels = ...  # (B, C, H, W) and (B,)
+                writer.append(features, labels)
+
+    Args:
+        path: the folder; made when it is missing.
+        fingerprint: what the features depend on.
+        images: in the data set, at least 1.
+        precision: of the stored numbers, "fp32" or "bf16".
+        wait: called while another process writes, again and again.
+
+    Attributes:
+        done: images that are written.
+
+    Raises:
+        DataError: the folder holds something else, a damaged store, or one of other weights, another transform or other
+            files; nothing of it was changed. Or the disk is full or refuses.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        fingerprint: Fingerprint,
+        *,
+        images: int,
+        precision: Precision = "fp32",
+        wait: Callable[[], None] = _wait_a_moment,
+    ) -> None:
+        if images < 1:
+            raise ValueError(f"images: must be at least 1; got {images}. Give a data set with images.")
+        if precision not in DTYPES:
+            raise ValueError(f"precision: must be one of {', '.join(DTYPES)}; got {precision!r}. Choose one.")
+        self.path = Path(path)
+        self.done = 0
+        self._fingerprint, self._images, self._precision, self._wait = fingerprint, images, precision, wait
+        self._layout: Layout | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        with _explain_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            while not self._takes_lock():
+                self._wait()
+            self._take_up()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        os.close(self._lock)  # and with it the lock
+
+    @property
+    def next_images(self) -> int:
+        """Images that the next `append` must bring; 0 when all are there."""
+        return min(self._chunk_images, self._images - self.done)
+
+    @property
+    def _chunk_images(self) -> int:
+        return CHUNK_IMAGES if self._layout is None else self._layout.chunk_images
+
+    def missing(self) -> list[list[int]]:
+        """The images that are not written yet, in the batches that `append` takes."""
+        size = self._chunk_images
+        return [list(range(start, min(start + size, self._images))) for start in range(self.done, self._images, size)]
+
+    def append(self, features: Tensor, labels: Tensor) -> None:
+        """Write the features (B, C, H, W) and labels (B,) of the next images; they are on the disk afterwards.
+
+        Raises:
+            ValueError: not `next_images` images, or features of another shape than before.
+            DataError: the disk is full or refuses; what was written before is whole.
+        """
+        shape = tuple(features.shape[1:])
+        if len(features) != self.next_images or len(labels) != self.next_images or len(shape) != 3:
+            raise ValueError(
+                f"features: must be (B, C, H, W) of the next {self.next_images} images; "
+                f"got {tuple(features.shape)} and {len(labels)} labels. See next_images."
+            )
+        layout = self._layout or self._new_layout(shape)
+        if shape != layout.shape:
+            raise ValueError(
+                f"features: must have the shape {layout.shape} of the images before; got {shape}. "
+                "Give images of one size."
+            )
+        rows = features.detach().permute(0, 2, 3, 1).to("cpu", DTYPES[layout.precision]).contiguous()
+        content = rows.flatten().view(torch.uint8).numpy().data
+        chunk = self.done // layout.chunk_images
+        record = make_record(labels.cpu().numpy(), chunk_checksum(content, chunk), chunk, layout)
+        with _explain_errors(self.path):
+            _write_at(self.path / FEATURES, self.done * layout.image_bytes, content)
+            _write_at(self.path / CHUNKS, chunk * layout.record_bytes, memoryview(record))
+            self.done += len(features)
+            if self.done == self._images:
+                write_layout(self.path, completed(layout))
+
+    def _takes_lock(self) -> bool:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _take_up(self) -> None:
+        """See what is there already."""
+        for leftover in self.path.glob(f".{HEADER}.*.tmp"):  # of a writer that was killed
+            leftover.unlink()
+        layout = read_layout(self.path)
+        if layout is None:
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry.name))
+            if strangers:
+                raise DataError(
+                    f"{self.path}: must be empty or a feature store; it holds {', '.join(strangers[:3])}. "
+                    "Give another folder."
+                )
+            return
+        check_fresh(self.path, layout, self._fingerprint, self._precision)
+        if layout.images != self._images:
+            raise DataError(f"{self.path}: must be of {self._images} images; it is of {layout.images}.")
+        records = read_records(self.path, layout)
+        check_features(self.path, layout, records)
+        self._layout, self.done = layout, len(records.labels)
+        if self.done == self._images and not layout.is_complete:  # killed just before the last word
+            write_layout(self.path, completed(layout))
+
+    def _new_layout(self, shape: tuple[int, ...]) -> Layout:
+        channels, height, width = shape
+        self._layout = Layout(
+            images=self._images,
+            shape=(channels, height, width),
+            precision=self._precision,
+            fingerprint=self._fingerprint,
+        )
+        with _explain_errors(self.path):
+            write_layout(self.path, self._layout)
+        return self._layout
+
+
+def _is_ours(name: str) -> bool:
+    return name == LOCK
+
+
+def _write_at(path: Path, offset: int, content: memoryview) -> None:
+    """Write `content` at `offset`, cut off what is behind it, and see it to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        while len(content):
+            count = os.pwrite(descriptor, content, offset)
+            content, offset = content[count:], offset + count
+        os.ftruncate(descriptor, offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Turn a failing disk (full, read-only, over quota) into one line that names the store."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: the features could not be written ({error.strerror or error}). "
+            "What was written before is whole; make room and go on, or give another folder."
+        ) from error

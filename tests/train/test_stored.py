@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from protokern.errors import DataError
+from protokern.features import FeatureStore
+from protokern.train.checkpoint import find_resumable, load_model
+from protokern.train.logger import read_log
+from protokern.train.loop import train
+from protokern.train.records import BatchRecord, FeatureRecord
+from protokern.train.run import resume_run
+
+from .toy import ToySplits, pool_config, toy_config, toy_run
+
+CONFIG = toy_config(backbone="frozen", joint_epochs=3, push_start=2, push_every=2, patience=0, prune=True)
+POOL_CONFIG = pool_config(backbone="frozen", joint_epochs=2, hardening_epochs=1, patience=0, prune=True)
+CONFIGS = pytest.mark.parametrize("config", [CONFIG, POOL_CONFIG], ids=["protopnet", "protopool"])
+
+
+def count_images(run) -> list[int]:
+    """Grows by the number of images of every call of the backbone."""
+    seen: list[int] = []
+    run.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    return seen
+
+
+@functools.cache
+def whole_of(model: str) -> dict[str, torch.Tensor]:
+    config = {"protopnet": CONFIG, "protopool": POOL_CONFIG}[model]
+    with tempfile.TemporaryDirectory() as folder:
+        run = toy_run(Path(folder), config)
+        torch.set_num_threads(1)
+        list(train(run))
+        return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def check_same_end(run) -> None:
+    whole, weights = whole_of(run.config["model"]["name"]), run.model.state_dict()
+    assert weights.keys() == whole.keys()
+    assert all(torch.equal(weights[name], value) for name, value in whole.items())
+
+
+@CONFIGS
+def test_the_backbone_sees_every_image_once_and_never_changes(tmp_path, config) -> None:
+    run = toy_run(tmp_path, config)
+    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    seen = count_images(run)
+    list(train(run))
+    assert sum(seen) == 30 + 12 + 9
+    assert all(torch.equal(value, before[name]) for name, value in run.model.backbone.state_dict().items())
+    check_same_end(run)
+
+
+def test_afterwards_the_model_takes_images_and_agrees_with_what_was_measured(tmp_path) -> None:
+    run = toy_run(tmp_path, CONFIG)
+    list(train(run))
+    model, _, _ = load_model(tmp_path)
+    for trained in (model, run.model.eval()):
+        answers = [int(trained(image[None]).logits.argmax()) == label for image, label in run.splits.test]
+        assert sum(answers) / len(answers) == run.progress.results[-1]["test_accuracy"]
+    image, patch = int(run.push.image[0]), int(run.push.patch[0])
+    stored = torch.cat([model.prototype_layer.prototypes, run.model.prototype_layer.prototypes]).detach()
+    features = model.features(run.splits.push[image][0][None]).detach().flatten(2)[0, :, patch]
+    assert (stored - features).abs().amax(dim=1).min() < 1e-5
+
+
+def test_a_frozen_run_is_one_whose_backbone_learns_nothing(tmp_path) -> None:
+    """The same weights as with images without augmentation through a backbone at rate 0 with frozen statistics."""
+    settings = {"batch_norm": "frozen", "weight_decay": 0.0, "joint_epochs": 1}
+    frozen = toy_run(tmp_path / "frozen", toy_config(backbone="frozen", **settings))
+    list(train(frozen))
+    plain = ToySplits()
+    plain.train = plain.push
+    slow = toy_run(tmp_path / "slow", toy_config(backbone_lr=0.0, **settings), plain)
+    list(train(slow))
+    for name, value in frozen.model.state_dict().items():
+        torch.testing.assert_close(value, slow.model.state_dict()[name], rtol=1e-4, atol=1e-4)
+
+
+def test_two_runs_share_a_store(tmp_path) -> None:
+    runs = [toy_run(tmp_path / name, CONFIG) for name in ("one", "two")]
+    seen = [count_images(run) for run in runs]
+    for run in runs:
+        run.feature_store = tmp_path / "shared"
+        list(train(run))
+        check_same_end(run)
+    assert sum(seen[0]) == 51
+    assert seen[1] == []
+    assert not (tmp_path / "one" / "features").exists()
+
+
+def test_a_stale_store_is_refused_and_kept(tmp_path) -> None:
+    list(train(toy_run(tmp_path / "one", CONFIG)))
+    features = tmp_path / "one" / "features" / "train" / "features.bin"
+    before = features.read_bytes()
+    other = toy_run(tmp_path / "two", toy_config(backbone="frozen", seed=1))
+    other.feature_store = tmp_path / "one" / "features"
+    with pytest.raises(DataError, match=r"train: is stale: made of other weights of the backbone. Remove"):
+        list(train(other))
+    assert not other.model.takes_stored_maps
+    assert features.read_bytes() == before
+
+
+@CONFIGS
+@pytest.mark.parametrize("batches", [2, 9])
+def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
+    seen = []
+    run = toy_run(tmp_path, config)
+    run.should_stop = lambda: len(seen) >= batches
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(record for record in train(run) if isinstance(record, BatchRecord))
+    again = toy_run(tmp_path, config)
+    resume_run(again, find_resumable(tmp_path))
+    images = count_images(again)
+    list(train(again))
+    assert images == []
+    check_same_end(again)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_run_stopped_while_the_backbone_runs_ends_with_the_same_bits(tmp_path, lost) -> None:
+    run = toy_run(tmp_path, CONFIG)
+    seen = []
+    run.should_stop = lambda: len(seen) >= 2
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(record for record in train(run) if isinstance(record, FeatureRecord))
+    assert [(record.split, record.done, record.images) for record in seen] == [("train", 30, 30), ("val", 12, 12)]
+    if lost:
+        shutil.rmtree(tmp_path / "features")
+    again = toy_run(tmp_path, CONFIG)
+    resume_run(again, find_resumable(tmp_path))
+    images = count_images(again)
+    list(train(again))
+    assert sum(images) == (51 if lost else 9)
+    check_same_end(again)
+    assert [line["text"] for line in read_log(again.log_path) if line["kind"] == "notice"][1].startswith(
+        "the backbone is frozen: all stages read its features of the un-augmented images from"
+    )
+
+
+def test_bf16_stores_halve_the_space(tmp_path) -> None:
+    run = toy_run(tmp_path, CONFIG)
+    run.feature_precision = "bf16"
+    list(train(run))
+    store = FeatureStore.open(tmp_path / "features" / "train")
+    assert store.precision == "bf16"
+    assert (tmp_path / "features" / "train" / "features.bin").stat().st_size == 2 * 30 * 128 * 2 * 2

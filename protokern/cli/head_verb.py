@@ -11,7 +11,9 @@ from protokern.cli.runs import OpenRun, check_classes, open_data, open_run
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.data import Splits
-from protokern.train.checkpoint import CheckpointState, checkpoints_folder, save_checkpoint
+from protokern.train.checkpoint import CheckpointState, save_checkpoint
+from protokern.train.checkpoint_index import checkpoint_folder
+from protokern.train.lock import lock_run
 from protokern.train.logger import append_record
 from protokern.train.records import LoggedRecord, Progress
 from protokern.train.run import TrainingRun
@@ -23,6 +25,11 @@ HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int:
     """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>` and the prototypes anew."""
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
+    with lock_run(opened.folder):
+        return _write_step(opened, stage, step)
+
+
+def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
     for note in splits.notes:
@@ -59,7 +66,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
 def _new_name(folder: Path, stage: Stage, epoch: int) -> str:
     """A checkpoint name that is not taken."""
     number = 2
-    while (checkpoints_folder(folder) / f"{stage}-{epoch}-{number}").exists():
+    while checkpoint_folder(folder, f"{stage}-{epoch}-{number}").exists():
         number += 1
     return f"{stage}-{epoch}-{number}"
 

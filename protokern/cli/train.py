@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +21,7 @@ from protokern.errors import CheckpointError, ConfigError, TrainingError
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable
 from protokern.train.files import write_file
+from protokern.train.lock import lock_run
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
 from protokern.train.resume import set_seed
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     folder = Path(args.out)
+    with ExitStack() as held:
+        if args.resume and (folder / RUN_FILE).exists():
+            held.enter_context(lock_run(folder))
+        return _run(args, folder, held)
+
+
+def _run(args: argparse.Namespace, folder: Path, held: ExitStack) -> int:
     config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
     device = choose_device(args.device)
     checkpoint = find_resumable(folder) if args.resume else None
@@ -54,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     work = _make_run(folder, config, splits, device, is_resumed=checkpoint is not None)
     if checkpoint is None:
         folder.mkdir(parents=True, exist_ok=True)
+        if not args.resume:
+            held.enter_context(lock_run(folder))
+            _check_empty(folder)  # again: another process may have come first
         write_file(folder / RUN_FILE, config_to_toml(config, versions()).encode())
     else:
         print(f"going on from {checkpoint}", flush=True)
@@ -75,11 +86,15 @@ def run(args: argparse.Namespace) -> int:
 def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"--out: must be a folder; got the file {folder}. Choose another name.")
+    _check_empty(folder)
+    return with_data(load_config(args.config, args.changes), args.data)
+
+
+def _check_empty(folder: Path) -> None:
     if (folder / RUN_FILE).exists() or (folder / "checkpoints").exists():
         raise CheckpointError(
             f"--out: {folder} already holds a run. Go on with it by --resume, or choose another folder."
         )
-    return with_data(load_config(args.config, args.changes), args.data)
 
 
 def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import replace
 
+import torch
+
 from protokern.backbones import build_backbone
-from protokern.errors import ConfigError
+from protokern.errors import CheckpointError, ConfigError
 from protokern.models.base import PrototypeModel
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
+
+_BYTES_A_PIXEL = 256  # of the maps that a backbone makes of an image, roughly
 
 
 def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:
@@ -34,3 +40,21 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[i
 def build_untrained(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:
     """The same net without reading any weight file: for weights that come from a checkpoint."""
     return build_model(replace(config, weights="none"), num_classes, image_size)
+
+
+def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> None:
+    """Refuse settings, perhaps a stranger's, of a net that would not fit into half of this machine's memory.
+
+    Raises:
+        CheckpointError: they describe such a net.
+    """
+    with torch.device("meta"):  # takes no memory
+        net = build_untrained(config, num_classes, image_size)
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    needed = sum(value.nbytes for value in net.state_dict().values()) + math.prod(sides) * _BYTES_A_PIXEL
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory / 2:
+        raise CheckpointError(
+            f"model: must fit into half of this machine's memory of {memory / 1e9:.1f} GB; got settings of one that "
+            f"needs {needed / 1e9:.1f} GB. Open it on a larger machine, if it is what you trained."
+        )

@@ -1,14 +1,15 @@
 """Checkpoints of a run folder: the only place that writes weights.
 
-    RUN/checkpoints/latest.json              names of the checkpoints, in the order of writing
+    RUN/checkpoints/latest.json              names of the checkpoints, see checkpoint_index.py
     RUN/checkpoints/<stage>-<epoch>/
         model.safetensors                    weights; its metadata hold the configuration and the classes
-        state.json                           configuration, classes, push result, progress of the run
+        state.json                           configuration, classes, push result, progress, checksums of the other files
         resume.safetensors                   optimizer and random-number states, in the checkpoints that may be resumed
 
-A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. Kept are the two
-newest, the best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage;
-of the kept ones only the two newest and the best joint one keep their resume.safetensors.
+A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. From then on it
+is never written again: under a name that is taken, another one gets a number behind it. Kept are the two newest, the
+best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage; of the kept
+ones only the two newest and the best joint one keep their resume.safetensors.
 """
 
 from __future__ import annotations
@@ -25,17 +26,23 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.models.base import PrototypeModel
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
-from protokern.train.build import build_untrained
-from protokern.train.files import read_json, remove_folder, to_json_bytes, write_file, write_folder
+from protokern.train.build import build_untrained, check_memory
+from protokern.train.checkpoint_index import CheckpointIndex, checkpoint_folder, read_index, write_index
+from protokern.train.files import read_file, read_json, remove_folder, to_json_bytes, write_folder
+from protokern.train.formats import check_format, check_seal, seal, sha256
+from protokern.train.lock import remove_leftovers
 
-FORMAT = "protokern-checkpoint-1"
+FORMAT = "protokern-checkpoint-2"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
+_SLACK = 16 * 2**20  # bytes of a tensor file beside what its tensors need: names, and the classes
+# What Python says of a table that lacks something, or holds something else than was written.
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +66,6 @@ class CheckpointState:
     progress: dict[str, Any] | None = None
 
 
-def checkpoints_folder(run_dir: Path) -> Path:
-    """Where a run's checkpoints are."""
-    return run_dir / "checkpoints"
-
-
 def save_checkpoint(
     run_dir: Path,
     name: str,
@@ -77,16 +79,22 @@ def save_checkpoint(
 
     Args:
         run_dir: the run folder.
-        name: of the checkpoint's folder.
+        name: of the checkpoint's folder; a number is added if there is one of that name.
         model: whose weights are written.
         state: see CheckpointState.
         resume: optimizer and random-number states; None: this checkpoint does not change where training resumes.
-        keep: names of checkpoints that must stay, with all they hold.
+        keep: names of checkpoints that training comes back to when it goes on from this one. They stay, with all they
+            hold, until one with `resume` names others.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
         CheckpointError: the disk is full or refuses; the checkpoints before are whole.
     """
-    path = checkpoints_folder(run_dir) / name
+    index = read_index(run_dir)
+    name = _free_name(name, index.written)
+    path = checkpoint_folder(run_dir, name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -94,26 +102,30 @@ def save_checkpoint(
         "classes": json.dumps(state.classes),
         "num_prototypes": str(model.num_prototypes),
     }
-    files = {
-        "model.safetensors": save_tensors(weights, metadata),
-        "state.json": to_json_bytes(_state_table(state, model.num_prototypes)),
-    }
+    files = {"model.safetensors": save_tensors(weights, metadata)}
     if resume is not None:
         files["resume.safetensors"] = save_tensors({key: value.cpu().contiguous() for key, value in resume.items()})
+    files["state.json"] = to_json_bytes(_state_table(state, model.num_prototypes, files))
     write_folder(path, files)
-    index = _read_index(run_dir)
-    index["written"] = [other for other in index["written"] if other != name] + [name]
-    index["latest"] = name
+    index.written.append(name)
+    index.latest = name
     if resume is not None:
-        index["resume"] = name
-    write_file(checkpoints_folder(run_dir) / "latest.json", to_json_bytes(index))
-    _remove_unneeded(run_dir, {*keep, index["resume"]})
+        index.resume, index.needed = name, list(keep)
+    write_index(run_dir, index)
+    _remove_unneeded(run_dir, index)
     return path
 
 
-def _state_table(state: CheckpointState, num_prototypes: int) -> dict[str, Any]:
+def _free_name(name: str, written: Collection[str]) -> str:
+    number, free = 2, name
+    while free in written:
+        number, free = number + 1, f"{name}-{number}"
+    return free
+
+
+def _state_table(state: CheckpointState, num_prototypes: int, files: Mapping[str, bytes]) -> dict[str, Any]:
     push = state.push
-    return {
+    table = {
         "format": FORMAT,
         "stage": state.stage,
         "epoch": state.epoch,
@@ -122,7 +134,9 @@ def _state_table(state: CheckpointState, num_prototypes: int) -> dict[str, Any]:
         "config": state.config,
         "push": None if push is None else push_to_table(push),
         "progress": state.progress,
+        "files": {name: sha256(content) for name, content in files.items()},
     }
+    return seal(table)
 
 
 def push_to_table(push: PushResult) -> dict[str, Any]:
@@ -148,21 +162,12 @@ def push_from_table(table: Mapping[str, Any]) -> PushResult:
     )
 
 
-def _read_index(run_dir: Path) -> dict[str, Any]:
-    path = checkpoints_folder(run_dir) / "latest.json"
-    if not path.exists():
-        return {"latest": None, "resume": None, "written": []}
-    index: dict[str, Any] = read_json(path)
-    return index
-
-
-def _remove_unneeded(run_dir: Path, keep: Collection[str]) -> None:
-    folder = checkpoints_folder(run_dir)
-    index = _read_index(run_dir)
-    whole = {*index["written"][-NUM_NEWEST:], *keep}
+def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
+    """Remove what the rule at the top of this file does not keep. Killed in between, it goes on after the next one."""
+    whole = {*index.written[-NUM_NEWEST:], *index.needed, index.resume, index.latest}
     kept = []
-    for name in index["written"]:
-        path = folder / name
+    for name in index.written:
+        path = checkpoint_folder(run_dir, name)
         if name in whole:
             kept.append(name)
         elif name.partition("-")[0] in KEPT_STAGES:
@@ -170,12 +175,9 @@ def _remove_unneeded(run_dir: Path, keep: Collection[str]) -> None:
             (path / "resume.safetensors").unlink(missing_ok=True)
         else:
             remove_folder(path)
-    write_file(folder / "latest.json", to_json_bytes({**index, "written": kept}))
-    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old")):  # of a run that was killed while writing
-        if leftover.is_dir():
-            remove_folder(leftover)
-        else:
-            leftover.unlink()
+    index.written = kept
+    write_index(run_dir, index)
+    remove_leftovers(run_dir)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -188,16 +190,16 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.exists():
         raise CheckpointError(f"{path}: must be a run folder or a checkpoint; it does not exist.")
-    latest = _read_index(path)["latest"]
+    latest = read_index(path).latest
     if latest is None:
         raise CheckpointError(f"{path}: must be a run folder with a checkpoint; it has none. Train first.")
-    return checkpoints_folder(path) / latest
+    return checkpoint_folder(path, latest)
 
 
 def find_resumable(run_dir: Path) -> Path | None:
     """The checkpoint from which training goes on; None when there is none yet."""
-    name = _read_index(run_dir)["resume"]
-    return None if name is None else checkpoints_folder(run_dir) / name
+    name = read_index(run_dir).resume
+    return None if name is None else checkpoint_folder(run_dir, name)
 
 
 def read_state(checkpoint: Path) -> CheckpointState:
@@ -206,17 +208,33 @@ def read_state(checkpoint: Path) -> CheckpointState:
     Raises:
         CheckpointError: missing, broken or of another format.
     """
-    table = read_json(checkpoint / "state.json")
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise CheckpointError(f"{checkpoint}: must be of format {FORMAT}; it was written by another version.")
-    return CheckpointState(
-        config=table["config"],
-        classes=tuple(table["classes"]),
-        stage=table["stage"],
-        epoch=table["epoch"],
-        push=None if table["push"] is None else push_from_table(table["push"]),
-        progress=table["progress"],
-    )
+    table = _read_table(checkpoint)
+    try:
+        return CheckpointState(
+            config=table["config"],
+            classes=tuple(table["classes"]),
+            stage=table["stage"],
+            epoch=table["epoch"],
+            push=None if table["push"] is None else push_from_table(table["push"]),
+            progress=table["progress"],
+        )
+    except ProtokernError:
+        raise
+    except _BROKEN as error:
+        raise _broken(checkpoint, error) from error
+
+
+def _read_table(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "state.json"
+    table: dict[str, Any] = read_json(path)
+    if check_format(path, table, FORMAT) > 1:  # the first version had no checksums
+        check_seal(path, table)
+    return table
+
+
+def _broken(checkpoint: Path, error: Exception) -> CheckpointError:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return CheckpointError(f"{checkpoint / 'state.json'}: must say what a checkpoint holds; it is broken ({reason}).")
 
 
 def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:
@@ -232,8 +250,17 @@ def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[
     """
     checkpoint = find_checkpoint(Path(path))
     state = read_state(checkpoint)
-    image_size = _as_tuple(state.config["data"]["image_size"])
-    model = build_untrained(_model_config(checkpoint, state.config["model"]), len(state.classes), image_size)
+    try:
+        image_size = _as_tuple(state.config["data"]["image_size"])
+        settings = _model_config(checkpoint, state.config["model"])
+        check_memory(settings, len(state.classes), image_size)
+        model = build_untrained(settings, len(state.classes), image_size)
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    except ProtokernError:
+        raise
+    except _BROKEN as error:
+        raise _broken(checkpoint, error) from error
     load_weights(model, checkpoint)
     return model.eval(), state.config, state.classes
 
@@ -265,7 +292,7 @@ def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
     Raises:
         CheckpointError: missing or broken weights, or of another model.
     """
-    weights = read_tensors(checkpoint / "model.safetensors")
+    weights = read_tensors(checkpoint / "model.safetensors", at_most=size_in_bytes(model))
     prototypes = weights.get("prototype_layer.prototypes")
     if prototypes is not None and len(prototypes) < model.num_prototypes:
         model.keep_prototypes(torch.arange(len(prototypes)))
@@ -276,16 +303,33 @@ def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint}: the weights do not fit the model: {reason}") from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+def read_tensors(path: Path, *, at_most: int) -> dict[str, Tensor]:
+    """All tensors of a file of a checkpoint, once its bytes are seen to be those that were written.
+
+    Args:
+        path: of the file, beside the checkpoint's state.json.
+        at_most: bytes that the tensors may need.
 
     Raises:
-        CheckpointError: missing or broken.
+        CheckpointError: missing, too large, broken or changed.
     """
+    content = read_file(path, at_most + _SLACK)
+    written = _read_table(path.parent).get("files", {path.name: None})
     try:
-        tensors: dict[str, Tensor] = load_tensors(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+        expected = written[path.name]
+    except (KeyError, TypeError) as error:
+        raise _broken(path.parent, error) from error
+    if expected is not None and expected != sha256(content):
+        raise CheckpointError(
+            f"{path}: is not whole: its checksum differs from what was written. Go back to an older checkpoint."
+        )
+    try:
+        tensors: dict[str, Tensor] = load_tensors(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is not whole ({error}).") from error
     return tensors
+
+
+def size_in_bytes(model: PrototypeModel) -> int:
+    """Of all tensors of a model's state."""
+    return sum(value.nbytes for value in model.state_dict().values())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError
+
+# Tables of 10,000 prototypes take a tenth of this. Parsed, JSON may take twenty times its size.
+LARGEST_TABLE = 64 * 2**20
 
 
 @contextmanager
@@ -51,6 +55,8 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explain_write_errors(path):
         try:
+            if temporary.exists():  # of a killed process with the same number, as all have in a container
+                shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
             for name, content in files.items():
                 write_synced(temporary / name, content)
@@ -84,6 +90,8 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that it is never seen half empty under its own name."""
     if path.exists():
         dying = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if dying.exists():
+            shutil.rmtree(dying)
         os.replace(path, dying)
         shutil.rmtree(dying)
 
@@ -93,15 +101,38 @@ def to_json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of a run.
+def read_json(path: Path, at_most: int = LARGEST_TABLE) -> Any:
+    """The content of a JSON file of a run, of `at_most` so many bytes.
 
     Raises:
-        CheckpointError: missing or broken.
+        CheckpointError: missing, too large or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_file(path, at_most).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not whole ({error}).") from error
+
+
+def read_file(path: Path, at_most: int) -> bytes:
+    """All bytes of a file of a run, which is first seen to be a plain file of `at_most` so many bytes.
+
+    Raises:
+        CheckpointError: missing, too large or no plain file.
+    """
+    try:
+        with open(path, "rb", opener=_open_now) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{path}: must be a plain file; it is not.")
+            if status.st_size > at_most:
+                raise CheckpointError(
+                    f"{path}: must have at most {at_most} bytes; got {status.st_size}. No run wrote such a file."
+                )
+            return file.read(at_most)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}). Is this the folder of a run?") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not whole ({error}).") from error
+
+
+def _open_now(path: str, flags: int) -> int:
+    """Open without waiting for somebody who writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError
-from protokern.train.files import explain_write_errors, write_file
+from protokern.train.files import LARGEST_TABLE, explain_write_errors, read_file, write_file
 from protokern.train.records import LoggedRecord, to_table
+
+_LONGEST_LINE = 2**20  # bytes
 
 
 def append_record(path: Path, record: LoggedRecord) -> None:
     """Add one line: the record's fields, and its `kind` ("epoch", "stage" or "notice").
 
+    The line is on the disk when this returns: a checkpoint counts on it. One that a killed process left half-written
+    goes first.
+
     Raises:
         CheckpointError: the disk is full or refuses.
     """
-    line = json.dumps(to_table(record))
-    with explain_write_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    line = json.dumps(to_table(record)) + "\n"
+    with explain_write_errors(path), open(path, "ab+", opener=_open_own) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LONGEST_LINE))
+        tail = file.read()
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(size - len(tail.rpartition(b"\n")[2]))
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open, or create, a file of the run folder itself: a link might lead out of it."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log, in order; a last line that was cut off by a kill is left out."""
+    """All whole lines of a log, in order; a last line that was cut off by a kill is left out.
+
+    Raises:
+        CheckpointError: too large, or a line is no record.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    try:
+        records = [json.loads(line) for line in read_file(path, LARGEST_TABLE).decode().split("\n")[:-1] if line]
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: must have one JSON object a line; it is broken ({error}).") from error
+    if not all(isinstance(record, dict) and isinstance(record.get("kind"), str) for record in records):
+        raise CheckpointError(f"{path}: must have one JSON object with a kind a line; it has others.")
+    return records
 
 
 def truncate_log(path: Path, num_lines: int) -> None:

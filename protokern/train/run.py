@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from protokern.errors import CheckpointError
 from protokern.features import Precision
@@ -15,12 +16,13 @@ from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import (
     CheckpointState,
-    checkpoints_folder,
     load_weights,
     read_state,
     read_tensors,
     save_checkpoint,
+    size_in_bytes,
 )
+from protokern.train.checkpoint_index import checkpoint_folder
 from protokern.train.frozen import FrozenSplits
 from protokern.train.loaders import DataSplits
 from protokern.train.logger import append_record, truncate_log
@@ -128,7 +130,10 @@ def resume_run(run: TrainingRun, checkpoint: Path) -> None:
     state = read_state(checkpoint)
     if state.progress is None:
         raise CheckpointError(f"{checkpoint}: must be a checkpoint of a training to resume; another command wrote it.")
-    progress = Progress.from_table(state.progress)
+    try:
+        progress = Progress.from_table(state.progress)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint}: must say where the training stands; it is broken ({error}).") from error
     images = count_images(run.splits)
     if progress.images and (state.classes != run.classes or progress.images != images):
         raise CheckpointError(
@@ -137,7 +142,7 @@ def resume_run(run: TrainingRun, checkpoint: Path) -> None:
         )
     run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
     restore_weights(run, checkpoint)
-    load_random(read_tensors(checkpoint / "resume.safetensors"))
+    load_random(_read_resume(run, checkpoint))
     truncate_log(run.log_path, progress.log_lines)
 
 
@@ -148,12 +153,17 @@ def restore_weights(run: TrainingRun, checkpoint: Path) -> None:
     run.optimizer = None
     if run.progress.optimizer_stage is not None:
         run.optimizer = make_optimizer(run.model, run.progress.optimizer_stage, run.train)
-        load_optimizer(run.optimizer, run.model, read_tensors(checkpoint / "resume.safetensors"))
+        load_optimizer(run.optimizer, run.model, _read_resume(run, checkpoint))
+
+
+def _read_resume(run: TrainingRun, checkpoint: Path) -> dict[str, Tensor]:
+    # Adam has two tensors for every one that learns.
+    return read_tensors(checkpoint / "resume.safetensors", at_most=3 * size_in_bytes(run.model))
 
 
 def checkpoint_path(run: TrainingRun, name: str) -> Path:
     """The folder of a checkpoint of this run."""
-    return checkpoints_folder(run.folder) / name
+    return checkpoint_folder(run.folder, name)
 
 
 def count_images(splits: DataSplits) -> dict[str, int]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from protokern.cli.main import main
 from tests.cli.pushed_run import CLASSES, PushedRun, make_run, write_photos
+from tests.train.tampering import change_tensors
 
 FAST = [
     "--set", "model.backbone=tiny",
@@ -213,12 +214,8 @@ def test_images_that_give_nan_are_found_in_the_push(
     pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(pushed.folder, tmp_path / "run")
-    from safetensors.torch import load_file, save_file
-
     weights_file = tmp_path / "run" / "checkpoints" / "push-2" / "model.safetensors"
-    weights = load_file(weights_file)
-    weights["backbone.body.0.weight"] = torch.full_like(weights["backbone.body.0.weight"], torch.nan)
-    save_file(weights, weights_file)
+    change_tensors(weights_file, lambda weights: weights["backbone.body.0.weight"].fill_(torch.nan))
     assert "must give finite distances; got NaN" in mistake(capsys, "push", tmp_path / "run")
 
 

@@ -51,6 +51,7 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> dict:
 
 def test_the_run_folder_holds_what_was_promised(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "run.toml",
         "log.jsonl",
         "metrics.json",

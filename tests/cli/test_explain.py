@@ -15,6 +15,7 @@ from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
+from tests.train.tampering import change_table, mend_checksum
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +192,16 @@ def test_images_that_are_not_square_keep_their_sides(tmp_path: Path) -> None:
 
 
 def change_state(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = run / "checkpoints" / "push-2" / "state.json"
-    state = json.loads(path.read_text())
-    change(state)
-    path.write_text(json.dumps(state))
+    change_table(run / "checkpoints" / "push-2" / "state.json", change)
 
 
 def take_weights_of_a_pool(run: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of prototypes that no class uses
         pool = make_pool_run(run.parent / "pool")
-    shutil.copy(pool.folder / "checkpoints/push-2/model.safetensors", run / "checkpoints/push-2/model.safetensors")
+    weights = run / "checkpoints/push-2/model.safetensors"
+    shutil.copy(pool.folder / "checkpoints/push-2/model.safetensors", weights)
+    mend_checksum(weights)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def take_weights_of_a_pool(run: Path) -> None:
         (take_weights_of_a_pool, "push-2: the weights do not fit the model: "),
         (
             lambda run: change_state(run, lambda state: state.update(format="protokern-99")),
-            "written by another version",
+            "must be of format protokern-checkpoint-2; got 'protokern-99'",
         ),
         (
             lambda run: change_state(run, lambda state: state["config"]["model"].update(name="prototree")),

@@ -10,16 +10,18 @@ from protokern.push import PushResult
 from protokern.train import files
 from protokern.train.checkpoint import (
     CheckpointState,
-    checkpoints_folder,
     find_checkpoint,
     find_resumable,
     load_model,
     push_from_table,
     push_to_table,
     read_state,
+    read_tensors,
     save_checkpoint,
 )
+from protokern.train.checkpoint_index import checkpoints_folder
 
+from .tampering import change_table
 from .toy import CLASSES, toy_config, toy_run
 
 PUSH = PushResult(
@@ -106,13 +108,37 @@ def test_a_checkpoint_of_another_command_is_the_latest_but_not_the_one_to_resume
     assert (find_resumable(run.folder) / "resume.safetensors").exists()
 
 
-def test_saving_under_the_same_name_replaces(run) -> None:
-    save(run, "joint-1")
+def test_a_checkpoint_is_never_written_again(run) -> None:
+    """A kill between its removal and the new one's coming would leave a run without what it goes on from."""
+    first = save(run, "joint-1")
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
     with torch.no_grad():
         run.model.prototype_layer.prototypes.fill_(0.5)
-    save(run, "joint-1")
+    assert save(run, "joint-1").name == "joint-1-2"
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == before
     assert (load_model(run.folder)[0].prototype_layer.prototypes == 0.5).all()
-    assert folders(run) == {"joint-1"}
+    assert save(run, "joint-1").name == "joint-1-3"
+    assert folders(run) == {"joint-1-2", "joint-1-3"}
+
+
+def test_a_folder_that_a_kill_kept_out_of_the_index_is_written_anew(run) -> None:
+    save(run, "joint-1")
+    unnamed = checkpoints_folder(run.folder) / "joint-2"
+    unnamed.mkdir()
+    (unnamed / "state.json").write_text("half")
+    assert save(run, "joint-2") == unnamed
+    assert read_state(unnamed).stage == "joint"
+
+
+def test_what_training_comes_back_to_outlives_the_checkpoints_of_other_commands(run) -> None:
+    for name in ("joint-1", "joint-2", "joint-3"):
+        save(run, name, keep={"joint-1"})
+    for number in (2, 3, 4):
+        save(run, f"push-3-{number}", resume=False)
+    assert {"joint-1", "joint-3"} <= folders(run)
+    assert (checkpoints_folder(run.folder) / "joint-1" / "resume.safetensors").exists()
+    save(run, "joint-4", keep={"joint-4"})
+    assert "joint-1" not in folders(run)
 
 
 def test_leftovers_of_a_kill_are_removed(run) -> None:
@@ -173,9 +199,7 @@ def test_a_broken_weights_file_is_named(run) -> None:
 
 def test_weights_of_another_model_are_refused(run, tmp_path) -> None:
     path = save(run, "joint-1")
-    state = json.loads((path / "state.json").read_text())
-    state["config"]["model"]["prototype_dim"] = 16
-    (path / "state.json").write_text(json.dumps(state))
+    change_table(path / "state.json", lambda state: state["config"]["model"].update(prototype_dim=16))
     with pytest.raises(CheckpointError, match=r"the weights do not fit the model: size mismatch for .*"):
         load_model(run.folder)
 
@@ -190,9 +214,7 @@ def test_weights_of_another_model_are_refused(run, tmp_path) -> None:
 )
 def test_a_checkpoint_of_a_newer_version_is_refused(run, change, message) -> None:
     path = save(run, "joint-1")
-    state = json.loads((path / "state.json").read_text())
-    state["config"]["model"] |= change
-    (path / "state.json").write_text(json.dumps(state))
+    change_table(path / "state.json", lambda state: state["config"]["model"].update(change))
     with pytest.raises(CheckpointError, match=message):
         load_model(run.folder)
 
@@ -200,8 +222,91 @@ def test_a_checkpoint_of_a_newer_version_is_refused(run, change, message) -> Non
 def test_a_checkpoint_of_another_format_is_refused(run) -> None:
     path = save(run, "joint-1")
     (path / "state.json").write_text('{"format": "something-else"}')
-    with pytest.raises(CheckpointError, match="must be of format protokern-checkpoint-1"):
+    with pytest.raises(CheckpointError, match=r"state\.json: must be of format protokern-checkpoint-2; got .some"):
         load_model(run.folder)
+
+
+@pytest.mark.parametrize("file", ["latest.json", "joint-1/state.json"])
+def test_a_newer_format_is_refused_by_name(run, file) -> None:
+    save(run, "joint-1")
+    path = checkpoints_folder(run.folder) / file
+    change_table(path, lambda table: table.update(format=table["format"][:-1] + "9"))
+    message = (
+        rf"{path.name}: is of format protokern-checkpoints?-9; this version reads up to .*-[12]\. Update protokern\."
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_model(run.folder)
+
+
+def test_a_checkpoint_of_the_first_format_without_checksums_is_read(run) -> None:
+    path = save(run, "joint-1", push=PUSH)
+    state, index = (json.loads(file.read_text()) for file in (path / "state.json", path.parent / "latest.json"))
+    old = {key: value for key, value in state.items() if key not in ("checksum", "files")}
+    (path / "state.json").write_text(json.dumps({**old, "format": "protokern-checkpoint-1"}))
+    (path.parent / "latest.json").write_text(json.dumps({key: index[key] for key in ("latest", "resume", "written")}))
+    assert load_model(run.folder)[1] == run.config
+    assert save(run, "joint-2").name == "joint-2"
+    assert folders(run) == {"joint-1", "joint-2"}
+
+
+EVIL = ("../../precious", "/etc", "..", "joint-1/../../..", ".hidden", "joint-1\0", 7)
+
+
+@pytest.mark.parametrize("name", EVIL)
+@pytest.mark.parametrize("key", ["latest", "resume", "written", "needed"])
+def test_names_that_lead_out_of_the_run_folder_are_refused(run, tmp_path, key, name) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    save(run, "joint-1")
+    latest = checkpoints_folder(run.folder) / "latest.json"
+    change_table(latest, lambda index: index.update({key: name if key in ("latest", "resume") else [name]}))
+    for action in (load_model, find_resumable):
+        with pytest.raises(CheckpointError, match="must name checkpoints by letters"):
+            action(run.folder)
+    with pytest.raises(CheckpointError, match="must name checkpoints by letters"):
+        save(run, "joint-2")
+    assert precious.is_dir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prototypes_per_class": 10**12},
+        {"prototype_dim": 10**7},
+        {"prototype_size": [10**6, 10**6]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_settings_of_a_gigantic_model_take_no_memory(run, change) -> None:
+    path = save(run, "joint-1")
+    change_table(path / "state.json", lambda state: state["config"]["model"].update(change))
+    with pytest.raises(CheckpointError, match=r"must fit into half of this machine|must fit the feature grid"):
+        load_model(run.folder)
+
+
+def test_a_gigantic_image_takes_no_memory(run) -> None:
+    path = save(run, "joint-1")
+    change_table(path / "state.json", lambda state: state["config"]["data"].update(image_size=[10**6, 10**6]))
+    with pytest.raises(CheckpointError, match="must fit into half of this machine"):
+        load_model(run.folder)
+
+
+def test_a_weights_file_that_is_larger_than_the_model_is_not_read(run) -> None:
+    path = save(run, "joint-1") / "model.safetensors"
+    with path.open("r+b") as file:
+        file.truncate(10**13)  # a file with a hole, which takes no space
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: must have at most \d+ bytes; got 10000000000000"):
+        load_model(run.folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "resume.safetensors"])
+def test_a_flipped_bit_in_the_tensors_is_found(run, name) -> None:
+    path = save(run, "joint-1") / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}: is not whole: its checksum differs from what was written"):
+        read_tensors(path, at_most=10**8)
 
 
 def test_no_pickle_is_written(run) -> None:

@@ -63,3 +63,19 @@ def test_a_broken_or_missing_json_file_is_named(tmp_path) -> None:
         read_json(tmp_path / "broken.json")
     with pytest.raises(CheckpointError, match=r"missing\.json: cannot be read \(No such file or directory\)"):
         read_json(tmp_path / "missing.json")
+
+
+def test_a_file_is_only_read_when_it_is_plain_and_of_a_size_that_a_run_may_write(tmp_path) -> None:
+    with (tmp_path / "hole.json").open("wb") as file:
+        file.truncate(10**13)
+    with pytest.raises(CheckpointError, match=r"hole\.json: must have at most \d+ bytes; got 10000000000000"):
+        read_json(tmp_path / "hole.json")
+    os.mkfifo(tmp_path / "pipe.json")  # nobody writes into it: reading would wait for ever
+    with pytest.raises(CheckpointError, match=r"pipe\.json: must be a plain file"):
+        read_json(tmp_path / "pipe.json")
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"deep\.json: is not whole"):
+        read_json(tmp_path / "deep.json")

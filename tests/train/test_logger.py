@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from protokern.errors import CheckpointError
+from protokern.train import logger
 from protokern.train.logger import append_record, read_log, truncate_log
 from protokern.train.records import Notice, StageRecord
 
@@ -50,3 +51,35 @@ def test_a_log_is_cut_back_to_its_checkpoint(tmp_path) -> None:
 
 def test_a_run_without_a_log_has_an_empty_one(tmp_path) -> None:
     assert read_log(tmp_path / "log.jsonl") == []
+
+
+def test_a_line_after_one_that_was_cut_off_takes_its_place(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_record(path, Notice(text="whole"))
+    with path.open("a") as file:
+        file.write('{"kind": "noti')
+    append_record(path, Notice(text="after"))
+    assert [line["text"] for line in read_log(path)] == ["whole", "after"]
+
+
+def test_a_line_is_on_the_disk_before_the_checkpoint_that_counts_it(tmp_path, monkeypatch) -> None:
+    synced = []
+    monkeypatch.setattr(logger.os, "fsync", lambda descriptor: synced.append((tmp_path / "log.jsonl").read_bytes()))
+    append_record(tmp_path / "log.jsonl", Notice(text="hello"))
+    assert synced == [b'{"kind": "notice", "text": "hello"}\n']
+
+
+@pytest.mark.parametrize("content", [b"nonsense\n", b"[1]\n", b'{"kind": 3}\n', b"\xff\n", b"[" * 100_000 + b"\n"])
+def test_a_broken_log_is_named(tmp_path, content) -> None:
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: must have one JSON object (a line; it is broken|with a)"):
+        read_log(tmp_path / "log.jsonl")
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine\n")
+    (tmp_path / "log.jsonl").symlink_to(precious)
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: could not be written"):
+        append_record(tmp_path / "log.jsonl", Notice(text="not there"))
+    assert precious.read_text() == "mine\n"

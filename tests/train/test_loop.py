@@ -173,7 +173,7 @@ def test_of_several_pushes_the_best_on_the_validation_split_is_kept(tmp_path, mo
     model, _, _ = load_model(tmp_path)
     assert torch.equal(model.backbone.state_dict()["body.0.weight"], weights[1])
     assert not torch.equal(weights[1], weights[2])
-    assert run.last_checkpoint.name == ("pruned_last_layer-1" if prune else "last_layer-1")
+    assert run.last_checkpoint.name == ("pruned_last_layer-1" if prune else "last_layer-1-2")
     assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 1
     assert len(run.push.image) == model.num_prototypes
 

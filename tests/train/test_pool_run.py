@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from protokern.train import loop as loop_module
-from protokern.train.checkpoint import checkpoints_folder, load_model
+from protokern.train.checkpoint import load_model
+from protokern.train.checkpoint_index import checkpoints_folder
 from protokern.train.evaluate import Evaluation
 from protokern.train.logger import read_log
 from protokern.train.loop import train

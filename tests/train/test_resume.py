@@ -179,7 +179,7 @@ def test_seeds_differ_by_seed_and_by_position() -> None:
 def test_the_resume_file_is_plain_tensors(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config(warm_epochs=1, joint_epochs=0))
     list(train(run))
-    assert {name.split("/")[0] for name in read_tensors(run.last_checkpoint / "resume.safetensors")} == {
+    assert {name.split("/")[0] for name in read_tensors(run.last_checkpoint / "resume.safetensors", at_most=10**7)} == {
         "optimizer",
         "random",
     }

@@ -1,0 +1,87 @@
+"""`checkpoints/latest.json`: which checkpoints there are, which is the latest, and where training resumes.
+
+A checkpoint exists once it is named here; a folder that is not named is what a killed process left.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from protokern.errors import CheckpointError
+from protokern.train.files import read_json, to_json_bytes, write_file
+from protokern.train.formats import CHECKSUM, check_format, check_seal, seal
+
+INDEX_FORMAT = "protokern-checkpoints-1"
+_FILE = "latest.json"
+_NAME = re.compile(r"[a-z_][a-z0-9_-]*")  # as in joint-3-batch-12: nothing that leads out of the folder
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointIndex:
+    """The checkpoints of a run, by name.
+
+    Attributes:
+        latest: the one written last; None: there is none.
+        resume: the one that training goes on from.
+        needed: those that training, when it goes on from `resume`, comes back to.
+        written: all, in the order of writing.
+    """
+
+    latest: str | None
+    resume: str | None
+    needed: list[str]
+    written: list[str]
+
+
+def checkpoints_folder(run_dir: Path) -> Path:
+    """Where a run's checkpoints are."""
+    return run_dir / "checkpoints"
+
+
+def checkpoint_folder(run_dir: Path, name: str) -> Path:
+    """The folder of the checkpoint `name`.
+
+    Raises:
+        CheckpointError: it is no name of a checkpoint, and might lead out of the run folder.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise CheckpointError(f"{run_dir}: must name checkpoints by letters, digits, _ and -; got {name!r}.")
+    return checkpoints_folder(run_dir) / name
+
+
+def read_index(run_dir: Path) -> CheckpointIndex:
+    """The index of a run folder, an empty one where no checkpoint was written yet.
+
+    Raises:
+        CheckpointError: it is broken, or of a newer format.
+    """
+    path = checkpoints_folder(run_dir) / _FILE
+    if not path.exists():
+        return CheckpointIndex(latest=None, resume=None, needed=[], written=[])
+    table = read_json(path)
+    if isinstance(table, dict) and "format" not in table:  # from before there were versions and checksums
+        table = {"needed": table.get("written"), **table}
+    else:
+        check_format(path, table, INDEX_FORMAT)
+        check_seal(path, table)
+        table = {key: value for key, value in table.items() if key not in ("format", CHECKSUM)}
+    if table.keys() != {entry.name for entry in fields(CheckpointIndex)}:
+        raise CheckpointError(f"{path}: must name the checkpoints of a run; got the keys {', '.join(table)[:200]}.")
+    index = CheckpointIndex(**table)
+    if not (isinstance(index.needed, list) and isinstance(index.written, list)):
+        raise CheckpointError(f"{path}: must list the checkpoints of a run; it does not.")
+    for name in (index.latest, index.resume, *index.needed, *index.written):
+        if name is not None:
+            checkpoint_folder(run_dir, name)
+    return index
+
+
+def write_index(run_dir: Path, index: CheckpointIndex) -> None:
+    """Replace the index at once.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; the index is then as it was.
+    """
+    write_file(checkpoints_folder(run_dir) / _FILE, to_json_bytes(seal({"format": INDEX_FORMAT, **asdict(index)})))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from protokern.kernels import distance_map, mean_activation
 from protokern.kernels.geometry import compute_dtype
@@ -40,31 +39,22 @@ def mean_distance(
             return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
         return 1 - _directions(wide).mean((2, 3)) @ _directions(cells.flatten(1).to(wide.dtype)).T
     patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, K, N)
-    centre, spread = _CentreAndSpread.apply(patches)
+    centre, spread = _centre_and_spread(patches)
     # The centres are laid out as the patches of one image: the gradients are then two plain matrix products.
     to_centre = distance_map(centre.T[None, :, :, None], cells.flatten(1).to(centre.dtype), backend=backend)
     return spread[:, None] + to_centre[0, :, :, 0].T
 
 
-class _CentreAndSpread(torch.autograd.Function):
+def _centre_and_spread(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Mean vector (B, K) of vectors (B, K, N), and their mean squared distance from it (B,).
 
-    Keeps the vectors alone for the backward pass. The spread has no gradient through the mean, around which the
-    differences add up to 0.
+    The loss keeps no differences for the backward pass, where plain squares would. The spread has no gradient through
+    the mean, around which the differences add up to 0.
     """
-
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        centre = vectors.mean(2)
-        ctx.save_for_backward(vectors, centre)
-        return centre, (vectors - centre[..., None]).square_().sum((1, 2)) / vectors.shape[2]
-
-    @staticmethod
-    def backward(ctx: Any, grad_centre: Tensor, grad_spread: Tensor) -> Tensor:
-        vectors, centre = ctx.saved_tensors
-        count = vectors.shape[2]
-        grad = vectors - centre[..., None]
-        return grad.mul_(2 / count * grad_spread[:, None, None]).add_(grad_centre[..., None] / count)
+    count = vectors.shape[2]
+    centre = vectors.sum(2) / count  # unlike that of mean, the gradient of a sum is a view
+    around = centre.detach()[..., None].expand_as(vectors)
+    return centre, functional.mse_loss(vectors, around, reduction="none").sum((1, 2)) / count
 
 
 def _directions(vectors: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +99,7 @@ class SlotAssignment(nn.Module):
         if self._phase == "plain":
             return self.presence_logits.transpose(1, 2).softmax(dim=2).transpose(1, 2)
         noise = gumbel_noise(self.presence_logits.transpose(1, 2)) if self.training else None
-        return _SoftChoice.apply(self.presence_logits, self.scale, noise).transpose(1, 2)
+        return _soft_choice(self.presence_logits, self.scale, noise).transpose(1, 2)
 
     def _one_hot(self) -> Tensor:
         count = self.presence_logits.shape[1]
@@ -177,30 +176,21 @@ def gumbel_noise(logits: Tensor) -> Tensor:
     return torch.rand(logits.shape, dtype=dtype, device=logits.device).log_().neg_().log_().neg_()
 
 
-class _SoftChoice(torch.autograd.Function):
+def _soft_choice(presence_logits: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
     """Shares (K, S, P) of the prototypes: softmax over P of (logits (K, P, S) * scale + noise (K, S, P)) / TEMPERATURE.
 
     A share below 1e-19 of the largest (in float32: the root of the smallest normal number) is 0. Such shares change no
     sum, but they and their products with gradients are denormal, and processors take a hundred times as long for those.
     """
-
-    @staticmethod
-    def forward(ctx: Any, presence_logits: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        # The sums run over the last, contiguous dimension.
-        logits = presence_logits.transpose(1, 2).contiguous() * scale
-        logits = (logits if noise is None else noise.add_(logits)).div_(TEMPERATURE)
-        smallest = math.log(torch.finfo(logits.dtype).tiny) / 2
-        logits -= logits.amax(2, keepdim=True)
-        shares = F.threshold(logits, smallest, -torch.inf, inplace=True).softmax(2)
-        ctx.save_for_backward(shares, scale)
-        return shares.to(presence_logits.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        shares, scale = ctx.saved_tensors
-        mean = (grad * shares).sum(2, keepdim=True)
-        to_logits = (grad - mean).mul_(shares).mul_(scale / TEMPERATURE).transpose(1, 2)
-        return to_logits.to(grad.dtype), None, None
+    # The sums run over the last, contiguous dimension.
+    logits = presence_logits.transpose(1, 2).contiguous() * (scale / TEMPERATURE)
+    if noise is not None:
+        logits = torch.add(logits, noise, alpha=1 / TEMPERATURE)
+    logits = logits.sub_(logits.detach().amax(2, keepdim=True))
+    smallest = math.log(torch.finfo(logits.dtype).tiny) / 2
+    with torch.no_grad():  # where a share is 0, so is what the softmax hands back
+        F.threshold(logits, smallest, -torch.inf, inplace=True)
+    return logits.softmax(2).to(presence_logits.dtype)
 
 
 def _check(num_classes: int, num_prototypes: int, slots_per_class: int, schedule_epochs: int) -> None:

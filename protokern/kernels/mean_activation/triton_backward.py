@@ -24,16 +24,16 @@ class _Tiles(NamedTuple):
     """Tiles of both gradients.
 
     Attributes:
-        rows: patches or prototypes of a tile, either way.
+        rows: of a tile, whose gradient a program computes: patches or prototypes.
+        columns: of a tile, prototypes or patches.
         channels: that a program writes; it computes the distances of its tiles anew for every part of this size.
         warps: of one program; more than a forward has, for a tile of distances lies beside a tile of the result.
-        stages: steps in flight.
     """
 
     rows: int
+    columns: int
     channels: int
     warps: int
-    stages: int
 
 
 # Channels of one step of a product: the registers of more would be spilled where factors are split as they are read.
@@ -85,15 +85,16 @@ def _from_maps(
 
 
 def _tiles(limits: DeviceLimits, metric: str, taps: int) -> _Tiles:
-    """The largest that leave no register spilled: unit vectors and the loops over the cells of a patch take some."""
+    """The largest that leave no register spilled: unit vectors and the loops over the cells of a patch take some.
+
+    64 rows, the least that a warp group multiplies, are too many: Triton 3.6 spills a hundred registers there.
+    """
     is_cosine, has_taps = metric == "cosine", taps > 1
     if (is_cosine and has_taps) or (limits.arch < 90 and (is_cosine or has_taps)):
-        return _Tiles(rows=16, channels=32, warps=4, stages=1)
+        return _Tiles(rows=16, columns=16, channels=32, warps=4)
     if is_cosine or has_taps:
-        return _Tiles(rows=32, channels=32, warps=8, stages=1)
-    if limits.arch >= 90:
-        return _Tiles(rows=64, channels=64, warps=8, stages=2)  # 64 rows: the least that a warp group multiplies
-    return _Tiles(rows=32, channels=64, warps=8, stages=1)
+        return _Tiles(rows=32, columns=32, channels=32, warps=8)
+    return _Tiles(rows=32, columns=64, channels=64, warps=8)
 
 
 def _by_products(
@@ -117,21 +118,24 @@ def _by_products(
     channels = min(tile.channels, max(16, triton.next_power_of_2(depth)))
     options = {
         "COSINE": metric == "cosine", "KH": kh, "KW": kw, "INPUT_PRECISION": kind.input_precision,
-        "ACTIVATION": activation, "BP": tile.rows, "BN": tile.rows, "BK": STEP, "DB": channels,
+        "ACTIVATION": activation, "BK": STEP, "DB": channels,
         # The assembler would rather spill than let one program fewer run at a time.
-        "num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": REGISTERS, **OPTIONS,
+        "num_warps": tile.warps, "num_stages": 1, "maxnreg": REGISTERS, **OPTIONS,
     }  # fmt: skip
     channel_tiles = triton.cdiv(depth, channels)
     if grad_features.numel() > 0:
         programs = batch * triton.cdiv(height * width, tile.rows) * channel_tiles
         mean_grad_features_kernel[(programs,)](
-            *inputs, grad_features, *grad_features.stride(), *sizes, epsilon, **options
-        )
+            *inputs, grad_features, *grad_features.stride(), *sizes, epsilon,
+            BN=tile.rows, BP=tile.columns, **options,
+        )  # fmt: skip
     if grad_prototypes.numel() > 0:
         programs = triton.cdiv(num_prototypes, tile.rows) * kh * kw * channel_tiles
         per_split = triton.cdiv(batch, min(batch, triton.cdiv(WAVES * limits.multiprocessors, programs)))
         splits = triton.cdiv(batch, per_split)
         work = torch.empty((splits, num_prototypes, kh * kw, depth), dtype=torch.float32, device=features.device)
-        mean_grad_prototypes_kernel[(programs * splits,)](*inputs, work, batch, *sizes, per_split, epsilon, **options)
+        mean_grad_prototypes_kernel[(programs * splits,)](
+            *inputs, work, batch, *sizes, per_split, epsilon, BP=tile.rows, BN=tile.columns, **options
+        )
         total = work.sum(0).transpose(1, 2)  # (P, D, T)
         grad_prototypes.copy_(total.reshape(prototypes.shape))

@@ -122,6 +122,38 @@ class PushRow(Measurement):
 
 
 @dataclass(frozen=True)
+class SearchRow(Measurement):
+    """A search over stored features against what it replaces.
+
+    Attributes:
+        case: "push", "prune" or "stream".
+        baseline: "original" for the released program's loops, "op" for `min_distance` alone on batches in memory.
+        rounds: passes of each kind; they alternate.
+        search_s: one pass over all images, reading included.
+        baseline_images: how many images the baseline ran over; `baseline_s` is scaled to all.
+        ratio: median over rounds of baseline time over search time of the same round.
+        peak_mb: the most memory that the process of a stream held, Python and torch included, in 1e6 bytes.
+    """
+
+    case: str
+    baseline: str
+    images: int
+    side: int
+    depth: int
+    prototypes: int
+    classes: int
+    k: int
+    batch_size: int
+    threads: int
+    rounds: int
+    search_s: float
+    baseline_images: int
+    baseline_s: float
+    ratio: float
+    peak_mb: float | None
+
+
+@dataclass(frozen=True)
 class ImportanceRow(Measurement):
     """The importance of modifications against what it cannot do without.
 

@@ -14,8 +14,17 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SPEED, read_rows
-from benchmarks.rows import ImportanceRow, Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SpeedRow
+from benchmarks.results import IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
+from benchmarks.rows import ImportanceRow, Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SearchRow, SpeedRow
+from benchmarks.tables import (
+    BUSY_MARK,
+    importance_table,
+    pool_table,
+    push_table,
+    report_table,
+    search_table,
+    times,
+)
 from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
@@ -25,7 +34,6 @@ END = "<!-- benchmarks end -->"
 NOTHING = "No measurements are stored yet; `make bench` makes them."
 NO_CUDA = "On a CUDA device: not measured."
 MODE_NAMES = {"fwd": "forward", "full": "forward + backward"}
-BUSY_MARK = " \\*"
 # What README shows of each kind of device: op, case, mode.
 CPU_STORY = (("cub200", "fwd"), ("cub200", "full"), ("grid14", "fwd"), ("grid14", "full"), ("pool202-b16", "fwd"))
 CUDA_STORY = (("cub200", "full"), ("resnet14", "full"), ("imagenet14", "full"), ("vit16", "fwd"))
@@ -41,6 +49,7 @@ class Stored:
     pool: Sequence[PoolRow] = ()
     report: Sequence[ReportRow] = ()
     importance: Sequence[ImportanceRow] = ()
+    search: Sequence[SearchRow] = ()
 
 
 def from_results() -> Stored:
@@ -51,6 +60,7 @@ def from_results() -> Stored:
         read_rows(POOL, PoolRow),
         read_rows(REPORT, ReportRow),
         read_rows(IMPORTANCE, ImportanceRow),
+        read_rows(SEARCH, SearchRow),
     )
 
 
@@ -124,10 +134,6 @@ def provider_name(row: SpeedRow) -> str:
     return name if row.precision == "fp32" else f"{name}, {row.precision}"
 
 
-def times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.1f} x"
-
-
 def memory_sentence(rows: Sequence[MemoryRow]) -> str:
     """What the newest rows of one case say about ours and the original."""
     sentences = []
@@ -187,6 +193,9 @@ def full(stored: Stored) -> str:
     if stored.push:
         pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
         parts += ["## Push", push_table(pushes), caption(pushes)]
+    if stored.search:
+        searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
+        parts += ["## Search over stored features", search_table(searches), caption(searches)]
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
@@ -258,56 +267,6 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
         name = f"**{row.provider}**" if row.provider in OURS else row.provider
         name += "" if row.precision == "fp32" else f", {row.precision}"
         lines.append(f"| {name}, {CASES[row.case].title}{mark} | {row.extra_mb:.1f} | {row.share:.1%} |")
-    return "\n".join(lines)
-
-
-def push_table(rows: Sequence[PushRow]) -> str:
-    lines = ["| push | bare backbone | push | ratio |", "| --- | ---: | ---: | ---: |"]
-    for row in rows:
-        what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
-        mark = "" if row.quiet else BUSY_MARK
-        lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
-    return "\n".join(lines)
-
-
-def importance_table(rows: Sequence[ImportanceRow]) -> str:
-    lines = ["| importance | bare backbone | modifications | all | ratio |", "| --- | ---: | ---: | ---: | ---: |"]
-    for row in rows:
-        what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
-        passes = f"{row.backbone_s:.1f} s ({row.modifications + 1} passes)"
-        mark = "" if row.quiet else BUSY_MARK
-        cells = [f"{what}{mark}", passes, f"{row.modifications_s:.1f} s", f"{row.importance_s:.1f} s"]
-        lines.append(f"| {' | '.join(cells)} | {row.ratio:.3f} |")
-    return "\n".join(lines)
-
-
-def report_table(rows: Sequence[ReportRow]) -> str:
-    lines = [
-        "| report | built in | the page alone | page | pictures beside it | first paint | loaded | a prototype opens |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        mark = "" if row.quiet else BUSY_MARK
-        what = f"{row.prototypes} prototypes, {row.classes} classes, {row.train_images + row.test_images} images{mark}"
-        views = (f"{ms:.0f} ms" if ms is not None else "" for ms in (row.paint_ms, row.load_ms, row.open_ms))
-        sizes = f"{row.page_mb:.1f} MB | {row.pictures}, {row.pictures_mb:.0f} MB"
-        lines.append(f"| {what} | {row.build_s:.1f} s | {row.page_s:.1f} s | {sizes} | {' | '.join(views)} |")
-    return "\n".join(lines)
-
-
-def pool_table(rows: Sequence[PoolRow]) -> str:
-    """Case by case, the providers in the order they were stored."""
-    lines = [
-        "| forward + backward | scale | threads | | median | against the original | extra MB, of B x P x H x W |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        scale = "final" if row.scale is None else f"{row.scale:.0f}"
-        name = "**ours**" if row.provider == "protokern" else row.provider
-        mark = "" if row.quiet else BUSY_MARK
-        cells = [f"{row.case}{mark}", scale, str(row.threads), name, f"{row.p50_ms:.4g} ms"]
-        cells += [times(row.faster_than_original), f"{row.extra_mb:.1f}, {row.extra_mb / row.map_mb:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.cases import CASES, FULL
 from benchmarks.groups import Comparison, newest, quickest
 from benchmarks.points import LARGE, WIDE
-from benchmarks.rows import MemoryRow, SpeedRow
+from benchmarks.rows import MemoryRow, SearchRow, SpeedRow
 
 Read = Callable[[Comparison], float | None]
 
@@ -171,6 +171,12 @@ CUDA_MEMORY_CASE = "imagenet14"
 CUDA_MEMORY_SHARE = 0.02
 # Push over a folder of photographs against the bare backbone over the same images.
 PUSH_RATIO = 1.10
+# Searches over stored features: times faster than the released program's loops, and seconds of a push at CUB's size.
+SEARCH_RATIO = {"push": 30.0, "prune": 20.0}
+PUSH_S = 2.0
+# A stream from the disk: of the op's own speed, and memory of the process in 1e6 bytes.
+STREAM_SHARE = 0.6
+STREAM_MB = 1500.0
 # Importance of six modifications against seven passes of the bare backbone and the modifications alone.
 IMPORTANCE_RATIO = 1.15
 # The page of a run with 2,000 prototypes: building it, and the first view of it in Chromium.
@@ -206,3 +212,22 @@ def memory_verdict(row: MemoryRow, original: MemoryRow | None) -> str:
     if row.case != "grid14":
         return ""
     return f"target < {MEMORY_SHARE:.0%}: {'reached' if row.share < MEMORY_SHARE else 'MISSED'}"
+
+
+def search_verdict(row: SearchRow) -> list[str]:
+    """What a search over stored features had to reach, and whether it did."""
+    if row.case == "stream":
+        assert row.peak_mb is not None
+        return [
+            judged(f"{row.ratio:.0%} of the op's own speed", f">= {STREAM_SHARE:.0%}", row.ratio >= STREAM_SHARE),
+            judged(f"{row.peak_mb:.0f} MB", f"< {STREAM_MB:.0f} MB", row.peak_mb < STREAM_MB),
+        ]
+    bound = SEARCH_RATIO[row.case]
+    lines = [judged(f"{row.ratio:.1f} x the original", f">= {bound:g} x", row.ratio >= bound)]
+    if row.case == "push":
+        lines.append(judged(f"{row.search_s:.2f} s", f"<= {PUSH_S:g} s", row.search_s <= PUSH_S))
+    return lines
+
+
+def judged(measured: str, wanted: str, is_reached: bool) -> str:
+    return f"{measured}, target {wanted}: {'reached' if is_reached else 'MISSED'}"

@@ -32,7 +32,7 @@ class RunningBest:
         self.layer = layer
         self.k = k
         self.all_patches = all_patches
-        self.distinct = distinct
+        self.distinct = distinct and k > 1
         self.vectors = vectors
         self.device = layer.prototypes.device
         self.grid: tuple[int, int] | None = None
@@ -136,6 +136,9 @@ class RunningBest:
         """Features (P', k', D, h, w) of the patches `patch` (P', k') of the images `row` (P', k') of `features`."""
         assert self.grid is not None
         height, width = self.layer.prototype_size
+        if (height, width) == (1, 1):
+            cells = features[row, :, patch // self.grid[1], patch % self.grid[1]]  # (P', k', D)
+            return cells.to(self.layer.prototypes.dtype)[..., None, None]
         rows = (patch // self.grid[1])[..., None, None] + torch.arange(height, device=patch.device)[:, None]
         columns = (patch % self.grid[1])[..., None, None] + torch.arange(width, device=patch.device)
         taken = features.permute(0, 2, 3, 1)[row[..., None, None], rows, columns].permute(0, 1, 4, 2, 3)

@@ -83,6 +83,8 @@ def merge(old: Entries, new: Entries, k: int, distinct: bool) -> Entries:
     With `distinct` an entry whose vector equals that of an earlier one, bit for bit, is dropped; within one list there
     must be no such.
     """
+    if k == 1:
+        return _nearer(old, new)
     both = Entries(
         torch.cat([old.distance, new.distance], dim=1),
         torch.cat([old.image, new.image], dim=1),
@@ -99,6 +101,21 @@ def merge(old: Entries, new: Entries, k: int, distinct: bool) -> Entries:
     both = both.take(order)
     both = both.without(_is_copy(both))
     return both.take(both.distance.sort(dim=1, stable=True).indices[:, :k])
+
+
+def _nearer(old: Entries, new: Entries) -> Entries:
+    """The nearer one of two entries of every prototype; of equally near ones that of the first image."""
+    is_tie = new.distance == old.distance
+    is_new = (new.distance < old.distance) | (is_tie & (new.image < old.image))  # (P, 1)
+    return Entries(
+        torch.where(is_new, new.distance, old.distance),
+        torch.where(is_new, new.image, old.image),
+        torch.where(is_new, new.patch, old.patch),
+        None if old.label is None or new.label is None else torch.where(is_new, new.label, old.label),
+        None
+        if old.vector is None or new.vector is None
+        else torch.where(is_new[..., None, None, None], new.vector, old.vector),
+    )
 
 
 def _joined(old: Tensor | None, new: Tensor | None) -> Tensor | None:

@@ -64,9 +64,8 @@ def find_nearest_patches(
             features = model.features(batch.images.to(best.device, non_blocking=True))  # (B, D, H, W)
             best.check_grid(features)
             for position, prototypes in _groups(batch.labels, batch.index, of_class):
-                some = features if position is None else features[to_device(position, best.device)]
                 index = batch.index if position is None else batch.index[position]
-                best.offer(some, to_device(index, best.device), prototypes)
+                best.offer(_take(features, position), to_device(index, best.device), prototypes)
             seen.add(batch)
     found = best.result()
     label = seen.labels_of(found.image)
@@ -88,6 +87,16 @@ def _groups(
     for label, position in zip(classes.tolist(), order.split(counts.tolist()), strict=True):
         if len(of_class[label]):
             yield position, of_class[label]
+
+
+def _take(features: Tensor, position: Tensor | None) -> Tensor:
+    """Features at positions of the batch; a view where they follow each other, as in a data set sorted by class."""
+    if position is None:
+        return features
+    first, last = int(position[0]), int(position[-1])
+    if last - first + 1 == len(position) and bool((position[1:] > position[:-1]).all()):
+        return features[first : last + 1]
+    return features[to_device(position, features.device)]
 
 
 def _prototypes_of_classes(model: PrototypeModel) -> list[Tensor]:

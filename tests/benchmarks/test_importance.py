@@ -10,7 +10,7 @@ import pytest
 from benchmarks.importance import Round, main
 from benchmarks.results import read_rows
 from benchmarks.rows import ImportanceRow
-from benchmarks.table import importance_table
+from benchmarks.tables import importance_table
 
 
 def test_a_row_with_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import report
 from benchmarks.results import read_rows
 from benchmarks.rows import ReportRow
-from benchmarks.table import report_table
+from benchmarks.tables import report_table
 
 TINY = ["--classes", "2", "--prototypes-per-class", "2", "--train-images", "4", "--test-images", "2"]
 

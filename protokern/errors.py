@@ -33,6 +33,14 @@ class TrainingError(ProtokernError, RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
 
 
+class LostContactError(ProtokernError, RuntimeError):
+    """A process of a training no longer hears from another one."""
+
+
+class OtherProcessError(ProtokernError, RuntimeError):
+    """Another process of the same training has failed and has said why; this one has nothing to add."""
+
+
 class MissingPackageError(ProtokernError, ImportError):
     """Something needs a package that is no requirement of protokern; the message says how to install it."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import NoReturn, TextIO
 
 import protokern
 from protokern.cli.allocator import keep_freed_memory
-from protokern.errors import ProtokernError
+from protokern.errors import OtherProcessError, ProtokernError
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -45,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as all other mistakes are said."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"{self.prog}: {message}. See '{self.prog} --help'.\n")
+        self.exit(MISTAKE, f"{self.prog}: {message}. See '{self.prog} --help'.\n" if _is_first_process() else None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
+    except OtherProcessError:  # which has said why
+        return MISTAKE
     except (ProtokernError, OSError) as error:
         if args.debug:
             raise
@@ -91,6 +94,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             import_module(f"protokern.cli.{name}").add_arguments(verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     return parser.parse_args(arguments)
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks for all that torchrun started, before they know each other."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _show_warning(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
@@ -17,20 +19,22 @@ from protokern.cli.runs import open_data, place_model, versions, with_data
 from protokern.cli.show import show_training
 from protokern.config import RunConfig, config_to_dict, config_to_toml, differing_keys, load_config
 from protokern.data import Splits
-from protokern.errors import CheckpointError, ConfigError, TrainingError
+from protokern.errors import CheckpointError, ConfigError, LostContactError, TrainingError
+from protokern.train.batch_norms import share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable
+from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.files import write_file
 from protokern.train.lock import lock_run
 from protokern.train.loop import train
-from protokern.train.optimizers import freeze
+from protokern.train.ranks import Ranks, explain_lost_contact
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
 INTERRUPTED = 130
 RUN_FILE = "run.toml"
-# Where the images are and how they are read may change between a run and its resumption.
-_FREE_KEYS = ("data.path", "data.workers", "data.cache", "data.feature_store")
+# Where the images are, how they are read and how a step is computed may change between a run and its resumption.
+_FREE_KEYS = ("data.path", "data.workers", "data.cache", "data.feature_store", "train.accumulation", "train.compile")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,40 +51,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
-    folder = Path(args.out)
-    with ExitStack() as held:
-        if args.resume and (folder / RUN_FILE).exists():
-            held.enter_context(lock_run(folder))
-        return _run(args, folder, held)
+    device = device_of_process(choose_device(args.device))
+    with joined_ranks(device) as ranks, _heard_once(ranks):
+        folder = Path(args.out)
+        with ExitStack() as held:
+            if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
+                held.enter_context(lock_run(folder))
+            return _train(args, folder, held, device, ranks)
 
 
-def _run(args: argparse.Namespace, folder: Path, held: ExitStack) -> int:
+def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
     config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
-    device = choose_device(args.device)
     checkpoint = find_resumable(folder) if args.resume else None
     splits = open_data(config)
-    work = _make_run(folder, config, splits, device, is_resumed=checkpoint is not None)
-    if checkpoint is None:
+    work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
+    ranks.wait()  # every rank has looked at the folder before the first one writes into it
+    if checkpoint is not None:
+        print(f"going on from {checkpoint}", flush=True)
+        resume_run(work, checkpoint)
+    elif ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
         if not args.resume:
             held.enter_context(lock_run(folder))
             _check_empty(folder)  # again: another process may have come first
         write_file(folder / RUN_FILE, config_to_toml(config, versions()).encode())
-    else:
-        print(f"going on from {checkpoint}", flush=True)
-        resume_run(work, checkpoint)
     try:
-        with _stop_after_batch() as was_asked:
+        with _stop_after_batch() as was_asked, explain_lost_contact():
             work.should_stop = was_asked
             show_training(train(work))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LostContactError) as error:
+        if isinstance(error, LostContactError) and not work.should_stop():
+            raise
         where = f"The last checkpoint is {work.last_checkpoint}; go on with --resume." if work.last_checkpoint else ""
-        print(f"protokern train: stopped. {where}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"protokern train: stopped. {where}", file=sys.stderr)
         return INTERRUPTED
     except torch.OutOfMemoryError as error:
         raise TrainingError("the device has too little memory. Lower train.batch_size or data.image_size.") from error
-    _write_pages(work, splits)
+    if ranks.is_first:
+        _write_pages(work, splits)
     return 0
+
+
+@contextmanager
+def _heard_once(ranks: Ranks) -> Iterator[None]:
+    """What ranks but the first one print and warn of is what the first one does already."""
+    if ranks.is_first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
@@ -120,12 +141,13 @@ def _value_of(config: RunConfig, key: str) -> object:
 
 
 def _make_run(
-    folder: Path, config: RunConfig, splits: Splits, device: torch.device, *, is_resumed: bool
+    folder: Path, config: RunConfig, splits: Splits, device: torch.device, ranks: Ranks, *, is_resumed: bool
 ) -> TrainingRun:
     set_seed(config.train.seed, 0)
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size)
-    freeze(model, "joint", config.train)  # now, so that a wrong name in train.frozen_layers costs no warm epoch
+    # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
+    share_batch_norms(model, config.train, ranks, device)
     if config.train.backbone == "train":  # a frozen one sees every image once
         splits.train.preload()
         splits.push.preload()
@@ -140,6 +162,7 @@ def _make_run(
         workers=config.data.workers,
         feature_store=Path(config.data.feature_store) if config.data.feature_store else None,
         feature_precision=config.data.feature_precision,
+        ranks=ranks,
     )
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protokern.models.base import ModelOutput
+from protokern.train.ranks import SINGLE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ def evaluate(
     *,
     memory_format: torch.memory_format = torch.preserve_format,
     after_batch: Callable[[], None] = lambda: None,
+    ranks: Ranks = SINGLE,
 ) -> Evaluation:
     """Run `model`, in evaluation mode, over (input, labels) batches: images, or features with a model's `head`.
 
@@ -37,6 +39,7 @@ def evaluate(
         device: of the model.
         memory_format: of the inputs.
         after_batch: called after every batch, for progress bars and interrupts.
+        ranks: each has its own batches; all get the numbers over all of them.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -49,4 +52,5 @@ def evaluate(
             loss += F.cross_entropy(logits, targets, reduction="sum")
         images += len(labels)
         after_batch()
-    return Evaluation(int(correct) / max(images, 1), float(loss) / max(images, 1), images)
+    all_correct, all_loss, all_images = ranks.sum([float(correct), float(loss), images])
+    return Evaluation(all_correct / max(all_images, 1), all_loss / max(all_images, 1), int(all_images))

@@ -107,7 +107,7 @@ class FrozenSplits:
                 model,
                 loader,
                 channels_last=channels_last,
-                memory=memory * len(loader) // num_batches,
+                memory=memory * len(loader) // max(num_batches, 1),
                 should_stop=should_stop,
             )
             for loader in (push, val, test)

@@ -6,20 +6,22 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
-from protokern.prune import prune_prototypes
-from protokern.push import PushResult, push_prototypes
+from protokern.prune import apply_prune
+from protokern.push import PushResult, apply_push
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import FrozenSplits, on_features
-from protokern.train.last_layer import collect_inputs, train_last_layer
-from protokern.train.loaders import ordered_loader
+from protokern.train.last_layer import LastLayerInputs, collect_inputs, train_last_layer
+from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
+from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Stage, Step
 
 Result = TypeVar("Result")
@@ -66,9 +68,11 @@ def _in_words(details: Details) -> str:
 def push_step(run: TrainingRun) -> list[LoggedRecord]:
     """Make every prototype its nearest training patch; choices that are still soft become final first."""
     hardened = _harden(run.model)
-    frozen = _frozen(run)
+    search = _search(run)
     with on_features(run.model):
-        push, notices = _speak(lambda: push_prototypes(run.model, frozen.push), run, "push")
+        push, notices = _speak(
+            lambda: apply_push(run.model, search(run.model, 1, own_class=True, vectors=True)), run, "push"
+        )
     run.push = push
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
@@ -99,8 +103,18 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
 
 def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
     frozen = _frozen(run)
-    train, val = (collect_inputs(run.model, features) for features in (frozen.push, frozen.val))
+    train, val = (
+        gather_inputs(collect_inputs(run.model, features), run.ranks) for features in (frozen.push, frozen.val)
+    )
     optimizer = make_optimizer(run.model, step.stage, run.train)
+    details = _learn_on_first(run, train, val, optimizer) if run.ranks.is_first else {}
+    run.ranks.copy_from_first(run.model.last_layer.parameters())
+    return details
+
+
+def _learn_on_first(
+    run: TrainingRun, train: LastLayerInputs, val: LastLayerInputs, optimizer: torch.optim.Optimizer
+) -> Details:
     result = train_last_layer(run.model, train, val, run.train, optimizer)
     return {
         "epochs": run.train.last_layer_epochs,
@@ -113,10 +127,10 @@ def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
     """Drop the prototypes whose nearest patches are mostly of other classes; soft choices become final first."""
     hardened = _harden(run.model)
-    frozen = _frozen(run)
+    search = _search(run)
     with on_features(run.model):
         result, notices = _speak(
-            lambda: prune_prototypes(run.model, frozen.push, k=run.prune.k, threshold=run.prune.threshold), run, "prune"
+            lambda: apply_prune(run.model, search(run.model, run.prune.k), run.prune.threshold), run, "prune"
         )
     run.push = None if run.push is None else keep_sources(run.push, result.kept)
     run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
@@ -156,7 +170,7 @@ def _frozen(run: TrainingRun) -> FrozenSplits:
         run.frozen = FrozenSplits.make(
             run.model,
             *(
-                ordered_loader(split, run.train.batch_size, run.workers)
+                ordered_loader(split, run.train.batch_size, run.workers, run.ranks)
                 for split in (run.inputs.push, run.inputs.val, run.inputs.test)
             ),
             channels_last=run.train.channels_last,
@@ -166,10 +180,18 @@ def _frozen(run: TrainingRun) -> FrozenSplits:
     return run.frozen
 
 
+def _search(run: TrainingRun) -> ShardedSearch:
+    """The search in the training images, of which each rank has a part."""
+    first = first_image(run.inputs.push, run.train.batch_size, run.ranks)
+    return ShardedSearch(run.ranks, _frozen(run).push, first)
+
+
 def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
     """Accuracies of the model as it is. The test split is only reported; nothing is chosen by it."""
     frozen = _frozen(run)
-    val, test = (evaluate(run.model.head, features, run.device) for features in (frozen.val, frozen.test))
+    val, test = (
+        evaluate(run.model.head, features, run.device, ranks=run.ranks) for features in (frozen.val, frozen.test)
+    )
     return StageRecord(
         stage=stage,
         epoch=run.progress.epoch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from protokern.features import FeatureStore
+from protokern.train.ranks import SINGLE, Ranks
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -111,25 +113,34 @@ def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], worke
     move that on, and what a model draws there (mixup, Gumbel noise, dropout) would not be what it draws without a stop.
     """
     generator = torch.Generator().manual_seed(seed)
+    shape = dataset[0][0].shape if any(not batch for batch in batches) else None
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=_workers_for(dataset, workers),
+        worker_init_fn=_start_worker,
+        collate_fn=_collate_for(dataset, shape),
+        generator=generator,
+    )
+
+
+def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks: Ranks = SINGLE) -> Batches:
+    """Load a data set from first to last image; of several ranks each loads its part of the same batches."""
+    starts = range(0, len(dataset), batch_size)
+    batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in ranks.part_of(starts)]
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=_workers_for(dataset, workers),
         worker_init_fn=_start_worker,
         collate_fn=_collate_for(dataset),
-        generator=generator,
     )
 
 
-def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int) -> Batches:
-    """Load a data set from first to last image."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        num_workers=_workers_for(dataset, workers),
-        worker_init_fn=_start_worker,
-        collate_fn=_collate_for(dataset),
-    )
+def first_image(dataset: LabelledImages, batch_size: int, ranks: Ranks) -> int:
+    """The first image that `ordered_loader` loads on this rank."""
+    starts = ranks.part_of(range(0, len(dataset), batch_size))
+    return starts[0] if starts else len(dataset)
 
 
 def _workers_for(dataset: LabelledImages, workers: int) -> int:
@@ -137,11 +148,19 @@ def _workers_for(dataset: LabelledImages, workers: int) -> int:
     return 0 if isinstance(dataset, StoredImages) else workers
 
 
-def _collate_for(dataset: LabelledImages) -> Callable[[Any], Any]:
-    return _as_it_is if isinstance(dataset, StoredImages) else default_collate
+def _collate_for(dataset: LabelledImages, shape: torch.Size | None = None) -> Callable[[Any], Any]:
+    return _as_it_is if isinstance(dataset, StoredImages) else partial(_collate, shape=shape)
 
 
 def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def _collate(items: list[tuple[Tensor, int]], *, shape: torch.Size | None) -> tuple[Tensor, Tensor]:
+    """A batch; one without images has them in `shape` (C, Y, X)."""
+    if not items and shape is not None:
+        return torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64)
+    batch: tuple[Tensor, Tensor] = default_collate(items)
     return batch
 
 

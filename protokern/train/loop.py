@@ -19,7 +19,6 @@ from protokern.train.head_stages import (
     return_to_best_pushed,
 )
 from protokern.train.loaders import ordered_loader, shuffled_batches
-from protokern.train.logger import truncate_log
 from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import (
@@ -34,8 +33,9 @@ from protokern.train.records import (
     to_table,
 )
 from protokern.train.resume import set_seed
-from protokern.train.run import TrainingRun, count_images, log_records, save_progress
+from protokern.train.run import TrainingRun, count_images, cut_log, log_records, save_progress
 from protokern.train.stages import Step, plan, skip_after_early_stop
+from protokern.train.step import make_forward
 from protokern.train.stored import notes_on_stores, open_stores, taking_stored_maps
 
 
@@ -60,7 +60,7 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
     progress = run.progress
     if not progress.images:
         progress.images = count_images(run.splits)
-        truncate_log(run.log_path, 0)  # of a run that was killed before its first checkpoint
+        cut_log(run, 0)  # of a run that was killed before its first checkpoint
         notes = [Notice(text=note) for note in (*run.splits.notes, *notes_on_stores(run))]
         log_records(run, notes)
         save_progress(run, "init-0")
@@ -119,14 +119,15 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
     started = time.perf_counter() - progress.sums.get("seconds", 0.0)
 
     def stop_if_asked() -> None:
-        if run.should_stop():
+        if run.ranks.any(run.should_stop()):
             progress.sums["seconds"] = time.perf_counter() - started
             save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
             raise KeyboardInterrupt
 
     run.inputs.train.set_epoch(step.epoch)
     batches = shuffled_batches(len(run.inputs.train), config.batch_size, config.seed, step.epoch)
-    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers)
+    run.forward = run.forward or make_forward(run.model, config)
+    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers, run.forward, run.ranks)
     for record in train_epoch(run.model, run.optimizer, epoch, config, progress.sums):
         progress.batch = record.batch
         yield record
@@ -135,11 +136,15 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
     run.model.eval()
     val = evaluate(
         run.model,
-        ordered_loader(run.inputs.val, config.batch_size, run.workers),
+        ordered_loader(run.inputs.val, config.batch_size, run.workers, run.ranks),
         run.device,
         memory_format=image_format(config.channels_last),
-        after_batch=stop_if_asked,
+        # Ranks may have different numbers of batches, so they agree on a stop only after the last one.
+        after_batch=stop_if_asked if run.ranks.size == 1 else lambda: None,
+        ranks=run.ranks,
     )
+    if run.ranks.size > 1:
+        stop_if_asked()
     if not math.isfinite(val.loss):
         raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {REMEDY}")
     progress.epoch = step.epoch

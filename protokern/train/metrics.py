@@ -45,5 +45,6 @@ def summarise(run: TrainingRun) -> dict[str, Any]:
 
 
 def write_metrics(path: Path, run: TrainingRun) -> None:
-    """Write the summary of a finished run."""
-    write_file(path, to_json_bytes(summarise(run)))
+    """Write the summary of a finished run; the first of several ranks does it."""
+    if run.ranks.is_first:
+        write_file(path, to_json_bytes(summarise(run)))

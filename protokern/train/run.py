@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from protokern.errors import CheckpointError
 from protokern.features import Precision
@@ -16,6 +16,7 @@ from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import (
     CheckpointState,
+    find_resumable,
     load_weights,
     read_state,
     read_tensors,
@@ -27,6 +28,7 @@ from protokern.train.frozen import FrozenSplits
 from protokern.train.loaders import DataSplits
 from protokern.train.logger import append_record, truncate_log
 from protokern.train.optimizers import make_optimizer
+from protokern.train.ranks import SINGLE, Ranks
 from protokern.train.records import LoggedRecord, Progress
 from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors
 from protokern.train.settings import PruneConfig, TrainConfig
@@ -44,14 +46,16 @@ class TrainingRun:
         config: the whole configuration as tables, for the checkpoints.
         train: how to train.
         prune: whether and how to prune.
-        workers: processes that read images.
+        workers: processes that read images, of each rank.
         feature_store: folder of the features of a frozen backbone; None: inside the run folder.
         feature_precision: of the numbers there.
         stored: the splits as the frozen backbone sees them, once they are opened.
+        ranks: the processes that train together; the first one writes.
         should_stop: asked after every batch; True ends the training with a checkpoint.
         progress: where the training stands.
         push: where the prototypes come from, after a push.
         optimizer: of the warm or joint stage, once it has begun.
+        forward: the training's forward pass, once it has begun.
         frozen: features of the data sets while the backbone stands still.
         last_checkpoint: the newest checkpoint's folder.
     """
@@ -67,10 +71,12 @@ class TrainingRun:
     feature_store: Path | None = None
     feature_precision: Precision = "fp32"
     stored: DataSplits | None = None
+    ranks: Ranks = SINGLE
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
     push: PushResult | None = None
     optimizer: torch.optim.Optimizer | None = None
+    forward: nn.Module | None = None
     frozen: FrozenSplits | None = None
     last_checkpoint: Path | None = None
 
@@ -93,18 +99,36 @@ class TrainingRun:
 def log_records(run: TrainingRun, records: Iterable[LoggedRecord]) -> None:
     """Append to the log, and count the lines for a resumed run."""
     for record in records:
-        append_record(run.log_path, record)
+        if run.ranks.is_first:
+            append_record(run.log_path, record)
         run.progress.log_lines += 1
 
 
+def cut_log(run: TrainingRun, num_lines: int) -> None:
+    """Keep the first lines of the log: a resumed run writes again what came after its checkpoint."""
+    if run.ranks.is_first:
+        truncate_log(run.log_path, num_lines)
+
+
 def save_progress(run: TrainingRun, name: str) -> None:
-    """Write a checkpoint from which training can go on; one that is there under this name is replaced."""
+    """Write a checkpoint from which training can go on; one that is there under this name is replaced.
+
+    Of several ranks the first one writes, and the others wait until it is there.
+    """
+    if run.ranks.is_first:
+        run.last_checkpoint = _write_progress(run, name)
+    run.ranks.wait()
+    if not run.ranks.is_first:
+        run.last_checkpoint = find_resumable(run.folder)
+
+
+def _write_progress(run: TrainingRun, name: str) -> Path:
     progress = run.progress
     stage, _, _ = name.partition("-")
     tensors = random_tensors()
     if run.optimizer is not None:
         tensors |= optimizer_tensors(run.optimizer, run.model)
-    run.last_checkpoint = save_checkpoint(
+    return save_checkpoint(
         run.folder,
         name,
         run.model,
@@ -143,7 +167,7 @@ def resume_run(run: TrainingRun, checkpoint: Path) -> None:
     run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
     restore_weights(run, checkpoint)
     load_random(_read_resume(run, checkpoint))
-    truncate_log(run.log_path, progress.log_lines)
+    cut_log(run, progress.log_lines)
 
 
 def restore_weights(run: TrainingRun, checkpoint: Path) -> None:

@@ -23,7 +23,7 @@ class TrainConfig:
 
     Attributes:
         seed: of Python, NumPy, torch and the loader's workers.
-        batch_size: images in a step.
+        batch_size: images in a step, of all processes together.
         backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
             un-augmented images, and every stage reads what it gave from the disk, see `data.feature_store`.
         warm_epochs: epochs with the backbone frozen.
@@ -58,6 +58,9 @@ class TrainConfig:
             backward pass.
         batch_norm: "train": batch norms of the layers that learn use and update the statistics of the batch, as in the
             original; "frozen": those of the backbone keep the statistics it came with.
+        accumulation: parts in which a process takes its images of a step, one after the other, so that less memory is
+            needed. The step stays one of `batch_size` images.
+        compile: let `torch.compile` make the forward pass of the training; the first steps then take minutes.
         channels_last: hold images and convolution weights channels last, which is faster on most devices.
         feature_cache_mb: memory for the features of the frozen backbone (MiB) around a push. A data set whose features
             do not fit goes through the backbone once more for every pass.
@@ -96,12 +99,14 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     frozen_layers: tuple[str, ...] = ()
     batch_norm: Literal["train", "frozen"] = "train"
+    accumulation: int = 1
+    compile: bool = False
     channels_last: bool = True
     feature_cache_mb: int = 2048
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295", self.seed)
-        require_number(self, "batch_size", "push_every", "step_size", minimum=1)
+        require_number(self, "batch_size", "push_every", "step_size", "accumulation", minimum=1)
         require_number(self, "warm_epochs", "joint_epochs", "push_start", "last_layer_epochs", "patience")
         require_number(self, "hardening_epochs")
         require_number(self, "feature_cache_mb")

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from protokern.losses import mixed_cross_entropy
-from protokern.train import epoch as epoch_module
-from protokern.train.epoch import mix, mixup_of
+from protokern.train import step as step_module
 from protokern.train.loop import train
 from protokern.train.settings import TrainConfig
+from protokern.train.step import mix, mixup_of
 
 from .toy import pool_config, toy_config, toy_run
 
@@ -89,7 +89,7 @@ def test_mixup_is_as_told_or_as_in_the_paper_of_the_model(tmp_path, config, mixu
 def test_a_run_mixes_every_batch_with_that_parameter(tmp_path, monkeypatch) -> None:
     alphas = []
     monkeypatch.setattr(
-        epoch_module, "mix", lambda images, labels, alpha: alphas.append(alpha) or mix(images, labels, alpha)
+        step_module, "mix", lambda images, labels, alpha: alphas.append(alpha) or mix(images, labels, alpha)
     )
     list(train(toy_run(tmp_path, pool_config(joint_epochs=1, hardening_epochs=1))))
     assert alphas == [0.5] * 3 * 4

@@ -1,0 +1,75 @@
+"""What ranks do together around the push: each looks at its part of the images, and all have the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from protokern.models.base import PrototypeModel
+from protokern.search import NearestPatches, find_nearest_patches, merge_nearest
+from protokern.train.frozen import FrozenFeatures
+from protokern.train.last_layer import LastLayerInputs
+from protokern.train.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedSearch:
+    """`find_nearest_patches` in a data set of which each rank has a part, one after the other.
+
+    Attributes:
+        ranks: who share the images.
+        part: this rank's, in the order of the data set.
+        first_image: the first image of this rank's part.
+    """
+
+    ranks: Ranks
+    part: FrozenFeatures
+    first_image: int
+
+    def __call__(
+        self, model: PrototypeModel, k: int, *, own_class: bool = False, vectors: bool = False
+    ) -> NearestPatches:
+        """The nearest patches in all parts, on every rank; bit for bit those of one search in all images."""
+        found = (
+            find_nearest_patches(
+                model, self.part, k, own_class=own_class, vectors=vectors, first_image=self.first_image
+            )
+            if len(self.part)
+            else _nothing(model, k, vectors)
+        )
+        if self.ranks.size == 1:
+            return found
+        tensors = (found.distance, found.image, found.patch, found.label, torch.tensor(found.grid))
+        distance, image, patch, label, grid = (self.ranks.gather(tensor) for tensor in tensors)
+        vector: Sequence[Tensor | None] = [None] * self.ranks.size
+        if found.vector is not None:
+            vector = self.ranks.gather(found.vector)
+        parts = [
+            NearestPatches(distance[rank], image[rank], patch[rank], label[rank], vector[rank], (rows, columns))
+            for rank, (rows, columns) in enumerate(torch.stack(grid).tolist())
+            if rows
+        ]
+        return merge_nearest(parts)
+
+
+def _nothing(model: PrototypeModel, k: int, vectors: bool) -> NearestPatches:
+    """The answer of a part without images; its grid has no rows."""
+    layer = model.prototype_layer
+    missing = torch.full((layer.num_prototypes, k), -1)
+    vector = torch.zeros(*missing.shape, layer.prototype_dim, *layer.prototype_size) if vectors else None
+    return NearestPatches(missing.to(torch.float32), missing, missing, missing, vector, (0, 0))
+
+
+def gather_inputs(inputs: LastLayerInputs, ranks: Ranks) -> LastLayerInputs:
+    """The inputs of the last layer of all ranks, in the order of the images, on the first rank; others have none."""
+    if ranks.size == 1:
+        return inputs
+
+    def joined(part: Tensor) -> Tensor:
+        parts = ranks.gather_to_first(part)
+        return torch.cat(parts).to(part.device) if parts else part[:0]
+
+    return LastLayerInputs(joined(inputs.values), joined(inputs.labels))

@@ -1,0 +1,153 @@
+"""One step of training: the forward pass, and the gradients of a batch that is spread over ranks and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from protokern.losses import Labels
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.train.frozen import to_device
+from protokern.train.ranks import Ranks, split_evenly
+from protokern.train.settings import TrainConfig
+
+
+class Forward(nn.Module):
+    """From images to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32."""
+
+    def __init__(self, model: PrototypeModel, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+
+    def forward(self, images: Tensor) -> ModelOutput:
+        """The output for images (B, C, Y, X)."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.model.features(images)  # (B, D, H, W)
+        output: ModelOutput = self.model.head(features.float())
+        return output
+
+
+def make_forward(model: PrototypeModel, config: TrainConfig) -> nn.Module:
+    """The forward pass of the training, compiled if it is to be; one for the whole run, or it compiles anew."""
+    forward = Forward(model, config.precision)
+    if not config.compile:
+        return forward
+    forward.compile()
+    return forward
+
+
+def learn_from(
+    model: PrototypeModel, forward: nn.Module, images: Tensor, labels: Tensor, config: TrainConfig, ranks: Ranks
+) -> dict[str, float]:
+    """Leave in the parameters the gradient of the mean loss of a batch, of which this rank has a part.
+
+    A rank takes its images in `config.accumulation` parts. Each counts by its images, so the gradient does not depend
+    on how many ranks and parts there are. What a model draws (Gumbel noise) is the same for every part.
+
+    Args:
+        model: whose loss it is.
+        forward: of `make_forward`, parallel over the ranks.
+        images: this rank's, (B, C, Y, X), perhaps none.
+        labels: theirs, (B,) int64.
+        config: coefficients, mixup, accumulation.
+        ranks: who share the batch.
+
+    Returns:
+        Of the whole batch: loss, its terms, correct answers, images.
+    """
+    num_images = int(ranks.sum([len(labels)])[0])
+    images, mixed = _mixed_part(images, labels, model, config, ranks)
+    # A rank without an image still takes part in the backward pass.
+    parts = [part for part in split_evenly(range(len(images)), config.accumulation) if part] or [range(0)]
+    random_state = _random_state(model.device)
+    names: Sequence[str] = ()
+    numbers = []
+    for index, part in enumerate(parts):
+        if index:
+            _set_random_state(model.device, random_state)
+        chosen = slice(part[0], part[-1] + 1) if part else slice(0, 0)
+        is_last = index == len(parts) - 1
+        waits = nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
+        with waits:
+            output = forward(images[chosen])
+            total, of_part = _loss(model, output, _labels_of(mixed, chosen), len(part) / num_images, config)
+            (total * ranks.size).backward()  # the ranks' gradients are averaged
+        names = list(of_part)
+        numbers.append(torch.stack(list(of_part.values())))
+    ranks.share_random()
+    values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the one wait for the device in a batch
+    return dict(zip(names, ranks.sum(values), strict=True))
+
+
+def _loss(
+    model: PrototypeModel, output: ModelOutput, labels: Labels, share: float, config: TrainConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a part adds to the loss of its batch, and to the batch's numbers."""
+    total, terms = model.loss(output, labels, config.coefficients, label_smoothing=config.label_smoothing)
+    numbers = {name: term * share for name, term in {"loss": total, **terms}.items()}
+    total = numbers["loss"]
+    if share == 0:  # a mean over no image is not a number; the sum of nothing is 0, and so is its gradient
+        total = output.logits.sum() + output.min_distances.sum()
+        numbers = {name: torch.zeros_like(number) for name, number in numbers.items()}
+    numbers["correct"] = (output.logits.argmax(dim=1) == labels.own).sum()
+    numbers["images"] = torch.tensor(float(len(labels.own)), device=total.device)
+    return total, {name: number.detach().to(total.dtype) for name, number in numbers.items()}
+
+
+def mixup_of(model: PrototypeModel, config: TrainConfig) -> float:
+    """The parameter of the mixup to train with."""
+    return model.mixup if config.mixup == "auto" else config.mixup
+
+
+def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
+    """Mix every image of a batch with another one of it; a batch of one image stays as it is.
+
+    Args:
+        images: (B, C, Y, X).
+        labels: (B,) int64.
+        alpha: the share of the first image is drawn from Beta(alpha, alpha), one for the batch; 0: no mixing.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+    """
+    if alpha == 0 or len(labels) == 1:
+        return images, Labels(labels)
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(labels)).to(labels.device)
+    return torch.lerp(images[other], images, share), Labels(labels, labels[other], share)
+
+
+def _mixed_part(
+    images: Tensor, labels: Tensor, model: PrototypeModel, config: TrainConfig, ranks: Ranks
+) -> tuple[Tensor, Labels]:
+    """This rank's images on the model's device, mixed with any of the whole batch."""
+    alpha = mixup_of(model, config)
+    own = slice(0, len(labels))
+    if alpha > 0 and ranks.size > 1:
+        everyone_s = ranks.gather(images)
+        before = sum(len(part) for part in everyone_s[: ranks.rank])
+        own = slice(before, before + len(labels))
+        images, labels = torch.cat(everyone_s), torch.cat(ranks.gather(labels))
+    device = model.device
+    images = to_device(images, device, config.channels_last)
+    images, mixed = mix(images, labels.to(device, non_blocking=True), alpha)
+    return images[own], _labels_of(mixed, own)
+
+
+def _labels_of(labels: Labels, part: slice) -> Labels:
+    return Labels(labels.own[part], None if labels.mixed_in is None else labels.mixed_in[part], labels.share)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    on_cpu, on_gpu = state
+    torch.set_rng_state(on_cpu)
+    if on_gpu is not None:
+        torch.cuda.set_rng_state(on_gpu, device)

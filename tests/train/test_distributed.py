@@ -1,0 +1,204 @@
+"""Several processes train as one would, end together, and say one line about a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from protokern.cli.main import main
+from protokern.errors import ConfigError, DataError
+from protokern.train.distributed import device_of_process, joined_ranks
+from protokern.train.head_stages import prune_step, push_step
+from protokern.train.logger import read_log
+from protokern.train.loop import train
+from protokern.train.ranks import SINGLE, Ranks
+from protokern.train.run import TrainingRun
+
+from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
+
+
+def train_birds(folder: Path, settings: dict) -> int:
+    with joined_ranks(CPU) as ranks:
+        run = birds_run(folder, birds_config(**settings), ranks)
+        for _ in train(run):
+            pass
+    return 0
+
+
+def push_and_prune(folder: Path, batch_size: int) -> int:
+    with joined_ranks(CPU) as ranks:
+        run = birds_run(folder, birds_config(batch_size=batch_size), ranks)
+        torch.save(measures(run), folder / f"{ranks.rank}-of-{ranks.size}.pt")
+    return 0
+
+
+def measures(run: TrainingRun) -> dict:
+    """What push and prune of the untrained net give."""
+    record = push_step(run)[-1]
+    assert run.push is not None
+    push = {name: getattr(run.push, name) for name in ("image", "patch", "distance", "label")}
+    after_push = run.model.prototype_layer.prototypes.detach().clone()
+    prune_step(run)
+    return {
+        **push,
+        "after_push": after_push,
+        "after_prune": run.model.prototype_layer.prototypes.detach().clone(),
+        "accuracy": torch.tensor([record.val_accuracy, record.test_accuracy]),
+    }
+
+
+# With 21 images three ranks have batches of 8, 8 and 5 images; with batches of 16 one of them has none.
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 8), (3, 16)])
+def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, batch_size) -> None:
+    alone = measures(birds_run(tmp_path, birds_config(batch_size=batch_size), SINGLE))
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(size, push_and_prune, tmp_path, batch_size, logs=logs))
+    assert codes == [0] * size, said(logs)
+    for rank in range(size):
+        together = torch.load(tmp_path / f"{rank}-of-{size}.pt", weights_only=True)
+        for name, value in alone.items():
+            assert torch.equal(value, together[name]), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"gradient_clip": 1.0, "accumulation": 3}, {"model": POOL, "mixup": 0.5}],
+    ids=["protopnet", "pool with mixup"],
+)
+def test_two_processes_train_as_one(tmp_path, settings) -> None:
+    list(train(birds_run(tmp_path / "alone", birds_config(**{**settings, "accumulation": 1}), SINGLE)))
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(2, train_birds, tmp_path / "two", settings, logs=logs))
+    assert codes == [0, 0], said(logs)
+    alone, two = (read_log(tmp_path / name / "log.jsonl") for name in ("alone", "two"))
+    assert [line["kind"] for line in alone] == [line["kind"] for line in two]
+    for one, other in zip(alone, two, strict=True):
+        numbers = {name: value for name, value in one.items() if isinstance(value, float) and name != "seconds"}
+        numbers |= one.get("terms", {})
+        assert numbers == pytest.approx({name: {**other, **other.get("terms", {})}[name] for name in numbers}, rel=1e-4)
+    assert (tmp_path / "two" / "metrics.json").exists()
+
+
+def fail_on_the_second(folder: Path) -> int:
+    from protokern.cli import train as verb
+
+    def bad(*_):
+        raise DataError("b.png: cannot be read.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            patch.setattr(verb, "open_data", bad)
+        return main(["train", "--out", str(folder), "--set", "model.backbone=tiny"])
+
+
+def run_main(arguments: list[str]) -> int:
+    return main(arguments)
+
+
+def test_a_mistake_of_one_process_is_one_line(tmp_path) -> None:
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(2, fail_on_the_second, tmp_path / "run", logs=logs))
+    assert codes == [2, 2]
+    assert said(logs) == ["protokern train: b.png: cannot be read."]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--set", "train.seeed=1"], "protokern train: train.seeed: no such key"),
+        (["--oops"], "protokern: unrecognized arguments: --oops"),
+        (["--set", "model.backbone=tiny"], 'protokern train: train.batch_norm: must be "frozen" with 2 processes'),
+    ],
+)
+def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> None:
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(2, run_main, ["train", "--out", str(tmp_path / "run"), *flags], logs=logs))
+    assert codes == [2, 2]
+    assert [one[: len(line)] for one in said(logs)] == [line]
+
+
+SMALL = {
+    "model.backbone": "tiny",
+    "model.prototypes_per_class": 1,
+    "model.prototype_dim": 8,
+    "data.image_size": 32,
+    "data.birds_classes": 2,
+    "data.birds_train": 8,
+    "data.birds_val": 2,
+    "data.birds_test": 2,
+    "train.batch_size": 4,
+    "train.warm_epochs": 0,
+    "train.joint_epochs": 100000,
+    "train.patience": 0,
+    "train.batch_norm": "frozen",
+}
+
+
+def wait_for_epochs(folder: Path, count: int, *, seconds: float = 60) -> None:
+    """Until the log has that many lines and a checkpoint follows."""
+    deadline = time.monotonic() + seconds
+    while len(read_log(folder / "log.jsonl")) < count:
+        assert time.monotonic() < deadline, "no epoch in time"
+        time.sleep(0.05)
+
+
+def test_when_one_process_is_killed_the_other_ends_at_once_and_the_run_resumes(tmp_path) -> None:
+    folder, logs = tmp_path / "run", tmp_path / "logs"
+    sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    processes = start_ranks(2, run_main, ["train", "--out", str(folder), *sets], logs=logs)
+    wait_for_epochs(folder, 3)
+    processes[1].kill()
+    started = time.monotonic()
+    codes = end_of(processes, seconds=30)
+    assert codes == [2, -signal.SIGKILL]
+    assert time.monotonic() - started < 10
+    assert [line.partition(",")[0] for line in said(logs)] == ["protokern train: process 0 of 2 has lost another one"]
+
+    lines = len(read_log(folder / "log.jsonl"))
+    processes = start_ranks(2, run_main, ["train", "--out", str(folder), "--resume"], logs=logs)
+    wait_for_epochs(folder, lines + 2)
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+    assert end_of(processes, seconds=30) == [130, 130]
+    (line,) = said(logs)
+    assert line.startswith("protokern train: stopped. The last checkpoint is ")
+    epochs = [entry["epoch"] for entry in read_log(folder / "log.jsonl") if entry["kind"] == "epoch"]
+    assert epochs == list(range(len(epochs)))
+    assert json.loads((folder / "checkpoints" / "latest.json").read_text())["resume"] is not None
+
+
+def test_every_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch) -> None:
+    assert device_of_process(torch.device("cuda")) == torch.device("cuda")  # without torchrun
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert device_of_process(CPU) == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="a GPU of its own; got cuda and 1 GPUs"):
+        device_of_process(torch.device("cuda"))
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert device_of_process(torch.device("cuda")) == torch.device("cuda", 1)
+    assert chosen == [1]
+    with pytest.raises(ConfigError, match="got cuda:0 and 2 GPUs"):
+        device_of_process(torch.device("cuda:0"))
+
+
+def test_one_process_alone_talks_to_nobody() -> None:
+    values = torch.arange(3)
+    assert Ranks() == SINGLE
+    assert SINGLE.gather(values)[0] is values
+    assert SINGLE.gather_to_first(values)[0] is values
+    assert SINGLE.sum([0.5, 2.0]) == [0.5, 2.0]
+    assert SINGLE.any(True)
+    assert list(SINGLE.part_of(range(5))) == [0, 1, 2, 3, 4]
+    module = torch.nn.Linear(1, 1)
+    assert SINGLE.parallel(module) is module

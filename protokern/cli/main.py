@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 
 import protokern
 from protokern.cli.allocator import keep_freed_memory
-from protokern.errors import OtherProcessError, ProtokernError
+from protokern.errors import ConfigError, OtherProcessError, ProtokernError
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else MISTAKE
     keep_freed_memory()
     try:
+        if args.verb != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+            if not _is_first_process():
+                return MISTAKE
+            raise ConfigError("torchrun: must start 'train', which alone runs in several processes. Start it alone.")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)

@@ -202,3 +202,11 @@ def test_one_process_alone_talks_to_nobody() -> None:
     assert list(SINGLE.part_of(range(5))) == [0, 1, 2, 3, 4]
     module = torch.nn.Linear(1, 1)
     assert SINGLE.parallel(module) is module
+
+
+def test_only_train_runs_in_several_processes(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, line in (("0", "protokern doctor: torchrun: must start 'train', which alone"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["doctor"]) == 2
+        assert capsys.readouterr().err.startswith(line)

@@ -17,7 +17,7 @@ from torch.utils.data import (
 
 Loader = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
 
-_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+_REORDERING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator
     Raises:
         ValueError: a batch is not what a search can take.
     """
-    shuffles = isinstance(loader, DataLoader) and isinstance(loader.sampler, _SHUFFLING)
+    sampler = loader.sampler if isinstance(loader, DataLoader) else None
     next_image = first_image
     is_indexed: bool | None = None
     for images, labels, *rest in loader:
@@ -81,9 +81,9 @@ def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator
             raise ValueError(
                 f"first_image: must be 0 for batches with an image index; got {first_image}. Leave it out."
             )
-        if shuffles and not rest:
+        if isinstance(sampler, _REORDERING) and not rest:
             raise ValueError(
-                "loader: must keep the data set's order; got one with shuffle=True. Use shuffle=False, "
+                f"loader: must keep the data set's order; got one with a {type(sampler).__name__}. Use shuffle=False, "
                 "or yield (images, labels, index)."
             )
         checked = _check_labels(labels, len(images), num_classes)

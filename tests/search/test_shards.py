@@ -87,17 +87,22 @@ def test_parts_in_any_order_equal_the_plain_loops(data, chosen, size):
     assert_same(merged, whole)
 
 
-@settings(max_examples=40)
-@given(data=st.data(), chosen=options(), metric=st.sampled_from(["sqeuclidean", "cosine"]))
-def test_any_parts_and_batches_give_the_same_bits(data, chosen, metric):
+@settings(max_examples=60)
+@given(
+    data=st.data(),
+    chosen=options(),
+    metric=st.sampled_from(["sqeuclidean", "cosine"]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    size=st.sampled_from([(), (2, 2)]),
+)
+def test_any_parts_and_batches_give_the_same_bits(data, chosen, metric, dtype, size):
     draw = data.draw
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
-    images = torch.randn(12, 19, 4, 3, generator=generator, dtype=dtype)
+    images = torch.randn(12, 19, 4, 3, generator=generator).to(dtype)
     images[5:8] = images[:3]
     images[9, :, 1] = images[2, :, 0]
-    prototypes = torch.randn(9, 19, generator=generator, dtype=dtype)
-    prototypes[::2] = images[:5, :, 0, 0]
+    prototypes = torch.randn(9, 19, *size, generator=generator).to(dtype)
+    prototypes[::2] = images[:5, :, :2, :2] if size else images[:5, :, 0, 0]
     labels = torch.randint(0, 3, (12,), generator=generator)
     model = bare_model(prototypes, 3)
     model.prototype_layer.metric = metric

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from protokern.models import ProtoPNet
 from protokern.search import find_nearest_patches
@@ -97,10 +97,17 @@ def test_wrong_loaders(batches, message):
         find_nearest_patches(bare_model(torch.zeros(2, 2), 2), batches)
 
 
-def test_shuffling_loaders_are_refused():
+def test_loaders_that_change_the_order_are_refused():
     data = TensorDataset(torch.rand(2, 2, 2, 2), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match=r"loader: must keep the data set's order; got one with shuffle=True."):
-        find_nearest_patches(bare_model(torch.zeros(2, 2), 2), DataLoader(data, shuffle=True))
+    model = bare_model(torch.zeros(2, 2), 2)
+    message = (
+        r"loader: must keep the data set's order; got one with a {}. Use shuffle=False, or yield \(images, labels, i"
+    )
+    with pytest.raises(ValueError, match=message.format("RandomSampler")):
+        find_nearest_patches(model, DataLoader(data, shuffle=True))
+    shard = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
+    with pytest.raises(ValueError, match=message.format("DistributedSampler")):
+        find_nearest_patches(model, DataLoader(data, sampler=shard))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
+from protokern.data.decode import MAX_PIXELS
 from protokern.errors import ConfigError, require, require_number
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
@@ -39,6 +40,8 @@ class DataConfig:
             (random crop, rotate, flip).
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
+        max_image_pixels: of a file; one with more is refused before it is decoded, because a small file may unfold to
+            more than the memory holds.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
         feature_store: folder for what a frozen backbone (train.backbone) gives for the images, which runs may share;
             empty: inside the run folder.
@@ -58,6 +61,7 @@ class DataConfig:
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int = 0
     cache: Literal["none", "memory"] = "none"
+    max_image_pixels: int = MAX_PIXELS
     feature_store: str = ""
     feature_precision: Literal["fp32", "bf16"] = "fp32"
     birds_classes: int = 10
@@ -72,6 +76,7 @@ class DataConfig:
         require(0 < self.val_fraction < 1, "val_fraction", "between 0 and 1", self.val_fraction)
         require_number(self, "workers")
         require_number(self, "birds_classes", minimum=2)
+        require_number(self, "max_image_pixels", minimum=1)
         require_number(self, "birds_train", "birds_val", "birds_test", minimum=1)
 
 

@@ -48,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
             f"{opened.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
             "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
-    size = opened.config.data.image_size
-    images = [(path, load_image(path, size)) for path in map(Path, args.images)]
+    data = opened.config.data
+    images = [
+        (path, load_image(path, data.image_size, max_pixels=data.max_image_pixels)) for path in map(Path, args.images)
+    ]
     out = Path(args.out)
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)

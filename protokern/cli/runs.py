@@ -112,6 +112,7 @@ def open_data(config: RunConfig) -> Splits:
         augmentation=data.augmentation,
         on_unreadable=data.on_unreadable,
         cache=data.cache,
+        max_image_pixels=data.max_image_pixels,
         birds=BirdCounts(
             num_classes=data.birds_classes,
             train_per_class=data.birds_train,

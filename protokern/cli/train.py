@@ -34,7 +34,15 @@ from protokern.train.run import TrainingRun, resume_run
 INTERRUPTED = 130
 RUN_FILE = "run.toml"
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
-_FREE_KEYS = ("data.path", "data.workers", "data.cache", "data.feature_store", "train.accumulation", "train.compile")
+_FREE_KEYS = (
+    "data.path",
+    "data.workers",
+    "data.cache",
+    "data.max_image_pixels",
+    "data.feature_store",
+    "train.accumulation",
+    "train.compile",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,12 @@ all come through here, so an image looks the same to each of them.
 
 from __future__ import annotations
 
+import stat
 import struct
+import threading
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,18 @@ from protokern.errors import DataError
 # Named formats only: without the list, Pillow would also try readers that start other programs (EPS).
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 Image.init()  # Pillow looks up a named format only among those that it has loaded
+
+# Pixels of a file, unless more are allowed: Pillow's own limit. They take a quarter of a gigabyte as RGB.
+MAX_PIXELS = 89_478_485
+_LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, and what may come besides
+_limit_lock = threading.Lock()
+_allowed: list[int] = []  # by every reader that is at work
+_own_limit: int | None = None  # of Pillow, while readers are at work
+
+
+class _TooLargeError(Exception):
+    """More than was allowed; the text says how much."""
+
 
 # What Pillow's readers let through when a file is damaged, beyond the OSError they promise.
 _DAMAGE = (
@@ -32,8 +48,7 @@ _DAMAGE = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    _TooLargeError,
 )
 
 _ORIENTATION_TAG = 0x0112
@@ -77,7 +92,7 @@ def parse_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def read_photo(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_photo(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a photograph, turn it upright and squash it to `size` with an antialiased bilinear filter.
 
     Transparent images are laid on white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
@@ -85,6 +100,7 @@ def read_photo(path: Path, size: tuple[int, int]) -> np.ndarray:
     Args:
         path: an image file.
         size: rows and columns of the result, pixels; the aspect ratio is not kept.
+        max_pixels: of the file; one with more is refused before it is decoded.
 
     Returns:
         (Y, X, 3) uint8.
@@ -94,7 +110,7 @@ def read_photo(path: Path, size: tuple[int, int]) -> np.ndarray:
     """
     rows, columns = size
     try:
-        with _open_checked(path) as image:
+        with _pillow_allows(max_pixels), _open_checked(path, max_pixels) as image:
             # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still has enough pixels; other formats ignore this.
             image.draft(image.mode, (max(size), max(size)))
             decoded = _to_rgb(image)
@@ -108,10 +124,10 @@ def read_photo(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(small if turn is None else small.transpose(turn))
 
 
-def check_photo(path: Path) -> str | None:
+def check_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> str | None:
     """Decode a photograph wholly, at the smallest scale its format allows; None if sound, else why it is not."""
     try:
-        with _open_checked(path) as image:
+        with _pillow_allows(max_pixels), _open_checked(path, max_pixels) as image:
             image.draft(image.mode, (1, 1))
             _to_rgb(image)
     except _DAMAGE as error:
@@ -119,12 +135,13 @@ def check_photo(path: Path) -> str | None:
     return None
 
 
-def load_image(path: Path | str, image_size: int | tuple[int, int]) -> torch.Tensor:
+def load_image(path: Path | str, image_size: int | tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """Read one photograph as a network sees it.
 
     Args:
         path: an image file.
         image_size: pixels, one number or (rows, columns); the aspect ratio is not kept.
+        max_pixels: of the file; one with more is refused before it is decoded.
 
     Returns:
         (3, Y, X) float32 in [0, 1].
@@ -133,7 +150,7 @@ def load_image(path: Path | str, image_size: int | tuple[int, int]) -> torch.Ten
         DataError: the file is missing or is no image that can be read.
         ValueError: `image_size` is not a size.
     """
-    pixels = read_photo(Path(path), parse_image_size(image_size))
+    pixels = read_photo(Path(path), parse_image_size(image_size), max_pixels=max_pixels)
     return pixels_to_tensor(pixels[np.newaxis].copy())[0]
 
 
@@ -143,15 +160,45 @@ def pixels_to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return channels_last.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _open_checked(path: Path) -> Image.Image:
-    if path.stat().st_size == 0:
+def _open_checked(path: Path, max_pixels: int) -> Image.Image:
+    """Open a file of which neither the bytes, which some readers take whole, nor the pixels are too many."""
+    status = path.stat()
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
+        raise OSError("not a plain file")  # reading might never end
+    if status.st_size == 0:
         raise OSError("empty file, 0 bytes")
+    if status.st_size > max_pixels * _LARGEST_PIXEL + _METADATA:
+        raise _TooLargeError(f"{status.st_size} bytes are too many for {_limit_in_words(max_pixels)}")
     image = Image.open(path, formats=IMAGE_FORMATS)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+    if image.width * image.height > max_pixels:
         image.close()
-        raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+        raise _TooLargeError(f"{image.width} x {image.height} pixels are more than {_limit_in_words(max_pixels)}")
     return image
+
+
+def _limit_in_words(max_pixels: int) -> str:
+    return f"the limit against decompression bombs, max_image_pixels = {max_pixels}"
+
+
+@contextmanager
+def _pillow_allows(max_pixels: int) -> Iterator[None]:
+    """Let Pillow, which has one limit for the whole process, read images of so many pixels for a while."""
+    _set_pillow_limit(_allowed.append, max_pixels)
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _TooLargeError(f"more pixels than {_limit_in_words(max_pixels)}") from error
+    finally:
+        _set_pillow_limit(_allowed.remove, max_pixels)
+
+
+def _set_pillow_limit(change: Callable[[int], None], max_pixels: int) -> None:
+    global _own_limit
+    with _limit_lock:
+        if not _allowed:
+            _own_limit = Image.MAX_IMAGE_PIXELS
+        change(max_pixels)
+        Image.MAX_IMAGE_PIXELS = None if _own_limit is None else max(_own_limit, *_allowed, 0)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -183,6 +230,4 @@ def _reason(path: Path, error: BaseException) -> str:
         return "no permission to read it"
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a possible decompression bomb"
     return (str(error) or type(error).__name__).replace(str(path), path.name).splitlines()[0]

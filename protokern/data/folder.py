@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
-from protokern.data.decode import parse_image_size
+from protokern.data.decode import MAX_PIXELS, parse_image_size
 from protokern.data.photos import PhotoDataset
 from protokern.data.scan import (
     Sample,
@@ -33,6 +34,7 @@ def open_photo_folder(
     augmentation: str | Augmentation | None = "protopnet",
     on_unreadable: str = "stop",
     cache: str = "none",
+    max_image_pixels: int = MAX_PIXELS,
 ) -> Splits:
     """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
 
@@ -46,6 +48,7 @@ def open_photo_folder(
         augmentation: of the training images: "none", "protopnet", "crop" or an Augmentation.
         on_unreadable: "stop" raises and lists the files; "skip" leaves them out and notes them.
         cache: "none", or "memory" to keep decoded pixels.
+        max_image_pixels: of a file; one with more is refused before it is decoded.
 
     Raises:
         DataError: the folder cannot be used as it is; the message says what to do.
@@ -63,20 +66,16 @@ def open_photo_folder(
     classes = found["train"][1]
     for name, (_, split_classes) in found.items():
         check_same_classes(classes, split_classes, folders[name])
-    samples, notes = _keep_readable({name: split[0] for name, split in found.items()}, on_unreadable)
+    samples, notes = _keep_readable({name: split[0] for name, split in found.items()}, on_unreadable, max_image_pixels)
     for name, kept in samples.items():
-        with_images = {label for _, label in kept}
-        without = [class_name for label, class_name in enumerate(classes) if label not in with_images]
-        if without:
-            raise DataError(no_images_message(folders[name], without))
+        _check_filled(kept, classes, folders[name])
     if "val" not in samples:
         samples["train"], samples["val"], note = hold_out(samples["train"], classes, val_fraction, seed)
         notes.append(note)
 
-    train, val, test = (
-        PhotoDataset(samples[split], classes, root=root, image_size=size, augmentation=v, seed=seed, cache=cache)
-        for split, v in (("train", views), ("val", None), ("test", None))
-    )
+    open_photos = partial(PhotoDataset, root=root, image_size=size, seed=seed, cache=cache, max_pixels=max_image_pixels)
+    train = open_photos(samples["train"], classes, augmentation=views)
+    val, test = (open_photos(samples[split], classes) for split in ("val", "test"))
     return Splits(train, train.without_augmentation(), val, test, classes, tuple(notes))
 
 
@@ -127,8 +126,17 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return {name: root / name for name in ("train", "val", "test") if name in inside}
 
 
-def _keep_readable(samples: dict[str, list[Sample]], on_unreadable: str) -> tuple[dict[str, list[Sample]], list[str]]:
-    unreadable = find_unreadable([sample for split in samples.values() for sample in split])
+def _check_filled(samples: Sequence[Sample], classes: Sequence[str], folder: Path) -> None:
+    with_images = {label for _, label in samples}
+    without = [name for label, name in enumerate(classes) if label not in with_images]
+    if without:
+        raise DataError(no_images_message(folder, without))
+
+
+def _keep_readable(
+    samples: dict[str, list[Sample]], on_unreadable: str, max_pixels: int
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    unreadable = find_unreadable([sample for split in samples.values() for sample in split], max_pixels=max_pixels)
     if not unreadable:
         return samples, []
     files = f"{len(unreadable)} unreadable file{'' if len(unreadable) == 1 else 's'}"

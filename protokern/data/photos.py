@@ -9,7 +9,7 @@ import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
-from protokern.data.decode import parse_image_size, read_photo
+from protokern.data.decode import MAX_PIXELS, parse_image_size, read_photo
 
 # Crops of half the area enlarge by 1.41; kept a quarter larger, most of that comes from real pixels.
 AUGMENTATION_MARGIN = 1.25
@@ -25,6 +25,7 @@ class PhotoDataset(ImageDataset):
         image_size: pixels, one number or (rows, columns).
         augmentation: "none", "protopnet", "crop" or an Augmentation.
         seed: chooses the random views.
+        max_pixels: of a file; one with more is refused.
         cache: "none" decodes at each access; "memory" keeps the decoded pixels, 3 bytes a pixel.
 
     Raises:
@@ -41,6 +42,7 @@ class PhotoDataset(ImageDataset):
         augmentation: str | Augmentation | None = "none",
         seed: int = 0,
         cache: str = "none",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(
             labels=[label for _, label in samples],
@@ -53,10 +55,11 @@ class PhotoDataset(ImageDataset):
         )
         self.samples = list(samples)
         self.root = root
+        self.max_pixels = max_pixels
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Decode the photograph; raises DataError when its file is gone or damaged by now."""
-        return read_photo(self.samples[index][0], size)
+        return read_photo(self.samples[index][0], size, max_pixels=self.max_pixels)
 
     def sample_name(self, index: int) -> str:
         return self.samples[index][0].relative_to(self.root).as_posix()

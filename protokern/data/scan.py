@@ -6,11 +6,12 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from protokern.data.decode import check_photo
+from protokern.data.decode import MAX_PIXELS, check_photo
 from protokern.errors import DataError
 
 Sample = tuple[Path, int]
@@ -51,7 +52,7 @@ def find_samples(split: Path) -> tuple[list[Sample], list[str]]:
     return samples, [folder.name for folder in entries]
 
 
-def find_unreadable(samples: Sequence[Sample]) -> list[tuple[Path, str]]:
+def find_unreadable(samples: Sequence[Sample], *, max_pixels: int = MAX_PIXELS) -> list[tuple[Path, str]]:
     """Decode every file once, by several threads; (file, reason) of each that is no sound image, in order."""
     paths = [path for path, _ in samples]
     with warnings.catch_warnings():
@@ -59,7 +60,7 @@ def find_unreadable(samples: Sequence[Sample]) -> list[tuple[Path, str]]:
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            reasons = list(pool.map(check_photo, paths))
+            reasons = list(pool.map(partial(check_photo, max_pixels=max_pixels), paths))
     return [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason is not None]
 
 

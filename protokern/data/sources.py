@@ -7,6 +7,7 @@ from pathlib import Path
 
 from protokern.data.augment import Augmentation
 from protokern.data.birds import SyntheticBirds
+from protokern.data.decode import MAX_PIXELS
 from protokern.data.folder import open_photo_folder
 from protokern.data.splits import Splits
 
@@ -33,6 +34,7 @@ def open_splits(
     augmentation: str | Augmentation | None = "protopnet",
     on_unreadable: str = "stop",
     cache: str = "none",
+    max_image_pixels: int = MAX_PIXELS,
     birds: BirdCounts | None = None,
 ) -> Splits:
     """Open a data folder, or the synthetic birds for None or "synthetic-birds".
@@ -45,6 +47,7 @@ def open_splits(
         augmentation: of the training images: "none", "protopnet", "crop" or an Augmentation.
         on_unreadable: files that cannot be read: "stop" or "skip".
         cache: "none", or "memory" to keep decoded photographs. Birds are always kept.
+        max_image_pixels: of a photograph; a file with more is refused before it is decoded.
         birds: how many synthetic birds; None for `BirdCounts()`.
 
     Raises:
@@ -61,6 +64,7 @@ def open_splits(
         augmentation=augmentation,
         on_unreadable=on_unreadable,
         cache=cache,
+        max_image_pixels=max_image_pixels,
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from PIL import Image
 from protokern.data.decode import UnreadableImageError, check_photo, load_image, parse_image_size, read_photo
 from protokern.errors import DataError
 
+LIMIT = "the limit against decompression bombs, max_image_pixels = 89478485"
 ORANGE = (240, 120, 30)
 
 
@@ -158,11 +163,52 @@ def test_floating_point_image_is_refused(tmp_path: Path) -> None:
     assert check_photo(path) == "floating-point pixels have no known range"
 
 
-@pytest.mark.parametrize("limit", [50, 99])  # Pillow raises above twice its limit and only warns above the limit
-def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+@pytest.mark.parametrize("limit", [50, 99, 119])
+def test_decompression_bomb_is_refused(tmp_path: Path, limit: int) -> None:
     path = saved(tmp_path, Image.new("RGB", (12, 10)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    assert check_photo(path) == f"more than {limit} pixels, refused as a possible decompression bomb"
+    reason = f"12 x 10 pixels are more than the limit against decompression bombs, max_image_pixels = {limit}"
+    assert check_photo(path, max_pixels=limit) == reason
+    with pytest.raises(UnreadableImageError, match="12 x 10 pixels are more than the limit"):
+        read_photo(path, (4, 4), max_pixels=limit)
+
+
+@pytest.mark.parametrize("pillows", [50, 99])  # Pillow raises above twice its limit and only warns above the limit
+@pytest.mark.parametrize("name", ["photo.png", "photo.gif", "photo.tif", "photo.webp"])
+def test_a_raised_limit_lets_larger_images_in_and_leaves_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pillows: int, name: str
+) -> None:
+    path = saved(tmp_path, Image.new("RGB", (12, 10)), name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows)
+    assert check_photo(path, max_pixels=120) is None
+    assert load_image(path, 4, max_pixels=120).shape == (3, 4, 4)
+    assert pillows == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_file_with_more_bytes_than_its_pixels_could_need_is_not_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (12, 10)), "photo.webp")
+    with path.open("r+b") as file:
+        file.truncate(10**12)  # a hole, which takes no space on the disk
+    assert check_photo(path) == "1000000000000 bytes are too many for " + LIMIT
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    """Half a megabyte that would unfold to three gigabytes."""
+    path = tmp_path / "bomb.png"
+    header = struct.pack(">IIBBBBB", 2**15, 2**15, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(2**20))), (b"IEND", b""))
+    body = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+    tracemalloc.start()
+    assert check_photo(path) == "more pixels than " + LIMIT
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_a_pipe_is_no_photograph(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photo.png")
+    assert check_photo(tmp_path / "photo.png") == "not a plain file"
 
 
 def test_unreadable_image_error_survives_a_worker_process() -> None:

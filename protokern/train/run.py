@@ -111,7 +111,7 @@ def cut_log(run: TrainingRun, num_lines: int) -> None:
 
 
 def save_progress(run: TrainingRun, name: str) -> None:
-    """Write a checkpoint from which training can go on; one that is there under this name is replaced.
+    """Write a checkpoint from which training can go on; under a name that is taken it gets a number behind it.
 
     Of several ranks the first one writes, and the others wait until it is there.
     """

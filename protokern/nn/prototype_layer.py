@@ -129,6 +129,27 @@ class PrototypeLayer(nn.Module):
             backend=self.backend,
         )
 
+    def nearest_distances(
+        self, features: Tensor, k: int, prototype_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of the k nearest patches, ascending, and where they are, (B, P', k) each, in full precision.
+
+        Args:
+            features: (B, D, H, W).
+            k: 1 to 8, at most the patches of the grid.
+            prototype_index: (P',) int64, which prototypes; None: all.
+        """
+        nearest = topk_pool(
+            features,
+            self.prototypes if prototype_index is None else self.prototypes[prototype_index],
+            k,
+            activation="linear",
+            metric=self.metric,
+            precision="fp32",
+            backend=self.backend,
+        )
+        return nearest.distance, nearest.patch
+
     def distance_map(self, features: Tensor, prototype_index: Tensor | None = None) -> Tensor:
         """Distances (B, P', H', W') at every patch, of all prototypes or those in `prototype_index` (P',) int64."""
         return distance_map(

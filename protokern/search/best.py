@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from protokern.kernels.checks import MOST_PATCHES
 from protokern.nn import PrototypeLayer
 from protokern.search.copies import drop_copies, first_copies
 from protokern.search.order import Entries, first_positions, merge
@@ -50,7 +51,7 @@ class RunningBest:
         """
         on_cpu = self.device.type == "cpu"
         if self.all_patches and not on_cpu:
-            self._offer_maps(features, image, prototypes)
+            self._offer_all(features, image, prototypes)
             return
         value, patch = self.layer.min_distance(features, prototypes, exact=True)  # (B, P') each
         self._note_bad(value, image)
@@ -63,13 +64,19 @@ class RunningBest:
                 prototypes = gains if prototypes is None else prototypes[gains]
                 value, patch = value[:, gains], patch[:, gains]
         if self.all_patches:
-            self._offer_maps(features, image, prototypes)
+            self._offer_all(features, image, prototypes)
         else:
             self._put(features, image, prototypes, value.T, patch.T)
 
-    def _offer_maps(self, features: Tensor, image: Tensor, prototypes: Tensor | None) -> None:
-        """Merge every patch, in pieces of the distance map."""
+    def _offer_all(self, features: Tensor, image: Tensor, prototypes: Tensor | None) -> None:
+        """Merge every patch: the k nearest ones of each image, or all that are in pieces of the distance map."""
         assert self.grid is not None
+        if self.k <= MOST_PATCHES and not self.distinct:
+            k = min(self.k, self.grid[0] * self.grid[1])
+            value, patch = self.layer.nearest_distances(features, k, prototypes)  # (B, P', k) each
+            self._note_bad(value.flatten(1), image)
+            self._put(features, image, prototypes, value.transpose(0, 1).flatten(1), patch.transpose(0, 1).flatten(1))
+            return
         count = self.layer.num_prototypes if prototypes is None else len(prototypes)
         step = max(1, _MAP_BUDGET // (count * self.grid[0] * self.grid[1]))
         for start in range(0, len(features), step):
@@ -102,14 +109,14 @@ class RunningBest:
     def _put(
         self, features: Tensor, image: Tensor, prototypes: Tensor | None, distance: Tensor, patch: Tensor | None
     ) -> None:
-        """Merge candidates in the order of (image, patch).
+        """Merge candidates in the order of images.
 
         Args:
             features: (B, D, H, W).
             image: (B,) int64.
             prototypes: (P',) int64; None: all.
-            distance: (P', B), or (P', B N) for all patches.
-            patch: (P', B), where; None: all patches.
+            distance: (P', B n), of n patches of each image; of equally near ones the first stands first.
+            patch: (P', B n), where; None: all patches in order, n = N.
         """
         if self.distinct:
             distance = drop_copies(distance, first_copies(features, self.layer.prototype_size), patch)

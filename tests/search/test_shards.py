@@ -52,7 +52,7 @@ def assert_same(first: NearestPatches, second: NearestPatches) -> None:
 def test_parts_in_any_order_equal_the_plain_loops(data, chosen, size):
     draw = data.draw
     classes, per_class, count = (draw(st.integers(1, high)) for high in (3, 2, 7))
-    k = draw(st.integers(1, 4))
+    k = draw(st.sampled_from([1, 2, 3, 9]))  # more than 8 of one image are found in another way
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     highest = draw(st.integers(1, 2))
     # Whole numbers: distances are exact, and ties and equal patches are common.

@@ -33,7 +33,8 @@ class DataConfig:
     """The images and how they are read.
 
     Attributes:
-        path: folder with train/, test/ and perhaps val/; empty: the synthetic birds, which need no files.
+        path: folder with train/, test/ and perhaps val/; "webdataset:DIR", a folder of tar files; "huggingface:NAME", a
+            data set of that name or in that folder; empty: the synthetic birds, which need no files.
         image_size: pixels, one number or rows and columns.
         val_fraction: share of every class of train/ that is held out when there is no val/.
         augmentation: random changes of the training images: "none", "protopnet" (rotate, shear or skew, flip) or "crop"

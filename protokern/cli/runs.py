@@ -13,7 +13,7 @@ import torch
 import protokern
 from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
 from protokern.data import Splits, open_splits
-from protokern.data.sources import SYNTHETIC_BIRDS, BirdCounts
+from protokern.data.sources import BirdCounts, absolute_source
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
@@ -93,8 +93,7 @@ def with_data(config: RunConfig, path: str | None) -> RunConfig:
     """The configuration with --data in place of `data.path`, if it was given; absolute, so that it holds anywhere."""
     if path is None:
         return config
-    absolute = "" if path in ("", SYNTHETIC_BIRDS) else str(Path(path).absolute())
-    return replace(config, data=replace(config.data, path=absolute))
+    return replace(config, data=replace(config.data, path=absolute_source(path)))
 
 
 def open_data(config: RunConfig) -> Splits:

@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,9 @@ def parse_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def read_photo(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_photo(
+    path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> np.ndarray:
     """Decode a photograph, turn it upright and squash it to `size` with an antialiased bilinear filter.
 
     Transparent images are laid on white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
@@ -101,6 +104,7 @@ def read_photo(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXEL
         path: an image file.
         size: rows and columns of the result, pixels; the aspect ratio is not kept.
         max_pixels: of the file; one with more is refused before it is decoded.
+        content: the bytes of the file; given, `path` only names it.
 
     Returns:
         (Y, X, 3) uint8.
@@ -110,7 +114,7 @@ def read_photo(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXEL
     """
     rows, columns = size
     try:
-        with _pillow_allows(max_pixels), _open_checked(path, max_pixels) as image:
+        with _pillow_allows(max_pixels), _open_checked(path, max_pixels, content) as image:
             # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still has enough pixels; other formats ignore this.
             image.draft(image.mode, (max(size), max(size)))
             decoded = _to_rgb(image)
@@ -160,20 +164,30 @@ def pixels_to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return channels_last.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _open_checked(path: Path, max_pixels: int) -> Image.Image:
-    """Open a file of which neither the bytes, which some readers take whole, nor the pixels are too many."""
-    status = path.stat()
-    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
-        raise OSError("not a plain file")  # reading might never end
-    if status.st_size == 0:
+def most_bytes(max_pixels: int) -> int:
+    """How long a file of so many pixels may be: some readers take all of it into memory."""
+    return max_pixels * _LARGEST_PIXEL + _METADATA
+
+
+def _open_checked(path: Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
+    """Open a file of which neither the bytes nor the pixels are too many; `content` stands for what is in it."""
+    size = _size_of_file(path) if content is None else len(content)
+    if size == 0:
         raise OSError("empty file, 0 bytes")
-    if status.st_size > max_pixels * _LARGEST_PIXEL + _METADATA:
-        raise _TooLargeError(f"{status.st_size} bytes are too many for {_limit_in_words(max_pixels)}")
-    image = Image.open(path, formats=IMAGE_FORMATS)
+    if size > most_bytes(max_pixels):
+        raise _TooLargeError(f"{size} bytes are too many for {_limit_in_words(max_pixels)}")
+    image = Image.open(path if content is None else BytesIO(content), formats=IMAGE_FORMATS)
     if image.width * image.height > max_pixels:
         image.close()
         raise _TooLargeError(f"{image.width} x {image.height} pixels are more than {_limit_in_words(max_pixels)}")
     return image
+
+
+def _size_of_file(path: Path) -> int:
+    status = path.stat()
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
+        raise OSError("not a plain file")  # reading might never end
+    return status.st_size
 
 
 def _limit_in_words(max_pixels: int) -> str:

@@ -1,4 +1,4 @@
-"""Opens whatever a run was given as its data: a folder of photographs, or the synthetic birds."""
+"""Opens whatever a run was given as its data: a folder of photographs, packed images, or the synthetic birds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from protokern.data.augment import Augmentation
 from protokern.data.birds import SyntheticBirds
 from protokern.data.decode import MAX_PIXELS
 from protokern.data.folder import open_photo_folder
+from protokern.data.hub import open_hub
+from protokern.data.packed import make_splits
+from protokern.data.shards import open_shards
 from protokern.data.splits import Splits
 
 SYNTHETIC_BIRDS = "synthetic-birds"
+WEBDATASET, HUGGINGFACE = "webdataset", "huggingface"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,17 @@ class BirdCounts:
     val_per_class: int = 20
     test_per_class: int = 30
     differ_in: str = "species"
+
+
+def absolute_source(path: str) -> str:
+    """`path` as it holds in any working folder; names of data sets stay as they are."""
+    if path in ("", SYNTHETIC_BIRDS):
+        return ""
+    kind, colon, rest = path.partition(":")
+    if colon and kind in (WEBDATASET, HUGGINGFACE):
+        is_name = kind == HUGGINGFACE and not Path(rest).is_dir()
+        return path if is_name else f"{kind}:{Path(rest).absolute()}"
+    return str(Path(path).absolute())
 
 
 def open_splits(
@@ -37,10 +52,11 @@ def open_splits(
     max_image_pixels: int = MAX_PIXELS,
     birds: BirdCounts | None = None,
 ) -> Splits:
-    """Open a data folder, or the synthetic birds for None or "synthetic-birds".
+    """Open a data folder, packed images, or the synthetic birds for None or "synthetic-birds".
 
     Args:
-        root: the data folder; None or "synthetic-birds" for painted birds, which need no files.
+        root: the data folder; "webdataset:DIR" for a folder of tar files; "huggingface:NAME" for a data set of that
+            name, or in that folder; None or "synthetic-birds" for painted birds, which need no files.
         image_size: pixels, one number or (rows, columns).
         val_fraction: of a folder without val/: the share of train/ that is held out, in (0, 1).
         seed: chooses the held-out images, the random views and which birds are painted.
@@ -56,6 +72,18 @@ def open_splits(
     """
     if root is None or str(root) == SYNTHETIC_BIRDS:
         return _open_birds(birds or BirdCounts(), image_size, seed, augmentation)
+    kind, _, rest = str(root).partition(":")
+    if kind in (WEBDATASET, HUGGINGFACE):
+        return make_splits(
+            open_shards(Path(rest)) if kind == WEBDATASET else open_hub(rest),
+            image_size=image_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            augmentation=augmentation,
+            on_unreadable=on_unreadable,
+            cache=cache,
+            max_image_pixels=max_image_pixels,
+        )
     return open_photo_folder(
         Path(root),
         image_size=image_size,

@@ -1,0 +1,252 @@
+"""Images in tar files and in data sets of the package `datasets`, read at any place."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from protokern.cli.main import main
+from protokern.cli.runs import with_data
+from protokern.config import RunConfig
+from protokern.data import open_splits
+from protokern.data.sources import absolute_source
+from protokern.errors import DataError, MissingPackageError
+
+CLASSES = ("cat", "dog")
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write_shards(folder: Path, **counts: int) -> Path:
+    """Two shards of every split; classes alternate."""
+    folder.mkdir(exist_ok=True)
+    for split, count in counts.items():
+        for shard in range(2):
+            with tarfile.open(folder / f"{split}-{shard:06}.tar", "w") as archive:
+                for number in range(shard, count, 2):
+                    add(archive, f"some/{split}_{number}.cls", str(number // 2 % 2).encode())
+                    add(archive, f"some/{split}_{number}.png", png(number))
+                    add(archive, f"some/{split}_{number}.json", b"{}")
+    return folder
+
+
+def test_shards_are_data_sets_that_can_be_read_at_any_place(tmp_path) -> None:
+    folder = write_shards(tmp_path / "shards", train=8, val=4, test=4)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    splits = open_splits(f"webdataset:{folder}", image_size=16, augmentation="none")
+    assert splits.classes == list(CLASSES)
+    assert (len(splits.train), len(splits.push), len(splits.val), len(splits.test)) == (8, 8, 4, 4)
+    names = [splits.train.sample_name(index) for index in range(8)]
+    assert names[0] == "train-000000.tar/some/train_0.png"
+    assert len(set(names)) == 8
+    assert splits.train.source_path(7) == folder / "train-000001.tar"
+    loose = tmp_path / "3.png"
+    loose.write_bytes(png(3))
+    index = names.index("train-000001.tar/some/train_3.png")
+    expected = open_one(loose)
+    image, label = splits.push[index]
+    assert torch.equal(image, expected)
+    assert label == 1
+    assert splits.notes == (f"webdataset:{folder}: 8 training and 4 test images, read when needed",)
+
+
+def open_one(path: Path) -> torch.Tensor:
+    from protokern.data import load_image
+
+    return load_image(path, 16)
+
+
+def test_without_validation_shards_some_training_images_are_held_out(tmp_path) -> None:
+    folder = write_shards(tmp_path, train=12, test=4)
+    splits = open_splits(f"webdataset:{folder}", image_size=16, val_fraction=0.34)
+    assert splits.classes == ["0", "1"]
+    assert (len(splits.train), len(splits.val)) == (8, 4)
+    held = {splits.val.sample_name(index) for index in range(4)}
+    assert not held & {splits.train.sample_name(index) for index in range(8)}
+    assert splits.notes[1].startswith("held out 4 of 12 training images")
+
+
+def test_a_training_runs_on_shards(tmp_path, capsys) -> None:
+    folder = write_shards(tmp_path / "shards", train=8, val=4, test=4)
+    settings = {
+        "model.backbone": "tiny",
+        "model.prototypes_per_class": 1,
+        "model.prototype_dim": 4,
+        "data.image_size": 32,
+        "train.warm_epochs": 0,
+        "train.joint_epochs": 1,
+        "train.last_layer_epochs": 1,
+    }
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    assert main(["train", "--data", f"webdataset:{folder}", "--out", str(tmp_path / "run"), *sets]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert '"images": 4' in capsys.readouterr().out
+
+
+def broken_shards(folder: Path, kind: str) -> str:
+    """Shards with a mistake, and what is said about it."""
+    write_shards(folder, train=8, test=4)
+    target = folder / "train-000002.tar"
+    if kind == "compressed":
+        with tarfile.open(target, "w:gz") as archive:
+            add(archive, "a.png", png(0))
+        return "must hold whole, uncompressed tar files; .*train-000002.tar cannot be read"
+    with tarfile.open(target, "w") as archive:
+        if kind == "no label":
+            add(archive, "a.png", png(0))
+        else:
+            add(archive, "a.png", png(0))
+            add(archive, "a.cls", {"text": b"cat", "negative": b"-1", "long": b"1" * 100}[kind])
+    return {
+        "no label": "must have an image and a .cls of every sample; .*train-000002.tar has a with one",
+        "text": "must hold class indices as whole numbers; a.cls in .*train-000002.tar",
+        "long": "must hold class indices as whole numbers; a.cls in",
+        "negative": r"must have class indices of 0 .. 1; .* has another one at train-000002.tar/a.png",
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["compressed", "no label", "text", "long", "negative"])
+def test_shards_that_cannot_be_used_are_named(tmp_path, kind) -> None:
+    message = broken_shards(tmp_path, kind)
+    with pytest.raises(DataError, match=message):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+
+
+def test_what_is_missing_of_shards_is_said(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"must be a folder of tar files; got .*none"):
+        open_splits(f"webdataset:{tmp_path / 'none'}", image_size=16)
+    write_shards(tmp_path, train=4)
+    with pytest.raises(DataError, match=r"must have images in train and test; .* has none in test"):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+    write_shards(tmp_path, train=4, test=4)
+    with pytest.raises(DataError, match=r'data.on_unreadable: must be "stop" with webdataset'):
+        open_splits(f"webdataset:{tmp_path}", image_size=16, on_unreadable="skip")
+    (tmp_path / "classes.txt").write_text("cat\ndog\ncow\n")
+    with pytest.raises(DataError, match="lacks cow"):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+
+
+def test_a_damaged_image_in_a_shard_is_named(tmp_path) -> None:
+    write_shards(tmp_path, train=4, val=4, test=4)
+    with tarfile.open(tmp_path / "train-000002.tar", "w") as archive:
+        add(archive, "bad.png", png(0)[:100])
+        add(archive, "bad.cls", b"0")
+    train = open_splits(f"webdataset:{tmp_path}", image_size=16).push
+    with pytest.raises(DataError, match=r"train-000002.tar/bad.png"):
+        train[len(train) - 1]
+
+
+def test_an_image_of_too_many_bytes_or_pixels_is_refused(tmp_path) -> None:
+    write_shards(tmp_path, train=4, val=4, test=4)
+    with tarfile.open(tmp_path / "train-000002.tar", "w") as archive:
+        add(archive, "large.png", png(0) + bytes(2**24))
+        add(archive, "large.cls", b"0")
+    train = open_splits(f"webdataset:{tmp_path}", image_size=16, max_image_pixels=100).push
+    with pytest.raises(DataError, match=r"images of at most 16778016 bytes; train-000002.tar/large.png has"):
+        train[len(train) - 1]
+    with pytest.raises(DataError, match=r"train_0.png \(24 x 20 pixels are more than the limit"):
+        train[0]
+
+
+class FakeRows:
+    """One split as `datasets` has them."""
+
+    def __init__(self, package, labels: list[int], *, decodes: bool = True) -> None:
+        names = types.SimpleNamespace(names=list(CLASSES))
+        self.features = {"image": package.Image(), "label": package.ClassLabel()}
+        self.features["label"].names = names.names
+        self.package, self.labels, self.decodes = package, labels, decodes
+
+    def cast_column(self, column: str, kind) -> FakeRows:
+        assert (column, kind.decode) == ("image", False)
+        return FakeRows(self.package, self.labels, decodes=False)
+
+    def __getitem__(self, key):
+        if key == "label":
+            return self.labels
+        assert not self.decodes
+        return {"image": {"bytes": png(key), "path": None}, "label": self.labels[key]}
+
+
+@pytest.fixture
+def fake_datasets(monkeypatch) -> types.ModuleType:
+    package = types.ModuleType("datasets")
+
+    class ImageKind:
+        def __init__(self, decode: bool = True) -> None:
+            self.decode = decode
+
+    package.Image, package.ClassLabel = ImageKind, type("ClassLabel", (), {})
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    return package
+
+
+def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:
+    loaded = {
+        "train": FakeRows(fake_datasets, [0, 1, 0, 1]),
+        "validation": FakeRows(fake_datasets, [1, 0]),
+        "test": FakeRows(fake_datasets, [-1, -1]),  # without labels, as ImageNet's
+    }
+    asked = []
+    fake_datasets.load_dataset = lambda name: asked.append(name) or loaded
+    splits = open_splits("huggingface:some/name", image_size=16, augmentation="none")
+    assert asked == ["some/name"]
+    assert splits.classes == list(CLASSES)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (2, 2, 2)
+    assert [splits.test[index][1] for index in range(2)] == [1, 0]
+    path = tmp_path / "0.png"
+    path.write_bytes(png(0))
+    assert torch.equal(splits.test[0][0], open_one(path))
+    assert splits.test.source_path(0) is None
+
+    fake_datasets.load_from_disk = lambda name: asked.append(name) or {**loaded, "test": FakeRows(fake_datasets, [1])}
+    splits = open_splits(f"huggingface:{tmp_path}", image_size=16)
+    assert asked[-1] == str(tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (4, 2, 1)
+
+
+def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkeypatch) -> None:
+    def missing(name: str):
+        raise ValueError("no such data set\nand more")
+
+    fake_datasets.load_dataset = missing
+    with pytest.raises(DataError, match=r"huggingface:some/name cannot be had \(no such data set\)"):
+        open_splits("huggingface:some/name", image_size=16)
+    rows = FakeRows(fake_datasets, [0, 1])
+    rows.features["other"] = fake_datasets.Image()
+    fake_datasets.load_dataset = lambda name: {"train": rows}
+    with pytest.raises(DataError, match=r"one column of images and one of class labels; .* has image, other and label"):
+        open_splits("huggingface:some/name", image_size=16)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'protokern\[huggingface\]'"):
+        open_splits("huggingface:some/name", image_size=16)
+
+
+def test_sources_hold_in_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    assert absolute_source("photos") == str(tmp_path / "photos")
+    assert absolute_source("synthetic-birds") == ""
+    assert absolute_source("webdataset:shards") == f"webdataset:{tmp_path / 'shards'}"
+    assert absolute_source("huggingface:saved") == f"huggingface:{tmp_path / 'saved'}"
+    assert absolute_source("huggingface:zh-plus/tiny-imagenet") == "huggingface:zh-plus/tiny-imagenet"
+    assert with_data(RunConfig(), "webdataset:shards").data.path == f"webdataset:{tmp_path / 'shards'}"

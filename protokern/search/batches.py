@@ -36,15 +36,25 @@ class Batch:
 
 
 class Seen:
-    """Labels and indices of all images so far, 16 bytes an image."""
+    """Index and label of all images so far, 16 bytes an image.
+
+    They are in one tensor that doubles when it is full. Small tensors kept from every batch would lie in the gaps that
+    large ones leave, so that the next large ones do not fit: megabytes for every batch.
+    """
 
     def __init__(self) -> None:
-        self._labels: list[Tensor] = []
-        self._index: list[Tensor] = []
+        self._table = torch.empty(2, 1024, dtype=torch.int64)
+        self._count = 0
 
     def add(self, batch: Batch) -> None:
-        self._labels.append(batch.labels)
-        self._index.append(batch.index)
+        """Remember the images of a batch."""
+        start, self._count = self._count, self._count + len(batch.index)
+        if self._count > self._table.shape[1]:
+            table = torch.empty(2, max(self._count, 2 * self._table.shape[1]), dtype=torch.int64)
+            table[:, :start] = self._table[:, :start]
+            self._table = table
+        self._table[0, start : self._count] = batch.index
+        self._table[1, start : self._count] = batch.labels
 
     def labels_of(self, image: Tensor) -> Tensor:
         """Labels of images of any shape, -1 for image -1.
@@ -52,16 +62,16 @@ class Seen:
         Raises:
             ValueError: no image was seen, or one was seen twice.
         """
-        if not self._index:
+        if self._count == 0:
             raise ValueError("loader: must yield at least one image; got none. Check the data set.")
-        index, order = torch.cat(self._index).sort()
+        index, order = self._table[0, : self._count].sort()
         twice = index[1:][index[1:] == index[:-1]]
         if len(twice):
             raise ValueError(
                 f"loader: must yield every image once; got image {int(twice[0])} twice. Check the order or the shards."
             )
         position = torch.searchsorted(index, image.clamp(min=int(index[0])))
-        return torch.where(image >= 0, torch.cat(self._labels)[order][position], -1)
+        return torch.where(image >= 0, self._table[1, order[position]], -1)
 
 
 def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator[Batch]:

@@ -66,6 +66,15 @@ def test_labels_of_any_whole_number_type_are_taken():
     assert find_nearest_patches(model, batches, 3, own_class=True).label.tolist() == [[0, -1, -1], [1, 1, -1]]
 
 
+def test_thousands_of_images_keep_their_labels():
+    values = torch.randperm(5000).float()
+    labels = torch.randint(0, 7, (5000,))
+    model = bare_model(torch.arange(7.0)[:, None] * 800, 7)
+    nearest = find_nearest_patches(model, loader_of(values[:, None, None, None], labels, 900))
+    assert values[nearest.image[:, 0]].tolist() == [0, 800, 1600, 2400, 3200, 4000, 4800]
+    assert torch.equal(nearest.label, labels[nearest.image])
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_values_that_are_not_finite_name_their_image(value):
     model = bare_model(torch.zeros(2, 2), 2)

@@ -16,6 +16,7 @@ MEMORY = RESULTS / "memory.csv"
 PUSH = RESULTS / "push.csv"
 IMPORTANCE = RESULTS / "importance.csv"
 POOL = RESULTS / "pool.csv"
+FROZEN = RESULTS / "frozen.csv"
 REPORT = RESULTS / "report.csv"
 SEARCH = RESULTS / "search.csv"
 Row = TypeVar("Row", bound="DataclassInstance")

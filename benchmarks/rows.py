@@ -216,6 +216,36 @@ class ReportRow(Measurement):
 
 
 @dataclass(frozen=True)
+class FrozenRow(Measurement):
+    """A step of training of a head on the features of a frozen backbone, by one provider.
+
+    Attributes:
+        provider: "store bf16", "store fp32", "eager", "eager channels last", or "backbone", which runs on every batch.
+        channels: of the features.
+        side: rows and columns of the features.
+        batch: images in a step.
+        faster_than_eager: median of "eager" over this median, from the same rounds.
+        faster_than_backbone: median of "backbone" over this median.
+    """
+
+    provider: str
+    backbone: str
+    image_size: int
+    channels: int
+    side: int
+    prototypes: int
+    batch: int
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    images_per_s: float
+    faster_than_eager: float
+    faster_than_backbone: float
+
+
+@dataclass(frozen=True)
 class PoolRow(Measurement):
     """Forward and backward of ProtoPool's head by one provider.
 

@@ -32,8 +32,8 @@ _MOST_MAPPED = 2**27  # bytes that reading touches before it gives their pages b
 class FeatureStore:
     """The features of one data set. Made by `FeatureStore.open`; written by `FeatureWriter`.
 
-    Batches are copies, float32 whatever is stored, and channels last, (B, C, H, W) as convolutions like them. The file
-    is mapped; its pages are given back every 128 MiB, so that the memory in use does not grow with the store.
+    Batches are copies, float32 unless asked otherwise, and channels last, (B, C, H, W) as convolutions like them. The
+    file is mapped; its pages are given back every 128 MiB, so that the memory in use does not grow with the store.
 
     Attributes:
         path: the folder.
@@ -93,16 +93,16 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, index: Sequence[int] | Tensor) -> Tensor:
-        """The features of some images, (B, C, H, W) float32 for `index` (B,), each of 0 .. N - 1."""
+    def read(self, index: Sequence[int] | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The features of some images, (B, C, H, W) of `dtype` for `index` (B,), each of 0 .. N - 1."""
         chosen = torch.as_tensor(index, dtype=torch.int64)
-        return self._finish(self._rows.index_select(0, chosen))
+        return self._finish(self._rows.index_select(0, chosen), dtype)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(features, labels) of all images in the order of the data set."""
         for start in range(0, len(self), batch_size):
             rows = self._rows[start : start + batch_size]
-            yield self._finish(rows.clone()), self.labels[start : start + batch_size]
+            yield self._finish(rows.clone(), torch.float32), self.labels[start : start + batch_size]
 
     def batches_at(self, batches: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(features, labels, index (B,) int64) for lists of images, for instance shuffled ones."""
@@ -121,14 +121,14 @@ class FeatureStore:
             for start in range(0, len(images), batch_size)
         )
 
-    def _finish(self, rows: Tensor) -> Tensor:
-        """Features (B, C, H, W) float32 of copied rows (B, H * W * C); gives pages back when there are many."""
+    def _finish(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features (B, C, H, W) of copied rows (B, H * W * C); gives pages back when there are many."""
         self._touched += len(rows) * self._image_bytes
         if self._touched > _MOST_MAPPED:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
         channels, height, width = self.shape
-        return rows.float().view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return rows.to(dtype).view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def check_fresh(path: Path, layout: Layout, fingerprint: Fingerprint | None, precision: Precision | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from protokern.losses import Labels, LossCoefficients, ModelLoss
 from protokern.models.feature_shape import check_grid, find_feature_shape
 from protokern.models.settings import ModelConfig
-from protokern.nn import PrototypeLayer, make_add_on_layers
+from protokern.nn import PrototypeLayer, apply_to_rows, make_add_on_layers
 from protokern.nn.prototype_layer import Activation
 
 
@@ -167,7 +167,9 @@ class PrototypeModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Feature maps (B, D, H, W) of images."""
-        features: Tensor = self.add_on_layers(images if self.takes_stored_maps else self.backbone(images))
+        if self.takes_stored_maps:
+            return apply_to_rows(self.add_on_layers, images)
+        features: Tensor = self.add_on_layers(self.backbone(images))
         return features
 
     def head(self, features: Tensor) -> ModelOutput:

@@ -44,22 +44,24 @@ class StoredImages:
     Args:
         store: of these images.
         images: what the features are of.
+        dtype: of the features.
     """
 
-    def __init__(self, store: FeatureStore, images: LabelledImages) -> None:
+    def __init__(self, store: FeatureStore, images: LabelledImages, dtype: torch.dtype = torch.float32) -> None:
         self.store = store
         self.images = images
+        self.dtype = dtype
         self.labels = images.labels
 
     def __len__(self) -> int:
         return len(self.store)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.store.read([index])[0], self.labels[index]
+        return self.store.read([index], self.dtype)[0], self.labels[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """A whole batch, (B, C, H, W) and (B,); the loaders of this module take it as it is."""
-        return self.store.read(indices), self.store.labels[indices]
+        return self.store.read(indices, self.dtype), self.store.labels[indices]
 
     def sample_name(self, index: int) -> str:
         return self.images.sample_name(index)

@@ -84,7 +84,9 @@ def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
         for part, rate in learning_rates(model, stage, config).items()
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups) if config.optimizer == "adamw" else torch.optim.Adam(groups)
+    optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    # A step on features takes a few milliseconds, of which the update would be a tenth.
+    return optimizer(groups, fused=True) if config.backbone == "frozen" else optimizer(groups)
 
 
 def schedule_factor(stage: Stage, progress: float, epochs: int, config: TrainConfig) -> float:

@@ -118,6 +118,7 @@ def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
         return images, Labels(labels)
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     other = torch.randperm(len(labels)).to(labels.device)
+    images = images.float()  # stored features may be bfloat16
     return torch.lerp(images[other], images, share), Labels(labels, labels[other], share)
 
 

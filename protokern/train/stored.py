@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from protokern.features import (
     FeatureStore,
     FeatureWriter,
@@ -25,7 +27,7 @@ from protokern.train.run import TrainingRun
 
 @dataclass(frozen=True, slots=True)
 class StoredSplits:
-    """The splits of a run as its backbone sees them, by what they are for; `train` and `push` are the same."""
+    """The splits of a run as its backbone sees them, by what they are for; `train` and `push` read one store."""
 
     train: StoredImages
     push: StoredImages
@@ -74,7 +76,11 @@ def open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
             yield from _write(run, folder, name, split, fingerprint)
         store = FeatureStore.open(folder, fingerprint=fingerprint, precision=run.feature_precision)
         stored[name] = StoredImages(store, split)
-    run.stored = StoredSplits(stored["train"], stored["train"], stored["val"], stored["test"], run.splits.notes)
+    push = stored["train"]
+    # Under autocast the first layer would round to bfloat16 anyway: what is stored so goes there as it is.
+    is_half = run.feature_precision == run.train.precision == "bf16"
+    train = StoredImages(push.store, push.images, torch.bfloat16 if is_half else torch.float32)
+    run.stored = StoredSplits(train, push, stored["val"], stored["test"], run.splits.notes)
 
 
 def fingerprint_of_images(images: LabelledImages, weights: str) -> Fingerprint:

@@ -144,10 +144,13 @@ def test_a_run_stopped_while_the_backbone_runs_ends_with_the_same_bits(tmp_path,
     )
 
 
-def test_bf16_stores_halve_the_space(tmp_path) -> None:
-    run = toy_run(tmp_path, CONFIG)
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"precision": "bf16", "mixup": 0.5}], ids=str)
+def test_bf16_stores_halve_the_space(tmp_path, settings) -> None:
+    run = toy_run(tmp_path, toy_config(backbone="frozen", **settings))
     run.feature_precision = "bf16"
     list(train(run))
+    assert 0 < run.progress.results[-1]["val_loss"] < 10
+    assert run.model.prototype_layer.prototypes.dtype == torch.float32
     store = FeatureStore.open(tmp_path / "features" / "train")
     assert store.precision == "bf16"
     assert (tmp_path / "features" / "train" / "features.bin").stat().st_size == 2 * 30 * 128 * 2 * 2

@@ -233,7 +233,7 @@ def test_names_of_models_and_backbones_are_listed() -> None:
     )
     assert (
         mistake("model.backbone=resnet")
-        == f"model.backbone: must be one of {', '.join(list_backbones())}; got 'resnet'."
+        == f"model.backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got 'resnet'."
     )
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from protokern.backbones.registry import Backbone, build_backbone, has_imagenet_weights, list_backbones
+from protokern.backbones.timm_nets import is_timm
 
-__all__ = ["Backbone", "build_backbone", "has_imagenet_weights", "list_backbones"]
+__all__ = ["Backbone", "build_backbone", "has_imagenet_weights", "is_timm", "list_backbones"]

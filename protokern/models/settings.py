@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from protokern.backbones import list_backbones
+from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
 
 
@@ -15,7 +15,7 @@ class ModelConfig:
 
     Attributes:
         name: a key of `protokern.models.MODELS`.
-        backbone: a name from `protokern.backbones.list_backbones()`.
+        backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
         weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
             there are such weights.
         prototype_dim: channels of the feature map and of a prototype.
@@ -41,7 +41,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         backbones = list_backbones()
-        require(self.backbone in backbones, "backbone", f"one of {', '.join(backbones)}", self.backbone)
+        wanted = f"one of {', '.join(backbones)}, or timm/ and a name of timm's"
+        require(self.backbone in backbones or is_timm(self.backbone), "backbone", wanted, self.backbone)
         require_number(self, "prototype_dim", minimum=1)
         require(min(self.prototype_size) >= 1, "prototype_size", "two numbers of at least 1", self.prototype_size)
         require_number(self, "epsilon", above=True)

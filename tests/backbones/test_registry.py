@@ -142,7 +142,7 @@ def test_failed_download_says_what_to_do(monkeypatch):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"backbone: must be one of resnet18, .*tiny; got 'resnet19'"):
+    with pytest.raises(ConfigError, match=r"one of resnet18, .*, or timm/ and a name of timm's; got 'resnet19'"):
         build_backbone("resnet19")
 
 

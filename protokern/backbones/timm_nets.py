@@ -1,0 +1,90 @@
+"""Nets of the package timm by name: the feature maps of their last stage. timm is optional and imported here alone."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from protokern.backbones.weights import read_state
+from protokern.errors import ConfigError, MissingPackageError
+
+PREFIX = "timm/"
+
+
+class LastStage(nn.Module):
+    """A timm net that gives features only, from normalised images (B, C', Y, X) to its last stage's (B, C, H, W).
+
+    Args:
+        net: made with `features_only=True` for one stage; gives a list of one map.
+        channels: C, as the net announces it.
+    """
+
+    def __init__(self, net: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.net = net
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.net(images)[-1]
+        if maps.ndim != 4 or maps.shape[1] != self.channels:
+            raise ValueError(f"timm gives features {tuple(maps.shape)} where (B, {self.channels}, H, W) are wanted")
+        return maps
+
+
+def is_timm(name: str) -> bool:
+    """Whether a backbone's name is of a net of timm."""
+    return name.startswith(PREFIX) and len(name) > len(PREFIX)
+
+
+def build_timm(
+    name: str, *, weights: str | Path, in_channels: int
+) -> tuple[LastStage, tuple[float, ...], tuple[float, ...]]:
+    """The net, and the mean and standard deviation of the images that it wants.
+
+    Args:
+        name: "timm/" and a name of timm's, perhaps with a tag of its weights, such as "timm/resnet18.a1_in1k".
+        weights: "imagenet" (those that timm has for the name, downloaded once), "none", or the path of a state-dict
+            file of the whole classifier.
+        in_channels: channels of the images.
+
+    Raises:
+        MissingPackageError: timm is not installed.
+        ConfigError: timm has no such net, the net gives no feature maps, or the weights cannot be had or do not fit.
+    """
+    timm = _import_timm(name)
+    own_name = name.removeprefix(PREFIX)
+    if not timm.is_model(own_name):
+        close = difflib.get_close_matches(own_name, timm.list_models(), n=3)
+        hint = f"Similar: {', '.join(PREFIX + one for one in close)}." if close else "See timm.list_models()."
+        raise ConfigError(f"backbone: must be a net of timm {timm.__version__}; got {name!r}. {hint}")
+    options: dict[str, Any] = {"pretrained": weights != "none"}
+    if weights not in ("none", "imagenet"):
+        options["pretrained_cfg_overlay"] = {
+            "state_dict": read_state(Path(weights)),
+            "source": "",
+            "custom_load": False,
+        }
+    try:
+        net = timm.create_model(own_name, features_only=True, out_indices=(-1,), in_chans=in_channels, **options)
+    except (OSError, RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"backbone: timm cannot make the features of {name!r} with weights {str(weights)!r} ({reason}). "
+            "Choose another net, give the path of a state-dict file, or use weights 'none'."
+        ) from error
+    wanted = timm.data.resolve_model_data_config(net)
+    return LastStage(net, net.feature_info.channels()[-1]), tuple(wanted["mean"]), tuple(wanted["std"])
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        return import_module("timm")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"timm: must be installed for the backbone {name!r}; it cannot be imported ({error}). "
+            "Run pip install 'protokern[timm]'."
+        ) from error

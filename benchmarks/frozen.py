@@ -39,6 +39,7 @@ from protokern.train.loaders import StoredImages, shuffled_batches
 from protokern.train.optimizers import make_optimizer
 from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
+from protokern.train.step import make_forward
 
 TESTS = (ROOT / "tests" / "train" / "test_stored.py", ROOT / "tests" / "features" / "test_store.py")
 OURS: dict[str, Precision] = {"store bf16": "bf16", "store fp32": "fp32"}
@@ -148,10 +149,11 @@ class OurHead:
         self.model, self.dataset, self.config = copy.deepcopy(model), dataset, config
         self.model.takes_stored_maps = is_stored
         self.optimizer = make_optimizer(self.model, "warm", config)
+        self.forward = make_forward(self.model, config)
 
     def steps(self, batches: Sequence[list[int]]) -> float:
         """Train on these batches; the loss of the last one."""
-        epoch = Epoch(Step("warm", 0), self.dataset, batches, 0, 0)
+        epoch = Epoch(Step("warm", 0), self.dataset, batches, 0, 0, self.forward)
         sums: dict[str, float] = {}
         return [record.loss for record in train_epoch(self.model, self.optimizer, epoch, self.config, sums)][-1]
 
@@ -199,21 +201,8 @@ def make_call(head: Any, batches: Iterator[list[int]], steps: int) -> Callable[[
     return call
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.frozen", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
-    parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
-    parser.add_argument("--prototypes-per-class", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=80)
-    parser.add_argument("--limit", type=int, default=1600, help="images, evenly spaced; the stores take 13 MB for 100")
-    parser.add_argument("--seconds", type=float, default=40.0, help="about how long is timed")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=FROZEN, help="CSV file that the rows are added to")
-    arguments = parser.parse_args(argv)
-    require_green(TESTS)
-    settle(arguments.settle)
+def run(arguments: argparse.Namespace) -> list[FrozenRow]:
+    """Write the stores, check, and time all providers."""
     machine = describe()
     splits = open_splits(arguments.data, image_size=arguments.image_size, augmentation="none")
     count = min(arguments.limit, len(splits.push))
@@ -228,24 +217,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         batches = shuffled_batches(count, arguments.batch_size, 0, 0)
         check(losses(heads, batches[0]))
         order = itertools.cycle(batches)
+        steps = {name: 1 if name == BACKBONE else STEPS for name in heads}
         calls = {
-            name: Timed(
-                call=make_call(head, order, 1 if name == BACKBONE else STEPS), parts=1 if name == BACKBONE else STEPS
-            )
-            for name, head in heads.items()
+            name: Timed(call=make_call(head, order, steps[name]), parts=steps[name]) for name, head in heads.items()
         }
         with watch_others() as others:
             timings = measure(calls, seconds=arguments.seconds)
-    shape = stores["store fp32"].shape
-    rows = [
+    channels, side, _ = stores["store fp32"].shape
+    return [
         FrozenRow(
             **asdict(machine),
             others=round(others.cores, 2),
             provider=name,
             backbone=arguments.backbone,
             image_size=arguments.image_size,
-            channels=shape[0],
-            side=shape[1],
+            channels=channels,
+            side=side,
             prototypes=model.num_prototypes,
             batch=arguments.batch_size,
             threads=torch.get_num_threads(),
@@ -259,9 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for name, timing in timings.items()
     ]
-    show(rows)
-    append_rows(arguments.out, rows)
-    return 0
 
 
 def show(rows: Sequence[FrozenRow]) -> None:
@@ -275,6 +259,27 @@ def show(rows: Sequence[FrozenRow]) -> None:
     print(
         f"target >= {FROZEN_RATIO:g} x the eager head: {'reached' if best >= FROZEN_RATIO else 'MISSED'} ({best:.2f} x)"
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frozen", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
+    parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
+    parser.add_argument("--prototypes-per-class", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=80)
+    parser.add_argument("--limit", type=int, default=1600, help="images, evenly spaced; 1,600 make stores of 307 MB")
+    parser.add_argument("--seconds", type=float, default=40.0, help="about how long is timed")
+    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
+    parser.add_argument("--out", type=Path, default=FROZEN, help="CSV file that the rows are added to")
+    arguments = parser.parse_args(argv)
+    require_green(TESTS)
+    settle(arguments.settle)
+    rows = run(arguments)
+    show(rows)
+    append_rows(arguments.out, rows)
+    return 0
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class FeatureStore:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
         channels, height, width = self.shape
-        return rows.to(dtype).view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return rows.to(dtype).view(len(rows), height, width, channels).permute(0, 3, 1, 2)
 
 
 def check_fresh(path: Path, layout: Layout, fingerprint: Fingerprint | None, precision: Precision | None) -> None:

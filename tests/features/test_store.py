@@ -60,6 +60,7 @@ def test_batches_are_float32_channels_last_and_copies(tmp_path) -> None:
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch, features[index].bfloat16().float())
+    assert store.read([]).shape == (0, *SHAPE)
     batch.zero_()
     assert torch.equal(store.read(index), features[index].bfloat16().float())
 

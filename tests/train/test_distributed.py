@@ -68,8 +68,8 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gradient_clip": 1.0, "accumulation": 3}, {"model": POOL, "mixup": 0.5}],
-    ids=["protopnet", "pool with mixup"],
+    [{"gradient_clip": 1.0, "accumulation": 3}, {"model": POOL, "mixup": 0.5}, {"backbone": "frozen", "mixup": 0.5}],
+    ids=["protopnet", "pool with mixup", "stored features with mixup"],
 )
 def test_two_processes_train_as_one(tmp_path, settings) -> None:
     list(train(birds_run(tmp_path / "alone", birds_config(**{**settings, "accumulation": 1}), SINGLE)))

@@ -28,6 +28,7 @@ from protokern.train.files import write_file
 from protokern.train.lock import lock_run
 from protokern.train.loop import train
 from protokern.train.ranks import Ranks, explain_lost_contact
+from protokern.train.reading import explain_lost_workers
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
@@ -84,7 +85,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
             _check_empty(folder)  # again: another process may have come first
         write_file(folder / RUN_FILE, config_to_toml(config, versions()).encode())
     try:
-        with _stop_after_batch() as was_asked, explain_lost_contact():
+        with _stop_after_batch() as was_asked, explain_lost_contact(), explain_lost_workers():
             work.should_stop = was_asked
             show_training(train(work))
     except (KeyboardInterrupt, LostContactError) as error:

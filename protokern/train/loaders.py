@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from protokern.features import FeatureStore
 from protokern.train.ranks import SINGLE, Ranks
+from protokern.train.reading import ImageLoader
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 
@@ -116,8 +117,8 @@ def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], worke
     """
     generator = torch.Generator().manual_seed(seed)
     shape = dataset[0][0].shape if any(not batch for batch in batches) else None
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
+    return ImageLoader(
+        dataset,
         batch_sampler=batches,
         num_workers=_workers_for(dataset, workers),
         worker_init_fn=_start_worker,
@@ -130,8 +131,8 @@ def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks
     """Load a data set from first to last image; of several ranks each loads its part of the same batches."""
     starts = range(0, len(dataset), batch_size)
     batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in ranks.part_of(starts)]
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
+    return ImageLoader(
+        dataset,
         batch_sampler=batches,
         num_workers=_workers_for(dataset, workers),
         worker_init_fn=_start_worker,

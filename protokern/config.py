@@ -22,8 +22,13 @@ from protokern.errors import ConfigError, require, require_number
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
 from protokern.models.settings import ModelConfig
+from protokern.train.formats import check_format
 from protokern.train.settings import PruneConfig, TrainConfig
 
+LARGEST_CONFIG = 2**15  # bytes; a larger file could hold a key of so many parts that its parser takes minutes
+# Besides TOMLDecodeError: no UTF-8, a number of thousands of digits, brackets in brackets in brackets.
+_NO_TOML = (ValueError, RecursionError)
+RUN_FORMAT = "protokern-run-1"
 MADE_BY = "made_by"  # the table of run.toml that says which versions wrote it; no setting of a run
 _BARE_WORD = re.compile(r"[A-Za-z0-9_./~-]+")
 
@@ -101,9 +106,12 @@ def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConf
 
     Raises:
         ConfigError: unreadable file, broken TOML, unknown key, wrong type or value.
+        CheckpointError: the run.toml of a newer version.
     """
     table = {} if path is None else read_toml(Path(path))
-    table.pop(MADE_BY, None)
+    made_by = table.pop(MADE_BY, None)
+    if isinstance(made_by, dict) and "format" in made_by:
+        check_format(Path(str(path)), made_by, RUN_FORMAT)
     return parse_config(apply_changes(table, changes))
 
 
@@ -114,10 +122,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise ConfigError(f"config: must be a TOML file of at most {LARGEST_CONFIG} bytes; got {path}.")
+        return tomllib.loads(content.decode("utf-8"))
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"config: must be a readable TOML file; got {path} ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except _NO_TOML as error:
         raise ConfigError(f"config: {path} is not valid TOML: {error}.") from error
 
 
@@ -145,7 +159,7 @@ def apply_changes(table: Mapping[str, Any], changes: Sequence[str]) -> dict[str,
 def _parse_value(text: str, key: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
+    except _NO_TOML as error:
         if _BARE_WORD.fullmatch(text):
             return text
         raise ConfigError(
@@ -250,7 +264,7 @@ def config_to_toml(config: RunConfig, made_by: Mapping[str, str]) -> str:
 
     Args:
         config: what to write; every value is written, defaults too.
-        made_by: names and versions, for people; `load_config` ignores them.
+        made_by: names and versions, for people; `load_config` ignores all but its `format`.
     """
     lines = []
     for section, values in [*config_to_dict(config).items(), (MADE_BY, made_by)]:

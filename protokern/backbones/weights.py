@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +14,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from protokern.errors import ConfigError
+
+# What torch and its unpickler of tensors alone say of files that are something else, damaged or made to harm.
+_BROKEN = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    struct.error,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -29,8 +49,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
+            _check_stored(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"weights: must be a readable state-dict file; got {str(path)!r} ({reason}). "
@@ -42,6 +63,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "Save net.state_dict(), not the net or a training checkpoint."
         )
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """PyTorch stores tensors as they are. A compressed one could unfold to a thousand times the size of the file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, as torch.save never does")
 
 
 def package_weights(name: str, package: str) -> Path:

@@ -30,9 +30,12 @@ from protokern.push import PushResult
 from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
 from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
+from protokern.train.formats import check_format
 
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"
+OLDEST = 1
+_REMEDY = "Run 'protokern importance RUN --data DIR' to make it anew."
 SPLITS = ("train", "test")
 _JSON = "importance.json"
 _FIGURES = ("importance.svg", "importance.png")
@@ -134,11 +137,7 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
     if not path.exists():
         return None
     table = read_json(path)
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: must be of format {FORMAT}; it was written by another version. "
-            "Run 'protokern importance RUN --data DIR' to make it anew."
-        )
+    check_format(path, table, FORMAT, oldest=OLDEST, remedy=_REMEDY)
     try:
         return _files_from_table(folder, table)
     except (KeyError, TypeError, ValueError) as error:

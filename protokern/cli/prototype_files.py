@@ -33,9 +33,13 @@ from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
 from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
+from protokern.train.formats import check_format
 
 FORMAT = "protokern-prototypes-2"
+OLDEST = 2
+_REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
 _BATCH = 16
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +101,10 @@ class PrototypeFiles:
         path = self.folder / picture_name(index, kind)
         try:
             with Image.open(path, formats=("PNG",)) as image:
+                if (image.height, image.width) != self.image_size:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
                 return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, *_BOMBS) as error:
             raise CheckpointError(f"{path}: must be a picture of the run; it cannot be read ({error}).") from error
 
     def field_for(self, image: Tensor) -> ReceptiveField | None:
@@ -272,11 +278,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     if not folder.exists():
         return None
     table = read_json(path)
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: must be of format {FORMAT}; it was written by another version. "
-            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
-        )
+    check_format(path, table, FORMAT, oldest=OLDEST, remedy=_REMEDY)
     try:
         return _files_from_table(folder, table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

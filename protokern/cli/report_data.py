@@ -19,7 +19,9 @@ from protokern.cli.report_reasons import (
 )
 from protokern.cli.runs import OpenRun, check_classes, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
+from protokern.config import LARGEST_CONFIG
 from protokern.data import ImageDataset, Splits
+from protokern.errors import CheckpointError
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.models.base import PrototypeModel
@@ -33,6 +35,7 @@ from protokern.report.data import (
     StageResult,
 )
 from protokern.train.checkpoint import read_state
+from protokern.train.files import read_file
 from protokern.train.loaders import ordered_loader
 from protokern.train.logger import read_log
 
@@ -102,7 +105,7 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         confusion=confusion,
         epochs=epochs,
         stages=stages,
-        settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
+        settings=read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else "",
         notes=tuple(notes),
         facts=_facts(run, splits),
     )
@@ -182,12 +185,16 @@ def _explain(
 
 def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tuple[StageResult, ...]]:
     """Curves, and the results of the stages that led to the weights of `epoch`, from the log of a run."""
+    path = run_dir / "log.jsonl"
     epochs, stages = [], []
-    for record in read_log(run_dir / "log.jsonl"):
-        if record["kind"] == "epoch":
-            epochs.append(EpochPoint(**{entry.name: record[entry.name] for entry in fields(EpochPoint)}))
-        elif record["kind"] == "stage" and record["epoch"] == epoch:
-            stages.append(StageResult(**{entry.name: record[entry.name] for entry in fields(StageResult)}))
+    try:
+        for record in read_log(path):
+            if record["kind"] == "epoch":
+                epochs.append(EpochPoint(**{entry.name: record[entry.name] for entry in fields(EpochPoint)}))
+            elif record["kind"] == "stage" and record["epoch"] == epoch:
+                stages.append(StageResult(**{entry.name: record[entry.name] for entry in fields(StageResult)}))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: must say what each epoch and stage reached; one lacks {error}.") from error
     return tuple(epochs), tuple(stages)
 
 

@@ -17,12 +17,20 @@ import torch
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
 from protokern.cli.runs import open_data, place_model, versions, with_data
 from protokern.cli.show import show_training
-from protokern.config import RunConfig, config_to_dict, config_to_toml, differing_keys, load_config
+from protokern.config import (
+    RUN_FORMAT,
+    RunConfig,
+    config_to_dict,
+    config_to_toml,
+    differing_keys,
+    load_config,
+    parse_config,
+)
 from protokern.data import Splits
 from protokern.errors import CheckpointError, ConfigError, LostContactError, TrainingError
 from protokern.train.batch_norms import share_batch_norms
 from protokern.train.build import build_model, build_untrained
-from protokern.train.checkpoint import find_resumable
+from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.files import write_file
 from protokern.train.lock import lock_run
@@ -76,6 +84,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
+        _check_agreement(folder / RUN_FILE, config, checkpoint)
         print(f"going on from {checkpoint}", flush=True)
         resume_run(work, checkpoint)
     elif ranks.is_first:
@@ -83,7 +92,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         if not args.resume:
             held.enter_context(lock_run(folder))
             _check_empty(folder)  # again: another process may have come first
-        write_file(folder / RUN_FILE, config_to_toml(config, versions()).encode())
+        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
     try:
         with _stop_after_batch() as was_asked, explain_lost_contact(), explain_lost_workers():
             work.should_stop = was_asked
@@ -142,6 +151,18 @@ def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
             "Leave it out, or start a new run in another folder."
         )
     return config
+
+
+def _check_agreement(run_file: Path, config: RunConfig, checkpoint: Path) -> None:
+    """A run.toml that was changed, by hand or by a failing disk, would silently go on with another training."""
+    trained = parse_config(read_state(checkpoint).config)
+    changed = [key for key in differing_keys(trained, config) if key not in _FREE_KEYS]
+    if changed:
+        old, new = (_value_of(one, changed[0]) for one in (trained, config))
+        raise CheckpointError(
+            f"{run_file}: must say what {checkpoint.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
+            "Write it back, or start a new run in another folder."
+        )
 
 
 def _value_of(config: RunConfig, key: str) -> object:

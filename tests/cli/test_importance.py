@@ -94,7 +94,7 @@ def test_what_was_written_is_read_as_reasons_of_the_same_push(pushed: PushedRun,
 def test_files_of_another_version_and_broken_ones_are_named(measured: Path, tmp_path: Path) -> None:
     shutil.copytree(measured, tmp_path / "importance")
     path = tmp_path / "importance" / "importance.json"
-    path.write_text('{"format": "protokern-importance-9"}')
+    path.write_text('{"format": "other-importance-1"}')
     with pytest.raises(CheckpointError, match=r"must be of format .* Run 'protokern importance RUN --data DIR'"):
         read_importance(tmp_path)
     path.write_text("{")

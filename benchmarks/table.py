@@ -14,10 +14,21 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
-from benchmarks.rows import ImportanceRow, Measurement, MemoryRow, PoolRow, PushRow, ReportRow, SearchRow, SpeedRow
+from benchmarks.results import FROZEN, IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
+from benchmarks.rows import (
+    FrozenRow,
+    ImportanceRow,
+    Measurement,
+    MemoryRow,
+    PoolRow,
+    PushRow,
+    ReportRow,
+    SearchRow,
+    SpeedRow,
+)
 from benchmarks.tables import (
     BUSY_MARK,
+    frozen_table,
     importance_table,
     pool_table,
     push_table,
@@ -50,6 +61,7 @@ class Stored:
     report: Sequence[ReportRow] = ()
     importance: Sequence[ImportanceRow] = ()
     search: Sequence[SearchRow] = ()
+    frozen: Sequence[FrozenRow] = ()
 
 
 def from_results() -> Stored:
@@ -61,6 +73,7 @@ def from_results() -> Stored:
         read_rows(REPORT, ReportRow),
         read_rows(IMPORTANCE, ImportanceRow),
         read_rows(SEARCH, SearchRow),
+        read_rows(FROZEN, FrozenRow),
     )
 
 
@@ -199,6 +212,9 @@ def full(stored: Stored) -> str:
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
+    if stored.frozen:
+        steps = list({(row.device, row.backbone, row.threads, row.provider): row for row in stored.frozen}.values())
+        parts += ["## Training a head on stored features", frozen_table(steps), caption(steps)]
     if stored.importance:
         measured = list({(row.backbone, row.images, row.image_size): row for row in stored.importance}.values())
         parts += ["## Importance of visible properties", importance_table(measured), caption(measured)]

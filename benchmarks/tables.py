@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.rows import ImportanceRow, PoolRow, PushRow, ReportRow, SearchRow
-from benchmarks.targets import search_verdict
+from benchmarks.rows import FrozenRow, ImportanceRow, PoolRow, PushRow, ReportRow, SearchRow
+from benchmarks.targets import FROZEN_RATIO, search_verdict
 
 BUSY_MARK = " \\*"
 
@@ -37,6 +37,30 @@ def search_table(rows: Sequence[SearchRow]) -> str:
             against = f"the released program's loops: {row.baseline_s:.1f} s{scaled}"
         cells = [f"{row.case}: {what}, {row.threads} threads{mark}", f"{row.search_s:.2f} s", against]
         cells += [f"{row.ratio:.0%}" if row.baseline == "op" else times(row.ratio), "; ".join(search_verdict(row))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def frozen_table(rows: Sequence[FrozenRow]) -> str:
+    """A step of training on features, the providers in the order they were stored."""
+    names = {
+        "store bf16": "**from the store, bf16**",
+        "store fp32": "**from the store, fp32**",
+        "eager": "plain eager head",
+        "eager channels last": "plain eager head, channels last",
+        "backbone": "backbone on every batch",
+    }
+    lines = [
+        f"| a step of training, target >= {FROZEN_RATIO:g} x the eager head | | median | images/s | against the eager "
+        "head | against the backbone |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        mark = "" if row.quiet else BUSY_MARK
+        what = f"{row.backbone} at {row.image_size} pixels, {row.channels} x {row.side} x {row.side}, batch {row.batch}"
+        cells = [f"{what}, {row.prototypes} prototypes, {row.threads} threads{mark}", names[row.provider]]
+        cells += [f"{row.p50_ms:.4g} ms", f"{row.images_per_s:,.0f}"]
+        cells += [times(row.faster_than_eager), times(row.faster_than_backbone)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

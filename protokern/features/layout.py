@@ -85,7 +85,7 @@ def write_layout(path: Path, layout: Layout) -> None:
     table["checksum"] = _checksum(table)
     temporary = path / f".{HEADER}.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(table, indent=1) + "\n")
+        file.write(json.dumps(table, indent=1))  # to the last byte of use: a file that was cut off is broken
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path / HEADER)

@@ -1,0 +1,211 @@
+"""Stores from elsewhere, cut off, and with flipped bits: refused by name, never read wrong, never changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protokern.errors import DataError
+from protokern.features import FeatureStore, FeatureWriter, Fingerprint
+
+PRINT = Fingerprint(weights="w", transform="t", files="f")
+IMAGES = 70
+FILES = ("store.json", "chunks.bin", "features.bin")
+
+
+def features_of(images: int = IMAGES) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(images, 2, 3, 3, generator=generator), torch.arange(images) % 5
+
+
+def write(path: Path, *, is_complete: bool = True, fingerprint: Fingerprint = PRINT) -> None:
+    features, labels = features_of()
+    with FeatureWriter(path, fingerprint, images=IMAGES) as writer:
+        for images in writer.missing()[: None if is_complete else 1]:
+            writer.append(features[images], labels[images])
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {name: (path / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole")
+    write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("half")
+    write(path, is_complete=False)
+    return path
+
+
+def refuse(path: Path) -> str:
+    """Neither a reader nor a writer takes it, nothing changes; the reader's one line."""
+    before = contents(path)
+    with pytest.raises(DataError) as read:
+        FeatureStore.open(path, fingerprint=PRINT)
+    with pytest.raises(DataError) as written, FeatureWriter(path, PRINT, images=IMAGES):
+        pass
+    for caught in (read, written):
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert contents(path) == before
+    return str(read.value)
+
+
+anywhere = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@anywhere
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found(whole, name, place, bit) -> None:
+    file = whole / name
+    before = file.read_bytes()
+    changed = bytearray(before)
+    changed[int(place * len(before))] ^= 1 << bit
+    file.write_bytes(changed)
+    try:
+        refuse(whole)
+    finally:
+        file.write_bytes(before)
+
+
+@anywhere
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True))
+def test_a_file_that_was_cut_off_is_found(whole, name, place) -> None:
+    file = whole / name
+    before = file.read_bytes()
+    file.write_bytes(before[: int(place * len(before))])
+    try:
+        refuse(whole)
+    finally:
+        file.write_bytes(before)
+
+
+@anywhere
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_a_store_that_is_not_complete_stops_its_writer(half, place, bit) -> None:
+    file = half / "features.bin"
+    before = file.read_bytes()
+    changed = bytearray(before)
+    changed[int(place * len(before))] ^= 1 << bit
+    file.write_bytes(changed)
+    try:
+        with pytest.raises(DataError, match=r"is damaged at images 0 to 63"), FeatureWriter(half, PRINT, images=IMAGES):
+            pass
+        assert file.read_bytes() == changed
+    finally:
+        file.write_bytes(before)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@anywhere
+@given(
+    key=st.sampled_from(["images", "shape", "precision", "fingerprint", "chunk_images", "is_complete", "format", "x"]),
+    value=json_values | st.sampled_from([10**30, -1, [2**40, 2**40, 2**40], [1, 3], "protokern-features-2"]),
+)
+def test_a_header_that_lies_with_a_right_checksum_is_refused_or_the_same(whole, key, value) -> None:
+    file = whole / "store.json"
+    before = file.read_bytes()
+    table = json.loads(before)
+    del table["checksum"]
+    changed = {**table, key: value}
+    if changed == table or key == "x":
+        return
+    checksum = zlib.crc32(json.dumps(changed, sort_keys=True).encode())
+    file.write_text(json.dumps({**changed, "checksum": checksum}))
+    try:
+        with pytest.raises(DataError, match=str(whole)):
+            FeatureStore.open(whole, fingerprint=PRINT)
+        with pytest.raises(DataError, match=str(whole)), FeatureWriter(whole, PRINT, images=IMAGES):
+            pass
+    finally:
+        file.write_bytes(before)
+
+
+@anywhere
+@given(
+    content=st.binary(max_size=200) | st.just(b"[" * 5000) | json_values.map(lambda value: json.dumps(value).encode())
+)
+def test_any_header_is_refused_in_one_line(whole, content) -> None:
+    file = whole / "store.json"
+    before = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        refuse(whole)
+    finally:
+        file.write_bytes(before)
+
+
+def test_a_newer_format_and_a_header_without_end_are_named(whole) -> None:
+    file = whole / "store.json"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before.replace(b"features-1", b"features-2"))
+        assert "is of format protokern-features-2; this version reads up to protokern-features-1" in refuse(whole)
+        file.write_bytes(before + b" " * 2**16)
+        assert "must have at most 65536 bytes" in refuse(whole)
+    finally:
+        file.write_bytes(before)
+
+
+def test_features_of_another_store_are_found(whole, tmp_path) -> None:
+    features, labels = features_of()
+    with FeatureWriter(tmp_path, PRINT, images=IMAGES) as writer:
+        for images in writer.missing():
+            writer.append(1 - features[images], labels[images])
+    (tmp_path / "features.bin").write_bytes((whole / "features.bin").read_bytes())
+    assert "is damaged at images 0 to 63; the checksum differs" in refuse(tmp_path)
+
+
+READ_ALL = """
+import resource, sys
+from protokern.features import FeatureStore, store as reading
+import torch
+reading._MOST_MAPPED = 2**22
+torch.set_num_threads(1)
+store = FeatureStore.open(sys.argv[1])
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+next(iter(store.batches(4)))
+before, most = resident(), 0
+for features, _ in store.batches(4):
+    most = max(most, resident() - before)
+for features, _, _ in store.batches_at([[i, (i * 7) % 40] for i in range(40)]):
+    most = max(most, resident() - before)
+print(most)
+"""
+
+
+def test_reading_takes_no_more_memory_for_larger_stores(tmp_path) -> None:
+    """A store of 84 MB, of which 4 MiB may be mapped here, and two batches of 8 MB be at hand."""
+    with FeatureWriter(tmp_path, PRINT, images=40) as writer:
+        writer.append(torch.full((40, 512, 32, 32), 0.5), torch.zeros(40, dtype=torch.int64))
+    answer = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
+    )
+    assert int(answer.stdout) < 42e6

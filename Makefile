@@ -111,6 +111,7 @@ bench: install ## Measure on this CPU and store the rows in benchmarks/results (
 	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.run --set isa --seconds 1 --minutes 2; fi
 	$(RUN) -m benchmarks.memory
 	$(RUN) -m benchmarks.table --write
+	$(RUN) -m benchmarks.scaling --write
 	$(RUN) -m benchmarks.plot --write
 	@$(RUN) -m benchmarks.summary
 

@@ -96,8 +96,8 @@ def with_data(config: RunConfig, path: str | None) -> RunConfig:
     return replace(config, data=replace(config.data, path=absolute_source(path)))
 
 
-def open_data(config: RunConfig) -> Splits:
-    """The data sets of a configuration, checked.
+def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Splits:
+    """The data sets of a configuration, checked; `checked_part` as in `open_splits`.
 
     Raises:
         DataError: they cannot be used.
@@ -112,6 +112,7 @@ def open_data(config: RunConfig) -> Splits:
         on_unreadable=data.on_unreadable,
         cache=data.cache,
         max_image_pixels=data.max_image_pixels,
+        checked_part=checked_part,
         birds=BirdCounts(
             num_classes=data.birds_classes,
             train_per_class=data.birds_train,

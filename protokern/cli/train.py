@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
     config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
     checkpoint = find_resumable(folder) if args.resume else None
-    splits = open_data(config)
+    splits = open_data(config, (ranks.rank, ranks.size))
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:

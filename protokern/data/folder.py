@@ -35,6 +35,7 @@ def open_photo_folder(
     on_unreadable: str = "stop",
     cache: str = "none",
     max_image_pixels: int = MAX_PIXELS,
+    checked_part: tuple[int, int] = (0, 1),
 ) -> Splits:
     """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
 
@@ -49,6 +50,8 @@ def open_photo_folder(
         on_unreadable: "stop" raises and lists the files; "skip" leaves them out and notes them.
         cache: "none", or "memory" to keep decoded pixels.
         max_image_pixels: of a file; one with more is refused before it is decoded.
+        checked_part: (n, of): decode only each of-th file, from the n-th on; for processes that share the work. With
+            "skip" each decodes all, since all must know what is left out.
 
     Raises:
         DataError: the folder cannot be used as it is; the message says what to do.
@@ -66,7 +69,9 @@ def open_photo_folder(
     classes = found["train"][1]
     for name, (_, split_classes) in found.items():
         check_same_classes(classes, split_classes, folders[name])
-    samples, notes = _keep_readable({name: split[0] for name, split in found.items()}, on_unreadable, max_image_pixels)
+    samples, notes = _keep_readable(
+        {name: split[0] for name, split in found.items()}, on_unreadable, max_image_pixels, checked_part
+    )
     for name, kept in samples.items():
         _check_filled(kept, classes, folders[name])
     if "val" not in samples:
@@ -134,9 +139,11 @@ def _check_filled(samples: Sequence[Sample], classes: Sequence[str], folder: Pat
 
 
 def _keep_readable(
-    samples: dict[str, list[Sample]], on_unreadable: str, max_pixels: int
+    samples: dict[str, list[Sample]], on_unreadable: str, max_pixels: int, checked_part: tuple[int, int]
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    unreadable = find_unreadable([sample for split in samples.values() for sample in split], max_pixels=max_pixels)
+    start, step = checked_part if on_unreadable == "stop" else (0, 1)
+    every = [sample for split in samples.values() for sample in split]
+    unreadable = find_unreadable(every[start::step], max_pixels=max_pixels)
     if not unreadable:
         return samples, []
     files = f"{len(unreadable)} unreadable file{'' if len(unreadable) == 1 else 's'}"

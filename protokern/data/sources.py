@@ -50,6 +50,7 @@ def open_splits(
     on_unreadable: str = "stop",
     cache: str = "none",
     max_image_pixels: int = MAX_PIXELS,
+    checked_part: tuple[int, int] = (0, 1),
     birds: BirdCounts | None = None,
 ) -> Splits:
     """Open a data folder, packed images, or the synthetic birds for None or "synthetic-birds".
@@ -64,6 +65,7 @@ def open_splits(
         on_unreadable: files that cannot be read: "stop" or "skip".
         cache: "none", or "memory" to keep decoded photographs. Birds are always kept.
         max_image_pixels: of a photograph; a file with more is refused before it is decoded.
+        checked_part: (n, of): of a folder, decode only each of-th file before training, see `open_photo_folder`.
         birds: how many synthetic birds; None for `BirdCounts()`.
 
     Raises:
@@ -93,6 +95,7 @@ def open_splits(
         on_unreadable=on_unreadable,
         cache=cache,
         max_image_pixels=max_image_pixels,
+        checked_part=checked_part,
     )
 
 

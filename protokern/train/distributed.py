@@ -20,7 +20,7 @@ from protokern.errors import ConfigError, LostContactError, OtherProcessError, T
 from protokern.train.ranks import SINGLE, Ranks, explain_lost_contact
 
 # How long a rank waits for the others: longer than the first one ever works alone, such as on the last layer.
-SILENCE_MINUTES = 10
+SILENCE_MINUTES = 30
 _FAILED = "protokern/failed"
 
 

@@ -113,6 +113,18 @@ def test_only_the_first_ten_unreadable_files_are_listed(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_processes_share_the_check_of_the_files(tmp_path: Path) -> None:
+    bad = spoil(make_data(tmp_path))
+    said = ""
+    for part in range(3):
+        with pytest.raises(DataError) as error:
+            open_splits(tmp_path, image_size=8, checked_part=(part, 3))
+        said += str(error.value)
+    assert all(said.count(f"{path} (") == 1 for path in bad)
+    skipped = [open_splits(tmp_path, image_size=8, on_unreadable="skip", checked_part=(part, 3)) for part in range(3)]
+    assert len({splits.notes for splits in skipped}) == 1  # every process knows all that is left out
+
+
 def test_unreadable_files_can_be_skipped(tmp_path: Path) -> None:
     bad = spoil(make_data(tmp_path))
     splits = opened(tmp_path, on_unreadable="skip")

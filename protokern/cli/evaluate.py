@@ -6,11 +6,12 @@ import argparse
 import json
 
 from protokern.cli.arguments import add_run_arguments, choose_device
-from protokern.cli.runs import check_classes, open_data, open_run
+from protokern.cli.runs import check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.loaders import ordered_loader
+from protokern.train.stored import find_store, taking_stored_maps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +28,18 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    dataset = {"test": splits.test, "val": splits.val, "train": splits.push}[args.split]
-    batches = ordered_loader(dataset, opened.config.train.batch_size, opened.config.data.workers)
-    result = evaluate(
-        opened.model,
-        show_progress(batches, "evaluate", len(batches)),
-        device,
-        memory_format=image_format(opened.config.train.channels_last),
-    )
+    images = {"test": splits.test, "val": splits.val, "train": splits.push}[args.split]
+    config = opened.config.train
+    folder = (feature_store(opened.config) or opened.folder / "features") / args.split
+    stored = find_store(folder, opened.model, images, config)
+    batches = ordered_loader(stored or images, config.batch_size, opened.config.data.workers)
+    with taking_stored_maps(opened.model, stored is not None):
+        result = evaluate(
+            opened.model,
+            show_progress(batches, "evaluate", len(batches)),
+            device,
+            memory_format=image_format(config.channels_last),
+        )
     line = {
         "checkpoint": opened.checkpoint.name,
         "split": args.split,

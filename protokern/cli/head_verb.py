@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protokern.cli.arguments import choose_device
-from protokern.cli.runs import OpenRun, check_classes, open_data, open_run
+from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.data import Splits
@@ -18,6 +18,7 @@ from protokern.train.logger import append_record
 from protokern.train.records import LoggedRecord, Progress
 from protokern.train.run import TrainingRun
 from protokern.train.stages import Stage
+from protokern.train.stored import find_stores, taking_stored_maps
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
@@ -35,7 +36,9 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     for note in splits.notes:
         print(note)
     work = _as_training(opened, splits)
-    records = step(work)
+    work.stored = find_stores(work)
+    with taking_stored_maps(work.model, work.stored is not None):
+        records = step(work)
     name = _new_name(opened.folder, stage, opened.epoch)
     state = CheckpointState(config=work.config, classes=work.classes, stage=stage, epoch=opened.epoch, push=work.push)
     path = save_checkpoint(opened.folder, name, work.model, state)
@@ -60,6 +63,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
         workers=opened.config.data.workers,
         progress=Progress(epoch=opened.epoch),
         push=opened.push,
+        feature_store=feature_store(opened.config),
     )
 
 

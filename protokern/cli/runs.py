@@ -123,6 +123,11 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Spli
     )
 
 
+def feature_store(config: RunConfig) -> Path | None:
+    """Where the features of a frozen backbone are; None: in the run folder."""
+    return Path(config.data.feature_store) if config.data.feature_store else None
+
+
 def check_classes(splits: Splits, classes: Sequence[str]) -> None:
     """Raise a DataError unless the data have exactly the classes of the model."""
     missing, extra = (

@@ -15,7 +15,7 @@ from types import FrameType
 import torch
 
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
-from protokern.cli.runs import open_data, place_model, versions, with_data
+from protokern.cli.runs import feature_store, open_data, place_model, versions, with_data
 from protokern.cli.show import show_training
 from protokern.config import (
     RUN_FORMAT,
@@ -190,7 +190,7 @@ def _make_run(
         train=config.train,
         prune=config.prune,
         workers=config.data.workers,
-        feature_store=Path(config.data.feature_store) if config.data.feature_store else None,
+        feature_store=feature_store(config),
         feature_precision=config.data.feature_precision,
         ranks=ranks,
     )

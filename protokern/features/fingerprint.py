@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from protokern.errors import DataError
+
 _LENGTH = 32  # of 64 hexadecimal digits
 
 
@@ -49,12 +51,18 @@ def fingerprint_of_files(images: Iterable[tuple[str, int, Path | None]]) -> str:
     """Of the (name, label, file) of every image, in order, with the size and the time of change of its file.
 
     Images without a file count by name and label. The names are what is compared, not where the files are.
+
+    Raises:
+        DataError: a file is gone.
     """
     digest = hashlib.sha256()
     for name, label, path in images:
         digest.update(f"{name}\0{label}\0".encode())
         if path is not None:
-            status = path.stat()
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror}). Restore the file.") from error
             digest.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode())
         digest.update(b"\n")
     return digest.hexdigest()[:_LENGTH]

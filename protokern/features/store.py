@@ -90,6 +90,12 @@ class FeatureStore:
         layout = read_layout(Path(path))
         return layout is not None and layout.is_complete
 
+    @staticmethod
+    def is_of(path: Path | str, fingerprint: Fingerprint) -> bool:
+        """Whether there is a store, complete or not, of these weights, this transform and these files."""
+        layout = read_layout(Path(path))
+        return layout is not None and layout.fingerprint == fingerprint
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -23,6 +23,7 @@ from protokern.train.frozen import to_device
 from protokern.train.loaders import LabelledImages, StoredImages, training_loader
 from protokern.train.records import FeatureRecord
 from protokern.train.run import TrainingRun
+from protokern.train.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,43 @@ def open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
             yield from _write(run, folder, name, split, fingerprint)
         store = FeatureStore.open(folder, fingerprint=fingerprint, precision=run.feature_precision)
         stored[name] = StoredImages(store, split)
+    run.stored = _as_splits(run, stored)
+
+
+def find_stores(run: TrainingRun) -> StoredSplits | None:
+    """The stores of a finished run, if its backbone was frozen and they are there, of just these images.
+
+    Raises:
+        DataError: a store is damaged.
+    """
+    images = {"train": run.splits.push, "val": run.splits.val, "test": run.splits.test}
+    stored: dict[str, StoredImages] = {}
+    for name, split in images.items():
+        found = find_store(feature_folder(run) / name, run.model, split, run.train)
+        if found is None:
+            return None
+        stored[name] = found
+    return _as_splits(run, stored)
+
+
+def find_store(folder: Path, model: PrototypeModel, images: LabelledImages, config: TrainConfig) -> StoredImages | None:
+    """The features of `images` from `folder`; None where there are none, or those of something else.
+
+    Raises:
+        DataError: the store is damaged.
+    """
+    if config.backbone != "frozen" or not FeatureStore.is_complete(folder):
+        return None
+    fingerprint = fingerprint_of_images(images, fingerprint_of_weights(model.backbone))
+    return StoredImages(FeatureStore.open(folder), images) if FeatureStore.is_of(folder, fingerprint) else None
+
+
+def _as_splits(run: TrainingRun, stored: dict[str, StoredImages]) -> StoredSplits:
     push = stored["train"]
     # Under autocast the first layer would round to bfloat16 anyway: what is stored so goes there as it is.
     is_half = run.feature_precision == run.train.precision == "bf16"
     train = StoredImages(push.store, push.images, torch.bfloat16 if is_half else torch.float32)
-    run.stored = StoredSplits(train, push, stored["val"], stored["test"], run.splits.notes)
+    return StoredSplits(train, push, stored["val"], stored["test"], run.splits.notes)
 
 
 def fingerprint_of_images(images: LabelledImages, weights: str) -> Fingerprint:

@@ -17,6 +17,7 @@ PUSH = RESULTS / "push.csv"
 IMPORTANCE = RESULTS / "importance.csv"
 POOL = RESULTS / "pool.csv"
 FROZEN = RESULTS / "frozen.csv"
+CHECKPOINTS = RESULTS / "checkpoints.csv"
 REPORT = RESULTS / "report.csv"
 SEARCH = RESULTS / "search.csv"
 Row = TypeVar("Row", bound="DataclassInstance")

@@ -154,6 +154,32 @@ class SearchRow(Measurement):
 
 
 @dataclass(frozen=True)
+class CheckpointRow(Measurement):
+    """Epochs of a training with a checkpoint at the end, and without.
+
+    Attributes:
+        rounds: epochs of each kind; they alternate.
+        epoch_s: one without, validation included.
+        checkpoint_s: writing one, until it is on the disk.
+        checkpoint_mb: its size, in 1e6 bytes.
+        share: `checkpoint_s` over `epoch_s`.
+        ratio: median over rounds of an epoch with one over an epoch without of the same round.
+    """
+
+    backbone: str
+    images: int
+    image_size: int
+    prototypes: int
+    threads: int
+    rounds: int
+    epoch_s: float
+    checkpoint_s: float
+    checkpoint_mb: float
+    share: float
+    ratio: float
+
+
+@dataclass(frozen=True)
 class ImportanceRow(Measurement):
     """The importance of modifications against what it cannot do without.
 

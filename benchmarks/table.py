@@ -14,8 +14,9 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import FROZEN, IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
+from benchmarks.results import CHECKPOINTS, FROZEN, IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
 from benchmarks.rows import (
+    CheckpointRow,
     FrozenRow,
     ImportanceRow,
     Measurement,
@@ -28,6 +29,7 @@ from benchmarks.rows import (
 )
 from benchmarks.tables import (
     BUSY_MARK,
+    checkpoint_table,
     frozen_table,
     importance_table,
     pool_table,
@@ -62,6 +64,7 @@ class Stored:
     importance: Sequence[ImportanceRow] = ()
     search: Sequence[SearchRow] = ()
     frozen: Sequence[FrozenRow] = ()
+    checkpoints: Sequence[CheckpointRow] = ()
 
 
 def from_results() -> Stored:
@@ -74,6 +77,7 @@ def from_results() -> Stored:
         read_rows(IMPORTANCE, ImportanceRow),
         read_rows(SEARCH, SearchRow),
         read_rows(FROZEN, FrozenRow),
+        read_rows(CHECKPOINTS, CheckpointRow),
     )
 
 
@@ -209,6 +213,11 @@ def full(stored: Stored) -> str:
     if stored.search:
         searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
         parts += ["## Search over stored features", search_table(searches), caption(searches)]
+    if stored.checkpoints:
+        trainings = list(
+            {(row.device, row.backbone, row.images, row.image_size): row for row in stored.checkpoints}.values()
+        )
+        parts += ["## Checkpoints", checkpoint_table(trainings), caption(trainings)]
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]

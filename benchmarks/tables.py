@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.rows import FrozenRow, ImportanceRow, PoolRow, PushRow, ReportRow, SearchRow
-from benchmarks.targets import FROZEN_RATIO, search_verdict
+from benchmarks.rows import CheckpointRow, FrozenRow, ImportanceRow, PoolRow, PushRow, ReportRow, SearchRow
+from benchmarks.targets import FROZEN_RATIO, checkpoint_verdict, search_verdict
 
 BUSY_MARK = " \\*"
 
@@ -62,6 +62,19 @@ def frozen_table(rows: Sequence[FrozenRow]) -> str:
         cells += [f"{row.p50_ms:.4g} ms", f"{row.images_per_s:,.0f}"]
         cells += [times(row.faster_than_eager), times(row.faster_than_backbone)]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def checkpoint_table(rows: Sequence[CheckpointRow]) -> str:
+    lines = [
+        "| training | an epoch without | a checkpoint | epochs with one / without | target |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        what = f"{row.images:,} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
+        mark = "" if row.quiet else BUSY_MARK
+        cells = [f"{what}{mark}", f"{row.epoch_s:.1f} s", f"{row.checkpoint_s:.2f} s ({row.checkpoint_mb:.0f} MB)"]
+        lines.append(f"| {' | '.join(cells)} | {row.ratio:.3f} | {checkpoint_verdict(row)} |")
     return "\n".join(lines)
 
 

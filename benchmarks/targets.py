@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.cases import CASES, FULL
 from benchmarks.groups import Comparison, newest, quickest
 from benchmarks.points import LARGE, WIDE
-from benchmarks.rows import MemoryRow, SearchRow, SpeedRow
+from benchmarks.rows import CheckpointRow, MemoryRow, SearchRow, SpeedRow
 
 Read = Callable[[Comparison], float | None]
 
@@ -173,6 +173,7 @@ CUDA_MEMORY_SHARE = 0.02
 PUSH_RATIO = 1.05
 # Searches over stored features: times faster than the released program's loops, and seconds of a push at CUB's size.
 SEARCH_RATIO = {"push": 30.0, "prune": 20.0}
+CHECKPOINT_SHARE = 0.02  # of an epoch
 PUSH_S = 2.0
 # A stream from the disk: of the op's own speed, and memory of the process in 1e6 bytes.
 STREAM_SHARE = 0.6
@@ -233,3 +234,8 @@ def search_verdict(row: SearchRow) -> list[str]:
 
 def judged(measured: str, wanted: str, is_reached: bool) -> str:
     return f"{measured}, target {wanted}: {'reached' if is_reached else 'MISSED'}"
+
+
+def checkpoint_verdict(row: CheckpointRow) -> str:
+    """What a checkpoint may cost, and whether it does."""
+    return judged(f"{row.share:.2%} of an epoch", f"<= {CHECKPOINT_SHARE:.0%}", row.share <= CHECKPOINT_SHARE)

@@ -132,13 +132,14 @@ tune: install ## Measure tiles of the Triton kernels on a CUDA device and store 
 test-oldest: ## Run the tests on the oldest PyTorch, torchvision and Triton that are supported, in OLDEST_VENV
 	$(MAKE) test VENV=$(OLDEST_VENV) TORCH="torch==2.11.0 torchvision==0.26.0 triton==3.6.0 numpy==2.2.6"
 
+# Under sanitizers the tiles of two sets are left out: they are those of avx512, compiled from the same lines.
 test-cpp: install ## Build the C++ core with CMake alone, run its tests, also under sanitizers; compile the CUDA kernels where nvcc is
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
 	$(WITH_PATH) cmake --build build/test
 	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
 	$(WITH_PATH) cmake -S . -B build/sanitized -G Ninja -DPROTOKERN_TESTS=ON -DPROTOKERN_SANITIZE=ON
-	$(WITH_PATH) cmake --build build/sanitized --target test_forward test_backward test_tiles
-	$(WITH_PATH) ctest --test-dir build/sanitized --output-on-failure -j 2 -R '^(forward|backward)_|^tiles_base$$'
+	$(WITH_PATH) cmake --build build/sanitized
+	$(WITH_PATH) ctest --test-dir build/sanitized --output-on-failure -j 2 -E '^tiles_(avx512bf16|amx)$$'
 	$(RUN) csrc/tests/cuda_resources.py
 
 # Wants a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user

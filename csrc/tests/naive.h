@@ -91,6 +91,9 @@ struct Data {
         prototypes.resize(P * D * h * w);
         for (T& value : features) value = static_cast<T>(normal(random));
         for (T& value : prototypes) value = static_cast<T>(normal(random) * 0.5 + 0.2);
+        // To the last value and no further, so that a sanitizer sees what is read behind it.
+        features.resize((B - 1) * stride[0] + (D - 1) * stride[1] + (H - 1) * stride[2] + (W - 1) * stride[3] + 1);
+        features.shrink_to_fit();
         if (layout == Layout::one_image) stride[0] = 0;
         bind();
     }

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -42,6 +43,7 @@ from protokern.train.run import TrainingRun, resume_run
 
 INTERRUPTED = 130
 RUN_FILE = "run.toml"
+_SAME_CALL = 5.0  # seconds in which two signals to several processes are one
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
 _FREE_KEYS = (
     "data.path",
@@ -94,7 +96,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
             _check_empty(folder)  # again: another process may have come first
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
     try:
-        with _stop_after_batch() as was_asked, explain_lost_contact(), explain_lost_workers():
+        with _stop_after_batch(ranks) as was_asked, explain_lost_contact(), explain_lost_workers():
             work.should_stop = was_asked
             show_training(train(work))
     except (KeyboardInterrupt, LostContactError) as error:
@@ -197,15 +199,19 @@ def _make_run(
 
 
 @contextmanager
-def _stop_after_batch() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C wait until the batch is done and a checkpoint is written; a second one stops at once."""
-    asked = False
+def _stop_after_batch(ranks: Ranks) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C wait until the batch is done and a checkpoint is written; a second one stops at once.
+
+    Several processes may get the first one twice, from the scheduler of a cluster and from torchrun.
+    """
+    asked, first = False, 0.0
+    pause = 0.0 if ranks.size == 1 else _SAME_CALL
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal asked, first
+        if asked and time.monotonic() - first >= pause:
             raise KeyboardInterrupt
-        asked = True
+        asked, first = True, first or time.monotonic()
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -68,7 +68,7 @@ def train_epoch(
         model.set_progress(epoch.step.epoch + position / len(epoch.batches))
 
         optimizer.zero_grad(set_to_none=True)
-        values = learn_from(model, forward, images, labels, config, epoch.ranks)
+        values = learn_from(model, forward, images, labels, len(epoch.batches[position]), config, epoch.ranks)
         if not math.isfinite(values["loss"]):
             raise TrainingError(_not_finite(epoch, position, values))
         if config.gradient_clip > 0:

@@ -78,10 +78,13 @@ class Ranks:
         return content, shapes, longest
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over the ranks, the same bits on each."""
+        """Sums over the ranks, the same bits on each; all give equally many values."""
         if self.size == 1:
             return list(values)
-        gathered = torch.stack(self.gather(torch.tensor(values, dtype=torch.float64)))
+        own = torch.tensor(values, dtype=torch.float64)
+        gathered = [torch.zeros_like(own) for _ in range(self.size)]
+        with explain_lost_contact():
+            dist.all_gather(gathered, own)
         total = gathered[0].clone()
         for one in gathered[1:]:
             total += one

@@ -42,7 +42,13 @@ def make_forward(model: PrototypeModel, config: TrainConfig) -> nn.Module:
 
 
 def learn_from(
-    model: PrototypeModel, forward: nn.Module, images: Tensor, labels: Tensor, config: TrainConfig, ranks: Ranks
+    model: PrototypeModel,
+    forward: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    num_images: int,
+    config: TrainConfig,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Leave in the parameters the gradient of the mean loss of a batch, of which this rank has a part.
 
@@ -54,13 +60,13 @@ def learn_from(
         forward: of `make_forward`, parallel over the ranks.
         images: this rank's, (B, C, Y, X), perhaps none.
         labels: theirs, (B,) int64.
+        num_images: of the whole batch, on all ranks.
         config: coefficients, mixup, accumulation.
         ranks: who share the batch.
 
     Returns:
         Of the whole batch: loss, its terms, correct answers, images.
     """
-    num_images = int(ranks.sum([len(labels)])[0])
     images, mixed = _mixed_part(images, labels, model, config, ranks)
     # A rank without an image still takes part in the backward pass.
     parts = [part for part in split_evenly(range(len(images)), config.accumulation) if part] or [range(0)]

@@ -149,6 +149,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
     images = sorted({image for image in push_result.image.tolist() if image >= 0})
     with explain_write_errors(folder):
         try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
             temporary.mkdir(parents=True)
             first = splits.push[images[0] if images else 0][0]
             parameter = next(model.parameters())

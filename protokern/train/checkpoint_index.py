@@ -51,12 +51,29 @@ def checkpoint_folder(run_dir: Path, name: str) -> Path:
     return checkpoints_folder(run_dir) / name
 
 
+def _check_links(run_dir: Path) -> None:
+    """What is written into a run folder, and removed from it, shall be there and nowhere else.
+
+    Raises:
+        CheckpointError: something in it is a link that leads out of it.
+    """
+    home = run_dir.resolve()
+    for folder in (run_dir, checkpoints_folder(run_dir)):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise CheckpointError(
+                    f"{path}: must not be a link that leads out of the run folder. Put there what it points to, or "
+                    "make the run folder itself the link."
+                )
+
+
 def read_index(run_dir: Path) -> CheckpointIndex:
     """The index of a run folder, an empty one where no checkpoint was written yet.
 
     Raises:
-        CheckpointError: it is broken, or of a newer format.
+        CheckpointError: it is broken, or of a newer format; or links lead out of the run folder.
     """
+    _check_links(run_dir)
     path = checkpoints_folder(run_dir) / _FILE
     if not path.exists():
         return CheckpointIndex(latest=None, resume=None, needed=[], written=[])

@@ -70,11 +70,15 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file through to the disk."""
-    with path.open("wb") as file:
+    """Write a new file through to the disk; never through a link that waits at its place."""
+    with open(path, "wb", opener=_open_own) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open_own(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def sync_folder(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`log.jsonl`: every record of a run but the batches, one JSON object a line."""
+"""`log.jsonl`: every record of a run but the batches, one JSON object a line. The first line says the format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 from protokern.errors import CheckpointError
 from protokern.train.files import LARGEST_TABLE, explain_write_errors, read_file, write_file
+from protokern.train.formats import check_format
 from protokern.train.records import LoggedRecord, to_table
 
+LOG_FORMAT = "protokern-log-1"
+_HEADER = json.dumps({"kind": "format", "format": LOG_FORMAT}) + "\n"
 _LONGEST_LINE = 2**20  # bytes
 
 
@@ -29,8 +32,9 @@ def append_record(path: Path, record: LoggedRecord) -> None:
         file.seek(max(0, size - _LONGEST_LINE))
         tail = file.read()
         if tail and not tail.endswith(b"\n"):
-            file.truncate(size - len(tail.rpartition(b"\n")[2]))
-        file.write(line.encode())
+            size -= len(tail.rpartition(b"\n")[2])
+            file.truncate(size)
+        file.write((line if size else _HEADER + line).encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -41,10 +45,10 @@ def _open_own(path: str, flags: int) -> int:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log, in order; a last line that was cut off by a kill is left out.
+    """All whole records of a log, in order; a last line that was cut off by a kill is left out.
 
     Raises:
-        CheckpointError: too large, or a line is no record.
+        CheckpointError: too large, of a newer format, or a line is no record.
     """
     if not path.exists():
         return []
@@ -54,12 +58,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{path}: must have one JSON object a line; it is broken ({error}).") from error
     if not all(isinstance(record, dict) and isinstance(record.get("kind"), str) for record in records):
         raise CheckpointError(f"{path}: must have one JSON object with a kind a line; it has others.")
+    if records and records[0]["kind"] == "format":  # the oldest logs have no such line
+        check_format(path, records.pop(0), LOG_FORMAT)
     return records
 
 
 def truncate_log(path: Path, num_lines: int) -> None:
-    """Keep the first `num_lines` lines: a resumed run writes again what came after its checkpoint."""
+    """Keep the first `num_lines` records: a resumed run writes again what came after its checkpoint."""
     lines = read_log(path)
     if len(lines) < num_lines:
         raise CheckpointError(f"{path}: must have at least {num_lines} lines to resume; got {len(lines)}.")
-    write_file(path, "".join(json.dumps(line) + "\n" for line in lines[:num_lines]).encode())
+    kept = [json.dumps(line) + "\n" for line in lines[:num_lines]]
+    write_file(path, "".join([_HEADER, *kept]).encode())

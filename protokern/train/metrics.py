@@ -8,6 +8,7 @@ from typing import Any
 from protokern.train.files import to_json_bytes, write_file
 from protokern.train.run import TrainingRun
 
+FORMAT = "protokern-metrics-1"
 _NAMES = {
     "warm": "after_joint",
     "joint": "after_joint",
@@ -47,4 +48,4 @@ def summarise(run: TrainingRun) -> dict[str, Any]:
 def write_metrics(path: Path, run: TrainingRun) -> None:
     """Write the summary of a finished run; the first of several ranks does it."""
     if run.ranks.is_first:
-        write_file(path, to_json_bytes(summarise(run)))
+        write_file(path, to_json_bytes({"format": FORMAT, **summarise(run)}))

@@ -313,3 +313,20 @@ def test_no_pickle_is_written(run) -> None:
     save(run, "joint-1")
     names = {path.suffix for path in run.folder.rglob("*") if path.is_file()}
     assert names == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", ["report", "prototypes", "log.jsonl", "checkpoints/joint-7"])
+def test_links_that_lead_out_of_the_run_folder_are_refused(run, tmp_path, name) -> None:
+    save(run, "joint-1")
+    (tmp_path / "precious").mkdir()
+    (run.folder / name).symlink_to(tmp_path / "precious")
+    for action in (load_model, find_resumable):
+        with pytest.raises(CheckpointError, match=rf"{name}: must not be a link that leads out of the run folder"):
+            action(run.folder)
+
+
+def test_a_run_folder_may_be_a_link_and_have_links_inside(run, tmp_path) -> None:
+    save(run, "joint-1")
+    (tmp_path / "elsewhere").symlink_to(run.folder)
+    (run.folder / "best").symlink_to("checkpoints/joint-1")
+    assert load_model(tmp_path / "elsewhere")[0].num_prototypes == run.model.num_prototypes

@@ -79,3 +79,13 @@ def test_json_that_is_nested_too_deeply_is_named(tmp_path) -> None:
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match=r"deep\.json: is not whole"):
         read_json(tmp_path / "deep.json")
+
+
+def test_a_file_is_not_written_through_a_link_that_waits_for_it(tmp_path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        write_file(tmp_path / "a", b"other")
+    assert (tmp_path / "precious").read_text() == "mine"
+    write_file(tmp_path / "a", b"other")
+    assert (tmp_path / "a").read_bytes() == b"other"

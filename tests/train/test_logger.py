@@ -66,7 +66,7 @@ def test_a_line_is_on_the_disk_before_the_checkpoint_that_counts_it(tmp_path, mo
     synced = []
     monkeypatch.setattr(logger.os, "fsync", lambda descriptor: synced.append((tmp_path / "log.jsonl").read_bytes()))
     append_record(tmp_path / "log.jsonl", Notice(text="hello"))
-    assert synced == [b'{"kind": "notice", "text": "hello"}\n']
+    assert [content.splitlines()[-1] for content in synced] == [b'{"kind": "notice", "text": "hello"}']
 
 
 @pytest.mark.parametrize("content", [b"nonsense\n", b"[1]\n", b'{"kind": 3}\n', b"\xff\n", b"[" * 100_000 + b"\n"])
@@ -83,3 +83,20 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"log\.jsonl: could not be written"):
         append_record(tmp_path / "log.jsonl", Notice(text="not there"))
     assert precious.read_text() == "mine\n"
+
+
+def test_the_first_line_says_the_format_and_a_newer_one_is_refused(tmp_path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"kind": "noti')  # of a run that was killed at its first line
+    for text in "ab":
+        append_record(path, Notice(text=text))
+    truncate_log(path, 1)
+    append_record(path, Notice(text="c"))
+    lines = path.read_text().splitlines()
+    assert lines[0] == '{"kind": "format", "format": "protokern-log-1"}'
+    assert [line["text"] for line in read_log(path)] == ["a", "c"]
+    path.write_text("\n".join([lines[0].replace("-1", "-2"), *lines[1:], ""]))
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: is of format protokern-log-2; this version reads up to"):
+        read_log(path)
+    path.write_text("\n".join([*lines[1:], ""]))
+    assert len(read_log(path)) == 2

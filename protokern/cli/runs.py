@@ -123,6 +123,12 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Spli
     )
 
 
+def with_absolute_store(config: RunConfig) -> RunConfig:
+    """The configuration with an absolute `data.feature_store`, if it has one, so that it holds anywhere."""
+    where = feature_store(config)
+    return config if where is None else replace(config, data=replace(config.data, feature_store=str(where.absolute())))
+
+
 def feature_store(config: RunConfig) -> Path | None:
     """Where the features of a frozen backbone are; None: in the run folder."""
     return Path(config.data.feature_store) if config.data.feature_store else None

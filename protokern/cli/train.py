@@ -16,7 +16,7 @@ from types import FrameType
 import torch
 
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
-from protokern.cli.runs import feature_store, open_data, place_model, versions, with_data
+from protokern.cli.runs import feature_store, open_data, place_model, versions, with_absolute_store, with_data
 from protokern.cli.show import show_training
 from protokern.config import (
     RUN_FORMAT,
@@ -128,7 +128,7 @@ def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"--out: must be a folder; got the file {folder}. Choose another name.")
     _check_empty(folder)
-    return with_data(load_config(args.config, args.changes), args.data)
+    return with_absolute_store(with_data(load_config(args.config, args.changes), args.data))
 
 
 def _check_empty(folder: Path) -> None:
@@ -152,7 +152,7 @@ def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
             f"{changed[0]}: must stay {old!r}, as in {run_file}, to resume; got {new!r}. "
             "Leave it out, or start a new run in another folder."
         )
-    return config
+    return with_absolute_store(config)
 
 
 def _check_agreement(run_file: Path, config: RunConfig, checkpoint: Path) -> None:

@@ -86,6 +86,7 @@ class FeatureWriter:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        self._look()  # before anything is put into a folder of something else
         with _explain_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -158,16 +159,10 @@ class FeatureWriter:
 
     def _take_up(self) -> None:
         """See what is there already."""
+        layout = self._look()
         for leftover in self.path.glob(f".{HEADER}.*.tmp"):  # of a writer that was killed
             leftover.unlink()
-        layout = read_layout(self.path)
         if layout is None:
-            strangers = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry.name))
-            if strangers:
-                raise DataError(
-                    f"{self.path}: must be empty or a feature store; it holds {', '.join(strangers[:3])}. "
-                    "Give another folder."
-                )
             return
         check_fresh(self.path, layout, self._fingerprint, self._precision)
         if layout.images != self._images:
@@ -177,6 +172,21 @@ class FeatureWriter:
         self._layout, self.done = layout, len(records.labels)
         if self.done == self._images and not layout.is_complete:  # killed just before the last word
             write_layout(self.path, completed(layout))
+
+    def _look(self) -> Layout | None:
+        """The header; None where the folder is empty or missing. Any other folder is refused."""
+        with _explain_errors(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise DataError(f"{self.path}: must be a folder; it is a file. Give another folder.")
+            names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        layout = read_layout(self.path)
+        strangers = [name for name in names if name != LOCK and not name.startswith(f".{HEADER}.")]
+        if layout is None and strangers:
+            raise DataError(
+                f"{self.path}: must be empty or a feature store; it holds {', '.join(strangers[:3])}. "
+                "Give another folder."
+            )
+        return layout
 
     def _new_layout(self, shape: tuple[int, ...]) -> Layout:
         channels, height, width = shape
@@ -189,10 +199,6 @@ class FeatureWriter:
         with _explain_errors(self.path):
             write_layout(self.path, self._layout)
         return self._layout
-
-
-def _is_ours(name: str) -> bool:
-    return name == LOCK
 
 
 def _write_at(path: Path, offset: int, content: memoryview) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from protokern.backbones.registry import Backbone
 from protokern.cli.main import main
+from protokern.cli.train import _new_config
 from tests.cli.test_train import SETTINGS, photos  # noqa: F401
 
 FROZEN = {**SETTINGS, "train.backbone": "frozen", "train.joint_epochs": "1"}
@@ -34,6 +36,17 @@ def evaluated(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dic
     assert main(["evaluate", str(run), *flags]) == 0
     answer: dict = json.loads(capsys.readouterr().out.splitlines()[-1])
     return answer
+
+
+def test_a_store_is_named_so_that_it_holds_anywhere(
+    photos: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {**FROZEN, "data.feature_store": "shared", "data.path": str(photos)}
+    args = argparse.Namespace(config=None, data=None, changes=[f"{key}={value}" for key, value in settings.items()])
+    monkeypatch.chdir(tmp_path)
+    assert _new_config(args, tmp_path / "run").data.feature_store == str(tmp_path / "shared")
 
 
 def test_verbs_read_the_stores_of_their_images_and_run_the_backbone_for_others(

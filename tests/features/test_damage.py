@@ -181,7 +181,7 @@ READ_ALL = """
 import resource, sys
 from protokern.features import FeatureStore, store as reading
 import torch
-reading._MOST_MAPPED = 2**22
+reading._MOST_MAPPED = 2**20
 torch.set_num_threads(1)
 store = FeatureStore.open(sys.argv[1])
 def resident():
@@ -197,9 +197,9 @@ print(most)
 
 
 def test_reading_takes_no_more_memory_for_larger_stores(tmp_path) -> None:
-    """A store of 84 MB, of which 4 MiB may be mapped here, and two batches of 8 MB be at hand."""
+    """A store of 21 MB, of which 1 MiB may be mapped here, and two batches of 2 MB be at hand."""
     with FeatureWriter(tmp_path, PRINT, images=40) as writer:
-        writer.append(torch.full((40, 512, 32, 32), 0.5), torch.zeros(40, dtype=torch.int64))
+        writer.append(torch.full((40, 128, 32, 32), 0.5), torch.zeros(40, dtype=torch.int64))
     answer = subprocess.run(
         [sys.executable, "-c", READ_ALL, str(tmp_path)],
         capture_output=True,
@@ -208,4 +208,4 @@ def test_reading_takes_no_more_memory_for_larger_stores(tmp_path) -> None:
         cwd=Path(__file__).parents[2],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
     )
-    assert int(answer.stdout) < 42e6
+    assert int(answer.stdout) < 12e6

@@ -154,6 +154,12 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path) -> None:
         FeatureWriter(tmp_path, PRINT, images=3),
     ):
         pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+    with (
+        pytest.raises(DataError, match=r"thesis\.txt: must be a folder; it is a file"),
+        FeatureWriter(tmp_path / "thesis.txt", PRINT, images=3),
+    ):
+        pass
     with pytest.raises(DataError, match=r"must be a feature store; it has no store\.json"):
         FeatureStore.open(tmp_path)
 

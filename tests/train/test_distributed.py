@@ -13,12 +13,13 @@ import torch
 
 from protokern.cli.main import main
 from protokern.errors import ConfigError, DataError
+from protokern.train.checkpoint import find_resumable
 from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.head_stages import prune_step, push_step
 from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.ranks import SINGLE, Ranks
-from protokern.train.run import TrainingRun
+from protokern.train.run import TrainingRun, resume_run
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
 
@@ -83,6 +84,33 @@ def test_two_processes_train_as_one(tmp_path, settings) -> None:
         numbers |= one.get("terms", {})
         assert numbers == pytest.approx({name: {**other, **other.get("terms", {})}[name] for name in numbers}, rel=1e-4)
     assert (tmp_path / "two" / "metrics.json").exists()
+
+
+def train_with_and_without_a_stop(folder: Path) -> int:
+    config = birds_config(model=POOL, mixup=0.5, hardening_epochs=0, joint_epochs=1)
+    with joined_ranks(CPU) as ranks:
+        straight = birds_run(folder / "straight", config, ranks)
+        list(train(straight))
+        run = birds_run(folder / "stopped", config, ranks)
+        run.should_stop = lambda: ranks.rank == 1 and run.progress.epoch == 0 and run.progress.batch == 2
+        with pytest.raises(KeyboardInterrupt):
+            list(train(run))
+        resumed = birds_run(folder / "stopped", config, ranks)
+        checkpoint = find_resumable(folder / "stopped")
+        assert checkpoint is not None
+        resume_run(resumed, checkpoint)
+        assert resumed.progress.batch == 2
+        list(train(resumed))
+        for (name, one), other in zip(
+            straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other), name
+    return 0
+
+
+def test_a_run_of_two_processes_that_was_stopped_in_one_of_them_resumes_to_the_same_bits(tmp_path) -> None:
+    logs = tmp_path / "logs"
+    assert end_of(start_ranks(2, train_with_and_without_a_stop, tmp_path, logs=logs)) == [0, 0], said(logs)
 
 
 def fail_on_the_second(folder: Path) -> int:

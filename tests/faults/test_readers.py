@@ -34,7 +34,12 @@ from tests.cli.pushed_run import PushedRun, make_run
 FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.just(2**70) | st.floats(allow_nan=False, width=16) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.just(2**70)
+    | st.floats(allow_nan=False, allow_infinity=False, width=16)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
 )

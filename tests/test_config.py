@@ -83,7 +83,7 @@ def test_a_written_configuration_of_a_pool_is_read_back_the_same(tmp_path, mixup
     [
         ("train.seed=3", "train", "seed", 3),
         ("train.l1=1e-3", "train", "l1", 1e-3),
-        ("train.l1=0", "train", "l1", 0.0),
+        ("train.cluster=0", "train", "cluster", 0.0),
         ('model.backbone="tiny"', "model", "backbone", "tiny"),
         ("model.backbone=tiny", "model", "backbone", "tiny"),
         ("model.weights=/some/file-1.pt", "model", "weights", "/some/file-1.pt"),
@@ -135,6 +135,10 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.backbone_lr=-1e-4", "train.backbone_lr: must be a finite number of at least 0; got -0.0001."),
         ("train.add_on_lr=inf", "train.add_on_lr: must be a finite number of at least 0; got inf."),
         ("train.weight_decay=nan", "train.weight_decay: must be a finite number of at least 0; got nan."),
+        ("train.l1=0", 'train.l1: must be greater than 0 with last_layer_solver = "convex"; got 0.0.'),
+        ("train.last_layer_gap=1", "train.last_layer_gap: must be between 0 and 1; got 1.0."),
+        ("train.last_layer_ridge=0", "train.last_layer_ridge: must be greater than 0; got 0.0."),
+        ("train.last_layer_path=0", "train.last_layer_path: must be a finite number of at least 1; got 0."),
         ("train.last_layer_lr=1e38", "train.last_layer_lr: must be at most 1e+30; got 1e+38."),
         ("train.separation=0.08", "train.separation: must be 0 or negative; got 0.08."),
         ("train.label_smoothing=1.0", "train.label_smoothing: must be from 0 up to, not including, 1; got 1.0."),
@@ -292,7 +296,7 @@ def test_the_examples_are_valid(path) -> None:
 def test_the_original_s_example_spells_out_the_defaults() -> None:
     path = Path(__file__).parents[1] / "examples" / "configs" / "protopnet_cub.toml"
     changed = differing_keys(load_config(path), RunConfig())
-    assert set(changed) <= {"model.weights", "data.workers"}
+    assert set(changed) <= {"model.weights", "data.workers", "train.last_layer_solver"}
 
 
 OWNERS = (*(model.Config for model in MODELS.values()), DataConfig, TrainConfig, PruneConfig)

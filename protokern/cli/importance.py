@@ -26,7 +26,6 @@ from protokern.explain.importance import (
 )
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
-from protokern.explain.packages import import_extra
 from protokern.nn import evaluating
 from protokern.train.files import explain_write_errors
 from protokern.train.frozen import image_format
@@ -57,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
     modifications = choose_modifications(args.modifications)
     if args.images and args.local:
         raise ConfigError("--local: must be without --images, whose scores are written for every image anyway.")
-    if not args.images:
-        import_extra("scipy.stats", "comparing train and test")  # before the long part, not after it
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     push = check_pushed(opened)
     folder = opened.folder / FOLDER if args.out is None else Path(args.out)

@@ -8,14 +8,14 @@ from types import ModuleType
 from protokern.errors import MissingPackageError
 
 # What pip calls the packages of the extra `explain`.
-_NAMES = {"captum": "captum", "cv2": "opencv-python-headless", "scipy": "scipy"}
+_NAMES = {"captum": "captum", "cv2": "opencv-python-headless"}
 
 
 def import_extra(module: str, needed_for: str) -> ModuleType:
     """Import a module of the extra `explain`.
 
     Args:
-        module: its name in Python, such as "cv2" or "scipy.stats".
+        module: its name in Python, such as "cv2" or "captum.attr".
         needed_for: what the caller wants to do, for the message.
 
     Raises:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from protokern.errors import TrainingError
@@ -16,7 +16,13 @@ from protokern.push import PushResult, apply_push
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import FrozenSplits, on_features
-from protokern.train.last_layer import LastLayerInputs, collect_inputs, train_last_layer
+from protokern.train.last_layer import (
+    LastLayerInputs,
+    can_be_solved,
+    collect_inputs,
+    solve_last_layer,
+    train_last_layer,
+)
 from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
@@ -85,7 +91,15 @@ def _harden(model: PrototypeModel) -> list[LoggedRecord]:
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
     """Learn the last layer on the cached activations; remember the best of several pushes."""
-    details = _learn_last_layer(run, step) if any(True for _ in run.model.last_layer.parameters()) else {}
+    notices: list[LoggedRecord] = []
+    details: Details = {}
+    if any(True for _ in run.model.last_layer.parameters()):
+        details = _learn_last_layer(run, step)
+        if run.train.last_layer_solver == "convex" and not _is_solved(run):
+            notices = [Notice(text="the last layer is not a linear one without bias: it learns in small steps")]
+        elif details.get("gap", 0.0) > run.train.last_layer_gap:
+            text = f"the last layer is within {details['gap']:.2g} of its minimum, not {run.train.last_layer_gap:g}"
+            notices = [Notice(text=f"{text}: the prototypes are nearly alike. A larger train.l1 helps")]
     record = _measure(run, step.stage, details)
     if step.stage == "last_layer":
         progress = run.progress
@@ -98,7 +112,7 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
                 loss=record.val_loss,
             )
         progress.best_joint, progress.waited = None, 0
-    return [record]
+    return [*notices, record]
 
 
 def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
@@ -106,16 +120,19 @@ def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
     train, val = (
         gather_inputs(collect_inputs(run.model, features), run.ranks) for features in (frozen.push, frozen.val)
     )
-    optimizer = make_optimizer(run.model, step.stage, run.train)
-    details = _learn_on_first(run, train, val, optimizer) if run.ranks.is_first else {}
+    details = _learn_on_first(run, step, train, val) if run.ranks.is_first else {}
     run.ranks.copy_from_first(run.model.last_layer.parameters())
     return details
 
 
-def _learn_on_first(
-    run: TrainingRun, train: LastLayerInputs, val: LastLayerInputs, optimizer: torch.optim.Optimizer
-) -> Details:
-    result = train_last_layer(run.model, train, val, run.train, optimizer)
+def _is_solved(run: TrainingRun) -> bool:
+    return run.train.last_layer_solver == "convex" and can_be_solved(run.model.last_layer)
+
+
+def _learn_on_first(run: TrainingRun, step: Step, train: LastLayerInputs, val: LastLayerInputs) -> Details:
+    if _is_solved(run):
+        return asdict(solve_last_layer(run.model, train, val, run.train))
+    result = train_last_layer(run.model, train, val, run.train, make_optimizer(run.model, step.stage, run.train))
     return {
         "epochs": run.train.last_layer_epochs,
         "best_epoch": result.best_epoch,

@@ -1,4 +1,7 @@
-"""The last-layer stage: a convex problem over activations that do not change, so they are computed once."""
+"""The last-layer stage: a convex problem over activations that do not change, so they are computed once.
+
+`solve_last_layer` solves it; `train_last_layer` takes the small steps of the released program.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from torch import Tensor, nn
 from protokern.errors import TrainingError
 from protokern.losses import last_layer_l1
 from protokern.models.base import PrototypeModel
+from protokern.train.convex import solve
 from protokern.train.evaluate import Evaluation
+from protokern.train.last_layer_problem import LastLayerProblem
 from protokern.train.settings import TrainConfig
 
 
@@ -97,6 +102,110 @@ def train_last_layer(
             best, best_epoch, best_weights = result, epoch, copy.deepcopy(layer.state_dict())
     layer.load_state_dict(best_weights)
     return LastLayerResult(best_epoch, loss_before, float(_loss(model, train.values, train.labels, config).detach()))
+
+
+def can_be_solved(last_layer: nn.Module) -> bool:
+    """Whether it is linear without bias, as the convex problem has it."""
+    return (
+        isinstance(last_layer, nn.Linear) and last_layer.bias is None and type(last_layer).forward is nn.Linear.forward
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedLastLayer:
+    """What the solver did.
+
+    Attributes:
+        l1: strength whose weights were kept; 0: those from before were.
+        nonzero: weights to other classes that are not zero.
+        gap: relative distance to the minimum at that strength, at most; above `last_layer_gap` where the problem is too
+            ill-conditioned. 0 where the weights from before were kept.
+        evaluations: of the loss and its gradient, over all strengths.
+        loss_before, loss_after: cross entropy and L1 at `train.l1`, on the training images.
+    """
+
+    l1: float
+    nonzero: int
+    gap: float
+    evaluations: int
+    loss_before: float
+    loss_after: float
+
+
+@torch.no_grad()
+def solve_last_layer(
+    model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, config: TrainConfig
+) -> SolvedLastLayer:
+    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what is best on `val`.
+
+    Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap;
+    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice.
+
+    Args:
+        model: whose last layer `can_be_solved`.
+        train: what it learns on.
+        val: what chooses the strength.
+        config: coefficients, gap, ridge and path.
+
+    Raises:
+        TrainingError: the activations are not finite.
+    """
+    layer = model.last_layer
+    assert isinstance(layer, nn.Linear)
+    if not train.values.isfinite().all():
+        raise TrainingError("last_layer: the activations are not finite. Lower the learning rates and --resume.")
+    before = layer.weight.detach().clone()
+    best, kept = val.evaluate(layer), 0.0
+    loss_before = float(_loss(model, train.values, train.labels, config))
+    problem = _problem(model, train, config)
+    tolerance = min(10 * config.last_layer_gap, 0.1)
+    solution = solve(problem, np.inf, problem.start, tolerance=tolerance)
+    evaluations, chosen = solution.evaluations, solution
+    for l1 in _strengths(solution.entering, config):
+        solution = solve(problem, l1, solution.weight, tolerance=tolerance)
+        evaluations += solution.evaluations
+        layer.weight.copy_(solution.weight)
+        result = val.evaluate(layer)
+        if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
+            best, kept, chosen = result, l1, solution
+    if kept:
+        chosen = solve(problem, kept, chosen.weight, tolerance=config.last_layer_gap)
+        evaluations += chosen.evaluations
+        layer.weight.copy_(chosen.weight)
+    else:
+        layer.weight.copy_(before)
+    return SolvedLastLayer(
+        l1=kept,
+        nonzero=int(layer.weight.cpu()[~problem.is_own].count_nonzero()),
+        gap=chosen.gap if kept else 0.0,
+        evaluations=evaluations,
+        loss_before=loss_before,
+        loss_after=float(_loss(model, train.values, train.labels, config)),
+    )
+
+
+def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig) -> LastLayerProblem:
+    """The problem on the CPU in float64; weights to other classes start at zero."""
+    is_own = model.last_layer_identity.T.cpu() > 0  # (K, E)
+    weight = model.last_layer.weight
+    assert isinstance(weight, Tensor)
+    wanted = F.one_hot(train.labels.cpu(), len(is_own)).T.double()  # (K, N)
+    smoothing = config.label_smoothing
+    return LastLayerProblem(
+        inputs=train.values.cpu().double().T.contiguous(),
+        targets=(1 - smoothing) * wanted + smoothing / len(is_own),
+        is_own=is_own.contiguous(),
+        start=torch.where(is_own, weight.detach().cpu().double(), 0.0).contiguous(),
+        cross_entropy=config.cross_entropy,
+        ridge=config.last_layer_ridge,
+    )
+
+
+def _strengths(entering: float, config: TrainConfig) -> list[float]:
+    """From just below the strength at which the first weight leaves zero down to `l1`, in equal ratios."""
+    if config.last_layer_path == 1 or entering <= config.l1:
+        return [config.l1]
+    return [float(l1) for l1 in np.geomspace(entering, config.l1, config.last_layer_path)]
 
 
 def _loss(model: PrototypeModel, inputs: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:

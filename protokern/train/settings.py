@@ -33,14 +33,21 @@ class TrainConfig:
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
         push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
             other one.
-        last_layer_epochs: passes over the cached activations after a push, and again after pruning.
+        last_layer_solver: of the stage after a push, and again after pruning. "convex" solves it to `last_layer_gap`;
+            "compat" takes the small steps of the released program, `last_layer_epochs` at `last_layer_lr`.
+        last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
+        last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
+            without end.
+        last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
+            left down to `l1`; the validation split chooses. 1: `l1` alone.
+        last_layer_epochs: with "compat": passes over the cached activations.
         patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to
             its last push; 0: never.
         optimizer: "adam" (weight decay is added to the gradient, as in the original) or "adamw" (decoupled).
         backbone_lr, add_on_lr, prototype_lr: learning rates in the warm, joint and hardening stages. What only one kind
             of model has, such as ProtoPool's slots, learns at `prototype_lr`.
         joint_last_layer_lr: of the last layer in the joint stage; 0: not trained there, as in the original.
-        last_layer_lr: learning rate in the last-layer stage.
+        last_layer_lr: with "compat": learning rate.
         weight_decay: of the backbone and the add-on layers; prototypes and last layer have none.
         schedule: of the joint learning rates: "step" divides by 1 / `step_gamma` every `step_size` epochs, "linear" and
             "cosine" fall to zero over the joint and the hardening epochs, batch by batch.
@@ -76,6 +83,10 @@ class TrainConfig:
     hardening_epochs: int = 2
     push_start: int = 10
     push_every: int = 10
+    last_layer_solver: Literal["convex", "compat"] = "convex"
+    last_layer_gap: float = 1e-4
+    last_layer_ridge: float = 1e-2
+    last_layer_path: int = 10
     last_layer_epochs: int = 20
     patience: int = 10
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -118,6 +129,11 @@ class TrainConfig:
         require_number(self, "gradient_clip", "cross_entropy", "cluster", "l1", "orthogonality")
         if self.mixup != "auto":
             require_number(self, "mixup")
+        require(0 < self.last_layer_gap < 1, "last_layer_gap", "between 0 and 1", self.last_layer_gap)
+        require(0 < self.last_layer_ridge < math.inf, "last_layer_ridge", "greater than 0", self.last_layer_ridge)
+        require_number(self, "last_layer_path", minimum=1)
+        if self.last_layer_solver == "convex":
+            require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)
         require(0 < self.step_gamma <= 1, "step_gamma", "greater than 0 and at most 1", self.step_gamma)
         require(-math.inf < self.separation <= 0, "separation", "0 or negative", self.separation)
         require(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 
 import numpy as np
 import pytest
 
-from protokern.errors import MissingPackageError
 from protokern.explain.importance import GlobalImportance
 from protokern.explain.importance_statistics import compare_importance
 
@@ -61,9 +59,3 @@ def test_what_cannot_be_tested_has_no_p_value_and_gives_no_warning() -> None:
 def test_results_of_two_models_are_refused() -> None:
     with pytest.raises(ValueError, match="test: must be of the modifications and prototypes of train"):
         compare_importance(scores([[1.0]], ("hue",)), scores([[1.0]], ("shape",)))
-
-
-def test_without_scipy_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(MissingPackageError, match=r"^scipy: must be installed for .*'protokern\[explain\]'\.$"):
-        compare_importance(scores([[1.0]], ("hue",)), scores([[1.0]], ("hue",)))

@@ -73,6 +73,7 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
     ids=["protopnet", "pool with mixup", "stored features with mixup"],
 )
 def test_two_processes_train_as_one(tmp_path, settings) -> None:
+    settings = {**settings, "last_layer_solver": "compat"}  # two solutions within the gap may differ by more than 1e-4
     list(train(birds_run(tmp_path / "alone", birds_config(**{**settings, "accumulation": 1}), SINGLE)))
     logs = tmp_path / "logs"
     codes = end_of(start_ranks(2, train_birds, tmp_path / "two", settings, logs=logs))

@@ -5,9 +5,20 @@ import torch
 import torch.nn.functional as F
 
 from protokern.errors import TrainingError
-from protokern.train.last_layer import LastLayerInputs, collect_inputs, train_last_layer
+from protokern.nn import PrototypeClassifier
+from protokern.train import head_stages
+from protokern.train.last_layer import (
+    LastLayerInputs,
+    SolvedLastLayer,
+    can_be_solved,
+    collect_inputs,
+    solve_last_layer,
+    train_last_layer,
+)
 from protokern.train.loaders import ordered_loader
+from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
+from protokern.train.records import Notice, StageRecord
 from protokern.train.settings import TrainConfig
 
 from .toy import Squares, toy_config, toy_run
@@ -96,3 +107,74 @@ def test_activations_are_those_of_the_model_in_order(model) -> None:
     assert collected.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     correct = (output.logits.argmax(1) == collected.labels).float().mean()
     assert collected.evaluate(model.last_layer).accuracy == pytest.approx(float(correct))
+
+
+SOLVED = TrainConfig(l1=1e-3, last_layer_path=4, last_layer_gap=1e-6)
+
+
+def test_the_solver_ends_below_many_small_steps(model) -> None:
+    train = activations(60, seed=0)
+    start = model.last_layer.weight.detach().clone()
+    one_strength = TrainConfig(l1=1e-3, last_layer_path=1, last_layer_gap=1e-6, last_layer_ridge=1e-4)
+    result = solve_last_layer(model, train, train, one_strength)
+    assert result.l1 == 1e-3
+    assert result.gap <= 1e-6
+    assert result.loss_after == pytest.approx(full_loss(model, train, one_strength), rel=1e-5)
+    with torch.no_grad():
+        model.last_layer.weight.copy_(start)
+    steps = TrainConfig(l1=1e-3, last_layer_epochs=200, last_layer_lr=0.02, batch_size=60)
+    stepped = train_last_layer(model, train, train, steps, make_optimizer(model, "last_layer", steps))
+    assert result.loss_after < stepped.loss_after < result.loss_before
+
+
+def test_the_validation_split_chooses_the_strength(model) -> None:
+    train, val = activations(60, seed=0), activations(90, seed=1)
+    with torch.no_grad():
+        model.last_layer.weight.copy_(torch.roll(model.last_layer.weight, 1, dims=0))  # wrong: not to be kept
+    start = model.last_layer.weight.detach().clone()
+    chosen = solve_last_layer(model, train, val, SOLVED)
+    after = val.evaluate(model.last_layer)
+    assert chosen.l1 > SOLVED.l1, "noise cannot be learnt: a stronger term does better on other images"
+    with torch.no_grad():
+        model.last_layer.weight.copy_(start)
+    weakest = solve_last_layer(model, train, val, TrainConfig(l1=SOLVED.l1, last_layer_path=1, last_layer_gap=1e-6))
+    assert weakest.nonzero > chosen.nonzero
+    assert val.evaluate(model.last_layer).loss > after.loss
+
+
+def test_nothing_is_kept_that_is_worse_than_before(model) -> None:
+    train, val = activations(60, seed=0), activations(30, seed=1)
+    contrary = LastLayerInputs(val.values, (val.labels + 1) % 3)
+    with torch.no_grad():
+        model.last_layer.weight.copy_(torch.roll(model.last_layer.weight, 1, dims=0))
+    start = model.last_layer.weight.detach().clone()
+    result = solve_last_layer(model, train, contrary, SOLVED)
+    assert (result.l1, result.gap) == (0.0, 0.0)
+    assert torch.equal(model.last_layer.weight, start)
+
+
+def test_activations_that_are_not_finite_are_not_solved_for(model) -> None:
+    train = activations(16, seed=0)
+    train.values[3, 2] = torch.nan
+    with pytest.raises(TrainingError, match="last_layer: the activations are not finite"):
+        solve_last_layer(model, train, train, SOLVED)
+
+
+def test_only_linear_layers_without_bias_can_be_solved() -> None:
+    class Scaled(torch.nn.Linear):
+        def forward(self, values):
+            return 2 * super().forward(values)
+
+    assert can_be_solved(PrototypeClassifier(torch.eye(3)))
+    assert not can_be_solved(torch.nn.Linear(6, 3))
+    assert not can_be_solved(Scaled(6, 3, bias=False))
+
+
+def test_a_problem_that_is_not_solved_to_the_gap_is_named(tmp_path, monkeypatch) -> None:
+    far = SolvedLastLayer(l1=1e-3, nonzero=3, gap=0.02, evaluations=9, loss_before=2.0, loss_after=1.0)
+    monkeypatch.setattr(head_stages, "solve_last_layer", lambda *_: far)
+    records = list(train(toy_run(tmp_path, toy_config())))
+    (stage,) = (record for record in records if isinstance(record, StageRecord) and record.stage == "last_layer")
+    assert stage.details["gap"] == 0.02
+    notices = [record.text for record in records if isinstance(record, Notice)]
+    assert any("within 0.02 of its minimum, not 0.0001: the prototypes are nearly alike" in text for text in notices)

@@ -86,6 +86,7 @@ def toy_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfi
         "warm_epochs": 1,
         "joint_epochs": 2,
         "last_layer_epochs": 3,
+        "last_layer_path": 3,
         "backbone_lr": 1e-3,
         "last_layer_lr": 1e-2,
     }

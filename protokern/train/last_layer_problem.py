@@ -1,0 +1,72 @@
+"""The last layer as a convex problem, and how far weights are from its minimum.
+
+    F(W) = c CE(W) + l1 * sum |W_ke| over other classes + (ridge / 2K) * sum (W_ke - start_ke)^2 over own classes
+
+CE is the mean cross entropy of the logits W x. The paper has the first two terms. They alone need not have a minimum:
+where the classes can be separated, own weights grow without end. The third holds them near where they start, as the few
+small steps of the released program do, and it turns the gradient into a bound on how much there is left to gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LastLayerProblem:
+    """What F is made of; on the CPU.
+
+    Attributes:
+        inputs: (E, N) float64, what the last layer is given, one column an image.
+        targets: (K, N) float64, the wanted class shares, each column summing to 1.
+        is_own: (K, E) bool, weights from an input to a class of its own.
+        start: (K, E) float64, the weights to begin with.
+        cross_entropy: c, >= 0.
+        ridge: > 0.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    is_own: Tensor
+    start: Tensor
+    cross_entropy: float
+    ridge: float
+
+    @property
+    def own_ridge(self) -> float:
+        """The factor of half the squared distance of every own weight: an own weight sees one class in K."""
+        return self.ridge / len(self.is_own)
+
+
+def certify(problem: LastLayerProblem, weight: Tensor, l1: float) -> tuple[float, float, Tensor]:
+    """F at `weight` (K, E), its relative gap, and the gradient (K, E) of c CE there; all in float64.
+
+    For any class shares q of the images and any W, by Jensen's inequality, CE(W) >= mean entropy(q) + <G(q), W> with
+    G(q) = (q - targets) x^T / N. Least over the W that the other two terms allow: at l1 >= |G| for other classes a
+    weight of 0; for own ones the vertex of a parabola. q goes from the targets towards the model's shares as far as the
+    first condition allows.
+    """
+    is_own, num_images = problem.is_own, problem.inputs.shape[1]
+    log_shares = (weight @ problem.inputs).log_softmax(dim=0)  # (K, N)
+    difference = log_shares.exp() - problem.targets
+    gradient = problem.cross_entropy * (difference @ problem.inputs.T) / num_images  # (K, E)
+    own_distance = (weight - problem.start)[is_own]
+    other_l1 = float(weight[~is_own].abs().sum())
+    objective = (
+        -problem.cross_entropy * float((problem.targets * log_shares).sum()) / num_images
+        + (l1 * other_l1 if other_l1 else 0.0)
+        + problem.own_ridge / 2 * float(own_distance @ own_distance)
+    )
+    largest = float(gradient.abs().masked_fill(is_own, 0.0).max())
+    share = min(1.0, l1 / largest) if largest > 0 else 1.0
+    # targets + share * difference, written so that rounding leaves it at 0 or above
+    mixed = (1 - share) * problem.targets + share * log_shares.exp()
+    entropy = -problem.cross_entropy * float(torch.special.xlogy(mixed, mixed).sum()) / num_images
+    own_gradient = share * gradient[is_own]
+    bound = entropy + float(own_gradient @ problem.start[is_own])
+    bound -= float(own_gradient @ own_gradient) / (2 * problem.own_ridge)
+    gap = max(objective - bound, 0.0) / objective if objective > 0 else 0.0
+    return objective, gap, gradient

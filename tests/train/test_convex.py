@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from protokern.train import working_set
+from protokern.train.convex import solve
+from protokern.train.last_layer_problem import LastLayerProblem, certify
+
+RIDGE = 1e-2
+
+
+def make_problem(*, images: int = 90, inputs: int = 9, classes: int = 3, noise: float = 0.6, **changes: float):
+    """Own inputs are a little more active; `noise` 0 lets the classes be told apart without a mistake."""
+    generator = torch.Generator().manual_seed(images + inputs)
+    labels = torch.arange(images) % classes
+    is_own = torch.arange(inputs) % classes == torch.arange(classes)[:, None]  # (K, E)
+    values = torch.rand(inputs, images, generator=generator, dtype=torch.float64) * noise + 0.3 * is_own.T[:, labels]
+    smoothing = changes.get("smoothing", 0.0)
+    targets = torch.nn.functional.one_hot(labels, classes).T.double() * (1 - smoothing) + smoothing / classes
+    start = torch.where(is_own, 1.0, 0.0).double()
+    return LastLayerProblem(values, targets, is_own, start, changes.get("cross_entropy", 1.0), RIDGE)
+
+
+def objective_by_hand(problem: LastLayerProblem, weight: Tensor, l1: float) -> Tensor:
+    logits = weight @ problem.inputs  # (K, N)
+    cross_entropy = (logits.logsumexp(dim=0) - (problem.targets * logits).sum(dim=0)).mean()
+    distance = (weight - problem.start)[problem.is_own]
+    ridge = RIDGE / len(weight) / 2 * distance.square().sum()
+    return problem.cross_entropy * cross_entropy + l1 * weight[~problem.is_own].abs().sum() + ridge
+
+
+def minimum_by_small_steps(problem: LastLayerProblem, l1: float, steps: int = 8000) -> Tensor:
+    """Accelerated proximal gradient with a step that is surely short enough: slow, and right."""
+    spread = torch.linalg.eigvalsh(problem.inputs @ problem.inputs.T / problem.inputs.shape[1])[-1]
+    step = 1 / (0.5 * problem.cross_entropy * spread + RIDGE)
+    weight = ahead = problem.start.clone()
+    for count in range(1, steps + 1):
+        excess = (ahead @ problem.inputs).softmax(dim=0) - problem.targets
+        gradient = problem.cross_entropy * excess @ problem.inputs.T / problem.inputs.shape[1]
+        gradient += torch.where(problem.is_own, RIDGE / len(weight) * (ahead - problem.start), 0.0)
+        moved = ahead - step * gradient
+        shrunk = moved.sign() * (moved.abs() - step * l1).clamp(min=0)
+        new = torch.where(problem.is_own, moved, shrunk)
+        ahead = new + count / (count + 3) * (new - weight)
+        weight = new
+    return weight
+
+
+@pytest.mark.parametrize("changes", [{}, {"smoothing": 0.1}, {"cross_entropy": 0.5}])
+@pytest.mark.parametrize("l1", [5e-3, 2e-3])
+def test_it_finds_the_minimum_with_real_zeros(changes, l1) -> None:
+    problem = make_problem(**changes)
+    reference = minimum_by_small_steps(problem, l1)
+    solution = solve(problem, l1, problem.start, tolerance=1e-7)
+    assert solution.gap <= 1e-7
+    assert solution.objective == pytest.approx(float(objective_by_hand(problem, solution.weight, l1)), rel=1e-12)
+    assert solution.objective == pytest.approx(float(objective_by_hand(problem, reference, l1)), rel=1e-6)
+    torch.testing.assert_close(solution.weight, reference, atol=2e-3, rtol=0)
+    is_zero = solution.weight == 0
+    assert 0 < int(is_zero.sum()) < int((~problem.is_own).sum())
+    assert torch.equal(is_zero, reference.abs() < 1e-6)
+
+
+def test_the_gap_bounds_what_is_left_to_gain() -> None:
+    problem, l1 = make_problem(), 5e-3
+    least = float(objective_by_hand(problem, minimum_by_small_steps(problem, l1), l1))
+    generator = torch.Generator().manual_seed(3)
+    for scale in (0.0, 0.01, 0.3, 3.0):
+        noise = torch.randn(problem.start.shape, generator=generator, dtype=torch.float64)
+        objective, gap, _ = certify(problem, problem.start + scale * noise, l1)
+        assert objective - least <= gap * objective
+    assert certify(problem, problem.start, l1)[1] > 0.01, "the start is no minimum, and the gap says so"
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 1e-3, 1e-6])
+def test_it_stops_at_the_gap_that_is_asked_for(tolerance) -> None:
+    problem = make_problem()
+    solution = solve(problem, 5e-3, problem.start, tolerance=tolerance)
+    assert solution.gap <= tolerance
+    exact = solve(problem, 5e-3, problem.start, tolerance=1e-9)
+    assert (solution.objective - exact.objective) / solution.objective <= tolerance
+
+
+def test_picked_rows_and_whole_products_agree(monkeypatch) -> None:
+    """Classes with different numbers of weights; float64 throughout, so both walk the same way."""
+    problem = make_problem(inputs=31, images=60, classes=5)
+    members = problem.is_own | (torch.rand(5, 31, generator=torch.Generator().manual_seed(0)) < 0.3)
+    weight = torch.where(problem.is_own, problem.start, 0.0)
+    ends = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(working_set, "DENSE_SHARE", share)
+        ends.append(working_set.WorkingSet(problem, members, torch.float64).minimise(weight, 2e-3, 40, 1e-6)[0])
+    torch.testing.assert_close(*ends, atol=1e-6, rtol=0)
+    assert not ends[0][~members].any()
+
+
+def test_weights_leave_zero_where_the_solution_says() -> None:
+    problem = make_problem()
+    own_only = solve(problem, math.inf, problem.start, tolerance=1e-9)
+    assert not own_only.weight[~problem.is_own].any()
+    for factor, any_left in ((1.001, False), (0.98, True)):
+        solution = solve(problem, factor * own_only.entering, own_only.weight, tolerance=1e-9)
+        assert bool(solution.weight[~problem.is_own].any()) == any_left
+
+
+def test_classes_that_can_be_told_apart_leave_weights_finite() -> None:
+    problem = make_problem(noise=0.0)
+    solution = solve(problem, 1e-4, problem.start, tolerance=1e-4)
+    assert solution.gap <= 1e-4
+    assert float(solution.weight.abs().max()) < 30
+
+
+def test_a_warm_start_does_not_change_the_end() -> None:
+    problem = make_problem()
+    cold = solve(problem, 2e-3, problem.start, tolerance=1e-9)
+    warm = solve(problem, 2e-3, solve(problem, 0.01, problem.start, tolerance=1e-3).weight, tolerance=1e-9)
+    torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=0)

@@ -18,6 +18,7 @@ IMPORTANCE = RESULTS / "importance.csv"
 POOL = RESULTS / "pool.csv"
 FROZEN = RESULTS / "frozen.csv"
 CHECKPOINTS = RESULTS / "checkpoints.csv"
+LAST_LAYER = RESULTS / "last_layer.csv"
 REPORT = RESULTS / "report.csv"
 SEARCH = RESULTS / "search.csv"
 Row = TypeVar("Row", bound="DataclassInstance")

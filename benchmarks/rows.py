@@ -180,6 +180,40 @@ class CheckpointRow(Measurement):
 
 
 @dataclass(frozen=True)
+class LastLayerRow(Measurement):
+    """The last-layer stage in one of the two ways.
+
+    Attributes:
+        problem: "made up", or the folder of a run.
+        solver: "convex" or "compat".
+        inputs: of the last layer: prototypes, or a pool's slots.
+        path: strengths of L1 that were tried.
+        seconds: median over the rounds, of the whole stage but the activations.
+        gap: relative distance to the minimum, at most; None where nobody knows.
+        l1: strength that was kept.
+        objective: cross entropy and L1 as the paper has them, at the run's own strength.
+        nonzero: weights to other classes that are not zero.
+        test_accuracy: in [0, 1]; None where there are no test images.
+    """
+
+    problem: str
+    solver: str
+    images: int
+    inputs: int
+    classes: int
+    path: int
+    threads: int
+    rounds: int
+    seconds: float
+    gap: float | None
+    l1: float
+    evaluations: int | None
+    objective: float
+    nonzero: int
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True)
 class ImportanceRow(Measurement):
     """The importance of modifications against what it cannot do without.
 

@@ -1,6 +1,6 @@
 """Markdown tables from the stored rows: `python -m benchmarks.table` prints them, `--write` fills the pages.
 
-README gets the short one, docs/benchmarks.md all of them.
+README gets the short one, docs/benchmarks.md those of the ops, docs/results.md those of whole data sets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,24 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.groups import LINES, OURS, Comparison, newest
 from benchmarks.machine import ROOT
-from benchmarks.results import CHECKPOINTS, FROZEN, IMPORTANCE, MEMORY, POOL, PUSH, REPORT, SEARCH, SPEED, read_rows
+from benchmarks.results import (
+    CHECKPOINTS,
+    FROZEN,
+    IMPORTANCE,
+    LAST_LAYER,
+    MEMORY,
+    POOL,
+    PUSH,
+    REPORT,
+    SEARCH,
+    SPEED,
+    read_rows,
+)
 from benchmarks.rows import (
     CheckpointRow,
     FrozenRow,
     ImportanceRow,
+    LastLayerRow,
     Measurement,
     MemoryRow,
     PoolRow,
@@ -32,6 +45,7 @@ from benchmarks.tables import (
     checkpoint_table,
     frozen_table,
     importance_table,
+    last_layer_table,
     pool_table,
     push_table,
     report_table,
@@ -42,6 +56,7 @@ from benchmarks.targets import verdicts
 
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS_PAGE = ROOT / "docs" / "results.md"
 BEGIN = "<!-- benchmarks begin: made by `python -m benchmarks.table --write`, do not edit -->"
 END = "<!-- benchmarks end -->"
 NOTHING = "No measurements are stored yet; `make bench` makes them."
@@ -65,6 +80,7 @@ class Stored:
     search: Sequence[SearchRow] = ()
     frozen: Sequence[FrozenRow] = ()
     checkpoints: Sequence[CheckpointRow] = ()
+    last_layer: Sequence[LastLayerRow] = ()
 
 
 def from_results() -> Stored:
@@ -78,6 +94,7 @@ def from_results() -> Stored:
         read_rows(SEARCH, SearchRow),
         read_rows(FROZEN, FrozenRow),
         read_rows(CHECKPOINTS, CheckpointRow),
+        read_rows(LAST_LAYER, LastLayerRow),
     )
 
 
@@ -194,7 +211,7 @@ def cores_name(row: Measurement) -> str:
 
 
 def full(stored: Stored) -> str:
-    """Every newest comparison with all its providers, memory, push and targets."""
+    """Every newest comparison with all its providers, memory, heads, reports and targets."""
     comparisons = newest(stored.speed)
     if not comparisons:
         return NOTHING
@@ -207,23 +224,9 @@ def full(stored: Stored) -> str:
     if stored.memory:
         rows = list({(row.device, row.case, row.provider, row.precision): row for row in stored.memory}.values())
         parts += ["## Memory", memory_table(rows), caption(rows)]
-    if stored.push:
-        pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
-        parts += ["## Push", push_table(pushes), caption(pushes)]
-    if stored.search:
-        searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
-        parts += ["## Search over stored features", search_table(searches), caption(searches)]
-    if stored.checkpoints:
-        trainings = list(
-            {(row.device, row.backbone, row.images, row.image_size): row for row in stored.checkpoints}.values()
-        )
-        parts += ["## Checkpoints", checkpoint_table(trainings), caption(trainings)]
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
-    if stored.frozen:
-        steps = list({(row.device, row.backbone, row.threads, row.provider): row for row in stored.frozen}.values())
-        parts += ["## Training a head on stored features", frozen_table(steps), caption(steps)]
     if stored.importance:
         measured = list({(row.backbone, row.images, row.image_size): row for row in stored.importance}.values())
         parts += ["## Importance of visible properties", importance_table(measured), caption(measured)]
@@ -231,6 +234,29 @@ def full(stored: Stored) -> str:
         reports = list({(row.device, row.prototypes, row.classes): row for row in stored.report}.values())
         parts += ["## The report of a run", report_table(reports), caption(reports)]
     return "\n\n".join(parts)
+
+
+def scale(stored: Stored) -> str:
+    """Searches, stored features, the last layer and checkpoints: what whole data sets cost."""
+    parts: list[str] = []
+    if stored.push:
+        pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
+        parts += ["### Push", push_table(pushes), caption(pushes)]
+    if stored.search:
+        searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
+        parts += ["### Search over stored features", search_table(searches), caption(searches)]
+    if stored.frozen:
+        steps = list({(row.device, row.backbone, row.threads, row.provider): row for row in stored.frozen}.values())
+        parts += ["### Training a head on stored features", frozen_table(steps), caption(steps)]
+    if stored.last_layer:
+        layers = list({(row.device, row.problem, row.threads, row.solver): row for row in stored.last_layer}.values())
+        parts += ["### The last layer", last_layer_table(layers), caption(layers)]
+    if stored.checkpoints:
+        trainings = list(
+            {(row.device, row.backbone, row.images, row.image_size): row for row in stored.checkpoints}.values()
+        )
+        parts += ["### Checkpoints", checkpoint_table(trainings), caption(trainings)]
+    return "\n\n".join(parts) or NOTHING
 
 
 def target_table(rows: Sequence[SpeedRow]) -> str:
@@ -310,14 +336,17 @@ def insert(text: str, tables: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md and docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and two pages of docs")
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results-page", type=Path, default=RESULTS_PAGE)
     arguments = parser.parse_args(argv)
     stored = from_results()
     print(short(stored))
     if arguments.write:
-        for path, tables in ((arguments.readme, short(stored)), (arguments.page, full(stored))):
+        pages = {arguments.readme: short, arguments.page: full, arguments.results_page: scale}
+        for path, make_tables in pages.items():
+            tables = make_tables(stored)
             path.write_text(insert(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
     return 0
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.rows import CheckpointRow, FrozenRow, ImportanceRow, PoolRow, PushRow, ReportRow, SearchRow
-from benchmarks.targets import FROZEN_RATIO, checkpoint_verdict, search_verdict
+from benchmarks.rows import (
+    CheckpointRow,
+    FrozenRow,
+    ImportanceRow,
+    LastLayerRow,
+    PoolRow,
+    PushRow,
+    ReportRow,
+    SearchRow,
+)
+from benchmarks.targets import FROZEN_RATIO, checkpoint_verdict, last_layer_verdict, search_verdict
 
 BUSY_MARK = " \\*"
 
@@ -75,6 +84,28 @@ def checkpoint_table(rows: Sequence[CheckpointRow]) -> str:
         mark = "" if row.quiet else BUSY_MARK
         cells = [f"{what}{mark}", f"{row.epoch_s:.1f} s", f"{row.checkpoint_s:.2f} s ({row.checkpoint_mb:.0f} MB)"]
         lines.append(f"| {' | '.join(cells)} | {row.ratio:.3f} | {checkpoint_verdict(row)} |")
+    return "\n".join(lines)
+
+
+def last_layer_table(rows: Sequence[LastLayerRow]) -> str:
+    """Pairs of rows, solved and in small steps."""
+    lines = [
+        "| last layer | | seconds | gap | cross entropy + L1 | weights to other classes | test | target |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    pairs: dict[str, dict[str, LastLayerRow]] = {}
+    for row in rows:
+        pairs.setdefault(row.problem, {})[row.solver] = row
+    for pair in pairs.values():
+        for row in (pair["convex"], pair["compat"]):
+            mark = "" if row.quiet else BUSY_MARK
+            tried = f", {row.path} strengths of L1" if row.path > 1 else ""
+            what = f"{row.problem}: {row.images:,} images, {row.inputs:,} inputs, {row.classes} classes{mark}"
+            cells = [what, f"solved{tried}" if row.solver == "convex" else "small steps", f"{row.seconds:.2f}"]
+            cells += ["" if row.gap is None else f"{row.gap:.1e}", f"{row.objective:.4g}", f"{row.nonzero:,}"]
+            cells.append("" if row.test_accuracy is None else f"{row.test_accuracy:.1%}")
+            cells.append(last_layer_verdict(pair["convex"], pair["compat"]) if row.solver == "convex" else "")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

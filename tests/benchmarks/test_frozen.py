@@ -11,7 +11,7 @@ from benchmarks import frozen
 from benchmarks.frozen import PROVIDERS, TOLERANCES, check
 from benchmarks.results import read_rows
 from benchmarks.rows import FrozenRow
-from benchmarks.table import Stored, full
+from benchmarks.table import Stored, scale
 
 from .rows import NATIVE
 
@@ -30,8 +30,8 @@ def test_a_run_stores_a_row_for_each_provider_and_the_table_shows_it(
     assert next(row for row in rows if row.provider == "eager").faster_than_eager == 1
     assert "target >= 3 x the eager head" in capsys.readouterr().out
     shown = replace(rows[0], p50_ms=10.0, images_per_s=8000.0, faster_than_eager=3.2, faster_than_backbone=90.0)
-    assert f"{shown.threads} threads" in full(Stored([NATIVE], [], [], frozen=[shown]))
-    assert "| **from the store, bf16** | 10 ms | 8,000 | 3.2 x | 90.0 x |" in full(
+    assert f"{shown.threads} threads" in scale(Stored([NATIVE], [], [], frozen=[shown]))
+    assert "| **from the store, bf16** | 10 ms | 8,000 | 3.2 x | 90.0 x |" in scale(
         Stored([NATIVE], [], [], frozen=[shown])
     )
 

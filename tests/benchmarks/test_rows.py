@@ -16,12 +16,14 @@ from benchmarks.table import (
     END,
     NOTHING,
     PAGE,
+    RESULTS_PAGE,
     Stored,
     comparison_table,
     from_results,
     full,
     insert,
     main,
+    scale,
     short,
 )
 from benchmarks.targets import memory_verdict, summary, verdicts
@@ -181,7 +183,8 @@ def test_a_comparison_lists_everyone_quickest_first() -> None:
 
 
 def test_all_tables_name_what_is_not_measured() -> None:
-    text = full(Stored([NATIVE], [MEMORY], [PUSH]))
+    stored = Stored([NATIVE], [MEMORY], [PUSH])
+    text = f"{full(stored)}\n{scale(stored)}"
     assert "## Times on a CUDA device\n\nOn a CUDA device: not measured." in text
     assert "| cub200 full | times faster than torch.compile >= 1.5 | not measured |" in text
     assert "| cub200 fwd, avx512 | share of the FMA peak >= 0.8 | 0.836, reached |" in text
@@ -191,7 +194,7 @@ def test_all_tables_name_what_is_not_measured() -> None:
 
 
 def test_without_rows_the_tables_say_so() -> None:
-    assert short(Stored([], [], [])) == full(Stored([], [], [])) == NOTHING
+    assert short(Stored([], [], [])) == full(Stored([], [], [])) == scale(Stored([], [], [])) == NOTHING
 
 
 def test_the_tables_go_between_the_markers() -> None:
@@ -201,18 +204,20 @@ def test_the_tables_go_between_the_markers() -> None:
         insert("no markers", "new")
 
 
-def test_the_table_command_writes_both_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme, page = tmp_path / "README.md", tmp_path / "benchmarks.md"
-    for path in (readme, page):
+def test_the_table_command_writes_all_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme, page, results = (tmp_path / name for name in ("README.md", "benchmarks.md", "results.md"))
+    for path in (readme, page, results):
         path.write_text(f"# title\n{BEGIN}\n{END}\n")
-    assert main(["--write", "--readme", str(readme), "--page", str(page)]) == 0
+    assert main(["--write", "--readme", str(readme), "--page", str(page), "--results-page", str(results)]) == 0
     assert readme.read_text() == f"# title\n{BEGIN}\n{capsys.readouterr().out.rstrip()}\n{END}\n"
     assert "## Targets" in page.read_text()
+    assert "### Push" in results.read_text()
 
 
-def test_the_page_of_all_tables_is_what_the_rows_generate() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert insert(page, full(from_results())) == page, "run: python -m benchmarks.table --write"
+def test_the_pages_of_tables_are_what_the_rows_generate() -> None:
+    for path, tables in ((PAGE, full), (RESULTS_PAGE, scale)):
+        page = path.read_text(encoding="utf-8")
+        assert insert(page, tables(from_results())) == page, "run: python -m benchmarks.table --write"
 
 
 def test_a_case_with_fewer_images_says_so() -> None:

@@ -161,19 +161,20 @@ def solve_last_layer(
     tolerance = min(10 * config.last_layer_gap, 0.1)
     solution = solve(problem, np.inf, problem.start, tolerance=tolerance)
     evaluations, chosen = solution.evaluations, solution
-    for l1 in _strengths(solution.entering, config):
+    strengths = _strengths(solution.entering, config)
+    if len(strengths) == 1:
+        tolerance = config.last_layer_gap
+    for l1 in strengths:
         solution = solve(problem, l1, solution.weight, tolerance=tolerance)
         evaluations += solution.evaluations
         layer.weight.copy_(solution.weight)
         result = val.evaluate(layer)
         if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
             best, kept, chosen = result, l1, solution
-    if kept:
+    if kept and tolerance > config.last_layer_gap:
         chosen = solve(problem, kept, chosen.weight, tolerance=config.last_layer_gap)
         evaluations += chosen.evaluations
-        layer.weight.copy_(chosen.weight)
-    else:
-        layer.weight.copy_(before)
+    layer.weight.copy_(chosen.weight if kept else before)
     return SolvedLastLayer(
         l1=kept,
         nonzero=int(layer.weight.cpu()[~problem.is_own].count_nonzero()),

@@ -75,7 +75,8 @@ class ClassExplanation:
     Attributes:
         class_index: which class.
         logit: as the model gave it.
-        evidence: the prototypes with the most points for or against the class, by falling absolute value.
+        evidence: the prototypes with the most points for or against the class, by falling absolute value; those
+            without any, such as with a weight of zero, are left out.
         other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
         num_other: how many those are.
     """
@@ -132,7 +133,7 @@ def explain_image(
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
-        top: prototypes shown per class, at least 1; the others are summed up.
+        top: prototypes shown per class at most, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
         receptive_field: from an earlier explanation of an image of this size; None: found here.
         heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
@@ -161,7 +162,7 @@ def explain_image(
         spoken = _Spoken.of_first_image(model, output)
         if classes is None:
             classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
-        shown = {k: np.argsort(-np.abs(spoken.points[:, k]), kind="stable")[:top].tolist() for k in classes}
+        shown = {k: _loudest(spoken.points[:, k], top) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
@@ -204,6 +205,12 @@ class _Spoken:
     def slots_with(self, j: int, k: int) -> tuple[int, ...]:
         """The slots of class k that hold prototype j."""
         return () if self.slots is None else tuple(np.flatnonzero(self.slots[k] == j).tolist())
+
+
+def _loudest(points: np.ndarray, top: int) -> list[int]:
+    """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none."""
+    by_size: list[int] = np.argsort(-np.abs(points), kind="stable").tolist()
+    return by_size[: max(1, min(top, int(np.count_nonzero(points))))]
 
 
 def _explain_class(

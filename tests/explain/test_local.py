@@ -48,6 +48,18 @@ def test_evidence_is_similarity_times_weight_at_the_nearest_patch() -> None:
         assert row * 8 + column == int(output.patches[0, j])
 
 
+@pytest.mark.parametrize("num_speaking", [12, 4, 1, 0])
+def test_prototypes_that_say_nothing_about_a_class_are_not_shown(num_speaking: int) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.last_layer.weight[:, num_speaking:] = 0
+    for one in explain_image(model, torch.rand(3, 32, 32)).classes:
+        # One stays when all are silent, so that there is something to look at.
+        assert len(one.evidence) == min(max(num_speaking, 1), 10)
+        assert len(one.evidence) + one.num_other == 12
+        assert all(evidence.points for evidence in one.evidence) == (num_speaking > 0)
+
+
 @pytest.mark.parametrize("last_layer", ["linear", "sum"])
 @pytest.mark.parametrize("focal", ["distance", "similarity"])
 def test_points_of_a_shared_pool_sum_to_the_logits(focal: str, last_layer: str) -> None:
@@ -69,11 +81,11 @@ def test_points_of_a_shared_pool_sum_to_the_logits(focal: str, last_layer: str) 
 
 def test_evidence_of_a_pool_names_all_classes_of_the_prototype_and_its_slots_in_the_explained_one() -> None:
     explanation = explain_image(small_pool(), torch.rand(3, 32, 32), top=7, classes=range(4))
-    classes = {0: (0, 1, 2), 1: (0, 2), 2: (0,), 3: (1,), 4: (1, 3), 5: (2, 3), 6: ()}
+    classes = {0: (0, 1, 2), 1: (0, 2), 2: (0,), 3: (1,), 4: (1, 3), 5: (2, 3)}  # 6 is in no slot
     slots = {(0, 0): (0,), (0, 1): (1,), (0, 2): (2,), (1, 3): (0,), (1, 0): (1,), (1, 4): (2,)}
     slots |= {(2, 1): (0,), (2, 5): (1,), (2, 0): (2,), (3, 5): (0,), (3, 4): (1,)}
     for one in explanation.classes:
-        assert sorted(evidence.view.prototype for evidence in one.evidence) == list(range(7))
+        assert sorted(evidence.view.prototype for evidence in one.evidence) == list(range(6))
         for evidence in one.evidence:
             j = evidence.view.prototype
             assert evidence.prototype_classes == classes[j]

@@ -62,7 +62,8 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches) -> PushResult:
         nearest: found with own_class=True and vectors=True; of several entries the first counts.
 
     Raises:
-        ValueError: `nearest` has no vectors or is of other prototypes, or the choices of the model are soft.
+        ValueError: `nearest` has no vectors, is of other prototypes or has images of other classes than theirs, or the
+            choices of the model are soft; the prototypes are unchanged then.
     """
     _check_hard(model)
     if nearest.vector is None:
@@ -73,12 +74,20 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches) -> PushResult:
             "Search with this model."
         )
     is_found = nearest.image[:, 0] >= 0  # (P,)
+    has_class = model.class_identity.cpu() > 0  # (P, K)
+    is_own = has_class.gather(1, nearest.label[:, :1].clamp(min=0))[:, 0]
+    strangers = (is_found & ~is_own).nonzero().flatten()
+    if len(strangers):
+        first = int(strangers[0])
+        raise ValueError(
+            f"nearest: must be of images of each prototype's classes; prototype {first} has one of class "
+            f"{int(nearest.label[first, 0])}. Search with own_class=True."
+        )
     prototypes = model.prototype_layer.prototypes
     with torch.no_grad():
         vector = nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes)
         found = is_found.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
         prototypes.copy_(torch.where(found, vector, prototypes))
-    has_class = model.class_identity.cpu() > 0  # (P, K)
     unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
     if unused:
         warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=2)

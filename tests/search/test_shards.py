@@ -239,6 +239,16 @@ def test_parts_that_do_not_fit(parts, distinct, message):
         merge_nearest(parts, distinct=distinct)
 
 
+def test_a_push_takes_patches_of_own_classes_only():
+    model = bare_model(torch.tensor([[5.0], [1.0]]), 2)
+    images = torch.tensor([5.0, 1.0]).reshape(2, 1, 1, 1)
+    nearest = find_nearest_patches(model, [(images, torch.tensor([1, 0]))], vectors=True)  # of any class
+    message = r"nearest: must be of images of each prototype's classes; prototype 0 has one of class 1\. Search with"
+    with pytest.raises(ValueError, match=message):
+        apply_push(model, nearest)
+    assert model.prototype_layer.prototypes.tolist() == [[5], [1]]
+
+
 def test_what_is_applied_must_fit_the_model():
     model = bare_model(torch.zeros(4, 2), 2)
     with pytest.raises(ValueError, match=r"nearest: must have the vectors of its patches; it has none. Search with v"):

@@ -99,7 +99,8 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
             notices = [Notice(text="the last layer is not a linear one without bias: it learns in small steps")]
         elif details.get("gap", 0.0) > run.train.last_layer_gap:
             text = f"the last layer is within {details['gap']:.2g} of its minimum, not {run.train.last_layer_gap:g}"
-            notices = [Notice(text=f"{text}: the prototypes are nearly alike. A larger train.l1 helps")]
+            reason = "prototypes are nearly alike, or activations very large"
+            notices = [Notice(text=f"{text}: {reason}. A larger train.l1 helps")]
     record = _measure(run, step.stage, details)
     if step.stage == "last_layer":
         progress = run.progress

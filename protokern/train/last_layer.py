@@ -52,7 +52,7 @@ def collect_inputs(model: PrototypeModel, features: Iterable[tuple[Tensor, Tenso
         labels.append(batch_labels.to(device))
     if not values:
         inputs = len(model.last_layer_identity)
-        return LastLayerInputs(torch.zeros(0, inputs, device=device), torch.zeros(0, dtype=torch.int64))
+        return LastLayerInputs(torch.zeros(0, inputs, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     return LastLayerInputs(torch.cat(values), torch.cat(labels))
 
 
@@ -152,7 +152,7 @@ def solve_last_layer(
     """
     layer = model.last_layer
     assert isinstance(layer, nn.Linear)
-    if not train.values.isfinite().all():
+    if not (train.values.isfinite().all() and val.values.isfinite().all()):
         raise TrainingError("last_layer: the activations are not finite. Lower the learning rates and --resume.")
     before = layer.weight.detach().clone()
     best, kept = val.evaluate(layer), 0.0
@@ -203,7 +203,7 @@ def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig)
 
 
 def _strengths(entering: float, config: TrainConfig) -> list[float]:
-    """From just below the strength at which the first weight leaves zero down to `l1`, in equal ratios."""
+    """From the strength below which the first weight leaves zero down to `l1`, in equal ratios."""
     if config.last_layer_path == 1 or entering <= config.l1:
         return [config.l1]
     return [float(l1) for l1 in np.geomspace(entering, config.l1, config.last_layer_path)]

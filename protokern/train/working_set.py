@@ -114,7 +114,7 @@ class WorkingSet:
             dense = torch.zeros(self._members.shape, dtype=self._dtype)
             dense[self._members] = vector
             return dense @ self._inputs
-        logits = torch.empty(self._targets.shape, dtype=self._dtype)
+        logits = torch.zeros(self._targets.shape, dtype=self._dtype)  # a class may use no inputs
         for group in self._groups:
             weights = torch.zeros(group.is_member.shape, dtype=self._dtype)
             weights[group.is_member] = vector[group.position]

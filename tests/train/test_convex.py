@@ -119,3 +119,15 @@ def test_a_warm_start_does_not_change_the_end() -> None:
     cold = solve(problem, 2e-3, problem.start, tolerance=1e-9)
     warm = solve(problem, 2e-3, solve(problem, 0.01, problem.start, tolerance=1e-3).weight, tolerance=1e-9)
     torch.testing.assert_close(warm.weight, cold.weight, atol=1e-4, rtol=0)
+
+
+def test_classes_without_inputs_of_their_own_count_too() -> None:
+    """So few weights that rows are picked, and more than a quarter of the classes use none."""
+    classes, inputs = 40, 20
+    is_own = torch.arange(inputs) % 10 == torch.arange(classes)[:, None]
+    labels = torch.arange(120) % classes
+    values = torch.rand(inputs, len(labels), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    targets = torch.nn.functional.one_hot(labels, classes).T.double()
+    problem = LastLayerProblem(values, targets, is_own, is_own.double(), 1.0, RIDGE)
+    solution = solve(problem, math.inf, problem.start, tolerance=1e-6)
+    assert solution.gap <= 1e-6

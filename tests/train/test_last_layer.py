@@ -177,4 +177,17 @@ def test_a_problem_that_is_not_solved_to_the_gap_is_named(tmp_path, monkeypatch)
     (stage,) = (record for record in records if isinstance(record, StageRecord) and record.stage == "last_layer")
     assert stage.details["gap"] == 0.02
     notices = [record.text for record in records if isinstance(record, Notice)]
-    assert any("within 0.02 of its minimum, not 0.0001: the prototypes are nearly alike" in text for text in notices)
+    assert any("within 0.02 of its minimum, not 0.0001: prototypes are nearly alike, or" in text for text in notices)
+
+
+def test_validation_activations_that_are_not_finite_choose_nothing(model) -> None:
+    train, val = activations(16, seed=0), activations(16, seed=1)
+    val.values[3, 2] = torch.nan
+    with pytest.raises(TrainingError, match="last_layer: the activations are not finite"):
+        solve_last_layer(model, train, val, SOLVED)
+
+
+def test_inputs_of_no_images_are_where_the_model_is(model) -> None:
+    collected = collect_inputs(model.to("meta"), [])
+    assert collected.values.shape == (0, 6)
+    assert (collected.values.device.type, collected.labels.device.type) == ("meta", "meta")

@@ -153,6 +153,15 @@ def test_nothing_is_kept_that_is_worse_than_before(model) -> None:
     assert torch.equal(model.last_layer.weight, start)
 
 
+def test_the_weights_from_before_win_a_tie(model) -> None:
+    """Nothing is active in the validation images, so that all weights say the same of them."""
+    train, val = activations(60, seed=0), activations(30, seed=1)
+    start = model.last_layer.weight.detach().clone()
+    result = solve_last_layer(model, train, LastLayerInputs(torch.zeros_like(val.values), val.labels), SOLVED)
+    assert result.l1 == 0.0
+    assert torch.equal(model.last_layer.weight, start)
+
+
 def test_activations_that_are_not_finite_are_not_solved_for(model) -> None:
     train = activations(16, seed=0)
     train.values[3, 2] = torch.nan

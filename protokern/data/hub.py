@@ -5,6 +5,7 @@ Rows are memory-mapped, so any image can be read at any time. Code that comes wi
 
 from __future__ import annotations
 
+import stat
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,52 @@ _NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "te
 
 
 class _Rows:
-    """The images of one split."""
+    """The images of one split of the data set `source`."""
 
-    def __init__(self, package: Any, rows: Any, column: str, label: str) -> None:
+    def __init__(self, package: Any, rows: Any, source: str) -> None:
+        column, label = _columns(package, rows, source)
         # Bytes, not decoded: images of strangers are decoded with the limits of this package.
         self._rows = rows.cast_column(column, package.Image(decode=False))
         self._column = column
-        self.samples: list[Sample] = [(Path(str(row)), int(value)) for row, value in enumerate(rows[label])]
+        labels = list(rows[label])
+        if None in labels:
+            raise DataError(
+                f"data: must have a class label in every row; huggingface:{source} has none in row "
+                f"{labels.index(None)}. Remove such rows, save the data set with save_to_disk, and give that folder."
+            )
+        self.samples: list[Sample] = [(Path(str(row)), value) for row, value in enumerate(labels)]
+        self.classes: list[str] = list(rows.features[label].names)
+        self.origin = f"rows of {rows._fingerprint}"  # their names are numbers, as those of any other data set are
 
     def read(self, name: Path, at_most: int) -> bytes:
         """The bytes of an image."""
-        content = self._content(name)
-        if len(content) > at_most:
-            raise DataError(f"data: must hold images of at most {at_most} bytes; row {name} has {len(content)}.")
-        return content
-
-    def _content(self, name: Path) -> bytes:
-        cell = self._rows[int(name.name)][self._column]
-        if cell["bytes"] is not None:
-            content: bytes = cell["bytes"]
-            return content
+        cell = self._rows[int(name.name)][self._column] or {"bytes": None, "path": None}
+        content = cell["bytes"]
+        size = _size_of_file(cell["path"], name) if content is None else len(content)
+        if size > at_most:
+            raise DataError(f"data: must hold images of at most {at_most} bytes; row {name} has {size}.")
+        if content is not None:
+            return bytes(content)
         try:
-            return Path(cell["path"]).read_bytes()
-        except (OSError, TypeError) as error:
-            raise DataError(f"data: row {name} must hold an image or the path of one; it cannot be read.") from error
+            with open(cell["path"], "rb") as file:
+                return file.read(at_most)
+        except OSError as error:
+            raise _no_image(name) from error
+
+
+def _size_of_file(path: str | None, row: Path) -> int:
+    """Of a plain file: reading any other one might never end."""
+    try:
+        status = None if path is None else Path(path).stat()
+    except OSError as error:
+        raise _no_image(row) from error
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise _no_image(row)
+    return status.st_size
+
+
+def _no_image(row: Path) -> DataError:
+    return DataError(f"data: row {row} must hold an image or the path of one; it cannot be read.")
 
 
 def open_hub(name: str) -> PackedSource:
@@ -61,17 +84,21 @@ def open_hub(name: str) -> PackedSource:
         ) from error
     try:
         loaded = package.load_from_disk(name) if Path(name).is_dir() else package.load_dataset(name)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # a file of the folder may be broken
         raise DataError(f"data: huggingface:{name} cannot be had ({str(error).partition(chr(10))[0]}).") from error
+    if not isinstance(loaded, dict):
+        raise DataError(
+            f"data: must have splits, as a DatasetDict does; huggingface:{name} is one {type(loaded).__name__}. "
+            "Save a DatasetDict of train and test."
+        )
     found = {}
     classes: list[str] = []
     for split, names in _NAMES.items():
         for one in names:
             if one in loaded:
-                column, label = _columns(package, loaded[one], name)
-                rows = _Rows(package, loaded[one], column, label)
-                found[split] = PackedSplit(rows.samples, rows.read, _no_file)
-                classes = classes or list(loaded[one].features[label].names)
+                rows = _Rows(package, loaded[one], name)
+                found[split] = PackedSplit(rows.samples, rows.read, _no_file, rows.origin)
+                classes = classes or rows.classes
     if "test" not in found or any(label < 0 for _, label in found["test"].samples):
         found.pop("test", None)
         if "val" in found:

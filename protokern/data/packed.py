@@ -28,11 +28,13 @@ class PackedSplit:
         samples: name and class index of every image, the names unique.
         read: the bytes of the image of this name; an image of more bytes than the number given is refused.
         file_of: the file that holds the image of this name; None where there is no such file to look at.
+        origin: what tells these images from others of the same names that are in no file, in words; empty: nothing.
     """
 
     samples: Sequence[Sample]
     read: Callable[[Path, int], bytes]
     file_of: Callable[[Path], Path | None]
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,10 @@ class PackedPhotos(ImageDataset):
 
     def source_path(self, index: int) -> Path | None:
         return self._split.file_of(self._names[index])
+
+    def transform(self) -> str:
+        origin = self._split.origin
+        return f"{super().transform()}, {origin}" if origin else super().transform()
 
 
 def make_splits(

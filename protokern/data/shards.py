@@ -17,6 +17,7 @@ from protokern.errors import DataError
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 LABEL_SUFFIX = "cls"
 _LONGEST_LABEL = 32  # bytes
+_LARGEST_NAMES = 2**24  # bytes of classes.txt
 
 
 class _Shards:
@@ -62,6 +63,10 @@ class _Shards:
                 stem, _, suffix = base.partition(".")
                 key = f"{folder}/{stem}"
                 if suffix.lower() in IMAGE_SUFFIXES:
+                    if key in images:
+                        raise DataError(
+                            f"data: must have one image of every sample; {shard} has two of {key.lstrip('/')}."
+                        )
                     images[key] = shard.relative_to(self._folder) / member.name.lstrip("/")
                     self._places[images[key]] = (number, member.offset_data, member.size)
                 elif suffix == LABEL_SUFFIX:
@@ -105,6 +110,13 @@ def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:
     """Those of classes.txt, one a line; without it the numbers."""
     path = folder / "classes.txt"
     if path.is_file():
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_NAMES + 1)
+        if len(content) > _LARGEST_NAMES:
+            raise DataError(f"data: {path} must have at most {_LARGEST_NAMES} bytes, a name of a class in each line.")
+        try:
+            return [line for line in content.decode("utf-8").splitlines() if line]
+        except UnicodeDecodeError as error:
+            raise DataError(f"data: {path} must be text in UTF-8, a name of a class in each line ({error}).") from error
     count = max((label for split in found.values() for _, label in split.samples), default=-1) + 1
     return [str(label) for label in range(count)]

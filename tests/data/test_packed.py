@@ -170,11 +170,11 @@ def test_an_image_of_too_many_bytes_or_pixels_is_refused(tmp_path) -> None:
 class FakeRows:
     """One split as `datasets` has them."""
 
-    def __init__(self, package, labels: list[int], *, decodes: bool = True) -> None:
+    def __init__(self, package, labels: list[int | None], *, decodes: bool = True, fingerprint: str = "a1") -> None:
         names = types.SimpleNamespace(names=list(CLASSES))
         self.features = {"image": package.Image(), "label": package.ClassLabel()}
         self.features["label"].names = names.names
-        self.package, self.labels, self.decodes = package, labels, decodes
+        self.package, self.labels, self.decodes, self._fingerprint = package, labels, decodes, fingerprint
 
     def cast_column(self, column: str, kind) -> FakeRows:
         assert (column, kind.decode) == ("image", False)
@@ -239,6 +239,85 @@ def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkey
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'protokern\[huggingface\]'"):
         open_splits("huggingface:some/name", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (None, "row 0 must hold an image or the path of one"),
+        ({"bytes": None, "path": None}, "row 0 must hold an image or the path of one"),
+        ({"bytes": None, "path": "/dev/zero"}, "row 0 must hold an image or the path of one"),
+        ({"bytes": None, "path": "large"}, "images of at most 16778016 bytes; row 0 has 20000000"),
+    ],
+)
+def test_a_row_is_read_from_a_plain_file_of_a_limited_size(fake_datasets, tmp_path, monkeypatch, cell, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Path("large").open("wb") as file:
+        file.truncate(20_000_000)
+    rows = FakeRows(fake_datasets, [0, 1, 0, 1])
+    monkeypatch.setattr(FakeRows, "__getitem__", lambda rows, key: rows.labels if key == "label" else {"image": cell})
+    fake_datasets.load_dataset = lambda name: {"train": rows, "test": rows}
+    train = open_splits("huggingface:some/name", image_size=16, val_fraction=0.5, max_image_pixels=100).test
+    with pytest.raises(DataError, match=message):
+        train[0]
+
+
+def test_a_row_may_name_its_file(fake_datasets, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "0.png"
+    path.write_bytes(png(0))
+    rows = FakeRows(fake_datasets, [0, 1, 0, 1])
+    cell = {"bytes": None, "path": str(path)}
+    monkeypatch.setattr(FakeRows, "__getitem__", lambda rows, key: rows.labels if key == "label" else {"image": cell})
+    fake_datasets.load_dataset = lambda name: {"train": rows, "test": rows}
+    test = open_splits("huggingface:some/name", image_size=16, val_fraction=0.5).test
+    assert torch.equal(test[0][0], open_one(path))
+
+
+def test_rows_of_another_data_set_are_other_pixels(fake_datasets) -> None:
+    """Rows have numbers for names: features that are stored of one data set must not be taken for another's."""
+    said = []
+    for fingerprint in ("a1", "b2"):
+        rows = FakeRows(fake_datasets, [0, 1, 0, 1], fingerprint=fingerprint)
+        fake_datasets.load_dataset = lambda name, rows=rows: {"train": rows, "test": rows}
+        splits = open_splits("huggingface:some/name", image_size=16, val_fraction=0.5)
+        said.append([one.transform() for one in (splits.push, splits.val, splits.test)])
+    assert said[0][0].startswith("16 x 16 pixels")
+    assert "rows of a1" in said[0][0]
+    assert all(one != other for one, other in zip(*said, strict=True))
+
+
+def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets, tmp_path) -> None:
+    rows = FakeRows(fake_datasets, [0, 1])
+    fake_datasets.load_from_disk = lambda name: rows
+    with pytest.raises(DataError, match="must have splits, as a DatasetDict does; .* is one FakeRows"):
+        open_splits(f"huggingface:{tmp_path}", image_size=16)
+    rows = FakeRows(fake_datasets, [0, None])
+    fake_datasets.load_from_disk = lambda name: {"train": rows, "test": rows}
+    with pytest.raises(DataError, match="must have a class label in every row; huggingface:.* has none in row 1"):
+        open_splits(f"huggingface:{tmp_path}", image_size=16)
+    fake_datasets.load_from_disk = lambda name: {}["_split"]
+    with pytest.raises(DataError, match="cannot be had"):
+        open_splits(f"huggingface:{tmp_path}", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"cat\ndog\xff\n", "must be text in UTF-8"), (b"cat\n" * 5_000_000, "at most 16777216")]
+)
+def test_names_of_classes_are_text_of_a_limited_size(tmp_path, content, message) -> None:
+    write_shards(tmp_path, train=4, test=4)
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"classes.txt.* {message}"):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+
+
+def test_two_images_of_one_sample_are_refused(tmp_path) -> None:
+    write_shards(tmp_path, train=4, test=4)
+    with tarfile.open(tmp_path / "train-000002.tar", "w") as archive:
+        for name in ("a.png", "a.jpg"):
+            add(archive, name, png(0))
+        add(archive, "a.cls", b"0")
+    with pytest.raises(DataError, match=r"must have one image of every sample; .*train-000002.tar has two of a\."):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
 
 
 def test_sources_hold_in_any_folder(tmp_path, monkeypatch) -> None:

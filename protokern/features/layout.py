@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import sys
 import zlib
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,8 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 
 _MOST_HEADER_BYTES = 2**16
 _MOST_BYTES = 2**50
+_MOST_IMAGES = 2**28  # their labels take 2 GB
+_PIECE_BYTES = 2**24  # of a chunk, which are read at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +87,8 @@ def write_layout(path: Path, layout: Layout) -> None:
     table = {"format": f"{FORMAT}{VERSION}", **asdict(layout)}
     table["checksum"] = _checksum(table)
     temporary = path / f".{HEADER}.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(table, indent=1))  # to the last byte of use: a file that was cut off is broken
+    with open(temporary, "wb", opener=open_own) as file:
+        file.write(json.dumps(table, indent=1).encode())  # to the last byte of use: a file that was cut off is broken
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path / HEADER)
@@ -94,6 +97,11 @@ def write_layout(path: Path, layout: Layout) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_own(path: Path | str, flags: int) -> int:
+    """Open, or create, a file of the store itself: a link might lead out of it."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def read_layout(path: Path) -> Layout | None:
@@ -105,6 +113,7 @@ def read_layout(path: Path) -> Layout | None:
     header = path / HEADER
     if not header.exists():
         return None
+    _size(header)
     try:
         with header.open("rb") as file:
             content = file.read(_MOST_HEADER_BYTES + 1)
@@ -147,6 +156,7 @@ def _parse(header: Path, table: dict[str, Any]) -> Layout:
         is_sound = (
             len(layout.shape) == 3
             and all(type(size) is int and size >= 1 for size in sizes)
+            and layout.images <= _MOST_IMAGES
             and layout.chunk_images <= 2**16
             and layout.precision in get_args(Precision)
             and type(layout.is_complete) is bool
@@ -225,31 +235,35 @@ def check_features(path: Path, layout: Layout, records: Records) -> None:
         raise DataError(f"{file}: must have {whole} bytes; it has {size}. {ADVICE}")
     if not records.checksums:
         return
-    buffer = memoryview(bytearray(min(layout.chunk_images * layout.image_bytes, whole)))
+    buffer = memoryview(bytearray(min(_PIECE_BYTES, whole)))
     with file.open("rb", buffering=0) as opened:
         for chunk, checksum in enumerate(records.checksums):
-            view = buffer[: layout.images_in(chunk) * layout.image_bytes]
-            if not _fill(opened, view) or chunk_checksum(view, chunk) != checksum:
+            if _read_checksum(opened, layout.images_in(chunk) * layout.image_bytes, chunk, buffer) != checksum:
                 first = chunk * layout.chunk_images
                 last = first + layout.images_in(chunk) - 1
                 raise DataError(f"{file}: is damaged at images {first} to {last}; the checksum differs. {ADVICE}")
 
 
-def _fill(file: Any, view: memoryview) -> bool:
-    """Read until `view` is full; False when the file ends before."""
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done:])
+def _read_checksum(file: Any, size: int, chunk: int, buffer: memoryview) -> int | None:
+    """That of the next `size` bytes, see `chunk_checksum`; None when the file ends before."""
+    checksum = chunk
+    while size:
+        count = file.readinto(buffer[:size])
         if not count:
-            return False
-        done += count
-    return True
+            return None
+        checksum = zlib.crc32(buffer[:count], checksum)
+        size -= count
+    return checksum
 
 
 def _size(file: Path) -> int:
+    """Of a plain file; 0 where there is none. To open any other one might take for ever."""
     try:
-        return file.stat().st_size
+        status = file.stat()
     except FileNotFoundError:
         return 0
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{file}: must be a plain file; it is not. {ADVICE}")
+    return status.st_size

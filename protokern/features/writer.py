@@ -29,6 +29,7 @@ from protokern.features.layout import (
     chunk_checksum,
     completed,
     make_record,
+    open_own,
     read_layout,
     read_records,
     write_layout,
@@ -89,7 +90,7 @@ class FeatureWriter:
         self._look()  # before anything is put into a folder of something else
         with _explain_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = open_own(self.path / LOCK, os.O_RDWR)
         try:
             while not self._takes_lock():
                 self._wait()
@@ -155,6 +156,10 @@ class FeatureWriter:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: could not be locked ({error.strerror}). Give a folder on a file system with locks."
+            ) from error
         return True
 
     def _take_up(self) -> None:
@@ -190,20 +195,21 @@ class FeatureWriter:
 
     def _new_layout(self, shape: tuple[int, ...]) -> Layout:
         channels, height, width = shape
-        self._layout = Layout(
+        layout = Layout(
             images=self._images,
             shape=(channels, height, width),
             precision=self._precision,
             fingerprint=self._fingerprint,
         )
         with _explain_errors(self.path):
-            write_layout(self.path, self._layout)
-        return self._layout
+            write_layout(self.path, layout)
+        self._layout = layout
+        return layout
 
 
 def _write_at(path: Path, offset: int, content: memoryview) -> None:
     """Write `content` at `offset`, cut off what is behind it, and see it to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    descriptor = open_own(path, os.O_WRONLY)
     try:
         while len(content):
             count = os.pwrite(descriptor, content, offset)

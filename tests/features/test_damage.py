@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protokern.errors import DataError
-from protokern.features import FeatureStore, FeatureWriter, Fingerprint
+from protokern.features import FeatureStore, FeatureWriter, Fingerprint, layout
 
 PRINT = Fingerprint(weights="w", transform="t", files="f")
 IMAGES = 70
@@ -209,3 +210,65 @@ def test_reading_takes_no_more_memory_for_larger_stores(tmp_path) -> None:
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
     )
     assert int(answer.stdout) < 12e6
+
+
+def test_nothing_is_written_through_a_link(half, tmp_path) -> None:
+    """A store of a stranger, or in the run folder of one, must not make a writer change what is elsewhere."""
+    for name in ("features.bin", "chunks.bin"):
+        store, outside = tmp_path / name, tmp_path / f"outside-{name}"
+        shutil.copytree(half, store)
+        outside.write_bytes((store / name).read_bytes())
+        before = outside.read_bytes()
+        (store / name).unlink()
+        (store / name).symlink_to(outside)
+        features, labels = features_of()
+        with FeatureWriter(store, PRINT, images=IMAGES) as writer, pytest.raises(DataError, match=str(store)):
+            writer.append(features[64:], labels[64:])
+        assert outside.read_bytes() == before
+    store = tmp_path / "lock"
+    store.mkdir()
+    (store / "lock").symlink_to(tmp_path / "new")
+    with pytest.raises(DataError, match=str(store)), FeatureWriter(store, PRINT, images=IMAGES):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_no_plain_one_is_refused_and_not_waited_for(whole, tmp_path, name) -> None:
+    store = Path(shutil.copytree(whole, tmp_path / "store"))
+    (store / name).unlink()
+    os.mkfifo(store / name)
+    with pytest.raises(DataError, match=rf"{name}: must be a plain file"):
+        FeatureStore.open(store)
+
+
+def test_a_chunk_is_read_in_pieces(whole, tmp_path, monkeypatch) -> None:
+    """So that a header that lies about the size of a chunk takes no memory."""
+    monkeypatch.setattr(layout, "_PIECE_BYTES", 100)
+    assert len(FeatureStore.open(whole)) == IMAGES
+    store = Path(shutil.copytree(whole, tmp_path / "store"))
+    content = bytearray((store / "features.bin").read_bytes())
+    content[-150] ^= 1
+    (store / "features.bin").write_bytes(content)
+    assert "is damaged at images 64 to 69" in refuse(store)
+
+
+def test_labels_of_more_images_than_anybody_has_are_not_read(tmp_path) -> None:
+    """Two files of zeros that take no space on the disk would ask for 64 GB of labels."""
+    images, chunk_images = 2**34, 2**16
+    table = {
+        "format": "protokern-features-1",
+        "images": images,
+        "shape": [1, 1, 1],
+        "precision": "fp32",
+        "fingerprint": {"weights": "w", "transform": "t", "files": "f"},
+        "chunk_images": chunk_images,
+        "is_complete": True,
+    }
+    checksum = zlib.crc32(json.dumps(table, sort_keys=True).encode())
+    (tmp_path / "store.json").write_text(json.dumps({**table, "checksum": checksum}))
+    for name, size in (("chunks.bin", images // chunk_images * 4 * (chunk_images + 2)), ("features.bin", images * 4)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(DataError, match=r"store.json: must have sizes of a feature store"):
+        FeatureStore.open(tmp_path)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -238,3 +240,27 @@ def test_a_killed_writer_holds_no_lock_and_keeps_its_chunks(tmp_path) -> None:
     with FeatureWriter(path, PRINT, images=IMAGES) as writer:
         assert writer.done == CHUNK_IMAGES
     assert time.perf_counter() - started < 10
+
+
+def test_a_writer_that_could_not_begin_begins_again(tmp_path, monkeypatch) -> None:
+    features, labels = maps(3)
+    with FeatureWriter(tmp_path, PRINT, images=3) as writer:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", refuse)
+            with pytest.raises(DataError, match="could not be written"):
+                writer.append(features, labels)
+        writer.append(features, labels)
+    assert len(FeatureStore.open(tmp_path)) == 3
+
+
+def refuse(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DataError, match=rf"{tmp_path}: .*No locks available"), FeatureWriter(tmp_path, PRINT, images=3):
+        pass

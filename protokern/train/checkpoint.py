@@ -38,6 +38,7 @@ from protokern.train.formats import check_format, check_seal, seal, sha256
 from protokern.train.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
+RESUME_FILE = "resume.safetensors"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
 _SLACK = 16 * 2**20  # bytes of a tensor file beside what its tensors need: names, and the classes
@@ -104,7 +105,7 @@ def save_checkpoint(
     }
     files = {"model.safetensors": save_tensors(weights, metadata)}
     if resume is not None:
-        files["resume.safetensors"] = save_tensors({key: value.cpu().contiguous() for key, value in resume.items()})
+        files[RESUME_FILE] = save_tensors({key: value.cpu().contiguous() for key, value in resume.items()})
     files["state.json"] = to_json_bytes(_state_table(state, model.num_prototypes, files))
     write_folder(path, files)
     index.written.append(name)
@@ -172,7 +173,7 @@ def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
             kept.append(name)
         elif name.partition("-")[0] in KEPT_STAGES:
             kept.append(name)
-            (path / "resume.safetensors").unlink(missing_ok=True)
+            (path / RESUME_FILE).unlink(missing_ok=True)
         else:
             remove_folder(path)
     index.written = kept
@@ -294,7 +295,7 @@ def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
     """
     weights = read_tensors(checkpoint / "model.safetensors", at_most=size_in_bytes(model))
     prototypes = weights.get("prototype_layer.prototypes")
-    if prototypes is not None and len(prototypes) < model.num_prototypes:
+    if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < model.num_prototypes:
         model.keep_prototypes(torch.arange(len(prototypes)))
     try:
         model.load_state_dict(weights)

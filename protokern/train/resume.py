@@ -54,29 +54,32 @@ def _parameters_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterat
     return ((name, parameter) for name, parameter in model.named_parameters() if id(parameter) in learnt)
 
 
-def random_tensors() -> dict[str, Tensor]:
-    """The states of Python's, NumPy's and torch's generators."""
-    _, python_words, _ = random.getstate()
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The states of Python's, NumPy's and torch's generators, and of that of `device` if it is a GPU."""
+    _, python_words, python_gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     words, position = numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]
     tensors = {
         "random/python": torch.tensor(python_words, dtype=torch.int64),
+        # The second of two normals that are drawn at once, if it was not asked for yet.
+        "random/python_gauss": torch.tensor([] if python_gauss is None else [python_gauss], dtype=torch.float64),
         "random/numpy": torch.tensor([*words, position, numpy_state["has_gauss"]], dtype=torch.int64),
         "random/numpy_gauss": torch.tensor(numpy_state["gauss"], dtype=torch.float64),
         "random/torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 
-def load_random(tensors: Mapping[str, Tensor]) -> None:
+def load_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     """Put back what `random_tensors` gave."""
-    random.setstate((3, tuple(tensors["random/python"].tolist()), None))
+    python_gauss = tensors["random/python_gauss"].tolist() if "random/python_gauss" in tensors else []  # older files
+    random.setstate((3, tuple(tensors["random/python"].tolist()), python_gauss[0] if python_gauss else None))
     *words, position, has_gauss = tensors["random/numpy"].tolist()
     gauss = float(tensors["random/numpy_gauss"])
     np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(tensors["random/torch"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    if "random/cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)

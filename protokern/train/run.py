@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import (
+    RESUME_FILE,
     CheckpointState,
     find_resumable,
     load_weights,
@@ -125,7 +127,7 @@ def save_progress(run: TrainingRun, name: str) -> None:
 def _write_progress(run: TrainingRun, name: str) -> Path:
     progress = run.progress
     stage, _, _ = name.partition("-")
-    tensors = random_tensors()
+    tensors = random_tensors(run.device)
     if run.optimizer is not None:
         tensors |= optimizer_tensors(run.optimizer, run.model)
     return save_checkpoint(
@@ -166,7 +168,8 @@ def resume_run(run: TrainingRun, checkpoint: Path) -> None:
         )
     run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
     restore_weights(run, checkpoint)
-    load_random(_read_resume(run, checkpoint))
+    with _explain_broken_states(checkpoint):
+        load_random(_read_resume(run, checkpoint), run.device)
     cut_log(run, progress.log_lines)
 
 
@@ -177,12 +180,27 @@ def restore_weights(run: TrainingRun, checkpoint: Path) -> None:
     run.optimizer = None
     if run.progress.optimizer_stage is not None:
         run.optimizer = make_optimizer(run.model, run.progress.optimizer_stage, run.train)
-        load_optimizer(run.optimizer, run.model, _read_resume(run, checkpoint))
+        with _explain_broken_states(checkpoint):
+            load_optimizer(run.optimizer, run.model, _read_resume(run, checkpoint))
 
 
 def _read_resume(run: TrainingRun, checkpoint: Path) -> dict[str, Tensor]:
     # Adam has two tensors for every one that learns.
-    return read_tensors(checkpoint / "resume.safetensors", at_most=3 * size_in_bytes(run.model))
+    return read_tensors(checkpoint / RESUME_FILE, at_most=3 * size_in_bytes(run.model))
+
+
+@contextmanager
+def _explain_broken_states(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except ProtokernError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint / RESUME_FILE}: must hold the states of the optimizer and the generators; it is broken "
+            f"({reason})."
+        ) from error
 
 
 def checkpoint_path(run: TrainingRun, name: str) -> Path:

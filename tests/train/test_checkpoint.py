@@ -21,7 +21,7 @@ from protokern.train.checkpoint import (
 )
 from protokern.train.checkpoint_index import checkpoints_folder
 
-from .tampering import change_table
+from .tampering import change_table, change_tensors
 from .toy import CLASSES, toy_config, toy_run
 
 PUSH = PushResult(
@@ -194,6 +194,16 @@ def test_a_broken_weights_file_is_named(run) -> None:
     weights = save(run, "joint-1") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"joint-1/model\.safetensors: is not whole"):
+        load_model(run.folder)
+
+
+@pytest.mark.parametrize("prototypes", [torch.tensor(1.0), torch.zeros(0, 4)], ids=["a number", "none"])
+def test_weights_without_prototypes_are_refused(run, prototypes) -> None:
+    path = save(run, "joint-4")
+    change_tensors(
+        path / "model.safetensors", lambda tensors: tensors.update({"prototype_layer.prototypes": prototypes})
+    )
+    with pytest.raises(CheckpointError, match=r"joint-4: the weights do not fit the model"):
         load_model(run.folder)
 
 

@@ -14,11 +14,12 @@ from protokern.train.checkpoint import find_resumable, read_tensors
 from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord
+from protokern.train.records import BatchRecord, EpochRecord
 from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
 from protokern.train.run import resume_run
 from protokern.train.stages import plan
 
+from .tampering import change_tensors
 from .toy import Squares, ToySplits, pool_config, toy_config, toy_run
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=4, push_start=2, push_every=2, patience=0, prune=True)
@@ -154,18 +155,55 @@ def test_an_optimizer_state_of_another_shape_is_refused(tmp_path) -> None:
         load_optimizer(optimizer, model, tensors)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("random/python"),
+        lambda tensors: tensors.update({"random/python": torch.zeros(3, dtype=torch.int64)}),
+        lambda tensors: tensors.update({"random/numpy": torch.zeros((), dtype=torch.int64)}),
+        lambda tensors: tensors.update({"random/torch": torch.zeros(2)}),
+        lambda tensors: tensors.update({"optimizer/exp_avg": torch.zeros(2)}),
+    ],
+)
+def test_states_that_are_missing_or_of_something_else_are_named(tmp_path, change) -> None:
+    """Somebody changed them who knows how to mend the checksum."""
+    run = toy_run(tmp_path, toy_config(warm_epochs=1, joint_epochs=0))
+    for record in train(run):
+        if isinstance(record, EpochRecord):
+            break
+    checkpoint = find_resumable(tmp_path)
+    change_tensors(checkpoint / "resume.safetensors", change)
+    with pytest.raises(CheckpointError, match=r"warm-0/resume.safetensors: must hold the states .*; it is broken"):
+        resumed(tmp_path, toy_config(warm_epochs=1, joint_epochs=0))
+
+
 def draws() -> tuple:
-    return random.random(), np.random.normal(), np.random.rand(), float(torch.rand(()))
+    return random.random(), random.gauss(0, 1), np.random.normal(), np.random.rand(), float(torch.rand(()))
 
 
 def test_random_states_come_back() -> None:
     set_seed(3, 1)
-    np.random.normal()  # leaves a second normal waiting
-    tensors = random_tensors()
+    random.gauss(0, 1)  # leaves a second normal waiting
+    np.random.normal()  # so does this
+    tensors = random_tensors(torch.device("cpu"))
     expected = draws()
     draws()
-    load_random(tensors)
+    load_random(tensors, torch.device("cpu"))
     assert draws() == expected
+
+
+def test_the_random_state_of_a_gpu_is_that_of_the_one_that_trains(monkeypatch) -> None:
+    set_to = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: set_to.append((int(state), device.index)))
+    device = torch.device("cuda", 1)
+    tensors = random_tensors(device)
+    assert int(tensors["random/cuda"]) == 1
+    load_random(tensors, device)
+    assert set_to == [(1, 1)]
+    assert "random/cuda" not in random_tensors(torch.device("cpu"))
+    load_random(tensors, torch.device("cpu"))
+    assert len(set_to) == 1
 
 
 def test_seeds_differ_by_seed_and_by_position() -> None:

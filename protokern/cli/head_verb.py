@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protokern.cli.arguments import choose_device
-from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run
+from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run, run_folder
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.data import Splits
-from protokern.train.checkpoint import CheckpointState, save_checkpoint
+from protokern.train.checkpoint import CheckpointState, find_checkpoint, save_checkpoint
 from protokern.train.checkpoint_index import checkpoint_folder
 from protokern.train.lock import lock_run
 from protokern.train.logger import append_record
@@ -25,8 +25,9 @@ HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
 def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int:
     """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>` and the prototypes anew."""
-    opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
-    with lock_run(opened.folder):
+    device = choose_device(args.device)
+    with lock_run(run_folder(find_checkpoint(Path(args.run)))):  # and only then read: another one may just be done
+        opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
         return _write_step(opened, stage, step)
 
 

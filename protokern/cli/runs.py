@@ -69,9 +69,8 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
     for key in differing_keys(trained, config):
         if key.partition(".")[0] not in _FREE_TABLES and key not in _FREE_KEYS:
             raise ConfigError(f"--set {key}: cannot be changed after training. Train a new run with it.")
-    is_inside_run = checkpoint.parent.name == "checkpoints"
     return OpenRun(
-        folder=checkpoint.parent.parent if is_inside_run else checkpoint,
+        folder=run_folder(checkpoint),
         checkpoint=checkpoint,
         model=place_model(model, device, config.train.channels_last),
         config=config,
@@ -79,6 +78,11 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
         push=state.push,
         epoch=state.epoch,
     )
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint's folder; that folder itself if it is in none."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
 
 
 def place_model(model: PrototypeModel, device: torch.device, channels_last: bool) -> PrototypeModel:

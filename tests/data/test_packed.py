@@ -289,11 +289,11 @@ def test_rows_of_another_data_set_are_other_pixels(fake_datasets) -> None:
 def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets, tmp_path) -> None:
     rows = FakeRows(fake_datasets, [0, 1])
     fake_datasets.load_from_disk = lambda name: rows
-    with pytest.raises(DataError, match="must have splits, as a DatasetDict does; .* is one FakeRows"):
+    with pytest.raises(DataError, match=r"must have splits, as a DatasetDict does; .* is one FakeRows"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
     rows = FakeRows(fake_datasets, [0, None])
     fake_datasets.load_from_disk = lambda name: {"train": rows, "test": rows}
-    with pytest.raises(DataError, match="must have a class label in every row; huggingface:.* has none in row 1"):
+    with pytest.raises(DataError, match=r"must have a class label in every row; huggingface:.* has none in row 1"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
     fake_datasets.load_from_disk = lambda name: {}["_split"]
     with pytest.raises(DataError, match="cannot be had"):

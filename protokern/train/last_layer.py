@@ -96,7 +96,7 @@ def train_last_layer(
         result = val.evaluate(layer)
         if not np.isfinite(result.loss):
             raise TrainingError(
-                f"last_layer, epoch {epoch}: the loss is no longer finite. Lower train.last_layer_lr and --resume."
+                f"last_layer, epoch {epoch}: the loss is no longer finite. Start again with a lower train.last_layer_lr."
             )
         if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
             best, best_epoch, best_weights = result, epoch, copy.deepcopy(layer.state_dict())
@@ -153,7 +153,7 @@ def solve_last_layer(
     layer = model.last_layer
     assert isinstance(layer, nn.Linear)
     if not (train.values.isfinite().all() and val.values.isfinite().all()):
-        raise TrainingError("last_layer: the activations are not finite. Lower the learning rates and --resume.")
+        raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
     before = layer.weight.detach().clone()
     best, kept = val.evaluate(layer), 0.0
     loss_before = float(_loss(model, train.values, train.labels, config))

@@ -10,14 +10,29 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from protokern.data.packed import PackedSource, PackedSplit, Sample
-from protokern.errors import DataError
+from protokern.errors import DataError, ProtokernError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 LABEL_SUFFIX = "cls"
 _LONGEST_LABEL = 32  # bytes
 _LARGEST_NAMES = 2**24  # bytes of classes.txt
+_LARGEST_HEADER = 2**20  # bytes
+
+
+class _Headers:
+    """A tar file as `tarfile` reads it to find its members: in small pieces, whatever length a header claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 class _Shards:
@@ -29,9 +44,14 @@ class _Shards:
         self._places: dict[Path, tuple[int, int, int]] = {}
         self.samples: list[Sample] = []
         for number, shard in enumerate(shards):
+            if not shard.is_file():
+                raise DataError(f"data: must hold tar files; {shard} is no plain file. Remove it.")
             try:
-                self._index(number, shard)
-            except (tarfile.TarError, OSError, EOFError) as error:
+                with shard.open("rb") as file:
+                    self._index(number, shard, _Headers(file))
+            except ProtokernError:
+                raise
+            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
                 raise DataError(
                     f"data: must hold whole, uncompressed tar files; {shard} cannot be read ({error})."
                 ) from error
@@ -52,11 +72,13 @@ class _Shards:
         """The shard that holds an image."""
         return self._shards[self._places[name][0]]
 
-    def _index(self, number: int, shard: Path) -> None:
+    def _index(self, number: int, shard: Path, headers: Any) -> None:
         images: dict[str, Path] = {}
         labels: dict[str, int] = {}
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(fileobj=headers, mode="r:") as archive:
             for member in archive:
+                if member.size < 0:  # some versions of Python would go back, and on for ever
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     continue
                 folder, _, base = member.name.rpartition("/")

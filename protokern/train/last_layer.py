@@ -96,7 +96,8 @@ def train_last_layer(
         result = val.evaluate(layer)
         if not np.isfinite(result.loss):
             raise TrainingError(
-                f"last_layer, epoch {epoch}: the loss is no longer finite. Start again with a lower train.last_layer_lr."
+                f"last_layer, epoch {epoch}: the loss is no longer finite. "
+                "Start again with a lower train.last_layer_lr."
             )
         if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
             best, best_epoch, best_weights = result, epoch, copy.deepcopy(layer.state_dict())

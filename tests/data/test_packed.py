@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tarfile
 import types
@@ -307,6 +308,52 @@ def test_names_of_classes_are_text_of_a_limited_size(tmp_path, content, message)
     write_shards(tmp_path, train=4, test=4)
     (tmp_path / "classes.txt").write_bytes(content)
     with pytest.raises(DataError, match=rf"classes.txt.* {message}"):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """Of a member that claims any size, also a negative one."""
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
+    return bytes(block)
+
+
+def sparse(headers: dict[str, str]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("a.png")
+        member.pax_headers = headers
+        archive.addfile(member)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("a.txt", tarfile.REGTYPE, 0) + header("a.png", tarfile.REGTYPE, -1024) + bytes(1024),
+        header("long", tarfile.GNUTYPE_LONGNAME, 2**40) + bytes(1024),
+        header("long", tarfile.XHDTYPE, -1024) + bytes(1024),
+        sparse({"GNU.sparse.map": "x,y"}),
+        sparse({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+        header("a.png", tarfile.REGTYPE, 5000) + bytes(512),
+    ],
+    ids=["negative", "long name", "negative header", "sparse", "sparse 1.0", "cut off"],
+)
+def test_headers_that_lie_are_refused(tmp_path, content) -> None:
+    write_shards(tmp_path, train=4, test=4)
+    (tmp_path / "train-000002.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"must hold whole, uncompressed tar files; .*train-000002.tar cannot be read"):
+        open_splits(f"webdataset:{tmp_path}", image_size=16)
+
+
+def test_a_shard_that_is_no_plain_file_is_not_waited_for(tmp_path) -> None:
+    write_shards(tmp_path, train=4, test=4)
+    os.mkfifo(tmp_path / "train-000002.tar")
+    with pytest.raises(DataError, match=r"train-000002.tar is no plain file"):
         open_splits(f"webdataset:{tmp_path}", image_size=16)
 
 

@@ -99,6 +99,11 @@ def open_hub(name: str) -> PackedSource:
                 rows = _Rows(package, loaded[one], name)
                 found[split] = PackedSplit(rows.samples, rows.read, _no_file, rows.origin)
                 classes = classes or rows.classes
+                if rows.classes != classes:
+                    raise DataError(
+                        f"data: must have the same class labels, in one order, in all splits; huggingface:{name} has "
+                        f"others in {one}. Cast the column, save the data set with save_to_disk, and give that folder."
+                    )
     if "test" not in found or any(label < 0 for _, label in found["test"].samples):
         found.pop("test", None)
         if "val" in found:

@@ -292,6 +292,11 @@ def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets,
     fake_datasets.load_from_disk = lambda name: rows
     with pytest.raises(DataError, match=r"must have splits, as a DatasetDict does; .* is one FakeRows"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
+    others = FakeRows(fake_datasets, [0, 1])
+    others.features["label"].names = CLASSES[::-1]
+    fake_datasets.load_from_disk = lambda name: {"train": rows, "test": others}
+    with pytest.raises(DataError, match=r"the same class labels, in one order, in all splits; .* has others in test"):
+        open_splits(f"huggingface:{tmp_path}", image_size=16)
     rows = FakeRows(fake_datasets, [0, None])
     fake_datasets.load_from_disk = lambda name: {"train": rows, "test": rows}
     with pytest.raises(DataError, match=r"must have a class label in every row; huggingface:.* has none in row 1"):

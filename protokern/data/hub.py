@@ -13,6 +13,7 @@ from typing import Any
 from protokern.data.packed import PackedSource, PackedSplit, Sample
 from protokern.errors import DataError, MissingPackageError
 
+_OLDEST = 4  # versions before run the code that comes with a data set, where a prompt or the environment says so
 # What the splits are called there.
 _NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
@@ -74,7 +75,7 @@ def open_hub(name: str) -> PackedSource:
 
     Raises:
         DataError: it cannot be had, or not be used as it is.
-        MissingPackageError: `datasets` is not installed.
+        MissingPackageError: `datasets` is not installed, or too old.
     """
     try:
         package = import_module("datasets")
@@ -82,6 +83,11 @@ def open_hub(name: str) -> PackedSource:
         raise MissingPackageError(
             "data: huggingface: needs the package datasets. Install it: pip install 'protokern[huggingface]'."
         ) from error
+    if int(package.__version__.partition(".")[0]) < _OLDEST:
+        raise MissingPackageError(
+            f"data: huggingface: needs datasets {_OLDEST} or newer, which runs no code of a data set; got "
+            f"{package.__version__}. Install it: pip install -U 'protokern[huggingface]'."
+        )
     try:
         loaded = package.load_from_disk(name) if Path(name).is_dir() else package.load_dataset(name)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # a file of the folder may be broken

@@ -191,6 +191,7 @@ class FakeRows:
 @pytest.fixture
 def fake_datasets(monkeypatch) -> types.ModuleType:
     package = types.ModuleType("datasets")
+    package.__version__ = "4.0.0"
 
     class ImageKind:
         def __init__(self, decode: bool = True) -> None:
@@ -236,6 +237,9 @@ def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkey
     rows.features["other"] = fake_datasets.Image()
     fake_datasets.load_dataset = lambda name: {"train": rows}
     with pytest.raises(DataError, match=r"one column of images and one of class labels; .* has image, other and label"):
+        open_splits("huggingface:some/name", image_size=16)
+    fake_datasets.__version__ = "3.6.0"
+    with pytest.raises(MissingPackageError, match=r"needs datasets 4 or newer, which runs no code .*; got 3.6.0"):
         open_splits("huggingface:some/name", image_size=16)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'protokern\[huggingface\]'"):

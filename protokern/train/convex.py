@@ -56,26 +56,27 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
     """
     is_own = problem.is_own
     weight = torch.where(is_own, weight, 0.0) if np.isinf(l1) else weight.clone()
-    members = is_own | (weight != 0)
-    evaluations, stable, gap = 0, 0, np.inf
+    evaluations, stable = 0, 0
     dtype = torch.float32
+    objective, gap, gradient = certify(problem, weight, l1)
     for round_number in range(MAX_ROUNDS):
-        iterations = FIRST_ITERATIONS * 2 ** min(max(round_number - 1, 0) // 2 + stable, 5)
-        working_set = WorkingSet(problem, members, dtype)
-        weight, used = working_set.minimise(weight, l1, iterations, tolerance)
-        evaluations += used
-        is_stuck = used < iterations
-        objective, gap, gradient = certify(problem, weight, l1)
         if gap <= tolerance:
             break
-        excess = (gradient.abs() - l1).masked_fill(is_own | (weight != 0), -np.inf)  # (K, E)
-        members = is_own | (weight != 0)
-        num_new = min(int((excess > 0).sum()), int(members.sum()))
-        if num_new:
-            newest = excess.flatten().topk(num_new).indices
-            members = members.flatten().index_fill(0, newest, True).view_as(is_own)
-        if gap < DOUBLE_BELOW or is_stuck or not num_new:
+        members, has_grown = _grown(is_own | (weight != 0), gradient.abs() > l1, gradient)
+        stable = 0 if has_grown else stable + 1
+        iterations = FIRST_ITERATIONS * 2 ** min(max(round_number - 1, 0) // 2 + stable, 5)
+        weight, used = WorkingSet(problem, members, dtype).minimise(weight, l1, iterations, tolerance)
+        evaluations += used
+        objective, gap, gradient = certify(problem, weight, l1)
+        if gap < DOUBLE_BELOW or used < iterations or not has_grown:
             dtype = torch.float64
-        stable = 0 if num_new else stable + 1
     entering = float(gradient.abs().masked_fill(is_own, 0.0).max())
     return Solution(weight, objective, gap, evaluations, entering)
+
+
+def _grown(members: Tensor, would_leave: Tensor, gradient: Tensor) -> tuple[Tensor, bool]:
+    """The weights (K, E) and those that would leave zero, but no more new ones than there are; whether any came."""
+    candidates = gradient.abs().masked_fill(members | ~would_leave, -np.inf)
+    num_new = min(int((candidates > -np.inf).sum()), int(members.sum()))
+    newest = candidates.flatten().topk(num_new).indices
+    return members.flatten().index_fill(0, newest, True).view_as(members), num_new > 0

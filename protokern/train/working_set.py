@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from protokern.train.last_layer_problem import LastLayerProblem
 
 MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
-NUM_GROUPS = 4
+CHUNK = 2048  # images
+WIDEST = 1.5  # of the classes of a group, the most inputs over the fewest
 # A product with all inputs costs as much as one with this share of them picked out, which uses the caches less.
 DENSE_SHARE = 1 / 16
 
@@ -21,16 +24,16 @@ class _Group:
     """Classes that use about as many inputs, G of them, at most S inputs each.
 
     Attributes:
-        classes: (G,).
+        classes: where they are among the working set's classes.
         is_member: (G, S) bool, False where a class uses fewer.
         position: of the members in the working set's vector, as many as there are.
-        rows: (G, S, N), the inputs.
+        rows: (G, S, C) for every chunk of C images, the inputs.
     """
 
-    classes: Tensor
+    classes: slice
     is_member: Tensor
     position: Tensor
-    rows: Tensor
+    rows: tuple[Tensor, ...]
 
 
 class WorkingSet:
@@ -45,12 +48,17 @@ class WorkingSet:
     def __init__(self, problem: LastLayerProblem, members: Tensor, dtype: torch.dtype) -> None:
         self._problem = problem
         self._members = members
-        self._targets = problem.targets.to(dtype)
-        self._inputs = problem.inputs.to(dtype)
         self._dtype = dtype
         self._is_own = problem.is_own[members]  # (A,)
         self._start = problem.start[members]
-        self._groups = [] if self._is_dense(members) else self._pick(members)
+        chunks = problem.inputs.to(dtype).split(CHUNK, dim=1)
+        self._groups: list[_Group] = []
+        order = torch.arange(len(members))
+        if float(members.double().mean()) > DENSE_SHARE:
+            self._chunks = tuple(chunk.contiguous() for chunk in chunks)
+        else:
+            self._groups, order = _pick(members, chunks)
+        self._targets = tuple(chunk.contiguous() for chunk in problem.targets[order].to(dtype).split(CHUNK, dim=1))
 
     def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
         """Improve `weight` (K, E), which is zero outside of the set; also the evaluations that were used.
@@ -60,7 +68,7 @@ class WorkingSet:
         """
         from scipy.optimize import minimize  # takes a fifth of a second to import
 
-        own, ridge, num_images = self._is_own, self._problem.own_ridge, self._inputs.shape[1]
+        own, ridge, num_images = self._is_own, self._problem.own_ridge, self._problem.inputs.shape[1]
         num_own = int(own.sum())
         num_other = len(own) - num_own
         scale = self._problem.cross_entropy / num_images
@@ -85,74 +93,113 @@ class WorkingSet:
 
         first = weight[self._members]
         others = first[~own]
-        result = minimize(
-            objective,
-            torch.cat([first[own], others.clamp(min=0), (-others).clamp(min=0)]).numpy(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(None, None)] * num_own + [(0, None)] * (2 * num_other),
-            # Only the gap says when to stop; a gradient that is this small in every weight cannot make it wider.
-            options={
-                "maxiter": iterations,
-                "maxcor": MEMORY,
-                "ftol": 1e-15,
-                "gtol": tolerance * min(l1, ridge) / 4,
-            },
-        )
+        with _openblas_on_one_thread():
+            result = minimize(
+                objective,
+                torch.cat([first[own], others.clamp(min=0), (-others).clamp(min=0)]).numpy(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(None, None)] * num_own + [(0, None)] * (2 * num_other),
+                # Only the gap says when to stop; a gradient that is this small in every weight hardly makes it wider.
+                options={
+                    "maxiter": iterations,
+                    "maxcor": MEMORY,
+                    "ftol": 1e-15,
+                    "gtol": tolerance * min(l1, ridge),
+                },
+            )
         improved = torch.zeros_like(weight)
         improved[self._members] = join(result.x)
         return improved, int(result.nfev)
 
     def _cross_entropy(self, vector: Tensor) -> tuple[float, Tensor]:
-        """The sum of the cross entropies over the images, and its gradient (A,) float64."""
-        log_shares = self._logits(vector.to(self._dtype)).log_softmax(dim=0)  # (K, N)
-        loss = -float((self._targets * log_shares).sum(dtype=torch.float64))
-        return loss, self._gradient(log_shares.exp_().sub_(self._targets)).double()
+        """The sum of the cross entropies over the images, and its gradient (A,) float64.
 
-    def _logits(self, vector: Tensor) -> Tensor:
+        Chunk by chunk, so that the inputs come from memory once and are still in the cache for the gradient.
+        """
+        weights = self._spread(vector.to(self._dtype))
+        gradients = [torch.zeros_like(weight) for weight in weights]
+        loss = 0.0
+        for index, targets in enumerate(self._targets):
+            log_shares = self._logits(weights, index).log_softmax(dim=0)  # (K, C)
+            loss -= float((targets * log_shares).sum(dtype=torch.float64))
+            self._add_gradient(gradients, log_shares.exp_().sub_(targets), index)
+        return loss, self._gather(gradients).double()
+
+    def _spread(self, vector: Tensor) -> list[Tensor]:
+        """The vector (A,) as tables that are multiplied: (K, E), or (G, S) for every group; zero elsewhere."""
         if not self._groups:
             dense = torch.zeros(self._members.shape, dtype=self._dtype)
             dense[self._members] = vector
-            return dense @ self._inputs
-        logits = torch.zeros(self._targets.shape, dtype=self._dtype)  # a class may use no inputs
-        for group in self._groups:
-            weights = torch.zeros(group.is_member.shape, dtype=self._dtype)
-            weights[group.is_member] = vector[group.position]
-            logits[group.classes] = (weights[:, None] @ group.rows)[:, 0]
+            return [dense]
+        tables = [torch.zeros(group.is_member.shape, dtype=self._dtype) for group in self._groups]
+        for table, group in zip(tables, self._groups, strict=True):
+            table[group.is_member] = vector[group.position]
+        return tables
+
+    def _gather(self, tables: list[Tensor]) -> Tensor:
+        """The opposite of `_spread`."""
+        if not self._groups:
+            return tables[0][self._members]
+        vector = torch.empty(len(self._is_own), dtype=self._dtype)
+        for table, group in zip(tables, self._groups, strict=True):
+            vector[group.position] = table[group.is_member]
+        return vector
+
+    def _logits(self, weights: list[Tensor], chunk: int) -> Tensor:
+        if not self._groups:
+            return weights[0] @ self._chunks[chunk]
+        # Classes without any input stay at zero.
+        logits = torch.zeros(self._targets[chunk].shape, dtype=self._dtype)
+        for weight, group in zip(weights, self._groups, strict=True):
+            logits[group.classes] = (weight[:, None] @ group.rows[chunk])[:, 0]
         return logits
 
-    def _gradient(self, difference: Tensor) -> Tensor:
-        """(A,) from what the class shares are too large, (K, N)."""
+    def _add_gradient(self, gradients: list[Tensor], difference: Tensor, chunk: int) -> None:
+        """Add what the class shares of a chunk are too large by, (K, C), times the inputs."""
         if not self._groups:
-            return (difference @ self._inputs.T)[self._members]
-        gradient = torch.empty(len(self._is_own), dtype=self._dtype)
-        for group in self._groups:
-            products = (difference[group.classes][:, None] @ group.rows.transpose(1, 2))[:, 0]  # (G, S)
-            gradient[group.position] = products[group.is_member]
-        return gradient
+            gradients[0].addmm_(difference, self._chunks[chunk].T)
+            return
+        for gradient, group in zip(gradients, self._groups, strict=True):
+            gradient += (difference[group.classes][:, None] @ group.rows[chunk].transpose(1, 2))[:, 0]
 
-    @staticmethod
-    def _is_dense(members: Tensor) -> bool:
-        return float(members.double().mean()) > DENSE_SHARE
 
-    def _pick(self, members: Tensor) -> list[_Group]:
-        """The inputs that each class uses, picked out once; classes that use about as many share a group."""
-        counts = members.sum(dim=1)
-        position = torch.zeros(members.shape, dtype=torch.int64)
-        position[members] = torch.arange(int(counts.sum()))
-        groups = []
-        for classes in counts.argsort(stable=True).tensor_split(NUM_GROUPS):
-            if not len(classes) or not int(counts[classes].max()):
-                continue
-            width = int(counts[classes].max())
-            order = members[classes].int().argsort(dim=1, descending=True, stable=True)[:, :width]  # (G, S)
-            is_member = members[classes].gather(1, order)
-            groups.append(
-                _Group(
-                    classes=classes,
-                    is_member=is_member,
-                    position=position[classes].gather(1, order)[is_member],
-                    rows=self._inputs[order],
-                )
+def _pick(members: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list[_Group], Tensor]:
+    """The inputs that each class uses, picked out once; and the classes (K,) in the order of the groups."""
+    counts = members.sum(dim=1)
+    position = torch.zeros(members.shape, dtype=torch.int64)
+    position[members] = torch.arange(int(counts.sum()))
+    groups: list[_Group] = []
+    first = 0
+    alike = _alike(counts)
+    for classes in alike:
+        width = int(counts[classes[-1]])
+        order = members[classes].int().argsort(dim=1, descending=True, stable=True)[:, :width]  # (G, S)
+        is_member = members[classes].gather(1, order)
+        groups.append(
+            _Group(
+                classes=slice(first, first + len(classes)),
+                is_member=is_member,
+                position=position[classes].gather(1, order)[is_member],
+                rows=tuple(chunk[order] for chunk in chunks),
             )
-        return groups
+        )
+        first += len(classes)
+    return groups, torch.cat([*alike, (counts == 0).nonzero().flatten()])
+
+
+def _alike(counts: Tensor) -> list[Tensor]:
+    """The classes with a count above 0, fewest first, in groups in which the counts (K,) differ by WIDEST at most."""
+    groups: list[list[int]] = []
+    for one in counts.argsort(stable=True).tolist():
+        if counts[one] == 0:
+            continue
+        if not groups or counts[one] > WIDEST * counts[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(one)
+    return [torch.tensor(group) for group in groups]
+
+
+def _openblas_on_one_thread() -> AbstractContextManager[object]:
+    """SciPy's OpenBLAS keeps its threads spinning between the small products of L-BFGS-B, where torch's should run."""
+    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)

@@ -59,7 +59,7 @@ def time_rounds(run: TrainingRun, rounds: int) -> Times:
     epochs = 0
 
     def writes() -> bool:
-        return (epochs + epochs // 2) % 2 == 1  # epochs 1, 2 | 3, 4 | ... write: 1, 4, 5, 8, ...
+        return epochs % 4 in (0, 1)  # of the pairs 1, 2 | 3, 4 | 5, 6 | ... write 1, 4, 5, 8, ...
 
     def save(owner: TrainingRun, name: str) -> None:
         if epochs == 0 or writes():

@@ -29,13 +29,13 @@ ROW = CheckpointRow(
     share=0.01,
     ratio=1.011,
 )
-TINY = ["--backbone", "tiny", "--image-size", "32", "--birds", "2", "--rounds", "2", "--settle", "0"]
+TINY = ["--backbone", "tiny", "--image-size", "32", "--birds", "2", "--rounds", "3", "--settle", "0"]
 
 
 def test_a_run_stores_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert checkpoints.main([*TINY, "--out", str(tmp_path / "rows.csv")]) == 0
     (row,) = read_rows(tmp_path / "rows.csv", CheckpointRow)
-    assert (row.images, row.rounds, row.backbone) == (20, 2, "tiny")
+    assert (row.images, row.rounds, row.backbone) == (20, 3, "tiny")
     assert row.share == pytest.approx(row.checkpoint_s / row.epoch_s, rel=0.05)
     assert row.checkpoint_mb > 1
     assert "of an epoch, target <= 2%: " in capsys.readouterr().out

@@ -246,7 +246,9 @@ def scale(stored: Stored) -> str:
         searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
         parts += ["### Search over stored features", search_table(searches), caption(searches)]
     if stored.frozen:
-        steps = list({(row.device, row.backbone, row.threads, row.provider): row for row in stored.frozen}.values())
+        steps = list(
+            {(row.device, row.backbone, row.side, row.threads, row.provider): row for row in stored.frozen}.values()
+        )
         parts += ["### Training a head on stored features", frozen_table(steps), caption(steps)]
     if stored.last_layer:
         layers = list({(row.device, row.problem, row.threads, row.solver): row for row in stored.last_layer}.values())

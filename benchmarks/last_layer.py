@@ -92,11 +92,17 @@ def from_run(folder: Path, data: str | None) -> Problem:
     return Problem(folder.name, opened.model, train, val, test, settings, TrainConfig().last_layer_path)
 
 
+def weight_of(model: PrototypeModel) -> Tensor:
+    """Of the last layer, (K, E)."""
+    weight = model.last_layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
 def objective(problem: Problem) -> float:
     """Cross entropy and L1, as the paper has them, of the layer as it is."""
     settings = problem.settings
-    weight = problem.model.last_layer.weight
-    assert isinstance(weight, Tensor)
+    weight = weight_of(problem.model)
     with torch.no_grad():
         logits = problem.train.values.double() @ weight.double().T
         loss = F.cross_entropy(logits, problem.train.labels, label_smoothing=settings.label_smoothing)
@@ -132,7 +138,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
             ends[name] = {
                 **end,
                 "objective": objective(problem),
-                "nonzero": int(model.last_layer.weight.detach()[is_other].count_nonzero()),  # type: ignore[operator]
+                "nonzero": int(weight_of(model)[is_other].count_nonzero()),
                 "test_accuracy": None if problem.test is None else problem.test.evaluate(model.last_layer).accuracy,
             }
     return {name: {**ends[name], "seconds": statistics.median(seconds[name])} for name in ways}

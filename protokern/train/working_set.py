@@ -13,7 +13,6 @@ from torch import Tensor
 from protokern.train.last_layer_problem import LastLayerProblem
 
 MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
-CHUNK = 2048  # images
 WIDEST = 1.5  # of the classes of a group, the most inputs over the fewest
 # A product with all inputs costs as much as one with this share of them picked out, which uses the caches less.
 DENSE_SHARE = 1 / 16
@@ -27,13 +26,13 @@ class _Group:
         classes: where they are among the working set's classes.
         is_member: (G, S) bool, False where a class uses fewer.
         position: of the members in the working set's vector, as many as there are.
-        rows: (G, S, C) for every chunk of C images, the inputs.
+        rows: (G, S, N), the inputs.
     """
 
     classes: slice
     is_member: Tensor
     position: Tensor
-    rows: tuple[Tensor, ...]
+    rows: Tensor
 
 
 class WorkingSet:
@@ -51,14 +50,12 @@ class WorkingSet:
         self._dtype = dtype
         self._is_own = problem.is_own[members]  # (A,)
         self._start = problem.start[members]
-        chunks = problem.inputs.to(dtype).split(CHUNK, dim=1)
+        self._inputs = problem.inputs.to(dtype)
         self._groups: list[_Group] = []
         order = torch.arange(len(members))
-        if float(members.double().mean()) > DENSE_SHARE:
-            self._chunks = tuple(chunk.contiguous() for chunk in chunks)
-        else:
-            self._groups, order = _pick(members, chunks)
-        self._targets = tuple(chunk.contiguous() for chunk in problem.targets[order].to(dtype).split(CHUNK, dim=1))
+        if float(members.double().mean()) <= DENSE_SHARE:
+            self._groups, order = _pick(members, self._inputs)
+        self._targets = problem.targets[order].to(dtype)
 
     def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
         """Improve `weight` (K, E), which is zero outside of the set; also the evaluations that were used.
@@ -113,18 +110,11 @@ class WorkingSet:
         return improved, int(result.nfev)
 
     def _cross_entropy(self, vector: Tensor) -> tuple[float, Tensor]:
-        """The sum of the cross entropies over the images, and its gradient (A,) float64.
-
-        Chunk by chunk, so that the inputs come from memory once and are still in the cache for the gradient.
-        """
-        weights = self._spread(vector.to(self._dtype))
-        gradients = [torch.zeros_like(weight) for weight in weights]
-        loss = 0.0
-        for index, targets in enumerate(self._targets):
-            log_shares = self._logits(weights, index).log_softmax(dim=0)  # (K, C)
-            loss -= float((targets * log_shares).sum(dtype=torch.float64))
-            self._add_gradient(gradients, log_shares.exp_().sub_(targets), index)
-        return loss, self._gather(gradients).double()
+        """The sum of the cross entropies over the images, and its gradient (A,) float64."""
+        log_shares = self._logits(self._spread(vector.to(self._dtype))).log_softmax(dim=0)  # (K, N)
+        loss = -float((self._targets * log_shares).sum(dtype=torch.float64))
+        excess = log_shares.exp_().sub_(self._targets)
+        return loss, self._gather(self._gradients(excess)).double()
 
     def _spread(self, vector: Tensor) -> list[Tensor]:
         """The vector (A,) as tables that are multiplied: (K, E), or (G, S) for every group; zero elsewhere."""
@@ -146,25 +136,23 @@ class WorkingSet:
             vector[group.position] = table[group.is_member]
         return vector
 
-    def _logits(self, weights: list[Tensor], chunk: int) -> Tensor:
+    def _logits(self, weights: list[Tensor]) -> Tensor:
         if not self._groups:
-            return weights[0] @ self._chunks[chunk]
+            return weights[0] @ self._inputs
         # Classes without any input stay at zero.
-        logits = torch.zeros(self._targets[chunk].shape, dtype=self._dtype)
+        logits = torch.zeros(self._targets.shape, dtype=self._dtype)
         for weight, group in zip(weights, self._groups, strict=True):
-            logits[group.classes] = (weight[:, None] @ group.rows[chunk])[:, 0]
+            logits[group.classes] = (weight[:, None] @ group.rows)[:, 0]
         return logits
 
-    def _add_gradient(self, gradients: list[Tensor], difference: Tensor, chunk: int) -> None:
-        """Add what the class shares of a chunk are too large by, (K, C), times the inputs."""
+    def _gradients(self, excess: Tensor) -> list[Tensor]:
+        """What the class shares are too large by, (K, N), times the inputs; tables as those of `_spread`."""
         if not self._groups:
-            gradients[0].addmm_(difference, self._chunks[chunk].T)
-            return
-        for gradient, group in zip(gradients, self._groups, strict=True):
-            gradient += (difference[group.classes][:, None] @ group.rows[chunk].transpose(1, 2))[:, 0]
+            return [excess @ self._inputs.T]
+        return [(excess[group.classes][:, None] @ group.rows.transpose(1, 2))[:, 0] for group in self._groups]
 
 
-def _pick(members: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list[_Group], Tensor]:
+def _pick(members: Tensor, inputs: Tensor) -> tuple[list[_Group], Tensor]:
     """The inputs that each class uses, picked out once; and the classes (K,) in the order of the groups."""
     counts = members.sum(dim=1)
     position = torch.zeros(members.shape, dtype=torch.int64)
@@ -181,7 +169,7 @@ def _pick(members: Tensor, chunks: tuple[Tensor, ...]) -> tuple[list[_Group], Te
                 classes=slice(first, first + len(classes)),
                 is_member=is_member,
                 position=position[classes].gather(1, order)[is_member],
-                rows=tuple(chunk[order] for chunk in chunks),
+                rows=inputs[order],
             )
         )
         first += len(classes)

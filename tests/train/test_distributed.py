@@ -23,6 +23,23 @@ from protokern.train.run import TrainingRun, resume_run
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
 
+SMALL = {
+    "model.backbone": "tiny",
+    "model.prototypes_per_class": 1,
+    "model.prototype_dim": 8,
+    "data.image_size": 32,
+    "data.birds_classes": 2,
+    "data.birds_train": 8,
+    "data.birds_val": 2,
+    "data.birds_test": 2,
+    "train.batch_size": 4,
+    "train.warm_epochs": 0,
+    "train.joint_epochs": 100000,
+    "train.patience": 0,
+    "train.batch_norm": "frozen",
+}
+SETS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+
 
 def train_birds(folder: Path, settings: dict) -> int:
     with joined_ranks(CPU) as ranks:
@@ -123,7 +140,7 @@ def fail_on_the_second(folder: Path) -> int:
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1":
             patch.setattr(verb, "open_data", bad)
-        return main(["train", "--out", str(folder), "--set", "model.backbone=tiny"])
+        return main(["train", "--out", str(folder), *SETS])
 
 
 def run_main(arguments: list[str]) -> int:
@@ -153,23 +170,6 @@ def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> No
     assert [one[: len(line)] for one in said(logs)] == [line]
 
 
-SMALL = {
-    "model.backbone": "tiny",
-    "model.prototypes_per_class": 1,
-    "model.prototype_dim": 8,
-    "data.image_size": 32,
-    "data.birds_classes": 2,
-    "data.birds_train": 8,
-    "data.birds_val": 2,
-    "data.birds_test": 2,
-    "train.batch_size": 4,
-    "train.warm_epochs": 0,
-    "train.joint_epochs": 100000,
-    "train.patience": 0,
-    "train.batch_norm": "frozen",
-}
-
-
 def wait_for_epochs(folder: Path, count: int, *, seconds: float = 60) -> None:
     """Until the log has that many lines and a checkpoint follows."""
     deadline = time.monotonic() + seconds
@@ -180,8 +180,7 @@ def wait_for_epochs(folder: Path, count: int, *, seconds: float = 60) -> None:
 
 def test_when_one_process_is_killed_the_other_ends_at_once_and_the_run_resumes(tmp_path) -> None:
     folder, logs = tmp_path / "run", tmp_path / "logs"
-    sets = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-    processes = start_ranks(2, run_main, ["train", "--out", str(folder), *sets], logs=logs)
+    processes = start_ranks(2, run_main, ["train", "--out", str(folder), *SETS], logs=logs)
     wait_for_epochs(folder, 3)
     processes[1].kill()
     started = time.monotonic()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
 from protokern.cli.runs import feature_store, open_data, place_model, versions, with_absolute_store, with_data
 from protokern.cli.show import show_training
+from protokern.cli.stop_signals import StopRequest
 from protokern.config import (
     RUN_FORMAT,
     RunConfig,
@@ -41,9 +39,7 @@ from protokern.train.reading import explain_lost_workers
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
-INTERRUPTED = 130
 RUN_FILE = "run.toml"
-_SAME_CALL = 5.0  # seconds in which two signals to several processes are one
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
 _FREE_KEYS = (
     "data.path",
@@ -95,17 +91,18 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
             held.enter_context(lock_run(folder))
             _check_empty(folder)  # again: another process may have come first
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
+    stop = StopRequest()
+    work.should_stop = stop.is_made
     try:
-        with _stop_after_batch(ranks) as was_asked, explain_lost_contact(), explain_lost_workers():
-            work.should_stop = was_asked
+        with stop.listening(ranks.size), explain_lost_contact(), explain_lost_workers():
             show_training(train(work))
     except (KeyboardInterrupt, LostContactError) as error:
-        if isinstance(error, LostContactError) and not work.should_stop():
+        if isinstance(error, LostContactError) and not stop.is_made():
             raise
         where = f"The last checkpoint is {work.last_checkpoint}; go on with --resume." if work.last_checkpoint else ""
         if ranks.is_first:
             print(f"protokern train: stopped. {where}", file=sys.stderr)
-        return INTERRUPTED
+        return stop.exit_code
     except torch.OutOfMemoryError as error:
         raise TrainingError("the device has too little memory. Lower train.batch_size or data.image_size.") from error
     if ranks.is_first:
@@ -196,28 +193,6 @@ def _make_run(
         feature_precision=config.data.feature_precision,
         ranks=ranks,
     )
-
-
-@contextmanager
-def _stop_after_batch(ranks: Ranks) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C wait until the batch is done and a checkpoint is written; a second one stops at once.
-
-    Several processes may get the first one twice, from the scheduler of a cluster and from torchrun.
-    """
-    asked, first = False, 0.0
-    pause = 0.0 if ranks.size == 1 else _SAME_CALL
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked, first
-        if asked and time.monotonic() - first >= pause:
-            raise KeyboardInterrupt
-        asked, first = True, first or time.monotonic()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _write_pages(work: TrainingRun, splits: Splits) -> None:

@@ -19,6 +19,7 @@ from protokern.train.ranks import SINGLE, Ranks
 from protokern.train.reading import ImageLoader
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
+_GRACE = 30  # seconds; as long as torchrun and Kubernetes wait
 
 
 class LabelledImages(Protocol):
@@ -168,8 +169,13 @@ def _collate(items: list[tuple[Tensor, int]], *, shape: torch.Size | None) -> tu
 
 
 def _start_worker(worker: int) -> None:
-    """Seed Python and NumPy as torch already is; leave Ctrl-C, which a terminal sends to all, to the main process."""
+    """Seed Python and NumPy as torch already is; leave signals that reach all processes to the main one.
+
+    A terminal sends Ctrl-C to all, and some schedulers SIGTERM; the main process still needs images to finish its
+    batch. It sends SIGTERM itself to a worker that does not end, so that one only puts off the end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)

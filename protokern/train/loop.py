@@ -33,7 +33,7 @@ from protokern.train.records import (
     to_table,
 )
 from protokern.train.resume import set_seed
-from protokern.train.run import TrainingRun, count_images, cut_log, log_records, save_progress
+from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
 from protokern.train.stages import Step, plan, skip_after_early_stop
 from protokern.train.step import make_forward
 from protokern.train.stored import notes_on_stores, open_stores, taking_stored_maps
@@ -43,7 +43,8 @@ def train(run: TrainingRun) -> Iterator[Record]:
     """Do all steps of the plan that are not done yet; yield what happens while it happens.
 
     A checkpoint follows each step, and the step's records are yielded once it is on the disk. When `run.should_stop()`
-    turns true, the batch at hand is finished, a checkpoint is written, and KeyboardInterrupt is raised.
+    turns true, the batch of an epoch or else the step at hand is finished, a checkpoint is written, and
+    KeyboardInterrupt is raised.
 
     Raises:
         TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
@@ -59,7 +60,7 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
     steps = plan(run.train, run.prune, chooses=run.model.chooses)
     progress = run.progress
     if not progress.images:
-        progress.images = count_images(run.splits)
+        progress.images, progress.names = count_images(run.splits), name_images(run.splits)
         cut_log(run, 0)  # of a run that was killed before its first checkpoint
         notes = [Notice(text=note) for note in (*run.splits.notes, *notes_on_stores(run))]
         log_records(run, notes)
@@ -105,6 +106,8 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         log_records(run, records)
         save_progress(run, f"{step.stage}-{progress.epoch}")
         yield from records
+        if progress.position < len(steps) and run.ranks.any(run.should_stop()):
+            raise KeyboardInterrupt
 
     write_metrics(run.folder / "metrics.json", run)
 

@@ -124,6 +124,7 @@ class Progress:
         epoch: training epoch that the present weights come from; -1 before the first.
         optimizer_stage: stage of the optimizer in use.
         images: in each split, to notice other data.
+        names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
         sums: running sums of an epoch that is not finished.
         best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
         best_pushed: best last-layer stage.
@@ -138,6 +139,7 @@ class Progress:
     epoch: int = -1
     optimizer_stage: Stage | None = None
     images: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
     best_joint: Best | None = None
     best_pushed: Best | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.errors import CheckpointError, ProtokernError
-from protokern.features import Precision
+from protokern.features import Precision, fingerprint_of_files
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.train.checkpoint import (
@@ -160,17 +160,28 @@ def resume_run(run: TrainingRun, checkpoint: Path) -> None:
         progress = Progress.from_table(state.progress)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: must say where the training stands; it is broken ({error}).") from error
+    _check_data(run, state, progress)
+    run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
+    restore_weights(run, checkpoint)
+    with _explain_broken_states(checkpoint):
+        load_random(_read_resume(run, checkpoint), run.device)
+    cut_log(run, progress.log_lines)
+
+
+def _check_data(run: TrainingRun, state: CheckpointState, progress: Progress) -> None:
     images = count_images(run.splits)
     if progress.images and (state.classes != run.classes or progress.images != images):
         raise CheckpointError(
             f"data: must be that of the run to resume it, {progress.images} images of {len(state.classes)} classes; "
             f"got {images} of {len(run.classes)}. Give the same folder, or start a new run."
         )
-    run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
-    restore_weights(run, checkpoint)
-    with _explain_broken_states(checkpoint):
-        load_random(_read_resume(run, checkpoint), run.device)
-    cut_log(run, progress.log_lines)
+    names = name_images(run.splits)
+    other = [split for split, name in progress.names.items() if name != names[split]]
+    if other:
+        raise CheckpointError(
+            f"data: must be that of the run to resume it; got as many images, but of other names or classes in "
+            f"{', '.join(other)}. Give the same folder, or start a new run."
+        )
 
 
 def restore_weights(run: TrainingRun, checkpoint: Path) -> None:
@@ -211,3 +222,11 @@ def checkpoint_path(run: TrainingRun, name: str) -> Path:
 def count_images(splits: DataSplits) -> dict[str, int]:
     """Images in each split."""
     return {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
+
+
+def name_images(splits: DataSplits) -> dict[str, str]:
+    """A fingerprint of the names and classes of each split's images; where they are and what is in them is left out."""
+    return {
+        split: fingerprint_of_files((images.sample_name(one), images.labels[one], None) for one in range(len(images)))
+        for split, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+    }

@@ -1,4 +1,4 @@
-"""`protokern train` as a process: run folder, resume after a kill, Ctrl-C, what may change on resume."""
+"""`protokern train` as a process: run folder, resume after a kill, signals, what may change on resume."""
 
 from __future__ import annotations
 
@@ -82,34 +82,41 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
         assert "\x1b" not in line
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_run_goes_on(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     run = tmp_path / "run"
     with start(command(photos, run, **ENDLESS)) as process:
         wait_for_epoch(process, 3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert error.startswith("protokern train: stopped. The last checkpoint is ")
     assert error.endswith("; go on with --resume.\n")
     assert error.count("\n") == 1
     latest = json.loads((run / "checkpoints" / "latest.json").read_text())["latest"]
+    assert "-batch-" in latest
     assert latest in error
     with start(command(photos, run, "--resume", **ENDLESS)) as process:
         wait_for_epoch(process, 5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     epochs = [line["epoch"] for line in read_log(run / "log.jsonl") if line["kind"] == "epoch"]
     assert epochs == list(range(len(epochs)))
 
 
-def test_ctrl_c_on_a_terminal_reaches_the_workers_too(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_that_reaches_the_workers_too_is_left_to_the_main_process(
+    photos: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     arguments = command(photos, tmp_path / "run", data__workers="1", **ENDLESS)
     with start(arguments, start_new_session=True) as process:
         wait_for_epoch(process, 1)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert error.startswith("protokern train: stopped. The last checkpoint is ")
     assert error.count("\n") == 1
 
@@ -170,6 +177,19 @@ def test_other_data_are_refused_on_resume(
     (extra / "new.png").write_bytes((extra / "0.png").read_bytes())
     assert main(["train", "--out", str(finished), "--resume", "--data", str(tmp_path / "more")]) == 2
     assert "data: must be that of the run to resume it" in capsys.readouterr().err
+
+
+def test_as_many_images_of_other_names_are_refused_on_resume(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photos(tmp_path / "other")
+    image = tmp_path / "other" / "test" / "down" / "0.png"
+    image.rename(image.with_name("new.png"))
+    assert main(["train", "--out", str(finished), "--resume", "--data", str(tmp_path / "other")]) == 2
+    assert capsys.readouterr().err == (
+        "protokern train: data: must be that of the run to resume it; got as many images, but of other names or "
+        "classes in test. Give the same folder, or start a new run.\n"
+    )
 
 
 def test_the_data_may_have_moved(finished: Path, tmp_path: Path) -> None:

@@ -104,6 +104,17 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_pat
     check_same_end(again, whole_of(config.model.name))
 
 
+def test_a_run_asked_to_stop_in_a_step_without_batches_stops_after_it(tmp_path) -> None:
+    run = toy_run(tmp_path, CONFIG)
+    run.should_stop = lambda: run.push is not None
+    with pytest.raises(KeyboardInterrupt):
+        list(train(run))
+    assert run.last_checkpoint.name.startswith("push-")
+    again = resumed(tmp_path)
+    list(train(again))
+    check_same_end(again, whole_of("protopnet"))
+
+
 def test_a_run_killed_in_the_middle_of_the_first_hardening_epoch_hardens_again(tmp_path) -> None:
     """Killed without a checkpoint in between: the last one is of the last joint epoch, with soft choices."""
     run = toy_run(tmp_path, POOL_CONFIG)

@@ -1,0 +1,53 @@
+"""Signals that ask a training to stop: it finishes its batch and writes a checkpoint first."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SAME_CALL = 5.0  # seconds in which two Ctrl-C to several processes are one
+
+
+class StopRequest:
+    """Ctrl-C, or SIGTERM, by which schedulers stop a job, as a wish to stop in place of the end of the process."""
+
+    def __init__(self) -> None:
+        self._first_signal: int | None = None
+        self._made_at = 0.0
+
+    def is_made(self) -> bool:
+        """Whether somebody has asked for a stop."""
+        return self._first_signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal, as shells count; that of Ctrl-C in a process that stops because another was asked."""
+        return 128 + (self._first_signal or signal.SIGINT)
+
+    @contextmanager
+    def listening(self, num_processes: int) -> Iterator[None]:
+        """Hear the signals within the block.
+
+        A second Ctrl-C raises KeyboardInterrupt at once. Several processes may get the first one twice, from the
+        scheduler of a cluster and from torchrun. Another SIGTERM changes nothing: who has no patience sends SIGKILL.
+
+        Args:
+            num_processes: that train together.
+        """
+        pause = 0.0 if num_processes == 1 else _SAME_CALL
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self._first_signal is None:
+                self._first_signal, self._made_at = number, time.monotonic()
+            elif number == signal.SIGINT and time.monotonic() - self._made_at >= pause:
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

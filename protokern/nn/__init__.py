@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from protokern.nn.add_on import apply_to_rows, make_add_on_layers
+from protokern.nn.add_on import make_add_on_layers
 from protokern.nn.classifier import PrototypeClassifier, SlotSum
 from protokern.nn.mean_distance import mean_distance
 from protokern.nn.modes import evaluating
 from protokern.nn.prototype_layer import PrototypeLayer
+from protokern.nn.rows import apply_to_rows
 from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
 
 __all__ = [

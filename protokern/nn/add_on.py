@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 KINDS = ("regular", "bottleneck", "single", "linear")
 
@@ -46,29 +45,6 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
-
-
-def apply_to_rows(layers: nn.Sequential, maps: Tensor) -> Tensor:
-    """What `layers(maps)` gives, up to rounding, with every 1x1 convolution computed as one product of matrices.
-
-    On processors that is quicker in bfloat16, and no slower in float32, for maps in channels-last memory. Other layers,
-    and convolutions of another kind, are called as they are.
-
-    Args:
-        layers: add-on layers, from (B, C, H, W) to (B, D, H, W).
-        maps: (B, C, H, W).
-    """
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d) and _is_product(layer):
-            maps = F.linear(maps.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
-        else:
-            maps = layer(maps)
-    return maps
-
-
-def _is_product(layer: nn.Conv2d) -> bool:
-    is_pointwise = layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
-    return is_pointwise and layer.groups == 1 and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _conv_pair(in_channels: int, out_channels: int, last: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.nn import apply_to_rows, make_add_on_layers
+from protokern.nn import make_add_on_layers
 
 
 def describe(layers: nn.Sequential) -> list[str]:
@@ -61,27 +61,3 @@ def test_unknown_kind():
 def test_channel_counts_must_be_positive(in_channels, dim, name):
     with pytest.raises(ValueError, match=f"{name}: must be at least 1; got 0. Give a channel count."):
         make_add_on_layers(in_channels, dim)
-
-
-@pytest.mark.parametrize("kind", ["regular", "bottleneck", "single", "linear"])
-def test_products_over_rows_are_the_convolutions(kind):
-    layers = make_add_on_layers(40, 16, kind)
-    maps = torch.rand(3, 40, 4, 5).requires_grad_()
-    for wanted_format in (torch.contiguous_format, torch.channels_last):
-        given = maps.contiguous(memory_format=wanted_format)
-        wanted, found = layers(given), apply_to_rows(layers, given)
-        torch.testing.assert_close(found, wanted)
-        for one, other in zip(
-            *(torch.autograd.grad(result.square().sum(), [maps, *layers.parameters()]) for result in (found, wanted)),
-            strict=True,
-        ):
-            torch.testing.assert_close(one, other)
-
-
-def test_other_convolutions_and_hooked_ones_are_called():
-    layers = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 6, 1, groups=2), nn.Conv2d(6, 5, 1))
-    seen = []
-    layers[2].register_forward_hook(lambda *_: seen.append(1))
-    maps = torch.rand(2, 4, 3, 3)
-    torch.testing.assert_close(apply_to_rows(layers, maps), layers(maps))
-    assert len(seen) == 2

@@ -26,14 +26,17 @@ from protokern.features.layout import (
     read_records,
 )
 
-_MOST_MAPPED = 2**27  # bytes that reading touches before it gives their pages back
+# Bytes that reading touches before it gives their pages back. To give back and map again the pages of a batch takes a
+# third of the time of copying it, which stores up to this size are spared.
+_MOST_MAPPED = 2**29
 
 
 class FeatureStore:
     """The features of one data set. Made by `FeatureStore.open`; written by `FeatureWriter`.
 
     Batches are copies, float32 unless asked otherwise, and channels last, (B, C, H, W) as convolutions like them. The
-    file is mapped; its pages are given back every 128 MiB, so that the memory in use does not grow with the store.
+    file is mapped; what is mapped never exceeds 512 MiB by more than a batch, so that the memory in use does not grow
+    with the store.
 
     Attributes:
         path: the folder.
@@ -50,6 +53,7 @@ class FeatureStore:
         self.precision = layout.precision
         self.fingerprint = layout.fingerprint
         self._image_bytes = layout.image_bytes
+        self._file_bytes = layout.images * layout.image_bytes
         self._touched = 0
         with (path / FEATURES).open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -130,7 +134,7 @@ class FeatureStore:
     def _finish(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Features (B, C, H, W) of copied rows (B, H * W * C); gives pages back when there are many."""
         self._touched += len(rows) * self._image_bytes
-        if self._touched > _MOST_MAPPED:
+        if self._file_bytes > _MOST_MAPPED and self._touched > _MOST_MAPPED:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
         channels, height, width = self.shape

@@ -67,6 +67,28 @@ def test_batches_are_float32_channels_last_and_copies(tmp_path) -> None:
     assert torch.equal(store.read(index), features[index].bfloat16().float())
 
 
+class Recorder:
+    """In place of a map: counts how often pages are given back."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def madvise(self, advice: int) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(("most", "count"), [(IMAGES * 96, 0), (IMAGES * 96 - 1, 2), (3000, 7)])
+def test_pages_of_stores_that_are_larger_than_may_be_mapped_are_given_back(tmp_path, monkeypatch, most, count) -> None:
+    """Two passes, in batches of 10 images of 96 bytes each."""
+    monkeypatch.setattr("protokern.features.store._MOST_MAPPED", most)
+    write(tmp_path)
+    store = FeatureStore.open(tmp_path)
+    store._map = Recorder()
+    for _ in range(2):
+        assert sum(len(labels) for _, labels in store.batches(10)) == IMAGES
+    assert store._map.count == count
+
+
 def test_batches_at_lists_of_images_and_by_class(tmp_path) -> None:
     write(tmp_path)
     store = FeatureStore.open(tmp_path)

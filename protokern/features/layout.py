@@ -35,6 +35,8 @@ ADVICE = "Remove the folder to have it made anew, or give another one."
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # of labels and indices
+LARGEST_LABEL = 2**31 - 1
 
 _MOST_HEADER_BYTES = 2**16
 _MOST_BYTES = 2**50

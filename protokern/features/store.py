@@ -18,6 +18,7 @@ from protokern.features.layout import (
     DTYPES,
     FEATURES,
     HEADER,
+    WHOLE,
     Layout,
     Precision,
     Records,
@@ -104,12 +105,16 @@ class FeatureStore:
         return len(self._rows)
 
     def read(self, index: Sequence[int] | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The features of some images, (B, C, H, W) of `dtype` for `index` (B,), each of 0 .. N - 1."""
-        chosen = torch.as_tensor(index, dtype=torch.int64)
-        return self._finish(self._rows.index_select(0, chosen), dtype)
+        """The features of some images, (B, C, H, W) of `dtype` for `index` (B,), each of 0 .. N - 1.
+
+        Raises:
+            ValueError: the store has no such image.
+        """
+        return self._finish(self._rows.index_select(0, self._check_index(index)), dtype)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(features, labels) of all images in the order of the data set."""
+        _check_batch_size(batch_size)
         for start in range(0, len(self), batch_size):
             rows = self._rows[start : start + batch_size]
             yield self._finish(rows.clone(), torch.float32), self.labels[start : start + batch_size]
@@ -117,11 +122,12 @@ class FeatureStore:
     def batches_at(self, batches: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(features, labels, index (B,) int64) for lists of images, for instance shuffled ones."""
         for batch in batches:
-            index = torch.as_tensor(batch, dtype=torch.int64)
+            index = self._check_index(batch)
             yield self.read(index), self.labels[index], index
 
     def batches_by_class(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """As `batches_at`, class after class, the images of each in order; no batch has images of two classes."""
+        _check_batch_size(batch_size)
         order = np.argsort(self.labels.numpy(), kind="stable")
         ends = np.flatnonzero(np.diff(self.labels.numpy()[order])) + 1
         of_class = np.split(order, ends)
@@ -131,6 +137,21 @@ class FeatureStore:
             for start in range(0, len(images), batch_size)
         )
 
+    def _check_index(self, index: Sequence[int] | Tensor) -> Tensor:
+        """The index as int64 (B,)."""
+        chosen = torch.as_tensor(index)
+        is_sound = chosen.ndim == 1 and (
+            len(chosen) == 0 or (chosen.dtype in WHOLE and int(chosen.min()) >= 0 and int(chosen.max()) < len(self))
+        )
+        if not is_sound:
+            values = str(chosen.tolist())
+            shown = values if len(values) <= 60 else f"{values[:60]} ..."
+            raise ValueError(
+                f"index: must be a list of whole numbers of 0 .. {len(self) - 1}; got {shown} ({chosen.dtype}). "
+                "Count images from 0."
+            )
+        return chosen.to(torch.int64)
+
     def _finish(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Features (B, C, H, W) of copied rows (B, H * W * C); gives pages back when there are many."""
         self._touched += len(rows) * self._image_bytes
@@ -139,6 +160,11 @@ class FeatureStore:
             self._touched = 0
         channels, height, width = self.shape
         return rows.to(dtype).view(len(rows), height, width, channels).permute(0, 3, 1, 2)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size: must be at least 1; got {batch_size}. Give the images of a batch.")
 
 
 def check_fresh(path: Path, layout: Layout, fingerprint: Fingerprint | None, precision: Precision | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,9 @@ from protokern.features.layout import (
     DTYPES,
     FEATURES,
     HEADER,
+    LARGEST_LABEL,
     LOCK,
+    WHOLE,
     Layout,
     Precision,
     check_features,
@@ -124,15 +127,17 @@ class FeatureWriter:
         """Write the features (B, C, H, W) and labels (B,) of the next images; they are on the disk afterwards.
 
         Raises:
-            ValueError: not `next_images` images, or features of another shape than before.
+            ValueError: not `next_images` images, features of another shape than before, or labels that are no class
+                indices.
             DataError: the disk is full or refuses; what was written before is whole.
         """
         shape = tuple(features.shape[1:])
-        if len(features) != self.next_images or len(labels) != self.next_images or len(shape) != 3:
+        if len(features) != self.next_images or len(labels) != self.next_images or len(shape) != 3 or 0 in shape:
             raise ValueError(
                 f"features: must be (B, C, H, W) of the next {self.next_images} images; "
                 f"got {tuple(features.shape)} and {len(labels)} labels. See next_images."
             )
+        classes = _check_labels(labels)
         layout = self._layout or self._new_layout(shape)
         if shape != layout.shape:
             raise ValueError(
@@ -142,7 +147,7 @@ class FeatureWriter:
         rows = features.detach().permute(0, 2, 3, 1).to("cpu", DTYPES[layout.precision]).contiguous()
         content = rows.flatten().view(torch.uint8).numpy().data
         chunk = self.done // layout.chunk_images
-        record = make_record(labels.cpu().numpy(), chunk_checksum(content, chunk), chunk, layout)
+        record = make_record(classes, chunk_checksum(content, chunk), chunk, layout)
         with _explain_errors(self.path):
             _write_at(self.path / FEATURES, self.done * layout.image_bytes, content)
             _write_at(self.path / CHUNKS, chunk * layout.record_bytes, memoryview(record))
@@ -205,6 +210,21 @@ class FeatureWriter:
             write_layout(self.path, layout)
         self._layout = layout
         return layout
+
+
+def _check_labels(labels: Tensor) -> np.ndarray:
+    """The labels (B,) as NumPy's whole numbers that fit into a record."""
+    got = ""
+    if labels.ndim != 1 or labels.dtype not in WHOLE:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+    elif len(labels) and (int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL):
+        got = f"{int(labels.min())} .. {int(labels.max())}"
+    if got:
+        raise ValueError(
+            f"labels: must be {len(labels)} class indices of 0 .. {LARGEST_LABEL}; got {got}. "
+            "Give one whole number an image."
+        )
+    return labels.cpu().numpy()
 
 
 def _write_at(path: Path, offset: int, content: memoryview) -> None:

@@ -286,3 +286,48 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(DataError, match=rf"{tmp_path}: .*No locks available"), FeatureWriter(tmp_path, PRINT, images=3):
         pass
+
+
+@pytest.mark.parametrize(
+    ("index", "got"),
+    [([0, IMAGES], "133"), ([-1], "-1"), ([0.5], "torch.float32"), ([True], "torch.bool"), (3, "torch.int64")],
+)
+def test_only_images_of_the_store_are_read(tmp_path, index, got) -> None:
+    write(tmp_path)
+    store = FeatureStore.open(tmp_path)
+    message = rf"index: must be a list of whole numbers of 0 .. {IMAGES - 1}; got .*{got}.* Count images from 0\."
+    with pytest.raises(ValueError, match=message):
+        store.read(index)
+    with pytest.raises(ValueError, match=message):
+        list(store.batches_at([[0], index]))
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_batches_hold_at_least_one_image(tmp_path, batch_size) -> None:
+    write(tmp_path)
+    store = FeatureStore.open(tmp_path)
+    for batches in (store.batches, store.batches_by_class):
+        with pytest.raises(
+            ValueError, match=rf"batch_size: must be at least 1; got {batch_size}. Give the images of a"
+        ):
+            list(batches(batch_size))
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [
+        (torch.arange(4) + 2**40, r"1099511627776 \.\. 1099511627779"),
+        (torch.arange(4) - 1, r"-1 \.\. 2"),
+        (torch.arange(4) / 2, r"torch.float32 of shape \(4,\)"),
+        (torch.zeros(4, 1, dtype=torch.int64), r"torch.int64 of shape \(4, 1\)"),
+    ],
+    ids=["large", "negative", "kind", "shape"],
+)
+def test_labels_that_a_store_cannot_hold_are_refused(tmp_path, labels, got) -> None:
+    with FeatureWriter(tmp_path / "store", PRINT, images=4) as writer:
+        message = rf"labels: must be 4 class indices of 0 .. 2147483647; got {got}. Give one whole number an image."
+        with pytest.raises(ValueError, match=message):
+            writer.append(torch.rand(4, 2, 3, 3), labels)
+        with pytest.raises(ValueError, match=r"features: must be \(B, C, H, W\) of the next 4 images"):
+            writer.append(torch.rand(4, 0, 3, 3), torch.arange(4))
+    assert [entry.name for entry in (tmp_path / "store").iterdir()] == ["lock"]

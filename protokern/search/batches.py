@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +83,8 @@ def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator
     sampler = loader.sampler if isinstance(loader, DataLoader) else None
     next_image = first_image
     is_indexed: bool | None = None
-    for images, labels, *rest in loader:
+    for yielded in loader:
+        images, labels, *rest = _check_parts(yielded)
         if is_indexed not in (None, bool(rest)):
             raise ValueError("loader: must yield an image index with every batch or with none; got both. Choose one.")
         is_indexed = bool(rest)
@@ -106,6 +107,18 @@ def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator
         next_image += len(images)
 
 
+def _check_parts(yielded: object) -> Sequence[Tensor]:
+    """The two or three tensors of what a loader yielded."""
+    parts = yielded if isinstance(yielded, (tuple, list)) else ()
+    if len(parts) not in (2, 3) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts) or f"a {type(yielded).__name__} in place of them"
+        raise ValueError(
+            f"loader: must yield (images, labels) or (images, labels, index), all tensors; got {kinds}. "
+            "Collate batches into tensors."
+        )
+    return parts
+
+
 def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> Tensor:
     """The labels as int64 on the CPU."""
     if labels.shape != (num_images,):
@@ -113,6 +126,8 @@ def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> Tensor:
             f"loader: must yield one label per image, shape ({num_images},); got {tuple(labels.shape)}. "
             "Yield (images, labels)."
         )
+    if labels.is_floating_point():
+        raise ValueError(f"loader: must yield labels that are whole numbers; got {labels.dtype}. Yield class indices.")
     labels = labels.to("cpu", torch.int64)
     if num_images == 0:
         return labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,7 @@ class NearestPatches:
     grid: tuple[int, int]
 
 
-def merge_nearest(parts: Sequence[NearestPatches], *, distinct: bool = False) -> NearestPatches:
+def merge_nearest(parts: Iterable[NearestPatches], *, distinct: bool = False) -> NearestPatches:
     """The k nearest patches in a whole data set from those in its parts, in any order of the parts.
 
     Exact: bit for bit what one search over all images gives with the same k and options. So are merges of merges.
@@ -47,6 +47,7 @@ def merge_nearest(parts: Sequence[NearestPatches], *, distinct: bool = False) ->
     Raises:
         ValueError: there are no parts, they do not fit each other, or an image is in two of them.
     """
+    parts = list(parts)
     _check_parts(parts, distinct)
     entries = parts[0]
     vectors = all(part.vector is not None for part in parts)

@@ -148,7 +148,7 @@ def test_prune_of_parts_is_the_prune():
     models = [bare_model(torch.randn(9, 3, generator=torch.Generator().manual_seed(1)), 3) for _ in range(2)]
     whole = prune_prototypes(models[0], loader_of(images, labels, 4))
     assert len(whole.pruned)
-    assert_same(apply_prune(models[1], merge_nearest(halves(models[1], images, labels, k=6))), whole)
+    assert_same(apply_prune(models[1], merge_nearest(part for part in halves(models[1], images, labels, k=6))), whole)
     assert torch.equal(models[0].prototype_layer.prototypes, models[1].prototype_layer.prototypes)
 
 

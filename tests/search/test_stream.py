@@ -98,8 +98,19 @@ def test_values_that_are_not_finite_name_their_image(value):
             [(torch.rand(1, 2, 2, size), torch.tensor([0])) for size in (2, 3)],
             r"loader: must yield images of one size; got feature grids \(2, 2\) and \(2, 3\). Resize the images.",
         ),
+        (
+            [(torch.rand(2, 2, 2, 2), torch.tensor([0.0, 0.7]))],
+            r"loader: must yield labels that are whole numbers; got torch.float32. Yield class indices.",
+        ),
+        (
+            [(torch.rand(2, 2, 2, 2), [0, 1])],
+            r"loader: must yield \(images, labels\) or \(images, labels, index\), all tensors; got Tensor, list. Coll",
+        ),
+        ([(torch.rand(2, 2, 2, 2), torch.tensor([0, 1]), ("a", "b"))], "all tensors; got Tensor, Tensor, tuple. Coll"),
+        ([(torch.rand(2, 2, 2, 2),)], "all tensors; got Tensor. Collate"),
+        ([torch.rand(2, 2, 2, 2)], "all tensors; got a Tensor in place of them. Collate"),
     ],
-    ids=["empty", "label-shape", "label-high", "label-low", "sizes"],
+    ids=["empty", "label-shape", "label-high", "label-low", "sizes", "label-kind", "list", "names", "alone", "bare"],
 )
 def test_wrong_loaders(batches, message):
     with pytest.raises(ValueError, match=message):

@@ -91,7 +91,11 @@ def open_hub(name: str) -> PackedSource:
     try:
         loaded = package.load_from_disk(name) if Path(name).is_dir() else package.load_dataset(name)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # a file of the folder may be broken
-        raise DataError(f"data: huggingface:{name} cannot be had ({str(error).partition(chr(10))[0]}).") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"data: huggingface:{name} cannot be had ({reason}). Check the name and the network, or give a folder that "
+            "save_to_disk wrote."
+        ) from error
     if not isinstance(loaded, dict):
         raise DataError(
             f"data: must have splits, as a DatasetDict does; huggingface:{name} is one {type(loaded).__name__}. "
@@ -114,7 +118,8 @@ def open_hub(name: str) -> PackedSource:
         found.pop("test", None)
         if "val" in found:
             found["test"] = found.pop("val")
-    return PackedSource(f"huggingface:{name}", found, classes)
+    advice = "Name splits train and test, save the data set with save_to_disk, and give that folder."
+    return PackedSource(f"huggingface:{name}", found, classes, advice)
 
 
 def _no_file(name: Path) -> None:

@@ -45,11 +45,13 @@ class PackedSource:
         name: of the source, for people.
         splits: "train", "test" and perhaps "val"; others are not read.
         classes: class names.
+        advice: what to do where it has no images, for people.
     """
 
     name: str
     splits: dict[str, PackedSplit]
     classes: list[str]
+    advice: str
 
 
 class PackedPhotos(ImageDataset):
@@ -137,7 +139,10 @@ def make_splits(
     found, classes = dict(source.splits), source.classes
     missing = [name for name in ("train", "test") if not (name in found and found[name].samples)]
     if missing:
-        raise DataError(f"data: must have images in train and test; {source.name} has none in {' and '.join(missing)}.")
+        raise DataError(
+            f"data: must have images in train and test; {source.name} has none in {' and '.join(missing)}. "
+            f"{source.advice}"
+        )
     samples = {name: list(split.samples) for name, split in found.items()}
     _check_labels(samples, classes, source.name)
     counts = f"{len(samples['train'])} training and {len(samples['test'])} test images"

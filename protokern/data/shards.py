@@ -120,12 +120,17 @@ def open_shards(folder: Path) -> PackedSource:
         DataError: there is no such folder, or a shard cannot be used as it is.
     """
     if not folder.is_dir():
-        raise DataError(f"data: must be a folder of tar files; got {folder}. Write webdataset:DIR with that folder.")
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise DataError(
+            f"data: must be a folder of tar files; got {folder}, which {problem}. Write webdataset:DIR with "
+            "that folder."
+        )
     found = {}
     for name in ("train", "val", "test"):
         shards = _Shards(folder, sorted(folder.glob(f"{name}-*.tar")))
         found[name] = PackedSplit(shards.samples, shards.read, shards.file_of)
-    return PackedSource(f"webdataset:{folder}", found, _class_names(folder, found))
+    advice = "Name tar files train-*.tar and test-*.tar, not compressed."
+    return PackedSource(f"webdataset:{folder}", found, _class_names(folder, found), advice)
 
 
 def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:

@@ -133,10 +133,14 @@ def test_shards_that_cannot_be_used_are_named(tmp_path, kind) -> None:
 
 
 def test_what_is_missing_of_shards_is_said(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"must be a folder of tar files; got .*none"):
+    with pytest.raises(DataError, match=r"must be a folder of tar files; got .*none, which does not exist. Write"):
         open_splits(f"webdataset:{tmp_path / 'none'}", image_size=16)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"must be a folder of tar files; got .*file, which is a file. Write"):
+        open_splits(f"webdataset:{tmp_path / 'file'}", image_size=16)
     write_shards(tmp_path, train=4)
-    with pytest.raises(DataError, match=r"must have images in train and test; .* has none in test"):
+    message = r"must have images in train and test; .* has none in test. Name tar files train-\*.tar and test-\*.tar."
+    with pytest.raises(DataError, match=message):
         open_splits(f"webdataset:{tmp_path}", image_size=16)
     write_shards(tmp_path, train=4, test=4)
     with pytest.raises(DataError, match=r'data.on_unreadable: must be "stop" with webdataset'):
@@ -231,7 +235,7 @@ def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkey
         raise ValueError("no such data set\nand more")
 
     fake_datasets.load_dataset = missing
-    with pytest.raises(DataError, match=r"huggingface:some/name cannot be had \(no such data set\)"):
+    with pytest.raises(DataError, match=r"huggingface:some/name cannot be had \(no such data set\)\. Check the"):
         open_splits("huggingface:some/name", image_size=16)
     rows = FakeRows(fake_datasets, [0, 1])
     rows.features["other"] = fake_datasets.Image()

@@ -40,7 +40,9 @@ def apply_to_rows(layers: nn.Sequential, maps: Tensor) -> Tensor:
 def _apply_each(layers: nn.Sequential, maps: Tensor) -> Tensor:
     for layer in layers:
         if _is_product(layer):
-            maps = F.linear(maps.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
+            # A view by strides: its gradient lies in memory as the weight does, as data parallel training wants it.
+            matrix = layer.weight.as_strided(layer.weight.shape[:2], layer.weight.stride()[:2])
+            maps = F.linear(maps.permute(0, 2, 3, 1), matrix, layer.bias).permute(0, 3, 1, 2)
         else:
             maps = layer(maps)
     return maps
@@ -93,7 +95,10 @@ class _RowLayers(torch.autograd.Function):
             values.append(value)
         ctx.save_for_backward(*values, *weights)
         ctx.activations = activations
-        ctx.parameters = [None if parameter is None else (parameter.shape, parameter.dtype) for parameter in parameters]
+        ctx.parameters = [
+            None if parameter is None else (parameter.shape, parameter.stride(), parameter.dtype)
+            for parameter in parameters
+        ]
         ctx.rows_dtype = rows.dtype
         return values[-1]
 
@@ -137,7 +142,9 @@ def _pick(rows: Tensor, chosen: Tensor | None) -> Tensor:
 
 def _parameter_grads(grad: Tensor, rows: Tensor, weight: Any, bias: Any) -> list[Tensor | None]:
     """Those of bias and weight, in this order, of a product whose result has the gradient `grad` (N, D)."""
-    of_bias = None if bias is None else grad.sum(dim=0).to(bias[1])
+    of_bias = None if bias is None else grad.sum(dim=0).to(bias[-1])
     # oneDNN takes the transposed gradient much more quickly once it lies so.
     of_weight = grad.t().contiguous() @ rows  # (D, C)
-    return [of_bias, of_weight.view(weight[0]).to(weight[1])]
+    shape, strides, dtype = weight
+    # With the strides of the weight, as data parallel training wants it; of a size of 1 they say nothing.
+    return [of_bias, of_weight.to(dtype).as_strided(shape, (shape[1], 1, *strides[2:]))]

@@ -122,3 +122,13 @@ def test_activations_leave_what_others_need(layers):
     before = maps.clone()
     assert_same_grads(nn.Sequential(*layers), maps, with_gradient_in(7, maps))
     assert torch.equal(maps, before)
+
+
+@pytest.mark.parametrize("others", [(), (nn.Softplus(),)], ids=["rows", "each"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_lie_in_memory_as_their_weights_do(memory_format, others) -> None:
+    # DistributedDataParallel compares the strides, and warns in three lines where they differ.
+    layers = nn.Sequential(*make_add_on_layers(6, 4), *others).to(memory_format=memory_format)
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+    gradients = torch.autograd.grad(apply_to_rows(layers, torch.rand(2, 6, 3, 3)).sum(), weights)
+    assert [one.stride() for one in gradients] == [one.stride() for one in weights]

@@ -149,10 +149,16 @@ def solve_last_layer(
         config: coefficients, gap, ridge and path.
 
     Raises:
+        ValueError: the last layer is another one, or there are no images or labels of other classes.
         TrainingError: the activations are not finite.
     """
     layer = model.last_layer
+    if not can_be_solved(layer):
+        got = "nn.Linear with a bias" if type(layer) is nn.Linear else type(layer).__name__
+        raise ValueError(f"model.last_layer: must be linear without bias; got {got}. Use train_last_layer.")
     assert isinstance(layer, nn.Linear)
+    _check_labels("train", train.labels, model.num_classes)
+    _check_labels("val", val.labels, model.num_classes)
     if not (train.values.isfinite().all() and val.values.isfinite().all()):
         raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
     before = layer.weight.detach().clone()
@@ -184,6 +190,17 @@ def solve_last_layer(
         loss_before=loss_before,
         loss_after=float(_loss(model, train.values, train.labels, config)),
     )
+
+
+def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    if len(labels) == 0:
+        raise ValueError(f"{name}: must hold at least one image; got none. Give activations to learn from.")
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name}: must have labels of 0 .. {num_classes - 1}; got {low} .. {high}. "
+            "Use the classes that the model was built for."
+        )
 
 
 def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig) -> LastLayerProblem:

@@ -200,3 +200,36 @@ def test_inputs_of_no_images_are_where_the_model_is(model) -> None:
     collected = collect_inputs(model.to("meta"), [])
     assert collected.values.shape == (0, 6)
     assert (collected.values.device.type, collected.labels.device.type) == ("meta", "meta")
+
+
+@pytest.mark.parametrize(
+    ("part", "labels", "message"),
+    [
+        ("train", [], "train: must hold at least one image; got none. Give activations to learn from."),
+        ("val", [], "val: must hold at least one image; got none. Give activations to learn from."),
+        (
+            "train",
+            [0, 3],
+            r"train: must have labels of 0 \.\. 2; got 0 \.\. 3. Use the classes that the model was built",
+        ),
+        ("val", [-1, 2], r"val: must have labels of 0 \.\. 2; got -1 \.\. 2. Use the classes that the model was"),
+    ],
+)
+def test_inputs_that_cannot_be_solved_for_are_named(model, part, labels, message) -> None:
+    inputs = {"train": activations(9, seed=0), "val": activations(9, seed=1)}
+    inputs[part] = LastLayerInputs(inputs[part].values[: len(labels)], torch.tensor(labels, dtype=torch.int64))
+    with pytest.raises(ValueError, match=message):
+        solve_last_layer(model, inputs["train"], inputs["val"], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("layer", "got"),
+    [(torch.nn.Linear(6, 3), "nn.Linear with a bias"), (torch.nn.Sequential(torch.nn.Linear(6, 3)), "Sequential")],
+)
+def test_a_last_layer_that_the_problem_is_not_of_is_refused(model, layer, got) -> None:
+    model.last_layer = layer
+    data = activations(9, seed=0)
+    with pytest.raises(
+        ValueError, match=rf"model\.last_layer: must be linear without bias; got {got}\. Use train_last_"
+    ):
+        solve_last_layer(model, data, data, CONFIG)

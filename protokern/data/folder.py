@@ -97,12 +97,14 @@ def hold_out(
     """
     rng = np.random.default_rng(seed)
     held: set[int] = set()
-    for label, name in enumerate(classes):
-        members = [i for i, (_, sample_label) in enumerate(samples) if sample_label == label]
+    of_class: list[list[int]] = [[] for _ in classes]
+    for i, (_, label) in enumerate(samples):
+        of_class[label].append(i)
+    for members, name in zip(of_class, classes, strict=True):
         if len(members) < 2:
             raise DataError(
                 f"data: must hold at least two training images of each class to hold one out for validation; "
-                f"got 1 of {name}. Add images, or a folder val/ beside train/."
+                f"got {len(members)} of {name}. Add images, or give validation images of their own (val)."
             )
         num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
         held.update(members[i] for i in rng.permutation(len(members))[:num_held])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from protokern.data import Splits, open_splits
+from protokern.data.folder import hold_out
 from protokern.errors import DataError
 
 
@@ -70,6 +71,20 @@ def test_without_val_a_stratified_share_is_held_out_and_noted(tmp_path: Path) ->
     again, other = opened(root, val_fraction=0.2, seed=5), opened(root, val_fraction=0.2, seed=6)
     assert held == {again.val.sample_name(i) for i in range(6)}
     assert held != {other.val.sample_name(i) for i in range(6)}
+
+
+def test_holding_out_looks_at_every_image_a_few_times_however_many_classes_there_are() -> None:
+    class Counted(list):
+        passes = 0
+
+        def __iter__(self) -> Iterator:
+            self.passes += 1
+            return super().__iter__()
+
+    samples = Counted((Path(str(i)), i % 50) for i in range(150))
+    train, val, _ = hold_out(samples, [str(label) for label in range(50)], 0.3, seed=1)
+    assert (len(train), len(val)) == (100, 50)
+    assert samples.passes <= 4
 
 
 def test_holding_out_leaves_an_image_in_each_class(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.errors import DataError
+from protokern.errors import DataError, advice_on_write
 from protokern.features.fingerprint import Fingerprint
 from protokern.features.layout import (
     CHUNK_IMAGES,
@@ -246,7 +246,5 @@ def _explain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{path}: the features could not be written ({error.strerror or error}). "
-            "What was written before is whole; make room and go on, or give another folder."
-        ) from error
+        advice = advice_on_write(error, "go on, or give another folder", "Give another folder")
+        raise DataError(f"{path}: the features could not be written ({error.strerror or error}). {advice}") from error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, advice_on_write
 
 # Tables of 10,000 prototypes take a tenth of this. Parsed, JSON may take twenty times its size.
 LARGEST_TABLE = 64 * 2**20
@@ -23,10 +23,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: could not be written ({error.strerror or error}). "
-            "What was written before is whole; make room and go on with --resume."
-        ) from error
+        again = "start again; a training goes on with --resume"
+        advice = advice_on_write(error, again, f"Give another folder, or {again}")
+        raise CheckpointError(f"{path}: could not be written ({error.strerror or error}). {advice}") from error
 
 
 def write_file(path: Path, content: bytes) -> None:

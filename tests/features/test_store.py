@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line_and_the_writer_goes_on_later(tmp_path) -> None:
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(DataError, match=r"could not be written.*What was written before is whole"):
+        with pytest.raises(DataError, match=r"could not be written.* is whole\. Make room and go on, or give"):
             write(tmp_path / "store")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -7,7 +7,14 @@ import pytest
 
 from protokern.errors import CheckpointError
 from protokern.train import files
-from protokern.train.files import read_json, remove_folder, to_json_bytes, write_file, write_folder
+from protokern.train.files import (
+    explain_write_errors,
+    read_json,
+    remove_folder,
+    to_json_bytes,
+    write_file,
+    write_folder,
+)
 
 
 @pytest.fixture
@@ -46,6 +53,22 @@ def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path, full_disk) ->
     assert (tmp_path / "file").read_bytes() == b"old"
     assert (tmp_path / "folder" / "x").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Make room and start again; a training goes on with --resume."),
+        (errno.EDQUOT, "Make room and start again; a training goes on with --resume."),
+        (errno.EACCES, "Allow to write there, or give another folder."),
+        (errno.EROFS, "Allow to write there, or give another folder."),
+        (errno.EIO, "Give another folder, or start again; a training goes on with --resume."),
+    ],
+)
+def test_what_to_do_depends_on_why_nothing_can_be_written(tmp_path, number, advice) -> None:
+    with pytest.raises(CheckpointError) as caught, explain_write_errors(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value).endswith(f"({os.strerror(number)}). What was written before is whole. {advice}")
 
 
 def test_removing_what_is_not_there_is_no_mistake(tmp_path) -> None:

@@ -41,7 +41,7 @@ from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
 from protokern.train.step import make_forward
 
-TESTS = (ROOT / "tests" / "train" / "test_stored.py", ROOT / "tests" / "features" / "test_store.py")
+TESTS = tuple(ROOT / "tests" / name for name in ("nn/test_rows.py", "train/test_stored.py", "features/test_store.py"))
 OURS: dict[str, Precision] = {"store bf16": "bf16", "store fp32": "fp32"}
 EAGER = {"eager": False, "eager channels last": True}
 BACKBONE = "backbone"

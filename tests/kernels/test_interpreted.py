@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,3 +56,13 @@ def test_a_part_of_the_battery(
         interpreted, "MODULES", frozenset({"test_bad_input", "test_distance_at", "test_mean_activation"})
     )
     assert reason_left_out(module, test, parameters) == reason
+
+
+def test_nothing_that_is_marked_gpu_is_left_out() -> None:
+    """`make test-gpu` collects these folders together, and the choice for the interpreter sees all tests of a run."""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]
+    paths = [str(tests / "kernels" / "test_interpreted.py"), str(tests / "gpu" / "test_ops.py")]
+    done = subprocess.run([*command, *paths], cwd=tests.parent, capture_output=True, text=True, check=False)
+    found = done.stdout.splitlines()
+    assert sum("[triton" in line or "-triton" in line for line in found) == sum("native" in line for line in found) > 0

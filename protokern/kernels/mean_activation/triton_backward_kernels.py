@@ -13,7 +13,7 @@ import triton.language as tl
 from ..triton_common.difference import unit_divisors
 from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
 from ..triton_common.search_tile import pair_products, patch_square, prototype_square, tap_row
-from .triton_kernels import exact_distance, expanded_distance, first_of_row
+from .triton_kernels import column_offset, exact_distance, expanded_distance, first_of_row
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def load_channels(pointer, offset, stride_d, k, depth, mask):
 def add_close_pairs(
     total, weight, close, distance,
     a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
-    b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+    b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
     k, depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """`total` (R, DB) plus the weighted differences of the pairs that `close` flags, one of every row at a time.
@@ -59,7 +59,7 @@ def add_close_pairs(
         at = first_of_row(left, C)
         has_one = at < C
         hit = column[None, :] == at[:, None]
-        b_at = tl.sum(tl.where(hit, b_offset[None, :], 0), 1)
+        b_at = column_offset(at, b_first, b_last, b_columns, b_down, b_right)
         w = tl.sum(tl.where(hit, weight, 0.0), 1)
         a = load_channels(a_ptr, a_offset + a_shift, a_stride_d, k, depth, has_one)
         b = load_channels(b_ptr, b_at + b_shift, b_stride_d, k, depth, has_one)
@@ -82,7 +82,7 @@ def grad_rows(
     total, along, grad, live, a_row, a_norm_square, b_row, b_norm_square,
     a_vectors, b_vectors, b_tap, k, pitch, width,
     a_ptr, a_offset, a_shift, a_stride_d, a_stride_y, a_stride_x, a_scale, a_norm,
-    b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+    b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
     depth, epsilon,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
@@ -100,7 +100,8 @@ def grad_rows(
     close = tl.where(live, close, 0)
     distance = exact_distance(
         distance, close, a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x,
-        b_ptr, b_offset, b_stride_d, b_stride_y, b_stride_x, depth, COSINE, KH, KW, R, C,
+        b_ptr, b_first, b_last, b_columns, b_down, b_right, b_stride_d, b_stride_y, b_stride_x,
+        depth, COSINE, KH, KW, R, C,
     )  # fmt: skip
     weight = grad * slope(distance, epsilon, ACTIVATION)
     if COSINE:
@@ -117,7 +118,7 @@ def grad_rows(
     total = weighted_sum(total, -far, b_vectors, b_row + b_tap, k, pitch, INPUT_PRECISION)
     total = add_close_pairs(
         total, weight, close, distance, a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
-        b_ptr, b_offset, b_shift, b_stride_d, b_stride_y, b_stride_x,
+        b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
         k, depth, COSINE, KH, KW, R, C,
     )  # fmt: skip
     return total, along
@@ -186,7 +187,7 @@ def mean_grad_features_kernel(
                 first, x_norm, p_row, prototype_square(p_square, p_row, TAPS),
                 x_vectors, p_vectors, tap_row(tap, width, KW, False), k, pitch, width,
                 x_ptr, x_offset, shift, x_stride_d, x_stride_y, x_stride_x, a_scale, a_norm,
-                p_ptr, clamped.to(tl.int64) * p_stride_p, p_shift, p_stride_d, p_stride_y, p_stride_x,
+                p_ptr, p0, num_prototypes - 1, 1, p_stride_p, 0, p_shift, p_stride_d, p_stride_y, p_stride_x,
                 depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
             )  # fmt: skip
         result += finish_rows(
@@ -240,8 +241,8 @@ def mean_grad_prototypes_kernel(
             p_row, p_norm, cell, patch_square(x_square + base, cell, width, KW, TAPS),
             p_vectors, x_vectors + base * pitch, tap_row(tap, width, KW, True), k, pitch, width,
             p_ptr, p_offset, shift, p_stride_d, p_stride_y, p_stride_x, a_scale, a_norm,
-            x_ptr + image * x_stride_b, cell_offset(position, columns, x_stride_y, x_stride_x), x_shift,
-            x_stride_d, x_stride_y, x_stride_x,
+            x_ptr + image * x_stride_b, (step % tiles) * BN, num_positions - 1, columns, x_stride_y, x_stride_x,
+            x_shift, x_stride_d, x_stride_y, x_stride_x,
             depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
         )  # fmt: skip
     result = finish_rows(

@@ -48,21 +48,32 @@ def first_of_row(flags, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def column_offset(at, first, last, columns, down, right):
+    """Offset (R,) of the vectors at the columns `at` (R,) of a tile that begins at vector `first`.
+
+    Vectors lie in rows of `columns`, `down` and `right` elements apart; those past the `last` are the last. To keep the
+    offsets of all columns instead takes some forty registers of every thread.
+    """
+    return cell_offset(tl.minimum(first + at, last), columns, down, right)
+
+
+@triton.jit
 def exact_distance(
     distance, close,
-    a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x, b_ptr, b_offset, b_stride_d, b_stride_y, b_stride_x,
+    a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x,
+    b_ptr, b_first, b_last, b_columns, b_down, b_right, b_stride_d, b_stride_y, b_stride_x,
     depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """`distance` (R, C) with the pairs that `close` flags in difference form, one of every row at a time.
 
-    `a_offset` (R,) and `b_offset` (C,) are int64 elements.
+    `a_offset` (R,) are int64 elements; `b_first` and what follows say where the columns are, as in `column_offset`.
     """
     column = tl.arange(0, C)
     left = close
     while tl.max(tl.max(left, 1), 0) > 0:
         at = first_of_row(left, C)
         hit = column[None, :] == at[:, None]
-        b_at = tl.sum(tl.where(hit, b_offset[None, :], 0), 1)
+        b_at = column_offset(at, b_first, b_last, b_columns, b_down, b_right)
         exact = row_distance(
             a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x, b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x,
             at < C, depth, COSINE, KH, KW, tl.float32, R,
@@ -106,7 +117,7 @@ def mean_activation_kernel(
         distance = exact_distance(
             distance, tl.where((n < end)[None, :], close, 0),
             p_ptr, clamped.to(tl.int64) * p_stride_p, p_stride_d, p_stride_y, p_stride_x,
-            x_ptr, cell_offset(position, columns, x_stride_y, x_stride_x), x_stride_d, x_stride_y, x_stride_x,
+            x_ptr, n0, num_positions - 1, columns, x_stride_y, x_stride_x, x_stride_d, x_stride_y, x_stride_x,
             depth, COSINE, KH, KW, BP, BN,
         )  # fmt: skip
         total += tl.sum(tl.where((n < end)[None, :], similarity(distance, epsilon, ACTIVATION), 0.0), 1)

@@ -85,14 +85,19 @@ def _by_products(
         batch, num_prototypes, positions, height * width, width, columns, depth, x.pitch, splits, per_split, epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         ACTIVATION=activation, BP=config.block_p, BN=config.block_n, BK=config.block_d,
-        num_warps=config.warps, num_stages=config.stages, **_registers(metric), **OPTIONS,
+        num_warps=config.warps, num_stages=config.stages, **_registers(metric, kind), **OPTIONS,
     )  # fmt: skip
     return work.sum(0)
 
 
-def _registers(metric: str) -> dict[str, int]:
-    """For the assembler, which would rather spill a few registers of the unit vectors than use more than 128."""
-    return {"maxnreg": 192} if metric == "cosine" else {}
+def _registers(metric: str, kind: OperandKind) -> dict[str, int]:
+    """For the assembler, which would rather spill a few registers than use more than 128.
+
+    Unit vectors need some, and factors of four bytes.
+    """
+    if metric == "cosine":
+        return {"maxnreg": 192}
+    return {"maxnreg": 160} if kind.input_precision == "tf32" else {}
 
 
 def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float) -> Tensor:

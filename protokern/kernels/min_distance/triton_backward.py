@@ -62,9 +62,7 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     pairs = Pairs(*(torch.empty_like(grad) for _ in range(4)))
     kh, kw = prototype_size(cells)
     columns = grid_shape(features, cells)[1]
-    block = 16 if kh * kw > 1 else 32
-    if dtype == torch.float64:
-        block = 8
+    block = 8 if dtype == torch.float64 else 16
     pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
         grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
         len(cells), columns, features.shape[1],

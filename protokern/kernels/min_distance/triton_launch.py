@@ -192,12 +192,14 @@ def _settle(
     rows, columns = grid_shape(features, prototypes)
     cells = cells_of(prototypes)
     per_program = PROTOTYPES_PER_SETTLING_PROGRAM
+    # The norms of both vectors take registers.
+    largest = 32 if metric == "cosine" else 64
     min_distance_settle_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
         features, *features.stride(), cells, *cells.stride(),
         result.value, result.patch, result.similarity, undecided,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, ACTIVATION=activation,
-        ROWS=per_program, BN=min(64, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
+        ROWS=per_program, BN=min(largest, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
     )  # fmt: skip
 
 

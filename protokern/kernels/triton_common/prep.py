@@ -49,9 +49,14 @@ def prepare_rows(
     """Write the operands of the vectors at `row_offset` (ROWS,) to the rows `out_row` (ROWS,)."""
     total = tl.zeros([ROWS, WIDTH], tl.float32)
     largest = tl.zeros([ROWS, WIDTH], tl.float32)
-    for k0 in range(0, pitch, WIDTH):
+    # What does not change is computed again in every step: kept, it would take more registers than there are.
+    for k0 in tl.range(0, pitch, WIDTH, disable_licm=True):
         k = k0 + tl.arange(0, WIDTH)
         inside = row_mask[:, None] & (k < depth)[None, :]
+        # Before the loads of the vectors, which would wait for it in registers.
+        centre = tl.zeros([WIDTH], tl.float32)
+        if CENTRE:
+            centre = sampled_centre(p_ptr, num_prototypes, p_stride_p, p_stride_d, k, depth, WIDTH)
         raw = tl.load(source + row_offset[:, None] + k.to(tl.int64)[None, :] * stride_d, mask=inside, other=0.0)
         x = raw.to(tl.float32)
         if SCALED:
@@ -59,9 +64,7 @@ def prepare_rows(
             x = x / scale
         is_finite = tl.abs(x) < float("inf")
         if CENTRE:
-            x = tl.where(
-                inside, x - sampled_centre(p_ptr, num_prototypes, p_stride_p, p_stride_d, k, depth, WIDTH)[None, :], 0.0
-            )
+            x = tl.where(inside, x - centre[None, :], 0.0)
         # As zeros, bad components keep NaN out of the products; the norm alone tells.
         x = tl.where(is_finite, x, 0.0)
         total = tl.where(is_finite, tl.fma(x, x, total), float("nan"))

@@ -1,20 +1,27 @@
 """Measures tiles of the Triton kernels on this CUDA device and puts the best into the table that users run with.
 
-`python -m benchmarks.tune` (or `make tune`) takes some minutes a device. Candidates that give wrong results are not
-timed. Nothing but the timing itself needs a GPU; tests/benchmarks/test_tune.py runs the rest with a made-up one.
+`python -m benchmarks.tune` (or `make tune`) tries thousands of candidates, which all cores compile ahead. With few of
+them that takes hours: `--op` and `--precision` choose a part, and rows are stored one by one. What gives wrong results
+or cannot be compiled is not timed. Nothing but the timing itself needs a GPU; tests/benchmarks/test_tune.py runs the
+rest with a made-up one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.tune_ahead import compile_candidate, without_memory
 from protokern.kernels.backends import PRECISIONS
 from protokern.kernels.mean_activation import reference as mean_reference
 from protokern.kernels.min_distance import reference as nearest_reference
@@ -79,7 +86,8 @@ def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], t
         with forced(config):
             try:
                 result = call()
-            except _out_of_resources() as error:
+            # No room, or what the compiler refuses. What breaks the device breaks all that follows, and ends here.
+            except (_triton_error(), RuntimeError) as error:
                 print(f"  {config}: {error}")
                 continue
             if not is_right(result):
@@ -159,25 +167,32 @@ def _gate(task: Task, features: Tensor, prototypes: Tensor) -> Callable[[object]
     return is_right
 
 
-def _out_of_resources() -> type[Exception]:
-    from triton.runtime.errors import OutOfResources
+def _triton_error() -> type[Exception]:
+    from triton.errors import TritonError
 
-    return OutOfResources
+    return TritonError
 
 
 def _median_milliseconds(call: Callable[[], object]) -> float:
     from triton.testing import do_bench
 
-    return float(do_bench(call, return_mode="median"))
+    return float(do_bench(call, warmup=5, rep=30, return_mode="median"))
+
+
+def ahead_call(task: Task) -> Callable[[], object]:
+    """The call of a task on tensors without memory."""
+    return _call(task, *without_memory(task.size))
 
 
 def tune(
     tasks: Sequence[Task], device: torch.device, device_name: str, timer: Timer, path: Path = TABLE,
     choices: Callable[[Task, DeviceLimits], list[Config]] = candidates,
+    until_compiled: Callable[[Task], object] = lambda task: None,
 ) -> None:  # fmt: skip
     """Find the best tiles of every task and write them into the table at `path`, one after the other."""
     limits = device_limits(device)
     for task in tasks:
+        until_compiled(task)
         config, milliseconds = best(task, make_inputs(task, device), choices(task, limits), timer)
         print(f"{task.op} {task.precision} {task.size}: {milliseconds:.4f} ms with {config}", flush=True)
         rows.cache_clear()
@@ -190,11 +205,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", nargs="+", choices=OPS, default=OPS)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="processes that compile")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device is present; tiles are measured where they are to run.")
     tasks = [Task(*each) for each in product(args.op, args.precision, SIZES)]
-    tune(tasks, torch.device("cuda", torch.cuda.current_device()), torch.cuda.get_device_name(), _median_milliseconds)
+    device = torch.device("cuda", torch.cuda.current_device())
+    limits = device_limits(device)
+    # New processes, not copies of this one: CUDA does not survive a fork.
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        begun = {
+            task: [
+                pool.submit(compile_candidate, partial(ahead_call, task), one, limits)
+                for one in candidates(task, limits)
+            ]
+            for task in tasks
+        }
+        tune(
+            tasks, device, torch.cuda.get_device_name(), _median_milliseconds,
+            until_compiled=lambda task: wait(begun[task]),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,32 @@ CPU = torch.device("cpu")
 TINY = (2, 16, 3, 3, 8)
 CHOICES = [Config(16, block_n, 16, 4, 2, 2, "") for block_n in (16, 32)]
 H200 = KNOWN_LIMITS[90]
+
+
+# A process of its own: in this one kernels are interpreted. The driver stands in for a GPU's and launches nothing.
+AHEAD = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from benchmarks import tune_ahead
+from benchmarks.tune import Task, ahead_call
+from functools import partial
+from protokern.kernels.triton_common.configs import Config
+from protokern.kernels.triton_common.limits import KNOWN_LIMITS
+
+class Driver:
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+    def get_current_target(self): return GPUTarget("cuda", 90, 32)
+
+driver.set_active(Driver())
+for op in ("min_distance", "topk_distance", "mean_activation"):
+    task = Task(op, "tf32", (64, 64, 14, 14, 300))
+    for block_d in (32, 48):
+        config = Config(64, 64, block_d, 4, 2, 2, "")
+        said = tune_ahead.compile_candidate(partial(ahead_call, task), config, KNOWN_LIMITS[90])
+        print(op, block_d, "refused" if said else "compiled")
+"""
 
 
 class MadeUpTimer:
@@ -115,3 +143,41 @@ def test_needs_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         tune.main()
     assert "no CUDA device is present; tiles are measured where they are to run." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_candidates_are_compiled_ahead_into_the_cache_of_the_disk(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", AHEAD], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # 48 is no power of two: one op takes the one below, two leave it to the compiler, whose refusal is no error here.
+    assert done.stdout.splitlines() == [
+        "min_distance 32 compiled",
+        "min_distance 48 compiled",
+        "topk_distance 32 compiled",
+        "topk_distance 48 refused",
+        "mean_activation 32 compiled",
+        "mean_activation 48 refused",
+    ]
+    kernels = {path.stem for path in tmp_path.rglob("*.cubin")}
+    assert {"min_distance_search_kernel", "topk_search_kernel", "mean_activation_kernel", "prep_kernel"} <= kernels
+
+
+def test_what_cannot_be_compiled_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task("min_distance", "fp32", TINY)
+    inputs = make_inputs(task, CPU)
+    right = tune.nearest_reference.min_distance(*inputs, "sqeuclidean")
+    calls = iter([RuntimeError("PassManager::run failed"), right])
+
+    def call() -> object:
+        answer = next(calls)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
+    assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
+    assert "PassManager::run failed" in capsys.readouterr().out

@@ -213,7 +213,8 @@ def main() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     limits = device_limits(device)
     # New processes, not copies of this one: CUDA does not survive a fork.
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"))
+    try:
         begun = {
             task: [
                 pool.submit(compile_candidate, partial(ahead_call, task), one, limits)
@@ -225,6 +226,9 @@ def main() -> None:
             tasks, device, torch.cuda.get_device_name(), _median_milliseconds,
             until_compiled=lambda task: wait(begun[task]),
         )  # fmt: skip
+    finally:
+        # After an error nobody waits for what has not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":

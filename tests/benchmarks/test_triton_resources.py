@@ -44,6 +44,7 @@ RECOMPILED = (
     (90, "mean_grad_features_kernel"),
     (80, "min_distance_search_kernel"),
     (80, "distance_map_kernel"),
+    (80, "mean_activation_kernel"),
 )
 
 

@@ -223,8 +223,10 @@ def read_records(path: Path, layout: Layout) -> Records:
     return Records(np.concatenate(labels), tuple(checksums))
 
 
-def check_features(path: Path, layout: Layout, records: Records) -> None:
+def check_features(path: Path, layout: Layout, records: Records, part: tuple[int, int] = (0, 1)) -> None:
     """Read the features of all whole chunks once, chunk by chunk, and hold them to their checksums.
+
+    With a `part` (n, of) only those of one of so many parts are read, which follow each other.
 
     Raises:
         DataError: features are missing, damaged, or too many.
@@ -235,11 +237,13 @@ def check_features(path: Path, layout: Layout, records: Records) -> None:
     size, whole = _size(file), len(records.labels) * layout.image_bytes
     if size < whole or size > layout.images * layout.image_bytes or (layout.is_complete and size != whole):
         raise DataError(f"{file}: must have {whole} bytes; it has {size}. {ADVICE}")
-    if not records.checksums:
+    first_chunk, end = (len(records.checksums) * number // part[1] for number in (part[0], part[0] + 1))
+    if first_chunk == end:
         return
     buffer = memoryview(bytearray(min(_PIECE_BYTES, whole)))
     with file.open("rb", buffering=0) as opened:
-        for chunk, checksum in enumerate(records.checksums):
+        opened.seek(first_chunk * layout.chunk_images * layout.image_bytes)
+        for chunk, checksum in enumerate(records.checksums[first_chunk:end], start=first_chunk):
             if _read_checksum(opened, layout.images_in(chunk) * layout.image_bytes, chunk, buffer) != checksum:
                 first = chunk * layout.chunk_images
                 last = first + layout.images_in(chunk) - 1

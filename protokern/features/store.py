@@ -65,7 +65,12 @@ class FeatureStore:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, fingerprint: Fingerprint | None = None, precision: Precision | None = None
+        cls,
+        path: Path | str,
+        *,
+        fingerprint: Fingerprint | None = None,
+        precision: Precision | None = None,
+        checked_part: tuple[int, int] = (0, 1),
     ) -> FeatureStore:
         """Open a complete store after reading all of it once, to hold every chunk to its checksum.
 
@@ -73,6 +78,7 @@ class FeatureStore:
             path: the folder.
             fingerprint: what the features must depend on; None: whatever they do.
             precision: that the numbers must have; None: either.
+            checked_part: (n, of): read only the n-th of so many parts, for processes that open a store together.
 
         Raises:
             DataError: there is none, or it is not complete, damaged, or of other weights, another transform or other
@@ -86,7 +92,7 @@ class FeatureStore:
         if not layout.is_complete:
             raise DataError(f"{folder}: must be a complete feature store; its writer was stopped. Go on writing it.")
         records = read_records(folder, layout)
-        check_features(folder, layout, records)
+        check_features(folder, layout, records, checked_part)
         return cls(folder, layout, records)
 
     @staticmethod

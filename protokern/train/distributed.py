@@ -79,6 +79,8 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
 
 def _end(store: dist.Store, ranks: Ranks, error: BaseException) -> None:
     """Raise the error on the rank that is the first to have one, and OtherProcessError on the others."""
+    if isinstance(error, OtherProcessError):  # has nothing to say, and must not keep the one quiet that has
+        raise error
     try:
         is_said = store.add(_FAILED, 1) > 1
     except RuntimeError:  # the store was with the first rank, and that is gone

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from protokern.errors import DataError, OtherProcessError
 from protokern.features import (
     FeatureStore,
     FeatureWriter,
@@ -65,6 +66,7 @@ def open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
 
     Raises:
         DataError: a store is damaged, stale, or cannot be written.
+        OtherProcessError: another rank has found it so.
         KeyboardInterrupt: `run.should_stop()` said so; what was written stays.
     """
     weights = fingerprint_of_weights(run.model.backbone)
@@ -75,9 +77,22 @@ def open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
         folder = feature_folder(run) / name
         if not FeatureStore.is_complete(folder):
             yield from _write(run, folder, name, split, fingerprint)
-        store = FeatureStore.open(folder, fingerprint=fingerprint, precision=run.feature_precision)
-        stored[name] = StoredImages(store, split)
+        stored[name] = StoredImages(_open_together(run, folder, fingerprint), split)
     run.stored = _as_splits(run, stored)
+
+
+def _open_together(run: TrainingRun, folder: Path, fingerprint: Fingerprint) -> FeatureStore:
+    """The store, of which every rank has checked a part; all ranks end here when one of them refuses it."""
+    part = (run.ranks.rank, run.ranks.size)
+    store, refusal = None, None
+    try:
+        store = FeatureStore.open(folder, fingerprint=fingerprint, precision=run.feature_precision, checked_part=part)
+    except DataError as error:
+        refusal = error
+    if run.ranks.any(refusal is not None):
+        raise refusal or OtherProcessError(f"another process has refused {folder}, and has said why")
+    assert store is not None
+    return store
 
 
 def find_stores(run: TrainingRun) -> StoredSplits | None:

@@ -272,3 +272,22 @@ def test_labels_of_more_images_than_anybody_has_are_not_read(tmp_path) -> None:
             file.truncate(size)
     with pytest.raises(DataError, match=r"store.json: must have sizes of a feature store"):
         FeatureStore.open(tmp_path)
+
+
+def test_processes_that_open_a_store_together_check_a_part_each(tmp_path) -> None:
+    write(tmp_path)  # a chunk of 64 images and one of 6
+    file = tmp_path / "features.bin"
+    for chunk, place in enumerate((5, file.stat().st_size - 5)):
+        before = file.read_bytes()
+        file.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+        other = FeatureStore.open(tmp_path, fingerprint=PRINT, checked_part=(1 - chunk, 2))
+        assert len(other) == IMAGES
+        for part in ((chunk, 2), (0, 1)):
+            with pytest.raises(DataError, match=f"is damaged at images {64 * chunk} to "):
+                FeatureStore.open(tmp_path, fingerprint=PRINT, checked_part=part)
+        file.write_bytes(before)
+    for number in range(5):  # more processes than chunks
+        FeatureStore.open(tmp_path, checked_part=(number, 5))
+    file.write_bytes(before[:-1])
+    with pytest.raises(DataError, match="must have"):
+        FeatureStore.open(tmp_path, checked_part=(0, 5))

@@ -170,6 +170,22 @@ def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> No
     assert [one[: len(line)] for one in said(logs)] == [line]
 
 
+@pytest.mark.parametrize("place", [3, -3], ids=["part of the first", "part of the second"])
+def test_damage_in_a_feature_store_is_one_line_whichever_process_checks_it(tmp_path, place) -> None:
+    sets = [*SETS, "--set", "train.backbone=frozen", "--set", "data.birds_train=40", "--set", "train.joint_epochs=1"]
+    sets += ["--set", f'data.feature_store="{tmp_path / "stores"}"', "--device", "cpu"]
+    assert main(["train", "--out", str(tmp_path / "first"), *sets]) == 0
+    file = tmp_path / "stores" / "train" / "features.bin"  # 80 images: a chunk for each process
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(2, run_main, ["train", "--out", str(tmp_path / "run"), *sets], logs=logs))
+    assert codes == [2, 2]
+    (line,) = said(logs)
+    assert line.startswith(f"protokern train: {file}: is damaged at images {0 if place > 0 else 64} to ")
+
+
 def wait_for_epochs(folder: Path, count: int, *, seconds: float = 60) -> None:
     """Until the log has that many lines and a checkpoint follows."""
     deadline = time.monotonic() + seconds

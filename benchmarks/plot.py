@@ -19,6 +19,7 @@ from benchmarks.groups import Comparison, newest, quickest
 from benchmarks.machine import ROOT
 from benchmarks.results import SPEED, read_rows
 from benchmarks.rows import SpeedRow
+from benchmarks.targets import NOT_HELD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,11 +63,16 @@ SERIES = (
 
 
 def panels(rows: Sequence[SpeedRow], on_cuda: bool) -> dict[tuple[str, str], list[Comparison]]:
-    """The forward comparisons of `min_distance` with all threads, by device and instruction set."""
+    """The forward comparisons of `min_distance` with all threads, by device and instruction set.
+
+    Sets that no target is for are in the tables alone: a third panel would leave none large enough to read.
+    """
     found: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in newest(rows):
         first = comparison.first
         if (first.op, first.mode, first.on_cuda) != ("min_distance", "fwd", on_cuda) or comparison.ours() is None:
+            continue
+        if first.isa in NOT_HELD:
             continue
         if on_cuda or first.threads == first.cores:
             found.setdefault((first.device, first.isa), []).append(comparison)

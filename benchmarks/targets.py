@@ -17,6 +17,8 @@ H200_GFLOPS = {"tf32": 494e3, "bf16": 990e3}
 H200_GBYTES = 4300.0
 
 NOT_MEASURED = "not measured"
+# The shares of the peak, and all that follows from them, are set for processors with AVX-512 or more.
+NOT_HELD = ("avx2", "base")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Target:
         one_core = row.threads == 1
         return (
             (row.op, row.case, row.mode) == ("min_distance", self.case, self.mode)
+            and row.isa not in NOT_HELD
             and row.on_cuda == (self.device == "cuda")
             and (row.on_cuda or one_core == (self.where == "one core") or row.cores == 1)
         )

@@ -26,6 +26,7 @@ def test_a_panel_for_each_instruction_set_with_all_threads() -> None:
         "avx512": ["cub200", "grid14"],
     }
     assert [isa for _, isa in panels(rows, on_cuda=True)] == ["sm_90"]
+    assert panels([replace(NATIVE, isa="avx2")], on_cuda=False) == {}
 
 
 def test_the_points_of_a_plot_are_the_rows() -> None:

@@ -90,6 +90,10 @@ def test_instruction_sets_are_judged_apart() -> None:
     assert [line.split(":")[0] for line in lines] == ["cub200 fwd, amx", "cub200 fwd, avx512"]
 
 
+def test_sets_before_avx512_are_measured_and_not_judged() -> None:
+    assert verdicts([replace(NATIVE, isa="avx2"), replace(NATIVE, isa="base")]) == verdicts([])
+
+
 def test_the_targets_on_cuda() -> None:
     full_row = replace(ON_GPU, mode="full", precision="tf32", p50_ms=1.0)
     others = [

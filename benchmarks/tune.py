@@ -65,13 +65,21 @@ def candidates(task: Task, limits: DeviceLimits) -> list[Config]:
     element = 2 if task.precision == "bf16" else 4
     steps = {32, 64, max(16, 1 << (depth - 1).bit_length())} if task.op == "min_distance" else {32, 64}
     found = []
-    for block_p, block_n, block_d, warps, stages, waves in product(
-        (64, 128), (32, 64, 128), sorted(steps), (4, 8), (2, 3, 4), (1, 2)
+    for path, block_p, block_n, block_d, warps, stages, waves in product(
+        _paths(task), (64, 128), (32, 64, 128), sorted(steps), (4, 8), (2, 3, 4), (1, 2)
     ):
-        config = Config(block_p, block_n, block_d, warps, stages, waves, "")
+        config = Config(block_p, block_n, block_d, warps, stages, waves, path)
         if shrink(config, limits, lambda config: _least_shared(config, element)) == config:
             found.append(config)
     return found
+
+
+def _paths(task: Task) -> tuple[str, ...]:
+    from protokern.kernels.min_distance.triton_launch import MOST_FOR_STRIDED
+
+    if task.op != "min_distance":
+        return ("",)
+    return ("operands", "strided") if task.size[-1] <= MOST_FOR_STRIDED else ("operands",)
 
 
 def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], timer: Timer) -> tuple[Config, float]:

@@ -13,14 +13,17 @@ from ..triton_common.difference import is_finite_row, row_distance, similarity
 from ..triton_common.indexing import cell_offset, first_cell, take_split, take_tile, wide
 from ..triton_common.search_tile import (
     NO_POSITION,
+    finish_scores,
     is_apart,
     load_factors,
+    lowest_bad,
     multiply,
     of_image,
     pair_products,
     prototype_square,
     tile_scores,
 )
+from ..triton_common.strided_tile import patch_offset, strided_products
 
 
 @triton.jit
@@ -84,18 +87,22 @@ def min_distance_search_kernel(
     epsilon, product_error, sum_error,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, RESIDENT: tl.constexpr,
+    STRIDED: tl.constexpr, DENSE: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One program: BP prototypes against one split of the positions of one image.
 
-    With RESIDENT a vector fits BK, and the prototypes are loaded once.
+    With RESIDENT a vector fits BK, and the prototypes are loaded once. With STRIDED the patches have no operands, only
+    the centre in the place of `x_high`: they are read where they lie, for which DENSE, CENTRE and DROPPED say what
+    `prep_kernel` is told too.
     """
     TAPS: tl.constexpr = KH * KW
     prototype, split, image, begin, end = take_split(num_prototypes, num_positions, SPLITS, tiles_per_split, BP, BN)
     inside = prototype < num_prototypes
     # Rows past the end are those of the last: loads need no mask, and the scores of positions past it are inf.
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
-    x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
+    if not STRIDED:
+        x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     if RESIDENT:
         k = tl.arange(0, BK)
         ph, pl = load_factors(p_high, p_low, prototype_row[:, None] * pitch + k[None, :], SPLIT)
@@ -106,7 +113,13 @@ def min_distance_search_kernel(
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
         cell = first_cell(tl.minimum(n, num_positions - 1), columns, width, TAPS)
-        if RESIDENT:
+        if STRIDED:
+            x_offset = patch_offset(cell, columns, x_stride_y, x_stride_x, DENSE)
+            products, square = strided_products(
+                p_high, p_low, prototype_row, pitch, x_ptr + image * x_stride_b, x_offset, x_stride_d, x_high, depth,
+                CENTRE, DROPPED, SPLIT, INPUT_PRECISION, BP, BN, BK,
+            )  # fmt: skip
+        elif RESIDENT:
             xh, xl = load_factors(x_high, x_low, cell[None, :] * pitch + k[:, None], SPLIT)
             products = multiply(tl.zeros([BP, BN], tl.float32), ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
         else:
@@ -114,7 +127,10 @@ def min_distance_search_kernel(
                 p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
                 KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
             )  # fmt: skip
-        scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+        if STRIDED:
+            scores, bad = finish_scores(products, square, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
+        else:
+            scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
         best, second, index = take_nearest(scores, n, best, second, index, RECHECK, BN)
     first_bad = tl.min(bad, 0)
     if SPLITS == 1:

@@ -21,7 +21,14 @@ from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import Config, choose, num_splits, shrink
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
-from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
+from ..triton_common.operands import (
+    OperandKind,
+    is_centred,
+    is_dense,
+    operand_kind,
+    prepare_operands,
+    prepare_prototypes,
+)
 from .triton_kernels import (
     min_distance_combine_kernel,
     min_distance_direct_kernel,
@@ -31,9 +38,11 @@ from .triton_kernels import (
 
 # Differences of one component up to which a single launch of the direct kernel is taken. Not measured on a GPU yet.
 TINY_WORK = 0 if is_interpreted() else 2**22
-# Elements of an image's or of the prototypes' operands that the search kernel can address.
+# Elements of an image's or of the prototypes' operands, or of an image as it lies, that the search kernel can address.
 LARGEST_OFFSET = 2**31 - 1
 PROTOTYPES_PER_SETTLING_PROGRAM = 4
+# Beyond these every tile of prototypes would round the features again, though the table's nearest row reads them so.
+MOST_FOR_STRIDED = 512
 # Pairs of a program of the direct kernel: 32 components of each are in registers at a time.
 DIRECT_PAIRS = 2048 if is_interpreted() else 64
 # Of one component, both parts of a split one.
@@ -80,6 +89,8 @@ def search(
         config = search_config(
             limits, features.dtype, precision, metric, name, depth, height * width, rows * columns, len(prototypes)
         )
+        if config.path == "strided" and image_span(features) > LARGEST_OFFSET:
+            config = replace(config, path="operands")
         _by_products(
             features, prototypes, metric, activation, epsilon, result, kind, config, limits,
             kind.exact or kind.split or precision == "fp32",
@@ -98,9 +109,12 @@ def search_config(
     precision = "fp32" if name == "ieee" else precision
     config = choose("min_distance", limits.arch, dtype, precision, depth * taps, positions, prototypes)
     largest = 64 if name == "ieee" else 256
+    if taps > 1 or metric == "cosine" or prototypes > MOST_FOR_STRIDED:
+        config = replace(config, path="operands")
     channels = max(16, triton.next_power_of_2(depth))
     element = ELEMENT_BYTES[name]
-    block_d = channels if taps == 1 and config.block_d >= depth else min(config.block_d, channels, 128 // element)
+    is_whole = taps == 1 and config.block_d >= depth and config.path == "operands"
+    block_d = channels if is_whole else min(config.block_d, channels, 128 // element)
     config = replace(
         config,
         block_p=min(config.block_p, largest, max(16, triton.next_power_of_2(prototypes))),
@@ -113,9 +127,15 @@ def search_config(
     return shrink(config, limits, lambda config: shared_bytes(config, element, is_resident(config, depth, taps)))
 
 
+def image_span(features: Tensor) -> int:
+    """Elements from the first to the last number of an image, as it lies in memory."""
+    sizes_and_strides = zip(features.shape[1:], features.stride()[1:], strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in sizes_and_strides)
+
+
 def is_resident(config: Config, depth: int, taps: int) -> bool:
     """Whether one step takes a whole vector, so that a program loads its prototypes once."""
-    return taps == 1 and config.block_d >= depth
+    return taps == 1 and config.block_d >= depth and config.path == "operands"
 
 
 def shared_bytes(config: Config, element_bytes: int, resident: bool) -> int:
@@ -149,7 +169,13 @@ def _by_products(
     positions = rows * columns
     # Gathers from separate channels move eight times what they use; for few prototypes that is less than a copy.
     copies = recheck or 4 * num_prototypes > height * width
-    x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d, copies)
+    is_strided = config.path == "strided"
+    if is_strided:
+        p, x_high = prepare_prototypes(prototypes, kind, config.block_d)
+        x_low, x_square, rows_first = x_high, x_high, features
+    else:
+        x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d, copies)
+        x_high, x_low, x_square = x.high, x.low, x.square
     prototype_tiles = triton.cdiv(num_prototypes, config.block_p)
     tiles = triton.cdiv(positions, config.block_n)
     per_split = triton.cdiv(tiles, num_splits(config, limits, batch * prototype_tiles, positions))
@@ -165,11 +191,13 @@ def _by_products(
     outputs = (result.value, result.patch, result.similarity, undecided, best, second, index, bad)
     constants = {"COSINE": metric == "cosine", "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
     min_distance_search_kernel[(batch * splits * prototype_tiles,)](
-        x.high, x.low, x.square, p.high, p.low, p.square, *vectors, *outputs,
-        batch, num_prototypes, positions, height * width, width, columns, depth, x.pitch, per_split,
+        x_high, x_low, x_square, p.high, p.low, p.square, *vectors, *outputs,
+        batch, num_prototypes, positions, height * width, width, columns, depth, p.pitch, per_split,
         epsilon, product_error, sum_error,
         **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision, SPLITS=splits,
-        RESIDENT=is_resident(config, depth, kh * kw), BP=config.block_p, BN=config.block_n, BK=config.block_d,
+        RESIDENT=is_resident(config, depth, kh * kw), STRIDED=is_strided,
+        DENSE=is_strided and is_dense(features), CENTRE=is_strided and is_centred(kind, metric),
+        DROPPED=kind.dropped_bits if is_strided else 0, BP=config.block_p, BN=config.block_n, BK=config.block_d,
         num_warps=config.warps, num_stages=config.stages, **OPTIONS,
     )  # fmt: skip
     if splits > 1:

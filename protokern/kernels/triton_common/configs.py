@@ -35,7 +35,8 @@ class Config:
         warps: of one program.
         stages: steps in flight.
         waves: programs per multiprocessor below which the grid of an image is split.
-        path: of a backward, "gather", the one there is; else empty.
+        path: of min_distance, "operands" where a pass before the search makes those of the patches, "strided" where the
+            search reads the features as they lie; of a backward, "gather", the one there is; else empty.
     """
 
     block_p: int

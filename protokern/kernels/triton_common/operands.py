@@ -9,7 +9,6 @@ import torch
 import triton
 from torch import Tensor
 
-from ..geometry import prototype_size
 from .availability import is_interpreted
 from .device import OPTIONS, cells_of
 from .limits import DeviceLimits
@@ -100,36 +99,67 @@ def prepare_operands(
         do not lie so already.
     """
     batch, depth, height, width = features.shape
-    num_prototypes = len(prototypes)
-    kh, kw = prototype_size(prototypes)
     cells = cells_of(prototypes)
-    pitch = -(-depth // channels) * channels
-    device = features.device
-
-    def allocate(rows: int) -> Operands:
-        high = torch.empty((rows, pitch), dtype=kind.dtype, device=device)
-        low = torch.empty_like(high) if kind.split else high
-        return Operands(high, low, torch.empty(rows, dtype=torch.float32, device=device), pitch)
-
-    x, p = allocate(batch * height * width), allocate(num_prototypes * kh * kw)
+    x = _allocate(features, batch * height * width, kind, channels)
+    p = _allocate(cells, cells[:, 0].numel(), kind, channels)
     rows_first = features
     if copies and features.stride(1) != 1 and depth > 1:
         rows_first = torch.empty_like(features, memory_format=torch.channels_last)
     is_scaled = metric == "cosine"
     x_scale = _scale(features) if is_scaled else x.square
     p_scale = _scale(cells) if is_scaled else p.square
-    num_cells = height * width
-    x_programs = batch * triton.cdiv(num_cells, ROWS_PER_PROGRAM)
+    x_programs = batch * triton.cdiv(height * width, ROWS_PER_PROGRAM)
+    _launch_prep(features, x, x_scale, rows_first, cells, p, p_scale, None, x_programs, kind, metric)
+    return x, p, rows_first
+
+
+def prepare_prototypes(prototypes: Tensor, kind: OperandKind, channels: int) -> tuple[Operands, Tensor]:
+    """Operands of `prototypes` alone (P h w rows), for squared Euclidean distances, as `prepare_operands` makes them.
+
+    Returns:
+        The operands, and what is taken away from all vectors, (pitch,) float32 with zeros from D on; of no meaning
+        unless `is_centred`.
+    """
+    cells = cells_of(prototypes)
+    p = _allocate(cells, cells[:, 0].numel(), kind, channels)
+    centre = torch.empty(p.pitch, dtype=torch.float32, device=cells.device)
+    _launch_prep(cells, p, p.square, cells, cells, p, p.square, centre, 0, kind, "sqeuclidean")
+    return p, centre
+
+
+def _allocate(vectors: Tensor, rows: int, kind: OperandKind, channels: int) -> Operands:
+    pitch = -(-vectors.shape[1] // channels) * channels
+    high = torch.empty((rows, pitch), dtype=kind.dtype, device=vectors.device)
+    low = torch.empty_like(high) if kind.split else high
+    return Operands(high, low, torch.empty(rows, dtype=torch.float32, device=vectors.device), pitch)
+
+
+def _launch_prep(
+    features: Tensor, x: Operands, x_scale: Tensor, rows_first: Tensor,
+    cells: Tensor, p: Operands, p_scale: Tensor, centre: Tensor | None,
+    x_programs: int, kind: OperandKind, metric: str,
+) -> None:  # fmt: skip
+    _, depth, height, width = features.shape
+    num_prototypes, _, kh, kw = cells.shape
     grid = (x_programs + kh * kw * triton.cdiv(num_prototypes, ROWS_PER_PROGRAM),)
     prep_kernel[grid](
         features, *features.stride(), x_scale, x.high, x.low, rows_first, x.square,
-        cells, *cells.stride(), p_scale, p.high, p.low, p.square,
-        x_programs, num_cells, width, num_prototypes, depth, pitch,
-        KW=kw, TAPS=kh * kw, DENSE=features.stride(2) == width * features.stride(3) or height == 1,
-        SCALED=is_scaled, CENTRE=not (is_scaled or kind.exact), DROPPED=kind.dropped_bits, SPLIT=kind.split,
-        COPY=rows_first is not features, ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8, **OPTIONS,
+        cells, *cells.stride(), p_scale, p.high, p.low, p.square, p.square if centre is None else centre,
+        x_programs, height * width, width, num_prototypes, depth, p.pitch,
+        KW=kw, TAPS=kh * kw, DENSE=is_dense(features), SCALED=metric == "cosine", CENTRE=is_centred(kind, metric),
+        DROPPED=kind.dropped_bits, SPLIT=kind.split, COPY=rows_first is not features, KEEP_CENTRE=centre is not None,
+        ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8, **OPTIONS,
     )  # fmt: skip
-    return x, p, rows_first
+
+
+def is_dense(features: Tensor) -> bool:
+    """Whether a row of cells begins where the one before ends."""
+    return features.stride(2) == features.shape[3] * features.stride(3) or features.shape[2] == 1
+
+
+def is_centred(kind: OperandKind, metric: str) -> bool:
+    """Whether a search by products takes one vector away from all: not where products are exact or of unit scale."""
+    return not (metric == "cosine" or kind.exact)
 
 
 def _scale(vectors: Tensor) -> Tensor:

@@ -87,11 +87,15 @@ def prepare_rows(
 def prep_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x, x_scale, x_high, x_low, x_copy, x_square,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_scale, p_high, p_low, p_square,
-    x_programs, num_cells, width, num_prototypes, depth, pitch,
+    centre_ptr, x_programs, num_cells, width, num_prototypes, depth, pitch,
     KW: tl.constexpr, TAPS: tl.constexpr, DENSE: tl.constexpr, SCALED: tl.constexpr, CENTRE: tl.constexpr,
-    DROPPED: tl.constexpr, SPLIT: tl.constexpr, COPY: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    DROPPED: tl.constexpr, SPLIT: tl.constexpr, COPY: tl.constexpr, KEEP_CENTRE: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The first `x_programs` programs prepare ROWS cells of one image each, the others ROWS prototypes at one cell."""
+    """The first `x_programs` programs prepare ROWS cells of one image each, the others ROWS prototypes at one cell.
+
+    With KEEP_CENTRE the first of the others writes what is taken away from all vectors, (pitch,) float32.
+    """
     program = tl.program_id(0)
     # Names differ between the branches: a name in both must have one type.
     if program < x_programs:
@@ -121,3 +125,8 @@ def prep_kernel(
             p_ptr, num_prototypes, p_stride_p, p_stride_d, p_high, p_low, p_high, p_square, pitch,
             SCALED, CENTRE, DROPPED, SPLIT, False, ROWS, WIDTH,
         )  # fmt: skip
+        if KEEP_CENTRE and program == x_programs:
+            for k0 in range(0, pitch, WIDTH):
+                k = k0 + tl.arange(0, WIDTH)
+                centre = sampled_centre(p_ptr, num_prototypes, p_stride_p, p_stride_d, k, depth, WIDTH)
+                tl.store(centre_ptr + k, centre, mask=k < pitch)

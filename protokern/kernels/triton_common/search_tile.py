@@ -115,14 +115,19 @@ def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.co
 
 
 @triton.jit
+def lowest_bad(bad, square, n, end):
+    """`bad` (BN,), the lowest patches that were not finite so far, after those of `n` (BN,) below `end`."""
+    return tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
+
+
+@triton.jit
 def tile_scores(
     products, bad, x_square, cell, n, end, width,
     KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, RECHECK: tl.constexpr,
 ):  # fmt: skip
     """Scores (BP, BN) of the patches `n` (BN,) below `end`, and `bad` (BN,), the lowest that were not finite so far."""
     square = patch_square(x_square, cell, width, KW, TAPS)
-    bad = tl.minimum(bad, tl.where((square != square) & (n < end), n, NO_POSITION))
-    return finish_scores(products, square, n < end, COSINE, RECHECK), bad
+    return finish_scores(products, square, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
 
 
 @triton.jit

@@ -26,6 +26,7 @@ from protokern.kernels.triton_common.limits import KNOWN_LIMITS
 
 TILES = Config(block_p=128, block_n=128, block_d=32, warps=8, stages=3, waves=2, path="")
 FITS = {"depth": 512, "positions": 196, "prototypes": 2000}
+PATHS = {"min_distance": ("operands", "strided"), "min_distance_backward": ("gather",)}
 OPS = ("min_distance", "min_distance_backward", "mean_activation", "topk_distance")
 
 
@@ -52,7 +53,7 @@ class TestTable:
         for size in (config.block_p, config.block_n, config.block_d):
             assert size in (16, 32, 64, 128, 256)
         assert config.warps in (1, 2, 4, 8)
-        assert config.path == ("gather" if row.op.endswith("_backward") else "")
+        assert config.path in PATHS.get(row.op, ("",))
         assert row.source
         assert shrink(config, KNOWN_LIMITS[row.arch], lambda _: 0) == config  # the products fit the registers
 

@@ -30,7 +30,7 @@ from protokern.errors import CheckpointError, ConfigError, LostContactError, Tra
 from protokern.train.batch_norms import share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
-from protokern.train.distributed import device_of_process, joined_ranks
+from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.files import write_file
 from protokern.train.lock import lock_run
 from protokern.train.loop import train
@@ -97,7 +97,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         with stop.listening(ranks.size), explain_lost_contact(), explain_lost_workers():
             show_training(train(work))
     except (KeyboardInterrupt, LostContactError) as error:
-        if isinstance(error, LostContactError) and not stop.is_made():
+        if isinstance(error, LostContactError) and (has_another_failed() or not stop.is_made()):
             raise
         where = f"The last checkpoint is {work.last_checkpoint}; go on with --resume." if work.last_checkpoint else ""
         if ranks.is_first:

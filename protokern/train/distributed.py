@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
@@ -22,6 +23,7 @@ from protokern.train.ranks import SINGLE, Ranks, explain_lost_contact
 # How long a rank waits for the others: longer than the first one ever works alone, such as on the last layer.
 SILENCE_MINUTES = 30
 _FAILED = "protokern/failed"
+_board: ContextVar[dist.Store | None] = ContextVar("_board", default=None)
 
 
 def num_processes() -> int:
@@ -70,11 +72,23 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     except LostContactError as error:
         raise TrainingError(f"torchrun: the processes of this run did not find each other ({error}).") from error
     ranks = Ranks(rank, size)
+    token = _board.set(store)
     try:
         yield ranks
     except (Exception, KeyboardInterrupt) as error:
         _end(store, ranks, error)
+    finally:
+        _board.reset(token)
     dist.destroy_process_group()  # not after an error: it could wait for a process that is gone
+
+
+def has_another_failed() -> bool:
+    """Whether another process of the run has said that it failed; torchrun then stops this one."""
+    board = _board.get()
+    try:
+        return board is not None and board.check([_FAILED])
+    except RuntimeError:  # the store was with the first rank, and that is gone
+        return False
 
 
 def _end(store: dist.Store, ranks: Ranks, error: BaseException) -> None:

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from protokern.cli.main import main
-from protokern.errors import ConfigError, DataError
+from protokern.errors import ConfigError, DataError, TrainingError
 from protokern.train.checkpoint import find_resumable
 from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.head_stages import prune_step, push_step
 from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.ranks import SINGLE, Ranks
+from protokern.train.records import EpochRecord
 from protokern.train.run import TrainingRun, resume_run
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
@@ -153,6 +154,32 @@ def test_a_mistake_of_one_process_is_one_line(tmp_path) -> None:
     assert codes == [2, 2]
     assert said(logs) == ["protokern train: b.png: cannot be read."]
     assert not (tmp_path / "run").exists()
+
+
+def fail_while_the_first_is_stopped(folder: Path) -> int:
+    """As torchrun does it, which sends SIGTERM to all as soon as one has failed; only earlier."""
+    from protokern.cli import train as verb
+
+    (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+
+    def fail(run):
+        for record in train(run):
+            yield record
+            if isinstance(record, EpochRecord):
+                os.kill(int((folder / "0.pid").read_text()), signal.SIGTERM)
+                raise TrainingError("loss: is not finite.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["RANK"] == "1":
+            patch.setattr(verb, "train", fail)
+        return main(["train", "--out", str(folder / "run"), *SETS])
+
+
+def test_a_failure_in_one_process_is_one_line_though_the_others_are_stopped_for_it(tmp_path) -> None:
+    logs = tmp_path / "logs"
+    codes = end_of(start_ranks(2, fail_while_the_first_is_stopped, tmp_path, logs=logs))
+    assert said(logs) == ["protokern train: loss: is not finite."]
+    assert codes == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,16 @@ from protokern.kernels.backends import PRECISIONS
 from protokern.kernels.mean_activation import reference as mean_reference
 from protokern.kernels.min_distance import reference as nearest_reference
 from protokern.kernels.topk_pool import reference as topk_reference
-from protokern.kernels.triton_common.configs import TABLE, Config, Row, forced, rows, shrink, write_rows
+from protokern.kernels.triton_common.configs import (
+    MOST_FOR_STRIDED,
+    TABLE,
+    Config,
+    Row,
+    forced,
+    rows,
+    shrink,
+    write_rows,
+)
 from protokern.kernels.triton_common.limits import DeviceLimits, device_limits
 
 OPS = ("min_distance", "topk_distance", "mean_activation")
@@ -63,23 +72,23 @@ def candidates(task: Task, limits: DeviceLimits) -> list[Config]:
     """Tiles that the registers and the shared memory of the device have room for."""
     depth = task.size[1]
     element = 2 if task.precision == "bf16" else 4
-    steps = {32, 64, max(16, 1 << (depth - 1).bit_length())} if task.op == "min_distance" else {32, 64}
+    wide, whole = (32, 64, 128), max(16, 1 << (depth - 1).bit_length())
+    # Path, patches of a tile and channels of a step. What a strided search rounds stays in registers, so its tiles are
+    # small.
+    shapes = {
+        "min_distance": [("operands", wide, sorted({32, 64, whole})), ("strided", (32, 64), [32])],
+    }.get(task.op, [("", wide, [32, 64])])
     found = []
-    for path, block_p, block_n, block_d, warps, stages, waves in product(
-        _paths(task), (64, 128), (32, 64, 128), sorted(steps), (4, 8), (2, 3, 4), (1, 2)
-    ):
-        config = Config(block_p, block_n, block_d, warps, stages, waves, path)
-        if shrink(config, limits, lambda config: _least_shared(config, element)) == config:
-            found.append(config)
+    for path, patches, steps in shapes:
+        if path == "strided" and task.size[-1] > MOST_FOR_STRIDED:
+            continue
+        for block_p, block_n, block_d, warps, stages, waves in product(
+            (64, 128), patches, steps, (4, 8), (2, 3, 4), (1, 2)
+        ):
+            config = Config(block_p, block_n, block_d, warps, stages, waves, path)
+            if shrink(config, limits, lambda config: _least_shared(config, element)) == config:
+                found.append(config)
     return found
-
-
-def _paths(task: Task) -> tuple[str, ...]:
-    from protokern.kernels.min_distance.triton_launch import MOST_FOR_STRIDED
-
-    if task.op != "min_distance":
-        return ("",)
-    return ("operands", "strided") if task.size[-1] <= MOST_FOR_STRIDED else ("operands",)
 
 
 def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], timer: Timer) -> tuple[Config, float]:

@@ -181,3 +181,8 @@ def test_what_cannot_be_compiled_is_passed_over(
     monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
     assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
     assert "PassManager::run failed" in capsys.readouterr().out
+
+
+def test_both_ways_of_a_search_for_few_prototypes_are_tried() -> None:
+    paths = [{config.path for config in candidates(Task("min_distance", "fp32", size), H200)} for size in tune.SIZES]
+    assert paths == [{"operands"}, {"operands"}, {"operands", "strided"}, {"operands", "strided"}]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..triton_common.availability import is_interpreted
-from ..triton_common.configs import Config, choose, num_splits, shrink
+from ..triton_common.configs import MOST_FOR_STRIDED, Config, choose, num_splits, shrink
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import (
@@ -41,8 +41,6 @@ TINY_WORK = 0 if is_interpreted() else 2**22
 # Elements of an image's or of the prototypes' operands, or of an image as it lies, that the search kernel can address.
 LARGEST_OFFSET = 2**31 - 1
 PROTOTYPES_PER_SETTLING_PROGRAM = 4
-# Beyond these every tile of prototypes would round the features again, though the table's nearest row reads them so.
-MOST_FOR_STRIDED = 512
 # Pairs of a program of the direct kernel: 32 components of each are in registers at a time.
 DIRECT_PAIRS = 2048 if is_interpreted() else 64
 # Of one component, both parts of a split one.

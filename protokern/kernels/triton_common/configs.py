@@ -22,6 +22,9 @@ TABLE = Path(__file__).with_name("configs.csv")
 SMALLEST_TILE = 16
 # Half of a thread's 255 registers for the products of a tile; the rest holds operands, offsets and the epilogue.
 ACCUMULATORS_PER_THREAD = 128
+# Prototypes for which a search may read the features where they lie, if the nearest row does: each of its tiles of
+# prototypes rounds them again.
+MOST_FOR_STRIDED = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def _launch_prep(
         x_programs, height * width, width, num_prototypes, depth, p.pitch,
         KW=kw, TAPS=kh * kw, DENSE=is_dense(features), SCALED=metric == "cosine", CENTRE=is_centred(kind, metric),
         DROPPED=kind.dropped_bits, SPLIT=kind.split, COPY=rows_first is not features, KEEP_CENTRE=centre is not None,
-        ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8, **OPTIONS,
+        ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8 if centre is None else 4, **OPTIONS,
     )  # fmt: skip
 
 

@@ -13,17 +13,15 @@ from ..triton_common.difference import is_finite_row, row_distance, similarity
 from ..triton_common.indexing import cell_offset, first_cell, take_split, take_tile, wide
 from ..triton_common.search_tile import (
     NO_POSITION,
-    finish_scores,
     is_apart,
     load_factors,
-    lowest_bad,
     multiply,
     of_image,
     pair_products,
     prototype_square,
     tile_scores,
 )
-from ..triton_common.strided_tile import patch_offset, strided_products
+from ..triton_common.strided_tile import strided_scores
 
 
 @triton.jit
@@ -77,12 +75,45 @@ def finish_rows(
 
 
 @triton.jit
+def operand_scores(
+    p_high, p_low, prototype_row, x_high, x_low, x_square, cell, pitch, width, bad, n, end,
+    KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    RECHECK: tl.constexpr, RESIDENT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Scores (BP, BN) of the patches at `cell` from operands, and the lowest bad patches so far.
+
+    With RESIDENT the first two are the factors of the prototypes (BP, BK), else the operands where those lie.
+    """
+    if RESIDENT:
+        xh, xl = load_factors(x_high, x_low, cell[None, :] * pitch + tl.arange(0, BK)[:, None], SPLIT)
+        products = multiply(tl.zeros([BP, BN], tl.float32), p_high, p_low, xh, xl, SPLIT, INPUT_PRECISION)
+    else:
+        products = pair_products(
+            p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
+            KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
+        )  # fmt: skip
+    return tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+
+
+@triton.jit
+def keep_split(
+    work_best, work_second, work_index, work_bad, row, num_prototypes, prototype,
+    inside, best, second, index, first_bad, RECHECK: tl.constexpr,
+):  # fmt: skip
+    """Write what one split of an image found, the `row` of the workspaces, for the kernel that joins them."""
+    at = row * num_prototypes + prototype
+    tl.store(work_best + at, best, mask=inside)
+    tl.store(work_index + at, index, mask=inside)
+    if RECHECK:
+        tl.store(work_second + at, second, mask=inside)
+    tl.store(work_bad + row, first_bad)
+
+
+@triton.jit
 def min_distance_search_kernel(
-    x_high, x_low, x_square, p_high, p_low, p_square,
-    x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+    x_high, x_low, x_square, p_high, p_low, p_square, x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
-    value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
-    work_best, work_second, work_index, work_bad,
+    value_ptr, patch_ptr, similarity_ptr, undecided_ptr, work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, tiles_per_split,
     epsilon, product_error, sum_error,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
@@ -92,9 +123,8 @@ def min_distance_search_kernel(
 ):  # fmt: skip
     """One program: BP prototypes against one split of the positions of one image.
 
-    With RESIDENT a vector fits BK, and the prototypes are loaded once. With STRIDED the patches have no operands, only
-    the centre in the place of `x_high`: they are read where they lie, for which DENSE, CENTRE and DROPPED say what
-    `prep_kernel` is told too.
+    With RESIDENT a vector fits BK, and the prototypes are loaded once. With STRIDED patches are read where they lie, as
+    DENSE, CENTRE and DROPPED tell `prep_kernel` too, and `x_high` is the centre.
     """
     TAPS: tl.constexpr = KH * KW
     prototype, split, image, begin, end = take_split(num_prototypes, num_positions, SPLITS, tiles_per_split, BP, BN)
@@ -103,9 +133,10 @@ def min_distance_search_kernel(
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
     if not STRIDED:
         x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
+    held_high, held_low = p_high, p_low
     if RESIDENT:
-        k = tl.arange(0, BK)
-        ph, pl = load_factors(p_high, p_low, prototype_row[:, None] * pitch + k[None, :], SPLIT)
+        at = prototype_row[:, None] * pitch + tl.arange(0, BK)[None, :]
+        held_high, held_low = load_factors(p_high, p_low, at, SPLIT)
     best = tl.full([BP], float("inf"), tl.float32)
     second = tl.full([BP], float("inf"), tl.float32)
     index = tl.zeros([BP], tl.int32)
@@ -114,23 +145,16 @@ def min_distance_search_kernel(
         n = n0 + tl.arange(0, BN)
         cell = first_cell(tl.minimum(n, num_positions - 1), columns, width, TAPS)
         if STRIDED:
-            x_offset = patch_offset(cell, columns, x_stride_y, x_stride_x, DENSE)
-            products, square = strided_products(
-                p_high, p_low, prototype_row, pitch, x_ptr + image * x_stride_b, x_offset, x_stride_d, x_high, depth,
-                CENTRE, DROPPED, SPLIT, INPUT_PRECISION, BP, BN, BK,
+            scores, bad = strided_scores(
+                p_high, p_low, prototype_row, pitch, x_ptr + image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+                x_high, cell, columns, depth, bad, n, end,
+                DENSE, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, RECHECK, BP, BN, BK,
             )  # fmt: skip
-        elif RESIDENT:
-            xh, xl = load_factors(x_high, x_low, cell[None, :] * pitch + k[:, None], SPLIT)
-            products = multiply(tl.zeros([BP, BN], tl.float32), ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
         else:
-            products = pair_products(
-                p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
-                KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
+            scores, bad = operand_scores(
+                held_high, held_low, prototype_row, x_high, x_low, x_square, cell, pitch, width, bad, n, end,
+                KW, TAPS, COSINE, SPLIT, INPUT_PRECISION, RECHECK, RESIDENT, BP, BN, BK,
             )  # fmt: skip
-        if STRIDED:
-            scores, bad = finish_scores(products, square, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
-        else:
-            scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
         best, second, index = take_nearest(scores, n, best, second, index, RECHECK, BN)
     first_bad = tl.min(bad, 0)
     if SPLITS == 1:
@@ -142,12 +166,10 @@ def min_distance_search_kernel(
             epsilon, product_error, sum_error, COSINE, KH, KW, RECHECK, ACTIVATION, BP,
         )  # fmt: skip
     else:
-        work = (split * num_images + image) * num_prototypes + prototype
-        tl.store(work_best + work, best, mask=inside)
-        tl.store(work_index + work, index, mask=inside)
-        if RECHECK:
-            tl.store(work_second + work, second, mask=inside)
-        tl.store(work_bad + split * num_images + image, first_bad)
+        keep_split(
+            work_best, work_second, work_index, work_bad, split * num_images + image, num_prototypes, prototype,
+            inside, best, second, index, first_bad, RECHECK,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .prep import round_bits
-from .search_tile import load_factors, multiply
+from .search_tile import finish_scores, load_factors, lowest_bad, multiply
 
 
 @triton.jit
@@ -50,3 +50,18 @@ def strided_products(
             xl = round_bits(x - rounded, DROPPED).to(p_low.dtype.element_ty)
         total = multiply(total, ph, pl, xh, xl, SPLIT, INPUT_PRECISION)
     return total, tl.sum(squares, 0)
+
+
+@triton.jit
+def strided_scores(
+    p_high, p_low, prototype_row, pitch, x_ptr, x_stride_d, x_stride_y, x_stride_x, centre_ptr,
+    cell, columns, depth, bad, n, end,
+    DENSE: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr, SPLIT: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr, RECHECK: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """As `tile_scores`, of the image at `x_ptr`: scores (BP, BN) of the patches at `cell`, and the lowest bad ones."""
+    products, square = strided_products(
+        p_high, p_low, prototype_row, pitch, x_ptr, patch_offset(cell, columns, x_stride_y, x_stride_x, DENSE),
+        x_stride_d, centre_ptr, depth, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, BP, BN, BK,
+    )  # fmt: skip
+    return finish_scores(products, square, n < end, False, RECHECK), lowest_bad(bad, square, n, end)

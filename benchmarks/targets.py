@@ -17,7 +17,7 @@ H200_GFLOPS = {"tf32": 494e3, "bf16": 990e3}
 H200_GBYTES = 4300.0
 
 NOT_MEASURED = "not measured"
-# The shares of the peak, and all that follows from them, are set for processors with AVX-512 or more.
+# Instruction sets that are measured and not judged: the targets are set for processors with AVX-512 or more.
 NOT_HELD = ("avx2", "base")
 
 

@@ -224,6 +224,8 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="processes that compile")
     args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error(f"--jobs: must be at least 1; got {args.jobs}.")
     if not torch.cuda.is_available():
         parser.error("no CUDA device is present; tiles are measured where they are to run.")
     tasks = [Task(*each) for each in product(args.op, args.precision, SIZES)]

@@ -1,6 +1,7 @@
 """The command `protokern VERB ...`: finds the verb, shows mistakes as one line, decides the exit code.
 
-0: done. 2: a mistake that the user can mend. 130: stopped by Ctrl-C. With --debug a mistake shows its traceback.
+0: done. 2: a mistake that the user can mend. 130: stopped by Ctrl-C, 143: by SIGTERM. With --debug a mistake shows its
+traceback.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from protokern.features.layout import (
     read_records,
 )
 
-# Bytes that reading touches before it gives their pages back. To give back and map again the pages of a batch takes a
-# third of the time of copying it, which stores up to this size are spared.
+# Bytes that reading touches before it gives their pages back. Stores up to this size are spared the time that mapping
+# them again takes.
 _MOST_MAPPED = 2**29
 
 

@@ -155,7 +155,7 @@ class Progress:
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Progress:
         """The opposite of `to_table`."""
-        values = dict(table)
+        values = {**table, "names": dict(table.get("names", {}))}
         for name in ("best_joint", "best_pushed"):
             values[name] = Best(**values[name]) if values[name] else None
         return cls(**values)

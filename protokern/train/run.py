@@ -176,7 +176,7 @@ def _check_data(run: TrainingRun, state: CheckpointState, progress: Progress) ->
             f"got {images} of {len(run.classes)}. Give the same folder, or start a new run."
         )
     names = name_images(run.splits)
-    other = [split for split, name in progress.names.items() if name != names[split]]
+    other = [split for split, name in names.items() if progress.names.get(split, name) != name]
     if other:
         raise CheckpointError(
             f"data: must be that of the run to resume it; got as many images, but of other names or classes in "

@@ -13,6 +13,8 @@ import torch
 
 pytest.importorskip("triton")
 
+from triton.runtime.errors import OutOfResources
+
 from benchmarks import tune
 from benchmarks.tune import Task, as_row, best, candidates, make_inputs, merged
 from protokern.kernels.triton_common import availability
@@ -93,24 +95,6 @@ def test_no_right_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         best(task, make_inputs(task, CPU), CHOICES, lambda call: 3.0)
 
 
-def test_what_the_device_has_no_room_for_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime.errors import OutOfResources
-
-    task = Task("min_distance", "fp32", TINY)
-    inputs = make_inputs(task, CPU)
-    right = tune.nearest_reference.min_distance(*inputs, "sqeuclidean")
-    calls = iter([OutOfResources(2, 1, "shared memory"), right])
-
-    def call() -> object:
-        answer = next(calls)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
-    assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
-
-
 @pytest.mark.parametrize("arch", [75, 80, 86, 90])
 @pytest.mark.parametrize("op", tune.OPS)
 def test_candidates_fit_the_device(op: str, arch: int) -> None:
@@ -145,6 +129,13 @@ def test_needs_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "no CUDA device is present; tiles are measured where they are to run." in capsys.readouterr().err
 
 
+def test_needs_a_process_that_compiles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", "--jobs", "0"])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert "--jobs: must be at least 1; got 0." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_candidates_are_compiled_ahead_into_the_cache_of_the_disk(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -164,13 +155,21 @@ def test_candidates_are_compiled_ahead_into_the_cache_of_the_disk(tmp_path: Path
     assert {"min_distance_search_kernel", "topk_search_kernel", "mean_activation_kernel", "prep_kernel"} <= kernels
 
 
-def test_what_cannot_be_compiled_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfResources(2, 1, "shared memory"), "out of resource: shared memory"),
+        (RuntimeError("PassManager::run failed"), "PassManager::run failed"),
+    ],
+    ids=["no room", "refused by the compiler"],
+)
+def test_what_cannot_run_is_passed_over(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Task("min_distance", "fp32", TINY)
     inputs = make_inputs(task, CPU)
     right = tune.nearest_reference.min_distance(*inputs, "sqeuclidean")
-    calls = iter([RuntimeError("PassManager::run failed"), right])
+    calls = iter([error, right])
 
     def call() -> object:
         answer = next(calls)
@@ -180,7 +179,7 @@ def test_what_cannot_be_compiled_is_passed_over(
 
     monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
     assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
-    assert "PassManager::run failed" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
 
 
 def test_both_ways_of_a_search_for_few_prototypes_are_tried() -> None:

@@ -19,7 +19,7 @@ from protokern.train.resume import load_optimizer, load_random, optimizer_tensor
 from protokern.train.run import resume_run
 from protokern.train.stages import plan
 
-from .tampering import change_tensors
+from .tampering import change_table, change_tensors
 from .toy import Squares, ToySplits, pool_config, toy_config, toy_run
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=4, push_start=2, push_every=2, patience=0, prune=True)
@@ -141,6 +141,23 @@ def test_other_data_are_refused(tmp_path) -> None:
     run = toy_run(tmp_path, CONFIG, ToySplits(val=Squares(10, seed=2)))
     with pytest.raises(CheckpointError, match=r"data: must be that of the run to resume it.*'val': 12.*'val': 10"):
         resume_run(run, find_resumable(tmp_path))
+
+
+@pytest.mark.parametrize("names", [5, ["train"], "train"])
+def test_names_of_images_that_are_no_table_are_refused(tmp_path, names) -> None:
+    list(train(toy_run(tmp_path, CONFIG)))
+    checkpoint = find_resumable(tmp_path)
+    change_table(checkpoint / "state.json", lambda table: table["progress"].update(names=names))
+    with pytest.raises(CheckpointError, match=r"must say where the training stands; it is broken"):
+        resume_run(toy_run(tmp_path, CONFIG), checkpoint)
+
+
+def test_a_checkpoint_without_names_of_images_is_of_any(tmp_path) -> None:
+    """Those of earlier versions have none."""
+    list(train(toy_run(tmp_path, CONFIG)))
+    checkpoint = find_resumable(tmp_path)
+    change_table(checkpoint / "state.json", lambda table: table["progress"].pop("names"))
+    resume_run(toy_run(tmp_path, CONFIG), checkpoint)
 
 
 def test_optimizer_states_come_back_in_full(tmp_path) -> None:

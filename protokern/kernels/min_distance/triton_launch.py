@@ -111,8 +111,7 @@ def search_config(
         config = replace(config, path="operands")
     channels = max(16, triton.next_power_of_2(depth))
     element = ELEMENT_BYTES[name]
-    is_whole = taps == 1 and config.block_d >= depth and config.path == "operands"
-    block_d = channels if is_whole else min(config.block_d, channels, 128 // element)
+    block_d = channels if is_resident(config, depth, taps) else min(config.block_d, channels, 128 // element)
     config = replace(
         config,
         block_p=min(config.block_p, largest, max(16, triton.next_power_of_2(prototypes))),
@@ -133,7 +132,7 @@ def image_span(features: Tensor) -> int:
 
 def is_resident(config: Config, depth: int, taps: int) -> bool:
     """Whether one step takes a whole vector, so that a program loads its prototypes once."""
-    return taps == 1 and config.block_d >= depth and config.path == "operands"
+    return taps == 1 and config.block_d >= depth and config.path != "strided"
 
 
 def shared_bytes(config: Config, element_bytes: int, resident: bool) -> int:

@@ -45,43 +45,59 @@ def test_the_package_keeps_the_import_rules() -> None:
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize(
-    ("importer", "imported"),
-    [
-        ("errors", "kernels"),
-        ("kernels", "nn"),
-        ("nn", "losses"),
-        ("nn", "backbones"),
-        ("losses", "models"),
-        ("models", "search"),
-        ("search", "push"),
-        ("push", "prune"),
-        ("prune", "train"),
-        ("train", "explain"),
-        ("explain", "config"),
-        ("config", "cli"),
-        ("report", "models"),
-        ("report", "kernels"),
-        ("data", "kernels"),
-        ("data", "models"),
-        ("models", "data"),
-        ("search", "data"),
-        ("explain", "data"),
-        ("kernels", "data"),
-    ],
+# One import of each kind that the rules forbid: upwards, sideways, of data, of a model into a report.
+FORBIDDEN = (
+    ("errors", "kernels"),
+    ("kernels", "nn"),
+    ("nn", "losses"),
+    ("nn", "backbones"),
+    ("losses", "models"),
+    ("models", "search"),
+    ("search", "push"),
+    ("push", "prune"),
+    ("prune", "train"),
+    ("train", "explain"),
+    ("explain", "config"),
+    ("config", "cli"),
+    ("report", "models"),
+    ("report", "kernels"),
+    ("data", "kernels"),
+    ("data", "models"),
+    ("models", "data"),
+    ("search", "data"),
+    ("explain", "data"),
+    ("kernels", "data"),
 )
-def test_the_import_rules_catch(importer: str, imported: str, tmp_path: Path) -> None:
-    """A package of the same layout with one forbidden import is refused, and without it accepted."""
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    package = tmp_path / "protokern"
+
+
+def a_package_with_the_layout(folder: Path) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    package = folder / "protokern"
     parts = "cli config report train explain push prune search losses models nn backbones kernels data errors"
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()
     (package / "__init__.py").touch()
-    assert lint(tmp_path).returncode == 0
-    (package / importer / "__init__.py").write_text(f"from protokern import {imported}\n")
-    assert lint(tmp_path).returncode == 1
+    return package
+
+
+@pytest.fixture(scope="module")
+def what_the_linter_says(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """About a package of the same layout with all the forbidden imports, which is accepted without them."""
+    folder = tmp_path_factory.mktemp("layout")
+    package = a_package_with_the_layout(folder)
+    assert lint(folder).returncode == 0
+    for importer, imported in FORBIDDEN:
+        with (package / importer / f"of_{imported}.py").open("w", encoding="utf-8") as file:
+            file.write(f"from protokern import {imported}\n")
+    result = lint(folder)
+    assert result.returncode == 1
+    return result.stdout
+
+
+@pytest.mark.parametrize(("importer", "imported"), FORBIDDEN)
+def test_the_import_rules_catch(importer: str, imported: str, what_the_linter_says: str) -> None:
+    assert f"protokern.{importer}.of_{imported} -> protokern.{imported} (l.1)" in what_the_linter_says
 
 
 def test_kernels_know_tensors_only() -> None:

@@ -1,10 +1,38 @@
-"""Takes away the tests that Triton's interpreter does not run."""
+"""Takes away the tests that Triton's interpreter does not run, and watches over what the others write in a kernel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
 import pytest
 
+from protokern.kernels.triton_common import availability
+
 from .interpreted import reason_left_out
+
+
+@pytest.fixture(autouse=True, scope="session")
+def constants_hold_no_tensor() -> Iterator[None]:
+    """Refuse `CONSTANT * tensor` in an interpreted kernel: a constant that holds a tensor.
+
+    The interpreter of Triton 3.6 takes one everywhere, later ones not as a part of a larger expression; no compiler minds.
+    """
+    if not availability.is_interpreted() or find_spec("triton") is None:
+        yield
+        return
+    import triton.language as tl
+
+    make = tl.constexpr.__init__
+
+    def checked(self: Any, value: Any) -> None:
+        assert not isinstance(value, tl.tensor), "a constant left of a tensor: write the tensor first"
+        make(self, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tl.constexpr, "__init__", checked)
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

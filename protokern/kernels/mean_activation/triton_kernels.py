@@ -36,7 +36,8 @@ def expanded_distance(products, a_square, b_square, COSINE: tl.constexpr):
         distance = tl.where(square == square, distance, square)
     else:
         distance = tl.fma(products, -2.0, square)
-        close = (square == square) & ~(distance >= CLOSE * square)
+        # The constant stands on the right: the interpreter of Triton 3.7 and newer takes no constant times a tensor.
+        close = (square == square) & ~(distance >= square * CLOSE)
     return distance, close.to(tl.int32)
 
 

@@ -1,14 +1,18 @@
 # The commands of the project. `make` alone lists them. Everything runs in VENV, made and filled on first use.
 # An environment of your own:  make test VENV=/path/to/venv
 # Another build of PyTorch:    make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+# The newest packages:         make test CONSTRAINTS= VENV=.venv-newest
 # No environment, no network:  make test-gpu bench-gpu INSTALL=no
 #                              uses PYTHON and the tools on the PATH as they are; the C++ is built in place
 
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
+NEWEST_VENV ?= .venv-newest
 CABRNET_VENV ?= .venv-cabrnet
 INSTALL ?= yes
+# The versions that everything is installed in; empty for the newest that pyproject.toml allows.
+CONSTRAINTS ?= build_tools/constraints.txt
 TORCH ?= torch torchvision
 WORKERS ?= 2
 GPU_WORKERS ?= 8
@@ -32,26 +36,32 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest test-arm check format bench bench-gpu tune clean
+.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest update-constraints test-arm check format bench bench-gpu tune clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(READY) ## Make the environment, build the C++ and install the package in place
 
+# A set-up prints a line a step; what pip and the compilers print goes to a file, and is shown where a step fails.
+STEP = @build_tools/step.sh $(VENV)/set-up.log
+PIP_INSTALL = $(BIN)python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
 # PyTorch comes first and on its own: the C++ is built against it, and it is the one large download.
-$(VENV)/.torch:
+$(VENV)/.torch: $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: must be Python 3.11 or newer; got " + sys.version.split()[0] + ". Run make PYTHON=/path/to/python3.11.")'
-	test -x $(BIN)python || $(PYTHON) -m venv $(VENV)
-	$(BIN)python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)python -m pip install --quiet $(TORCH)
+	@test -x $(BIN)python || build_tools/step.sh build/venv.log "environment $(VENV)" $(PYTHON) -m venv $(VENV)
+	$(STEP) "pip" $(PIP_INSTALL) --upgrade 'pip>=24'
+	$(STEP) "PyTorch: $(TORCH)" $(PIP_INSTALL) $(TORCH)
 	@touch $@
 
 # --no-build-isolation: build against the PyTorch of this environment instead of downloading another one.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
-	$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
-	$(BIN)python -m pip install --quiet -r $(VENV)/build-requires.txt
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
+	$(STEP) "what the build needs" $(PIP_INSTALL) -r $(VENV)/build-requires.txt
+	$(STEP) "protokern with its C++, and the tools of its tests" \
+		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	@$(BIN)python -c 'from protokern import available_backends as backends; native = backends()["native"]; native.available or print("set-up: without the C++:", native.reason)'
 	@touch $@
 
 build/.in-place: $(NATIVE_SOURCES)
@@ -84,8 +94,8 @@ browser: ## Install Chromium for the tests of the report's page, where it is mis
 	fi
 
 test-cabrnet: ## Run the tests inside CaBRNet 1.2, in an environment of its own (Python 3.12 or older)
-	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV)
-	$(CABRNET_VENV)/bin/python -m pip install --quiet 'cabrnet==1.2.*'
+	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV) CONSTRAINTS=
+	@build_tools/step.sh $(CABRNET_VENV)/set-up.log "CaBRNet" $(CABRNET_VENV)/bin/python -m pip install 'cabrnet==1.2.*'
 	OMP_NUM_THREADS=1 $(CABRNET_VENV)/bin/python -m pytest -rs tests/interop
 
 # Warnings are shown, not errors: the versions on a machine with a GPU are whatever it has.
@@ -129,8 +139,14 @@ tune: install ## Measure tiles of the Triton kernels on a CUDA device and store 
 	$(RUN) -m benchmarks.tune
 
 # By hand: five gigabytes. docs/compatibility.md has the last result.
-test-oldest: ## Run the tests on the oldest PyTorch, torchvision and Triton that are supported, in OLDEST_VENV
-	$(MAKE) test VENV=$(OLDEST_VENV) TORCH="torch==2.11.0 torchvision==0.26.0 triton==3.6.0 numpy==2.2.6"
+test-oldest: ## Run the tests on the oldest packages that are supported, in OLDEST_VENV
+	$(MAKE) test VENV=$(OLDEST_VENV) CONSTRAINTS=build_tools/constraints-oldest.txt
+
+# By hand, like the one above. The file is written only when everything has passed.
+update-constraints: ## Install the newest packages in NEWEST_VENV, check and test, and hold make to their versions
+	rm -rf $(NEWEST_VENV)
+	$(MAKE) --no-print-directory check test VENV=$(NEWEST_VENV) CONSTRAINTS=
+	$(NEWEST_VENV)/bin/python build_tools/write_constraints.py build_tools/constraints.txt
 
 # Under sanitizers the tiles of two sets are left out: they are those of avx512, compiled from the same lines.
 test-cpp: install ## Build the C++ core with CMake alone, run its tests, also under sanitizers; compile the CUDA kernels where nvcc is

@@ -23,7 +23,6 @@ def main(path: Path) -> None:
     packages = {package["name"]: package["version"] for package in json.loads(done.stdout)}
     made = f"{datetime.date.today()}, Python {platform.python_version()}"
     path.write_text(constraints(packages, made), encoding="utf-8")
-    print(f"{path}: {len(packages)} packages")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make` installs: versions that are written down, true ranges, and a set-up that says what it does in few lines."""
+"""What `make` installs: versions that are written down, ranges that are true; and what it says meanwhile."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def test_the_oldest_versions_are_the_lower_bounds(wanted: Requirement) -> None:
         assert oldest in wanted.specifier
 
 
-def test_a_constraints_file_is_the_versions_of_an_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_constraints_file_is_the_versions_of_an_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(BUILD_TOOLS))
     writer: ModuleType = __import__("write_constraints")
     packages = '[{"name": "torch", "version": "2.14.1+cpu"}, {"name": "Jinja2", "version": "3.1.6"}]'
@@ -59,7 +57,6 @@ def test_a_constraints_file_is_the_versions_of_an_environment(
     head, *lines = (tmp_path / "constraints.txt").read_text().splitlines()
     assert head.startswith("# Made by `make update-constraints`: ")
     assert lines == ["Jinja2==3.1.6", "torch==2.14.1"]
-    assert capsys.readouterr().out == f"{tmp_path / 'constraints.txt'}: 2 packages\n"
 
 
 def step(log: Path, *command: str) -> subprocess.CompletedProcess[str]:

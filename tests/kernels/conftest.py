@@ -17,7 +17,7 @@ from .interpreted import reason_left_out
 def constants_hold_no_tensor() -> Iterator[None]:
     """Refuse `CONSTANT * tensor` in an interpreted kernel: a constant that holds a tensor.
 
-    The interpreter of Triton 3.6 takes one everywhere, later ones not as a part of a larger expression; no compiler minds.
+    The interpreter of Triton 3.6 takes one everywhere, later ones not within a larger expression; no compiler minds.
     """
     if not availability.is_interpreted() or find_spec("triton") is None:
         yield

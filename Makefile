@@ -11,6 +11,8 @@ OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
 CABRNET_VENV ?= .venv-cabrnet
 INSTALL ?= yes
+# The extra of pyproject.toml that is installed: dev is test and lint.
+EXTRA ?= dev
 # The versions that everything is installed in; empty for the newest that pyproject.toml allows.
 CONSTRAINTS ?= build_tools/constraints.txt
 TORCH ?= torch torchvision
@@ -60,7 +62,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	@$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
 	$(STEP) "what the build needs" $(PIP_INSTALL) -r $(VENV)/build-requires.txt
 	$(STEP) "protokern with its C++, and the tools of its tests" \
-		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --no-build-isolation -e '.[$(EXTRA)]'
 	@$(BIN)python -c 'from protokern import available_backends as backends; native = backends()["native"]; native.available or print("set-up: without the C++:", native.reason)'
 	@touch $@
 
@@ -138,9 +140,9 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
 	$(RUN) -m benchmarks.tune
 
-# By hand: five gigabytes. docs/compatibility.md has the last result.
+# By hand: five gigabytes. docs/compatibility.md has the last result. The checkers stay out: they need newer packages.
 test-oldest: ## Run the tests on the oldest packages that are supported, in OLDEST_VENV
-	$(MAKE) test VENV=$(OLDEST_VENV) CONSTRAINTS=build_tools/constraints-oldest.txt
+	$(MAKE) test VENV=$(OLDEST_VENV) CONSTRAINTS=build_tools/constraints-oldest.txt EXTRA=test
 
 # By hand, like the one above. The file is written only when everything has passed.
 update-constraints: ## Install the newest packages in NEWEST_VENV, check and test, and hold make to their versions

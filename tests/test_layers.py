@@ -20,6 +20,7 @@ def python_files(*folders: Path) -> list[Path]:
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("importlinter", reason="import-linter is not installed: pip install '.[lint]'")
     return subprocess.run(LINT, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -22,8 +22,9 @@ def requirements() -> list[Requirement]:
     """What `make install` asks for: to build, to run and to test."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = pyproject["project"]
-    wanted = pyproject["build-system"]["requires"] + project["dependencies"] + project["optional-dependencies"]["dev"]
-    return [Requirement(text) for text in wanted]
+    extras = project["optional-dependencies"]
+    wanted = [pyproject["build-system"]["requires"], project["dependencies"], extras["test"], extras["lint"]]
+    return [Requirement(text) for texts in wanted for text in texts]
 
 
 def pins(name: str) -> dict[str, Version]:

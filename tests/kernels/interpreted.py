@@ -38,8 +38,11 @@ CASES = (
 # Float64 shares the masks and offsets of float32; it runs where a case is cheap.
 CASES_IN_FLOAT64 = (SMALL, SMALL_PATCHES)
 # Modules whose kernels take seconds per case: they share loads and offsets with the others.
-SLOW_MODULES = frozenset({"test_mean_activation", "test_topk_pool"})
+SLOW_MODULES = frozenset({"test_mean_activation", "test_prototype_pool", "test_topk_pool"})
 SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
+# The kernel of min_distance with the similarity in its last step: what that adds is in the values, the gradients and the
+# activations; ties, copies, layouts and what is not finite are those of min_distance.
+SHARED_KERNEL = {"test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")}
 # Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
 SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
 LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
@@ -56,12 +59,28 @@ SLOW = {
 }
 
 
+# Values of parameters that the interpreter runs of a test, by a part of its name, and why they are enough.
+SOME = {
+    "where_all_are_alike": ("size", (1, 7, 65), "more patches than two tiles give nothing new"),
+    "non_finite_prototype": ("which", (50,), "any prototype will do"),
+    "gradient_of_one_input_alone": ("metric", ("sqeuclidean",), "which gradients are wanted is no matter of the metric"),
+    "same_numbers_as_the_map": ("dtype", (torch.float32,), "float64 has one path, which the values take"),
+    "close_to_their_prototype": ("size", (1e-5,), "the nearer patches are the harder ones"),
+    "exact_copies_have_the_full_similarity": ("grid", ((1, 2),), "every pair is in doubt"),
+}
+
+
 def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) -> str:
     """Why the interpreter does not run `test` of `module` with `parameters`; empty when it does."""
     if module not in MODULES:
         return "no Triton kernel"
     for part, reason in SLOW.items():
         if part in test:
+            return reason
+    if module in SHARED_KERNEL and not any(part in test for part in SHARED_KERNEL[module]):
+        return "the kernel of min_distance"
+    for part, (name, values, reason) in SOME.items():
+        if part in test and parameters.get(name, values[0]) not in values:
             return reason
     if "any_strides" in test and "of_features" in parameters and not _is_new_layout(parameters):
         return "the offsets are those of another case"

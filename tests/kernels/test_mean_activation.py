@@ -73,9 +73,12 @@ def test_three_patches_and_two_prototypes_by_hand(backend: str) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("metric", METRICS)
-def test_exact_copies_have_the_full_similarity_and_no_gradient(metric: str, offset: float, backend: str) -> None:
-    features = torch.rand(3, 128, 1, 1).expand(3, 128, 5, 6).contiguous() + offset
-    prototypes = features[:, :, 3, 4].clone().requires_grad_()
+@pytest.mark.parametrize("grid", [(1, 2), (5, 6)])
+def test_exact_copies_have_the_full_similarity_and_no_gradient(
+    grid: tuple[int, int], metric: str, offset: float, backend: str
+) -> None:
+    features = torch.rand(3, 128, 1, 1).expand(3, 128, *grid).contiguous() + offset
+    prototypes = features[:, :, -1, -1].clone().requires_grad_()
     features.requires_grad_()
     own = mean_activation(features, prototypes, metric=metric, backend=backend).diagonal()
     torch.testing.assert_close(own, torch.full((3,), 9.2103), rtol=0, atol=1e-4)

@@ -62,8 +62,8 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	@$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build-requires.txt
 	$(STEP) "what the build needs" $(PIP_INSTALL) -r $(VENV)/build-requires.txt
 	$(STEP) "protokern with its C++, and the tools of its tests" \
-		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --no-build-isolation -e '.[$(EXTRA)]'
-	@$(BIN)python -c 'from protokern import available_backends as backends; native = backends()["native"]; native.available or print("set-up: without the C++:", native.reason)'
+		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --verbose --no-build-isolation -e '.[$(EXTRA)]'
+	@$(BIN)python -c 'from protokern import available_backends as backends; native = backends()["native"]; native.available or print("set-up: WITHOUT the C++:", native.reason, "Why: $(VENV)/set-up.log.")'
 	@touch $@
 
 build/.in-place: $(NATIVE_SOURCES)

@@ -75,7 +75,7 @@ class CMakeBuild(build_ext):
             without_cuda = "" if choice == "cpu" else cuda_problem(torch)
             if choice == "cuda" and without_cuda:
                 raise LeftOut(without_cuda)
-            self.build_libraries(target, torch, cuda=choice != "cpu" and not without_cuda)
+            without_cuda = self.build_what_can_be(target, torch, choice, without_cuda)
         except LeftOut as reason:
             if choice != "auto":
                 raise SystemExit(f"protokern: the C++ library cannot be built: {reason}") from reason
@@ -86,6 +86,19 @@ class CMakeBuild(build_ext):
         else:
             if without_cuda:
                 self.warn(f"protokern is installed without its CUDA library: {without_cuda}")
+
+    def build_what_can_be(self, target: Path, torch: Path, choice: str, without_cuda: str) -> str:
+        """Build the libraries; why there is none for CUDA, empty where there is. A broken CUDA takes only itself away."""
+        if choice == "auto" and not without_cuda:
+            try:
+                self.build_libraries(target, torch, cuda=True)
+            except LeftOut as reason:
+                shutil.rmtree(Path(self.build_temp) / "cmake", ignore_errors=True)
+                without_cuda = str(reason)
+            else:
+                return ""
+        self.build_libraries(target, torch, cuda=choice == "cuda")
+        return without_cuda
 
     def build_libraries(self, target: Path, torch: Path, cuda: bool) -> None:
         import pybind11

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-pytest.importorskip("setuptools", minversion="77", reason="the build backend needs setuptools")
+setuptools = pytest.importorskip("setuptools", minversion="77", reason="the build backend needs setuptools")
 
 
 def setup(*arguments: str, build: str = "none") -> subprocess.CompletedProcess[str]:
@@ -118,3 +120,27 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> Non
                 needed.add(path.relative_to(ROOT).as_posix())
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+def test_a_broken_cuda_takes_only_its_own_library_away(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names = runpy.run_path(str(ROOT / "setup.py"))
+    tried = []
+
+    def build_libraries(target: Path, torch: Path, cuda: bool) -> None:
+        tried.append(cuda)
+        if cuda:
+            raise names["LeftOut"]("nvcc is too old")
+
+    command = SimpleNamespace(build_temp=str(tmp_path), build_libraries=build_libraries)
+    build = given["cmdclass"]["build_ext"].build_what_can_be
+    assert build(command, tmp_path, tmp_path, "auto", "") == "nvcc is too old"
+    assert tried == [True, False]
+    assert build(command, tmp_path, tmp_path, "auto", "no nvcc") == "no nvcc"
+    assert tried == [True, False, False]
+    with pytest.raises(names["LeftOut"], match="nvcc is too old"):
+        build(command, tmp_path, tmp_path, "cuda", "")

@@ -42,7 +42,9 @@ SLOW_MODULES = frozenset({"test_mean_activation", "test_prototype_pool", "test_t
 SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
 # The kernel of min_distance with the similarity in its last step: what that adds is in the values, the gradients and the
 # activations; ties, copies, layouts and what is not finite are those of min_distance.
-SHARED_KERNEL = {"test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")}
+SHARED_KERNEL = {
+    "test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")
+}
 # Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
 SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
 LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
@@ -63,7 +65,11 @@ SLOW = {
 SOME = {
     "where_all_are_alike": ("size", (1, 7, 65), "more patches than two tiles give nothing new"),
     "non_finite_prototype": ("which", (50,), "any prototype will do"),
-    "gradient_of_one_input_alone": ("metric", ("sqeuclidean",), "which gradients are wanted is no matter of the metric"),
+    "gradient_of_one_input_alone": (
+        "metric",
+        ("sqeuclidean",),
+        "which gradients are wanted is no matter of the metric",
+    ),
     "same_numbers_as_the_map": ("dtype", (torch.float32,), "float64 has one path, which the values take"),
     "close_to_their_prototype": ("size", (1e-5,), "the nearer patches are the harder ones"),
     "exact_copies_have_the_full_similarity": ("grid", ((1, 2),), "every pair is in doubt"),

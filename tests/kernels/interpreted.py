@@ -40,8 +40,8 @@ CASES_IN_FLOAT64 = (SMALL, SMALL_PATCHES)
 # Modules whose kernels take seconds per case: they share loads and offsets with the others.
 SLOW_MODULES = frozenset({"test_mean_activation", "test_prototype_pool", "test_topk_pool"})
 SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
-# The kernel of min_distance with the similarity in its last step: what that adds is in the values, the gradients and the
-# activations; ties, copies, layouts and what is not finite are those of min_distance.
+# The kernel of min_distance with the similarity in its last step. What that adds is in the values, the gradients and
+# the activations; ties, copies, layouts and what is not finite are those of min_distance.
 SHARED_KERNEL = {
     "test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")
 }

@@ -88,7 +88,7 @@ class CMakeBuild(build_ext):
                 self.warn(f"protokern is installed without its CUDA library: {without_cuda}")
 
     def build_what_can_be(self, target: Path, torch: Path, choice: str, without_cuda: str) -> str:
-        """Build the libraries and return why there is none for CUDA, which takes no other library away; empty if there is."""
+        """Build the libraries; why there is none for CUDA, which takes no other away, or empty where there is one."""
         if choice == "auto" and not without_cuda:
             try:
                 self.build_libraries(target, torch, cuda=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def device_limits(device: torch.device) -> DeviceLimits:
 
 @cache
 def _cuda_limits(index: int) -> DeviceLimits:
-    properties = torch.cuda.get_device_properties(index)
+    properties: Any = torch.cuda.get_device_properties(index)  # torch 2.14 declares no more than some of them
     return DeviceLimits(
         arch=10 * properties.major + properties.minor,
         shared_bytes=properties.shared_memory_per_block_optin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,6 +32,40 @@ def constants_hold_no_tensor() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tl.constexpr, "__init__", checked)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def language_is_patched_once_a_launch() -> Iterator[None]:
+    """Let Triton's interpreter put its functions into the language once a launch, not at every call of a function.
+
+    A call inside a kernel does it again, for nothing: half of the time of these tests, with Triton 3.6 to 3.9.
+    """
+    if not availability.is_interpreted() or find_spec("triton") is None:
+        yield
+        return
+    from triton.runtime import interpreter
+
+    patch_language = interpreter._patch_lang
+    patched: set[int] = set()
+
+    class Launch:
+        def __init__(self, function: Callable[..., Any]) -> None:
+            self.scope = patch_language(function)
+
+        def restore(self) -> None:
+            patched.clear()
+            self.scope.restore()
+
+    def patch_once(function: Callable[..., Any]) -> Launch | None:
+        module = id(function.__globals__)
+        if module in patched:
+            return None
+        patched.add(module)
+        return Launch(function)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", patch_once)
         yield
 
 

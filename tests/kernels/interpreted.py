@@ -63,7 +63,7 @@ SLOW = {
 
 # Values of parameters that the interpreter runs of a test, by a part of its name, and why they are enough.
 SOME = {
-    "where_all_are_alike": ("size", (1, 7, 65), "more patches than two tiles give nothing new"),
+    "where_all_are_alike": ("size", (1, 7, 300), "one patch, a part of a tile and many tiles are enough"),
     "non_finite_prototype": ("which", (50,), "any prototype will do"),
     "gradient_of_one_input_alone": (
         "metric",

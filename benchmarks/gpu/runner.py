@@ -25,8 +25,8 @@ MARGIN_SECONDS = 4.0
 MOST_PROCESSES = 16
 
 
-class StoppedError(Exception):
-    """A signal asked the run to end, or its time was up."""
+class StoppedError(BaseException):
+    """A signal asked the run to end, or its time was up; like KeyboardInterrupt no error that a stage could survive."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -58,6 +58,9 @@ class Run:
         try:
             with signals_raise(self.end):
                 code = self.all_stages()
+                if code == NO_DEVICE:
+                    self.store.finish(self.plain_summary() + "\n")
+                    return code
                 self.finish()
         except StoppedError as stopped:
             is_late = stopped.number == signal.SIGALRM
@@ -77,8 +80,9 @@ class Run:
             for phase in stage.phases:
                 self.do(phase, min(stage_end, time.monotonic() + phase.seconds))
                 if phase.name == DEVICE and not self.has_device():
-                    rest = "; ".join(f"{one.letter}. {one.title}" for one in self.stages)
-                    self.say(f"There is no CUDA device here, so nothing was done of: {rest}.")
+                    rest = "\n    ".join(f"{one.letter}. {one.title}" for one in self.stages)
+                    self.notes.append(f"There is no CUDA device here, so nothing was done of:\n    {rest}")
+                    self.say(self.notes[-1])
                     return NO_DEVICE
         return 0
 

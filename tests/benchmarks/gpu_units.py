@@ -33,6 +33,11 @@ def broken_units(settings: Settings, records: Records) -> list[Unit]:
     raise ImportError("no such library")
 
 
+def sleepy_units(settings: Settings, records: Records) -> list[Unit]:
+    time.sleep(60)
+    return []
+
+
 def do(unit: Unit, settings: Settings) -> Result:
     begun = Path(settings.home) / "begun.txt"
     with begun.open("a") as file:

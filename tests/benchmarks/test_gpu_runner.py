@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import runner
+from benchmarks.gpu import runner, worker
 from benchmarks.gpu.plan import DEVICE, STAGES, Phase, Settings, Stage
 from benchmarks.gpu.runner import INCOMPLETE, NO_DEVICE, Run
 from benchmarks.gpu.store import Store, read_state, read_table
+from benchmarks.gpu.worker import Result
 
 UNITS = "tests.benchmarks.gpu_units"
 FIRST = Phase(name="first", units=f"{UNITS}:written_units", work=f"{UNITS}:do", seconds=30, unit_seconds=10)
@@ -138,10 +139,8 @@ def test_the_whole_time_holds(tmp_path: Path) -> None:
     assert "first: 1 cut, 1 left" in (tmp_path / "summary.md").read_text()
 
 
-def test_a_runner_that_is_stuck_is_ended_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_units(tmp_path, {"does": "right"})
-    run = make_run(tmp_path, seconds=2.0)
-    monkeypatch.setattr(run.store, "left", lambda phase, units: time.sleep(60))
+def test_a_runner_that_is_stuck_is_ended_by_the_clock(tmp_path: Path) -> None:
+    run = make_run(tmp_path, replace(FIRST, units=f"{UNITS}:sleepy_units"), seconds=2.0)
     start = time.monotonic()
     assert run.go() == INCOMPLETE
     assert time.monotonic() - start < 3.0
@@ -179,6 +178,16 @@ def test_a_later_phase_knows_what_came_of_an_earlier_one(tmp_path: Path) -> None
     write_units(tmp_path, {"does": "right"}, {"does": "wrong"})
     make_run(tmp_path, FIRST, replace(FIRST, name="second", units=f"{UNITS}:units_after")).go()
     assert statuses(tmp_path, "second") == {"right": "right"}
+
+
+def test_a_device_that_a_kernel_broke_makes_the_result_worthless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches are not waited for, so a unit may look right that broke it."""
+    right = Result(status="right", tables={"smoke": [{"name": "one"}]})
+    assert worker.attempt(lambda unit, settings: right, {"name": "one"}, Settings()) == right
+    monkeypatch.setattr(worker, "device_trouble", lambda: "an illegal memory access was encountered")
+    found = worker.attempt(lambda unit, settings: right, {"name": "one"}, Settings())
+    assert (found.status, found.tables, found.data) == ("crashed", {}, {"poisoned": True})
+    assert found.text == "the device: an illegal memory access was encountered"
 
 
 class TestSecondCall:
@@ -281,7 +290,8 @@ def test_without_a_device_nothing_else_is_tried(
     device = replace(FIRST, name=DEVICE, always=True)
     assert make_run(tmp_path, device, replace(FIRST, units=f"{UNITS}:no_units")).go() in (code, INCOMPLETE)
     printed = capsys.readouterr().out
-    assert ("There is no CUDA device here, so nothing was done of: a. made up." in printed) == (code == NO_DEVICE)
+    assert ("There is no CUDA device here, so nothing was done of:\n    a. made up" in printed) == (code == NO_DEVICE)
+    assert ("There is no CUDA device" in (tmp_path / "summary.md").read_text()) == (code == NO_DEVICE)
 
 
 def test_what_torch_tells_of_the_rows_stands_in_the_summary(tmp_path: Path) -> None:

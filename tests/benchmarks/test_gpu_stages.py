@@ -52,7 +52,19 @@ class TestEnvironment:
         assert result.status == "missing"
         assert "sees no CUDA device" in result.text
 
-    def test_libraries_that_are_there_are_not_built_again(self, tmp_path: Path) -> None:
+    def test_libraries_are_taken_as_they_are_where_that_is_asked_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PROTOKERN_BUILD", "none")
+        monkeypatch.setattr(subprocess, "run", None)
+        (tmp_path / environment.LIBRARIES[0]).write_text("")
+        result = environment.build(Settings(), tmp_path)
+        assert result.text.endswith("taken as they are; missing: libprotokern_cuda.so")
+
+    def test_libraries_that_are_there_are_not_built_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PROTOKERN_BUILD", raising=False)
         for name in environment.LIBRARIES:
             (tmp_path / name).write_text("")
         assert environment.build(REHEARSAL, tmp_path).text.startswith("found libprotokern_cpu.so")
@@ -65,6 +77,7 @@ class TestEnvironment:
     def test_a_build_that_fails_is_told_with_its_last_words(
         self, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.delenv("PROTOKERN_BUILD", raising=False)
         answer = subprocess.CompletedProcess([], code, stdout="first\nnvcc: error")
         monkeypatch.setattr(subprocess, "run", lambda *given, **options: answer)
         result = environment.build(Settings(), tmp_path)
@@ -236,6 +249,21 @@ class TestBattery:
         assert "test_two" in first.text
         tests.write_text("def test_one():\n    assert 1 == 2\n\n\ndef test_two():\n    pass\n")
         assert battery.test(unit, home).status == "right"  # the first is left out: it passed before
+
+    @pytest.mark.slow
+    def test_a_test_that_ends_its_process_costs_no_other(
+        self, tests: Path, home: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Several processes, as on a device."""
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        lines = ["import os", "import pytest", "pytestmark = pytest.mark.gpu"]
+        lines += ["def test_crash():\n    os.abort()", "@pytest.mark.parametrize('one', range(6))"]
+        tests.write_text("\n\n\n".join([*lines[:-1], lines[-1] + "\ndef test_one(one):\n    pass\n"]))
+        result = battery.test({"name": str(tests)}, replace(home, rehearse=False))
+        outcomes = battery.read_outcomes(Path(home.home) / battery.outcomes_name(str(tests)))
+        failed = {name.partition("::")[2] for name, outcome in outcomes.items() if outcome == "failed"}
+        assert (len(outcomes), failed) == (7, {"test_crash"})
+        assert result.status == "wrong"
 
     def test_a_file_that_cannot_be_read_is_crashed(self, tests: Path, home: Settings) -> None:
         tests.write_text("import no_such_module\n")

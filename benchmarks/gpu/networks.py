@@ -45,7 +45,7 @@ TINY = Sizes(backbone="tiny", image_size=32, classes=2, prototypes_per_class=2, 
 
 
 def measure_units(settings: Settings, records: Records) -> list[Unit]:
-    tasks = [("train", "bf16", "auto"), ("push", "fp32", "auto"), ("search", "fp32", "auto"), ("train", "fp32", "auto")]
+    tasks = [("train", "bf16", "auto"), ("push", "tf32", "auto"), ("search", "tf32", "auto"), ("train", "tf32", "auto")]
     tasks += [("train", "bf16", "native"), ("train", "bf16", "triton")]
     if settings.rehearse:
         tasks = tasks[:3]

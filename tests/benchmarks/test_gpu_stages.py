@@ -225,7 +225,7 @@ class TestTiles:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("task", ["train", "push", "search"])
 def test_a_network_is_trained_pushed_and_searched(task: str) -> None:
-    unit = {"name": task, "task": task, "precision": "fp32", "backend": "auto"}
+    unit = {"name": task, "task": task, "precision": "tf32", "backend": "auto"}
     result = networks.measure(unit, REHEARSAL)
     row = DeviceRow(**result.tables["device"][0])
     assert (row.task, row.backbone, row.prototypes) == (task, "tiny", 4)

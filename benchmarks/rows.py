@@ -347,7 +347,7 @@ class DeviceRow(Measurement):
     Attributes:
         task: "train", "push" or "search".
         backend: of the ops.
-        precision: "tf32" for products of float32 as torch makes them under "high", "bf16" with the backbone under autocast.
+        precision: "tf32" where torch may multiply float32 so, "bf16" with the backbone under autocast besides.
         batch: images of a step.
         seconds: median of the steps, or of one pass over all images.
         peak_mb: the most that torch's allocator handed out, in 1e6 bytes.

@@ -33,6 +33,10 @@ def broken_units(settings: Settings, records: Records) -> list[Unit]:
     raise ImportError("no such library")
 
 
+def a_device(settings: Settings, records: Records) -> list[Unit]:
+    return [{"name": "device", "does": "done"}]
+
+
 def sleepy_units(settings: Settings, records: Records) -> list[Unit]:
     time.sleep(60)
     return []

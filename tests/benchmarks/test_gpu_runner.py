@@ -302,6 +302,27 @@ def test_what_torch_tells_of_the_rows_stands_in_the_summary(tmp_path: Path) -> N
     assert (tmp_path / "summary.md").read_text().rstrip().endswith("of the rows")
 
 
+@pytest.mark.slow
+def test_every_stage_of_the_plan_survives_hangs_crashes_and_overruns(tmp_path: Path) -> None:
+    """The real plan with all its phases and none of its work: each meets two hangs, two crashes and a unit that is right."""
+    child = str(tmp_path / "child")
+    bad = [{"does": "hang", "child": child}, {"does": "abort"}, {"does": "segv"}, {"does": "right"}]
+    write_units(tmp_path, *bad, {"does": "hang", "name": "overruns", "child": child})
+    made_up = {"units": f"{UNITS}:written_units", "work": f"{UNITS}:do", "parallel": False, "report": ""}
+    stages = [
+        replace(stage, phases=tuple(replace(one, unit_seconds=0.5, **made_up) for one in stage.phases))
+        for stage in STAGES
+    ]
+    found = replace(stages[0].phases[0], units=f"{UNITS}:a_device", unit_seconds=10)
+    stages[0] = replace(stages[0], phases=(found, *stages[0].phases[1:]))
+    run = make_run(tmp_path)
+    run.stages = stages
+    assert run.go() == INCOMPLETE
+    rest = [phase.name for stage in stages for phase in stage.phases][1:]
+    wanted = {"hang": "overran", "abort": "crashed", "segv": "crashed", "right": "right", "overruns": "overran"}
+    assert {name: statuses(tmp_path, name) for name in rest} == dict.fromkeys(rest, wanted)
+
+
 def test_the_plan_fits_into_nine_minutes() -> None:
     limits = {stage.letter: stage.seconds for stage in STAGES}
     assert limits == {"a": 60, "b": 90, "c": 150, "d": 150, "e": 60, "f": 540}

@@ -13,11 +13,11 @@ from pkgutil import resolve_name
 from types import FrameType
 from typing import Any
 
-from benchmarks.gpu.plan import DEVICE, LAST_SECONDS, Lists, Phase, Record, Settings, Stage, Unit
+from benchmarks.gpu.plan import DEVICE, FAILED, LAST_SECONDS, Lists, Phase, Record, Settings, Stage, Unit
 from benchmarks.gpu.pool import NoWorkersError, Pool
 from benchmarks.gpu.store import Store
 
-# Exit codes: something did not work or is left; there is no device.
+# Exit codes: something went wrong, is left or could not be written; there is no device.
 INCOMPLETE, NO_DEVICE = 1, 2
 # Of the summary's time, for what comes after it.
 MARGIN_SECONDS = 4.0
@@ -69,9 +69,13 @@ class Run:
             self.store.finish(self.plain_summary())
             self.say(f"{why}. {self.store.home} has all results so far; call again for the rest.")
             return INCOMPLETE if is_late else 128 + stopped.number
-        if self.store.troubles or any(self.left.values()):
-            code = code or INCOMPLETE
-        return code
+        return code or (INCOMPLETE if self.has_gaps() else 0)
+
+    def has_gaps(self) -> bool:
+        """Whether something is left, went wrong or could not be written."""
+        records = (self.store.records.get(phase.name, {}) for stage in self.stages for phase in stage.phases)
+        bad = any(record.status in ("wrong", *FAILED) for found in records for record in found.values())
+        return bad or bool(self.notes) or bool(self.store.troubles) or any(self.left.values())
 
     def all_stages(self) -> int:
         for stage in self.stages:

@@ -174,6 +174,13 @@ def test_units_that_cannot_be_listed_end_the_phase_and_no_other(tmp_path: Path) 
     )
 
 
+@pytest.mark.parametrize(("does", "code"), [("right", 0), ("missing", 0), ("wrong", INCOMPLETE), ("raise", INCOMPLETE)])
+def test_the_exit_code_says_whether_all_is_well(does: str, code: int, tmp_path: Path) -> None:
+    write_units(tmp_path, {"does": does})
+    assert make_run(tmp_path).go() == code
+    assert make_run(tmp_path).go() == code
+
+
 def test_a_later_phase_knows_what_came_of_an_earlier_one(tmp_path: Path) -> None:
     write_units(tmp_path, {"does": "right"}, {"does": "wrong"})
     make_run(tmp_path, FIRST, replace(FIRST, name="second", units=f"{UNITS}:units_after")).go()
@@ -239,9 +246,9 @@ class TestFullDisk:
         for name in ("smoke.csv", "state.jsonl", "log.txt", "summary.md"):
             (out / name).symlink_to("/dev/full")
         home = tmp_path / "home"
-        write_units(home, {"does": "right"}, {"does": "wrong"})
+        write_units(home, {"does": "right"}, {"does": "right", "name": "next"})
         assert make_run(home, out=out).go() == INCOMPLETE
-        assert statuses(home) == {"right": "right", "wrong": "wrong"}
+        assert statuses(home) == {"right": "right", "next": "right"}
         assert f"!! {out}/smoke.csv: could not be written" in capsys.readouterr().out
 
     def test_an_out_that_cannot_be_made_is_told_and_the_run_goes_on(
@@ -288,7 +295,7 @@ def test_without_a_device_nothing_else_is_tried(
 ) -> None:
     write_units(tmp_path, {"does": does})
     device = replace(FIRST, name=DEVICE, always=True)
-    assert make_run(tmp_path, device, replace(FIRST, units=f"{UNITS}:no_units")).go() in (code, INCOMPLETE)
+    assert make_run(tmp_path, device, replace(FIRST, units=f"{UNITS}:no_units")).go() == code
     printed = capsys.readouterr().out
     assert ("There is no CUDA device here, so nothing was done of:\n    a. made up" in printed) == (code == NO_DEVICE)
     assert ("There is no CUDA device" in (tmp_path / "summary.md").read_text()) == (code == NO_DEVICE)

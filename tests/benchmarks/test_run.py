@@ -111,6 +111,7 @@ def test_the_commit_can_be_said_where_git_cannot_tell_it(monkeypatch: pytest.Mon
 
 
 def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROTOKERN_COMMIT", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert git_sha() == "unknown"
 

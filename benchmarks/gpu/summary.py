@@ -15,6 +15,8 @@ from benchmarks.summary import summarise
 from benchmarks.targets import memory_verdict
 from benchmarks.targets import summary as target_lines
 
+MOST_LINES = 20
+
 
 def tell_units(settings: Settings, records: Records) -> list[Unit]:
     return [{"name": "rows"}, *([] if settings.rehearse else [{"name": "pages"}])]
@@ -36,15 +38,21 @@ def parts(home: Path, rehearse: bool) -> list[str]:
     if speed:
         if not rehearse:
             found.append("\n".join(["targets", *target_lines(speed, device)]))
-        found.append("\n".join(["median ms, eager, cold cache", *summarise(speed, device)]))
+        found.append("\n".join(["median ms, eager, cold cache", *first_of(summarise(speed, device), "speed.csv")]))
     found += memory_part(read_rows(home / "memory.csv", MemoryRow))
     networks = read_rows(home / "device.csv", DeviceRow)
     if networks:
-        found.append("\n".join(["networks", *map(network_line, networks)]))
+        found.append("\n".join(["networks", *first_of(list(map(network_line, networks)), "device.csv")]))
     tiles = read_table(home / "tiles.csv")
     if tiles:
         found.append("\n".join(["tiles", *(tile_line(row) for row in tiles)]))
     return found
+
+
+def first_of(lines: Sequence[str], file: str) -> list[str]:
+    """As many as leave room on a screen for the rest, and where the others are."""
+    rest = len(lines) - MOST_LINES
+    return [*lines[:MOST_LINES], *([f"and {rest} more in {file}"] if rest > 0 else [])]
 
 
 def memory_part(rows: Sequence[MemoryRow]) -> list[str]:
@@ -60,8 +68,8 @@ def memory_part(rows: Sequence[MemoryRow]) -> list[str]:
 
 def network_line(row: DeviceRow) -> str:
     what = f"{row.task} {row.backbone} {row.precision} {row.backend}"
-    line = f"{what}: {row.images_per_s:.0f} images/s, {row.peak_mb:.0f} MB"
-    return f"{line}\n   {row.profile}" if row.profile else line
+    longest = "; ".join(row.profile.split("; ")[:3])
+    return f"{what}: {row.images_per_s:.0f} images/s, {row.peak_mb:.0f} MB; {longest}"
 
 
 def tile_line(row: dict[str, str]) -> str:

@@ -127,12 +127,21 @@ class TestSpeed:
         assert result.status == "wrong"
         assert "native" not in {row["provider"] for row in result.tables["speed"]}
 
-    @pytest.mark.slow
-    def test_memory_is_measured(self) -> None:
+    def test_memory_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(speed, "measure_apart", lambda name, precision, case: 4_500_000)
         units = [unit for unit in speed.measure_units(REHEARSAL, {}) if "provider" in unit]
         result = speed.measure(units[0], REHEARSAL)
         (row,) = result.tables["memory"]
-        assert (row["provider"], row["case"]) == ("original", "tiny")
+        assert (row["provider"], row["case"], row["extra_mb"]) == ("original", "tiny", 4.5)
+
+    def test_no_room_for_an_unfused_method_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*given: object) -> int:
+            raise torch.OutOfMemoryError("no room for the maps\nmore")
+
+        monkeypatch.setattr(speed, "measure_apart", refuse)
+        units = [unit for unit in speed.measure_units(REHEARSAL, {}) if "provider" in unit]
+        result = speed.measure(units[0], REHEARSAL)
+        assert (result.status, result.text, result.tables) == ("missing", "no room for the maps", {})
 
     def test_the_launches_of_all_comparisons_are_compiled_ahead(self) -> None:
         names = {unit["name"] for unit in speed.prepare_units(Settings(), {})}
@@ -282,6 +291,11 @@ class TestSummary:
         assert "cub200 fwd, avx512" not in parts[0]
         assert "cub200" in parts[1]
         assert parts[2].endswith(": 1.0 ms, before 2.0 ms")
+
+    def test_a_screen_holds_it(self) -> None:
+        assert summary.first_of(list("ab"), "speed.csv") == ["a", "b"]
+        lines = summary.first_of([str(one) for one in range(50)], "speed.csv")
+        assert lines[-2:] == ["19", "and 30 more in speed.csv"]
 
     def test_without_rows_there_is_nothing_to_tell(self, tmp_path: Path) -> None:
         assert summary.parts(tmp_path, rehearse=False) == []

@@ -19,6 +19,7 @@ TORCH ?= torch torchvision
 WORKERS ?= 2
 GPU_WORKERS ?= 8
 BENCH ?=
+GPU ?=
 
 ifeq ($(INSTALL),no)
 BIN :=
@@ -38,7 +39,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest update-constraints test-arm check format bench bench-gpu tune clean
+.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest update-constraints test-arm check format bench bench-gpu gpu tune clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -136,6 +137,10 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 	$(RUN) -m benchmarks.plot --write || status=1; \
 	$(RUN) -m benchmarks.summary --device cuda || status=1; \
 	exit $$status
+
+# With INSTALL=no nothing runs before the clock does: the first stage builds what is missing.
+gpu: $(if $(filter no,$(INSTALL)),,install) ## All that a CUDA device is wanted for, within nine minutes; OUT=DIR: results go there too
+	$(RUN) -m benchmarks.gpu $(if $(OUT),--out '$(OUT)') $(GPU)
 
 tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
 	$(RUN) -m benchmarks.tune

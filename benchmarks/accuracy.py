@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, cpu_name
+from benchmarks.commit import ROOT
+from benchmarks.machine import cpu_name
 from benchmarks.results import RESULTS, append_rows, read_rows
 
 ACCURACY = RESULTS / "accuracy.csv"

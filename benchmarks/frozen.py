@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.commit import ROOT
 from benchmarks.gate import require_green
-from benchmarks.machine import ROOT, describe, settle, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.results import FROZEN, append_rows
 from benchmarks.rows import FrozenRow
 from benchmarks.targets import FROZEN_RATIO

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.commit import ROOT
 from benchmarks.gate import require_green
-from benchmarks.machine import ROOT, describe, settle, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.results import LAST_LAYER, append_rows
 from benchmarks.rows import LastLayerRow
 from benchmarks.targets import MADE_UP, last_layer_verdict

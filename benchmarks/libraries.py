@@ -16,7 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from benchmarks.machine import ROOT
+from benchmarks.commit import ROOT
 
 KEOPS_CACHE = ROOT / "build" / "keops"
 INSTALL = "pip install '.[bench]'"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +15,10 @@ from pathlib import Path
 import torch
 
 import protokern
+from benchmarks.commit import git_sha
 
 QUIET_LOAD = 0.5
 QUIET_OTHERS = 0.1
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,6 @@ def instruction_set() -> str:
     from protokern import _host
 
     return str(_host.chosen_instruction_set())
-
-
-def git_sha() -> str:
-    """Short commit of the checkout; "unknown" outside one or without git."""
-    program = shutil.which("git")
-    if program is None:
-        return "unknown"
-    command = [program, "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
 
 
 class OtherWork:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 import protokern
 from benchmarks.cases import CASES, Case
+from benchmarks.commit import ROOT
 from benchmarks.cuda import Driver, open_cuda
 from benchmarks.devices import Cpu, Device
 from benchmarks.inputs import Inputs, make_inputs
-from benchmarks.machine import ROOT, Machine, settle, watch_others
+from benchmarks.machine import Machine, settle, watch_others
 from benchmarks.ops import OPS
 from benchmarks.peers import TORCH_PEERS, Compute
 from benchmarks.providers import PRECISIONS, Missing, first_line, set_torch_flags

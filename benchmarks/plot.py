@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.cases import CASES
+from benchmarks.commit import ROOT
 from benchmarks.groups import Comparison, newest, quickest
-from benchmarks.machine import ROOT
 from benchmarks.results import SPEED, read_rows
 from benchmarks.rows import SpeedRow
 from benchmarks.targets import NOT_HELD

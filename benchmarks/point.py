@@ -19,6 +19,7 @@ from benchmarks.peak import Limit
 from benchmarks.points import Point
 from benchmarks.providers import COMPILED, Missing, Provider, build_providers, describe_flags
 from benchmarks.rows import SpeedRow
+from benchmarks.tiles import tiles_of
 from benchmarks.timing import Timed, Timing, measure
 from protokern.errors import BackendUnavailableError
 
@@ -172,4 +173,5 @@ def make_row(common: dict[str, object], key: Key, timings: dict[Key, Timing], ra
         floor_ms=round(floor, 5) if forward else None,
         floor_bound=bound if forward else "",
         flags=describe_flags(precision),
+        tiles=tiles_of(str(common["op"]), case, precision, str(common["isa"])) if name == "triton" else "",
     )

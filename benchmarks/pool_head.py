@@ -21,8 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from benchmarks.commit import ROOT
 from benchmarks.gate import require_green
-from benchmarks.machine import ROOT, describe, settle, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.memory import GIVE_BACK, size, status_bytes
 from benchmarks.pool_formulas import Head, eager, original
 from benchmarks.results import POOL, append_rows

@@ -18,8 +18,13 @@ class Measurement(Machine):
     others: float
 
     @property
+    def on_cuda(self) -> bool:
+        return self.isa.startswith("sm_")
+
+    @property
     def quiet(self) -> bool:
-        return self.load <= QUIET_LOAD and self.others <= QUIET_OTHERS
+        """On CUDA the load before counts for nothing: it is the average of a minute, and of the host."""
+        return (self.on_cuda or self.load <= QUIET_LOAD) and self.others <= QUIET_OTHERS
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class SpeedRow(Measurement):
         versions: of Python, and on CUDA of Triton, CUDA and the driver.
         flags: torch's settings for products of float32 while this ran.
         clocks: of the GPU, read after the case.
+        tiles: of the search, where a table gives them, and where that row of the table comes from.
     """
 
     op: str
@@ -71,15 +77,12 @@ class SpeedRow(Measurement):
     versions: str
     flags: str
     clocks: str
+    tiles: str = ""
 
     @property
     def floor_share(self) -> float | None:
         """The floor over the median: 1 is the limit of the machine."""
         return None if self.floor_ms is None else self.floor_ms / self.p50_ms
-
-    @property
-    def on_cuda(self) -> bool:
-        return self.isa.startswith("sm_")
 
 
 @dataclass(frozen=True)
@@ -335,3 +338,34 @@ class PoolRow(Measurement):
     faster_than_original: float | None
     extra_mb: float
     map_mb: float
+
+
+@dataclass(frozen=True)
+class DeviceRow(Measurement):
+    """Training, push or search of a network on a CUDA device.
+
+    Attributes:
+        task: "train", "push" or "search".
+        backend: of the ops.
+        precision: "tf32" where torch may multiply float32 so, "bf16" with the backbone under autocast besides.
+        batch: images of a step.
+        seconds: median of the steps, or of one pass over all images.
+        peak_mb: the most that torch's allocator handed out, in 1e6 bytes.
+        profile: the ten operations that took most of the device's time, with their shares; empty where none was made.
+    """
+
+    task: str
+    backbone: str
+    image_size: int
+    prototypes: int
+    images: int
+    batch: int
+    backend: str
+    precision: str
+    rounds: int
+    seconds: float
+    images_per_s: float
+    peak_mb: float
+    profile: str
+    versions: str
+    clocks: str

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.commit import ROOT
 from benchmarks.groups import newest
-from benchmarks.machine import ROOT
 from benchmarks.results import PUSH, SPEED, read_rows
 from benchmarks.rows import PushRow, SpeedRow
 from benchmarks.targets import H200_GBYTES, H200_GFLOPS

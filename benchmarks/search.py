@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.commit import ROOT
 from benchmarks.gate import require_green
-from benchmarks.machine import ROOT, describe, settle, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.memory import status_bytes
 from benchmarks.results import SEARCH, append_rows
 from benchmarks.rows import SearchRow

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cases import CASES
+from benchmarks.commit import ROOT
 from benchmarks.groups import LINES, OURS, Comparison, newest
-from benchmarks.machine import ROOT
 from benchmarks.results import (
     CHECKPOINTS,
+    DEVICE,
     FROZEN,
     IMPORTANCE,
     LAST_LAYER,
@@ -29,6 +30,7 @@ from benchmarks.results import (
 )
 from benchmarks.rows import (
     CheckpointRow,
+    DeviceRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,
@@ -43,6 +45,7 @@ from benchmarks.rows import (
 from benchmarks.tables import (
     BUSY_MARK,
     checkpoint_table,
+    device_table,
     frozen_table,
     importance_table,
     last_layer_table,
@@ -81,6 +84,7 @@ class Stored:
     frozen: Sequence[FrozenRow] = ()
     checkpoints: Sequence[CheckpointRow] = ()
     last_layer: Sequence[LastLayerRow] = ()
+    device: Sequence[DeviceRow] = ()
 
 
 def from_results() -> Stored:
@@ -95,6 +99,7 @@ def from_results() -> Stored:
         read_rows(FROZEN, FrozenRow),
         read_rows(CHECKPOINTS, CheckpointRow),
         read_rows(LAST_LAYER, LastLayerRow),
+        read_rows(DEVICE, DeviceRow),
     )
 
 
@@ -224,6 +229,9 @@ def full(stored: Stored) -> str:
     if stored.memory:
         rows = list({(row.device, row.case, row.provider, row.precision): row for row in stored.memory}.values())
         parts += ["## Memory", memory_table(rows), caption(rows)]
+    if stored.device:
+        networks = list({(row.device, row.task, row.precision, row.backend): row for row in stored.device}.values())
+        parts += ["## Networks on a CUDA device", device_table(networks), caption(networks)]
     if stored.pool:
         pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
         parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]

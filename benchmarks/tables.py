@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.rows import (
     CheckpointRow,
+    DeviceRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,
@@ -29,6 +30,17 @@ def push_table(rows: Sequence[PushRow]) -> str:
         what = f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes"
         mark = "" if row.quiet else BUSY_MARK
         lines.append(f"| {what}{mark} | {row.backbone_s:.1f} s | {row.push_s:.1f} s | {row.ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def device_table(rows: Sequence[DeviceRow]) -> str:
+    lines = ["| network | images a second | MB | longest operations |", "| --- | ---: | ---: | --- |"]
+    for row in rows:
+        what = f"{row.task}, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes, batch {row.batch}"
+        mark = "" if row.quiet else BUSY_MARK
+        longest = "; ".join(row.profile.split("; ")[:3]).replace("|", "\\|")
+        cells = [f"{what}, {row.precision}, `{row.backend}`{mark}", f"{row.images_per_s:,.0f}", f"{row.peak_mb:,.0f}"]
+        lines.append(f"| {' | '.join([*cells, longest])} |")
     return "\n".join(lines)
 
 

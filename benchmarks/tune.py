@@ -50,6 +50,8 @@ SIZES = (
 # Relative error of a distance at the patch that a search took, against the smallest: what its rounding allows.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 1e-1}
 
+WRONG = "WRONG RESULT, not timed"
+
 Timer = Callable[[Callable[[], object]], float]
 
 
@@ -97,24 +99,35 @@ def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], t
     Raises:
         RuntimeError: none does.
     """
-    call, is_right = _call(task, *inputs), _gate(task, *inputs)
+    trial = Trial(task, inputs)
     timed = []
     for config in choices:
-        with forced(config):
-            try:
-                result = call()
-            # No room, or what the compiler refuses. What breaks the device breaks all that follows, and ends here.
-            except (_triton_error(), RuntimeError) as error:
-                print(f"  {config}: {error}")
-                continue
-            if not is_right(result):
-                print(f"  {config}: WRONG RESULT, not timed")
-                continue
-            timed.append((timer(call), config))
+        found = trial.milliseconds(config, timer)
+        if isinstance(found, str):
+            print(f"  {config}: {found}")
+        else:
+            timed.append((found, config))
     if not timed:
         raise RuntimeError(f"{task}: no tiles give the right result.")
     milliseconds, config = min(timed, key=lambda pair: pair[0])
     return config, milliseconds
+
+
+class Trial:
+    """A task with its inputs and the right answer, for one candidate after the other."""
+
+    def __init__(self, task: Task, inputs: tuple[Tensor, Tensor]) -> None:
+        self._call, self._is_right = _call(task, *inputs), _gate(task, *inputs)
+
+    def milliseconds(self, config: Config, timer: Timer) -> float | str:
+        """The time of a call with these tiles, or why there is none: `WRONG`, or the words of the compiler."""
+        with forced(config):
+            try:
+                result = self._call()
+            # No room, or what the compiler refuses. What breaks the device breaks all that follows, and ends here.
+            except (_triton_error(), RuntimeError) as error:
+                return str(error)
+            return timer(self._call) if self._is_right(result) else WRONG
 
 
 def merged(table: Sequence[Row], found: Sequence[Row]) -> list[Row]:
@@ -190,7 +203,7 @@ def _triton_error() -> type[Exception]:
     return TritonError
 
 
-def _median_milliseconds(call: Callable[[], object]) -> float:
+def median_milliseconds(call: Callable[[], object]) -> float:
     from triton.testing import do_bench
 
     return float(do_bench(call, warmup=5, rep=30, return_mode="median"))
@@ -242,7 +255,7 @@ def main() -> None:
             for task in tasks
         }
         tune(
-            tasks, device, torch.cuda.get_device_name(), _median_milliseconds,
+            tasks, device, torch.cuda.get_device_name(), median_milliseconds,
             until_compiled=lambda task: wait(begun[task]),
         )  # fmt: skip
     finally:

@@ -26,11 +26,22 @@ def compile_candidate(make_call: Callable[[], Call], config: Config, limits: Dev
         config: the tiles.
         limits: of the device.
     """
+    with forced(config):
+        return compile_ahead(make_call(), limits)
+
+
+def compile_ahead(call: Call, limits: DeviceLimits) -> str:
+    """Compile what a call launches, with the tiles that it chooses; the message of what cannot be compiled, else empty.
+
+    Args:
+        call: on tensors without memory.
+        limits: of the device.
+    """
     from triton.errors import TritonError
 
-    with forced(config), pretend(limits), _compiling_only():
+    with pretend(limits), _compiling_only():
         try:
-            make_call()()
+            call()
         # What the compiler refuses, in its own words or as a failed pass: the measuring process meets it again.
         except (TritonError, RuntimeError) as error:
             return f"{type(error).__name__}: {error}"

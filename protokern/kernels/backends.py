@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..errors import BackendUnavailableError
-from . import native_library
+from . import fastest, native_library
 from .triton_common import availability as triton_availability
+from .triton_common.limits import device_limits
 
 BACKENDS = ("reference", "native", "triton")
 # From the most to the least precise.
@@ -60,12 +62,22 @@ class Choice(NamedTuple):
     precision: str
 
 
-def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, precision: str | None) -> Choice:
+def choose_backend(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str | None,
+    op: str = "",
+    features: Tensor | None = None,
+    prototypes: Tensor | None = None,
+    direction: str = "forward",
+) -> Choice:
     """The backend and the precision that serve a call with tensors of `dtype` on `device`.
 
-    "auto" takes, of those that can run on the device, triton before native before reference. A precision of None is
-    what `dtype` holds without loss for half inputs, and what torch is told to use for products of float32 inputs; where
-    the backend lacks it, the next more precise one.
+    "auto" takes, of those that can run on the device, triton before native before reference; on a CUDA device on which
+    both of the first were measured (fastest.py), the quicker one, if `op` and its inputs are given. A precision of None
+    is what `dtype` holds without loss for half inputs, and what torch is told to use for products of float32 inputs;
+    where the backend lacks it, the next more precise one.
 
     Called when the op runs, not when it is traced, so that a compiled graph finds what its own process has.
 
@@ -75,6 +87,8 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, preci
     """
     if backend == "auto":
         chosen = _first_choice(device)
+        if chosen == "triton" and features is not None and prototypes is not None:
+            chosen = _quicker(op, direction, precision, features, prototypes) or chosen
     else:
         _require(backend, device)
         chosen = backend
@@ -82,8 +96,11 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, preci
     if dtype == torch.float64:
         offered = ("fp32",)
     if precision is None:
-        wanted = PRECISIONS.index(_natural_precision(device, dtype))
-        return Choice(chosen, next(name for name in reversed(PRECISIONS[: wanted + 1]) if name in offered))
+        natural = _natural_precision(device, dtype)
+        if natural in offered:
+            return Choice(chosen, natural)
+        finer = PRECISIONS[: PRECISIONS.index(natural)]
+        return Choice(chosen, next(name for name in reversed(finer) if name in offered))
     if precision not in offered:
         names = " or ".join(repr(name) for name in offered)
         raise ValueError(
@@ -99,6 +116,18 @@ def _first_choice(device: torch.device) -> str:
     if device.type in triton_availability.device_types() and not triton_availability.device_problem(device):
         return "triton"
     return "native" if device.type == "cuda" and native_library.is_available("cuda") else "reference"
+
+
+def _quicker(op: str, direction: str, precision: str | None, features: Tensor, prototypes: Tensor) -> str | None:
+    """What the measurements say of a call that both triton and native can serve; None where they say nothing."""
+    if not fastest.rows() or features.dtype == torch.float64 or not native_library.is_available("cuda"):
+        return None
+    height, width = prototypes.shape[2:] if prototypes.dim() == 4 else (1, 1)
+    positions = (features.shape[2] - height + 1) * (features.shape[3] - width + 1)
+    depth, number = features.shape[1] * height * width, prototypes.shape[0]
+    searched = precision or _natural_precision(features.device, features.dtype)
+    arch = device_limits(features.device).arch
+    return fastest.quicker(op, direction, arch, searched, depth, positions, number)
 
 
 def _precisions(backend: str, device: torch.device) -> tuple[str, ...]:

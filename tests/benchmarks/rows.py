@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.rows import MemoryRow, PoolRow, PushRow, SpeedRow
+from benchmarks.rows import DeviceRow, MemoryRow, PoolRow, PushRow, SpeedRow
 
 MACHINE = {
     "date": "2026-11-21T10:00:00Z",
@@ -84,4 +84,22 @@ POOL = PoolRow(
     faster_than_original=3.0,
     extra_mb=1.584,
     map_mb=3.168,
+)
+DEVICE = DeviceRow(
+    **{**MACHINE, "device": "A GPU", "isa": "sm_90", "cores": 132},
+    task="train",
+    backbone="resnet34",
+    image_size=224,
+    prototypes=2000,
+    images=80,
+    batch=80,
+    backend="auto",
+    precision="bf16",
+    rounds=20,
+    seconds=0.065,
+    images_per_s=1234.0,
+    peak_mb=5678.0,
+    profile="a 50%; b 30%; c 9%; d 1%",
+    versions="Python 3.12.3",
+    clocks="",
 )

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.cases import CASES
 from benchmarks.groups import newest
-from benchmarks.results import SPEED, append_rows, read_rows
+from benchmarks.results import SPEED, append_dicts, append_rows, read_rows
 from benchmarks.rows import SpeedRow
 from benchmarks.table import (
     BEGIN,
@@ -27,8 +28,10 @@ from benchmarks.table import (
     short,
 )
 from benchmarks.targets import memory_verdict, summary, verdicts
+from benchmarks.tiles import tiles_of
+from protokern.kernels.triton_common.configs import row_for
 
-from .rows import FULL, MATMUL, MEMORY, MM, NATIVE, ON_GPU, ORIGINAL, PUSH
+from .rows import DEVICE, FULL, MATMUL, MEMORY, MM, NATIVE, ON_GPU, ORIGINAL, PUSH
 
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:
@@ -48,6 +51,36 @@ def test_a_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     append_rows(path, [MEMORY])
     with pytest.raises(ValueError, match=r"memory\.csv: must have the columns .*; got .* Measure again\."):
         read_rows(path, SpeedRow)
+
+
+def test_rows_from_before_a_column_are_read_and_added_to(tmp_path: Path) -> None:
+    path, now = tmp_path / "speed.csv", replace(NATIVE, tiles="64x64x32, 4 warps")
+    append_rows(path, [NATIVE])
+    lines = path.read_text().splitlines()
+    assert lines[0].endswith(",clocks,tiles")
+    assert lines[1].endswith(",")
+    path.write_text(f"{lines[0].removesuffix(',tiles')}\n{lines[1].removesuffix(',')}\n")
+    assert read_rows(path, SpeedRow) == [NATIVE]
+    append_rows(path, [now])
+    assert read_rows(path, SpeedRow) == [NATIVE, now]
+    assert path.read_text().splitlines()[:2] == lines
+
+
+def test_rows_are_not_added_to_other_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    append_dicts(path, [{"name": "one", "size": 3}])
+    with pytest.raises(ValueError, match=r"rows\.csv: must have the columns .*; got .* Measure again\."):
+        append_dicts(path, [{"name": "two", "weight": 3}])
+    assert path.read_text() == "name,size\none,3\n"
+
+
+def test_a_row_of_triton_names_its_tiles() -> None:
+    text = tiles_of("prototype_pool", CASES["pool202"], "bf16", "sm_90")
+    row = row_for("min_distance", 90, torch.float32, "bf16", 256, 784, 202)
+    config = row.config
+    assert text.startswith(f"{config.block_p}x{config.block_n}x{config.block_d}, {config.warps} warps")
+    assert text.endswith(f"{config.path}; {row.source}")
+    assert tiles_of("min_distance", CASES["tiny"], "fp32", "amx") == ""
 
 
 def test_the_stored_rows_are_readable() -> None:
@@ -195,6 +228,19 @@ def test_all_tables_name_what_is_not_measured() -> None:
     assert "**`min_distance`, forward, cub200** (B80 D128 7x7 P2000), avx512, 2 threads" in text
     assert "| **native**, B64 D256 14x14 P2000 | 4.2 | 4.2% |" in text
     assert "| 3068 images, efficientnet_lite0 at 160 pixels, 100 prototypes | 60.0 s | 62.1 s | 1.035 |" in text
+
+
+def test_networks_on_a_device_have_a_table() -> None:
+    text = full(Stored([NATIVE], [], [], device=[replace(DEVICE, images_per_s=1.0), DEVICE]))
+    assert "## Networks on a CUDA device" in text
+    what = "train, resnet34 at 224 pixels, 2000 prototypes, batch 80, bf16, `auto`"
+    assert f"| {what} | 1,234 | 5,678 | a 50%; b 30%; c 9% |" in text
+    assert text.count("| train, resnet34") == 1
+
+
+def test_on_a_device_the_load_before_says_nothing() -> None:
+    assert replace(ON_GPU, load=15.0).quiet
+    assert not replace(ON_GPU, others=0.5).quiet
 
 
 def test_without_rows_the_tables_say_so() -> None:

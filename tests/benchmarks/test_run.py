@@ -12,8 +12,9 @@ import torch
 import protokern
 from benchmarks import gate, memory, push, run
 from benchmarks.cases import CASES
+from benchmarks.commit import git_sha
 from benchmarks.devices import Cpu
-from benchmarks.machine import describe, git_sha, settle, watch_others
+from benchmarks.machine import describe, settle, watch_others
 from benchmarks.ops import OPS
 from benchmarks.peak import PeakProbe
 from benchmarks.points import CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
@@ -104,7 +105,13 @@ def test_the_machine_is_described() -> None:
     assert machine.load >= 0
 
 
+def test_the_commit_can_be_said_where_git_cannot_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROTOKERN_COMMIT", "0123456789")
+    assert git_sha() == describe().git_sha == "0123456789"
+
+
 def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROTOKERN_COMMIT", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert git_sha() == "unknown"
 

@@ -76,7 +76,9 @@ def _implementation(
     precision: str | None,
     backend: str,
 ) -> Tensor:
-    choice = choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(
+        backend, features.device, features.dtype, precision, "mean_activation", features, prototypes
+    )
     if choice.backend == "native":
         return native.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
     if choice.backend == "triton":
@@ -117,7 +119,9 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad, features, prototypes, metric, activation, epsilon, need_features, need_prototypes)
-    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    chosen = choose_backend(
+        backend, features.device, features.dtype, None, "mean_activation", features, prototypes, "backward"
+    ).backend
     if chosen == "native":
         return native.mean_activation_backward(*inputs)
     if chosen == "triton":

@@ -100,7 +100,7 @@ def min_distance_backward(
 def _implementation(
     features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(backend, features.device, features.dtype, precision, "min_distance", features, prototypes)
     if choice.backend == "native":
         return native.min_distance(features, prototypes, metric, choice.precision)
     if choice.backend == "triton":
@@ -151,7 +151,9 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
-    chosen = choose_backend(backend, features.device, features.dtype, None).backend
+    chosen = choose_backend(
+        backend, features.device, features.dtype, None, "min_distance", features, prototypes, "backward"
+    ).backend
     if chosen == "native":
         return native.min_distance_backward(*inputs)
     if chosen == "triton":

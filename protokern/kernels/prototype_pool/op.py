@@ -92,7 +92,7 @@ def _implementation(
     precision: str | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(backend, features.device, features.dtype, precision, "prototype_pool", features, prototypes)
     if choice.backend == "native":
         return native.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
     if choice.backend == "triton":

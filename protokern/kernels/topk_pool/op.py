@@ -88,7 +88,7 @@ def topk_pool(
 def _implementation(
     features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision)
+    choice = choose_backend(backend, features.device, features.dtype, precision, "topk_pool", features, prototypes)
     if choice.backend == "native":
         return native.topk_distance(features, prototypes, k, metric, choice.precision)
     if choice.backend == "triton":

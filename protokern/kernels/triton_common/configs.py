@@ -70,7 +70,7 @@ class Row:
         positions: H' W'.
         prototypes: P.
         config: the tiles.
-        source: "derived" from the sizes of registers and shared memory, or the device that they were measured on.
+        source: "derived" from the sizes of registers and shared memory, or "measured on" a device.
     """
 
     op: str
@@ -95,13 +95,13 @@ COLUMNS = (
 def rows(path: Path = TABLE) -> tuple[Row, ...]:
     """The table, in the order of the file."""
     with path.open(newline="") as file:
-        return tuple(_parse(line) for line in csv.DictReader(file))
+        return tuple(parse_line(line) for line in csv.DictReader(file))
 
 
 def write_rows(table: list[Row], path: Path = TABLE) -> None:
     """Write the table, sorted by problem, so that a new measurement is a small difference."""
     key_length = COLUMNS.index("block_p")
-    lines = sorted(_line(row) for row in table)
+    lines = sorted(line_of(row) for row in table)
     assert len({line[:key_length] for line in lines}) == len(lines), "two rows for one problem"
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -130,13 +130,12 @@ def choose(
     Of the rows for the op and the precision: those of the newest architecture that is not newer than `arch`, those for
     `dtype` before those for any, and of these the one whose sizes are the fewest doublings away; the first on a tie.
     """
-    return _forced.get() or _nearest(op, arch, dtype, precision, depth, positions, prototypes)
+    return _forced.get() or row_for(op, arch, dtype, precision, depth, positions, prototypes).config
 
 
 @cache
-def _nearest(
-    op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int
-) -> Config:
+def row_for(op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int) -> Row:
+    """The row that `choose` takes the tiles of."""
     of_op = [row for row in rows() if row.op == op and row.precision == precision]
     assert of_op, (op, precision)
     served = [row.arch for row in of_op if row.arch <= arch]
@@ -145,7 +144,7 @@ def _nearest(
     name = str(dtype).removeprefix("torch.")
     candidates = [row for row in of_arch if row.dtype == name] or [row for row in of_arch if row.dtype == "any"]
     assert candidates, (op, precision, name)
-    return min(candidates, key=lambda row: _doublings(row, depth, positions, prototypes)).config
+    return min(candidates, key=lambda row: _doublings(row, depth, positions, prototypes))
 
 
 def shrink(config: Config, limits: DeviceLimits, shared_bytes: Callable[[Config], int]) -> Config:
@@ -204,7 +203,8 @@ def _doublings(row: Row, depth: int, positions: int, prototypes: int) -> float:
     return sum(abs(math.log2(of_row / max(1, wanted))) for of_row, wanted in pairs)
 
 
-def _parse(line: dict[str, str]) -> Row:
+def parse_line(line: dict[str, str]) -> Row:
+    """The row of a line by column; other columns count for nothing."""
     config = Config(
         **{field.name: int(line[field.name]) for field in fields(Config) if field.name != "path"}, path=line["path"]
     )
@@ -219,7 +219,8 @@ def _parse(line: dict[str, str]) -> Row:
     )
 
 
-def _line(row: Row) -> tuple[object, ...]:
+def line_of(row: Row) -> tuple[object, ...]:
+    """The cells of a row, in the order of COLUMNS."""
     config = tuple(getattr(row.config, field.name) for field in fields(Config))
     key = (row.op, row.arch, row.dtype, row.precision, row.depth, row.positions, row.prototypes)
     return (*key, *config, row.source)

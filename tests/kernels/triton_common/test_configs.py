@@ -78,9 +78,9 @@ class TestChoice:
             replace(small, precision="bf16", config=replace(TILES, block_d=64)),
         )
         monkeypatch.setattr(configs, "rows", lambda: table)
-        configs._nearest.cache_clear()
+        configs.row_for.cache_clear()
         yield
-        configs._nearest.cache_clear()
+        configs.row_for.cache_clear()
 
     @staticmethod
     def block_n(arch: int = 80, *, depth: int = 128, positions: int = 49, prototypes: int = 2000) -> int:

@@ -39,6 +39,9 @@ class TrainConfig:
         last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
         last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
             without end.
+        last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
+            paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
+            tens where a class has few images.
         last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
             left down to `l1`; the validation split chooses. 1: `l1` alone.
         last_layer_epochs: with "compat": passes over the cached activations.
@@ -87,6 +90,7 @@ class TrainConfig:
     last_layer_solver: Literal["convex", "compat"] = "convex"
     last_layer_gap: float = 1e-4
     last_layer_ridge: float = 1e-2
+    last_layer_bound: float = 0.5
     last_layer_path: int = 10
     last_layer_epochs: int = 20
     patience: int = 10
@@ -132,6 +136,7 @@ class TrainConfig:
             require_number(self, "mixup")
         require(0 < self.last_layer_gap < 1, "last_layer_gap", "between 0 and 1", self.last_layer_gap)
         require(0 < self.last_layer_ridge < math.inf, "last_layer_ridge", "greater than 0", self.last_layer_ridge)
+        require_number(self, "last_layer_bound", above=True)
         require_number(self, "last_layer_path", minimum=1)
         if self.last_layer_solver == "convex":
             require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)

@@ -116,9 +116,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
     model, settings = problem.model, problem.settings
     start = copy.deepcopy(model.last_layer.state_dict())
     # Without the bound, which the small steps do not have either: both minimise the paper's objective.
-    solver = replace(
-        settings, last_layer_solver="convex", last_layer_path=problem.path, last_layer_bound=UNBOUNDED
-    )
+    solver = replace(settings, last_layer_solver="convex", last_layer_path=problem.path, last_layer_bound=UNBOUNDED)
 
     def solved() -> dict[str, Any]:
         result = solve_last_layer(model, problem.train, problem.val, solver)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "images": result.images,
     }
     warnings = run_warnings(opened, splits, scores, _IN_WORDS[args.split])
-    print("\n".join([*score_table(scores, opened.classes), *marked(warnings)]))
+    print("\n".join([*score_table(scores, opened.classes, _IN_WORDS[args.split]), *marked(warnings)]))
     try:
         written = write_evaluation(out, line, scores, opened.classes, result.confusion.tolist(), warnings)
         print("\n".join(f"wrote {path}" for path in written))

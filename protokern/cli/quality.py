@@ -39,8 +39,11 @@ def marked(warnings: Iterable[str]) -> list[str]:
     return [f"{MARK}{warning}" for warning in warnings]
 
 
-def score_table(scores: Scores, classes: Iterable[str]) -> list[str]:
-    """Precision, recall and F1 of every class as lines; of more than thirty classes those with the lowest F1."""
+def score_table(scores: Scores, classes: Iterable[str], images: str) -> list[str]:
+    """Precision, recall and F1 of every class as lines; of more than thirty classes those with the lowest F1.
+
+    `images` says of which split: "test", "validation" or "training".
+    """
     rows = list(zip(classes, scores.classes, strict=True))
     shown = rows
     if len(rows) > _MOST_ROWS:
@@ -56,7 +59,8 @@ def score_table(scores: Scores, classes: Iterable[str]) -> list[str]:
     if len(shown) < len(rows):
         lines.append(f"and {len(rows) - len(shown)} classes with a higher F1")
     lines.append(
-        f"accuracy {percent(scores.accuracy)}, balanced accuracy (mean recall) {percent(scores.balanced_accuracy)}, "
+        f"{sum(one.images for one in scores.classes)} {images} images: accuracy {percent(scores.accuracy)}, "
+        f"balanced accuracy (mean recall) {percent(scores.balanced_accuracy)}, "
         f"mean F1 {percent(scores.macro_f1)}"
     )
     return lines

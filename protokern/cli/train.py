@@ -28,8 +28,8 @@ from protokern.config import (
     parse_config,
 )
 from protokern.data import Splits
-from protokern.errors import CheckpointError, ConfigError, LostContactError, TrainingError
-from protokern.train.batch_norms import share_batch_norms
+from protokern.errors import CheckpointError, ConfigError, LostContactError
+from protokern.train.batch_norms import check_batches, share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
@@ -109,8 +109,6 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         if ranks.is_first:
             print(f"protokern train: stopped. {where}", file=sys.stderr)
         return stop.exit_code
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("the device has too little memory. Lower train.batch_size or data.image_size.") from error
     if ranks.is_first:
         _write_pages(work, splits)
     return 0
@@ -183,6 +181,8 @@ def _make_run(
     model = build(config.model, len(splits.classes), config.data.image_size)
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
+    if ranks.size == 1:
+        check_batches(model, config.train, len(splits.train), splits.train.image_size)
     if config.train.backbone == "train":  # a frozen one sees every image once
         splits.train.preload()
         splits.push.preload()

@@ -120,7 +120,8 @@ def test_heat_maps_by_gradients_and_figures_for_papers(
 def test_a_heat_map_without_its_package_is_one_line(
     pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
     photo, out = str(pushed.data / "test" / CLASSES[0] / "0.png"), tmp_path / "out"
     assert main(["explain", str(pushed.folder), photo, "--out", str(out), "--heat-map", "gradient"]) == 2
     error = capsys.readouterr().err

@@ -62,12 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # What is known of the command while its verb, with all that it needs, is imported.
+    args = argparse.Namespace(verb=arguments[0] if arguments else "", debug="--debug" in arguments)
     try:
         args = _parse(arguments)
-    except SystemExit as stop:  # argparse ends --help and mistakes in this way
-        return stop.code if isinstance(stop.code, int) else MISTAKE
-    keep_freed_memory()
-    try:
+        keep_freed_memory()
         if args.verb != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
             if not _is_first_process():
                 return MISTAKE
@@ -75,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
+    except SystemExit as stop:  # argparse ends --help and mistakes in this way
+        return stop.code if isinstance(stop.code, int) else MISTAKE
     except OtherProcessError:  # which has said why
         return MISTAKE
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -94,7 +95,7 @@ def _tell(args: argparse.Namespace, arguments: Sequence[str], error: Exception) 
     """Say in a line what went wrong, and whose mistake it is; the exit code."""
     message = mistake_in_words(error)
     if isinstance(error, OSError) and error.filename:
-        message = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        message = f"{_name_file(error.filename)}: {error.strerror}"
     elif isinstance(error, (ProtokernError, OSError)):
         message = str(error)
     if message is None:
@@ -102,6 +103,10 @@ def _tell(args: argparse.Namespace, arguments: Sequence[str], error: Exception) 
         return FAULT
     print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
     return MISTAKE
+
+
+def _name_file(file: object) -> str:
+    return os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else f"file {file}"
 
 
 def _run_folder(args: argparse.Namespace) -> Path | None:

@@ -101,6 +101,18 @@ def test_a_fault_without_a_place_for_a_file_says_how_to_see_it(monkeypatch, caps
     assert "add what the same command says with --debug.\n" in capsys.readouterr().err
 
 
+def test_a_requirement_that_is_broken_is_one_line_also_while_the_verb_is_imported(monkeypatch, capsys) -> None:
+    def fail(name: str) -> object:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(main, "import_module", fail)
+    assert main.main(["doctor"]) == 2
+    assert capsys.readouterr().err == (
+        "protokern doctor: torch: is needed and cannot be imported (No module named 'torch'). Run pip install "
+        "--upgrade torch.\n"
+    )
+
+
 def test_debug_shows_the_traceback_of_a_library(monkeypatch) -> None:
     fail_with(MemoryError(), monkeypatch)
     with pytest.raises(MemoryError):

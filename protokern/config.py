@@ -25,6 +25,7 @@ from protokern.models.settings import ModelConfig
 from protokern.train.formats import check_format
 from protokern.train.settings import PruneConfig, TrainConfig
 
+LARGEST_SIDE = 65_536  # pixels of an image as a net sees it
 LARGEST_CONFIG = 2**15  # bytes; a larger file could hold a key of so many parts that its parser takes minutes
 # Besides TOMLDecodeError: no UTF-8, a number of thousands of digits, brackets in brackets in brackets.
 _NO_TOML = (ValueError, RecursionError)
@@ -79,6 +80,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
         require(min(sides) >= 1, "image_size", "at least 1", self.image_size)
+        require(max(sides) <= LARGEST_SIDE, "image_size", f"at most {LARGEST_SIDE}", self.image_size)
         require(0 < self.val_fraction < 1, "val_fraction", "between 0 and 1", self.val_fraction)
         require_number(self, "workers")
         require_number(self, "birds_classes", minimum=2)

@@ -1,4 +1,4 @@
-"""The package's own exceptions, and the checks of settings that raise them.
+"""The package's own exceptions, and the checks of settings and of optional packages that raise them.
 
 The command line shows any of these as one line and exits with code 2.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import errno
 import math
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 
@@ -46,6 +49,13 @@ class MissingPackageError(ProtokernError, ImportError):
     """Something needs a package that is no requirement of protokern; the message says how to install it."""
 
 
+class BrokenPackageError(MissingPackageError):
+    """Something needs a package that is installed, and fails as it is imported; the message says with what."""
+
+
+LARGEST_NUMBER = 2**53  # of those that can be counted: no array has so many entries
+
+
 def require(condition: bool, name: str, wanted: str, got: Any) -> None:
     """Raise the one-line ConfigError for the field `name` unless `condition` holds."""
     if not condition:
@@ -56,6 +66,8 @@ def require_number(settings: Any, *names: str, minimum: float = 0, above: bool =
     """Check that the named fields are finite numbers, at least (or, with `above`, greater than) `minimum`."""
     for name in names:
         value = getattr(settings, name)
+        is_countable = not isinstance(value, int) or abs(value) <= LARGEST_NUMBER
+        require(is_countable, name, f"a number of at most {LARGEST_NUMBER}", value)
         inside = math.isfinite(value) and (value > minimum if above else value >= minimum)
         require(inside, name, f"a finite number {'greater than' if above else 'of at least'} {minimum}", value)
 
@@ -68,3 +80,46 @@ def advice_on_write(error: OSError, go_on: str, or_else: str) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{whole} Allow to write there, or give another folder."
     return f"{whole} {or_else}."
+
+
+def import_optional(module: str, *, package: str, needed_for: str, install: str) -> ModuleType:
+    """Import a module of a package that not everyone has.
+
+    Args:
+        module: its name in Python, such as "captum.attr".
+        package: what pip calls the package.
+        needed_for: what the caller wants to do, for the message.
+        install: what pip is to be given, such as "'protokern[explain]'".
+
+    Raises:
+        MissingPackageError: it is not installed.
+        BrokenPackageError: it is installed, and something in it or below it cannot be imported.
+    """
+    root = module.partition(".")[0]
+    try:
+        imported = import_module(module)
+    except ModuleNotFoundError as error:
+        if find_spec(root) is None:
+            raise MissingPackageError(
+                f"{package}: must be installed for {needed_for}; it cannot be imported ({error}). "
+                f"Run pip install {install}."
+            ) from error
+        raise BrokenPackageError(_say_broken(package, needed_for, install, error)) from error
+    except Exception as error:  # whatever a package may raise that does not fit what it is installed with
+        raise BrokenPackageError(_say_broken(package, needed_for, install, error)) from error
+    spec = imported.__spec__
+    if spec is not None and spec.origin is None:  # Python takes a folder of that name for a package
+        where = next(iter(spec.submodule_search_locations or ()), "?")
+        raise MissingPackageError(
+            f"{package}: must be installed for {needed_for}; {where} is only a folder of its name. "
+            f"Run pip install {install}."
+        )
+    return imported
+
+
+def _say_broken(package: str, needed_for: str, install: str, error: Exception) -> str:
+    reason = str(error).partition("\n")[0].rstrip(". ")
+    return (
+        f"{package}: must be importable for {needed_for}; it is installed, but fails with {type(error).__name__}: "
+        f"{reason}. Install a version that fits the other packages: pip install --upgrade {install}."
+    )

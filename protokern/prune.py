@@ -1,7 +1,8 @@
-"""Pruning: prototypes whose nearest patches are mostly of other classes are dropped."""
+"""Pruning: prototypes whose nearest patches are mostly of other classes are dropped, or those that somebody names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,9 +82,90 @@ def apply_prune(model: PrototypeModel, nearest: NearestPatches, threshold: int =
     return PruneResult(kept=kept, pruned=pruned, spared=spared, own_class_count=own_class_count)
 
 
+@dataclass(frozen=True)
+class PrunedByNumber:
+    """What was dropped by number; CPU tensors. Indices are those from before, ascending.
+
+    Attributes:
+        kept: (P',) int64; prototype `kept[i]` is prototype i now.
+        pruned: (P - P',) int64.
+    """
+
+    kept: Tensor
+    pruned: Tensor
+
+
+def prune_by_number(
+    model: PrototypeModel,
+    *,
+    drop: Sequence[int] | None = None,
+    keep: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> PrunedByNumber:
+    """Drop the prototypes that somebody names, for instance those that lie on the background.
+
+    Kept prototypes, their classes and their weights stay as they are, so each contributes as before; the order stays,
+    and numbers begin at 0 again.
+
+    Args:
+        model: changed in place; parameters are replaced, so make optimizers anew.
+        drop: numbers of the prototypes to drop, from 0 on, as the report and prototypes.json have them.
+        keep: numbers of those to keep, in place of `drop`.
+        classes: names of the classes, for the message.
+
+    Raises:
+        ValueError: both or neither are given, a number is unknown or is there twice, a class would lose its last
+            prototype, or the choices of the model are soft. The model is then as it was.
+    """
+    result = choose_by_number(model, drop=drop, keep=keep, classes=classes)
+    if len(result.pruned):
+        model.keep_prototypes(result.kept)
+    return result
+
+
+def choose_by_number(
+    model: PrototypeModel,
+    *,
+    drop: Sequence[int] | None = None,
+    keep: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> PrunedByNumber:
+    """What `prune_by_number` would do, with the same arguments and errors; the model is not changed."""
+    if (drop is None) == (keep is None):
+        raise ValueError(f"drop, keep: must be one of the two; got {'neither' if drop is None else 'both'}.")
+    name, numbers = ("keep", list(keep)) if keep is not None else ("drop", list(drop or ()))
+    count = model.num_prototypes
+    unknown = [number for number in numbers if not 0 <= number < count]
+    if unknown:
+        raise ValueError(
+            f"{name}: must be prototypes of 0 .. {count - 1}; got {unknown[0]}. The report and prototypes.json have "
+            "the numbers."
+        )
+    twice = [number for place, number in enumerate(numbers) if number in numbers[:place]]
+    if twice:
+        raise ValueError(f"{name}: must name each prototype once; got {twice[0]} twice. Leave one out.")
+    _check_choices(model)
+    is_kept = torch.full((count,), keep is None)
+    is_kept[torch.tensor(numbers, dtype=torch.int64)] = keep is not None
+    has_class = model.class_identity.cpu() > 0  # (P, K)
+    is_bare = has_class.any(dim=0) & ~has_class[is_kept].any(dim=0)  # (K,)
+    if is_bare.any():
+        label = int(is_bare.nonzero()[0])
+        own = ", ".join(map(str, has_class[:, label].nonzero().flatten().tolist()))
+        which = f"class {label}" if classes is None else f"class {classes[label]!r}"
+        raise ValueError(
+            f"{name}: must leave every class a prototype; got none for {which}, which has {own}. Keep one of them."
+        )
+    return PrunedByNumber(kept=is_kept.nonzero().flatten(), pruned=(~is_kept).nonzero().flatten())
+
+
 def _check_prune(model: PrototypeModel, k: int, threshold: int) -> None:
     if not 0 <= threshold <= k:
         raise ValueError(f"threshold: must be in 0 .. k = {k}; got {threshold}. The original uses k=6, threshold=3.")
+    _check_choices(model)
+
+
+def _check_choices(model: PrototypeModel) -> None:
     if not model.is_hard:
         raise ValueError(
             "model: must have made its choices final before pruning; they are soft. Call model.harden() first."

@@ -138,6 +138,8 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.l1=0", 'train.l1: must be greater than 0 with last_layer_solver = "convex"; got 0.0.'),
         ("train.last_layer_gap=1", "train.last_layer_gap: must be between 0 and 1; got 1.0."),
         ("train.last_layer_ridge=0", "train.last_layer_ridge: must be greater than 0; got 0.0."),
+        ("train.last_layer_bound=0", "train.last_layer_bound: must be a finite number greater than 0; got 0.0."),
+        ("train.last_layer_bound=inf", "train.last_layer_bound: must be a finite number greater than 0; got inf."),
         ("train.last_layer_path=0", "train.last_layer_path: must be a finite number of at least 1; got 0."),
         ("train.last_layer_lr=1e38", "train.last_layer_lr: must be at most 1e+30; got 1e+38."),
         ("train.separation=0.08", "train.separation: must be 0 or negative; got 0.08."),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.models import ProtoPNet, ProtoPool
-from protokern.prune import prune_prototypes
+from protokern.prune import prune_by_number, prune_prototypes
 
 
 def bare_model(prototypes, num_classes):
@@ -212,3 +212,64 @@ def test_slots_of_pruned_prototypes_are_empty_and_add_nothing(last_layer, focal)
     assert (output.slot_similarities[:, :, 1] == 0).all()
     assert (output.assignment[:, :, 1] == 0).all()
     assert model.assignment.use().unused == ()
+
+
+def test_prototypes_are_dropped_by_number():
+    images = torch.rand(3, 1, 4, 4) * 9
+    for choice in ({"drop": [3, 0]}, {"keep": [4, 1, 2]}):
+        model = bare_pool([0.5, 4, 11, 7, 1], [[0, 1], [0, 4], [2, 3]])
+        with torch.no_grad():
+            model.last_layer.weight.normal_()
+            before = model(images).activations[:, None, :] * model.prototype_weight
+        result = prune_by_number(model, **choice)
+        with torch.no_grad():
+            after = model(images).activations[:, None, :] * model.prototype_weight
+        assert result.kept.tolist() == [1, 2, 4]
+        assert result.pruned.tolist() == [0, 3]
+        assert model.prototype_layer.prototypes.tolist() == [[4], [11], [1]]
+        assert model.slots.tolist() == [[-1, 0], [-1, 2], [1, -1]]
+        torch.testing.assert_close(after, before[:, :, [1, 2, 4]])
+
+
+def test_dropping_nothing_leaves_the_parameters_in_place():
+    model = bare_model(torch.tensor([[0.0], [9]]), 2)
+    parameter = model.prototype_layer.prototypes
+    assert prune_by_number(model, keep=[1, 0]).pruned.tolist() == []
+    assert model.prototype_layer.prototypes is parameter
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({}, "drop, keep: must be one of the two; got neither."),
+        ({"drop": [0], "keep": [1]}, "drop, keep: must be one of the two; got both."),
+        (
+            {"drop": [4]},
+            r"drop: must be prototypes of 0 \.\. 3; got 4\. The report and prototypes\.json have the numbers\.",
+        ),
+        ({"keep": [-1, 0]}, r"keep: must be prototypes of 0 \.\. 3; got -1\."),
+        ({"drop": [1, 3, 1]}, r"drop: must name each prototype once; got 1 twice\. Leave one out\."),
+        ({"keep": [2, 2]}, "keep: must name each prototype once; got 2 twice"),
+        (
+            {"drop": [3, 2]},
+            r"drop: must leave every class a prototype; got none for class 1, which has 2, 3\. Keep one of",
+        ),
+        (
+            {"keep": [2]},
+            r"keep: must leave every class a prototype; got none for class 'hat', which has 0, 1\. Keep one",
+        ),
+        ({"keep": []}, "keep: must leave every class a prototype"),
+    ],
+)
+def test_numbers_that_cannot_be_dropped_are_named_and_change_nothing(choice, message):
+    model = bare_model(torch.tensor([[0.0], [1], [8], [9]]), 2)
+    classes = ["hat", "dress"] if choice == {"keep": [2]} else None
+    with pytest.raises(ValueError, match=message):
+        prune_by_number(model, **choice, classes=classes)
+    assert model.num_prototypes == 4
+
+
+def test_a_model_that_still_chooses_drops_no_number():
+    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3)
+    with pytest.raises(ValueError, match="model: must have made its choices final before pruning"):
+        prune_by_number(model, drop=[0])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from protokern.backbones.weights import read_state
-from protokern.errors import ConfigError, MissingPackageError
+from protokern.errors import ConfigError, import_optional
 
 PREFIX = "timm/"
 
@@ -21,12 +20,15 @@ class LastStage(nn.Module):
     Args:
         net: made with `features_only=True` for one stage; gives a list of one map.
         channels: C, as the net announces it.
+        only_size: (Y, X), pixels, of the images of a net that was made for one size, such as most transformers; None:
+            it takes many.
     """
 
-    def __init__(self, net: nn.Module, channels: int) -> None:
+    def __init__(self, net: nn.Module, channels: int, only_size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.net = net
         self.channels = channels
+        self.only_size = only_size
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.net(images)[-1]
@@ -55,7 +57,9 @@ def build_timm(
         MissingPackageError: timm is not installed.
         ConfigError: timm has no such net, the net gives no feature maps, or the weights cannot be had or do not fit.
     """
-    timm = _import_timm(name)
+    timm: Any = import_optional(
+        "timm", package="timm", needed_for=f"the backbone {name!r}", install="'protokern[timm]'"
+    )
     own_name = name.removeprefix(PREFIX)
     if not timm.is_model(own_name):
         close = difflib.get_close_matches(own_name, timm.list_models(), n=3)
@@ -77,14 +81,13 @@ def build_timm(
             "Choose another net, give the path of a state-dict file, or use weights 'none'."
         ) from error
     wanted = timm.data.resolve_model_data_config(net)
-    return LastStage(net, net.feature_info.channels()[-1]), tuple(wanted["mean"]), tuple(wanted["std"])
+    stage = LastStage(net, net.feature_info.channels()[-1], _only_size(net))
+    return stage, tuple(wanted["mean"]), tuple(wanted["std"])
 
 
-def _import_timm(name: str) -> Any:
-    try:
-        return import_module("timm")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"timm: must be installed for the backbone {name!r}; it cannot be imported ({error}). "
-            "Run pip install 'protokern[timm]'."
-        ) from error
+def _only_size(net: nn.Module) -> tuple[int, int] | None:
+    """The size that a net of timm was made for, if its configuration says that it is the only one."""
+    made_for = getattr(net, "pretrained_cfg", None) or {}
+    if not made_for.get("fixed_input_size") or len(made_for.get("input_size", ())) != 3:
+        return None
+    return made_for["input_size"][1], made_for["input_size"][2]

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from protokern.errors import import_optional
+
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = tuple(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn"))
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
@@ -22,8 +24,7 @@ def build_torchvision(name: str, *, in_channels: int = 3) -> nn.Module:
     ResNets end after `layer4`, VGGs after the last max-pool, DenseNets after `norm5` and a ReLU; ConvNeXt and
     EfficientNet give their `features`.
     """
-    from torchvision import models  # slow to import, needed by these names only
-
+    models = _models()
     net = getattr(models, name)(weights=None)
     if name in RESNETS:
         body: nn.Module = nn.Sequential(OrderedDict(list(net.named_children())[:-2]))
@@ -47,11 +48,20 @@ def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
     body.set_submodule(path, new)
 
 
+def _models() -> Any:
+    """torchvision.models: slow to import, and needed by these names only.
+
+    Raises:
+        BrokenPackageError: torchvision was made for another torch.
+    """
+    return import_optional(
+        "torchvision.models", package="torchvision", needed_for="the backbones of torchvision", install="torchvision"
+    )
+
+
 def imagenet_state(name: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights of `name` (`IMAGENET1K_V1`, those of the papers), downloaded through torch.hub."""
-    from torchvision import models  # slow to import, needed by these names only
-
-    get_state: Callable[..., dict[str, Tensor]] = models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict
+    get_state: Callable[..., dict[str, Tensor]] = _models().get_model_weights(name)["IMAGENET1K_V1"].get_state_dict
     return get_state(progress=True, check_hash=True)
 
 

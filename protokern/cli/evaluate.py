@@ -1,29 +1,39 @@
-"""`protokern evaluate`: accuracy of a trained model as one line of JSON."""
+"""`protokern evaluate`: how good a trained model is, as a whole and class by class."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from protokern.cli.arguments import add_run_arguments, choose_device
+from protokern.cli.evaluation_files import check_places, write_evaluation
+from protokern.cli.quality import marked, run_warnings, score_table
 from protokern.cli.runs import check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
+from protokern.errors import CheckpointError
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.loaders import ordered_loader
+from protokern.train.scores import score_classes
 from protokern.train.stored import find_store, taking_stored_maps
+
+_IN_WORDS = {"test": "test", "val": "validation", "train": "training"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     add_run_arguments(parser)
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    parser.add_argument("--split", choices=tuple(_IN_WORDS), default="test", help="default: test")
+    parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print {"checkpoint", "split", "prototypes", "loss", "accuracy", "images"} as the last line."""
+    """Print a table of the classes, and as the last line {"checkpoint", "split", ..., "accuracy", "images"}."""
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
+    out = opened.folder if args.out is None else Path(args.out)
+    check_places(out)
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
     for note in splits.notes:
@@ -39,14 +49,28 @@ def run(args: argparse.Namespace) -> int:
             show_progress(batches, "evaluate", len(batches)),
             device,
             memory_format=image_format(config.channels_last),
+            num_classes=len(opened.classes),
         )
+    assert result.confusion is not None
+    scores = score_classes(result.confusion)
     line = {
         "checkpoint": opened.checkpoint.name,
         "split": args.split,
         "prototypes": opened.model.num_prototypes,
         "loss": round(result.loss, 6),
+        "balanced_accuracy": scores.balanced_accuracy,
+        "macro_f1": scores.macro_f1,
         "accuracy": result.accuracy,
         "images": result.images,
     }
+    warnings = run_warnings(opened, splits, scores, _IN_WORDS[args.split])
+    print("\n".join([*score_table(scores, opened.classes, _IN_WORDS[args.split]), *marked(warnings)]))
+    try:
+        written = write_evaluation(out, line, scores, opened.classes, result.confusion.tolist(), warnings)
+        print("\n".join(f"wrote {path}" for path in written))
+    except CheckpointError as error:
+        if args.out is not None:
+            raise
+        print(f"The numbers were not written, only printed: {error} Give --out.")  # a run that may only be read
     print(json.dumps(line))
     return 0

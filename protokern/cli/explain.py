@@ -19,7 +19,7 @@ from protokern.explain.local import ClassExplanation, Evidence, Explanation
 from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
-from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots
+from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
 from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 
@@ -88,10 +88,11 @@ def summarise(item: ExplainedImage) -> list[str]:
     for match in first.matches:
         card = match.prototype
         source = f" from {card.source_name}" if card.source_name is not None else ""
+        role = "" if match.is_reason else f": {say_role(match)}, so no reason for it"
         place = f"{name_slots(match.slots)}, {name_sharers(match, first)}" if match.slots else name_classes(card)
         lines.append(
             f"  {match.points:8.2f} = {match.similarity:.2f} x {match.weight:.2f}"
-            f"  looks like prototype {card.index} ({place}){source}"
+            f"  looks like prototype {card.index} ({place}){source}{role}"
         )
     lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
     lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
@@ -130,6 +131,7 @@ def explanation_table(
             "distance": evidence.distance,
             "weight": evidence.weight,
             "points": evidence.points,
+            "is_reason": evidence.is_reason,
             "patch": view.patch,
             "activation_box": view.activation_box,
             "patch_box": view.patch_box,

@@ -23,11 +23,21 @@ from protokern.train.stored import find_stores, taking_stored_maps
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
 
-def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int:
-    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>` and the prototypes anew."""
+def run_head_step(
+    args: argparse.Namespace, stage: Stage, step: HeadStep, *, check: Callable[[OpenRun], None] = lambda _: None
+) -> int:
+    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>`, and the prototypes and the page of the run anew.
+
+    Args:
+        args: of the verb.
+        stage: that the step is.
+        step: what to do.
+        check: raises where the step cannot be done, before any image is read.
+    """
     device = choose_device(args.device)
     with lock_run(run_folder(find_checkpoint(Path(args.run)))):  # and only then read: another one may just be done
         opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
+        check(opened)
         return _write_step(opened, stage, step)
 
 
@@ -49,6 +59,8 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     if work.push is not None:
         _write_pictures(work, splits)
     print(f"wrote {path}")
+    if (opened.folder / "report" / "index.html").exists():  # it would go on to show what is no longer the model
+        print(f"wrote {_write_page(opened.folder, splits)}")
     return 0
 
 
@@ -81,3 +93,9 @@ def _write_pictures(work: TrainingRun, splits: Splits) -> None:
 
     assert work.push is not None
     write_prototypes(work.folder, work.model, splits, work.push)
+
+
+def _write_page(folder: Path, splits: Splits) -> Path:
+    from protokern.cli.report import build_report  # heavy, and not for --help
+
+    return build_report(folder, splits)

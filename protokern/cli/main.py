@@ -1,7 +1,7 @@
 """The command `protokern VERB ...`: finds the verb, shows mistakes as one line, decides the exit code.
 
-0: done. 2: a mistake that the user can mend. 130: stopped by Ctrl-C, 143: by SIGTERM. With --debug a mistake shows its
-traceback.
+0: done. 1: a fault of the program. 2: a mistake that the user can mend. 130: stopped by Ctrl-C, 143: by SIGTERM. With
+--debug a mistake or a fault shows its traceback.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import protokern
 from protokern.cli.allocator import keep_freed_memory
+from protokern.cli.faults import mistake_in_words, write_fault
 from protokern.errors import ConfigError, OtherProcessError, ProtokernError
 
-MISTAKE, INTERRUPTED = 2, 130
+FAULT, MISTAKE, INTERRUPTED, CLOSED = 1, 2, 130, 141
 
 # Verb, and what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
 VERBS = (
@@ -60,12 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # What is known of the command while its verb, with all that it needs, is imported.
+    args = argparse.Namespace(verb=arguments[0] if arguments else "", debug="--debug" in arguments)
     try:
         args = _parse(arguments)
-    except SystemExit as stop:  # argparse ends --help and mistakes in this way
-        return stop.code if isinstance(stop.code, int) else MISTAKE
-    keep_freed_memory()
-    try:
+        keep_freed_memory()
         if args.verb != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
             if not _is_first_process():
                 return MISTAKE
@@ -73,18 +74,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
+    except SystemExit as stop:  # argparse ends --help and mistakes in this way
+        return stop.code if isinstance(stop.code, int) else MISTAKE
     except OtherProcessError:  # which has said why
         return MISTAKE
-    except (ProtokernError, OSError) as error:
-        if args.debug:
-            raise
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
-        return MISTAKE
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it as it ends
+        return CLOSED
     except KeyboardInterrupt:
         print(f"protokern {args.verb}: stopped", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        return _tell(args, arguments, error)
     return code
+
+
+def _tell(args: argparse.Namespace, arguments: Sequence[str], error: Exception) -> int:
+    """Say in a line what went wrong, and whose mistake it is; the exit code."""
+    message = mistake_in_words(error)
+    if isinstance(error, OSError) and error.filename:
+        message = f"{_name_file(error.filename)}: {error.strerror}"
+    elif isinstance(error, (ProtokernError, OSError)):
+        message = str(error)
+    if message is None:
+        print(write_fault(args.verb, arguments, error, _run_folder(args)), file=sys.stderr)
+        return FAULT
+    print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
+    return MISTAKE
+
+
+def _name_file(file: object) -> str:
+    return os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else f"file {file}"
+
+
+def _run_folder(args: argparse.Namespace) -> Path | None:
+    """The run folder that the command is about, if there is one."""
+    path = Path(getattr(args, "run", None) or getattr(args, "out", None) or "")
+    folders = [path, path.parent.parent] if path.parts else []
+    return next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -97,7 +126,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
         if name in arguments[:1]:  # only the verb at hand is imported: others may take seconds
             import_module(f"protokern.cli.{name}").add_arguments(verb)
-        verb.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 
 

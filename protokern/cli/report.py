@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 
 from protokern.cli.arguments import add_run_arguments, choose_device
+from protokern.cli.quality import marked
 from protokern.cli.report_data import collect_report
 from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     path = opened.config.data.path
     has_data = args.data is not None or not path or Path(path).exists()
     splits = open_data(opened.config) if has_data else None
-    print(_build(opened, splits, pictures=args.pictures, num_neighbours=args.neighbours))
+    page, warnings = write_page(opened, splits, pictures=args.pictures, num_neighbours=args.neighbours)
+    print("\n".join([*marked(warnings), str(page)]))
     return 0
 
 
@@ -59,17 +61,18 @@ def build_report(run_dir: Path, splits: Splits | None = None) -> Path:
         CheckpointError: no whole checkpoint, broken pictures, or the disk refuses.
         DataError: the data have other classes than the model.
     """
-    return _build(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)
+    return write_page(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)[0]
 
 
-def _build(
+def write_page(
     opened: OpenRun, splits: Splits | None, *, pictures: Place = "auto", num_neighbours: int = NEIGHBOURS
-) -> Path:
+) -> tuple[Path, tuple[str, ...]]:
+    """As `build_report`, for a run that is open; also gives what the page says against trusting the run."""
     page = opened.folder / "report" / "index.html"
     data = collect_report(opened, splits, num_neighbours=num_neighbours)
     with explain_write_errors(page):
         write_report(data, page, pictures=pictures)
-    return page
+    return page, data.warnings
 
 
 def _count(text: str) -> int:

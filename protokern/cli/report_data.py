@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, write_prototypes
+from protokern.cli.quality import run_warnings
 from protokern.cli.report_neighbours import add_neighbours
 from protokern.cli.report_reasons import (
     add_global_reasons,
@@ -27,6 +28,7 @@ from protokern.explain.neighbours import NEIGHBOURS
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.data import (
+    ClassRow,
     Confusion,
     EpochPoint,
     ExplainedImage,
@@ -38,6 +40,7 @@ from protokern.train.checkpoint import read_state
 from protokern.train.files import read_file
 from protokern.train.loaders import ordered_loader
 from protokern.train.logger import read_log
+from protokern.train.scores import score_classes
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 
@@ -94,7 +97,7 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         explanations = _explain(run, splits.test, cards, chosen, files, changes)
     epochs, stages = read_progress(run.folder, run.epoch)
     settings = run.folder / "run.toml"
-    return ReportData(
+    data = ReportData(
         title=run.folder.resolve().name,
         classes=run.classes,
         prototypes=cards,
@@ -108,6 +111,23 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         settings=read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else "",
         notes=tuple(notes),
         facts=_facts(run, splits),
+    )
+    return _judged(data, run, splits)
+
+
+def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData:
+    """With how every class fares, and what speaks against trusting the run."""
+    if data.confusion is None:
+        return replace(data, warnings=run_warnings(run, splits, None))
+    scores = score_classes(torch.from_numpy(data.confusion.counts))
+    return replace(
+        data,
+        class_rows=tuple(
+            ClassRow(name, one.images, one.answers, one.precision, one.recall, one.f1)
+            for name, one in zip(run.classes, scores.classes, strict=True)
+        ),
+        balanced_accuracy=scores.balanced_accuracy,
+        warnings=run_warnings(run, splits, scores),
     )
 
 

@@ -17,6 +17,7 @@ from protokern.data.sources import BirdCounts, absolute_source
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
+from protokern.train.build import check_image_size
 from protokern.train.checkpoint import find_checkpoint, load_model, read_state
 from protokern.train.frozen import image_format
 
@@ -69,6 +70,8 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
     for key in differing_keys(trained, config):
         if key.partition(".")[0] not in _FREE_TABLES and key not in _FREE_KEYS:
             raise ConfigError(f"--set {key}: cannot be changed after training. Train a new run with it.")
+    if config.data.image_size != trained.data.image_size:
+        check_image_size(model, config.model, config.data.image_size)
     return OpenRun(
         folder=run_folder(checkpoint),
         checkpoint=checkpoint,

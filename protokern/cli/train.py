@@ -8,12 +8,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
-from protokern.cli.runs import feature_store, open_data, place_model, versions, with_absolute_store, with_data
+from protokern.cli.quality import look_at, marked
+from protokern.cli.runs import feature_store, open_data, open_run, place_model, versions, with_absolute_store, with_data
 from protokern.cli.show import show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import (
@@ -26,16 +28,18 @@ from protokern.config import (
     parse_config,
 )
 from protokern.data import Splits
-from protokern.errors import CheckpointError, ConfigError, LostContactError, TrainingError
-from protokern.train.batch_norms import share_batch_norms
+from protokern.errors import CheckpointError, ConfigError, LostContactError
+from protokern.train.batch_norms import check_batches, share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.files import write_file
 from protokern.train.lock import lock_run
+from protokern.train.logger import append_record
 from protokern.train.loop import train
 from protokern.train.ranks import Ranks, explain_lost_contact
 from protokern.train.reading import explain_lost_workers
+from protokern.train.records import Notice
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
@@ -79,6 +83,8 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
     checkpoint = find_resumable(folder) if args.resume else None
     splits = open_data(config, (ranks.rank, ranks.size))
+    if ranks.is_first:
+        splits = look_at(splits)
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
@@ -103,8 +109,6 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         if ranks.is_first:
             print(f"protokern train: stopped. {where}", file=sys.stderr)
         return stop.exit_code
-    except torch.OutOfMemoryError as error:
-        raise TrainingError("the device has too little memory. Lower train.batch_size or data.image_size.") from error
     if ranks.is_first:
         _write_pages(work, splits)
     return 0
@@ -177,13 +181,15 @@ def _make_run(
     model = build(config.model, len(splits.classes), config.data.image_size)
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
+    if ranks.size == 1:
+        check_batches(model, config.train, len(splits.train), splits.train.image_size)
     if config.train.backbone == "train":  # a frozen one sees every image once
         splits.train.preload()
         splits.push.preload()
     return TrainingRun(
         folder=folder,
         model=place_model(model, device, config.train.channels_last),
-        splits=splits,
+        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()))),
         classes=tuple(splits.classes),
         config=config_to_dict(config),
         train=config.train,
@@ -198,9 +204,14 @@ def _make_run(
 def _write_pages(work: TrainingRun, splits: Splits) -> None:
     """The prototypes as pictures, and the page of the run."""
     from protokern.cli.prototype_files import write_prototypes  # with matplotlib and jinja2, too heavy for --help
-    from protokern.cli.report import build_report
+    from protokern.cli.report import write_page
 
     assert work.push is not None  # every plan has a push
     write_prototypes(work.folder, work.model, splits, work.push)
-    page = build_report(work.folder, splits)
+    opened = open_run(str(work.folder), data=None, changes=(), device=torch.device("cpu"))
+    page, warnings = write_page(opened, splits)
+    for line in marked(warnings):
+        if line not in marked(splits.warnings or ()):  # those were said when the training began
+            append_record(work.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
+            print(line)
     print(f"wrote {page}", flush=True)

@@ -149,9 +149,10 @@ def _class_points(
             similarity=evidence.similarity,
             weight=evidence.weight,
             points=evidence.points,
+            is_reason=evidence.is_reason,
             slots=evidence.slots,
         )
-        for evidence in (one.evidence if in_full else ())
+        for evidence in sorted(one.evidence if in_full else (), key=lambda evidence: not evidence.is_reason)
     )
     shown = {match.prototype.index for match in matches}
     points = explanation.points[:, one.class_index]

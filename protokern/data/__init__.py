@@ -5,6 +5,7 @@ from protokern.data.birds import BirdAnnotation, SyntheticBirds
 from protokern.data.dataset import ImageDataset
 from protokern.data.decode import UnreadableImageError, load_image
 from protokern.data.photos import PhotoDataset
+from protokern.data.quality import data_warnings
 from protokern.data.sources import SYNTHETIC_BIRDS, BirdCounts, open_splits
 from protokern.data.splits import Splits
 
@@ -19,6 +20,7 @@ __all__ = [
     "Splits",
     "SyntheticBirds",
     "UnreadableImageError",
+    "data_warnings",
     "load_image",
     "open_splits",
 ]

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from protokern.data.augment import Augmentation, draw_quad, warp
-from protokern.data.decode import pixels_to_tensor
+from protokern.data.decode import ImageHeader, pixels_to_tensor
 from protokern.errors import DataError
 
 CACHES = ("none", "memory")
@@ -79,6 +79,14 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def source_path(self, index: int) -> Path | None:
         """The file that holds the image; None when it was generated."""
         raise NotImplementedError(f"{type(self).__name__} must say where its images are: define source_path().")
+
+    def content(self, index: int) -> bytes | None:
+        """The bytes of the image's file; None when it was generated, or can no longer be read."""
+        return None
+
+    def header(self, index: int) -> ImageHeader | None:
+        """What the image's file says of it before the pixels; None when it was generated, or can no longer be read."""
+        return None
 
     def transform(self) -> str:
         """What is done to an image without augmentation before a net sees it, in words; other words, other pixels."""

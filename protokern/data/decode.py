@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ Image.init()  # Pillow looks up a named format only among those that it has load
 
 # Pixels of a file, unless more are allowed: Pillow's own limit. They take a quarter of a gigabyte as RGB.
 MAX_PIXELS = 89_478_485
+_ANY_PIXELS = 2**62  # where none is decoded
 _LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, and what may come besides
 _limit_lock = threading.Lock()
 _allowed: list[int] = []  # by every reader that is at work
@@ -137,6 +139,30 @@ def check_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> str | None:
     except _DAMAGE as error:
         return _reason(path, error)
     return None
+
+
+class ImageHeader(NamedTuple):
+    """What a file says of its image before the pixels: columns and rows as stored, Pillow's mode, format."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+
+def read_header(path: Path, *, content: bytes | None = None) -> ImageHeader | None:
+    """The header of an image file, without decoding it; None if there is none that can be read.
+
+    Args:
+        path: an image file.
+        content: the bytes of the file; given, `path` only names it.
+    """
+    try:
+        source = path if content is None else BytesIO(content)
+        with _pillow_allows(_ANY_PIXELS), Image.open(source, formats=IMAGE_FORMATS) as image:
+            return ImageHeader(image.width, image.height, image.mode, image.format or "")
+    except _DAMAGE:
+        return None
 
 
 def load_image(path: Path | str, image_size: int | tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:

@@ -6,12 +6,11 @@ Rows are memory-mapped, so any image can be read at any time. Code that comes wi
 from __future__ import annotations
 
 import stat
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from protokern.data.packed import PackedSource, PackedSplit, Sample
-from protokern.errors import DataError, MissingPackageError
+from protokern.errors import DataError, MissingPackageError, import_optional
 
 _OLDEST = 4  # versions before run the code that comes with a data set, where a prompt or the environment says so
 # What the splits are called there.
@@ -77,12 +76,12 @@ def open_hub(name: str) -> PackedSource:
         DataError: it cannot be had, or not be used as it is.
         MissingPackageError: `datasets` is not installed, or too old.
     """
-    try:
-        package = import_module("datasets")
-    except ImportError as error:
-        raise MissingPackageError(
-            "data: huggingface: needs the package datasets. Install it: pip install 'protokern[huggingface]'."
-        ) from error
+    package: Any = import_optional(
+        "datasets",
+        package="datasets",
+        needed_for=f"data.path = 'huggingface:{name}'",
+        install="'protokern[huggingface]'",
+    )
     if int(package.__version__.partition(".")[0]) < _OLDEST:
         raise MissingPackageError(
             f"data: huggingface: needs datasets {_OLDEST} or newer, which runs no code of a data set; got "

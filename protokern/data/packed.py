@@ -10,7 +10,7 @@ import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
-from protokern.data.decode import MAX_PIXELS, most_bytes, parse_image_size, read_photo
+from protokern.data.decode import MAX_PIXELS, ImageHeader, most_bytes, parse_image_size, read_header, read_photo
 from protokern.data.folder import hold_out
 from protokern.data.photos import AUGMENTATION_MARGIN
 from protokern.data.splits import Splits
@@ -107,6 +107,16 @@ class PackedPhotos(ImageDataset):
 
     def source_path(self, index: int) -> Path | None:
         return self._split.file_of(self._names[index])
+
+    def content(self, index: int) -> bytes | None:
+        try:
+            return self._split.read(self._names[index], most_bytes(self._max_pixels))
+        except DataError:
+            return None
+
+    def header(self, index: int) -> ImageHeader | None:
+        content = self.content(index)
+        return None if content is None else read_header(self._names[index], content=content)
 
     def transform(self) -> str:
         origin = self._split.origin

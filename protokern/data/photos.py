@@ -9,7 +9,7 @@ import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
-from protokern.data.decode import MAX_PIXELS, parse_image_size, read_photo
+from protokern.data.decode import MAX_PIXELS, ImageHeader, parse_image_size, read_header, read_photo
 
 # Crops of half the area enlarge by 1.41; kept a quarter larger, most of that comes from real pixels.
 AUGMENTATION_MARGIN = 1.25
@@ -66,3 +66,12 @@ class PhotoDataset(ImageDataset):
 
     def source_path(self, index: int) -> Path:
         return self.samples[index][0]
+
+    def content(self, index: int) -> bytes | None:
+        try:
+            return self.samples[index][0].read_bytes()
+        except OSError:
+            return None
+
+    def header(self, index: int) -> ImageHeader | None:
+        return read_header(self.samples[index][0])

@@ -18,6 +18,7 @@ class Splits:
         test: images for the final accuracy; nothing is chosen by them.
         classes: class names.
         notes: what the user should know about the data, one line each; for the log.
+        warnings: what speaks against trusting results on these data, see `data_warnings`; None: nobody has looked.
     """
 
     train: ImageDataset
@@ -26,3 +27,4 @@ class Splits:
     test: ImageDataset
     classes: list[str]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] | None = None

@@ -57,6 +57,8 @@ class Evidence:
             similarity.
         weight: of the prototype for the class; with slots, the sum over the slots of all classes that hold it.
         points: similarity x weight, its share of the logit.
+        is_reason: whether it is a reason for the class: one of its own prototypes, with points above zero. The others
+            speak against the class, or for it although they stand for another one.
     """
 
     view: PatchView
@@ -66,6 +68,7 @@ class Evidence:
     similarity: float
     weight: float
     points: float
+    is_reason: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +78,9 @@ class ClassExplanation:
     Attributes:
         class_index: which class.
         logit: as the model gave it.
-        evidence: the prototypes with the most points for or against the class, by falling absolute value; those
-            without any, such as with a weight of zero, are left out.
+        evidence: the prototypes with the most points for or against the class, by falling absolute value, but at least
+            half of them reasons where there are so many; those without points, such as with a weight of zero, are left
+            out.
         other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
         num_other: how many those are.
     """
@@ -162,7 +166,7 @@ def explain_image(
         spoken = _Spoken.of_first_image(model, output)
         if classes is None:
             classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
-        shown = {k: _loudest(spoken.points[:, k], top) for k in classes}
+        shown = {k: _loudest(spoken.points[:, k], spoken.is_own[:, k], top) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
@@ -207,10 +211,19 @@ class _Spoken:
         return () if self.slots is None else tuple(np.flatnonzero(self.slots[k] == j).tolist())
 
 
-def _loudest(points: np.ndarray, top: int) -> list[int]:
-    """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none."""
+def _loudest(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
+    """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none.
+
+    At least half of them are of the class, `is_own` (P,), and speak for it, where there are so many.
+    """
     by_size: list[int] = np.argsort(-np.abs(points), kind="stable").tolist()
-    return by_size[: max(1, min(top, int(np.count_nonzero(points))))]
+    count = max(1, min(top, int(np.count_nonzero(points))))
+    reasons = [j for j in by_size if is_own[j] and points[j] > 0]
+    kept = set(reasons[: (count + 1) // 2])
+    for j in by_size:
+        if len(kept) < count:
+            kept.add(j)
+    return [j for j in by_size if j in kept]
 
 
 def _explain_class(
@@ -226,6 +239,7 @@ def _explain_class(
             similarity=float(spoken.similarity[j]),
             weight=float(spoken.weight[k, j]),
             points=float(points[j]),
+            is_reason=bool(spoken.is_own[j, k] and points[j] > 0),
         )
         for j in shown
     )

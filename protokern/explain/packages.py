@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType
 
-from protokern.errors import MissingPackageError
+from protokern.errors import import_optional
 
 # What pip calls the packages of the extra `explain`.
 _NAMES = {"captum": "captum", "cv2": "opencv-python-headless"}
@@ -19,13 +18,7 @@ def import_extra(module: str, needed_for: str) -> ModuleType:
         needed_for: what the caller wants to do, for the message.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: it is not installed, or fails as it is imported.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = _NAMES[module.partition(".")[0]]
-        raise MissingPackageError(
-            f"{name}: must be installed for {needed_for}; it cannot be imported ({error}). "
-            "Run pip install 'protokern[explain]'."
-        ) from error
+    name = _NAMES[module.partition(".")[0]]
+    return import_optional(module, package=name, needed_for=needed_for, install="'protokern[explain]'")

@@ -23,6 +23,11 @@ try:
     from cabrnet.archs.protopool.decision import ProtoPoolClassifier
     from cabrnet.core.utils.similarities import SimilarityLayer
 except ModuleNotFoundError as error:
+    if str(error.name).partition(".")[0] != "cabrnet":
+        raise ImportError(
+            f"protokern.interop.cabrnet: needs CaBRNet 1.2, which is installed but fails to import ({error}). Install "
+            "what it asks for, or CaBRNet again: pip install --force-reinstall 'cabrnet==1.2.*'."
+        ) from error
     raise ImportError(
         f"protokern.interop.cabrnet: needs CaBRNet 1.2; {error}. Run pip install 'protokern[cabrnet]' (Python 3.12 or "
         "older)."

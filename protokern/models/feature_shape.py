@@ -7,6 +7,17 @@ from torch import Tensor, nn
 
 from protokern.nn import evaluating
 
+# What nets say of images of a size that they do not take; some check it by assertions.
+_FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, LookupError, ArithmeticError, AttributeError)
+
+
+class BackboneFailedError(ValueError):
+    """A backbone fails on images of the size that it was tried with; `reason` is what it says, in one line."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
     """Channels, rows and columns (C, H, W) of the backbone's feature maps, by running it on one black image.
@@ -14,7 +25,8 @@ def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[
     Runs in eval mode without gradients on the backbone's own device; nothing of the backbone is changed.
 
     Raises:
-        ValueError: the backbone fails on such an image, or does not give (1, C, H, W).
+        BackboneFailedError: the backbone fails on such an image.
+        ValueError: it does not give (1, C, H, W).
     """
     tensors = (*backbone.parameters(), *backbone.buffers())
     state = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
@@ -23,10 +35,12 @@ def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[
     with evaluating(backbone):
         try:
             features = backbone(image)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"backbone: must map images {shape} to feature maps; it failed: {error}. "
-                "Check in_channels and image_size."
+        except _FAILURES as error:
+            reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+            raise BackboneFailedError(
+                f"backbone: must map images {shape} to feature maps; it failed: {reason}. "
+                "Check in_channels and image_size.",
+                reason,
             ) from error
     if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[0] != 1:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

@@ -152,6 +152,7 @@ class Match:
         similarity: of the two.
         weight: of the prototype for the class it speaks for or against.
         points: their product.
+        is_reason: whether the prototype is one of the class's own and speaks for it.
         slots: the slots of that class that hold the prototype; none in models without slots.
         reasons: what matters to the prototype in this image; empty where nobody measured.
         place_similarity: what `reasons` are parts of, where `similarity` is focal: that of the place, before the
@@ -163,6 +164,7 @@ class Match:
     similarity: float
     weight: float
     points: float
+    is_reason: bool = True
     slots: tuple[int, ...] = ()
     reasons: tuple[Reason, ...] = ()
     place_similarity: float | None = None
@@ -177,7 +179,8 @@ class ClassPoints:
         class_name: its name.
         total: the logit: the points of `matches` + `own_points` + `foreign_points`.
         probability: softmax of the logits, in [0, 1].
-        matches: the prototypes with the most points, by falling absolute value.
+        matches: prototypes with the most points: reasons for the class first, then those against it or of other
+            classes; each of the two by falling absolute value.
         own_points: of the class's own prototypes that are not in `matches`, together.
         num_own: how many those are.
         foreign_points: of the prototypes of other classes, or of none, that are not in `matches`, together.
@@ -195,6 +198,14 @@ class ClassPoints:
     foreign_points: float
     num_foreign: int
     num_unused: int = 0
+
+    @property
+    def reasons(self) -> tuple[Match, ...]:
+        return tuple(match for match in self.matches if match.is_reason)
+
+    @property
+    def no_reasons(self) -> tuple[Match, ...]:
+        return tuple(match for match in self.matches if not match.is_reason)
 
     @property
     def other_points(self) -> float:
@@ -274,6 +285,26 @@ class Confusion:
         return int(np.trace(self.counts))
 
 
+class ClassRow(NamedTuple):
+    """How a class fares on the test images.
+
+    Attributes:
+        class_name: of the class.
+        images: of the class.
+        answers: images that were called this class.
+        precision: share of the answers that are right, in [0, 1]; None where there are none.
+        recall: share of the images that were found, likewise.
+        f1: harmonic mean of both, likewise.
+    """
+
+    class_name: str
+    images: int
+    answers: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSlots:
     """What a class has in its slots.
@@ -304,7 +335,10 @@ class ReportData:
         epochs: of training, in order.
         stages: results, in order.
         settings: the run's configuration as text.
+        class_rows: how every class fares on the test images; empty when the page was made without them.
+        balanced_accuracy: mean recall over the classes, in [0, 1]; None likewise.
         notes: what a reader must know about this page, one sentence each.
+        warnings: what speaks against trusting the run, a few sentences each.
         facts: short facts about the run (name, value), for the foot of the page.
     """
 
@@ -319,5 +353,8 @@ class ReportData:
     epochs: tuple[EpochPoint, ...] = ()
     stages: tuple[StageResult, ...] = ()
     settings: str = ""
+    class_rows: tuple[ClassRow, ...] = ()
+    balanced_accuracy: float | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, SIDE, Canvas, save, shortened, signed
 from protokern.report.data import ClassPoints, ExplainedImage, Match
-from protokern.report.words import name_foreign, name_match
+from protokern.report.words import name_foreign, name_match, say_role
 
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -60,6 +60,9 @@ def _draw_match(canvas: Canvas, match: Match, one: ClassPoints, *, top: float) -
         family="serif",
         style="italic",
     )
+    if not match.is_reason:
+        middle = left + _WORDS / 2
+        canvas.write(middle, top + SIDE / 2 + 0.2, say_role(match), size=8, color=MUTED, align="center")
     left += _WORDS
     if card.picture is None:
         canvas.write(left, top + SIDE / 2, "a prototype that is no patch of an image", size=8, color=MUTED)

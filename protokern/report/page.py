@@ -36,6 +36,7 @@ from protokern.report.words import (
     name_property,
     say_because,
     say_because_here,
+    say_role,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def _environment() -> Environment:
         foreign=name_foreign,
         because=say_because,
         because_here=say_because_here,
+        role=say_role,
         main_names=_main_names,
     )
     templates = files("protokern.report") / "templates"

@@ -15,6 +15,7 @@ from protokern.report.words import main_reasons, name_property
 
 LARGEST_MATRIX = 30  # classes; above, the page lists the most frequent mistakes instead
 LONGEST_LIST = 20
+UNEVEN = 0.02  # between accuracy and balanced accuracy; from there on the page shows both
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,11 @@ class Example:
 
 
 def choose_example(explanations: Iterable[ExplainedImage]) -> Example | None:
-    """The first right answer with a match for it that has a picture; else the first answer with one."""
+    """The first right answer with a reason for it that has a picture; else the first answer with one."""
     found = []
     for item in explanations:
         one = item.classes[0]
-        match = next((match for match in one.matches if match.points > 0 and match.prototype.picture), None)
+        match = next((match for match in one.reasons if match.prototype.picture), None)
         if match is not None:
             found.append(Example(item, one, match))
     return next((example for example in found if not example.item.is_wrong), found[0] if found else None)
@@ -123,6 +124,8 @@ def make_tiles(data: ReportData, pool: PoolView | None) -> list[Tile]:
     if data.confusion is not None and data.confusion.num_images:
         right, total = data.confusion.num_correct, data.confusion.num_images
         tiles.append(Tile("Test accuracy", percent(right / total), f"{right} of {total} images"))
+        if data.balanced_accuracy is not None and abs(data.balanced_accuracy - right / total) >= UNEVEN:
+            tiles.append(Tile("Balanced accuracy", percent(data.balanced_accuracy), "every class counts alike"))
     elif last_test is not None:
         tiles.append(Tile("Test accuracy", percent(last_test)))
     before, after = _around_the_push(data.stages)

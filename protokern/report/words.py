@@ -37,6 +37,13 @@ def name_match(match: Match, one: ClassPoints) -> str:
     return f"{name_slots(match.slots)}: {prototype}, {name_sharers(match, one)}"
 
 
+def say_role(match: Match) -> str:
+    """What a match that is no reason for the class is: "against it", or "of another class"; empty for a reason."""
+    if match.is_reason:
+        return ""
+    return "against it" if match.points < 0 else "of another class" if match.prototype.classes else "of no class"
+
+
 def name_slots(slots: Sequence[int]) -> str:
     """ "slot 3", or "slots 3, 5"."""
     return f"slot{'' if len(slots) == 1 else 's'} {', '.join(map(str, slots))}"

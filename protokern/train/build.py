@@ -7,10 +7,12 @@ import os
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from protokern.backbones import build_backbone
 from protokern.errors import CheckpointError, ConfigError
 from protokern.models.base import PrototypeModel
+from protokern.models.feature_shape import BackboneFailedError, check_grid, find_feature_shape
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 
@@ -26,15 +28,51 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[i
         image_size: pixels, for the dry run that finds the shape of the feature map.
 
     Raises:
-        ConfigError: the parts do not fit each other, or the weights cannot be had.
+        ConfigError: the parts do not fit each other, the backbone takes no images of this size, or the weights cannot
+            be had.
     """
     backbone = build_backbone(config.backbone, weights=config.weights)
     try:
         return MODELS[config.name].from_config(config, backbone, num_classes, image_size)
+    except BackboneFailedError as error:
+        raise ConfigError(_say_size(config, backbone, image_size, error.reason)) from error
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"model: {error}") from error
+
+
+def check_image_size(model: PrototypeModel, config: ModelConfig, image_size: int | tuple[int, int]) -> None:
+    """Refuse images of a size, other than that of the training, that a trained model does not take.
+
+    Raises:
+        ConfigError: its backbone fails on them, or its prototypes are larger than the grid of patches.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    try:
+        _, *grid = find_feature_shape(model.backbone, 3, size)
+        check_grid((grid[0], grid[1]), config.prototype_size, size)
+    except BackboneFailedError as error:
+        raise ConfigError(_say_size(config, model.backbone, image_size, error.reason)) from error
+    except ValueError as error:
+        raise ConfigError(f"data.image_size: {error}") from error
+
+
+def _say_size(config: ModelConfig, backbone: nn.Module, image_size: int | tuple[int, int], reason: str) -> str:
+    wanted = getattr(getattr(backbone, "body", None), "only_size", None)
+    if wanted is None:
+        return (
+            f"data.image_size: must be one that backbone {config.backbone!r} takes; got {image_size!r} ({reason}). Try "
+            "a larger one."
+        )
+    return (
+        f"data.image_size: must be {_in_words(wanted)} for backbone {config.backbone!r}; got {image_size!r} "
+        f"({reason}). Set it, or choose another backbone."
+    )
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"[{size[0]}, {size[1]}]"
 
 
 def build_untrained(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:

@@ -55,7 +55,8 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
         l1-regularized logistic regression", section 3.
     """
     is_own = problem.is_own
-    weight = torch.where(is_own, weight, 0.0) if np.isinf(l1) else weight.clone()
+    held = weight.clamp(-problem.bound, problem.bound)
+    weight = torch.where(is_own, weight, torch.zeros_like(weight) if np.isinf(l1) else held)
     evaluations, stable = 0, 0
     dtype = torch.float32
     objective, gap, gradient = certify(problem, weight, l1)

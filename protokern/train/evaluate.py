@@ -11,15 +11,21 @@ from torch import Tensor
 
 from protokern.models.base import ModelOutput
 from protokern.train.ranks import SINGLE, Ranks
+from protokern.train.scores import count_confusion
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Accuracy in [0, 1], mean cross entropy, and the number of images they are over."""
+    """Accuracy in [0, 1], mean cross entropy, and the number of images they are over.
+
+    `confusion` (K, K) int64 on the CPU counts the images, row = true class, column = answer; None where it was not
+    asked for.
+    """
 
     accuracy: float
     loss: float
     images: int
+    confusion: Tensor | None = None
 
 
 def evaluate(
@@ -30,6 +36,7 @@ def evaluate(
     memory_format: torch.memory_format = torch.preserve_format,
     after_batch: Callable[[], None] = lambda: None,
     ranks: Ranks = SINGLE,
+    num_classes: int | None = None,
 ) -> Evaluation:
     """Run `model`, in evaluation mode, over (input, labels) batches: images, or features with a model's `head`.
 
@@ -40,17 +47,33 @@ def evaluate(
         memory_format: of the inputs.
         after_batch: called after every batch, for progress bars and interrupts.
         ranks: each has its own batches; all get the numbers over all of them.
+        num_classes: K, to count the answers by class; None: they are not counted.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     images = 0
+    confusion = None if num_classes is None else torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for inputs, labels in batches:
         targets = labels.to(device)
         with torch.inference_mode():
             logits = model(inputs.to(device, memory_format=memory_format)).logits  # (B, K)
-            correct += (logits.argmax(dim=1) == targets).sum()
+            answers = logits.argmax(dim=1)
+            correct += (answers == targets).sum()
+            if confusion is not None:
+                confusion += count_confusion(targets, answers, len(confusion))
             loss += F.cross_entropy(logits, targets, reduction="sum")
         images += len(labels)
         after_batch()
     all_correct, all_loss, all_images = ranks.sum([float(correct), float(loss), images])
-    return Evaluation(all_correct / max(all_images, 1), all_loss / max(all_images, 1), int(all_images))
+    if confusion is not None and ranks.size > 1:
+        confusion = (
+            torch.tensor(ranks.sum(confusion.flatten().double().tolist()), dtype=torch.float64)
+            .long()
+            .view(confusion.shape)
+        )
+    return Evaluation(
+        all_correct / max(all_images, 1),
+        all_loss / max(all_images, 1),
+        int(all_images),
+        None if confusion is None else confusion.cpu(),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
-from protokern.prune import apply_prune
+from protokern.prune import PrunedByNumber, PruneResult, apply_prune, prune_by_number
 from protokern.push import PushResult, apply_push
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
@@ -150,10 +150,31 @@ def prune_step(run: TrainingRun) -> list[LoggedRecord]:
         result, notices = _speak(
             lambda: apply_prune(run.model, search(run.model, run.prune.k), run.prune.threshold), run, "prune"
         )
-    run.push = None if run.push is None else keep_sources(run.push, result.kept)
-    run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
+    _follow_pruning(run, result)
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
     return [*hardened, *notices, _measure(run, "prune", details)]
+
+
+def prune_by_number_step(
+    run: TrainingRun, drop: Sequence[int] | None = None, keep: Sequence[int] | None = None
+) -> list[LoggedRecord]:
+    """Drop prototypes by their numbers, as `protokern.prune.prune_by_number`; soft choices become final first.
+
+    Raises:
+        ValueError: as `prune_by_number`.
+    """
+    hardened = _harden(run.model)
+    result = prune_by_number(run.model, drop=drop, keep=keep, classes=run.classes)
+    _follow_pruning(run, result)
+    numbers = ", ".join(map(str, result.pruned.tolist())) or "none"
+    told = Notice(text=f"dropped by number: {numbers}. The prototypes that are left are numbered from 0 again.")
+    return [*hardened, told, _measure(run, "prune", {"removed": len(result.pruned)})]
+
+
+def _follow_pruning(run: TrainingRun, result: PruneResult | PrunedByNumber) -> None:
+    """Let what belongs to the prototypes follow those that are left."""
+    run.push = None if run.push is None else keep_sources(run.push, result.kept)
+    run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
 
 
 def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:

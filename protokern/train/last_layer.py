@@ -123,6 +123,7 @@ class SolvedLastLayer:
             ill-conditioned. 0 where the weights from before were kept.
         evaluations: of the loss and its gradient, over all strengths.
         loss_before, loss_after: cross entropy and L1 at `train.l1`, on the training images.
+        at_bound: weights to other classes that are as large as `last_layer_bound` lets them be.
     """
 
     l1: float
@@ -131,6 +132,7 @@ class SolvedLastLayer:
     evaluations: int
     loss_before: float
     loss_after: float
+    at_bound: int = 0
 
 
 @torch.no_grad()
@@ -146,7 +148,7 @@ def solve_last_layer(
         model: whose last layer `can_be_solved`.
         train: what it learns on.
         val: what chooses the strength.
-        config: coefficients, gap, ridge and path.
+        config: coefficients, gap, ridge, bound and path.
 
     Raises:
         ValueError: the last layer is another one, or there are no images or labels of other classes.
@@ -182,13 +184,15 @@ def solve_last_layer(
         chosen = solve(problem, kept, chosen.weight, tolerance=config.last_layer_gap)
         evaluations += chosen.evaluations
     layer.weight.copy_(chosen.weight if kept else before)
+    others = layer.weight.cpu()[~problem.is_own]
     return SolvedLastLayer(
         l1=kept,
-        nonzero=int(layer.weight.cpu()[~problem.is_own].count_nonzero()),
+        nonzero=int(others.count_nonzero()),
         gap=chosen.gap if kept else 0.0,
         evaluations=evaluations,
         loss_before=loss_before,
         loss_after=float(_loss(model, train.values, train.labels, config)),
+        at_bound=int((others.abs() >= config.last_layer_bound).sum()) if kept else 0,
     )
 
 
@@ -217,6 +221,7 @@ def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig)
         start=torch.where(is_own, weight.detach().cpu().double(), 0.0).contiguous(),
         cross_entropy=config.cross_entropy,
         ridge=config.last_layer_ridge,
+        bound=config.last_layer_bound,
     )
 
 

@@ -1,14 +1,17 @@
 """The last layer as a convex problem, and how far weights are from its minimum.
 
     F(W) = c CE(W) + l1 * sum |W_ke| over other classes + (ridge / 2K) * sum (W_ke - start_ke)^2 over own classes
+    with |W_ke| <= bound over other classes
 
 CE is the mean cross entropy of the logits W x. The paper has the first two terms. They alone need not have a minimum:
-where the classes can be separated, own weights grow without end. The third holds them near where they start, as the few
-small steps of the released program do, and it turns the gradient into a bound on how much there is left to gain.
+where the classes can be separated, weights grow without end. The third holds own ones near where they start, as the few
+small steps of the released program do, and it turns the gradient into a bound on how much there is left to gain. The
+bound does the same for the others, which L1 alone lets grow to a hundred where a class has few images.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +29,7 @@ class LastLayerProblem:
         start: (K, E) float64, the weights to begin with.
         cross_entropy: c, >= 0.
         ridge: > 0.
+        bound: largest absolute weight from an input to another class, > 0; inf: none.
     """
 
     inputs: Tensor
@@ -34,6 +38,7 @@ class LastLayerProblem:
     start: Tensor
     cross_entropy: float
     ridge: float
+    bound: float = math.inf
 
     @property
     def own_ridge(self) -> float:
@@ -45,9 +50,9 @@ def certify(problem: LastLayerProblem, weight: Tensor, l1: float) -> tuple[float
     """F at `weight` (K, E), its relative gap, and the gradient (K, E) of c CE there; all in float64.
 
     For any class shares q of the images and any W, by Jensen's inequality, CE(W) >= mean entropy(q) + <G(q), W> with
-    G(q) = (q - targets) x^T / N. Least over the W that the other two terms allow: at l1 >= |G| for other classes a
-    weight of 0; for own ones the vertex of a parabola. q goes from the targets towards the model's shares as far as the
-    first condition allows.
+    G(q) = (q - targets) x^T / N. Least over the W that the other two terms and the bound allow: for other classes a
+    weight of 0 where l1 >= |G|, else one at the bound; for own ones the vertex of a parabola. q goes from the targets
+    towards the model's shares: once as far as l1 >= |G| everywhere, and, where weights are bounded, once all the way.
     """
     is_own, num_images = problem.is_own, problem.inputs.shape[1]
     log_shares = (weight @ problem.inputs).log_softmax(dim=0)  # (K, N)
@@ -62,11 +67,22 @@ def certify(problem: LastLayerProblem, weight: Tensor, l1: float) -> tuple[float
     )
     largest = float(gradient.abs().masked_fill(is_own, 0.0).max())
     share = min(1.0, l1 / largest) if largest > 0 else 1.0
-    # targets + share * difference, written so that rounding leaves it at 0 or above
+    bound = _lower_bound(problem, log_shares, gradient, l1, share)
+    if share < 1 and math.isfinite(problem.bound):
+        bound = max(bound, _lower_bound(problem, log_shares, gradient, l1, 1.0))
+    gap = max(objective - bound, 0.0) / objective if objective > 0 else 0.0
+    return objective, gap, gradient
+
+
+def _lower_bound(problem: LastLayerProblem, log_shares: Tensor, gradient: Tensor, l1: float, share: float) -> float:
+    """A lower bound of F from q = targets + share * (the model's shares - targets); `gradient` is that of share 1."""
+    is_own, num_images = problem.is_own, problem.inputs.shape[1]
+    # Written so that rounding leaves it at 0 or above.
     mixed = (1 - share) * problem.targets + share * log_shares.exp()
     entropy = -problem.cross_entropy * float(torch.special.xlogy(mixed, mixed).sum()) / num_images
     own_gradient = share * gradient[is_own]
     bound = entropy + float(own_gradient @ problem.start[is_own])
     bound -= float(own_gradient @ own_gradient) / (2 * problem.own_ridge)
-    gap = max(objective - bound, 0.0) / objective if objective > 0 else 0.0
-    return objective, gap, gradient
+    if share * float(gradient.abs().masked_fill(is_own, 0.0).max()) > l1 and math.isfinite(problem.bound):
+        bound -= problem.bound * float((share * gradient[~is_own].abs() - l1).clamp(min=0).sum())
+    return bound

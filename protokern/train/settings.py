@@ -15,6 +15,8 @@ from pydantic import ConfigDict
 from protokern.errors import require, require_number
 from protokern.losses import LossCoefficients
 
+MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each
+LEAST_MIXUP = 1e-30  # a smaller parameter of the Beta distribution does not fit into float32
 LARGEST_RATE = 1e30  # a step of Adam with a larger one does not fit into float32
 
 
@@ -39,6 +41,9 @@ class TrainConfig:
         last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
         last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
             without end.
+        last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
+            paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
+            tens where a class has few images.
         last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
             left down to `l1`; the validation split chooses. 1: `l1` alone.
         last_layer_epochs: with "compat": passes over the cached activations.
@@ -87,6 +92,7 @@ class TrainConfig:
     last_layer_solver: Literal["convex", "compat"] = "convex"
     last_layer_gap: float = 1e-4
     last_layer_ridge: float = 1e-2
+    last_layer_bound: float = 0.5
     last_layer_path: int = 10
     last_layer_epochs: int = 20
     patience: int = 10
@@ -121,6 +127,8 @@ class TrainConfig:
         require_number(self, "batch_size", "push_every", "step_size", "accumulation", minimum=1)
         require_number(self, "warm_epochs", "joint_epochs", "push_start", "last_layer_epochs", "patience")
         require_number(self, "hardening_epochs")
+        for name in ("warm_epochs", "joint_epochs", "hardening_epochs", "last_layer_epochs"):
+            require(getattr(self, name) <= MOST_EPOCHS, name, f"at most {MOST_EPOCHS}", getattr(self, name))
         require_number(self, "feature_cache_mb")
         require(self.warm_epochs + self.joint_epochs >= 1, "joint_epochs", "at least 1 when warm_epochs is 0", 0)
         rates = ("backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay")
@@ -130,8 +138,11 @@ class TrainConfig:
         require_number(self, "gradient_clip", "cross_entropy", "cluster", "l1", "orthogonality")
         if self.mixup != "auto":
             require_number(self, "mixup")
+            in_range = self.mixup == 0 or LEAST_MIXUP <= self.mixup <= LARGEST_RATE
+            require(in_range, "mixup", f"0, or from {LEAST_MIXUP:g} to {LARGEST_RATE:g}", self.mixup)
         require(0 < self.last_layer_gap < 1, "last_layer_gap", "between 0 and 1", self.last_layer_gap)
         require(0 < self.last_layer_ridge < math.inf, "last_layer_ridge", "greater than 0", self.last_layer_ridge)
+        require_number(self, "last_layer_bound", above=True)
         require_number(self, "last_layer_path", minimum=1)
         if self.last_layer_solver == "convex":
             require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)

@@ -15,7 +15,7 @@ from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
-from tests.train.tampering import change_table, mend_checksum
+from tests.train.tampering import change_table, change_tensors, mend_checksum
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,8 @@ def test_heat_maps_by_gradients_and_figures_for_papers(
 def test_a_heat_map_without_its_package_is_one_line(
     pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
     photo, out = str(pushed.data / "test" / CLASSES[0] / "0.png"), tmp_path / "out"
     assert main(["explain", str(pushed.folder), photo, "--out", str(out), "--heat-map", "gradient"]) == 2
     error = capsys.readouterr().err
@@ -238,3 +239,31 @@ def test_a_checkpoint_that_this_version_cannot_explain_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_what_is_no_reason_is_shown_apart_and_says_so(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A last layer as few images once gave it: weights to the other class that drown those to the own one."""
+    run = tmp_path / "run"
+    shutil.copytree(pushed.folder, run)
+
+    def shout(tensors: dict[str, Any]) -> None:
+        weight = tensors["last_layer.weight"]
+        weight[0, 3:], weight[1, :3] = -52.0, -40.0
+
+    change_tensors(run / "checkpoints" / "push-2" / "model.safetensors", shout)
+    photo = pushed.data / "test" / CLASSES[1] / "0.png"
+    assert main(["explain", str(run), str(photo), "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    lines = [line for line in text.splitlines() if "looks like prototype" in line]
+    apart = [": against it, so no reason for it" in line for line in lines]
+    assert apart == [False, False, True, True], "reasons first"
+    (table,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
+    entries = table["classes"][0]["prototypes"]
+    assert [entry["is_reason"] for entry in entries] == [False, False, True, True]
+    assert all((entry["points"] > 0) == entry["is_reason"] for entry in entries)
+    page = next((tmp_path / "out").glob("*.html")).read_text(encoding="utf-8")
+    apart_at = page.index("These count as well, but are no reasons for")
+    assert page.index("looks like") < apart_at < page.index("looks like<br>")
+    assert page.count("against it</span>") >= 2

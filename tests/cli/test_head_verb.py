@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 from protokern.cli import head_verb
 from protokern.cli.main import main
-from protokern.train.checkpoint import CheckpointState, find_checkpoint, read_state, save_checkpoint
+from protokern.train.checkpoint import CheckpointState, find_checkpoint, load_model, read_state, save_checkpoint
 from protokern.train.lock import lock_run
-from tests.cli.pushed_run import make_run
+from protokern.train.logger import read_log
+from tests.cli.pushed_run import make_pool_run, make_run
 
 
 def test_a_push_starts_from_what_another_process_wrote_just_before(tmp_path, monkeypatch, capsys) -> None:
@@ -40,3 +42,76 @@ def test_without_a_run_there_is_no_lock_file(tmp_path, capsys) -> None:
         assert main(["push", str(tmp_path / name)]) == 2
         assert "must be a run folder" in capsys.readouterr().err
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def sources(folder: Path) -> list[tuple[int, str, list[int]]]:
+    """Number, image and patch of every prototype, as RUN/prototypes has them."""
+    table = json.loads((folder / "prototypes" / "prototypes.json").read_text())
+    return [(one["index"], one["source"]["name"], one["source"]["patch"]) for one in table["prototypes"]]
+
+
+def test_prototypes_are_dropped_by_number_everywhere(tmp_path, capsys) -> None:
+    """Model, pictures, page and log agree; a second call takes the new numbers."""
+    made = make_run(tmp_path)
+    assert main(["report", str(made.folder), "--neighbours", "0"]) == 0
+    before, weight = sources(made.folder), made.model.last_layer.weight.detach()
+    vectors = made.model.prototype_layer.prototypes.detach()
+    for flags, kept in ((["--drop", "4", "1"], [0, 2, 3, 5]), (["--keep", "1", "3"], [2, 5])):
+        assert main(["prune", str(made.folder), *flags]) == 0
+        printed = capsys.readouterr().out
+        assert "report/index.html" in printed
+        model, _, _ = load_model(made.folder)
+        assert torch.equal(model.prototype_layer.prototypes, vectors[kept])
+        assert torch.equal(model.last_layer.weight, weight[:, kept])
+        assert sources(made.folder) == [(new, *before[old][1:]) for new, old in enumerate(kept)]
+        page = (made.folder / "report" / "index.html").read_text()
+        assert f'id="prototype-{len(kept) - 1}"' in page
+        assert f'id="prototype-{len(kept)}"' not in page
+    records = [record["text"] for record in read_log(made.folder / "log.jsonl") if record["kind"] == "notice"]
+    assert records == [
+        "dropped by number: 1, 4. The prototypes that are left are numbered from 0 again.",
+        "dropped by number: 0, 2. The prototypes that are left are numbered from 0 again.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--drop", "6"], "--drop: must be prototypes of 0 .. 5; got 6."),
+        (["--keep", "0", "-1"], "--keep: must be prototypes of 0 .. 5; got -1."),
+        (["--drop", "2", "2"], "--drop: must name each prototype once; got 2 twice."),
+        (["--drop", "3", "4", "5"], "--drop: must leave every class a prototype; got none for class 'down', which has"),
+        (["--drop", "0", "--keep", "1"], "argument --keep: not allowed with argument --drop"),
+        (["--drop", "first"], "argument --drop: invalid int value: 'first'"),
+        (["--drop"], "argument --drop: expected at least one argument"),
+    ],
+)
+def test_wrong_numbers_are_one_line_and_change_nothing(pushed, flags, message, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(head_verb, "open_data", lambda _: pytest.fail("no image is read for a wrong number"))
+    before = sorted(path.name for path in pushed.rglob("*") if path.name != ".lock")
+    assert main(["prune", str(pushed), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in pushed.rglob("*") if path.name != ".lock") == before
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("pushed")).folder
+
+
+def test_numbers_of_a_model_that_still_chooses_are_refused(tmp_path, capsys) -> None:
+    made = make_pool_run(tmp_path, is_pushed=False)
+    assert main(["prune", str(made.folder), "--drop", "1"]) == 2
+    assert "--drop, --keep: must be given for a model with final choices" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_the_last_layer_of_a_pool_stays_where_a_shared_prototype_goes(tmp_path) -> None:
+    made = make_pool_run(tmp_path)
+    assert main(["prune", str(made.folder), "--drop", "2", "4"]) == 0
+    model, _, _ = load_model(made.folder)
+    assert model.slots.tolist() == [[0, 1, -1], [-1, 2, 0]]
+    state = read_state(find_checkpoint(made.folder))
+    assert state.push.image.tolist() == made.push.image[[0, 1, 3, 5]].tolist()

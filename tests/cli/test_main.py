@@ -90,7 +90,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch) -> None:
 
     monkeypatch.setattr(doctor, "run", fail)
     with pytest.raises(ZeroDivisionError):
-        main(["doctor"])
+        main(["doctor", "--debug"])
 
 
 def test_doctor_tells_versions_backends_and_reasons(capsys) -> None:

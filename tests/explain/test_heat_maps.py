@@ -169,7 +169,8 @@ def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -
 
 
 def test_without_captum_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
     with pytest.raises(MissingPackageError, match=r"captum.*Run pip install 'protokern\[explain\]'"):
         explain_image(small_model(), torch.rand(3, 32, 32), heat_map="gradient")
     explain_image(small_model(), torch.rand(3, 32, 32))

@@ -182,3 +182,38 @@ def test_modes_and_weights_are_left_as_they_were() -> None:
 def test_bad_arguments_are_refused(image: Tensor, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain_image(small_model(), image, **arguments)
+
+
+def test_at_least_half_of_what_is_shown_are_reasons() -> None:
+    """Class 1 has the prototypes 3, 4 and 5: one of them speaks against it, and all others shout against it."""
+    model = small_model()
+    with torch.no_grad():
+        model.last_layer.weight.fill_(-50.0)
+        model.last_layer.weight[1, 3:6] = torch.tensor([1.0, -0.1, 0.5])
+        model.last_layer.weight[1, 0] = 700.0  # of class 0, and yet for class 1
+    (one,) = explain_image(model, torch.rand(3, 32, 32), top=4, classes=[1]).classes
+    shown = {evidence.view.prototype: evidence.is_reason for evidence in one.evidence}
+    assert len(shown) == 4
+    assert {j for j, is_reason in shown.items() if is_reason} == {3, 5}
+    assert shown[0] is False, "the loudest of all stands for another class"
+    absolute = [abs(evidence.points) for evidence in one.evidence]
+    assert absolute == sorted(absolute, reverse=True)
+    assert sum(evidence.points for evidence in one.evidence) + one.other_points == pytest.approx(one.logit, rel=1e-4)
+
+
+def test_a_class_without_reasons_shows_what_speaks_against_it() -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.last_layer.weight.fill_(-1.0)
+    (one,) = explain_image(model, torch.rand(3, 32, 32), top=3, classes=[2]).classes
+    assert [evidence.is_reason for evidence in one.evidence] == [False] * 3
+
+
+def test_a_shared_prototype_of_a_pool_is_a_reason_for_each_of_its_classes() -> None:
+    model = small_pool()
+    with torch.no_grad():
+        model.last_layer.weight.fill_(0.1)
+    for one in explain_image(model, torch.rand(3, 32, 32), top=7, classes=range(4)).classes:
+        for evidence in one.evidence:
+            is_own = one.class_index in evidence.prototype_classes
+            assert evidence.is_reason == (is_own and evidence.points > 0)

@@ -14,6 +14,7 @@ from protokern.report.words import (
     say_agreement,
     say_because,
     say_because_here,
+    say_role,
 )
 from tests.report.conftest import make_neighbour
 
@@ -124,3 +125,12 @@ def test_agreement_is_said_in_words(explained: ExplainedImage) -> None:
     )
     assert say_agreement(of_classes(match).prototype, (hat,)) == ""
     assert say_agreement(card, ()) == ""
+
+
+def test_a_match_that_is_no_reason_says_what_it_is(explained: ExplainedImage) -> None:
+    match = explained.classes[0].matches[0]
+    assert say_role(match) == ""
+    apart = replace(match, is_reason=False)
+    assert say_role(replace(apart, points=-2.0)) == "against it"
+    assert say_role(replace(apart, points=2.0)) == "of another class"
+    assert say_role(replace(of_classes(apart), points=2.0)) == "of no class"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,3 +132,53 @@ def test_classes_without_inputs_of_their_own_count_too() -> None:
     problem = LastLayerProblem(values, targets, is_own, is_own.double(), 1.0, RIDGE)
     solution = solve(problem, math.inf, problem.start, tolerance=1e-6)
     assert solution.gap <= 1e-6
+
+
+def minimum_within(problem: LastLayerProblem, l1: float, bound: float) -> Tensor:
+    """As `minimum_by_small_steps`, each step cut off at the bound: the proximal point of L1 in a box."""
+    spread = torch.linalg.eigvalsh(problem.inputs @ problem.inputs.T / problem.inputs.shape[1])[-1]
+    step = 1 / (0.5 * problem.cross_entropy * spread + RIDGE)
+    weight = ahead = problem.start.clone()
+    for count in range(1, 4001):
+        excess = (ahead @ problem.inputs).softmax(dim=0) - problem.targets
+        gradient = problem.cross_entropy * excess @ problem.inputs.T / problem.inputs.shape[1]
+        gradient += torch.where(problem.is_own, RIDGE / len(weight) * (ahead - problem.start), 0.0)
+        moved = ahead - step * gradient
+        shrunk = (moved.sign() * (moved.abs() - step * l1).clamp(min=0)).clamp(-bound, bound)
+        new = torch.where(problem.is_own, moved, shrunk)
+        ahead = new + count / (count + 3) * (new - weight)
+        weight = new
+    return weight
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.05])
+@pytest.mark.parametrize("l1", [2e-3, 1e-4])
+def test_it_finds_the_minimum_within_a_bound(bound, l1) -> None:
+    problem = replace(make_problem(), bound=bound)
+    reference = minimum_within(problem, l1, bound)
+    solution = solve(problem, l1, problem.start, tolerance=1e-7)
+    others = solution.weight[~problem.is_own].abs()
+    assert solution.gap <= 1e-7
+    assert float(others.max()) == bound, "met exactly, and not passed by rounding"
+    assert solution.objective == pytest.approx(float(objective_by_hand(problem, reference, l1)), rel=1e-6)
+    torch.testing.assert_close(solution.weight, reference, atol=2e-3, rtol=0)
+
+
+def test_the_gap_bounds_what_is_left_to_gain_within_a_bound() -> None:
+    problem, l1 = replace(make_problem(), bound=0.2), 1e-4
+    least = float(objective_by_hand(problem, minimum_within(problem, l1, 0.2), l1))
+    generator = torch.Generator().manual_seed(3)
+    for scale in (0.0, 0.01, 0.3):
+        noise = torch.randn(problem.start.shape, generator=generator, dtype=torch.float64)
+        weight = problem.start + scale * noise
+        weight = torch.where(problem.is_own, weight, weight.clamp(-0.2, 0.2))
+        objective, gap, _ = certify(problem, weight, l1)
+        assert objective - least <= gap * objective
+
+
+def test_a_bound_that_is_not_reached_changes_no_bit() -> None:
+    problem = make_problem()
+    free = solve(problem, 5e-3, problem.start, tolerance=1e-7)
+    far = solve(replace(problem, bound=1e9), 5e-3, problem.start, tolerance=1e-7)
+    assert torch.equal(free.weight, far.weight)
+    assert (free.gap, free.objective, free.evaluations) == (far.gap, far.objective, far.evaluations)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -116,6 +118,7 @@ def test_the_solver_ends_below_many_small_steps(model) -> None:
     train = activations(60, seed=0)
     start = model.last_layer.weight.detach().clone()
     one_strength = TrainConfig(l1=1e-3, last_layer_path=1, last_layer_gap=1e-6, last_layer_ridge=1e-4)
+    one_strength = replace(one_strength, last_layer_bound=1e9)  # the small steps have none
     result = solve_last_layer(model, train, train, one_strength)
     assert result.l1 == 1e-3
     assert result.gap <= 1e-6
@@ -233,3 +236,37 @@ def test_a_last_layer_that_the_problem_is_not_of_is_refused(model, layer, got) -
         ValueError, match=rf"model\.last_layer: must be linear without bias; got {got}\. Use train_last_"
     ):
         solve_last_layer(model, data, data, CONFIG)
+
+
+@pytest.mark.parametrize("images", [6, 9, 24])
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_few_images_do_not_make_weights_to_other_classes_large(model, images, scale) -> None:
+    """Of so few images any two inputs tell the classes apart: L1 alone lets the weights grow to many times the own."""
+    train = activations(images, seed=0)
+    train = LastLayerInputs(scale * train.values, train.labels)
+    with torch.no_grad():
+        model.last_layer.weight.zero_()  # worse than any solution
+    result = solve_last_layer(model, train, train, TrainConfig(last_layer_path=2))
+    is_own = model.last_layer_identity.T > 0
+    weight = model.last_layer.weight.detach()
+    assert result.l1 > 0
+    assert float(weight[~is_own].abs().max()) <= 0.5
+    assert result.at_bound == int((weight[~is_own].abs() == 0.5).sum())
+    assert result.gap <= 1e-4
+    with torch.no_grad():
+        model.last_layer.weight.zero_()
+    free = solve_last_layer(model, train, train, TrainConfig(last_layer_path=2, last_layer_bound=1e9))
+    assert free.at_bound == 0
+    if scale == 1:
+        assert float(model.last_layer.weight.detach()[~is_own].abs().max()) > 5, "what the bound is for"
+
+
+def test_the_bound_is_what_the_setting_says(model) -> None:
+    train = activations(60, seed=0)
+    largest = []
+    for bound in (0.1, 0.25, 2.0):
+        with torch.no_grad():
+            model.last_layer.weight.zero_()
+        solve_last_layer(model, train, train, TrainConfig(last_layer_path=1, last_layer_bound=bound))
+        largest.append(float(model.last_layer.weight.detach()[model.last_layer_identity.T == 0].abs().max()))
+    assert largest == pytest.approx([0.1, 0.25, 2.0])

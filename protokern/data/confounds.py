@@ -1,0 +1,96 @@
+"""What a class could be told by without a look at what its images show: their size, shape, mode or format of file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protokern.data.decode import ImageHeader
+
+FEWEST = 5  # images of a class: of fewer it says nothing that all are of one kind
+SHARE = 0.95  # of a class's images that must have what at most the rest of the share of the others has
+_FEWEST_ORDERED = 8  # images of a class whose numbers differ, but are all above or all below those of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Confound:
+    """A property that tells a class from all others.
+
+    Attributes:
+        label: of the class.
+        kind: "size", "shape", "mode" or "format".
+        value: of the class's images, in words.
+    """
+
+    label: int
+    kind: str
+    value: str
+
+
+def find_confounds(headers: Sequence[ImageHeader | None], labels: Sequence[int], num_classes: int) -> list[Confound]:
+    """Classes of which (nearly) all images have a property that (nearly) no image of another class has.
+
+    A class that is told by its size is not listed for its shape again.
+
+    Args:
+        headers: of the images; None: unknown, and left out.
+        labels: their classes.
+        num_classes: K.
+    """
+    known = [(header, label) for header, label in zip(headers, labels, strict=True) if header is not None]
+    found: list[Confound] = []
+    for kind, (describe, number) in _PROPERTIES.items():
+        values = [describe(header) for header, _ in known]
+        numbers = None if number is None else np.array([number(header) for header, _ in known])
+        of = np.array([label for _, label in known])
+        for label in range(num_classes):
+            if kind == "shape" and any(one.label == label and one.kind == "size" for one in found):
+                continue
+            value = _common_value(values, of == label)
+            if value is None and numbers is not None:
+                value = _end_of_order(numbers, of == label, *_ENDS[kind])
+            if value is not None:
+                found.append(Confound(label, kind, value))
+    return found
+
+
+def _common_value(values: Sequence[str], is_of_class: np.ndarray) -> str | None:
+    """What nearly all images of a class have, if nearly none of the others has it."""
+    own = Counter(value for value, inside in zip(values, is_of_class, strict=True) if inside)
+    others = Counter(value for value, inside in zip(values, is_of_class, strict=True) if not inside)
+    if own.total() < FEWEST or others.total() < FEWEST:
+        return None
+    value, count = own.most_common(1)[0]
+    is_told = count >= SHARE * own.total() and others[value] <= (1 - SHARE) * others.total()
+    return value if is_told else None
+
+
+def _end_of_order(numbers: np.ndarray, is_of_class: np.ndarray, above: str, below: str) -> str | None:
+    """Whether nearly all images of a class have larger, or smaller, numbers than nearly all others."""
+    own, others = np.sort(numbers[is_of_class]), np.sort(numbers[~is_of_class])
+    if len(own) < _FEWEST_ORDERED or len(others) < _FEWEST_ORDERED:
+        return None
+    spare_own, spare_others = (int((1 - SHARE) * len(one)) for one in (own, others))
+    if own[spare_own] > others[-1 - spare_others]:
+        return above
+    return below if own[-1 - spare_own] < others[spare_others] else None
+
+
+_Describe = Callable[[ImageHeader], str]
+_Number = Callable[[ImageHeader], float]
+_PROPERTIES: dict[str, tuple[_Describe, _Number | None]] = {
+    "size": (lambda one: f"{one.width} x {one.height} pixels", lambda one: one.width * one.height),
+    "shape": (
+        lambda one: "square" if one.width == one.height else "wide" if one.width > one.height else "tall",
+        lambda one: one.width / one.height,
+    ),
+    "mode": (lambda one: f"of mode {one.mode}", None),
+    "format": (lambda one: f"{one.format} files", None),
+}
+_ENDS = {
+    "size": ("of more pixels", "of fewer pixels"),
+    "shape": ("wider for their height", "taller for their width"),
+}

@@ -1,0 +1,128 @@
+"""Finds images that two data sets share: the same file twice, or one picture that was only resized or saved again.
+
+Every image is looked at once, 24 x 24 pixels small. Two are nearly identical where these small pictures have almost the
+same colours in the same places; of such pairs the bytes are compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from protokern.data.dataset import ImageDataset
+from protokern.errors import DataError
+
+SIDE = 24  # pixels
+_LOOK = 4 * SIDE  # pixels it is first read at: a JPEG that is decoded at an eighth is blurred in another way
+# Of the small pictures, each colour less its own mean. Photographs saved again as JPEGs of quality 30, or at half the
+# size, have 0.995 or more; different synthetic birds less than 0.82, and coloured squares at different places on noise
+# less than 0.986.
+LEAST_CORRELATION = 0.99
+LARGEST_DIFFERENCE = 10  # of 255, on average over all pixels and colours
+_FLAT = 2.0  # standard deviation of the colours below which a picture has no pattern to compare
+_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An image of one data set that is one of another: positions in both, and whether the bytes are the same."""
+
+    image: int
+    of: int
+    has_same_bytes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPictures:
+    """The images of a data set, made small.
+
+    Attributes:
+        pixels: (N, 24, 24, 3) uint8; zeros where an image cannot be read.
+        is_readable: (N,) bool.
+        pattern: (N, 1728) float32, each colour less its mean, of length 1; zeros where there is no pattern.
+    """
+
+    pixels: np.ndarray
+    is_readable: np.ndarray
+    pattern: np.ndarray
+
+
+def make_small(images: ImageDataset) -> SmallPictures:
+    """Look at every image of a data set, by several threads."""
+
+    def small(index: int) -> np.ndarray | None:
+        try:
+            pixels = images.render(index, (_LOOK, _LOOK))
+        except DataError:  # training says so when it comes to it
+            return None
+        blocks = pixels.reshape(SIDE, _LOOK // SIDE, SIDE, _LOOK // SIDE, 3)
+        return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        found = list(pool.map(small, range(len(images))))
+    is_readable = np.array([one is not None for one in found], dtype=bool)
+    pixels = np.zeros((len(found), SIDE, SIDE, 3), dtype=np.uint8)
+    for index, one in enumerate(found):
+        if one is not None:
+            pixels[index] = one
+    colours = pixels.astype(np.float32)
+    centred = (colours - colours.mean(axis=(1, 2), keepdims=True)).reshape(len(found), -1)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    has_pattern = length > _FLAT * np.sqrt(centred.shape[1])  # of which the standard deviation is that part
+    pattern = np.where(has_pattern, centred / np.maximum(length, 1e-9), np.float32(0))
+    return SmallPictures(pixels, is_readable, pattern)
+
+
+def find_copies(
+    images: ImageDataset, small: SmallPictures, others: ImageDataset, small_others: SmallPictures
+) -> list[Copy]:
+    """The images that are, wholly or nearly, one of the others; each once, with the most similar one.
+
+    A picture without a pattern, such as one of a single colour, counts only where the bytes are the same.
+
+    Args:
+        images: a data set.
+        small: its images, made small.
+        others: another one.
+        small_others: its images, made small.
+    """
+    copies = []
+    for index in range(len(images)):
+        if index % _ROWS == 0:
+            part = slice(index, index + _ROWS)
+            likeness = small.pattern[part] @ small_others.pattern.T  # (B, M)
+        if not small.is_readable[index]:
+            continue
+        row = likeness[index % _ROWS]
+        candidates = np.flatnonzero(row >= LEAST_CORRELATION)
+        if not small.pattern[index].any():
+            equal = (small_others.pixels == small.pixels[index]).all(axis=(1, 2, 3))
+            candidates = np.flatnonzero(equal & small_others.is_readable)
+        copy = _best(
+            images, index, others, candidates[np.argsort(-row[candidates], kind="stable")], small, small_others
+        )
+        if copy is not None:
+            copies.append(copy)
+    return copies
+
+
+def _best(
+    images: ImageDataset,
+    index: int,
+    others: ImageDataset,
+    candidates: Sequence[int] | np.ndarray,
+    small: SmallPictures,
+    small_others: SmallPictures,
+) -> Copy | None:
+    """The first candidate with the same bytes, else the first that looks the same."""
+    difference = np.abs(small_others.pixels[candidates].astype(np.int16) - small.pixels[index]).mean(axis=(1, 2, 3))
+    alike = [int(one) for one, by in zip(candidates, difference, strict=True) if by <= LARGEST_DIFFERENCE]
+    content = images.content(index) if alike else None
+    for one in alike:
+        if content is not None and others.content(one) == content:
+            return Copy(index, one, has_same_bytes=True)
+    return Copy(index, alike[0], has_same_bytes=False) if alike and small.pattern[index].any() else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protokern.cli.arguments import choose_device
+from protokern.cli.run_folder import check_prototypes_folder
 from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run, run_folder
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
@@ -26,7 +27,9 @@ HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int:
     """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>` and the prototypes anew."""
     device = choose_device(args.device)
-    with lock_run(run_folder(find_checkpoint(Path(args.run)))):  # and only then read: another one may just be done
+    folder = run_folder(find_checkpoint(Path(args.run)))
+    check_prototypes_folder(folder)
+    with lock_run(folder):  # and only then read: another one may just be done
         opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
         return _write_step(opened, stage, step)
 

@@ -13,7 +13,7 @@ import torch
 import protokern
 from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
 from protokern.data import Splits, open_splits
-from protokern.data.sources import BirdCounts, absolute_source
+from protokern.data.sources import BirdCounts, absolute_source, folder_of
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
@@ -125,6 +125,11 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Spli
             differ_in=data.birds_differ_in,
         ),
     )
+
+
+def data_folder(config: RunConfig) -> Path | None:
+    """The folder that the data of a configuration lie in; None for data that are in none."""
+    return folder_of(config.data.path)
 
 
 def with_absolute_store(config: RunConfig) -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,13 @@ def train(folder: Path, *changes: str) -> int:
 
 
 @pytest.fixture(autouse=True)
-def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """No training comes further than its first epoch."""
 
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("the first epoch failed.")
 
     monkeypatch.setattr("protokern.train.loop.train_epoch", fail)
-    yield
 
 
 @pytest.fixture

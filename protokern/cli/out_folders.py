@@ -20,10 +20,17 @@ def is_inside(path: Path, folder: Path) -> bool:
     return any(above.exists() and above.samefile(folder) for above in (real, *real.parents))
 
 
+def _linked_folders(data: Path) -> list[Path]:
+    """Splits and classes of a data folder that are links to folders elsewhere."""
+    splits = [entry for entry in data.iterdir() if entry.is_dir()]
+    classes = [entry for split in splits for entry in split.iterdir()]
+    return [entry for entry in (*splits, *classes) if entry.is_symlink() and entry.is_dir()]
+
+
 def check_outside_data(path: Path, config: RunConfig, argument: str) -> None:
     """Raise a CheckpointError if `path` lies in the data folder: outputs there would be taken for images."""
     data = data_folder(config)
-    if data is not None and is_inside(path, data):
+    if data is not None and any(is_inside(path, folder) for folder in (data, *_linked_folders(data))):
         raise CheckpointError(
             f"{argument}: must be outside of the data folder {data}; got {path}. Give another folder."
         )

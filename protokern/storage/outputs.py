@@ -166,13 +166,25 @@ def claim_outputs(
             names are from a version that wrote none, and may be replaced.
 
     Raises:
-        CheckpointError: the folder is a file, or one of the names is taken by a file of somebody else.
+        CheckpointError: the folder is a file or cannot be written, or one of the names is taken by a file of somebody
+            else.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise CheckpointError(f"{argument}: must be a folder; got the file {folder}. Give another one.")
+    _check_writable(folder, argument)
     outputs = Outputs(folder, by, argument, inputs, trusts_unlisted=trusts_unlisted)
     outputs.check(names)
     return outputs
+
+
+def _check_writable(folder: Path, argument: str) -> None:
+    """Raise a CheckpointError unless files can be put into the folder, or it can be made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise CheckpointError(f"{argument}: must be a folder; got the file {nearest}. Give another one.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise CheckpointError(
+            f"{argument}: must be a folder that can be written; got {folder}. "
+            "Allow to write there, or give another one."
+        )
 
 
 def list_folder(folder: Path, by: str) -> None:

@@ -120,6 +120,16 @@ def test_no_output_goes_among_the_data(
     assert "--out: must be outside of the data folder" in error
 
 
+def test_no_output_goes_where_a_class_is_linked_to(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pushed.data, tmp_path / "data")
+    shutil.move(tmp_path / "data" / "test" / CLASSES[0], tmp_path / "pool")
+    (tmp_path / "data" / "test" / CLASSES[0]).symlink_to(tmp_path / "pool")
+    command = ("neighbours", pushed.folder, "--data", tmp_path / "data", "--out", tmp_path / "pool" / "new")
+    assert "--out: must be outside of the data folder" in refused(capsys, tmp_path, *command)
+
+
 @pytest.mark.parametrize("name", ["prototypes", "report", "checkpoints/push-2", "importance"])
 def test_no_output_goes_where_the_run_keeps_its_own(
     copied: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -194,10 +194,17 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "two"
 
 
-def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", ["out", "out/a/b"])
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path, inside: str) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(CheckpointError, match="--out: must be a folder; got the file"):
-        claim_outputs(tmp_path / "out", ["a.html"], by="explain")
+    with pytest.raises(CheckpointError, match=r"--out: must be a folder; got the file .*out\. Give another one"):
+        claim_outputs(tmp_path / inside, ["a.html"], by="explain")
+
+
+def test_an_out_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(CheckpointError, match=r"--out: must be a folder that can be written; got .*new"):
+        claim_outputs(tmp_path / "new", ["a.html"], by="explain")
 
 
 @pytest.mark.parametrize("is_listed", [True, False])

@@ -176,10 +176,25 @@ def parse_config(table: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range; one line, with the path of the key.
     """
+    for section, values in table.items():
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            for text in value if isinstance(value, list | tuple) else [value]:
+                check_text(f"{section}.{key}", str(text))
     others = {name: values for name, values in table.items() if name != "model"}
     config: RunConfig = _validate(RunConfig, others, ())
     model = table.get("model", {})
     return replace(config, model=_validate(_model_settings(model), model, ("model",)))
+
+
+def check_text(key: str, value: str) -> None:
+    """Raise a ConfigError unless a setting, such as the path of a folder, is text that a TOML file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{key}: must be UTF-8, for run.toml holds it; got {value!a}. "
+            "Rename it, or give a link to it with another name."
+        ) from error
 
 
 def _model_settings(table: Any) -> type[ModelConfig]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, choose_device
+from protokern.cli.out_folders import check_out
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run
@@ -20,6 +21,8 @@ from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
 from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
+from protokern.storage.names import fit_name, longest_name, look_alike_key
+from protokern.storage.outputs import claim_outputs
 from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 
@@ -53,14 +56,17 @@ def run(args: argparse.Namespace) -> int:
         (path, load_image(path, data.image_size, max_pixels=data.max_image_pixels)) for path in map(Path, args.images)
     ]
     out = Path(args.out)
-    with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    check_out(out, opened)
+    names = _output_names([path for path, _ in images], args.format, longest_name(out))
+    outputs = claim_outputs(
+        out, [name for of_image in names for name in of_image], by="explain", inputs=[path for path, _ in images]
+    )
     files = find_prototypes(opened, None)
     if files is None:
         print("The prototypes have no pictures: " + _why_no_pictures(opened))
     cards = prototype_cards(opened.model, opened.classes, files)
     field = None if files is None else files.field_for(images[0][1])
-    for (path, image), stem in zip(images, _distinct_stems(path for path, _ in images), strict=True):
+    for (path, image), of_image in zip(images, names, strict=True):
         item, explanation = explain_for_people(
             opened.model,
             image,
@@ -71,13 +77,13 @@ def run(args: argparse.Namespace) -> int:
             heat_map=args.heat_map,
         )
         field = explanation.receptive_field
-        page, figure, table = (out / f"{stem}{suffix}" for suffix in (".html", f".{args.format}", ".json"))
-        with explain_write_errors(out):
+        entries = explanation_table(path.name, explanation, opened.classes, files)
+        with explain_write_errors(out), outputs.writing() as stage:
+            page, figure, table = (stage / name for name in of_image)
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)
-        entries = explanation_table(path.name, explanation, opened.classes, files)
-        write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map}))
-        print("\n".join([*summarise(item), f"  {page}", f"  {figure}", f"  {table}"]))
+            write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map}))
+        print("\n".join([*summarise(item), *(f"  {out / name}" for name in of_image)]))
     return 0
 
 
@@ -153,12 +159,23 @@ def _why_no_pictures(opened: OpenRun) -> str:
     return "run 'protokern report RUN --data DIR' once to make them."
 
 
-def _distinct_stems(paths: Iterable[Path]) -> list[str]:
-    """Names of the files to write: the images' own, numbered where two are the same."""
-    stems: list[str] = []
+def _output_names(paths: Sequence[Path], figure_format: str, longest: int) -> list[tuple[str, str, str]]:
+    """Names of the page, the figure and the table of every image.
+
+    They are the images' own, numbered where a file system might take two for one.
+    """
+    names: list[tuple[str, str, str]] = []
+    taken: set[str] = set()
     for path in paths:
-        stem, number = path.stem, 2
-        while stem in stems:
-            stem, number = f"{path.stem}-{number}", number + 1
-        stems.append(stem)
-    return stems
+        number = 1
+        while True:
+            ending = "" if number == 1 else f"-{number}"
+            page, figure, table = (
+                fit_name(path.stem, ending + suffix, longest) for suffix in (".html", f".{figure_format}", ".json")
+            )
+            if look_alike_key(page) not in taken:
+                break
+            number += 1
+        taken.add(look_alike_key(page))
+        names.append((page, figure, table))
+    return names

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from protokern.cli.arguments import choose_device
+from protokern.cli.run_folder import check_prototypes_folder
 from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run, run_folder
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
@@ -35,7 +36,9 @@ def run_head_step(
         check: raises where the step cannot be done, before any image is read.
     """
     device = choose_device(args.device)
-    with lock_run(run_folder(find_checkpoint(Path(args.run)))):  # and only then read: another one may just be done
+    folder = run_folder(find_checkpoint(Path(args.run)))
+    check_prototypes_folder(folder)
+    with lock_run(folder):  # and only then read: another one may just be done
         opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
         check(opened)
         return _write_step(opened, stage, step)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from protokern.cli.arguments import add_run_arguments, choose_device
-from protokern.cli.importance_files import FOLDER, SPLITS, LocalTable, open_local_table, write_importance
+from protokern.cli.importance_files import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
 from protokern.cli.importance_words import local_lines, summary_lines
+from protokern.cli.out_folders import check_out, is_inside
 from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
@@ -27,10 +28,12 @@ from protokern.explain.importance import (
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.nn import evaluating
+from protokern.storage.outputs import Outputs, claim_outputs
 from protokern.train.files import explain_write_errors
 from protokern.train.frozen import image_format
 
 SHOWN_PROTOTYPES = 4
+_IMAGES = "images.csv"
 _SEED = 0
 
 
@@ -58,29 +61,46 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--local: must be without --images, whose scores are written for every image anyway.")
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     push = check_pushed(opened)
-    folder = opened.folder / FOLDER if args.out is None else Path(args.out)
+    outputs = _claim(opened, args)
     if args.images:
-        return _measure_images(opened, modifications, [Path(image) for image in args.images], folder)
+        return _measure_images(opened, modifications, [Path(image) for image in args.images], outputs)
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    with explain_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    train, test = (
-        _measure_split(opened, modifications, split, dataset, folder, with_local=args.local)
-        for split, dataset in zip(SPLITS, (splits.push, splits.test), strict=True)
-    )
-    comparisons = compare_importance(train, test)
-    made_by = {
-        "checkpoint": opened.checkpoint.name,
-        "image_size": splits.push.image_size,
-        "bootstrap": {"replicates": REPLICATES, "seed": _SEED, "interval": 0.95},
-    }
-    paths = write_importance(folder, train, test, comparisons, push, made_by)
-    paths += [_local_path(folder, split) for split in SPLITS if args.local]
-    print("\n".join([*summary_lines(train, test, comparisons), *(f"  {path}" for path in paths)]))
+    with explain_write_errors(outputs.folder), outputs.writing(last=JSON) as stage:
+        train, test = (
+            _measure_split(opened, modifications, split, dataset, stage, with_local=args.local)
+            for split, dataset in zip(SPLITS, (splits.push, splits.test), strict=True)
+        )
+        comparisons = compare_importance(train, test)
+        made_by = {
+            "checkpoint": opened.checkpoint.name,
+            "image_size": splits.push.image_size,
+            "bootstrap": {"replicates": REPLICATES, "seed": _SEED, "interval": 0.95},
+        }
+        paths = write_importance(stage, train, test, comparisons, push, made_by)
+        paths += [_local_path(stage, split) for split in SPLITS if args.local]
+        # Of an earlier run, perhaps of other prototypes: the table that is read again must not tell of others.
+        for name in (JSON, *(_local_path(stage, split).name for split in SPLITS)):
+            outputs.remove(name)
+    files = (f"  {outputs.folder / path.name}" for path in paths)
+    print("\n".join([*summary_lines(train, test, comparisons), *files]))
     return 0
+
+
+def _claim(opened: OpenRun, args: argparse.Namespace) -> Outputs:
+    """The folder for the files, in which nothing of anybody else will be replaced."""
+    folder = opened.folder / FOLDER if args.out is None else Path(args.out)
+    if args.out is not None:
+        check_out(folder, opened, own=FOLDER)
+    locals_ = [_local_path(folder, split).name for split in SPLITS if args.local]
+    names = [_IMAGES] if args.images else [*TABLES, *locals_]
+    argument = str(folder) if args.out is None else "--out"
+    # The run keeps this folder for us: without a listing its files are from a version that wrote none.
+    is_own = is_inside(folder, opened.folder / FOLDER)
+    inputs = [Path(image) for image in args.images or ()]
+    return claim_outputs(folder, names, by="importance", argument=argument, inputs=inputs, trusts_unlisted=is_own)
 
 
 def _measure_split(
@@ -99,8 +119,6 @@ def _measure_split(
         if with_local:
             table = stack.enter_context(open_local_table(path))
             batches = _write_rows(batches, table, dataset)
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run, perhaps of other prototypes
         return summarise_importance(batches, replicates=REPLICATES, seed=_SEED)
 
 
@@ -136,21 +154,24 @@ def _local_path(folder: Path, split: str) -> Path:
 
 
 def _measure_images(
-    opened: OpenRun, modifications: dict[str, Modification], paths: Sequence[Path], folder: Path
+    opened: OpenRun, modifications: dict[str, Modification], paths: Sequence[Path], outputs: Outputs
 ) -> int:
     """Local scores of single photographs, all of which are read before the first is measured."""
     size = parse_image_size(opened.config.data.image_size)
     pictures = [read_photo(path, size) for path in paths]
-    out = folder / "images.csv"
     lines: list[str] = []
-    with open_local_table(out) as table:
+    with (
+        explain_write_errors(outputs.folder),
+        outputs.writing() as stage,
+        open_local_table(stage / _IMAGES) as table,
+    ):
         for batch in _stream(opened, modifications, iter(pictures)):
             positions = range(batch.first, batch.first + len(batch.delta))
             table.add(batch, [str(paths[position]) for position in positions])  # two may have one name
             for index, position in enumerate(positions):
                 label, prototypes = _strongest(opened, pictures[position])
                 lines += local_lines(f"{paths[position].name}: {opened.classes[label]}", prototypes, batch, index)
-    print("\n".join([*lines, f"  {out}"]))
+    print("\n".join([*lines, f"  {outputs.folder / _IMAGES}"]))
     return 0
 
 

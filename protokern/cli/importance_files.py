@@ -29,6 +29,7 @@ from protokern.explain.importance_statistics import Comparison
 from protokern.push import PushResult
 from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
+from protokern.storage.names import temporary_path
 from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
 from protokern.train.formats import check_format
 
@@ -37,8 +38,9 @@ FORMAT = "protokern-importance-1"
 OLDEST = 1
 _REMEDY = "Run 'protokern importance RUN --data DIR' to make it anew."
 SPLITS = ("train", "test")
-_JSON = "importance.json"
+JSON = "importance.json"
 _FIGURES = ("importance.svg", "importance.png")
+TABLES = (*(f"{split}.csv" for split in SPLITS), *_FIGURES, JSON)  # all files but the local tables
 _LOCAL_COLUMNS = ("image", "prototype", "modification", "delta", "similarity")
 _DIGITS = 6
 
@@ -104,7 +106,7 @@ def write_importance(
     """
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _JSON).unlink(missing_ok=True)
+        (folder / JSON).unlink(missing_ok=True)
     paths = []
     for split, scores in zip(SPLITS, (train, test), strict=True):
         paths.append(folder / f"{split}.csv")
@@ -122,8 +124,8 @@ def write_importance(
         "train": _to_table(train),
         "test": _to_table(test),
     }
-    write_file(folder / _JSON, to_json_bytes(table))
-    return [*paths, folder / _JSON]
+    write_file(folder / JSON, to_json_bytes(table))
+    return [*paths, folder / JSON]
 
 
 def read_importance(run_dir: Path) -> ImportanceFiles | None:
@@ -133,7 +135,7 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
         CheckpointError: it is broken or of another format.
     """
     folder = run_dir / FOLDER
-    path = folder / _JSON
+    path = folder / JSON
     if not path.exists():
         return None
     table = read_json(path)
@@ -181,7 +183,7 @@ def open_local_table(path: Path) -> Iterator[LocalTable]:
     Raises:
         CheckpointError: the disk is full or refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     with explain_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,10 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -71,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not _is_first_process():
                 return MISTAKE
             raise ConfigError("torchrun: must start 'train', which alone runs in several processes. Start it alone.")
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings.catch_warnings(), _printing_any_name():
+            warnings.showwarning = _show_warnings_once()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
     except SystemExit as stop:  # argparse ends --help and mistakes in this way
         return stop.code if isinstance(stop.code, int) else MISTAKE
@@ -130,17 +132,33 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@contextmanager
+def _printing_any_name() -> Iterator[None]:
+    """Within the block names that are no text in the encoding of stdout are printed with escapes, as stderr does."""
+    stream, before = sys.stdout, getattr(sys.stdout, "errors", None)
+    if not isinstance(stream, TextIOWrapper) or before not in ("strict", "surrogateescape"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
+
+
 def _is_first_process() -> bool:
     """Whether this process speaks for all that torchrun started, before they know each other."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"warning: {message}", file=file or sys.stderr)
+def _show_warnings_once() -> Callable[..., None]:
+    """What shows warnings as one line each, and the same words only once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object, file: TextIO | None = None, **__: object) -> None:
+        line = " ".join(str(message).split())
+        if line not in shown:
+            shown.add(line)
+            print(f"warning: {line}", file=file or sys.stderr)
+
+    return show

@@ -15,6 +15,7 @@ from protokern.cli.arguments import (
     check_only,
     choose_device,
 )
+from protokern.cli.out_folders import check_out
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.report_neighbours import find_in_splits, see_neighbours
 from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
@@ -22,6 +23,7 @@ from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
 from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
+from protokern.storage.outputs import claim_outputs
 from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 _MOST_NAMED = 10
@@ -42,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     check_pushed(opened)
     chosen = check_only(args.only, opened.model.num_prototypes)
+    out, table = Path(args.out), "neighbours.json"
+    check_out(out, opened)
+    figures = {index: f"prototype-{index:04d}.{args.format}" for index in chosen}
+    outputs = claim_outputs(out, [*figures.values(), table], by="neighbours")
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
     files = find_prototypes(opened, splits)
@@ -49,15 +55,13 @@ def run(args: argparse.Namespace) -> int:
     found = find_in_splits(opened, splits, files, args.k)
     cards = prototype_cards(opened.model, opened.classes, files)
     cards = see_neighbours(cards, opened, splits, files, found, chosen)
-    out = Path(args.out)
-    with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for index in chosen:
-            write_neighbours(cards[index], out / f"prototype-{index:04d}.{args.format}")
     entries = [_entry(cards[index], found) for index in chosen]
-    table = out / "neighbours.json"
-    write_file(table, to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries}))
-    print("\n".join([*_summary(opened, found, chosen), f"  {table}", f"  {out}/prototype-*.{args.format}"]))
+    content = to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries})
+    with explain_write_errors(out), outputs.writing(last=table) as stage:
+        for index, name in figures.items():
+            write_neighbours(cards[index], stage / name)
+        write_file(stage / table, content)
+    print("\n".join([*_summary(opened, found, chosen), f"  {out / table}", f"  {out}/prototype-*.{args.format}"]))
     return 0
 
 

@@ -5,7 +5,7 @@
     RUN/prototypes/0007-box.png        the same with a frame around the highest-activated part
     RUN/prototypes/0007-heat.png       the same under its heat map
 
-The folder is written whole: under a temporary name first, then renamed.
+The folder is written whole: under a temporary name first, then renamed. What somebody else put there is never lost.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from protokern.cli.run_folder import PROTOTYPES, check_prototypes_folder
 from protokern.data import ImageDataset, Splits
 from protokern.errors import CheckpointError, DataError
 from protokern.explain.boxes import Box
@@ -32,6 +33,8 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
+from protokern.storage.names import temporary_path
+from protokern.storage.outputs import list_folder
 from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
 from protokern.train.formats import check_format
 
@@ -141,11 +144,13 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
     Raises:
         ValueError: `push_result` is of another number of prototypes.
         DataError: `splits` has fewer images than the push had.
-        CheckpointError: the disk is full or refuses; an older folder is then whole.
+        CheckpointError: the disk is full or refuses, or the older folder holds what it did not write; that folder is
+            then whole.
     """
     _check(model, splits, push_result)
+    check_prototypes_folder(run_dir)
     folder = run_dir / "prototypes"
-    temporary = run_dir / f".prototypes.{os.getpid()}.tmp"
+    temporary = temporary_path(folder)
     images = sorted({image for image in push_result.image.tolist() if image >= 0})
     with explain_write_errors(folder):
         try:
@@ -164,6 +169,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
                 prototypes=_records(model, splits.classes, sources),
             )
             write_synced(temporary / "prototypes.json", to_json_bytes(_to_table(written)))
+            list_folder(temporary, PROTOTYPES)
             remove_folder(folder)
             os.replace(temporary, folder)
         finally:

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from protokern.cli.arguments import add_format_argument, add_only_argument, check_count, check_only
+from protokern.cli.out_folders import check_out
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.errors import ConfigError
 from protokern.report.data import PrototypeCard
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.storage.outputs import claim_outputs
 from protokern.train.files import explain_write_errors
 
 
@@ -39,19 +41,20 @@ def run(args: argparse.Namespace) -> int:
         check_count(name, getattr(args, name))
     opened = open_run(args.run, data=None, changes=(), device=torch.device("cpu"))
     check_pushed(opened)
+    out, name = Path(args.out), f"prototypes.{args.format}"
+    check_out(out, opened)
+    outputs = claim_outputs(out, [name], by="prototypes")
     cards = _chosen(opened, args.only, args.classes)
-    out = Path(args.out)
-    with explain_write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with explain_write_errors(out), outputs.writing() as stage:
         written = write_prototype_grid(
             cards,
-            out / f"prototypes.{args.format}",
+            stage / name,
             picture=args.picture,
             columns=args.columns,
             rows=args.rows,
         )
     for path in written:
-        print(path)
+        print(out / path.name)
     return 0
 
 

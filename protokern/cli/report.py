@@ -11,6 +11,7 @@ import torch
 from protokern.cli.arguments import add_run_arguments, choose_device
 from protokern.cli.quality import marked
 from protokern.cli.report_data import collect_report
+from protokern.cli.run_folder import PAGE, claim_page
 from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
 from protokern.explain.neighbours import NEIGHBOURS
@@ -68,10 +69,11 @@ def write_page(
     opened: OpenRun, splits: Splits | None, *, pictures: Place = "auto", num_neighbours: int = NEIGHBOURS
 ) -> tuple[Path, tuple[str, ...]]:
     """As `build_report`, for a run that is open; also gives what the page says against trusting the run."""
-    page = opened.folder / "report" / "index.html"
+    outputs = claim_page(opened.folder)
+    page = outputs.folder / PAGE
     data = collect_report(opened, splits, num_neighbours=num_neighbours)
     with explain_write_errors(page):
-        write_report(data, page, pictures=pictures)
+        write_report(data, page, pictures=pictures, replace=outputs.replace)
     return page, data.warnings
 
 

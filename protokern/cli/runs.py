@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 import protokern
-from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
+from protokern.config import RunConfig, apply_changes, check_text, differing_keys, parse_config
 from protokern.data import Splits, open_splits
-from protokern.data.sources import BirdCounts, absolute_source
+from protokern.data.class_names import composed
+from protokern.data.sources import BirdCounts, absolute_source, folder_of
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
@@ -100,7 +101,9 @@ def with_data(config: RunConfig, path: str | None) -> RunConfig:
     """The configuration with --data in place of `data.path`, if it was given; absolute, so that it holds anywhere."""
     if path is None:
         return config
-    return replace(config, data=replace(config.data, path=absolute_source(path)))
+    source = absolute_source(path)
+    check_text("--data", source)
+    return replace(config, data=replace(config.data, path=source))
 
 
 def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Splits:
@@ -130,10 +133,18 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Spli
     )
 
 
+def data_folder(config: RunConfig) -> Path | None:
+    """The folder that the data of a configuration lie in; None for data that are in none."""
+    return folder_of(config.data.path)
+
+
 def with_absolute_store(config: RunConfig) -> RunConfig:
     """The configuration with an absolute `data.feature_store`, if it has one, so that it holds anywhere."""
     where = feature_store(config)
-    return config if where is None else replace(config, data=replace(config.data, feature_store=str(where.absolute())))
+    if where is None:
+        return config
+    check_text("data.feature_store", str(where.absolute()))
+    return replace(config, data=replace(config.data, feature_store=str(where.absolute())))
 
 
 def feature_store(config: RunConfig) -> Path | None:
@@ -142,10 +153,9 @@ def feature_store(config: RunConfig) -> Path | None:
 
 
 def check_classes(splits: Splits, classes: Sequence[str]) -> None:
-    """Raise a DataError unless the data have exactly the classes of the model."""
-    missing, extra = (
-        sorted({*one} - {*other}) for one, other in ((classes, splits.classes), (splits.classes, classes))
-    )
+    """Raise a DataError unless the data have exactly the classes of the model, in any form of accents."""
+    ours, theirs = ([composed(name) for name in names] for names in (classes, splits.classes))
+    missing, extra = (sorted({*one} - {*other}) for one, other in ((ours, theirs), (theirs, ours)))
     if missing or extra:
         parts = [
             f"{kind} {', '.join(names[:5])}" for kind, names in (("missing:", missing), ("unknown:", extra)) if names
@@ -153,6 +163,12 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
         raise DataError(
             f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
             "Give the data of the run."
+        )
+    if ours != theirs:  # the same classes, but an answer would be taken for another one
+        first = next(k for k in range(len(ours)) if ours[k] != theirs[k])
+        raise DataError(
+            f"data: must have the classes in the order that the model was trained on; class {first} must be "
+            f"{classes[first]!a}, got {splits.classes[first]!a}. Name or list them as the data of the run did."
         )
 
 

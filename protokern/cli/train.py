@@ -15,6 +15,15 @@ import torch
 
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
 from protokern.cli.quality import look_at, marked
+from protokern.cli.run_folder import (
+    RUN_FILE,
+    check_new_run,
+    check_results,
+    check_vacant,
+    forget_first_checkpoint,
+    got_nowhere,
+    is_as_written,
+)
 from protokern.cli.runs import feature_store, open_data, open_run, place_model, versions, with_absolute_store, with_data
 from protokern.cli.show import show_training
 from protokern.cli.stop_signals import StopRequest
@@ -43,7 +52,6 @@ from protokern.train.records import Notice
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
 
-RUN_FILE = "run.toml"
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
 _FREE_KEYS = (
     "data.path",
@@ -92,11 +100,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         print(f"going on from {checkpoint}", flush=True)
         resume_run(work, checkpoint)
     elif ranks.is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not args.resume:
-            held.enter_context(lock_run(folder))
-            _check_empty(folder)  # again: another process may have come first
-        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
+        _begin(folder, config, held, is_resumed=args.resume)
     stop = StopRequest()
     work.should_stop = stop.is_made
     try:
@@ -125,18 +129,24 @@ def _heard_once(ranks: Ranks) -> Iterator[None]:
         yield
 
 
+def _begin(folder: Path, config: RunConfig, held: ExitStack, *, is_resumed: bool) -> None:
+    """Make the run folder, and take its lock unless it is held already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_resumed:
+        held.enter_context(lock_run(folder))
+        check_vacant(folder)  # again: another process may have come first
+        if got_nowhere(folder):
+            print(f"beginning anew in {folder}: the training there did not come to the end of its first step")
+            forget_first_checkpoint(folder)
+    if not is_resumed or is_as_written(folder / RUN_FILE):
+        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
+
+
 def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"--out: must be a folder; got the file {folder}. Choose another name.")
-    _check_empty(folder)
-    return with_absolute_store(with_data(load_config(args.config, args.changes), args.data))
-
-
-def _check_empty(folder: Path) -> None:
-    if (folder / RUN_FILE).exists() or (folder / "checkpoints").exists():
-        raise CheckpointError(
-            f"--out: {folder} already holds a run. Go on with it by --resume, or choose another folder."
-        )
+    check_vacant(folder)
+    config = with_absolute_store(with_data(load_config(args.config, args.changes), args.data))
+    check_new_run(folder, config)
+    return config
 
 
 def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
@@ -146,6 +156,7 @@ def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
         raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
     before = load_config(run_file)
     config = with_data(load_config(args.config or run_file, args.changes), args.data or before.data.path or None)
+    check_results(folder)
     changed = [key for key in differing_keys(before, config) if key not in _FREE_KEYS]
     if changed:
         old, new = (_value_of(one, changed[0]) for one in (before, config))

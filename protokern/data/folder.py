@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
+from protokern.data.class_names import class_indices
 from protokern.data.decode import MAX_PIXELS, parse_image_size
 from protokern.data.photos import PhotoDataset
 from protokern.data.scan import (
@@ -69,9 +70,11 @@ def open_photo_folder(
     classes = found["train"][1]
     for name, (_, split_classes) in found.items():
         check_same_classes(classes, split_classes, folders[name])
-    samples, notes = _keep_readable(
-        {name: split[0] for name, split in found.items()}, on_unreadable, max_image_pixels, checked_part
-    )
+    labelled = {}
+    for name, (split_samples, split_classes) in found.items():
+        index = class_indices(classes, split_classes)
+        labelled[name] = [(path, index[label]) for path, label in split_samples]
+    samples, notes = _keep_readable(labelled, on_unreadable, max_image_pixels, checked_part)
     for name, kept in samples.items():
         _check_filled(kept, classes, folders[name])
     if "val" not in samples:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from protokern.data.class_names import check_distinct, composed
 from protokern.data.decode import MAX_PIXELS, check_photo
 from protokern.errors import DataError
 
@@ -44,6 +45,7 @@ def find_samples(split: Path) -> tuple[list[Sample], list[str]]:
             f"data: must hold at least two class folders in {split}; got {found}. "
             "Make one folder for each class and put its images there."
         )
+    check_distinct([folder.name for folder in entries], split)
     files_of = [_files_below(folder) for folder in entries]
     empty = [folder.name for folder, files in zip(entries, files_of, strict=True) if not files]
     if empty:
@@ -72,9 +74,11 @@ def no_images_message(split: Path, classes: Sequence[str]) -> str:
 
 
 def check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
-    """Raise a DataError unless both splits have the same class folders."""
-    missing = [name for name in train if name not in other]
-    extra = [name for name in other if name not in train]
+    """Raise a DataError unless both splits have the same class folders, whatever the form of accents in their names."""
+    missing, extra = (
+        [name for name in one if composed(name) not in {composed(name) for name in rest}]
+        for one, rest in ((train, other), (other, train))
+    )
     if not missing and not extra:
         return
     differences = [f"no folder for {listed(missing)}"] if missing else []

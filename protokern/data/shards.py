@@ -3,7 +3,7 @@
     DIR/train-000000.tar ...   DIR/val-*.tar (perhaps)   DIR/test-*.tar   DIR/classes.txt (perhaps)
 
 The members of a sample share their name up to the first dot: an image, such as n01440764_10026.jpg, and its class index
-as text, n01440764_10026.cls. Nothing is unpacked to the disk.
+as text, n01440764_10026.cls. Suffixes may be in capitals. Nothing is unpacked to the disk.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class _Shards:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = f"{folder}/{stem}"
-                if suffix.lower() in IMAGE_SUFFIXES:
+                suffix = suffix.lower()
+                if suffix in IMAGE_SUFFIXES:
                     if key in images:
                         raise DataError(
                             f"data: must have one image of every sample; {shard} has two of {key.lstrip('/')}."
@@ -92,6 +93,10 @@ class _Shards:
                     images[key] = shard.relative_to(self._folder) / member.name.lstrip("/")
                     self._places[images[key]] = (number, member.offset_data, member.size)
                 elif suffix == LABEL_SUFFIX:
+                    if key in labels:
+                        raise DataError(
+                            f"data: must have one class index of every sample; {shard} has two of {key.lstrip('/')}."
+                        )
                     labels[key] = _read_label(archive, member, shard)
         alone = sorted(images.keys() ^ labels.keys())
         if alone:
@@ -126,11 +131,17 @@ def open_shards(folder: Path) -> PackedSource:
             "that folder."
         )
     found = {}
+    files = sorted(folder.iterdir())
     for name in ("train", "val", "test"):
-        shards = _Shards(folder, sorted(folder.glob(f"{name}-*.tar")))
+        shards = _Shards(folder, [path for path in files if _is_shard(path.name, name)])
         found[name] = PackedSplit(shards.samples, shards.read, shards.file_of)
     advice = "Name tar files train-*.tar and test-*.tar, not compressed."
     return PackedSource(f"webdataset:{folder}", found, _class_names(folder, found), advice)
+
+
+def _is_shard(name: str, split: str) -> bool:
+    """Whether a file of this name is a shard of the split; its suffix may be in capitals."""
+    return name.startswith(f"{split}-") and name.lower().endswith(".tar")
 
 
 def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:

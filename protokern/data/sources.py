@@ -40,6 +40,13 @@ def absolute_source(path: str) -> str:
     return str(Path(path).absolute())
 
 
+def folder_of(path: str) -> Path | None:
+    """The folder that the data at `path` lie in; None for data that are in none."""
+    kind, colon, rest = path.partition(":")
+    folder = Path(rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path)
+    return folder if path not in ("", SYNTHETIC_BIRDS) and folder.is_dir() else None
+
+
 def open_splits(
     root: Path | str | None,
     *,

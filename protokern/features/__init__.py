@@ -6,13 +6,14 @@ A store holds what the backbone gave for every image of one data set. Knows noth
 from protokern.features.fingerprint import Fingerprint, fingerprint_of_files, fingerprint_of_weights
 from protokern.features.layout import Precision
 from protokern.features.store import FeatureStore
-from protokern.features.writer import FeatureWriter
+from protokern.features.writer import FeatureWriter, check_store_place
 
 __all__ = [
     "FeatureStore",
     "FeatureWriter",
     "Fingerprint",
     "Precision",
+    "check_store_place",
     "fingerprint_of_files",
     "fingerprint_of_weights",
 ]

@@ -57,7 +57,7 @@ def fingerprint_of_files(images: Iterable[tuple[str, int, Path | None]]) -> str:
     """
     digest = hashlib.sha256()
     for name, label, path in images:
-        digest.update(f"{name}\0{label}\0".encode())
+        digest.update(f"{name}\0{label}\0".encode("utf-8", "surrogateescape"))  # a name may be any bytes
         if path is not None:
             try:
                 status = path.stat()

@@ -90,7 +90,7 @@ class FeatureWriter:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self._look()  # before anything is put into a folder of something else
+        check_store_place(self.path)  # before anything is put into a folder of something else
         with _explain_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open_own(self.path / LOCK, os.O_RDWR)
@@ -169,7 +169,7 @@ class FeatureWriter:
 
     def _take_up(self) -> None:
         """See what is there already."""
-        layout = self._look()
+        layout = check_store_place(self.path)
         for leftover in self.path.glob(f".{HEADER}.*.tmp"):  # of a writer that was killed
             leftover.unlink()
         if layout is None:
@@ -183,21 +183,6 @@ class FeatureWriter:
         if self.done == self._images and not layout.is_complete:  # killed just before the last word
             write_layout(self.path, completed(layout))
 
-    def _look(self) -> Layout | None:
-        """The header; None where the folder is empty or missing. Any other folder is refused."""
-        with _explain_errors(self.path):
-            if self.path.exists() and not self.path.is_dir():
-                raise DataError(f"{self.path}: must be a folder; it is a file. Give another folder.")
-            names = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
-        layout = read_layout(self.path)
-        strangers = [name for name in names if name != LOCK and not name.startswith(f".{HEADER}.")]
-        if layout is None and strangers:
-            raise DataError(
-                f"{self.path}: must be empty or a feature store; it holds {', '.join(strangers[:3])}. "
-                "Give another folder."
-            )
-        return layout
-
     def _new_layout(self, shape: tuple[int, ...]) -> Layout:
         channels, height, width = shape
         layout = Layout(
@@ -210,6 +195,25 @@ class FeatureWriter:
             write_layout(self.path, layout)
         self._layout = layout
         return layout
+
+
+def check_store_place(path: Path) -> Layout | None:
+    """What the header of the store in `path` says; None where the folder is empty or missing.
+
+    Raises:
+        DataError: something else is there, or a damaged store, or it cannot be read.
+    """
+    with _explain_errors(path):
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{path}: must be a folder; it is a file. Give another folder.")
+        names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    layout = read_layout(path)
+    strangers = [name for name in names if name != LOCK and not name.startswith(f".{HEADER}.")]
+    if layout is None and strangers:
+        raise DataError(
+            f"{path}: must be empty or a feature store; it holds {', '.join(strangers[:3])}. Give another folder."
+        )
+    return layout
 
 
 def _check_labels(labels: Tensor) -> np.ndarray:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 import numpy as np
 
 from protokern.report.data import Picture, PixelBox
 from protokern.report.files import replace_file
+from protokern.report.fonts import NO_FONT, drawable, find_families
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +42,7 @@ class Canvas:
 
         self.figure: Figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
         self.width, self.height = width, height
+        self.lacks_letters = False  # whether boxes stand for some
 
     def write(
         self,
@@ -52,7 +57,10 @@ class Canvas:
         weight: str = "normal",
         style: str = "normal",
     ) -> None:
-        """One line of plain text; dollar signs and backslashes are themselves."""
+        """One line of plain text in any script; dollar signs and backslashes are themselves."""
+        text = drawable(text)
+        families = find_families(text, family, weight, style)
+        self.lacks_letters |= not families.is_complete
         self.figure.text(
             left / self.width,
             1 - middle / self.height,
@@ -61,7 +69,7 @@ class Canvas:
             color=color,
             ha=align,
             va="center",
-            family=family,
+            family=family if len(families.names) == 1 else list(families.names),
             weight=weight,
             style=style,
             parse_math=False,
@@ -92,7 +100,8 @@ class Canvas:
 
 def save(canvas: Canvas, path: Path) -> None:
     """Write a figure at once, cut to what is drawn; the suffix (.png, .pdf, .svg) says in which format."""
-    save_figure(canvas.figure, path, bbox_inches="tight", pad_inches=_PAD)
+    with letters_told(canvas.lacks_letters):
+        save_figure(canvas.figure, path, bbox_inches="tight", pad_inches=_PAD)
 
 
 def save_figure(figure: Figure, path: Path, *, bbox_inches: str | None = None, pad_inches: float = 0.0) -> None:
@@ -138,13 +147,32 @@ def _save_pdf(pages: Iterable[Canvas], path: Path) -> None:
     content = io.BytesIO()
     with rc_context(_SETTINGS), PdfPages(content, metadata=_UNDATED[".pdf"]) as file:
         for page in pages:
-            page.figure.savefig(file, format="pdf", bbox_inches="tight", pad_inches=_PAD)
+            with letters_told(page.lacks_letters):
+                page.figure.savefig(file, format="pdf", bbox_inches="tight", pad_inches=_PAD)
     replace_file(path, content.getvalue())
 
 
+@contextmanager
+def letters_told(are_lacking: bool) -> Iterator[None]:
+    """Warn in our words, in place of matplotlib's for every letter, if boxes stand for letters."""
+    if not are_lacking:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+    warnings.warn(NO_FONT, stacklevel=3)
+
+
 def shortened(text: str, length: int) -> str:
-    """A text of at most `length` letters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """A text as wide as at most `length` Latin letters; Chinese, Japanese and Korean ones are twice as wide."""
+    widths = [1 + (east_asian_width(letter) in "FW") for letter in text]
+    if sum(widths) <= length:
+        return text
+    room, kept = length - 1, 0
+    while widths[kept] <= room:
+        room, kept = room - widths[kept], kept + 1
+    return text[:kept] + "…"
 
 
 def signed(value: float) -> str:

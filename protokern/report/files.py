@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from protokern.report.images import NAME_LENGTH, Stored
+from protokern.report.images import NAME_LENGTH, Stored, name_of
+from protokern.storage.names import temporary_path
 
 PICTURES = "pictures"  # folder beside the page
-_OURS = re.compile(rf"\.?[0-9a-f]{{{NAME_LENGTH}}}\.jpg(\.\d+\.tmp)?")
+_NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}\.jpg")
+_HALF = re.compile(rf"\.{_NAME.pattern}\.\d+\.tmp")
 
 
-def write_page(page: str, path: Path, beside: Sequence[Stored] | None = None) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in place of one that may be there, at once: half of it is never seen under its name."""
+    temporary = temporary_path(path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_page(
+    page: str,
+    path: Path,
+    beside: Sequence[Stored] | None = None,
+    replace: Callable[[Path, bytes], None] = replace_file,
+) -> None:
     """Write a page, and its pictures in a folder beside it that belongs to this page alone.
 
     Pictures are named after their bytes, so none is ever changed: new ones come first, then the page takes the place of
@@ -25,6 +42,7 @@ def write_page(page: str, path: Path, beside: Sequence[Stored] | None = None) ->
         path: of the page.
         beside: what it shows of `PICTURES`; the others there go, and with the last one the folder. None: the page has
             no such folder, and one that is there is not its.
+        replace: writes the page in place of an older one, at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent / PICTURES
@@ -34,27 +52,24 @@ def write_page(page: str, path: Path, beside: Sequence[Stored] | None = None) ->
         target = folder / one.name
         if not (target.is_file() and target.read_bytes() == one.data):
             replace_file(target, one.data)
-    replace_file(path, page.encode("utf-8", "replace"))
+    replace(path, page.encode("utf-8", "replace"))
     if beside is not None:
         _remove_others(folder, {one.name for one in beside})
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in place of one that may be there, at once: half of it is never seen under its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove the pictures that the page does not show, also half-written ones; what is not ours stays."""
+    """Remove the pictures that the page does not show, also half-written ones; what is not ours stays.
+
+    A picture is ours if it is called by its own bytes, whatever folder it lies in.
+    """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.name not in names and _OURS.fullmatch(path.name):
+        if path.name not in names and (_HALF.fullmatch(path.name) or _is_ours(path)):
             path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None and path.is_file() and name_of(path.read_bytes()) == path.name

@@ -54,7 +54,7 @@ class PictureShelf:
         key = ("array", id(picture)) if isinstance(picture, np.ndarray) else ("lazy", picture.key)
         if key not in self._by_key:
             data, width, height = encode(np.asarray(picture))
-            name = f"{hashlib.sha256(data).hexdigest()[:NAME_LENGTH]}.jpg"
+            name = name_of(data)
             stored = self._by_name.setdefault(name, Stored(len(self._by_name), name, data, width, height))
             self._by_key[key] = stored, picture  # with the picture: an id is only its own while it lives
         return self._by_key[key][0]
@@ -67,6 +67,11 @@ class PictureShelf:
     @property
     def num_bytes(self) -> int:
         return sum(len(one.data) for one in self._by_name.values())
+
+
+def name_of(data: bytes) -> str:
+    """The name of a picture's file, made of its bytes."""
+    return f"{hashlib.sha256(data).hexdigest()[:NAME_LENGTH]}.jpg"
 
 
 def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> tuple[bytes, int, int]:

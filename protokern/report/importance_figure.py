@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from protokern.report.canvas import ACCENT, INK, MUTED, save_figure
+from protokern.report.canvas import ACCENT, INK, MUTED, letters_told, save_figure
+from protokern.report.fonts import drawable, find_families
 
 _TRAIN, _TEST = ACCENT, "#c98a2b"
 _ROW, _HEAD, _FOOT, _WIDTH = 0.62, 0.7, 0.7, 7.2  # inches
@@ -49,7 +50,9 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
             meanprops={"marker": "o", "markersize": 4, "markerfacecolor": INK, "markeredgecolor": "white"},
         )
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [names[row] for row in order], color=INK, parse_math=False)
+    labels = [drawable(names[row]) for row in order]
+    families = find_families("".join(labels), "sans-serif")
+    axes.set_yticks(range(len(names)), labels, color=INK, parse_math=False, family=list(families.names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("similarity lost when the property is changed", color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -60,4 +63,5 @@ def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.nd
         Patch(color=_TEST, alpha=0.55, label="test images"),
     ]
     figure.legend(handles=legend, loc="upper right", bbox_to_anchor=(0.98, 1 - 0.12 / height), ncols=2, frameon=False)
-    save_figure(figure, path)
+    with letters_told(not families.is_complete):
+        save_figure(figure, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from protokern.errors import ConfigError
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
-from protokern.report.files import PICTURES, write_page
+from protokern.report.files import PICTURES, replace_file, write_page
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, percent, short
 from protokern.report.pool import view_pool
@@ -57,7 +58,13 @@ _STAGES = {
 }
 
 
-def write_report(data: ReportData, path: Path, *, pictures: Place = "auto") -> None:
+def write_report(
+    data: ReportData,
+    path: Path,
+    *,
+    pictures: Place = "auto",
+    replace: Callable[[Path, bytes], None] = replace_file,
+) -> None:
     """Write the page of a run to `path`, at once: a page that was there stays whole until the new one is.
 
     Args:
@@ -65,6 +72,7 @@ def write_report(data: ReportData, path: Path, *, pictures: Place = "auto") -> N
         path: of the page.
         pictures: "inside" the page, in one file; "beside" it, in a folder `pictures`, read as they come into view;
             "auto": inside up to 16 MB of them.
+        replace: writes the page in place of an older one, at once.
 
     Raises:
         ConfigError: the pictures are to be inside and make a page of more than 80 MB.
@@ -78,7 +86,7 @@ def write_report(data: ReportData, path: Path, *, pictures: Place = "auto") -> N
         )
     beside = pictures == "beside" or (pictures == "auto" and size > MOST_INSIDE)
     page = _render_report(data, shelf, num_on_page, beside=beside)
-    write_page(page, path, shelf.pictures if beside else ())
+    write_page(page, path, shelf.pictures if beside else (), replace)
 
 
 def shelve(data: ReportData) -> tuple[PictureShelf, int]:

@@ -9,7 +9,8 @@
 A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. From then on it
 is never written again: under a name that is taken, another one gets a number behind it. Kept are the two newest, the
 best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage; of the kept
-ones only the two newest and the best joint one keep their resume.safetensors.
+ones only the two newest and the best joint one keep their resume.safetensors. A folder in which somebody else put
+something stays.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from protokern.train.formats import check_format, check_seal, seal, sha256
 from protokern.train.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
-RESUME_FILE = "resume.safetensors"
+WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
 _SLACK = 16 * 2**20  # bytes of a tensor file beside what its tensors need: names, and the classes
@@ -94,7 +95,7 @@ def save_checkpoint(
         CheckpointError: the disk is full or refuses; the checkpoints before are whole.
     """
     index = read_index(run_dir)
-    name = _free_name(name, index.written)
+    name = _free_name(run_dir, name, index.written)
     path = checkpoint_folder(run_dir, name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {
@@ -103,10 +104,10 @@ def save_checkpoint(
         "classes": json.dumps(state.classes),
         "num_prototypes": str(model.num_prototypes),
     }
-    files = {"model.safetensors": save_tensors(weights, metadata)}
+    files = {WEIGHTS_FILE: save_tensors(weights, metadata)}
     if resume is not None:
         files[RESUME_FILE] = save_tensors({key: value.cpu().contiguous() for key, value in resume.items()})
-    files["state.json"] = to_json_bytes(_state_table(state, model.num_prototypes, files))
+    files[STATE_FILE] = to_json_bytes(_state_table(state, model.num_prototypes, files))
     write_folder(path, files)
     index.written.append(name)
     index.latest = name
@@ -117,11 +118,17 @@ def save_checkpoint(
     return path
 
 
-def _free_name(name: str, written: Collection[str]) -> str:
+def _free_name(run_dir: Path, name: str, written: Collection[str]) -> str:
     number, free = 2, name
-    while free in written:
+    while free in written or strangers_in(checkpoint_folder(run_dir, free)):
         number, free = number + 1, f"{name}-{number}"
     return free
+
+
+def strangers_in(checkpoint: Path) -> set[str]:
+    """Names in a checkpoint's folder that no checkpoint has."""
+    names = {path.name for path in checkpoint.iterdir()} if checkpoint.is_dir() else set()
+    return names - {WEIGHTS_FILE, STATE_FILE, RESUME_FILE}
 
 
 def _state_table(state: CheckpointState, num_prototypes: int, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -174,6 +181,8 @@ def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
         elif name.partition("-")[0] in KEPT_STAGES:
             kept.append(name)
             (path / RESUME_FILE).unlink(missing_ok=True)
+        elif strangers_in(path):
+            kept.append(name)  # what somebody put there is not ours to remove
         else:
             remove_folder(path)
     index.written = kept
@@ -187,7 +196,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (path / "state.json").is_file():
+    if (path / STATE_FILE).is_file():
         return path
     if not path.exists():
         raise CheckpointError(f"{path}: must be a run folder or a checkpoint; it does not exist.")
@@ -226,7 +235,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
 
 
 def _read_table(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / "state.json"
+    path = checkpoint / STATE_FILE
     table: dict[str, Any] = read_json(path)
     if check_format(path, table, FORMAT) > 1:  # the first version had no checksums
         check_seal(path, table)
@@ -235,7 +244,7 @@ def _read_table(checkpoint: Path) -> dict[str, Any]:
 
 def _broken(checkpoint: Path, error: Exception) -> CheckpointError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return CheckpointError(f"{checkpoint / 'state.json'}: must say what a checkpoint holds; it is broken ({reason}).")
+    return CheckpointError(f"{checkpoint / STATE_FILE}: must say what a checkpoint holds; it is broken ({reason}).")
 
 
 def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:
@@ -293,7 +302,7 @@ def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
     Raises:
         CheckpointError: missing or broken weights, or of another model.
     """
-    weights = read_tensors(checkpoint / "model.safetensors", at_most=size_in_bytes(model))
+    weights = read_tensors(checkpoint / WEIGHTS_FILE, at_most=size_in_bytes(model))
     prototypes = weights.get("prototype_layer.prototypes")
     if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < model.num_prototypes:
         model.keep_prototypes(torch.arange(len(prototypes)))

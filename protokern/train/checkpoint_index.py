@@ -95,6 +95,11 @@ def read_index(run_dir: Path) -> CheckpointIndex:
     return index
 
 
+def remove_index(run_dir: Path) -> None:
+    """Forget all checkpoints of a run, whose folders stay."""
+    (checkpoints_folder(run_dir) / _FILE).unlink(missing_ok=True)
+
+
 def write_index(run_dir: Path, index: CheckpointIndex) -> None:
     """Replace the index at once.
 

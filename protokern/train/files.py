@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError, advice_on_write
+from protokern.storage.names import temporary_path
 
 # Tables of 10,000 prototypes take a tenth of this. Parsed, JSON may take twenty times its size.
 LARGEST_TABLE = 64 * 2**20
@@ -34,7 +35,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: the disk is full or refuses; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     with explain_write_errors(path):
         try:
             write_synced(temporary, content)
@@ -51,7 +52,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         CheckpointError: the disk is full or refuses; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     with explain_write_errors(path):
         try:
             if temporary.exists():  # of a killed process with the same number, as all have in a container
@@ -92,7 +93,7 @@ def sync_folder(path: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a folder so that it is never seen half empty under its own name."""
     if path.exists():
-        dying = path.with_name(f".{path.name}.{os.getpid()}.old")
+        dying = temporary_path(path, "old")
         if dying.exists():
             shutil.rmtree(dying)
         os.replace(path, dying)

@@ -14,13 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protokern.errors import CheckpointError
+from protokern.storage.names import left_by_a_dead_process
 from protokern.train.files import explain_write_errors
 
 LOCK_FILE = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 # Network file systems that were mounted without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_LEFTOVER = re.compile(r"\..+\.(\d+)\.(tmp|old)")
+_HOLDER = b"process "
+# What a run writes, by folder: only that is ever removed as a leftover.
+_OF_A_RUN = {
+    "": re.compile(r"run\.toml|log\.jsonl|metrics\.json|prototypes"),
+    "checkpoints": re.compile(r"latest\.json|[a-z_][a-z0-9_-]*"),
+    "prototypes": re.compile(r"\.protokern-outputs\.jsonl"),
+    "report": re.compile(r"index\.html|\.protokern-outputs\.jsonl"),
+    "importance": re.compile(r"[a-z-]+\.(csv|json|svg|png)|protokern|\.protokern-outputs\.jsonl"),
+}
 
 
 @contextmanager
@@ -37,6 +46,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         _lock(descriptor, folder)
+        _sign(descriptor, folder)
         remove_leftovers(folder)
         yield
     finally:
@@ -59,37 +69,35 @@ def _lock(descriptor: int, folder: Path) -> None:
             f"{folder}: its file system has no locks ({error.strerror}); take care that no other process writes there.",
             stacklevel=4,
         )
-        return
+
+
+def _sign(descriptor: int, folder: Path) -> None:
+    """Write into the lock who holds it."""
+    content = os.pread(descriptor, len(_HOLDER), 0).strip(b"\0")
+    if not _HOLDER.startswith(content):
+        raise CheckpointError(
+            f"{folder}: must have no {LOCK_FILE} of another program; it has one. "
+            "Choose another folder, or move it away."
+        )
     with explain_write_errors(folder / LOCK_FILE):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(descriptor, _HOLDER + f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that no longer live left half-written or half-removed in a run folder."""
-    _clean(folder)
-    for entry in list(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            _clean(entry)
+    for place, names in _OF_A_RUN.items():
+        inside = folder / place
+        if inside.is_dir() and not inside.is_symlink():
+            _clean(inside, names)
 
 
-def _clean(folder: Path) -> None:
+def _clean(folder: Path, names: re.Pattern[str]) -> None:
     for path in list(folder.iterdir()):
-        match = _LEFTOVER.fullmatch(path.name)
-        # In a container every process may have the same number: one of ours is from before our time.
-        if match is None or (int(match[1]) != os.getpid() and _lives(int(match[1]))):
+        name = left_by_a_dead_process(path.name)
+        if name is None or not names.fullmatch(name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

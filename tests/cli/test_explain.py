@@ -14,6 +14,7 @@ from PIL import Image
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
+from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 from tests.train.tampering import change_table, change_tensors, mend_checksum
 
@@ -32,7 +33,7 @@ def test_a_page_a_figure_and_a_table_for_every_image(
     out = tmp_path / "new" / "out"
     assert main(["explain", str(pushed.folder), *map(str, photos), "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"{stem}{suffix}" for stem in ("0", "0-2") for suffix in (".html", ".json", ".png")
+        [LISTING, *(f"{stem}{suffix}" for stem in ("0", "0-2") for suffix in (".html", ".json", ".png"))]
     )
     text = capsys.readouterr().out
     assert text.count("looks like prototype") == 8
@@ -106,7 +107,7 @@ def test_heat_maps_by_gradients_and_figures_for_papers(
     photo, out = str(pushed.data / "test" / CLASSES[0] / "0.png"), tmp_path / "out"
     flags = ["--heat-map", heat_map, "--format", suffix]
     assert main(["explain", str(pushed.folder), photo, "--out", str(out), *flags]) == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted(["0.html", "0.json", f"0.{suffix}"])
+    assert sorted(path.name for path in out.iterdir()) == sorted([LISTING, "0.html", "0.json", f"0.{suffix}"])
     assert json.loads((out / "0.json").read_text())["heat_map"] == heat_map
     plain = tmp_path / "plain"
     assert main(["explain", str(pushed.folder), photo, "--out", str(plain)]) == 0
@@ -172,7 +173,7 @@ def test_an_out_that_is_a_file_is_refused(
     (tmp_path / "out").write_text("")
     photo = pushed.data / "test" / CLASSES[0] / "0.png"
     assert main(["explain", str(pushed.folder), str(photo), "--out", str(tmp_path / "out")]) == 2
-    assert "out: could not be written" in capsys.readouterr().err
+    assert "--out: must be a folder; got the file" in capsys.readouterr().err
 
 
 def test_images_that_are_not_square_keep_their_sides(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from protokern.explain import importance, local_importance
 from protokern.explain.importance import ImportanceBatch
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.push import PushResult
+from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
 
 TWO = ["--modifications", "hue", "shape"]
@@ -49,7 +50,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_tables_json_and_figures_of_train_and_test(pushed: PushedRun, measured: Path) -> None:
-    names = ["importance.json", "importance.png", "importance.svg", "test.csv", "train.csv"]
+    names = [LISTING, "importance.json", "importance.png", "importance.svg", "test.csv", "train.csv"]
     assert sorted(path.name for path in measured.iterdir()) == names
     for split, dataset in (("train", pushed.splits.push), ("test", pushed.splits.test)):
         found = importance(pushed.model, [dataset.display_image(i) for i in range(len(dataset))])
@@ -224,4 +225,5 @@ def test_an_out_that_is_a_file_is_refused(
     pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").write_text("")
-    assert "could not be written" in mistake(capsys, "importance", pushed.folder, "--out", tmp_path / "out", *TWO)
+    error = mistake(capsys, "importance", pushed.folder, "--out", tmp_path / "out", *TWO)
+    assert "--out: must be a folder; got the file" in error

@@ -10,6 +10,7 @@ from PIL import Image
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.explain import find_neighbours
+from protokern.storage.outputs import LISTING
 from protokern.train.loaders import ordered_loader
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run
 
@@ -27,6 +28,7 @@ def test_a_table_and_a_figure_for_every_prototype(
     out = tmp_path / "new" / "out"
     assert main(["neighbours", str(pushed.folder), "--out", str(out), "--k", "2"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
+        LISTING,
         "neighbours.json",
         *(f"prototype-{j:04d}.png" for j in range(6)),
     ]
@@ -57,7 +59,7 @@ def test_a_table_and_a_figure_for_every_prototype(
 def test_some_prototypes_as_svg(pushed: PushedRun, tmp_path: Path) -> None:
     flags = ["--only", "4", "1", "--format", "svg", "--k", "1"]
     assert main(["neighbours", str(pushed.folder), "--out", str(tmp_path), *flags]) == 0
-    names = ["neighbours.json", "prototype-0001.svg", "prototype-0004.svg"]
+    names = [LISTING, "neighbours.json", "prototype-0001.svg", "prototype-0004.svg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     text = (tmp_path / "prototype-0004.svg").read_text(encoding="utf-8")
     assert ">Prototype 4, down</text>" in text
@@ -113,7 +115,8 @@ def test_prototypes_are_drawn_in_a_grid(pushed: PushedRun, tmp_path: Path) -> No
     text = (out / "prototypes.svg").read_text(encoding="utf-8")
     assert [f">prototype {j}</text>" in text for j in range(6)] == [False] * 3 + [True] * 3
     assert main([*command, "--only", "0", "5", "1", "--picture", "heat", "--columns", "1", "--rows", "2"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["prototypes-2.png", "prototypes.png", "prototypes.svg"]
+    names = [LISTING, "prototypes-2.png", "prototypes.png", "prototypes.svg"]
+    assert sorted(path.name for path in out.iterdir()) == names
     with Image.open(out / "prototypes.png") as one, Image.open(out / "prototypes-2.png") as two:
         assert one.width == two.width
         assert one.height > two.height

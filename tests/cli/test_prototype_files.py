@@ -17,6 +17,7 @@ from protokern.errors import CheckpointError, DataError
 from protokern.explain.local import explain_image
 from protokern.explain.pictures import to_picture
 from protokern.push import PushResult
+from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 
 
@@ -43,7 +44,8 @@ def test_every_prototype_has_an_entry_and_three_pictures(pushed: PushedRun) -> N
             with Image.open(pushed.folder / "prototypes" / name) as picture:
                 assert picture.size == (SIZE, SIZE)
     names = {path.name for path in (pushed.folder / "prototypes").iterdir()}
-    assert names == {"prototypes.json"} | {f"000{j}-{kind}.png" for j in range(6) for kind in ("image", "box", "heat")}
+    pictures = {f"000{j}-{kind}.png" for j in range(6) for kind in ("image", "box", "heat")}
+    assert names == {LISTING, "prototypes.json"} | pictures
 
 
 @pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")

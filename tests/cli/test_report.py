@@ -16,6 +16,7 @@ from protokern.cli.runs import open_data, open_run
 from protokern.cli.views import class_slots
 from protokern.explain.importance import GlobalImportance, local_importance
 from protokern.report.data import Reason
+from protokern.storage.outputs import LISTING
 from protokern.train.logger import append_record
 from protokern.train.records import EpochRecord, Notice, StageRecord
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, choose, make_pool_run, make_run
@@ -165,6 +166,7 @@ def test_pictures_of_an_older_push_are_written_anew(tmp_path: Path) -> None:
     table = json.loads(path.read_text())
     table["prototypes"][0]["source"]["image"] += 1
     path.write_text(json.dumps(table))
+    (path.parent / LISTING).unlink()  # or it would be a file that somebody changed
     build_report(run.folder, run.splits)
     assert json.loads(path.read_text())["prototypes"][0]["source"]["image"] == int(run.push.image[0])
 
@@ -259,7 +261,7 @@ def test_pictures_go_beside_the_page_when_asked(
     assert main(["report", str(folder), "--pictures", "beside", "--neighbours", "1"]) == 0
     assert len(list((folder / "report" / "pictures").glob("*.jpg"))) > 6
     assert main(["report", str(folder)]) == 0
-    assert sorted(path.name for path in (folder / "report").iterdir()) == ["index.html"]
+    assert sorted(path.name for path in (folder / "report").iterdir()) == [LISTING, "index.html"]
     for wrong in ("-1", "few"):
         assert main(["report", str(folder), "--neighbours", wrong]) == 2
         assert f"must be a whole number from 0 on; got '{wrong}'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from protokern.storage.outputs import LISTING
 from protokern.train.checkpoint import find_checkpoint
 from protokern.train.logger import read_log
 
@@ -46,7 +47,7 @@ def check_same(folder: Path, whole: Outcome) -> None:
     assert found.metrics == whole.metrics
     assert found.log == whole.log
     assert found.files == whole.files
-    assert [path for path in folder.rglob(".*") if path.name != ".lock"] == []
+    assert [path for path in folder.rglob(".*") if path.name not in (".lock", LISTING)] == []
 
 
 def _without_seconds(table: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def test_names_that_look_like_formulas_are_drawn_as_they_are(explained: Explaine
     assert (tmp_path / "one.png").stat().st_size > 0
 
 
-def test_letters_that_the_font_lacks_are_named(explained: ExplainedImage, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="CJK UNIFIED IDEOGRAPH-677E"):
-        write_figure(replace(explained, name="松"), tmp_path / "one.png")
+def test_letters_that_no_font_has_are_told(explained: ExplainedImage, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="names have letters that no font of this machine has"):
+        write_figure(replace(explained, name="\U0010fffd"), tmp_path / "one.png")  # for private use
     assert (tmp_path / "one.png").stat().st_size > 0
 
 

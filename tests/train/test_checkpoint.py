@@ -130,6 +130,19 @@ def test_a_folder_that_a_kill_kept_out_of_the_index_is_written_anew(run) -> None
     assert read_state(unnamed).stage == "joint"
 
 
+def test_what_somebody_put_into_a_checkpoint_stays(run) -> None:
+    notes = save(run, "joint-1") / "notes.txt"
+    notes.write_text("mine")
+    unnamed = checkpoints_folder(run.folder) / "joint-3" / "notes.txt"
+    unnamed.parent.mkdir()
+    unnamed.write_text("mine")
+    for epoch in (2, 3, 4, 5):
+        save(run, f"joint-{epoch}")
+    assert notes.read_text() == unnamed.read_text() == "mine"
+    assert load_model(notes.parent)[0].num_prototypes == 6
+    assert folders(run) == {"joint-1", "joint-3", "joint-4", "joint-5"}
+
+
 def test_what_training_comes_back_to_outlives_the_checkpoints_of_other_commands(run) -> None:
     for name in ("joint-1", "joint-2", "joint-3"):
         save(run, name, keep={"joint-1"})

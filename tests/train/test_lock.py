@@ -115,3 +115,24 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"\.lock: could not be written"), lock_run(folder):
         pytest.fail("followed the link")
     assert precious.read_text() == "mine"
+
+
+def test_files_of_others_with_such_names_stay(tmp_path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / ".joint-2.1.old").write_text("mine")
+    (tmp_path / ".notes.1.old").write_text("mine")
+    with lock_run(tmp_path):
+        assert (tmp_path / ".notes.1.old").exists()
+        assert (folder / ".joint-2.1.old").exists()
+    (tmp_path / LOCK_FILE).write_text("of another program")
+    with pytest.raises(CheckpointError, match=r"must have no \.lock of another program"), lock_run(tmp_path):
+        pytest.fail("wrote over it")
+    assert (tmp_path / LOCK_FILE).read_text() == "of another program"
+
+
+@pytest.mark.parametrize("content", [b"", b"proc", b"\0" * 40], ids=["empty", "cut-off", "lost"])
+def test_a_lock_that_was_not_written_to_its_end_is_in_nobodys_way(tmp_path, content: bytes) -> None:
+    (tmp_path / LOCK_FILE).write_bytes(content)
+    with lock_run(tmp_path):
+        pass

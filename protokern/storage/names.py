@@ -1,0 +1,71 @@
+"""Names of files: short enough for the file system, and those that a file bears while it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+_LONGEST = 255  # bytes of a name, in every file system in use
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(tmp|old)")
+
+
+def longest_name(folder: Path) -> int:
+    """How many bytes a name in this folder may have; where there is no such folder, in the nearest one above it."""
+    for existing in (folder, *folder.absolute().parents):
+        try:
+            return min(_LONGEST, os.pathconf(existing, "PC_NAME_MAX"))
+        except (OSError, ValueError):
+            continue
+    return _LONGEST
+
+
+def fit_name(stem: str, suffix: str, longest: int) -> str:
+    """`stem` and `suffix` as a name of at most `longest` bytes: of a longer one the stem's end becomes a checksum.
+
+    Args:
+        stem: as Python has it, with what is not UTF-8 as lone surrogates.
+        suffix: stays whole.
+        longest: bytes, enough for the suffix and ten more.
+    """
+    room = longest - len(os.fsencode(suffix))
+    content = os.fsencode(stem)
+    if len(content) <= room:
+        return stem + suffix
+    checksum = "-" + hashlib.sha256(content).hexdigest()[:8]
+    kept = stem[: room - len(checksum)]
+    while len(os.fsencode(kept)) > room - len(checksum):
+        kept = kept[:-1]
+    return kept + checksum + suffix
+
+
+def temporary_path(path: Path, kind: str = "tmp") -> Path:
+    """Where this process writes what `path` will be ("tmp"), or puts what it was until then ("old")."""
+    return path.with_name("." + fit_name(path.name, f".{os.getpid()}.{kind}", longest_name(path.parent) - 1))
+
+
+def left_by_a_dead_process(name: str) -> str | None:
+    """What a temporary file or folder of this name was to be called, if nobody is at work on it any more; else None."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None:
+        return None
+    process = int(match["process"])
+    # In a container every process may have the same number: one of ours is from before our time.
+    return match["name"] if process == os.getpid() or not _lives(process) else None
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def look_alike_key(name: str) -> str:
+    """The same text for names that people, and some file systems, take for one: composed letters, small ones."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

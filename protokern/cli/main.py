@@ -10,14 +10,13 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import protokern
 from protokern.cli.allocator import keep_freed_memory
+from protokern.cli.printing import one_line, printing_any_name, show_warnings_once
 from protokern.errors import ConfigError, OtherProcessError, ProtokernError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -72,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not _is_first_process():
                 return MISTAKE
             raise ConfigError("torchrun: must start 'train', which alone runs in several processes. Start it alone.")
-        with warnings.catch_warnings(), _printing_any_name():
-            warnings.showwarning = _show_warnings_once()
+        with warnings.catch_warnings(), printing_any_name():
+            warnings.showwarning = show_warnings_once()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
     except OtherProcessError:  # which has said why
         return MISTAKE
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"protokern {args.verb}: {one_line(message)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print(f"protokern {args.verb}: stopped", file=sys.stderr)
@@ -103,33 +102,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@contextmanager
-def _printing_any_name() -> Iterator[None]:
-    """Within the block names that are no text in the encoding of stdout are printed with escapes, as stderr does."""
-    stream, before = sys.stdout, getattr(sys.stdout, "errors", None)
-    if not isinstance(stream, TextIOWrapper) or before not in ("strict", "surrogateescape"):
-        yield
-        return
-    stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        stream.reconfigure(errors=before)
-
-
 def _is_first_process() -> bool:
     """Whether this process speaks for all that torchrun started, before they know each other."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _show_warnings_once() -> Callable[..., None]:
-    """What shows warnings as one line each, and the same words only once."""
-    shown: set[str] = set()
-
-    def show(message: Warning | str, *_: object, file: TextIO | None = None, **__: object) -> None:
-        line = " ".join(str(message).split())
-        if line not in shown:
-            shown.add(line)
-            print(f"warning: {line}", file=file or sys.stderr)
-
-    return show

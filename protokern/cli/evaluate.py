@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from protokern.cli.arguments import add_run_arguments, choose_device
-from protokern.cli.evaluation_files import check_places, write_evaluation
+from protokern.cli.evaluation_files import NAMES, write_evaluation
+from protokern.cli.out_folders import check_out
 from protokern.cli.quality import marked, run_warnings, score_table
-from protokern.cli.runs import check_classes, feature_store, open_data, open_run
+from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
-from protokern.errors import CheckpointError
+from protokern.storage.outputs import Outputs, claim_outputs
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.loaders import ordered_loader
@@ -32,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table of the classes, and as the last line {"checkpoint", "split", ..., "accuracy", "images"}."""
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
-    out = opened.folder if args.out is None else Path(args.out)
-    check_places(out)
+    outputs = _claim(opened, args.out)
     splits = open_data(opened.config)
     check_classes(splits, opened.classes)
     for note in splits.notes:
@@ -65,12 +66,21 @@ def run(args: argparse.Namespace) -> int:
     }
     warnings = run_warnings(opened, splits, scores, _IN_WORDS[args.split])
     print("\n".join([*score_table(scores, opened.classes, _IN_WORDS[args.split]), *marked(warnings)]))
-    try:
-        written = write_evaluation(out, line, scores, opened.classes, result.confusion.tolist(), warnings)
+    if outputs is None:
+        print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
+    else:
+        written = write_evaluation(outputs, line, scores, opened.classes, result.confusion.tolist(), warnings)
         print("\n".join(f"wrote {path}" for path in written))
-    except CheckpointError as error:
-        if args.out is not None:
-            raise
-        print(f"The numbers were not written, only printed: {error} Give --out.")  # a run that may only be read
     print(json.dumps(line))
     return 0
+
+
+def _claim(opened: OpenRun, out: str | None) -> Outputs | None:
+    """The folder for the numbers, where nothing of anybody else will be replaced; None: the run may only be read."""
+    if out is None and not os.access(opened.folder, os.W_OK | os.X_OK):
+        return None
+    folder = opened.folder if out is None else Path(out)
+    if out is not None:
+        check_out(folder, opened)
+    argument = str(folder) if out is None else "--out"
+    return claim_outputs(folder, NAMES, by="evaluate", argument=argument)

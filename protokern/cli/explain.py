@@ -9,6 +9,7 @@ from typing import Any
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, choose_device
 from protokern.cli.out_folders import check_out
+from protokern.cli.printing import one_line
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run
@@ -90,10 +91,10 @@ def run(args: argparse.Namespace) -> int:
 def summarise(item: ExplainedImage) -> list[str]:
     """The explanation in a few lines of plain text."""
     first, *others = item.classes
-    lines = [f"{item.name}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
+    lines = [f"{one_line(item.name)}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
     for match in first.matches:
         card = match.prototype
-        source = f" from {card.source_name}" if card.source_name is not None else ""
+        source = f" from {one_line(card.source_name)}" if card.source_name is not None else ""
         role = "" if match.is_reason else f": {say_role(match)}, so no reason for it"
         place = f"{name_slots(match.slots)}, {name_sharers(match, first)}" if match.slots else name_classes(card)
         lines.append(

@@ -10,16 +10,15 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import protokern
 from protokern.cli.allocator import keep_freed_memory
 from protokern.cli.faults import mistake_in_words, write_fault
+from protokern.cli.printing import one_line, printing_any_name, show_warnings_once
 from protokern.errors import ConfigError, OtherProcessError, ProtokernError
 
 FAULT, MISTAKE, INTERRUPTED, CLOSED = 1, 2, 130, 141
@@ -73,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not _is_first_process():
                 return MISTAKE
             raise ConfigError("torchrun: must start 'train', which alone runs in several processes. Start it alone.")
-        with warnings.catch_warnings(), _printing_any_name():
-            warnings.showwarning = _show_warnings_once()
+        with warnings.catch_warnings(), printing_any_name():
+            warnings.showwarning = show_warnings_once()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
     except SystemExit as stop:  # argparse ends --help and mistakes in this way
         return stop.code if isinstance(stop.code, int) else MISTAKE
@@ -103,7 +102,7 @@ def _tell(args: argparse.Namespace, arguments: Sequence[str], error: Exception) 
     if message is None:
         print(write_fault(args.verb, arguments, error, _run_folder(args)), file=sys.stderr)
         return FAULT
-    print(f"protokern {args.verb}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"protokern {args.verb}: {one_line(message)}", file=sys.stderr)
     return MISTAKE
 
 
@@ -132,33 +131,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@contextmanager
-def _printing_any_name() -> Iterator[None]:
-    """Within the block names that are no text in the encoding of stdout are printed with escapes, as stderr does."""
-    stream, before = sys.stdout, getattr(sys.stdout, "errors", None)
-    if not isinstance(stream, TextIOWrapper) or before not in ("strict", "surrogateescape"):
-        yield
-        return
-    stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        stream.reconfigure(errors=before)
-
-
 def _is_first_process() -> bool:
     """Whether this process speaks for all that torchrun started, before they know each other."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _show_warnings_once() -> Callable[..., None]:
-    """What shows warnings as one line each, and the same words only once."""
-    shown: set[str] = set()
-
-    def show(message: Warning | str, *_: object, file: TextIO | None = None, **__: object) -> None:
-        line = " ".join(str(message).split())
-        if line not in shown:
-            shown.add(line)
-            print(f"warning: {line}", file=file or sys.stderr)
-
-    return show

@@ -22,9 +22,9 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def _linked_folders(data: Path) -> list[Path]:
     """Splits and classes of a data folder that are links to folders elsewhere."""
-    splits = [entry for entry in data.iterdir() if entry.is_dir()]
-    classes = [entry for split in splits for entry in split.iterdir()]
-    return [entry for entry in (*splits, *classes) if entry.is_symlink() and entry.is_dir()]
+    splits = [entry for entry in os.scandir(data) if entry.is_dir()]
+    classes = (entry for split in splits for entry in os.scandir(split))
+    return [Path(entry) for entry in (*splits, *classes) if entry.is_symlink() and entry.is_dir()]
 
 
 def check_outside_data(path: Path, config: RunConfig, argument: str) -> None:

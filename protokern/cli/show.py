@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from protokern.cli.printing import one_line
 from protokern.train.records import BatchRecord, EpochRecord, FeatureRecord, Notice, Record, StageRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _progress_bar() -> Iterator[Progress]:
 def describe(record: EpochRecord | StageRecord | Notice) -> str:
     """A record as one line."""
     if isinstance(record, Notice):
-        return record.text
+        return one_line(record.text)
     name = _STAGES[record.stage]
     if isinstance(record, EpochRecord):
         shown = {term.replace("_", " "): value for term, value in record.terms.items() if term != "l1"}

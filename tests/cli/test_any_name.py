@@ -115,6 +115,7 @@ def test_names_are_printed_whatever_stdout_takes(
     [
         ("--data", ["--data", "{}"]),
         ("data.path", ["--set", 'data.path="{}"']),
+        ("train.frozen_layers", ["--set", 'train.frozen_layers=["{}"]']),
         ("data.feature_store", ["--set", 'data.feature_store="{}"']),
     ],
 )

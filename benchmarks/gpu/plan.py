@@ -128,7 +128,7 @@ STAGES = (
         "environment, build, import, doctor",
         60,
         (
-            _phase(DEVICE, "environment", "look", 30, 30, always=True),
+            _phase(DEVICE, "environment", "look", 60, 60, always=True),
             _phase("environment", "environment", "prepare", 60, 60, always=True),
         ),
     ),

@@ -83,15 +83,16 @@ class Run:
             self.say(f"== {stage.letter}. {stage.title}; at most {max(0.0, stage_end - time.monotonic()):.0f} s")
             for phase in stage.phases:
                 self.do(phase, min(stage_end, time.monotonic() + phase.seconds))
-                if phase.name == DEVICE and not self.has_device():
+                if phase.name == DEVICE and self.has_no_device():
                     rest = "\n    ".join(f"{one.letter}. {one.title}" for one in self.stages)
                     self.notes.append(f"There is no CUDA device here, so nothing was done of:\n    {rest}")
                     self.say(self.notes[-1])
                     return NO_DEVICE
         return 0
 
-    def has_device(self) -> bool:
-        return any(record.status == "done" for record in self.store.records.get(DEVICE, {}).values())
+    def has_no_device(self) -> bool:
+        """Whether it is sure that there is none; a look that took too long, on a cold disk perhaps, does not say so."""
+        return any(record.status == "missing" for record in self.store.records.get(DEVICE, {}).values())
 
     def do(self, phase: Phase, deadline: float) -> None:
         """What is left of a phase, until `deadline`."""

@@ -301,6 +301,14 @@ def test_without_a_device_nothing_else_is_tried(
     assert ("There is no CUDA device" in (tmp_path / "summary.md").read_text()) == (code == NO_DEVICE)
 
 
+def test_a_look_for_the_device_that_fails_ends_nothing(tmp_path: Path) -> None:
+    """On a cold disk torch takes its time; a device may be there all the same."""
+    write_units(tmp_path, {"does": "abort"})
+    device = replace(FIRST, name=DEVICE, always=True)
+    assert make_run(tmp_path, device, replace(FIRST, units=f"{UNITS}:a_device")).go() == INCOMPLETE
+    assert statuses(tmp_path, "first") == {"device": "done"}
+
+
 def test_what_torch_tells_of_the_rows_stands_in_the_summary(tmp_path: Path) -> None:
     write_units(tmp_path, {"does": "summary"})
     run = make_run(tmp_path, replace(FIRST, units=f"{UNITS}:no_units"))

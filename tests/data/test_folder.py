@@ -115,7 +115,7 @@ def test_unreadable_files_of_all_splits_are_listed_before_training(tmp_path: Pat
         opened(tmp_path)
     message = str(caught.value)
     assert message.startswith("data: must hold only images that can be read; got 3 unreadable files: ")
-    assert f"{bad[0]} (not an image), {bad[1]} (empty file, 0 bytes), {bad[2]} (" in message
+    assert f"{bad[0]} (not an image: text), {bad[1]} (empty file, 0 bytes), {bad[2]} (" in message
     assert 'on_unreadable = "skip"' in message
     assert "\n" not in message
 
@@ -124,7 +124,7 @@ def test_only_the_first_ten_unreadable_files_are_listed(tmp_path: Path) -> None:
     make_data(tmp_path)
     for i in range(13):
         (tmp_path / f"train/owl/bad{i:02}.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"got 13 unreadable files: .*bad09.jpg \(not an image\) and 3 more\."):
+    with pytest.raises(DataError, match=r"got 13 unreadable files: .*bad09.jpg \(not an image: text\) and 3 more\."):
         opened(tmp_path)
 
 

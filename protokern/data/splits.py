@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protokern.data.dataset import ImageDataset
+from protokern.data.grey import AUTO, GreyRange
+from protokern.data.own_split import OwnSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Splits:
         test: images for the final accuracy; nothing is chosen by them.
         classes: class names.
         notes: what the user should know about the data, one line each; for the log.
+        grey_range: of files with more than 8 bits, as it was given or measured; see `load_image`.
+        own_split: how a folder without split folders was split by itself; None for other data.
     """
 
     train: ImageDataset
@@ -26,3 +30,5 @@ class Splits:
     test: ImageDataset
     classes: list[str]
     notes: tuple[str, ...] = ()
+    grey_range: GreyRange = AUTO
+    own_split: OwnSplit | None = None

@@ -75,7 +75,7 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     epochs = ["warm epoch 0: loss", "joint epoch 1: loss", "joint epoch 2: loss", "joint epoch 3: loss"]
     stages = ["after joint, epoch", "after push, epoch", "after last layer, epoch"]
-    starts = ["no folder val/", *epochs, *stages, "wrote "]
+    starts = ["data: 20 files: ", "no folder val/", *epochs, *stages, "wrote "]
     assert len(lines) == len(starts)
     for line, beginning in zip(lines, starts, strict=True):
         assert line.startswith(beginning)

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Print {"checkpoint", "split", "prototypes", "loss", "accuracy", "images"} as the last line."""
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)

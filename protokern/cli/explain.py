@@ -10,9 +10,10 @@ from typing import Any
 from protokern.cli.arguments import add_device_argument, add_format_argument, choose_device
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, open_run
+from protokern.cli.runs import OpenRun, open_run, reading_of
 from protokern.cli.views import explain_for_people, prototype_cards
-from protokern.data import load_image
+from protokern.data.decode import read_image
+from protokern.data.scan import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation
@@ -49,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
             "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
     data = opened.config.data
-    images = [
-        (path, load_image(path, data.image_size, max_pixels=data.max_image_pixels)) for path in map(Path, args.images)
-    ]
+    reading = reading_of(opened.config)
+    images = [(path, read_image(path, data.image_size, reading)) for path in map(Path, args.images)]
+    note = describe_deep([path for path, _ in images], reading)
+    if note is not None:
+        print(note)
     out = Path(args.out)
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)

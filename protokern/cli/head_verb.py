@@ -32,7 +32,7 @@ def run_head_step(args: argparse.Namespace, stage: Stage, step: HeadStep) -> int
 
 
 def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     check_pushed(opened)
     chosen = check_only(args.only, opened.model.num_prototypes)
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     files = find_prototypes(opened, splits)
     assert files is not None

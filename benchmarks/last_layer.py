@@ -83,7 +83,7 @@ def from_run(folder: Path, data: str | None) -> Problem:
     """The activations after the run's last push."""
     pushes = sorted((folder / "checkpoints").glob("push-*"), key=lambda path: int(path.name.split("-")[1]))
     opened = open_run(str(pushes[-1]), data=data, changes=[], device=torch.device("cpu"))
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
 
     def inputs(split: Any) -> LastLayerInputs:
         loader = torch.utils.data.DataLoader(split, batch_size=64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ LARGEST_CONFIG = 2**15  # bytes; a larger file could hold a key of so many parts
 _NO_TOML = (ValueError, RecursionError)
 RUN_FORMAT = "protokern-run-1"
 MADE_BY = "made_by"  # the table of run.toml that says which versions wrote it; no setting of a run
+# What runs did before these settings were there, where it is not the default.
+_OLD_DATA = {"grey_range": "type"}
 _BARE_WORD = re.compile(r"[A-Za-z0-9_./~-]+")
 
 
@@ -43,6 +46,12 @@ class DataConfig:
             data set of that name or in that folder; empty: the synthetic birds, which need no files.
         image_size: pixels, one number or rows and columns.
         val_fraction: share of every class of train/ that is held out when there is no val/.
+        test_fraction: share of every class that is the test when there are class folders alone, without train/ and
+            test/.
+        channels: of the images: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; more: grey pages of one file.
+        grey_range: values of files with more than 8 bits a channel that become black and white: two numbers; "type": 0
+            and 65535; "auto": 0 and the largest value of 8, 10, 12, 14 or 16 bits, by the largest one in the training
+            images, which the run writes down in place of "auto".
         augmentation: random changes of the training images: "none", "protopnet" (rotate, shear or skew, flip) or "crop"
             (random crop, rotate, flip).
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
@@ -64,6 +73,9 @@ class DataConfig:
     path: str = ""
     image_size: int | tuple[int, int] = 224
     val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    channels: int = 3
+    grey_range: Literal["auto", "type"] | tuple[float, float] = "auto"
     augmentation: Literal["none", "protopnet", "crop"] = "protopnet"
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int = 0
@@ -81,7 +93,13 @@ class DataConfig:
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
         require(min(sides) >= 1, "image_size", "at least 1", self.image_size)
         require(max(sides) <= LARGEST_SIDE, "image_size", f"at most {LARGEST_SIDE}", self.image_size)
-        require(0 < self.val_fraction < 1, "val_fraction", "between 0 and 1", self.val_fraction)
+        for name in ("val_fraction", "test_fraction"):
+            require(0 < getattr(self, name) < 1, name, "between 0 and 1", getattr(self, name))
+        if not isinstance(self.grey_range, str):
+            low, high = self.grey_range
+            is_range = math.isfinite(low) and math.isfinite(high) and low < high
+            require(is_range, "grey_range", "two finite numbers, the smaller one first", list(self.grey_range))
+        require_number(self, "channels", minimum=1)
         require_number(self, "workers")
         require_number(self, "birds_classes", minimum=2)
         require_number(self, "max_image_pixels", minimum=1)
@@ -114,7 +132,14 @@ def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConf
     made_by = table.pop(MADE_BY, None)
     if isinstance(made_by, dict) and "format" in made_by:
         check_format(Path(str(path)), made_by, RUN_FORMAT)
+        table = with_old_defaults(table)
     return parse_config(apply_changes(table, changes))
+
+
+def with_old_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a run, in which what an older version did not write yet is as it was then."""
+    data = table.get("data", {})
+    return {**table, "data": {**_OLD_DATA, **data}} if isinstance(data, Mapping) else dict(table)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -250,6 +275,8 @@ def _wanted(mistake: ErrorDetails, owner: type[Any], path: Sequence[str]) -> str
     if mistake["type"] == "dataclass_type":
         return "a table of keys"
     key_type = str(get_type_hints(_settings_at(owner, path[:-1])).get(path[-1]))
+    if "'auto', 'type'" in key_type:
+        return '"auto", "type" or two numbers in [ ]'
     if "tuple[str" in key_type:
         return "a list of texts in [ ]"
     if "tuple" in key_type:

@@ -32,6 +32,7 @@ class Backbone(nn.Module):
         in_channels: for other than `len(mean)` channels the averages of `mean` and `std` serve all channels.
 
     Attributes:
+        in_channels: C.
         mean: buffer (1, C, 1, 1).
         std: buffer (1, C, 1, 1).
     """
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
 
     def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], in_channels: int) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.body = body
         for name, values in (("mean", mean), ("std", std)):
             channels = values if len(values) == in_channels else (sum(values) / len(values),) * in_channels

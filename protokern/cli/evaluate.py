@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
     outputs = _claim(opened, args.out)
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)

@@ -12,9 +12,10 @@ from protokern.cli.out_folders import check_out
 from protokern.cli.printing import one_line
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, open_run
+from protokern.cli.runs import OpenRun, open_run, reading_of
 from protokern.cli.views import explain_for_people, prototype_cards
-from protokern.data import load_image
+from protokern.data.decode import read_image
+from protokern.data.scan import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation
@@ -53,9 +54,11 @@ def run(args: argparse.Namespace) -> int:
             "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
     data = opened.config.data
-    images = [
-        (path, load_image(path, data.image_size, max_pixels=data.max_image_pixels)) for path in map(Path, args.images)
-    ]
+    reading = reading_of(opened.config)
+    images = [(path, read_image(path, data.image_size, reading)) for path in map(Path, args.images)]
+    note = describe_deep([path for path, _ in images], reading)
+    if note is not None:
+        print(note)
     out = Path(args.out)
     check_out(out, opened)
     names = _output_names([path for path, _ in images], args.format, longest_name(out))

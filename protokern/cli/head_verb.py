@@ -45,7 +45,7 @@ def run_head_step(
 
 
 def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)

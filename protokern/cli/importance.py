@@ -13,10 +13,19 @@ from protokern.cli.arguments import add_run_arguments, choose_device
 from protokern.cli.importance_files import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
 from protokern.cli.importance_words import local_lines, summary_lines
 from protokern.cli.out_folders import check_out, is_inside
-from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
+from protokern.cli.runs import (
+    OpenRun,
+    check_classes,
+    check_pushed,
+    open_data,
+    open_run,
+    prepare_colours,
+    reading_of,
+)
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
-from protokern.data.decode import parse_image_size, pixels_to_tensor, read_photo
+from protokern.data.decode import parse_image_size, pixels_to_tensor, read_pixels
+from protokern.data.pixels import to_display
 from protokern.errors import ConfigError
 from protokern.explain.importance import (
     REPLICATES,
@@ -64,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = _claim(opened, args)
     if args.images:
         return _measure_images(opened, modifications, [Path(image) for image in args.images], outputs)
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
@@ -130,6 +139,7 @@ def _stream(
         opened.model,
         images,
         modifications,
+        prepare=prepare_colours(opened.config),
         batch_size=train.batch_size,
         memory_format=image_format(train.channels_last),
     )
@@ -158,7 +168,8 @@ def _measure_images(
 ) -> int:
     """Local scores of single photographs, all of which are read before the first is measured."""
     size = parse_image_size(opened.config.data.image_size)
-    pictures = [read_photo(path, size) for path in paths]
+    reading = reading_of(opened.config)
+    pictures = [to_display(read_pixels(path, size, reading)) for path in paths]
     lines: list[str] = []
     with (
         explain_write_errors(outputs.folder),
@@ -180,6 +191,9 @@ def _strongest(opened: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
     model = opened.model
     parameter = next(model.parameters())
     image = pixels_to_tensor(picture[np.newaxis].copy()).to(parameter.device, parameter.dtype)
+    prepare = prepare_colours(opened.config)
+    if prepare is not None:
+        image = prepare(image)
     with evaluating(model):
         output = model(image)
         label = int(output.logits[0].argmax())

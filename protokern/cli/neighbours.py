@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     check_out(out, opened)
     figures = {index: f"prototype-{index:04d}.{args.format}" for index in chosen}
     outputs = claim_outputs(out, [*figures.values(), table], by="neighbours")
-    splits = open_data(opened.config)
+    splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     files = find_prototypes(opened, splits)
     assert files is not None

@@ -65,7 +65,7 @@ def _chosen(opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | 
         close = difflib.get_close_matches(unknown[0], opened.classes, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"--class: must be classes of the run; got {unknown[0]!r}.{hint}")
-    files = find_prototypes(opened, None) or find_prototypes(opened, open_data(opened.config))
+    files = find_prototypes(opened, None) or find_prototypes(opened, open_data(opened.config, run=opened.folder))
     cards = [
         card
         for card in prototype_cards(opened.model, opened.classes, files)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     path = opened.config.data.path
     has_data = args.data is not None or not path or Path(path).exists()
-    splits = open_data(opened.config) if has_data else None
+    splits = open_data(opened.config, run=opened.folder) if has_data else None
     page, warnings = write_page(opened, splits, pictures=args.pictures, num_neighbours=args.neighbours)
     print("\n".join([*marked(warnings), str(page)]))
     return 0

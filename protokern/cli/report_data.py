@@ -18,7 +18,7 @@ from protokern.cli.report_reasons import (
     choose_local_modifications,
     find_importance,
 )
-from protokern.cli.runs import OpenRun, check_classes, versions
+from protokern.cli.runs import OpenRun, check_classes, prepare_colours, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
 from protokern.config import LARGEST_CONFIG
 from protokern.data import ImageDataset, Splits
@@ -198,7 +198,8 @@ def _explain(
         )
         field = explanation.receptive_field
         if changes:
-            item = add_local_reasons(item, dataset.display_image(index), run.model, changes)
+            prepare = prepare_colours(run.config)
+            item = add_local_reasons(item, dataset.display_image(index), run.model, changes, prepare)
         items.append(item)
     return tuple(items)
 

@@ -10,7 +10,7 @@ import numpy as np
 from protokern.cli.importance_files import ImportanceFiles, read_importance
 from protokern.cli.runs import OpenRun
 from protokern.errors import MissingPackageError
-from protokern.explain.importance import local_importance
+from protokern.explain.importance import Prepare, local_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.base import PrototypeModel
 from protokern.report.data import ExplainedImage, Match, PrototypeCard, Reason
@@ -43,7 +43,11 @@ def add_global_reasons(cards: Sequence[PrototypeCard], files: ImportanceFiles) -
 
 
 def add_local_reasons(
-    item: ExplainedImage, picture: np.ndarray, model: PrototypeModel, modifications: dict[str, Modification]
+    item: ExplainedImage,
+    picture: np.ndarray,
+    model: PrototypeModel,
+    modifications: dict[str, Modification],
+    prepare: Prepare | None = None,
 ) -> ExplainedImage:
     """Give every match of an explained image what each change of this image takes from its similarity.
 
@@ -52,8 +56,9 @@ def add_local_reasons(
         picture: (Y, X, 3) uint8, as the model saw it.
         model: that explained it.
         modifications: by name.
+        prepare: from pictures in colour to what the model takes; None: nothing.
     """
-    scores = local_importance(model, picture, modifications)
+    scores = local_importance(model, picture, modifications, prepare=prepare)
 
     def explained(match: Match) -> Match:
         index = match.prototype.index

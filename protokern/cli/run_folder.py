@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from protokern.cli.out_folders import KEPT_FOLDERS, check_outside_data, is_inside
+from protokern.cli.own_split_file import SPLIT_FILE, is_own_split_file
 from protokern.cli.runs import data_folder, feature_store
 from protokern.config import LARGEST_CONFIG, MADE_BY, RUN_FORMAT, RunConfig, config_to_toml, load_config
 from protokern.errors import CheckpointError, ProtokernError
@@ -24,7 +25,7 @@ PAGE = "index.html"
 PROTOTYPES = "prototypes"  # who writes RUN/prototypes: several commands do
 _OF_PROTOTYPES = re.compile(r"prototypes\.json|\d{4,}-(image|box|heat)\.png")
 _BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what there is before the first step is done
-_PLACES = (RUN_FILE, "log.jsonl", "metrics.json", *KEPT_FOLDERS)
+_PLACES = (RUN_FILE, "log.jsonl", "metrics.json", SPLIT_FILE, *KEPT_FOLDERS)
 
 
 def check_new_run(folder: Path, config: RunConfig) -> None:
@@ -57,6 +58,8 @@ def check_vacant(folder: Path) -> None:
     for name in _PLACES:
         if name == "features" or (has_begun and name in _BEGUN) or not _is_taken(folder / name):
             continue  # what is in features/ is looked at by those who write there
+        if name == SPLIT_FILE and is_own_split_file(folder / name):
+            continue  # it is written before run.toml, so it may be all that a killed training left
         raise CheckpointError(
             f"--out: must hold nothing where the files of a run will be; got {folder}, which has {name}. "
             "Choose another folder."

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import protokern
-from protokern.config import RunConfig, apply_changes, check_text, differing_keys, parse_config
+from protokern.cli.own_split_file import read_own_split
+from protokern.config import RunConfig, apply_changes, check_text, differing_keys, parse_config, with_old_defaults
 from protokern.data import Splits, open_splits
 from protokern.data.class_names import composed
+from protokern.data.colours import channels_of_rgb
+from protokern.data.decode import ReadOptions
+from protokern.data.names import name_pairs_alike
 from protokern.data.sources import BirdCounts, absolute_source, folder_of
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
@@ -25,6 +30,8 @@ from protokern.train.frozen import image_format
 # What may differ between a run and a later use of its model: none of it changes the net.
 _FREE_TABLES = ("data", "prune")
 _FREE_KEYS = ("train.batch_size", "train.feature_cache_mb", "train.channels_last")
+_FIXED_KEYS = ("data.channels",)  # but this does
+_MOST_COLOURS = 4  # RGB and opacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,12 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
     checkpoint = find_checkpoint(Path(path))
     state = read_state(checkpoint)
     model, table, classes = load_model(checkpoint)
+    table = with_old_defaults(table)
     trained = parse_config(table)
     config = with_data(parse_config(apply_changes(table, changes)), data)
     for key in differing_keys(trained, config):
-        if key.partition(".")[0] not in _FREE_TABLES and key not in _FREE_KEYS:
+        is_free = key.partition(".")[0] in _FREE_TABLES or key in _FREE_KEYS
+        if not is_free or key in _FIXED_KEYS:
             raise ConfigError(f"--set {key}: cannot be changed after training. Train a new run with it.")
     if config.data.image_size != trained.data.image_size:
         check_image_size(model, config.model, config.data.image_size)
@@ -106,22 +115,31 @@ def with_data(config: RunConfig, path: str | None) -> RunConfig:
     return replace(config, data=replace(config.data, path=source))
 
 
-def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Splits:
-    """The data sets of a configuration, checked; `checked_part` as in `open_splits`.
+def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run: Path | None = None) -> Splits:
+    """The data sets of a configuration, checked.
+
+    Args:
+        config: what to open.
+        checked_part: as in `open_splits`.
+        run: the run folder, which knows how a folder of class folders alone was split; None: there is none yet.
 
     Raises:
         DataError: they cannot be used.
+        CheckpointError: what the run folder holds of the split is broken.
     """
     data = config.data
     return open_splits(
         data.path or None,
         image_size=data.image_size,
         val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
         seed=config.train.seed,
         augmentation=data.augmentation,
         on_unreadable=data.on_unreadable,
         cache=data.cache,
         max_image_pixels=data.max_image_pixels,
+        channels=data.channels,
+        grey_range=data.grey_range,
         checked_part=checked_part,
         birds=BirdCounts(
             num_classes=data.birds_classes,
@@ -130,12 +148,33 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1)) -> Spli
             test_per_class=data.birds_test,
             differ_in=data.birds_differ_in,
         ),
+        own_split=None if run is None else read_own_split(run),
     )
 
 
 def data_folder(config: RunConfig) -> Path | None:
     """The folder that the data of a configuration lie in; None for data that are in none."""
     return folder_of(config.data.path)
+
+
+def reading_of(config: RunConfig) -> ReadOptions:
+    """How a run reads every image, also one that is in none of its data sets."""
+    data = config.data
+    return ReadOptions(max_pixels=data.max_image_pixels, channels=data.channels, grey_range=data.grey_range)
+
+
+def prepare_colours(config: RunConfig) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What brings pictures in colour, (B, 3, Y, X), to the channels of a run; None where that is nothing.
+
+    Raises:
+        ConfigError: the channels are no colours.
+    """
+    channels = config.data.channels
+    if channels > _MOST_COLOURS:
+        raise ConfigError(
+            f"data.channels: must be at most {_MOST_COLOURS} to measure what colours and shapes matter; got {channels}."
+        )
+    return None if channels == 3 else partial(channels_of_rgb, channels=channels)
 
 
 def with_absolute_store(config: RunConfig) -> RunConfig:
@@ -160,6 +199,8 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
         parts = [
             f"{kind} {', '.join(names[:5])}" for kind, names in (("missing:", missing), ("unknown:", extra)) if names
         ]
+        similar = name_pairs_alike(missing, extra)
+        parts += [similar] if similar else []
         raise DataError(
             f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
             "Give the data of the run."

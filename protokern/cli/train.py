@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
+from protokern.cli.own_split_file import settle_own_split
 from protokern.cli.quality import look_at, marked
 from protokern.cli.run_folder import (
     RUN_FILE,
@@ -35,6 +37,7 @@ from protokern.config import (
     differing_keys,
     load_config,
     parse_config,
+    with_old_defaults,
 )
 from protokern.data import Splits
 from protokern.errors import CheckpointError, ConfigError, LostContactError
@@ -68,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     parser.add_argument("--config", metavar="FILE", help="TOML file; see examples/configs")
     parser.add_argument(
-        "--data", metavar="DIR", help="folder with train/, test/, perhaps val/; default: synthetic birds"
+        "--data",
+        metavar="DIR",
+        help="folder with train/, test/, perhaps val/, or with class folders alone; default: synthetic birds",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="run folder to write")
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
@@ -90,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
     config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
     checkpoint = find_resumable(folder) if args.resume else None
-    splits = open_data(config, (ranks.rank, ranks.size))
+    splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
+    config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
+    splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
     if ranks.is_first:
         splits = look_at(splits)
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
@@ -100,7 +107,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         print(f"going on from {checkpoint}", flush=True)
         resume_run(work, checkpoint)
     elif ranks.is_first:
-        _begin(folder, config, held, is_resumed=args.resume)
+        _begin(folder, config, splits, held, is_resumed=args.resume)
     stop = StopRequest()
     work.should_stop = stop.is_made
     try:
@@ -129,7 +136,7 @@ def _heard_once(ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, config: RunConfig, held: ExitStack, *, is_resumed: bool) -> None:
+def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
     """Make the run folder, and take its lock unless it is held already."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_resumed:
@@ -138,6 +145,7 @@ def _begin(folder: Path, config: RunConfig, held: ExitStack, *, is_resumed: bool
         if got_nowhere(folder):
             print(f"beginning anew in {folder}: the training there did not come to the end of its first step")
             forget_first_checkpoint(folder)
+    settle_own_split(folder, splits.own_split)  # first: a run of which there is a configuration has it
     if not is_resumed or is_as_written(folder / RUN_FILE):
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
 
@@ -157,6 +165,8 @@ def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
     before = load_config(run_file)
     config = with_data(load_config(args.config or run_file, args.changes), args.data or before.data.path or None)
     check_results(folder)
+    if config.data.grey_range == "auto":  # which was measured when the run began
+        config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))
     changed = [key for key in differing_keys(before, config) if key not in _FREE_KEYS]
     if changed:
         old, new = (_value_of(one, changed[0]) for one in (before, config))
@@ -169,7 +179,7 @@ def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
 
 def _check_agreement(run_file: Path, config: RunConfig, checkpoint: Path) -> None:
     """A run.toml that was changed, by hand or by a failing disk, would silently go on with another training."""
-    trained = parse_config(read_state(checkpoint).config)
+    trained = parse_config(with_old_defaults(read_state(checkpoint).config))
     changed = [key for key in differing_keys(trained, config) if key not in _FREE_KEYS]
     if changed:
         old, new = (_value_of(one, changed[0]) for one in (trained, config))
@@ -184,12 +194,20 @@ def _value_of(config: RunConfig, key: str) -> object:
     return config_to_dict(config)[table][name]
 
 
+def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
+    """That a backbone starts from nothing where one would take it to be trained."""
+    model, channels = config.model, config.data.channels
+    if channels == 3 or model.weights != "auto" or not has_imagenet_weights(model.backbone):
+        return ()
+    return (f"{model.backbone} starts with random weights, since those of ImageNet are for 3 channels, not {channels}",)
+
+
 def _make_run(
     folder: Path, config: RunConfig, splits: Splits, device: torch.device, ranks: Ranks, *, is_resumed: bool
 ) -> TrainingRun:
     set_seed(config.train.seed, 0)
     build = build_untrained if is_resumed else build_model
-    model = build(config.model, len(splits.classes), config.data.image_size)
+    model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
     if ranks.size == 1:

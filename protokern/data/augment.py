@@ -108,12 +108,12 @@ def warp(images: torch.Tensor, quads: Sequence[Quad], size: tuple[int, int]) -> 
     The result for an image does not depend on the others in the batch, bit for bit.
 
     Args:
-        images: (B, 3, Y', X') float32.
+        images: (B, C, Y', X') float32.
         quads: B quadrilaterals, corners in unit coordinates of the image.
         size: rows and columns of the result.
 
     Returns:
-        (B, 3, Y, X) float32.
+        (B, C, Y, X) float32.
     """
     rows, columns = size
     coefficients = torch.tensor([_unit_square_to_quad(quad) for quad in quads], dtype=torch.float32)

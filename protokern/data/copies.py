@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protokern.data.dataset import ImageDataset
+from protokern.data.pixels import to_display
 from protokern.errors import DataError
 
 SIDE = 24  # pixels
@@ -56,7 +57,7 @@ def make_small(images: ImageDataset) -> SmallPictures:
 
     def small(index: int) -> np.ndarray | None:
         try:
-            pixels = images.render(index, (_LOOK, _LOOK))
+            pixels = to_display(images.render(index, (_LOOK, _LOOK)))
         except DataError:  # training says so when it comes to it
             return None
         blocks = pixels.reshape(SIDE, _LOOK // SIDE, SIDE, _LOOK // SIDE, 3)

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from protokern.data.augment import Augmentation, draw_quad, warp
 from protokern.data.decode import ImageHeader, pixels_to_tensor
+from protokern.data.pixels import check_channels, to_display
 from protokern.errors import DataError
 
 CACHES = ("none", "memory")
@@ -29,7 +30,7 @@ _CHUNK = 32
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
-    """Labelled images of one size; item = ((3, Y, X) float32 in [0, 1], class index).
+    """Labelled images of one size; item = ((C, Y, X) float32 in [0, 1], class index).
 
     With an augmentation, item `i` is a random view that depends on (seed, epoch, i) alone: not on the order of
     access, the number of worker processes or the cache. Call `set_epoch` before each epoch.
@@ -38,6 +39,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         labels: class index of every image.
         classes: class names; `labels` index into them.
         image_size: (Y, X), pixels.
+        channels: C; 3 is RGB.
     """
 
     def __init__(
@@ -50,8 +52,14 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         augmentation_margin: float,
         seed: int,
         cache: str,
+        channels: int = 3,
+        has_deep_images: bool = False,
     ) -> None:
-        """`augmentation_margin`: how much larger than `image_size` the images are kept that augmentation cuts from."""
+        """Set what all data sets have.
+
+        `augmentation_margin`: how much larger than `image_size` the images are kept that augmentation cuts from.
+        `has_deep_images`: keep floats in the cache, since some images have more than 8 bits a channel.
+        """
         if cache not in CACHES:
             raise ValueError(f"cache: must be one of {', '.join(CACHES)}; got {cache!r}. Choose one of them.")
         if seed < 0:
@@ -59,6 +67,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self.labels = list(labels)
         self.classes = list(classes)
         self.image_size = image_size
+        self.channels = check_channels(channels)
         self.augmentation = augmentation
         self.seed = seed
         margin = 1.0 if augmentation is None else augmentation_margin
@@ -66,10 +75,11 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         # In shared memory, so that worker processes which outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._keeps = cache == "memory"
+        self._kept_type = np.dtype(np.float32 if has_deep_images else np.uint8)
         self._start_cache()
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Image `index` at `size` (rows, columns): (Y, X, 3) uint8."""
+        """Image `index` at `size` (rows, columns): (Y, X, C) uint8, or float32 in [0, 1] where it has more bits."""
         raise NotImplementedError(f"{type(self).__name__} must say how an image looks: define render().")
 
     def sample_name(self, index: int) -> str:
@@ -91,7 +101,8 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def transform(self) -> str:
         """What is done to an image without augmentation before a net sees it, in words; other words, other pixels."""
         rows, columns = self.image_size
-        return f"{rows} x {columns} pixels, antialiased bilinear, RGB in [0, 1]"
+        kind = "RGB" if self.channels == 3 else f"{self.channels} channels"
+        return f"{rows} x {columns} pixels, antialiased bilinear, {kind} in [0, 1]"
 
     def set_epoch(self, epoch: int) -> None:
         """Choose which random views the items are; has no effect without augmentation."""
@@ -112,10 +123,10 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return plain
 
     def display_image(self, index: int) -> np.ndarray:
-        """The image as the network sees it without augmentation: (Y, X, 3) uint8."""
+        """The image as the network sees it without augmentation, in colours for people: (Y, X, 3) uint8."""
         if self._stored_size == self.image_size:
-            return self._pixels(index).copy()
-        return self.render(index, self.image_size)
+            return to_display(self._pixels(index)).copy()
+        return to_display(self.render(index, self.image_size))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,20 +146,25 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def _start_cache(self) -> None:
         num_kept = len(self.labels) if self._keeps else 0
-        shape = (num_kept, *self._stored_size, 3)
-        needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        shape = (num_kept, *self._stored_size, self.channels)
+        needed = math.prod(shape) * self._kept_type.itemsize
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > memory / 2:
             raise DataError(
                 f"cache: must fit into half of this machine's memory of {memory / 1e9:.1f} GB; got {num_kept} images "
                 f'that need {needed / 1e9:.1f} GB. Use cache = "none" or a smaller image_size.'
             )
         # Pages that nothing was written to yet take no memory.
-        self._kept = np.empty(shape, dtype=np.uint8)
+        self._kept = np.empty(shape, dtype=self._kept_type)
         self._is_kept = np.zeros(num_kept, dtype=bool)
 
     def _views(self, indices: list[int]) -> torch.Tensor:
-        """(B, 3, Y, X): the images, each seen from its random viewpoint of this epoch."""
-        images = pixels_to_tensor(np.stack(self._pixels_of(indices)))
+        """(B, C, Y, X): the images, each seen from its random viewpoint of this epoch."""
+        pixels = self._pixels_of(indices)
+        if len({one.dtype for one in pixels}) == 1:
+            images = pixels_to_tensor(np.stack(pixels))
+        else:  # some have more than 8 bits
+            images = torch.cat([pixels_to_tensor(np.stack([one])) for one in pixels])
         if self.augmentation is None:
             return images
         epoch = int(self._epoch)
@@ -167,6 +183,11 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         if not self._keeps:
             return self.render(index, self._stored_size)
         if not self._is_kept[index]:
-            self._kept[index] = self.render(index, self._stored_size)
+            pixels = self.render(index, self._stored_size)
+            if pixels.dtype != self._kept_type:
+                if self._kept_type == np.uint8:
+                    return pixels  # it would be rounded in the cache
+                pixels = pixels / np.float32(255)
+            self._kept[index] = pixels
             self._is_kept[index] = True
         return self._kept[index]

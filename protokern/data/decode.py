@@ -1,4 +1,4 @@
-"""Reads one photograph from disk as upright 8-bit RGB of a wanted size, or says why it cannot.
+"""Reads one photograph from disk, upright and of a wanted size, or says why it cannot.
 
 The only place in the package that opens image files. Data sets, the check before training and `protokern explain`
 all come through here, so an image looks the same to each of them.
@@ -8,37 +8,34 @@ from __future__ import annotations
 
 import stat
 import struct
-import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
+from protokern.data.grey import AUTO, GreyRange, Values, check_grey_range, ends_of
+from protokern.data.pixel_limit import TooLargeError, limit_in_words, pillow_allows
+from protokern.data.pixels import MOST_BANDS, check_channels, is_deep, layers_of, to_display, values_of
+from protokern.data.signatures import HEAD_BYTES, RAW_SUFFIXES, describe_content, is_heic
 from protokern.errors import DataError
 
 # Named formats only: without the list, Pillow would also try readers that start other programs (EPS).
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Of AVIF older versions of Pillow know nothing.
+IMAGE_FORMATS = (*_FORMATS, "AVIF") if "avif" in features.modules and features.check("avif") else _FORMATS
 Image.init()  # Pillow looks up a named format only among those that it has loaded
 
 # Pixels of a file, unless more are allowed: Pillow's own limit. They take a quarter of a gigabyte as RGB.
 MAX_PIXELS = 89_478_485
 _ANY_PIXELS = 2**62  # where none is decoded
 _LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, and what may come besides
-_limit_lock = threading.Lock()
-_allowed: list[int] = []  # by every reader that is at work
-_own_limit: int | None = None  # of Pillow, while readers are at work
-
-
-class _TooLargeError(Exception):
-    """More than was allowed; the text says how much."""
-
-
 # What Pillow's readers let through when a file is damaged, beyond the OSError they promise.
 _DAMAGE = (
     OSError,
@@ -51,7 +48,8 @@ _DAMAGE = (
     MemoryError,
     struct.error,
     zlib.error,
-    _TooLargeError,
+    ImageCms.PyCMSError,
+    TooLargeError,
 )
 
 _ORIENTATION_TAG = 0x0112
@@ -65,7 +63,56 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MODES_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+# Tags of a TIFF that tell a RAW photograph.
+_DNG_VERSION, _PHOTOMETRIC, _FILTER_ARRAY = 50706, 262, 32803
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How files become pixels.
+
+    Attributes:
+        max_pixels: of a file; one with more is refused before it is decoded.
+        channels: 1: grey, 2: grey and opacity, 3: RGB, 4: RGB and opacity; more: grey pages of one file.
+        grey_range: of files with more than 8 bits a channel; see `load_image`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    channels: int = 3
+    grey_range: GreyRange = AUTO
+
+    def __post_init__(self) -> None:
+        check_channels(self.channels)
+        object.__setattr__(self, "grey_range", check_grey_range(self.grey_range))
+
+
+DEFAULT = ReadOptions()
+
+
+def describe_ends(options: ReadOptions) -> str:
+    """What a range that was set or measured does to pixels, as the end of a sentence; empty where there is none."""
+    if isinstance(options.grey_range, str):
+        return ""
+    low, high = options.grey_range
+    return f", {low:g} to {high:g} of more than 8 bits"
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What a file turned out to be.
+
+    Attributes:
+        reason: why it is no image that can be read; None where it is one.
+        values: of a file with more than 8 bits a channel; None for others.
+        is_sequence: an animation or several pages, of which the first one is taken.
+    """
+
+    reason: str | None
+    values: Values | None = None
+    is_sequence: bool = False
 
 
 class UnreadableImageError(DataError):
@@ -95,50 +142,95 @@ def parse_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def read_photo(
-    path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+def read_pixels(
+    path: Path, size: tuple[int, int], options: ReadOptions = DEFAULT, content: bytes | None = None
 ) -> np.ndarray:
     """Decode a photograph, turn it upright and squash it to `size` with an antialiased bilinear filter.
 
-    Transparent images are laid on white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
+    Transparent images are laid on white where the channels have no opacity. Palette, CMYK and LAB images become RGB.
 
     Args:
         path: an image file.
         size: rows and columns of the result, pixels; the aspect ratio is not kept.
-        max_pixels: of the file; one with more is refused before it is decoded.
+        options: how it is read.
         content: the bytes of the file; given, `path` only names it.
 
     Returns:
-        (Y, X, 3) uint8.
+        (Y, X, C) uint8; or float32 in [0, 1] for a file of more than 8 bits a channel, of which nothing is rounded.
 
     Raises:
         UnreadableImageError: missing, empty, not an image, damaged, truncated or too large.
     """
     rows, columns = size
     try:
-        with _pillow_allows(max_pixels), _open_checked(path, max_pixels, content) as image:
+        with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
             # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still has enough pixels; other formats ignore this.
             image.draft(image.mode, (max(size), max(size)))
-            decoded = _to_rgb(image)
+            layers = layers_of(image, options.channels, options.grey_range, partial(_open, path, content))
             orientation = _orientation(image)  # asked for last: a PNG decodes to find it, and must fail above
             if orientation in _TURNED_ORIENTATIONS:
                 rows, columns = columns, rows
-            small = decoded.resize((columns, rows), Image.Resampling.BILINEAR)
+            layers = [layer.resize((columns, rows), Image.Resampling.BILINEAR) for layer in layers]
     except _DAMAGE as error:
-        raise UnreadableImageError(path, _reason(path, error)) from error
+        raise UnreadableImageError(path, _reason(path, error, content)) from error
     turn = _UPRIGHT.get(orientation)
-    return np.asarray(small if turn is None else small.transpose(turn))
+    arrays = [np.asarray(layer if turn is None else layer.transpose(turn)) for layer in layers]
+    pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+
+
+def read_photo(
+    path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> np.ndarray:
+    """A photograph as people see it, upright and squashed to `size`; see `read_pixels`.
+
+    Returns:
+        (Y, X, 3) uint8; files of more than 8 bits are rounded.
+
+    Raises:
+        UnreadableImageError: missing, empty, not an image, damaged, truncated or too large.
+    """
+    return to_display(read_pixels(path, size, ReadOptions(max_pixels=max_pixels), content))
+
+
+def inspect_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | None = None) -> PhotoFacts:
+    """Decode a photograph wholly, at the smallest scale its format allows, and say what it is or why it is none."""
+    values = None
+    try:
+        with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
+            reopened = partial(_open, path, content)
+            if is_deep(image):
+                values = values_of(image, options.channels, reopened)
+                ends_of(options.grey_range, lambda: values, is_float=image.mode == "F")
+            else:
+                image.draft(image.mode, (1, 1))
+                layers_of(image, options.channels, options.grey_range, reopened)
+            is_sequence = options.channels <= MOST_BANDS and _has_several_pictures(image)
+    except _DAMAGE as error:
+        return PhotoFacts(_reason(path, error, content))
+    return PhotoFacts(None, values, is_sequence)
+
+
+def _has_several_pictures(image: Image.Image) -> bool:
+    """Whether there are more than the first one; False where what comes after that is damaged."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except _DAMAGE:
+        return False
+
+
+def is_deep_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | None = None) -> bool:
+    """Whether a file has more than 8 bits a channel, by its header alone; False where it cannot be read."""
+    try:
+        with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
+            return is_deep(image)
+    except _DAMAGE:
+        return False
 
 
 def check_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> str | None:
     """Decode a photograph wholly, at the smallest scale its format allows; None if sound, else why it is not."""
-    try:
-        with _pillow_allows(max_pixels), _open_checked(path, max_pixels) as image:
-            image.draft(image.mode, (1, 1))
-            _to_rgb(image)
-    except _DAMAGE as error:
-        return _reason(path, error)
-    return None
+    return inspect_photo(path, ReadOptions(max_pixels=max_pixels)).reason
 
 
 class ImageHeader(NamedTuple):
@@ -158,36 +250,54 @@ def read_header(path: Path, *, content: bytes | None = None) -> ImageHeader | No
         content: the bytes of the file; given, `path` only names it.
     """
     try:
-        source = path if content is None else BytesIO(content)
-        with _pillow_allows(_ANY_PIXELS), Image.open(source, formats=IMAGE_FORMATS) as image:
+        with pillow_allows(_ANY_PIXELS), _open(path, content) as image:
             return ImageHeader(image.width, image.height, image.mode, image.format or "")
     except _DAMAGE:
         return None
 
 
-def load_image(path: Path | str, image_size: int | tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+def load_image(
+    path: Path | str,
+    image_size: int | tuple[int, int],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    channels: int = 3,
+    grey_range: GreyRange = AUTO,
+) -> torch.Tensor:
     """Read one photograph as a network sees it.
 
     Args:
         path: an image file.
         image_size: pixels, one number or (rows, columns); the aspect ratio is not kept.
         max_pixels: of the file; one with more is refused before it is decoded.
+        channels: 1: grey, 2: grey and opacity, 3: RGB, 4: RGB and opacity; more: grey pages of one file.
+        grey_range: values of a file of more than 8 bits a channel that become 0 and 1. "auto": 0 and the largest value
+            of the smallest of 8, 10, 12, 14 and 16 bits that hold the file's own largest one; "type": 0 and 65535.
+            For images of a run give that of its configuration, so that a value means the same in all of them.
 
     Returns:
-        (3, Y, X) float32 in [0, 1].
+        (channels, Y, X) float32 in [0, 1].
 
     Raises:
         DataError: the file is missing or is no image that can be read.
-        ValueError: `image_size` is not a size.
+        ValueError: an argument is out of range.
     """
-    pixels = read_photo(Path(path), parse_image_size(image_size), max_pixels=max_pixels)
+    return read_image(
+        Path(path), image_size, ReadOptions(max_pixels=max_pixels, channels=channels, grey_range=grey_range)
+    )
+
+
+def read_image(path: Path, image_size: int | tuple[int, int], options: ReadOptions) -> torch.Tensor:
+    """`load_image` with the options of a run, (C, Y, X)."""
+    pixels = read_pixels(path, parse_image_size(image_size), options)
     return pixels_to_tensor(pixels[np.newaxis].copy())[0]
 
 
 def pixels_to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """(B, Y, X, 3) uint8 to (B, 3, Y, X) float32 in [0, 1]."""
+    """(B, Y, X, C), uint8 or float32 in [0, 1], to (B, C, Y, X) float32 in [0, 1]."""
     channels_last = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    return channels_last.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    scaled = channels_last.to(torch.float32, memory_format=torch.contiguous_format)
+    return scaled.div_(255) if pixels.dtype == np.uint8 else scaled
 
 
 def most_bytes(max_pixels: int) -> int:
@@ -201,12 +311,44 @@ def _open_checked(path: Path, max_pixels: int, content: bytes | None = None) -> 
     if size == 0:
         raise OSError("empty file, 0 bytes")
     if size > most_bytes(max_pixels):
-        raise _TooLargeError(f"{size} bytes are too many for {_limit_in_words(max_pixels)}")
-    image = Image.open(path if content is None else BytesIO(content), formats=IMAGE_FORMATS)
+        raise TooLargeError(f"{size} bytes are too many for {limit_in_words(max_pixels)}")
+    image = _open(path, content)
     if image.width * image.height > max_pixels:
         image.close()
-        raise _TooLargeError(f"{image.width} x {image.height} pixels are more than {_limit_in_words(max_pixels)}")
+        raise TooLargeError(f"{image.width} x {image.height} pixels are more than {limit_in_words(max_pixels)}")
+    if _is_raw(path, image):
+        image.close()
+        raise OSError("a RAW photograph, of which this would be the preview: convert it to JPEG or PNG")
     return image
+
+
+def _open(path: Path, content: bytes | None) -> Image.Image:
+    source = path if content is None else BytesIO(content)
+    try:
+        return Image.open(source, formats=IMAGE_FORMATS)
+    except UnidentifiedImageError:
+        if not is_heic(_head(path, content)):
+            raise
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise UnidentifiedImageError(str(path)) from error
+    return Image.open(path if content is None else BytesIO(content), formats=("HEIF",))
+
+
+def _head(path: Path, content: bytes | None) -> bytes:
+    if content is not None:
+        return content[:HEAD_BYTES]
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _is_raw(path: Path, image: Image.Image) -> bool:
+    """Whether a TIFF is what a camera calls RAW; the picture that Pillow would give is a small preview."""
+    if image.format != "TIFF":
+        return False
+    tags = getattr(image, "tag_v2", {})
+    return path.suffix.lower() in RAW_SUFFIXES or _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) == _FILTER_ARRAY
 
 
 def _size_of_file(path: Path) -> int:
@@ -214,31 +356,6 @@ def _size_of_file(path: Path) -> int:
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):
         raise OSError("not a plain file")  # reading might never end
     return status.st_size
-
-
-def _limit_in_words(max_pixels: int) -> str:
-    return f"the limit against decompression bombs, max_image_pixels = {max_pixels}"
-
-
-@contextmanager
-def _pillow_allows(max_pixels: int) -> Iterator[None]:
-    """Let Pillow, which has one limit for the whole process, read images of so many pixels for a while."""
-    _set_pillow_limit(_allowed.append, max_pixels)
-    try:
-        yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _TooLargeError(f"more pixels than {_limit_in_words(max_pixels)}") from error
-    finally:
-        _set_pillow_limit(_allowed.remove, max_pixels)
-
-
-def _set_pillow_limit(change: Callable[[int], None], max_pixels: int) -> None:
-    global _own_limit
-    with _limit_lock:
-        if not _allowed:
-            _own_limit = Image.MAX_IMAGE_PIXELS
-        change(max_pixels)
-        Image.MAX_IMAGE_PIXELS = None if _own_limit is None else max(_own_limit, *_allowed, 0)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -249,25 +366,22 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray((wide // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _reason(path: Path, error: BaseException) -> str:
+def _reason(path: Path, error: BaseException, content: bytes | None = None) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return f"a link to {path.readlink()}, where no file is" if path.is_symlink() else "no such file"
     if isinstance(error, IsADirectoryError):
         return "a folder, not a file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image"
+        return _describe(path, content)
     return (str(error) or type(error).__name__).replace(str(path), path.name).splitlines()[0]
+
+
+def _describe(path: Path, content: bytes | None) -> str:
+    try:
+        size = path.stat().st_size if content is None else len(content)
+        readable = [*(["AVIF"] if "AVIF" in IMAGE_FORMATS else []), *(["HEIC"] if "HEIF" in Image.OPEN else [])]
+        return describe_content(_head(path, content), size, readable)
+    except OSError:
+        return "not an image"

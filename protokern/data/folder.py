@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from protokern.data.account import PassedOver, describe_account, share_in_words
 from protokern.data.augment import Augmentation, find_augmentation
-from protokern.data.class_names import class_indices
-from protokern.data.decode import MAX_PIXELS, parse_image_size
+from protokern.data.decode import DEFAULT, PhotoFacts, ReadOptions, is_deep_photo, parse_image_size, read_pixels
+from protokern.data.grey import AUTO, describe_range, measure_range
+from protokern.data.layout import ALL, find_images
+from protokern.data.likeness import THUMBNAIL
+from protokern.data.names import SPLIT_NAMES
+from protokern.data.own_split import OwnSplit, apply_split, draw_split
 from protokern.data.photos import PhotoDataset
-from protokern.data.scan import (
-    Sample,
-    check_same_classes,
-    find_samples,
-    find_unreadable,
-    listed_files,
-    no_images_message,
-)
+from protokern.data.pixels import to_display
+from protokern.data.scan import Sample, counted, inspect_photos, listed, listed_files, no_images_message, quiet_pillow
 from protokern.data.splits import Splits
 from protokern.errors import DataError
 
@@ -31,60 +33,121 @@ def open_photo_folder(
     *,
     image_size: int | tuple[int, int],
     val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
     seed: int = 0,
     augmentation: str | Augmentation | None = "protopnet",
     on_unreadable: str = "stop",
     cache: str = "none",
-    max_image_pixels: int = MAX_PIXELS,
+    reading: ReadOptions = DEFAULT,
     checked_part: tuple[int, int] = (0, 1),
+    own_split: OwnSplit | None = None,
 ) -> Splits:
     """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
 
-    Without val/, a share of each class of train/ is held out, drawn by `seed`; a note says so.
+    Without val/, a share of each class of train/ is held out, drawn by `seed`; a note says so. A folder of class
+    folders alone is split by itself. Arguments that are not listed are those of `open_splits`.
 
     Args:
         root: the data folder.
-        image_size: pixels, one number or (rows, columns).
-        val_fraction: share held out when there is no val/, in (0, 1).
-        seed: chooses the held-out images and the random views.
-        augmentation: of the training images: "none", "protopnet", "crop" or an Augmentation.
-        on_unreadable: "stop" raises and lists the files; "skip" leaves them out and notes them.
-        cache: "none", or "memory" to keep decoded pixels.
-        max_image_pixels: of a file; one with more is refused before it is decoded.
-        checked_part: (n, of): decode only each of-th file, from the n-th on; for processes that share the work. With
-            "skip" each decodes all, since all must know what is left out.
+        reading: how files become pixels. A grey range "auto" is measured over the training images.
+        checked_part: (n, of): decode only each of-th file, from the n-th on; all with "skip", for all must know.
+        own_split: how a folder without split folders was split before; None: it is split now.
 
     Raises:
         DataError: the folder cannot be used as it is; the message says what to do.
         ValueError: an argument is out of range.
     """
     size, views = parse_image_size(image_size), find_augmentation(augmentation)
+    _check_arguments(on_unreadable, val_fraction=val_fraction, test_fraction=test_fraction)
+    draw = partial(draw_split, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
+    gathered = _gather(root, on_unreadable, reading, checked_part, draw, own_split)
+    classes, samples = gathered.classes, gathered.samples
+    if "val" not in samples:
+        samples["train"], samples["val"], note = hold_out(samples["train"], classes, val_fraction, seed)
+        gathered.notes.append(note)
+    reading, ranges = _settle_range(reading, samples, gathered.facts)
+    open_photos = partial(
+        PhotoDataset,
+        root=root,
+        image_size=size,
+        seed=seed,
+        cache=cache,
+        max_pixels=reading.max_pixels,
+        channels=reading.channels,
+        grey_range=reading.grey_range,
+        has_deep_images=any(one.values is not None for one in gathered.facts.values()),
+    )
+    train = open_photos(samples["train"], classes, augmentation=views)
+    return Splits(
+        train=train,
+        push=train.without_augmentation(),
+        val=open_photos(samples["val"], classes),
+        test=open_photos(samples["test"], classes),
+        classes=classes,
+        notes=(gathered.account(), *gathered.notes, *ranges),
+        grey_range=reading.grey_range,
+        own_split=gathered.own_split,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """The images of a folder by split, and what is known about them.
+
+    Attributes:
+        classes: class names.
+        samples: files and class indices, by split.
+        origin: what folders of another name a split is from.
+        passed: what does not count.
+        facts: of every file that was decoded.
+        notes: lines for the log.
+        own_split: how a folder without split folders was split.
+    """
+
+    classes: list[str]
+    samples: dict[str, list[Sample]]
+    origin: dict[str, str]
+    passed: PassedOver
+    facts: dict[Path, PhotoFacts]
+    notes: list[str]
+    own_split: OwnSplit | None
+
+    def account(self) -> str:
+        """Every file of the folder in a number."""
+        counts = {name: len(self.samples[name]) for name in SPLIT_NAMES}
+        return describe_account(counts, self.passed, noun="files", origin=self.origin)
+
+
+def _gather(
+    root: Path,
+    on_unreadable: str,
+    reading: ReadOptions,
+    checked_part: tuple[int, int],
+    draw: Callable[..., tuple[OwnSplit, list[str]]],
+    own_split: OwnSplit | None,
+) -> _Gathered:
+    """Find all images, decode them once, and split them if the folder has no splits."""
+    passed = PassedOver()
+    found = find_images(root, passed)
+    samples, facts, notes = _keep_readable(found.samples, on_unreadable, reading, checked_part, passed)
+    for name, kept in samples.items():
+        _check_filled(kept, found.classes, found.folders.get(name, root))
+    split = None
+    if not found.folders:
+        samples, split, drawn = _split_by_itself(root, samples[ALL], found.classes, reading, draw, own_split, passed)
+        notes += drawn
+    origin = {name: f"{folder.name}/" for name, folder in found.folders.items() if folder.name != name}
+    return _Gathered(found.classes, samples, origin, passed, facts, [*found.notes, *notes], split)
+
+
+def _check_arguments(on_unreadable: str, **fractions: float) -> None:
     if on_unreadable not in ON_UNREADABLE:
         raise ValueError(
             f"on_unreadable: must be one of {', '.join(ON_UNREADABLE)}; got {on_unreadable!r}. Choose one."
         )
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction: must be between 0 and 1; got {val_fraction}. Use for example 0.1.")
-    folders = _split_folders(root)
-    found = {name: find_samples(folder) for name, folder in folders.items()}
-    classes = found["train"][1]
-    for name, (_, split_classes) in found.items():
-        check_same_classes(classes, split_classes, folders[name])
-    labelled = {}
-    for name, (split_samples, split_classes) in found.items():
-        index = class_indices(classes, split_classes)
-        labelled[name] = [(path, index[label]) for path, label in split_samples]
-    samples, notes = _keep_readable(labelled, on_unreadable, max_image_pixels, checked_part)
-    for name, kept in samples.items():
-        _check_filled(kept, classes, folders[name])
-    if "val" not in samples:
-        samples["train"], samples["val"], note = hold_out(samples["train"], classes, val_fraction, seed)
-        notes.append(note)
-
-    open_photos = partial(PhotoDataset, root=root, image_size=size, seed=seed, cache=cache, max_pixels=max_image_pixels)
-    train = open_photos(samples["train"], classes, augmentation=views)
-    val, test = (open_photos(samples[split], classes) for split in ("val", "test"))
-    return Splits(train, train.without_augmentation(), val, test, classes, tuple(notes))
+    for name, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise ValueError(f"{name}: must be between 0 and 1; got {fraction}. Use for example 0.1.")
 
 
 def hold_out(
@@ -100,6 +163,7 @@ def hold_out(
     """
     rng = np.random.default_rng(seed)
     held: set[int] = set()
+    counts: list[int] = []
     of_class: list[list[int]] = [[] for _ in classes]
     for i, (_, label) in enumerate(samples):
         of_class[label].append(i)
@@ -111,29 +175,62 @@ def hold_out(
             )
         num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
         held.update(members[i] for i in rng.permutation(len(members))[:num_held])
+        counts.append(num_held)
     train = [sample for i, sample in enumerate(samples) if i not in held]
     val = [sample for i, sample in enumerate(samples) if i in held]
     note = (
         f"no folder val/: held out {len(val)} of {len(samples)} training images for validation "
-        f"({fraction:.0%} of each class, seed {seed})"
+        f"({share_in_words(counts, [len(members) for members in of_class], fraction)}, seed {seed})"
     )
     return train, val, note
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    if not root.exists():
-        raise DataError(f"data: must be a folder; got {root}, which does not exist. Check the path.")
-    if not root.is_dir():
-        raise DataError(f"data: must be a folder; got the file {root}. Give the folder that holds train/ and test/.")
-    inside = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    missing = [f"{name}/" for name in ("train", "test") if name not in inside]
-    if missing:
-        found = f"the folders {', '.join(inside[:10])}" if inside else "no folder"
-        raise DataError(
-            f"data: must hold train/ and test/ (val/ if you like), each with one folder a class; "
-            f"got {found} in {root}, without {' and '.join(missing)}. Sort the images into these folders."
+def _split_by_itself(
+    root: Path,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    reading: ReadOptions,
+    draw: Callable[..., tuple[OwnSplit, list[str]]],
+    before: OwnSplit | None,
+    passed: PassedOver,
+) -> tuple[dict[str, list[Sample]], OwnSplit, list[str]]:
+    """The images by split, as it was before or else is drawn now; that split; and lines for the log."""
+    if before is not None:
+        known = apply_split(root, samples, before, passed)
+        if known is not None:
+            return known, before, ["no train/ and test/: split as it was when the run began"]
+    drawn, notes = draw(root, samples, _thumbnails(samples, reading), classes)
+    parts = apply_split(root, samples, drawn, passed)
+    assert parts is not None  # it has every image
+    return parts, drawn, notes
+
+
+def _thumbnails(samples: Sequence[Sample], reading: ReadOptions) -> list[np.ndarray]:
+    def read(sample: Sample) -> np.ndarray:
+        return to_display(read_pixels(sample[0], (THUMBNAIL, THUMBNAIL), reading))
+
+    with quiet_pillow(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        return list(pool.map(read, samples))
+
+
+def _settle_range(
+    reading: ReadOptions, samples: Mapping[str, Sequence[Sample]], facts: Mapping[Path, PhotoFacts]
+) -> tuple[ReadOptions, list[str]]:
+    """The options with the range of grey values that was measured, if it was to be; and lines for the log."""
+    known = dict(facts)
+    measured = None
+    if reading.grey_range == AUTO:
+        # Of a check that several processes share, each has seen a part; the range is of all training images.
+        unseen = [sample for sample in samples["train"] if sample[0] not in known and is_deep_photo(sample[0], reading)]
+        known |= inspect_photos(unseen, reading)
+        measured = measure_range(
+            values for path, _ in samples["train"] if path in known and (values := known[path].values) is not None
         )
-    return {name: root / name for name in ("train", "val", "test") if name in inside}
+    settled = reading if measured is None else replace(reading, grey_range=measured)
+    deep = [one.values for one in known.values() if one.values is not None]
+    if not deep:
+        return settled, []
+    return settled, [describe_range(settled.grey_range, deep, is_measured=measured is not None)]
 
 
 def _check_filled(samples: Sequence[Sample], classes: Sequence[str], folder: Path) -> None:
@@ -144,13 +241,26 @@ def _check_filled(samples: Sequence[Sample], classes: Sequence[str], folder: Pat
 
 
 def _keep_readable(
-    samples: dict[str, list[Sample]], on_unreadable: str, max_pixels: int, checked_part: tuple[int, int]
-) -> tuple[dict[str, list[Sample]], list[str]]:
+    samples: dict[str, list[Sample]],
+    on_unreadable: str,
+    reading: ReadOptions,
+    checked_part: tuple[int, int],
+    passed: PassedOver,
+) -> tuple[dict[str, list[Sample]], dict[Path, PhotoFacts], list[str]]:
+    """The samples that can be read, what each of them is, and lines for the log."""
     start, step = checked_part if on_unreadable == "stop" else (0, 1)
     every = [sample for split in samples.values() for sample in split]
-    unreadable = find_unreadable(every[start::step], max_pixels=max_pixels)
+    facts = inspect_photos(every[start::step], reading)
+    notes = []
+    sequences = [path for path, one in facts.items() if one.is_sequence]
+    if sequences:
+        notes.append(
+            f"{counted(sequences, 'file')} with several pictures (animations, pages), of which the first is taken: "
+            f"{listed([path.name for path in sequences], 3)}"
+        )
+    unreadable = [(path, one.reason) for path, one in facts.items() if one.reason is not None]
     if not unreadable:
-        return samples, []
+        return samples, facts, notes
     files = f"{len(unreadable)} unreadable file{'' if len(unreadable) == 1 else 's'}"
     if on_unreadable == "stop":
         raise DataError(
@@ -158,5 +268,7 @@ def _keep_readable(
             'Replace or remove them, or leave them out with on_unreadable = "skip".'
         )
     bad = {path for path, _ in unreadable}
+    for path, _ in unreadable:
+        passed.add("unreadable", path.name)
     kept = {name: [sample for sample in split if sample[0] not in bad] for name, split in samples.items()}
-    return kept, [f"skipped {files}: {listed_files(unreadable)}"]
+    return kept, facts, [*notes, f"skipped {files}: {listed_files(unreadable)}"]

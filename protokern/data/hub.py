@@ -9,12 +9,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from protokern.data.account import PassedOver
+from protokern.data.names import SPLIT_NAMES, split_of
 from protokern.data.packed import PackedSource, PackedSplit, Sample
 from protokern.errors import DataError, MissingPackageError, import_optional
 
 _OLDEST = 4  # versions before run the code that comes with a data set, where a prompt or the environment says so
-# What the splits are called there.
-_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 class _Rows:
@@ -100,25 +100,45 @@ def open_hub(name: str) -> PackedSource:
             f"data: must have splits, as a DatasetDict does; huggingface:{name} is one {type(loaded).__name__}. "
             "Save a DatasetDict of train and test."
         )
+    passed = PassedOver()
     found = {}
     classes: list[str] = []
-    for split, names in _NAMES.items():
-        for one in names:
-            if one in loaded:
-                rows = _Rows(package, loaded[one], name)
-                found[split] = PackedSplit(rows.samples, rows.read, _no_file, rows.origin)
-                classes = classes or rows.classes
-                if rows.classes != classes:
-                    raise DataError(
-                        f"data: must have the same class labels, in one order, in all splits; huggingface:{name} has "
-                        f"others in {one}. Cast the column, save the data set with save_to_disk, and give that folder."
-                    )
+    called = _splits_by_name(loaded, name, passed)
+    for split, one in called.items():
+        rows = _Rows(package, loaded[one], name)
+        found[split] = PackedSplit(rows.samples, rows.read, _no_file, rows.origin)
+        classes = classes or rows.classes
+        if rows.classes != classes:
+            raise DataError(
+                f"data: must have the same class labels, in one order, in all splits; huggingface:{name} has "
+                f"others in {one}. Cast the column, save the data set with save_to_disk, and give that folder."
+            )
     if "test" not in found or any(label < 0 for _, label in found["test"].samples):
-        found.pop("test", None)
+        unlabelled = found.pop("test", None)
+        if unlabelled is not None:
+            passed.add("without labels", called["test"], len(unlabelled.samples))
         if "val" in found:
             found["test"] = found.pop("val")
     advice = "Name splits train and test, save the data set with save_to_disk, and give that folder."
-    return PackedSource(f"huggingface:{name}", found, classes, advice)
+    source = f"huggingface:{name}"
+    return PackedSource(source, found, classes, advice, f"rows of {source}", passed)
+
+
+def _splits_by_name(loaded: Any, name: str, passed: PassedOver) -> dict[str, str]:
+    """What each split is called; `passed` gets the rows of those that are none of ours."""
+    called: dict[str, str] = {}
+    for one, rows in loaded.items():
+        split = split_of(one)
+        if split is None:
+            passed.add("in splits that are not read", one, rows.num_rows)
+        elif split in called:
+            raise DataError(
+                f"data: must have one split of each kind; huggingface:{name} has {called[split]} and {one}, which mean "
+                "the same. Put them together, save the data set with save_to_disk, and give that folder."
+            )
+        else:
+            called[split] = one
+    return {split: called[split] for split in SPLIT_NAMES if split in called}
 
 
 def _no_file(name: Path) -> None:
@@ -129,6 +149,13 @@ def _columns(package: Any, rows: Any, name: str) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
     images = [column for column, kind in rows.features.items() if isinstance(kind, package.Image)]
     labels = [column for column, kind in rows.features.items() if isinstance(kind, package.ClassLabel)]
+    several = [column for column, kind in rows.features.items() if _is_list_of_labels(kind, package)]
+    if several and not labels:
+        raise DataError(
+            f"data: must have one class label in a row; huggingface:{name} has a list of them in {several[0]} "
+            "(multi-label), which cannot be learnt. Make a column of one label, save the data set with save_to_disk, "
+            "and give that folder."
+        )
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
             f"data: must have one column of images and one of class labels; huggingface:{name} has "
@@ -136,3 +163,8 @@ def _columns(package: Any, rows: Any, name: str) -> tuple[str, str]:
             "set with save_to_disk, and give that folder."
         )
     return images[0], labels[0]
+
+
+def _is_list_of_labels(kind: Any, package: Any) -> bool:
+    inner = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", None)
+    return isinstance(inner, package.ClassLabel)

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from protokern.data.account import PassedOver, describe_account
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
-from protokern.data.decode import MAX_PIXELS, ImageHeader, most_bytes, parse_image_size, read_header, read_photo
+from protokern.data.decode import (
+    MAX_PIXELS,
+    ImageHeader,
+    ReadOptions,
+    describe_ends,
+    inspect_photo,
+    is_deep_photo,
+    most_bytes,
+    parse_image_size,
+    read_header,
+    read_pixels,
+)
 from protokern.data.folder import hold_out
+from protokern.data.grey import AUTO, GreyRange, Values, describe_range, measure_range
+from protokern.data.names import SPLIT_NAMES
 from protokern.data.photos import AUGMENTATION_MARGIN
 from protokern.data.splits import Splits
 from protokern.errors import DataError
+
+_NUM_MEASURED = 512  # images that are read before training to find the range of grey values
 
 # (name, class index) of an image; the name is a path of its own, which need not be a file.
 Sample = tuple[Path, int]
@@ -46,12 +62,16 @@ class PackedSource:
         splits: "train", "test" and perhaps "val"; others are not read.
         classes: class names.
         advice: what to do where it has no images, for people.
+        noun: what is counted, such as "rows of huggingface:NAME".
+        passed: what is there and does not count.
     """
 
     name: str
     splits: dict[str, PackedSplit]
     classes: list[str]
     advice: str
+    noun: str
+    passed: PassedOver
 
 
 class PackedPhotos(ImageDataset):
@@ -66,6 +86,9 @@ class PackedPhotos(ImageDataset):
         seed: chooses the random views.
         cache: "none" decodes at each access; "memory" keeps the decoded pixels, 3 bytes a pixel.
         max_pixels: of an image; one with more is refused.
+        channels: of the images, see `load_image`.
+        grey_range: of files with more than 8 bits a channel, see `load_image`.
+        has_deep_images: whether there are such files; the cache then keeps 12 bytes a pixel.
 
     Raises:
         ValueError: an argument is out of range.
@@ -82,6 +105,9 @@ class PackedPhotos(ImageDataset):
         seed: int = 0,
         cache: str = "none",
         max_pixels: int = MAX_PIXELS,
+        channels: int = 3,
+        grey_range: GreyRange = AUTO,
+        has_deep_images: bool = False,
     ) -> None:
         super().__init__(
             labels=[label for _, label in samples],
@@ -91,16 +117,18 @@ class PackedPhotos(ImageDataset):
             augmentation_margin=AUGMENTATION_MARGIN,
             seed=seed,
             cache=cache,
+            channels=channels,
+            has_deep_images=has_deep_images,
         )
         self._split = split
-        self._max_pixels = max_pixels
+        self._options = ReadOptions(max_pixels=max_pixels, channels=channels, grey_range=grey_range)
         self._names = [name for name, _ in samples]
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Decode the photograph; raises DataError when it is damaged."""
         name = self._names[index]
-        content = self._split.read(name, most_bytes(self._max_pixels))
-        return read_photo(name, size, max_pixels=self._max_pixels, content=content)
+        content = self._split.read(name, most_bytes(self._options.max_pixels))
+        return read_pixels(name, size, self._options, content)
 
     def sample_name(self, index: int) -> str:
         return self._names[index].as_posix()
@@ -110,7 +138,7 @@ class PackedPhotos(ImageDataset):
 
     def content(self, index: int) -> bytes | None:
         try:
-            return self._split.read(self._names[index], most_bytes(self._max_pixels))
+            return self._split.read(self._names[index], most_bytes(self._options.max_pixels))
         except DataError:
             return None
 
@@ -120,7 +148,8 @@ class PackedPhotos(ImageDataset):
 
     def transform(self) -> str:
         origin = self._split.origin
-        return f"{super().transform()}, {origin}" if origin else super().transform()
+        words = super().transform() + describe_ends(self._options)
+        return f"{words}, {origin}" if origin else words
 
 
 def make_splits(
@@ -132,11 +161,12 @@ def make_splits(
     augmentation: str | Augmentation | None,
     on_unreadable: str,
     cache: str,
-    max_image_pixels: int,
+    reading: ReadOptions,
 ) -> Splits:
     """The data sets of a run; see `open_splits` for the arguments.
 
-    Images are not looked at before training; one that cannot be read stops it then.
+    Images are not looked at before training, but for some that a range of grey values is measured by; one that cannot
+    be read stops it then.
 
     Raises:
         DataError: a split or a class has no images, or unreadable ones are to be skipped.
@@ -155,12 +185,14 @@ def make_splits(
         )
     samples = {name: list(split.samples) for name, split in found.items()}
     _check_labels(samples, classes, source.name)
-    counts = f"{len(samples['train'])} training and {len(samples['test'])} test images"
-    notes = [f"{source.name}: {counts}, read when needed"]
+    notes = []
     if not samples.get("val"):
         samples["train"], samples["val"], note = hold_out(samples["train"], classes, val_fraction, seed)
         found["val"] = found["train"]
         notes.append(note.removeprefix("no folder val/: "))
+    counts = {name: len(samples[name]) for name in SPLIT_NAMES}
+    account = describe_account(counts, source.passed, noun=source.noun) + "; read when needed"
+    reading, ranges = _settle_range(found["train"], samples["train"], reading)
     train, val, test = (
         PackedPhotos(
             found[name],
@@ -170,11 +202,36 @@ def make_splits(
             augmentation=augmentation if name == "train" else None,
             seed=seed,
             cache=cache,
-            max_pixels=max_image_pixels,
+            max_pixels=reading.max_pixels,
+            channels=reading.channels,
+            grey_range=reading.grey_range,
+            has_deep_images=bool(ranges),
         )
-        for name in ("train", "val", "test")
+        for name in SPLIT_NAMES
     )
-    return Splits(train, train.without_augmentation(), val, test, classes, tuple(notes))
+    notes = [account, *notes, *ranges]
+    return Splits(train, train.without_augmentation(), val, test, classes, tuple(notes), grey_range=reading.grey_range)
+
+
+def _settle_range(split: PackedSplit, samples: Sequence[Sample], reading: ReadOptions) -> tuple[ReadOptions, list[str]]:
+    """The options with the range of grey values measured over some images, if it was to be; and lines for the log."""
+    if reading.grey_range != AUTO:
+        return reading, []
+    deep: list[Values] = []
+    chosen = samples[:: max(1, -(-len(samples) // _NUM_MEASURED))]
+    for name, _ in chosen:
+        try:
+            content = split.read(name, most_bytes(reading.max_pixels))
+        except DataError:  # which stops the run when the image's turn comes
+            continue
+        if is_deep_photo(name, reading, content):
+            facts = inspect_photo(name, reading, content)
+            deep += [facts.values] if facts.values is not None else []
+    measured = measure_range(deep)
+    if measured is None:
+        return reading, []
+    note = describe_range(measured, deep, is_measured=True)
+    return replace(reading, grey_range=measured), [f"of {len(chosen):,} training images that were looked at, {note}"]
 
 
 def _check_labels(samples: dict[str, list[Sample]], classes: Sequence[str], source: str) -> None:

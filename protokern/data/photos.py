@@ -9,7 +9,16 @@ import numpy as np
 
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
-from protokern.data.decode import MAX_PIXELS, ImageHeader, parse_image_size, read_header, read_photo
+from protokern.data.decode import (
+    MAX_PIXELS,
+    ImageHeader,
+    ReadOptions,
+    describe_ends,
+    parse_image_size,
+    read_header,
+    read_pixels,
+)
+from protokern.data.grey import AUTO, GreyRange
 
 # Crops of half the area enlarge by 1.41; kept a quarter larger, most of that comes from real pixels.
 AUGMENTATION_MARGIN = 1.25
@@ -27,6 +36,9 @@ class PhotoDataset(ImageDataset):
         seed: chooses the random views.
         max_pixels: of a file; one with more is refused.
         cache: "none" decodes at each access; "memory" keeps the decoded pixels, 3 bytes a pixel.
+        channels: of the images, see `load_image`.
+        grey_range: of files with more than 8 bits a channel, see `load_image`.
+        has_deep_images: whether there are such files; the cache then keeps 12 bytes a pixel.
 
     Raises:
         ValueError: an argument is out of range.
@@ -43,6 +55,9 @@ class PhotoDataset(ImageDataset):
         seed: int = 0,
         cache: str = "none",
         max_pixels: int = MAX_PIXELS,
+        channels: int = 3,
+        grey_range: GreyRange = AUTO,
+        has_deep_images: bool = False,
     ) -> None:
         super().__init__(
             labels=[label for _, label in samples],
@@ -52,14 +67,16 @@ class PhotoDataset(ImageDataset):
             augmentation_margin=AUGMENTATION_MARGIN,
             seed=seed,
             cache=cache,
+            channels=channels,
+            has_deep_images=has_deep_images,
         )
         self.samples = list(samples)
         self.root = root
-        self.max_pixels = max_pixels
+        self._options = ReadOptions(max_pixels=max_pixels, channels=channels, grey_range=grey_range)
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Decode the photograph; raises DataError when its file is gone or damaged by now."""
-        return read_photo(self.samples[index][0], size, max_pixels=self.max_pixels)
+        return read_pixels(self.samples[index][0], size, self._options)
 
     def sample_name(self, index: int) -> str:
         return self.samples[index][0].relative_to(self.root).as_posix()
@@ -75,3 +92,6 @@ class PhotoDataset(ImageDataset):
 
     def header(self, index: int) -> ImageHeader | None:
         return read_header(self.samples[index][0])
+
+    def transform(self) -> str:
+        return super().transform() + describe_ends(self._options)

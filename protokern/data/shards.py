@@ -3,21 +3,36 @@
     DIR/train-000000.tar ...   DIR/val-*.tar (perhaps)   DIR/test-*.tar   DIR/classes.txt (perhaps)
 
 The members of a sample share their name up to the first dot: an image, such as n01440764_10026.jpg, and its class index
-as text, n01440764_10026.cls. Suffixes may be in capitals. Nothing is unpacked to the disk.
+as text, n01440764_10026.cls. Suffixes may be in capitals. Where several images and labels do, they are told apart by
+what stands before the last dot. Nothing is unpacked to the disk.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from protokern.data.account import PassedOver
+from protokern.data.names import SPLIT_NAMES, split_of
 from protokern.data.packed import PackedSource, PackedSplit, Sample
+from protokern.data.scan import HIDDEN, is_ignored
 from protokern.errors import DataError, ProtokernError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
+    *("avif", "heic", "heif"),
+)
 LABEL_SUFFIX = "cls"
+CLASS_NAMES = "classes.txt"
 _LONGEST_LABEL = 32  # bytes
+_LONGEST_TABLE = 2**16  # bytes of a file beside an image that is looked into
+_LABEL_LIST = re.compile(rb"\s*\[?\s*-?\d+(\s*[,;\s]\s*-?\d+)+\s*\]?\s*")
+_LABEL_NAMES = ("label", "labels", "class", "classes", "cls", "tag", "tags", "category", "categories", "annotations")
 _LARGEST_NAMES = 2**24  # bytes of classes.txt
 _LARGEST_HEADER = 2**20  # bytes
 
@@ -38,8 +53,9 @@ class _Headers:
 class _Shards:
     """The images of one split: for every name the shard, the place in it and the length."""
 
-    def __init__(self, folder: Path, shards: list[Path]) -> None:
+    def __init__(self, folder: Path, shards: list[Path], passed: PassedOver) -> None:
         self._folder = folder
+        self._passed = passed
         self._shards = shards
         self._places: dict[Path, tuple[int, int, int]] = {}
         self.samples: list[Sample] = []
@@ -73,45 +89,125 @@ class _Shards:
         return self._shards[self._places[name][0]]
 
     def _index(self, number: int, shard: Path, headers: Any) -> None:
-        images: dict[str, Path] = {}
-        labels: dict[str, int] = {}
+        members = _Members(shard)
         with tarfile.open(fileobj=headers, mode="r:") as archive:
             for member in archive:
                 if member.size < 0:  # some versions of Python would go back, and on for ever
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                if member.isdir():
                     continue
-                folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                key = f"{folder}/{stem}"
-                suffix = suffix.lower()
-                if suffix in IMAGE_SUFFIXES:
-                    if key in images:
-                        raise DataError(
-                            f"data: must have one image of every sample; {shard} has two of {key.lstrip('/')}."
-                        )
-                    images[key] = shard.relative_to(self._folder) / member.name.lstrip("/")
-                    self._places[images[key]] = (number, member.offset_data, member.size)
-                elif suffix == LABEL_SUFFIX:
-                    if key in labels:
-                        raise DataError(
-                            f"data: must have one class index of every sample; {shard} has two of {key.lstrip('/')}."
-                        )
-                    labels[key] = _read_label(archive, member, shard)
-        alone = sorted(images.keys() ^ labels.keys())
-        if alone:
-            raise DataError(
-                f"data: must have an image and a .{LABEL_SUFFIX} of every sample; {shard} has {alone[0].lstrip('/')} "
-                "with one of them only."
+                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                    self._passed.add("members that are links or devices", member.name)
+                    continue
+                members.add(archive, member, self._passed)
+        for image, label in sorted(members.samples(self._passed), key=lambda sample: sample[0].offset_data):
+            name = shard.relative_to(self._folder) / image.name.lstrip("/")
+            self._places[name] = (number, image.offset_data, image.size)
+            self.samples.append((name, label))
+
+
+@dataclass(slots=True)
+class _Sample:
+    """The members that share a name up to the first dot; images and labels by what stands between that and the last."""
+
+    images: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    table: tarfile.TarInfo | None = None
+
+
+class _Members:
+    """The members of one shard, put together to samples."""
+
+    def __init__(self, shard: Path) -> None:
+        self._shard = shard
+        self._samples: dict[str, _Sample] = {}
+
+    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, passed: PassedOver) -> None:
+        """Note one plain member."""
+        folder, _, base = member.name.rpartition("/")
+        if is_ignored(base) or "__MACOSX" in folder.split("/"):
+            passed.add(HIDDEN, member.name)
+            return
+        stem, _, rest = base.partition(".")
+        middle, _, suffix = rest.lower().rpartition(".")
+        sample = self._samples.setdefault(f"{folder}/{stem}", _Sample())
+        if suffix in IMAGE_SUFFIXES:
+            if any(middle == other for other, _ in sample.images):
+                raise self._error("one image", f"two of {_as_told(f'{folder}/{stem}')}")
+            sample.images.append((middle, member))
+        elif suffix == LABEL_SUFFIX:
+            if middle in sample.labels:
+                raise self._error("one class index", f"two of {_as_told(f'{folder}/{stem}')}")
+            sample.labels[middle] = _read_label(archive, member, self._shard)
+        else:
+            passed.add("other members of samples", f".{rest}")
+            if suffix == "json":
+                sample.table = member
+
+    def samples(self, passed: PassedOver) -> Iterator[tuple[tarfile.TarInfo, int]]:
+        """The image and the class index of every sample, in the order of the shard."""
+        for key, sample in self._samples.items():
+            if len(sample.images) == len(sample.labels) == 1:
+                yield sample.images[0][1], next(iter(sample.labels.values()))
+                continue
+            pairs = [(middle, image) for middle, image in sample.images if middle in sample.labels]
+            if len(pairs) < len(sample.labels) or (sample.images and not pairs):
+                raise self._mismatch(key, sample)
+            for middle, image in pairs:
+                yield image, sample.labels[middle]
+            for middle, image in sample.images:
+                if middle not in sample.labels:
+                    passed.add("images without a label beside one with it", image.name)
+
+    def _mismatch(self, key: str, sample: _Sample) -> DataError:
+        told = _as_told(key)
+        if len(sample.labels) > 1 and len(sample.images) <= 1:
+            names = " and ".join(sorted(f".{middle}.cls".replace("..", ".") for middle in sample.labels))
+            return DataError(
+                f"data: must have one class of every image; {self._shard} has {names} of {told} (multi-label). "
+                "Keep one of them."
             )
-        self.samples += [(name, labels[key]) for key, name in images.items()]
+        if len(sample.images) > 1:
+            return self._error("one image", f"two of {told}")
+        if sample.table is not None and _has_several_labels(self._shard, sample.table):
+            return DataError(
+                f"data: must have one class of every image, as a number in .{LABEL_SUFFIX}; {sample.table.name} in "
+                f"{self._shard} has a list of labels (multi-label), which cannot be learnt. Choose one of them."
+            )
+        return self._error(f"an image and a .{LABEL_SUFFIX}", f"{told} with one of them only")
+
+    def _error(self, wanted: str, got: str) -> DataError:
+        return DataError(f"data: must have {wanted} of every sample; {self._shard} has {got}.")
+
+
+def _as_told(key: str) -> str:
+    return key.lstrip("/")
+
+
+def _has_several_labels(shard: Path, member: tarfile.TarInfo) -> bool:
+    """Whether a table beside an image holds a list under a name that labels have."""
+    if member.size > _LONGEST_TABLE:
+        return False
+    with shard.open("rb") as file:
+        file.seek(member.offset_data)
+        content = file.read(member.size)
+    try:
+        table = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(table, dict) and any(isinstance(table.get(name), list) for name in _LABEL_NAMES)
 
 
 def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
     file = archive.extractfile(member)
-    text = b"" if file is None or member.size > _LONGEST_LABEL else file.read()
+    text = b"" if file is None or member.size > _LONGEST_TABLE else file.read()
+    if _LABEL_LIST.fullmatch(text):
+        raise DataError(
+            f"data: must hold one class index; {member.name} in {shard} holds several (multi-label), which cannot be "
+            "learnt. Choose one of them."
+        )
     try:
-        return int(text)
+        return int(text if len(text) <= _LONGEST_LABEL else b"")
     except ValueError as error:
         raise DataError(
             f"data: must hold class indices as whole numbers; {member.name} in {shard} holds something else."
@@ -130,23 +226,58 @@ def open_shards(folder: Path) -> PackedSource:
             f"data: must be a folder of tar files; got {folder}, which {problem}. Write webdataset:DIR with "
             "that folder."
         )
+    passed = PassedOver()
+    shards_of = _shards_by_split(folder, passed)
     found = {}
-    files = sorted(folder.iterdir())
-    for name in ("train", "val", "test"):
-        shards = _Shards(folder, [path for path in files if _is_shard(path.name, name)])
+    for name, paths in shards_of.items():
+        shards = _Shards(folder, paths, passed)
         found[name] = PackedSplit(shards.samples, shards.read, shards.file_of)
     advice = "Name tar files train-*.tar and test-*.tar, not compressed."
-    return PackedSource(f"webdataset:{folder}", found, _class_names(folder, found), advice)
+    if passed.count:
+        advice += f" Now {passed}."
+    source = f"webdataset:{folder}"
+    noun = f"files in {source}, besides labels"
+    return PackedSource(source, found, _class_names(folder, found), advice, noun, passed)
 
 
-def _is_shard(name: str, split: str) -> bool:
-    """Whether a file of this name is a shard of the split; its suffix may be in capitals."""
-    return name.startswith(f"{split}-") and name.lower().endswith(".tar")
+def _shards_by_split(folder: Path, passed: PassedOver) -> dict[str, list[Path]]:
+    """The tar files of every split, by their names; `passed` gets what else is there.
+
+    Raises:
+        DataError: two names of one meaning, such as val-0.tar and valid-0.tar.
+    """
+    found: dict[str, list[Path]] = {name: [] for name in SPLIT_NAMES}
+    called: dict[str, set[str]] = {name: set() for name in SPLIT_NAMES}
+    for path in sorted(folder.iterdir()):
+        word, split = _split_in(path.name)
+        if path.suffix.lower() == ".tar" and split is not None:
+            found[split].append(path)
+            called[split].add(word)
+        elif is_ignored(path.name):
+            passed.add(HIDDEN, path.name)
+        elif path.name != CLASS_NAMES:
+            passed.add("beside the tar files of splits", path.name)
+    for words in called.values():
+        if len(words) > 1:
+            names = " and ".join(f"{word}-*.tar" for word in sorted(words))
+            raise DataError(
+                f"data: must have one name for each split; got {names} in {folder}, which mean the same. "
+                "Give them one name, or move some of them away."
+            )
+    return found
+
+
+def _split_in(name: str) -> tuple[str, str | None]:
+    """The word of a file's name that says its split, and that split: the first word, or else the only such one."""
+    words = [word for word in re.split(r"[^a-z]+", name.casefold()) if word]
+    known = [(word, split_of(word)) for word in words]
+    told = known[:1] if known and known[0][1] is not None else [entry for entry in known if entry[1] is not None]
+    return told[0] if len(told) == 1 else ("", None)
 
 
 def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:
     """Those of classes.txt, one a line; without it the numbers."""
-    path = folder / "classes.txt"
+    path = folder / CLASS_NAMES
     if path.is_file():
         with path.open("rb") as file:
             content = file.read(_LARGEST_NAMES + 1)

@@ -52,6 +52,12 @@ def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[
     return channels, height, width
 
 
+def in_channels_of(backbone: nn.Module) -> int:
+    """Channels of the images that a backbone takes: what it says in `in_channels`, else 3."""
+    channels = getattr(backbone, "in_channels", 3)
+    return channels if isinstance(channels, int) else 3
+
+
 def check_grid(grid: tuple[int, int], prototype_size: tuple[int, int], image_size: tuple[int, int]) -> None:
     """Raise a ValueError unless prototypes of `prototype_size` fit the feature grid of images of `image_size`."""
     height, width = grid

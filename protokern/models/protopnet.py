@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from protokern.errors import require, require_number
 from protokern.losses import Labels, LossCoefficients, ModelLoss, protopnet_loss
 from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.feature_shape import in_channels_of
 from protokern.models.settings import ModelConfig
 from protokern.nn import PrototypeClassifier
 from protokern.nn.prototype_layer import Activation
@@ -134,6 +135,7 @@ class ProtoPNet(PrototypeModel):
             epsilon=config.epsilon,
             correct_class_weight=config.correct_class_weight,
             incorrect_class_weight=config.incorrect_class_weight,
+            in_channels=in_channels_of(backbone),
             image_size=image_size,
         )
 

@@ -14,6 +14,7 @@ from protokern.errors import require, require_number
 from protokern.kernels import mean_activation
 from protokern.losses import Labels, LossCoefficients, ModelLoss, protopool_loss
 from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.feature_shape import in_channels_of
 from protokern.models.settings import ModelConfig
 from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum, mean_distance
 from protokern.nn.prototype_layer import Activation
@@ -200,6 +201,7 @@ class ProtoPool(PrototypeModel):
             correct_class_weight=config.correct_class_weight,
             incorrect_class_weight=config.incorrect_class_weight,
             compat=config.compat,
+            in_channels=in_channels_of(backbone),
             image_size=image_size,
         )
 

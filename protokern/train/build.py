@@ -12,26 +12,29 @@ from torch import nn
 from protokern.backbones import build_backbone
 from protokern.errors import CheckpointError, ConfigError
 from protokern.models.base import PrototypeModel
-from protokern.models.feature_shape import BackboneFailedError, check_grid, find_feature_shape
+from protokern.models.feature_shape import BackboneFailedError, check_grid, find_feature_shape, in_channels_of
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 
 _BYTES_A_PIXEL = 256  # of the maps that a backbone makes of an image, roughly
 
 
-def build_model(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:
+def build_model(
+    config: ModelConfig, num_classes: int, image_size: int | tuple[int, int], channels: int = 3
+) -> PrototypeModel:
     """Build the model that `config` describes, with fresh prototypes.
 
     Args:
         config: a checked configuration.
         num_classes: classes of the data.
         image_size: pixels, for the dry run that finds the shape of the feature map.
+        channels: of the images.
 
     Raises:
         ConfigError: the parts do not fit each other, the backbone takes no images of this size, or the weights cannot
             be had.
     """
-    backbone = build_backbone(config.backbone, weights=config.weights)
+    backbone = build_backbone(config.backbone, weights=config.weights, in_channels=channels)
     try:
         return MODELS[config.name].from_config(config, backbone, num_classes, image_size)
     except BackboneFailedError as error:
@@ -50,7 +53,7 @@ def check_image_size(model: PrototypeModel, config: ModelConfig, image_size: int
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
-        _, *grid = find_feature_shape(model.backbone, 3, size)
+        _, *grid = find_feature_shape(model.backbone, in_channels_of(model.backbone), size)
         check_grid((grid[0], grid[1]), config.prototype_size, size)
     except BackboneFailedError as error:
         raise ConfigError(_say_size(config, model.backbone, image_size, error.reason)) from error
@@ -75,19 +78,21 @@ def _in_words(size: tuple[int, int]) -> str:
     return str(size[0]) if size[0] == size[1] else f"[{size[0]}, {size[1]}]"
 
 
-def build_untrained(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> PrototypeModel:
+def build_untrained(
+    config: ModelConfig, num_classes: int, image_size: int | tuple[int, int], channels: int = 3
+) -> PrototypeModel:
     """The same net without reading any weight file: for weights that come from a checkpoint."""
-    return build_model(replace(config, weights="none"), num_classes, image_size)
+    return build_model(replace(config, weights="none"), num_classes, image_size, channels)
 
 
-def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int]) -> None:
+def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int], channels: int = 3) -> None:
     """Refuse settings, perhaps a stranger's, of a net that would not fit into half of this machine's memory.
 
     Raises:
         CheckpointError: they describe such a net.
     """
     with torch.device("meta"):  # takes no memory
-        net = build_untrained(config, num_classes, image_size)
+        net = build_untrained(config, num_classes, image_size, channels)
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     needed = sum(value.nbytes for value in net.state_dict().values()) + math.prod(sides) * _BYTES_A_PIXEL
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -263,8 +263,9 @@ def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[
     try:
         image_size = _as_tuple(state.config["data"]["image_size"])
         settings = _model_config(checkpoint, state.config["model"])
-        check_memory(settings, len(state.classes), image_size)
-        model = build_untrained(settings, len(state.classes), image_size)
+        channels = int(state.config["data"].get("channels", 3))
+        check_memory(settings, len(state.classes), image_size, channels)
+        model = build_untrained(settings, len(state.classes), image_size, channels)
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     except ProtokernError:

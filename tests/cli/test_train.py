@@ -76,7 +76,7 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
     lines = [line for line in printed if not line.startswith("warning: ")]
     epochs = ["warm epoch 0: loss", "joint epoch 1: loss", "joint epoch 2: loss", "joint epoch 3: loss"]
     stages = ["after joint, epoch", "after push, epoch", "after last layer, epoch"]
-    starts = ["no folder val/", *epochs, *stages, "wrote "]
+    starts = ["data: 20 files: ", "no folder val/", *epochs, *stages, "wrote "]
     assert len(lines) == len(starts)
     for line, beginning in zip(lines, starts, strict=True):
         assert line.startswith(beginning)

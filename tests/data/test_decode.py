@@ -158,9 +158,11 @@ def test_broken_file_is_found_by_the_check_and_by_reading(tmp_path: Path, name: 
     assert caught.value.path == path
 
 
-def test_floating_point_image_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.new("F", (4, 4), 0.5), "photo.tif")
-    assert check_photo(path) == "floating-point pixels have no known range"
+def test_floating_point_image_is_refused_without_a_range(tmp_path: Path) -> None:
+    path = saved(tmp_path, left_right("F", 0.5, 2.0), "photo.tif")
+    assert check_photo(path) == "floating-point pixels have no known range; set data.grey_range = [low, high]"
+    image = load_image(path, (6, 8), grey_range=(0, 2))
+    assert (float(image[0, 0, 0]), float(image[0, 0, 7])) == (0.25, 1.0)
 
 
 @pytest.mark.parametrize("limit", [50, 99, 119])

@@ -42,7 +42,7 @@ def test_folder_becomes_four_data_sets(tmp_path: Path) -> None:
     assert splits.train.labels == [0] * 4 + [1] * 4 + [2] * 4
     assert splits.train.sample_name(4) == "train/gull/00.png"
     assert splits.test.source_path(0) == tmp_path / "test/finch/00.png"
-    assert splits.notes == ()
+    assert splits.notes == ("data: 36 files: 12 training, 12 validation, 12 test",)
     image, label = splits.val[5]
     assert (image.shape, label) == ((3, 8, 8), 1)
 
@@ -64,6 +64,7 @@ def test_without_val_a_stratified_share_is_held_out_and_noted(tmp_path: Path) ->
     assert Counter(splits.val.labels) == {0: 2, 1: 2, 2: 2}
     assert Counter(splits.train.labels) == {0: 8, 1: 8, 2: 8}
     assert splits.notes == (
+        "data: 60 files: 24 training, 6 validation, 30 test",
         "no folder val/: held out 6 of 30 training images for validation (20% of each class, seed 5)",
     )
     held, kept = ({data.sample_name(i) for i in range(len(data))} for data in (splits.val, splits.train))
@@ -71,6 +72,15 @@ def test_without_val_a_stratified_share_is_held_out_and_noted(tmp_path: Path) ->
     again, other = opened(root, val_fraction=0.2, seed=5), opened(root, val_fraction=0.2, seed=6)
     assert held == {again.val.sample_name(i) for i in range(6)}
     assert held != {other.val.sample_name(i) for i in range(6)}
+
+
+def test_the_share_that_is_told_is_the_one_that_was_held_out(tmp_path: Path) -> None:
+    root = make_data(tmp_path, ("train", "test"), number=3)
+    make_images(root / "train/owl", 8, (1, 1, 1))
+    assert opened(root).notes[1] == (
+        "no folder val/: held out 3 of 14 training images for validation "
+        "(12% to 33% of a class, as near to 10% as whole images come, seed 0)"
+    )
 
 
 def test_holding_out_looks_at_every_image_a_few_times_however_many_classes_there_are() -> None:
@@ -115,7 +125,7 @@ def test_unreadable_files_of_all_splits_are_listed_before_training(tmp_path: Pat
         opened(tmp_path)
     message = str(caught.value)
     assert message.startswith("data: must hold only images that can be read; got 3 unreadable files: ")
-    assert f"{bad[0]} (not an image), {bad[1]} (empty file, 0 bytes), {bad[2]} (" in message
+    assert f"{bad[0]} (not an image: text), {bad[1]} (empty file, 0 bytes), {bad[2]} (" in message
     assert 'on_unreadable = "skip"' in message
     assert "\n" not in message
 
@@ -124,7 +134,7 @@ def test_only_the_first_ten_unreadable_files_are_listed(tmp_path: Path) -> None:
     make_data(tmp_path)
     for i in range(13):
         (tmp_path / f"train/owl/bad{i:02}.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"got 13 unreadable files: .*bad09.jpg \(not an image\) and 3 more\."):
+    with pytest.raises(DataError, match=r"got 13 unreadable files: .*bad09.jpg \(not an image: text\) and 3 more\."):
         opened(tmp_path)
 
 
@@ -144,7 +154,10 @@ def test_unreadable_files_can_be_skipped(tmp_path: Path) -> None:
     bad = spoil(make_data(tmp_path))
     splits = opened(tmp_path, on_unreadable="skip")
     assert [len(splits.train), len(splits.val), len(splits.test)] == [11, 12, 11]
-    (note,) = splits.notes
+    account, note = splits.notes
+    assert account == (
+        "data: 37 files: 11 training, 12 validation, 11 test; 3 not counted: 3 unreadable (notes.txt, 01.png, 02.png)"
+    )
     assert note.startswith("skipped 3 unreadable files: ")
     assert all(str(path) in note for path in bad)
 

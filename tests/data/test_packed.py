@@ -6,13 +6,10 @@ import io
 import os
 import sys
 import tarfile
-import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from protokern.cli.main import main
 from protokern.cli.runs import with_data
@@ -20,34 +17,7 @@ from protokern.config import RunConfig
 from protokern.data import open_splits
 from protokern.data.sources import absolute_source
 from protokern.errors import DataError, MissingPackageError
-
-CLASSES = ("cat", "dog")
-
-
-def png(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    archive.addfile(member, io.BytesIO(content))
-
-
-def write_shards(folder: Path, **counts: int) -> Path:
-    """Two shards of every split; classes alternate."""
-    folder.mkdir(exist_ok=True)
-    for split, count in counts.items():
-        for shard in range(2):
-            with tarfile.open(folder / f"{split}-{shard:06}.tar", "w") as archive:
-                for number in range(shard, count, 2):
-                    add(archive, f"some/{split}_{number}.cls", str(number // 2 % 2).encode())
-                    add(archive, f"some/{split}_{number}.png", png(number))
-                    add(archive, f"some/{split}_{number}.json", b"{}")
-    return folder
+from tests.data.packed_data import CLASSES, FakeRows, add, png, write_shards
 
 
 def test_shards_are_data_sets_that_can_be_read_at_any_place(tmp_path) -> None:
@@ -67,7 +37,10 @@ def test_shards_are_data_sets_that_can_be_read_at_any_place(tmp_path) -> None:
     image, label = splits.push[index]
     assert torch.equal(image, expected)
     assert label == 1
-    assert splits.notes == (f"webdataset:{folder}: 8 training and 4 test images, read when needed",)
+    assert splits.notes == (
+        f"data: 32 files in webdataset:{folder}, besides labels: 8 training, 4 validation, 4 test; "
+        "16 not counted: 16 other members of samples (.json); read when needed",
+    )
 
 
 def open_one(path: Path) -> torch.Tensor:
@@ -170,40 +143,6 @@ def test_an_image_of_too_many_bytes_or_pixels_is_refused(tmp_path) -> None:
         train[len(train) - 1]
     with pytest.raises(DataError, match=r"train_0.png \(24 x 20 pixels are more than the limit"):
         train[0]
-
-
-class FakeRows:
-    """One split as `datasets` has them."""
-
-    def __init__(self, package, labels: list[int | None], *, decodes: bool = True, fingerprint: str = "a1") -> None:
-        names = types.SimpleNamespace(names=list(CLASSES))
-        self.features = {"image": package.Image(), "label": package.ClassLabel()}
-        self.features["label"].names = names.names
-        self.package, self.labels, self.decodes, self._fingerprint = package, labels, decodes, fingerprint
-
-    def cast_column(self, column: str, kind) -> FakeRows:
-        assert (column, kind.decode) == ("image", False)
-        return FakeRows(self.package, self.labels, decodes=False)
-
-    def __getitem__(self, key):
-        if key == "label":
-            return self.labels
-        assert not self.decodes
-        return {"image": {"bytes": png(key), "path": None}, "label": self.labels[key]}
-
-
-@pytest.fixture
-def fake_datasets(monkeypatch) -> types.ModuleType:
-    package = types.ModuleType("datasets")
-    package.__version__ = "4.0.0"
-
-    class ImageKind:
-        def __init__(self, decode: bool = True) -> None:
-            self.decode = decode
-
-    package.Image, package.ClassLabel = ImageKind, type("ClassLabel", (), {})
-    monkeypatch.setitem(sys.modules, "datasets", package)
-    return package
 
 
 def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:

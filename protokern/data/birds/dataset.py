@@ -10,6 +10,7 @@ from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.birds.annotation import BirdAnnotation, annotate, share_on_bird
 from protokern.data.birds.scene import Scene, paint_scene
 from protokern.data.birds.variants import DIFFERENCES, variant, with_chance
+from protokern.data.colours import from_rgb
 from protokern.data.dataset import ImageDataset
 from protokern.data.decode import parse_image_size
 
@@ -33,6 +34,7 @@ class SyntheticBirds(ImageDataset):
         seed: 0 or more; other seeds give other pictures of the same species.
         augmentation: "none", "protopnet", "crop" or an Augmentation.
         cache: "memory" paints each picture once; "none" at each access.
+        channels: of the images: 1 grey, 3 RGB, 2 and 4 with an opacity of 1.
 
     Raises:
         ValueError: an argument is out of range.
@@ -49,6 +51,7 @@ class SyntheticBirds(ImageDataset):
         seed: int = 0,
         augmentation: str | Augmentation | None = "none",
         cache: str = "memory",
+        channels: int = 3,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split: must be one of {', '.join(SPLITS)}; got {split!r}. Choose one of them.")
@@ -75,10 +78,11 @@ class SyntheticBirds(ImageDataset):
             augmentation_margin=1.0,
             seed=seed,
             cache=cache,
+            channels=channels,
         )
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        return self._paint(index, size).pixels
+        return from_rgb(self._paint(index, size).pixels, self.channels)
 
     def sample_name(self, index: int) -> str:
         label, number = divmod(range(len(self))[index], self._images_per_class)
@@ -89,7 +93,8 @@ class SyntheticBirds(ImageDataset):
 
     def transform(self) -> str:
         rows, columns = self.image_size
-        return f"painted at {rows} x {columns} pixels from seed {self.seed}, classes differ in {self._differ_in}"
+        words = f"painted at {rows} x {columns} pixels from seed {self.seed}, classes differ in {self._differ_in}"
+        return words if self.channels == 3 else f"{words}, {self.channels} channels"
 
     def annotations(self, index: int) -> BirdAnnotation:
         """Keypoints, masks and box of an image, as it is without augmentation; painted anew at each call."""

@@ -1,0 +1,78 @@
+"""What the user gave and what of it counts: every file has a place in these numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_NUM_NAMES = 3
+_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+class PassedOver:
+    """Files that do not count, by the reason why."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._names: dict[str, dict[str, None]] = {}  # the first ones, each once
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Note `count` files (nothing for 0) that `name` stands for."""
+        if count == 0:
+            return
+        self._counts[reason] = self._counts.get(reason, 0) + count
+        names = self._names.setdefault(reason, {})
+        if len(names) <= _NUM_NAMES:
+            names[name if name.isprintable() else ascii(name)] = None
+
+    @property
+    def count(self) -> int:
+        """How many files do not count."""
+        return sum(self._counts.values())
+
+    def __str__(self) -> str:
+        """The numbers with their reasons and the first names; empty where all count."""
+        if not self._counts:
+            return ""
+        parts = []
+        for reason, count in self._counts.items():
+            names = list(self._names[reason])
+            more = " ..." if len(names) > _NUM_NAMES else ""
+            parts.append(f"{count:,} {reason} ({', '.join(names[:_NUM_NAMES])}{more})")
+        return f"{self.count:,} not counted: {', '.join(parts)}"
+
+
+def describe_account(
+    counts: Mapping[str, int], passed: PassedOver, *, noun: str, origin: Mapping[str, str] | None = None
+) -> str:
+    """One line: how many there are, how many are in every split, how many do not count and why.
+
+    Args:
+        counts: of the images that count, by split.
+        passed: those that do not.
+        noun: what is counted, such as "files".
+        origin: what to add to the number of a split, such as the name of its folder.
+    """
+    total = sum(counts.values()) + passed.count
+    splits = []
+    for name, count in counts.items():
+        note = (origin or {}).get(name, "")
+        splits.append(f"{count:,} {_WORDS[name]}" + (f" ({note})" if note else ""))
+    line = f"data: {total:,} {noun}: {', '.join(splits)}"
+    return f"{line}; {passed}" if passed.count else line
+
+
+def share_in_words(taken: Sequence[int], of: Sequence[int], wanted: float) -> str:
+    """Which share of the classes was taken, as it came out: small classes give more or less than was wanted.
+
+    Args:
+        taken: images that were taken, by class.
+        of: of how many.
+        wanted: share that was asked for.
+    """
+    shares = [round(100 * part / whole) for part, whole in zip(taken, of, strict=True) if whole]
+    asked = round(100 * wanted)
+    if all(share == asked for share in shares):
+        return f"{asked}% of each class"
+    low, high = min(shares), max(shares)
+    got = f"{low}% of each class" if low == high else f"{low}% to {high}% of a class"
+    return f"{got}, as near to {asked}% as whole images come"

@@ -1,0 +1,22 @@
+"""A package `datasets` that has what the tests give it."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+
+@pytest.fixture
+def fake_datasets(monkeypatch) -> types.ModuleType:
+    package = types.ModuleType("datasets")
+    package.__version__ = "4.0.0"
+
+    class ImageKind:
+        def __init__(self, decode: bool = True) -> None:
+            self.decode = decode
+
+    package.Image, package.ClassLabel = ImageKind, type("ClassLabel", (), {})
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    return package

@@ -33,11 +33,13 @@ def similar_split(name: str, missing: Iterable[str]) -> str | None:
 
 
 def alike(one: str, other: str) -> str | None:
-    """In what two different names differ that a person would take for the same; None where they look different."""
+    """In what two names differ that a person would take for the same; None where they look different.
+
+    The form of an accent (NFC or NFD) is no difference.
+    """
+    one, other = composed(one), composed(other)
     if one == other:
         return None
-    if composed(one) == composed(other):
-        return "in how their accents are composed (NFC and NFD)"
     if one.split() == other.split() or "".join(one.split()) == "".join(other.split()):
         return "in spaces"
     if _visible(one) == _visible(other):

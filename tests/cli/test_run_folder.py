@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from protokern.cli.main import main
 from protokern.errors import TrainingError
@@ -108,3 +111,49 @@ def test_a_configuration_of_the_user_is_no_run(tmp_path: Path, capsys: pytest.Ca
     assert main(["train", "--config", str(mine), "--out", str(tmp_path)]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert mine.read_text() == "[train]\nseed = 3\n"
+
+
+def class_folders(root: Path, count: int) -> str:
+    """Two classes without train/ and test/; `--data` for them."""
+    for name in ("gull", "owl"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng([count, number, len(name)]).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return f"data.path={root}"
+
+
+def files_of_split(run: Path) -> int:
+    return sum(len(names) for names in json.loads((run / "split.json").read_text())["files"].values())
+
+
+@pytest.mark.parametrize("left", [["split.json"], ["split.json", "run.toml"], ["run.toml"]])
+def test_a_split_by_itself_is_drawn_anew_where_the_training_got_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], left: list[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, class_folders(tmp_path / "few", 6)) == 2
+    assert files_of_split(run) == 12
+    for path in run.iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert train(run, class_folders(tmp_path / "many", 8)) == 2
+    assert "the first epoch failed" in capsys.readouterr().err
+    assert files_of_split(run) == 16
+    assert train(run) == 2  # painted birds, which are not split
+    assert "the first epoch failed" in capsys.readouterr().err
+    assert not (run / "split.json").exists()
+
+
+@pytest.mark.parametrize("with_run", [False, True])
+def test_a_split_that_somebody_wrote_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str], with_run: bool) -> None:
+    run = tmp_path / "run"
+    data = class_folders(tmp_path / "data", 6)
+    if with_run:
+        assert train(run, data) == 2
+    run.mkdir(exist_ok=True)
+    (run / "split.json").write_text('{"mine": 1}')
+    capsys.readouterr()
+    assert train(run, data) == 2
+    assert "which has split.json. Choose another folder." in capsys.readouterr().err
+    assert (run / "split.json").read_text() == '{"mine": 1}'

@@ -154,7 +154,7 @@ def test_a_data_folder_that_is_a_link_is_one(tmp_path: Path) -> None:
     [
         ("Bird", "bird", "'Bird' and 'bird' differ in case"),
         ("bird", "bird ", "'bird' and 'bird ' differ in spaces"),
-        ("café", "cafe\u0301", r"'caf\xe9' and 'cafe\u0301' differ in how their accents are composed"),
+        ("café", "Cafe\u0301", r"'caf\xe9' and 'Cafe\u0301' differ in case"),
         ("bi\u200brd", "bird", r"'bi\u200brd' and 'bird' differ in characters that cannot be seen"),
         ("bi1l", "bill", "'bi1l' and 'bill' differ in characters that look alike"),
         ("sparrow", "sparow", "'sparrow' and 'sparow' differ in one character"),

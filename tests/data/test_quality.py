@@ -7,6 +7,7 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -51,6 +52,26 @@ def test_test_images_that_are_training_images_are_counted_and_named(tmp_path: Pa
     )
     assert validation.startswith("1 of 23 test images is a validation image (1 nearly identical")
     assert choice.startswith("1 of 5 validation images is a training image (1 by their bytes): val/dress/same.png is ")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_copies_are_found_among_images_of_any_channels(tmp_path: Path, channels: int) -> None:
+    root = photos(tmp_path / "d", GOOD)
+    Image.open(root / "train" / "hat" / "4.png").resize((60, 60)).save(root / "test" / "hat" / "small.png")
+    (warning,) = data_warnings(open_splits(root, image_size=32, channels=channels))
+    assert warning.startswith("1 of 21 test images is a training image (1 nearly identical")
+
+
+def test_copies_and_sizes_are_found_among_images_of_more_than_8_bits(tmp_path: Path) -> None:
+    root = photos(tmp_path / "d", GOOD)
+    for path in sorted(root.rglob("*.png")):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        scan = Image.fromarray(grey)
+        (scan.crop((0, 0, 40, 40)) if path.parent.name == "hat" else scan).save(path)
+    shutil.copy(root / "train" / "hat" / "3.png", root / "test" / "hat" / "same.png")
+    copy, size = data_warnings(open_splits(root, image_size=32))
+    assert copy.startswith("1 of 21 test images is a training image (1 by their bytes): test/hat/same.png is")
+    assert "2 of 2 classes can be told by the size" in size
 
 
 def test_sizes_that_give_a_class_away_are_named(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_file_where_a_result_will_be_is_found_before_the_work(
     name: str,
 ) -> None:
     monkeypatch.chdir(paint(tmp_path / "photo.jpg").parent)
-    monkeypatch.setattr("protokern.data.folder.find_unreadable", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr("protokern.data.folder.inspect_photos", lambda *_, **__: pytest.fail("the work began"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
     verb, *flags = command

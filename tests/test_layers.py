@@ -63,6 +63,8 @@ def test_the_package_keeps_the_import_rules() -> None:
         ("report", "models"),
         ("report", "kernels"),
         ("data", "kernels"),
+        ("storage", "data"),
+        ("errors", "storage"),
         ("data", "models"),
         ("models", "data"),
         ("search", "data"),
@@ -74,7 +76,7 @@ def test_the_import_rules_catch(importer: str, imported: str, tmp_path: Path) ->
     """A package of the same layout with one forbidden import is refused, and without it accepted."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     package = tmp_path / "protokern"
-    parts = "cli config report train explain push prune search losses models nn backbones kernels data errors"
+    parts = "cli config report train explain push prune search losses models nn backbones kernels data storage errors"
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()

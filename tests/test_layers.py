@@ -63,6 +63,8 @@ FORBIDDEN = (
     ("report", "models"),
     ("report", "kernels"),
     ("data", "kernels"),
+    ("storage", "data"),
+    ("errors", "storage"),
     ("data", "models"),
     ("models", "data"),
     ("search", "data"),
@@ -74,7 +76,7 @@ FORBIDDEN = (
 def a_package_with_the_layout(folder: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     package = folder / "protokern"
-    parts = "cli config report train explain push prune search losses models nn backbones kernels data errors"
+    parts = "cli config report train explain push prune search losses models nn backbones kernels data storage errors"
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()

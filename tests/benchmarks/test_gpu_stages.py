@@ -244,7 +244,8 @@ def test_a_network_is_trained_pushed_and_searched(task: str) -> None:
 
 class TestBattery:
     @pytest.fixture(autouse=True)
-    def tests(self, tmp_path: Path) -> Path:
+    def tests(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of this run, which is not the one that is started
         path = tmp_path / "test_made_up.py"
         path.write_text("def test_one():\n    pass\n\n\ndef test_two():\n    assert 1 == 2\n")
         return path

@@ -18,7 +18,7 @@ from protokern.data.pixels import to_display
 from protokern.errors import DataError
 
 SIDE = 24  # pixels
-_LOOK = 4 * SIDE  # pixels it is first read at: a JPEG that is decoded at an eighth is blurred in another way
+LOOK = 4 * SIDE  # pixels it is first read at: a JPEG that is decoded at an eighth is blurred in another way
 # Of the small pictures, each colour less its own mean. Photographs saved again as JPEGs of quality 30, or at half the
 # size, have 0.995 or more; different synthetic birds less than 0.82, and coloured squares at different places on noise
 # less than 0.986.
@@ -57,10 +57,10 @@ def make_small(images: ImageDataset) -> SmallPictures:
 
     def small(index: int) -> np.ndarray | None:
         try:
-            pixels = to_display(images.render(index, (_LOOK, _LOOK)))
+            pixels = to_display(images.render(index, (LOOK, LOOK)))
         except DataError:  # training says so when it comes to it
             return None
-        blocks = pixels.reshape(SIDE, _LOOK // SIDE, SIDE, _LOOK // SIDE, 3)
+        blocks = pixels.reshape(SIDE, LOOK // SIDE, SIDE, LOOK // SIDE, 3)
         return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -70,12 +70,17 @@ def make_small(images: ImageDataset) -> SmallPictures:
     for index, one in enumerate(found):
         if one is not None:
             pixels[index] = one
+    return SmallPictures(pixels, is_readable, patterns_of(pixels))
+
+
+def patterns_of(pixels: np.ndarray) -> np.ndarray:
+    """What of small pictures, (N, 24, 24, 3) uint8, is compared: `SmallPictures.pattern`."""
     colours = pixels.astype(np.float32)
-    centred = (colours - colours.mean(axis=(1, 2), keepdims=True)).reshape(len(found), -1)
+    centred = (colours - colours.mean(axis=(1, 2), keepdims=True)).reshape(len(pixels), -1)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     has_pattern = length > _FLAT * np.sqrt(centred.shape[1])  # of which the standard deviation is that part
-    pattern = np.where(has_pattern, centred / np.maximum(length, 1e-9), np.float32(0))
-    return SmallPictures(pixels, is_readable, pattern)
+    pattern: np.ndarray = np.where(has_pattern, centred / np.maximum(length, 1e-9), np.float32(0))
+    return pattern
 
 
 def find_copies(

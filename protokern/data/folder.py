@@ -13,6 +13,7 @@ import numpy as np
 
 from protokern.data.account import PassedOver, describe_account, share_in_words
 from protokern.data.augment import Augmentation, find_augmentation
+from protokern.data.copies import LOOK
 from protokern.data.decode import DEFAULT, PhotoFacts, ReadOptions, is_deep_photo, parse_image_size, read_pixels
 from protokern.data.grey import AUTO, describe_range, measure_range
 from protokern.data.layout import ALL, find_images
@@ -207,7 +208,9 @@ def _split_by_itself(
 
 def _thumbnails(samples: Sequence[Sample], reading: ReadOptions) -> list[np.ndarray]:
     def read(sample: Sample) -> np.ndarray:
-        return to_display(read_pixels(sample[0], (THUMBNAIL, THUMBNAIL), reading))
+        pixels = to_display(read_pixels(sample[0], (LOOK, LOOK), reading))
+        blocks = pixels.reshape(THUMBNAIL, LOOK // THUMBNAIL, THUMBNAIL, LOOK // THUMBNAIL, 3)
+        return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
 
     with quiet_pillow(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         return list(pool.map(read, samples))

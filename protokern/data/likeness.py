@@ -1,7 +1,7 @@
 """Which images are nearly the same: copies, other sizes, other compressions, slight changes of light.
 
-Two images are alike if both their difference hashes and small copies of them nearly agree; what is like a member of a
-group belongs to it.
+Two images are alike if both their difference hashes and small copies of them nearly agree, or if `find_copies` would
+take one for the other; what is like a member of a group belongs to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-THUMBNAIL = 32  # pixels a side of what is compared; enough for both measures
+from protokern.data.copies import LARGEST_DIFFERENCE, LEAST_CORRELATION, SIDE, patterns_of
+
+THUMBNAIL = 48  # pixels a side of what is compared; enough for all measures
+_MOST_PAIRED = 20_000  # images of which every pair is looked at; of more that would take minutes
+_ROWS = 512
 _SMALL = 16
 _HASH = 8
 _MOST_BITS = 6  # of 64 that may differ
@@ -20,7 +24,7 @@ _ONES = np.array([number.bit_count() for number in range(256)], dtype=np.int64) 
 
 
 def group_alike(pictures: Sequence[np.ndarray]) -> list[int]:
-    """For every picture, (32, 32, 3) uint8, the lowest index of the pictures that it is nearly the same as."""
+    """For every picture, (S, S, 3) uint8, S >= 24, the lowest index of the pictures that it is nearly the same as."""
     if not pictures:
         return []
     small = np.stack([_shrink(picture, _SMALL, _SMALL) for picture in pictures])  # (n, 16, 16, 3)
@@ -32,7 +36,25 @@ def group_alike(pictures: Sequence[np.ndarray]) -> list[int]:
         differences = np.abs(small[others] - small[one]).mean(axis=(1, 2, 3))
         for other in others[differences <= _MOST_DIFFERENCE]:
             _join(parents, one, int(other))
+    if len(pictures) <= _MOST_PAIRED:
+        _join_copies(parents, np.stack([_shrink(picture, SIDE, SIDE) for picture in pictures]))
     return [_root(parents, index) for index in range(len(pictures))]
+
+
+def _join_copies(parents: list[int], tiny: np.ndarray) -> None:
+    """Join pictures, (N, 24, 24, 3), that `find_copies` would take for each other, though their light differs more."""
+    pixels = tiny.round().astype(np.uint8)
+    patterns = patterns_of(pixels)
+    for start in range(0, len(pixels), _ROWS):
+        likeness = patterns[start : start + _ROWS] @ patterns[start:].T
+        for row, values in enumerate(likeness):
+            one = start + row
+            after = (start + np.flatnonzero(values >= LEAST_CORRELATION)).tolist()
+            others = [other for other in after if other > one and _root(parents, other) != _root(parents, one)]
+            differences = np.abs(pixels[others].astype(np.int16) - pixels[one]).mean(axis=(1, 2, 3))
+            for other, difference in zip(others, differences, strict=True):
+                if difference <= LARGEST_DIFFERENCE:
+                    _join(parents, one, other)
 
 
 def _candidates(hashes: np.ndarray, brightness: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -60,7 +82,10 @@ def _difference_hash(picture: np.ndarray) -> int:
 
 def _shrink(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Means over cells, (rows, columns, 3) float32."""
-    edges = [np.linspace(0, THUMBNAIL, count + 1).astype(int) for count in (rows, columns)]
+    edges = [
+        np.linspace(0, side, count + 1).astype(int)
+        for side, count in zip(picture.shape[:2], (rows, columns), strict=True)
+    ]
     sums: np.ndarray = picture.astype(np.float32)
     for axis, ends in enumerate(edges):
         counts = np.diff(ends).reshape([-1 if axis == number else 1 for number in range(3)]).astype(np.float32)

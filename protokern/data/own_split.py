@@ -52,7 +52,7 @@ def draw_split(
     Args:
         root: the data folder.
         samples: its images.
-        pictures: of the images, (32, 32, 3) uint8, in the same order.
+        pictures: of the images, (48, 48, 3) uint8, in the same order.
         classes: class names.
         test_fraction: share of each class for the test, in (0, 1).
         val_fraction: share of the others for the validation, in (0, 1).

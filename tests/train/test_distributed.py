@@ -135,7 +135,7 @@ def test_a_run_of_two_processes_that_was_stopped_in_one_of_them_resumes_to_the_s
 def fail_on_the_second(folder: Path) -> int:
     from protokern.cli import train as verb
 
-    def bad(*_):
+    def bad(*_, **__):
         raise DataError("b.png: cannot be read.")
 
     with pytest.MonkeyPatch.context() as patch:

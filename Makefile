@@ -64,6 +64,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE_SOURCES)
 	$(STEP) "what the build needs" $(PIP_INSTALL) -r $(VENV)/build-requires.txt
 	$(STEP) "protokern with its C++, and the tools of its tests" \
 		env PATH="$(abspath $(BIN)):$$PATH" $(PIP_INSTALL) --verbose --no-build-isolation -e '.[$(EXTRA)]'
+	@sed -n 's/.*\(protokern is installed without its CUDA library.*\)/set-up: \1/p' $(VENV)/set-up.log
 	@$(BIN)python -c 'from protokern import available_backends as backends; native = backends()["native"]; native.available or print("set-up: WITHOUT the C++:", native.reason, "Why: $(VENV)/set-up.log.")'
 	@touch $@
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protokern.cli.printing import one_line
 from protokern.train.records import BatchRecord, EpochRecord, FeatureRecord, Notice, Record, StageRecord, StepRecord
+from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -20,6 +21,7 @@ _STAGES = {
     "joint": "joint",
     "hardening": "hardening",
     "push": "push",
+    "live": "live",
     "last_layer": "last layer",
     "prune": "prune",
     "pruned_last_layer": "last layer after pruning",
@@ -42,7 +44,7 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
         for record in records:
             if isinstance(record, StepRecord):
                 name = _STAGES[record.stage]
-                title = f"{name} epoch {record.epoch}" if record.stage in ("warm", "joint", "hardening") else name
+                title = f"{name} epoch {record.epoch}" if record.stage in LEARNING else name
                 progress.remove_task(task)
                 task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
             elif isinstance(record, FeatureRecord):

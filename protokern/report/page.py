@@ -51,6 +51,7 @@ _STAGES = {
     "warm": "warm-up",
     "joint": "joint training, best epoch",
     "push": "push",
+    "live": "live prototypes, best epoch",
     "hardening": "hardening",
     "last_layer": "last layer",
     "prune": "pruning",

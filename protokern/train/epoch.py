@@ -1,4 +1,4 @@
-"""One warm, joint or hardening epoch, batch by batch."""
+"""One warm, joint, hardening or live epoch, batch by batch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
+from protokern.train.live import LivePrototypes
 from protokern.train.loaders import LabelledImages, training_loader
 from protokern.train.optimizers import schedule_factor, set_learning_rates
 from protokern.train.ranks import SINGLE, Ranks
@@ -26,7 +27,10 @@ COUNTS = ("loss", "correct", "images")  # the other sums of an epoch are the ter
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What an epoch works on. `batches` are image indices for all ranks; `first` of them are done already."""
+    """What an epoch works on. `batches` are image indices for all ranks; `first` of them are done already.
+
+    `live`: in the live stage, the patches that the prototypes stay.
+    """
 
     step: Step
     dataset: LabelledImages
@@ -35,6 +39,7 @@ class Epoch:
     workers: int
     forward: nn.Module
     ranks: Ranks = SINGLE
+    live: LivePrototypes | None = None
 
 
 def train_epoch(
@@ -60,20 +65,24 @@ def train_epoch(
     learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     seed = int(np.random.SeedSequence([config.seed, epoch.step.epoch]).generate_state(1)[0])
     loader = training_loader(epoch.dataset, _of_this_rank(epoch), epoch.workers, seed)
-    joint_epochs_done = epoch.step.epoch - config.warm_epochs
-    joint_epochs = config.joint_epochs + (config.hardening_epochs if model.chooses else 0)
+    epochs_done, epochs = _place_in_schedule(epoch.step, config, chooses=model.chooses)
+    vectors = None if epoch.live is None else epoch.live.write(model)
     for position, (images, labels) in enumerate(loader, start=epoch.first):
-        progress = joint_epochs_done + position / len(epoch.batches)
-        set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, joint_epochs, config))
+        progress = epochs_done + position / len(epoch.batches)
+        set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, epochs, config))
         model.set_progress(epoch.step.epoch + position / len(epoch.batches))
 
         optimizer.zero_grad(set_to_none=True)
         values = learn_from(model, forward, images, labels, len(epoch.batches[position]), config, epoch.ranks)
         if not math.isfinite(values["loss"]):
             raise TrainingError(_not_finite(epoch, position, values))
+        if epoch.live is not None and vectors is not None:
+            epoch.live.pass_on_gradient(model, vectors)
         if config.gradient_clip > 0:
             torch.nn.utils.clip_grad_norm_(learnt, config.gradient_clip)
         optimizer.step()
+        if epoch.live is not None:
+            vectors = epoch.live.write(model)  # at once: the run may be asked to stop here, and is saved
 
         for name, value in values.items():
             factor = 1 if name in ("correct", "images") else values["images"]
@@ -85,6 +94,13 @@ def train_epoch(
             batches=len(epoch.batches),
             loss=values["loss"],
         )
+
+
+def _place_in_schedule(step: Step, config: TrainConfig, *, chooses: bool) -> tuple[int, int]:
+    """How many epochs of the stage's schedule are done, and how many it has."""
+    if step.stage == "live":
+        return step.live_epoch, config.live_epochs
+    return step.epoch - config.warm_epochs, config.joint_epochs + (config.hardening_epochs if chooses else 0)
 
 
 def _of_this_rank(epoch: Epoch) -> list[list[int]]:

@@ -23,9 +23,10 @@ from protokern.train.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
+from protokern.train.live import copy_patches
 from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
+from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
 from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Stage, Step
@@ -87,6 +88,41 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
 
 def _harden(model: PrototypeModel) -> list[LoggedRecord]:
     return [] if model.is_hard else [Notice(text=f"the choices are final: {_in_words(model.harden())}")]
+
+
+def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
+    """The state right after the push is the first to beat; say which prototypes are no patch."""
+    assert run.push is not None
+    progress, result = run.progress, run.progress.results[-1]
+    if progress.batch == 0:  # else it is known from the checkpoint
+        assert run.last_checkpoint is not None
+        progress.best_live = Best(
+            checkpoint=run.last_checkpoint.name, epoch=0, accuracy=result["val_accuracy"], loss=result["val_loss"]
+        )
+    free = (run.push.image < 0).nonzero().flatten().tolist()
+    return [Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage")] if free else []
+
+
+def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[LoggedRecord]:
+    """Note the epoch if it is the best; after the last one take the best, and measure it."""
+    progress = run.progress
+    best = progress.best_live
+    assert best is not None
+    if best.is_beaten_by(epoch.val_accuracy, epoch.val_loss):
+        best = progress.best_live = Best(
+            checkpoint=step.name, epoch=step.live_epoch + 1, accuracy=epoch.val_accuracy, loss=epoch.val_loss
+        )
+    if step.live_epoch + 1 < run.train.live_epochs:
+        return []
+    if best.checkpoint != step.name:
+        load_weights(run.model, checkpoint_path(run, best.checkpoint))
+    progress.best_live, run.live = None, None
+    run.optimizer, progress.optimizer_stage = None, None  # the weights may be older than its state
+    freeze(run.model, "push", run.train)
+    assert run.push is not None
+    first = first_image(run.inputs.push, run.train.batch_size, run.ranks)
+    copy_patches(run.model, run.push, _frozen(run).push, first, run.ranks)
+    return [_measure(run, "live", {"best_epoch": best.epoch})]
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:

@@ -11,6 +11,8 @@ from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.head_stages import (
+    begin_live_stage,
+    follow_live_epoch,
     harden_step,
     last_layer_step,
     prune_step,
@@ -18,6 +20,7 @@ from protokern.train.head_stages import (
     return_to_best_joint,
     return_to_best_pushed,
 )
+from protokern.train.live import LivePrototypes
 from protokern.train.loaders import ordered_loader, shuffled_batches
 from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
@@ -34,7 +37,7 @@ from protokern.train.records import (
 )
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
-from protokern.train.stages import Step, plan, skip_after_early_stop
+from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
 from protokern.train.step import make_forward
 from protokern.train.stored import notes_on_stores, open_stores, taking_stored_maps
 
@@ -80,11 +83,14 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         records: list[LoggedRecord]
         next_position = progress.position + 1
         try:
-            if step.stage in ("warm", "joint", "hardening"):
+            if step.stage in LEARNING:
                 yield from harden_step(run) if step.stage == "hardening" else []
+                records = begin_live_stage(run) if step.stage == "live" and step.live_epoch == 0 else []
                 epoch_record = yield from _epoch_step(run, step)
-                records = [epoch_record]
-                if step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
+                records.append(epoch_record)
+                if step.stage == "live":
+                    records += follow_live_epoch(run, step, epoch_record)
+                elif step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
                     next_position = skip_after_early_stop(steps, next_position)
                     text = f"early stop: {progress.waited} epochs without better validation accuracy"
                     records.append(Notice(text=text))
@@ -104,7 +110,7 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         if progress.position == len(steps):
             records += return_to_best_pushed(run)
         log_records(run, records)
-        save_progress(run, f"{step.stage}-{progress.epoch}")
+        save_progress(run, step.name if step.stage == "live" else f"{step.stage}-{progress.epoch}")
         yield from records
         if progress.position < len(steps) and run.ranks.any(run.should_stop()):
             raise KeyboardInterrupt
@@ -130,7 +136,8 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
     run.inputs.train.set_epoch(step.epoch)
     batches = shuffled_batches(len(run.inputs.train), config.batch_size, config.seed, step.epoch)
     run.forward = run.forward or make_forward(run.model, config)
-    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers, run.forward, run.ranks)
+    live = _live_prototypes(run) if step.stage == "live" else None
+    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers, run.forward, run.ranks, live)
     for record in train_epoch(run.model, run.optimizer, epoch, config, progress.sums):
         progress.batch = record.batch
         yield record
@@ -150,7 +157,8 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
         stop_if_asked()
     if not math.isfinite(val.loss):
         raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {REMEDY}")
-    progress.epoch = step.epoch
+    if step.stage != "live":
+        progress.epoch = step.epoch
     sums = progress.sums
     terms = {name: value / sums["images"] for name, value in sums.items() if name not in (*COUNTS, "seconds")}
     return EpochRecord(
@@ -165,6 +173,20 @@ def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, Ep
         val_loss=val.loss,
         learning_rates={group["name"]: group["lr"] for group in run.optimizer.param_groups},
     )
+
+
+def _live_prototypes(run: TrainingRun) -> LivePrototypes:
+    if run.live is None:
+        assert run.push is not None
+        run.live = LivePrototypes.read(
+            run.model,
+            run.inputs.push,
+            run.push,
+            batch_size=run.train.batch_size,
+            workers=run.workers,
+            channels_last=run.train.channels_last,
+        )
+    return run.live
 
 
 def _is_waiting_in_vain(run: TrainingRun, step: Step, record: EpochRecord) -> bool:

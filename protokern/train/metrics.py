@@ -14,6 +14,7 @@ _NAMES = {
     "joint": "after_joint",
     "hardening": "after_hardening",
     "push": "after_push",
+    "live": "after_live",
     "last_layer": "after_last_layer",
     "prune": "after_prune",
     "pruned_last_layer": "after_pruned_last_layer",

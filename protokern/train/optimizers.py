@@ -21,6 +21,9 @@ def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
     """
     if stage in ("last_layer", "pruned_last_layer"):
         return {"last_layer": config.last_layer_lr}
+    if stage == "live":
+        rates = {"add_on_layers": config.add_on_lr / 10 if config.live_lr == "auto" else config.live_lr}
+        return rates | ({"last_layer": config.live_last_layer_lr} if config.live_last_layer_lr > 0 else {})
     if stage not in ("warm", "joint", "hardening"):
         return {}
     rates = {"add_on_layers": config.add_on_lr, "prototype_layer": config.prototype_lr}
@@ -48,6 +51,8 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
         module.train(part in rates)
     if "backbone" in rates:
         _hold_back(model.backbone, config)
+    if stage == "live":
+        model.prototype_layer.prototypes.requires_grad_(True)  # no step is taken: it goes on to the add-on layers
 
 
 def _hold_back(backbone: nn.Module, config: TrainConfig) -> None:
@@ -93,13 +98,15 @@ def schedule_factor(stage: Stage, progress: float, epochs: int, config: TrainCon
     """What the base learning rates are multiplied by.
 
     Args:
-        stage: only "joint" and "hardening" have a schedule, the same for both.
+        stage: "joint" and "hardening" have a schedule, the same for both; in "live" the rates fall linearly.
         progress: of their epochs, those that are done, with the share of the present one, in [0, `epochs`).
-        epochs: how many joint and hardening epochs there are.
+        epochs: how many joint and hardening epochs there are, or live ones.
 
     Source: "step" is the released ProtoPNet: StepLR(5, 0.1) is stepped before each joint epoch, so the rate falls for
         the first time after four of them.
     """
+    if stage == "live":
+        return 1 - progress / epochs
     if stage not in ("joint", "hardening") or config.schedule == "constant":
         return 1.0
     if config.schedule == "step":

@@ -127,6 +127,7 @@ class Progress:
         names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
         sums: running sums of an epoch that is not finished.
         best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
+        best_live: best epoch of the live stage at hand, counted from 1; 0: the push before it.
         best_pushed: best last-layer stage.
         waited: joint or hardening epochs since `best_joint` changed.
         seconds: spent in each stage.
@@ -142,6 +143,7 @@ class Progress:
     names: dict[str, str] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
     best_joint: Best | None = None
+    best_live: Best | None = None
     best_pushed: Best | None = None
     waited: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -156,6 +158,6 @@ class Progress:
     def from_table(cls, table: dict[str, Any]) -> Progress:
         """The opposite of `to_table`."""
         values = {**table, "names": dict(table.get("names", {}))}
-        for name in ("best_joint", "best_pushed"):
-            values[name] = Best(**values[name]) if values[name] else None
+        for name in ("best_joint", "best_live", "best_pushed"):
+            values[name] = Best(**values[name]) if values.get(name) else None  # older files lack the second
         return cls(**values)

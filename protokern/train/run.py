@@ -27,6 +27,7 @@ from protokern.train.checkpoint import (
 )
 from protokern.train.checkpoint_index import checkpoint_folder
 from protokern.train.frozen import FrozenSplits
+from protokern.train.live import LivePrototypes
 from protokern.train.loaders import DataSplits
 from protokern.train.logger import append_record, truncate_log
 from protokern.train.optimizers import make_optimizer
@@ -56,7 +57,8 @@ class TrainingRun:
         should_stop: asked after every batch; True ends the training with a checkpoint.
         progress: where the training stands.
         push: where the prototypes come from, after a push.
-        optimizer: of the warm or joint stage, once it has begun.
+        live: the patches that the prototypes are, in a live stage that has begun.
+        optimizer: of the warm, joint, hardening or live stage, once it has begun.
         forward: the training's forward pass, once it has begun.
         frozen: features of the data sets while the backbone stands still.
         last_checkpoint: the newest checkpoint's folder.
@@ -77,6 +79,7 @@ class TrainingRun:
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
     push: PushResult | None = None
+    live: LivePrototypes | None = None
     optimizer: torch.optim.Optimizer | None = None
     forward: nn.Module | None = None
     frozen: FrozenSplits | None = None
@@ -143,7 +146,7 @@ def _write_progress(run: TrainingRun, name: str) -> Path:
             progress=progress.to_table(),
         ),
         resume=tensors,
-        keep=() if progress.best_joint is None else (progress.best_joint.checkpoint,),
+        keep=[best.checkpoint for best in (progress.best_joint, progress.best_live) if best is not None],
     )
 
 

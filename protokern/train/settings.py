@@ -33,6 +33,11 @@ class TrainConfig:
         joint_epochs: epochs with everything but the last layer trained.
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
             choose (ProtoPool).
+        live_epochs: epochs after each push in which add-on layers and last layer learn and every prototype stays the
+            patch that it is, as the add-on layers of the moment see it; 0: none, as in the original.
+        live_lr: learning rate of the add-on layers there; "auto": a tenth of `add_on_lr`. It falls linearly to zero, as
+            does `live_last_layer_lr`.
+        live_last_layer_lr: of the last layer there; 0: it stands still.
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
         push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
             other one.
@@ -87,6 +92,9 @@ class TrainConfig:
     warm_epochs: int = 5
     joint_epochs: int = 26
     hardening_epochs: int = 2
+    live_epochs: int = 0
+    live_lr: float | Literal["auto"] = "auto"
+    live_last_layer_lr: float = 1e-3
     push_start: int = 10
     push_every: int = 10
     last_layer_solver: Literal["convex", "compat"] = "convex"
@@ -126,12 +134,13 @@ class TrainConfig:
         require(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295", self.seed)
         require_number(self, "batch_size", "push_every", "step_size", "accumulation", minimum=1)
         require_number(self, "warm_epochs", "joint_epochs", "push_start", "last_layer_epochs", "patience")
-        require_number(self, "hardening_epochs")
-        for name in ("warm_epochs", "joint_epochs", "hardening_epochs", "last_layer_epochs"):
+        require_number(self, "hardening_epochs", "live_epochs")
+        for name in ("warm_epochs", "joint_epochs", "hardening_epochs", "live_epochs", "last_layer_epochs"):
             require(getattr(self, name) <= MOST_EPOCHS, name, f"at most {MOST_EPOCHS}", getattr(self, name))
         require_number(self, "feature_cache_mb")
         require(self.warm_epochs + self.joint_epochs >= 1, "joint_epochs", "at least 1 when warm_epochs is 0", 0)
-        rates = ("backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay")
+        rates = ["backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay"]
+        rates += ["live_last_layer_lr"] if self.live_lr == "auto" else ["live_lr", "live_last_layer_lr"]
         require_number(self, *rates)
         for name in rates:
             require(getattr(self, name) <= LARGEST_RATE, name, f"at most {LARGEST_RATE:g}", getattr(self, name))

@@ -6,12 +6,14 @@
 | joint | backbone, add-on layers and prototypes learn |
 | hardening | as joint, with the choices of a model (ProtoPool's slots) made final before |
 | push | every prototype becomes its nearest patch of a training image of its class, or of one of its classes |
+| live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers of the moment see it |
 | last_layer | the last layer learns on fixed activations |
-| joint, push, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
+| joint, push, live, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
 | prune | prototypes whose nearest patches are mostly of other classes go (if asked for) |
 | pruned_last_layer | the last layer learns once more |
 
-Only models that make choices have a hardening stage; their one push follows it.
+Only models that make choices have a hardening stage; their one push follows it. There is a live stage if it is asked
+for, after every push, so that of several pushes the best is chosen by what it leads to.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from typing import Literal
 
 from protokern.train.settings import PruneConfig, TrainConfig
 
-Stage = Literal["warm", "joint", "hardening", "push", "last_layer", "prune", "pruned_last_layer"]
+Stage = Literal["warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
+LEARNING: tuple[Stage, ...] = ("warm", "joint", "hardening", "live")  # in epochs, over the training images
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,14 @@ class Step:
 
     Attributes:
         stage: what happens.
-        epoch: 0-based over warm, joint and hardening; the other stages carry the epoch they follow.
+        epoch: 0-based over warm, joint and hardening; those of the live stages count on behind them. The other stages
+            carry the epoch they follow.
+        live_epoch: 0-based in its live stage.
     """
 
     stage: Stage
     epoch: int
+    live_epoch: int = 0
 
     @property
     def name(self) -> str:
@@ -47,11 +53,14 @@ def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tu
     steps: list[Step] = []
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
+    next_live = last_epoch + 1
     for epoch in range(last_epoch + 1):
         learning: Stage = "warm" if epoch < train.warm_epochs else "joint" if epoch < soft_epochs else "hardening"
         steps.append(Step(learning, epoch))
         if epoch == last_epoch or (is_push_epoch(epoch, train) and not chooses):
-            steps += [Step("push", epoch), Step("last_layer", epoch)]
+            live = [Step("live", next_live + live_epoch, live_epoch) for live_epoch in range(train.live_epochs)]
+            steps += [Step("push", epoch), *live, Step("last_layer", epoch)]
+            next_live += train.live_epochs
     if prune.enabled:
         steps += [Step("prune", last_epoch), Step("pruned_last_layer", last_epoch)]
     return tuple(steps)

@@ -1,0 +1,174 @@
+"""Live prototypes: patches of training images, as the add-on layers of the moment see them.
+
+The gradient of a prototype goes on through the add-on layers that made it, so nothing has to be pushed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from protokern.models.base import PrototypeModel
+from protokern.nn import apply_to_rows
+from protokern.push import PushResult
+from protokern.train.frozen import to_device
+from protokern.train.loaders import LabelledImages, training_loader
+from protokern.train.ranks import Ranks
+
+# Layers that make the same of a patch alone as of the patch inside of its map; so are convolutions of 1x1.
+_PATCH_BY_PATCH = (nn.ReLU, nn.Sigmoid, nn.Identity, nn.Dropout)
+
+
+@dataclass(frozen=True, slots=True)
+class LivePrototypes:
+    """The patches that prototypes are, as the backbone gives them. It stands still, so they are read once.
+
+    Attributes:
+        index: (S,) int64, which prototypes are a patch, in any order; the others keep their vectors.
+        maps: (M, C, H, W) of the backbone: the patches alone, where the add-on layers need no more of a map; else the
+            whole maps of all images that a patch comes from.
+        place: of each patch in `maps`: map, row and column of its first cell, (S,) int64 each.
+    """
+
+    index: Tensor
+    maps: Tensor
+    place: tuple[Tensor, Tensor, Tensor]
+
+    @classmethod
+    def read(
+        cls,
+        model: PrototypeModel,
+        images: LabelledImages,
+        push: PushResult,
+        *,
+        batch_size: int,
+        workers: int,
+        channels_last: bool,
+    ) -> LivePrototypes:
+        """Run the backbone over the images that the prototypes come from, or read what it gave for them.
+
+        Args:
+            model: its backbone is in evaluation mode.
+            images: those of the push, un-augmented; stored maps where the model takes them.
+            push: what the push found.
+            batch_size: images at a time.
+            workers: processes that read images.
+            channels_last: memory format of the images.
+        """
+        prototypes = model.prototype_layer.prototypes
+        index = (push.image >= 0).nonzero().flatten()
+        chosen, number = push.image[index].unique(return_inverse=True)
+        row, column = push.patch[index] // push.grid[1], push.patch[index] % push.grid[1]
+        is_cut = _is_patch_by_patch(model.add_on_layers)
+        kept, order = [prototypes.new_empty(0)], []
+        batches = chosen.split(batch_size) if len(chosen) else ()
+        loader = training_loader(images, [batch.tolist() for batch in batches], workers, seed=0)
+        for start, (inputs, _) in zip(range(0, len(chosen), batch_size), loader, strict=True):
+            maps = to_device(inputs, model.device, channels_last)
+            if not model.takes_stored_maps:
+                with torch.no_grad():
+                    maps = model.backbone(maps)
+            maps = maps.to(prototypes.dtype)
+            here = ((number >= start) & (number < start + len(maps))).nonzero().flatten()
+            order.append(here)
+            if is_cut:
+                maps = _cut(maps, (number[here] - start, row[here], column[here]), model.prototype_layer.prototype_size)
+            kept.append(maps)
+        sorted_by_image = torch.cat([torch.empty(0, dtype=torch.int64), *order])
+        place = (number[sorted_by_image], row[sorted_by_image], column[sorted_by_image])
+        if is_cut:
+            origin = torch.zeros_like(sorted_by_image)
+            place = (torch.arange(len(sorted_by_image)), origin, origin)
+        number_on, row_on, column_on = (one.to(model.device) for one in place)
+        return cls(
+            index[sorted_by_image].to(model.device),
+            torch.cat(kept[1:] or kept).contiguous(),
+            (number_on, row_on, column_on),
+        )
+
+    def write(self, model: PrototypeModel) -> Tensor | None:
+        """Let the prototypes be their patches as the add-on layers see them now.
+
+        Returns:
+            The vectors (S, D, h, w) with the graph that made them, in the order of `index`; None: there are none.
+        """
+        if not len(self.index):
+            return None
+        layers, layer = model.add_on_layers, model.prototype_layer
+        modes = [(part, part.training) for part in layers.modules()]
+        layers.eval()  # a patch is what it is in the push: nothing of it is dropped
+        try:
+            vectors = _cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size)
+        finally:
+            for part, training in modes:
+                part.training = training
+        with torch.no_grad():
+            layer.prototypes[self.index] = vectors.reshape(-1, *layer.prototypes.shape[1:])
+        return vectors
+
+    def pass_on_gradient(self, model: PrototypeModel, vectors: Tensor) -> None:
+        """Add to the gradients of the add-on layers what reaches them through the prototypes.
+
+        Args:
+            model: its prototypes have their gradient, of the whole batch on every rank; it is taken from them.
+            vectors: of `write`.
+        """
+        prototypes = model.prototype_layer.prototypes
+        assert prototypes.grad is not None
+        gradient = prototypes.grad[self.index].reshape(vectors.shape)
+        prototypes.grad = None
+        parameters = [parameter for parameter in model.add_on_layers.parameters() if parameter.requires_grad]
+        # Not `backward`, which data parallel training would take for a part of the batch.
+        parts = torch.autograd.grad(vectors, parameters, gradient, allow_unused=True)
+        for parameter, part in zip(parameters, parts, strict=True):
+            if part is not None:
+                parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+
+
+def copy_patches(
+    model: PrototypeModel, push: PushResult, features: Iterable[tuple[Tensor, Tensor]], first_image: int, ranks: Ranks
+) -> None:
+    """Let every prototype that is a patch be the very numbers of it, as a push would.
+
+    Args:
+        model: whose prototypes are changed in place.
+        push: where they come from.
+        features: maps (B, D, H, W) with labels, of this rank's part of the images, in order.
+        first_image: of that part.
+        ranks: who share the images.
+    """
+    layer = model.prototype_layer
+    vectors: list[Tensor] = [layer.prototypes.new_empty(0, layer.prototype_dim, *layer.prototype_size)]
+    index = [torch.empty(0, dtype=torch.int64)]
+    start = first_image
+    for maps, _ in features:
+        here = ((push.image >= start) & (push.image < start + len(maps))).nonzero().flatten()
+        place = (push.image[here] - start, push.patch[here] // push.grid[1], push.patch[here] % push.grid[1])
+        vectors.append(_cut(maps, place, layer.prototype_size))
+        index.append(here)
+        start += len(maps)
+    every_vector = torch.cat(ranks.gather(torch.cat(vectors))).to(layer.prototypes)
+    every_index = torch.cat(ranks.gather(torch.cat(index))).to(layer.prototypes.device)
+    with torch.no_grad():
+        layer.prototypes[every_index] = every_vector.reshape(-1, *layer.prototypes.shape[1:])
+
+
+def _is_patch_by_patch(layers: nn.Sequential) -> bool:
+    """Whether these layers look at one patch at a time."""
+
+    def looks_at_one(layer: nn.Module) -> bool:
+        if isinstance(layer, nn.Conv2d):
+            return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
+        return type(layer) in _PATCH_BY_PATCH
+
+    return type(layers) is nn.Sequential and all(looks_at_one(layer) for layer in layers)
+
+
+def _cut(maps: Tensor, place: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+    """The patches of `size` cells at (map, row, column), (S, C, h, w), of maps (M, C, H, W)."""
+    number, row, column = place
+    windows = maps.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (M, C, H', W', h, w)
+    return windows[number, :, row, column]

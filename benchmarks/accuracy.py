@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 BEGIN = "<!-- accuracies begin: made by `python -m benchmarks.accuracy --write`, do not edit -->"
 END = "<!-- accuracies end -->"
-STAGES = ("joint", "hardening", "push", "last_layer", "prune", "pruned_last_layer")
+STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class AccuracyRow:
         joint: before the push; None for a model that makes its choices final before that.
         hardening: with those choices final; None for a model that makes none.
         prune, pruned_last_layer: None without pruning.
+        live: after the push; None without live epochs.
         prototypes: left at the end.
         minutes: of training, all stages together.
     """
@@ -58,6 +59,7 @@ class AccuracyRow:
     git_sha: str
     torch_version: str
     device: str
+    live: float | None = None
 
 
 def read_run(folder: Path) -> AccuracyRow:
@@ -91,6 +93,7 @@ def read_run(folder: Path) -> AccuracyRow:
         git_sha=config["made_by"]["git"],
         torch_version=config["made_by"]["torch"],
         device=cpu_name(),
+        live=percent.get("live"),
     )
 
 
@@ -112,9 +115,9 @@ def table(rows: Sequence[AccuracyRow]) -> str:
     """The newest row of each recipe and seed, and the mean of each recipe's seeds."""
     newest = {(row.config, row.seed): row for row in rows}
     lines = [
-        "| recipe | seed | joint | hardening | push | last layer | prune | last layer again | prototypes | minutes "
-        "| commit |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| recipe | seed | joint | hardening | push | live | last layer | prune | last layer again | prototypes "
+        "| minutes | commit |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for config in dict.fromkeys(row.config for row in newest.values()):
         group = sorted((row for row in newest.values() if row.config == config), key=lambda row: row.seed)

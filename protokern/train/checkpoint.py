@@ -8,9 +8,9 @@
 
 A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. From then on it
 is never written again: under a name that is taken, another one gets a number behind it. Kept are the two newest, the
-best joint (or hardening) one since the last push, and those after a push, a last-layer or a pruning stage; of the kept
-ones only the two newest and the best joint one keep their resume.safetensors. A folder in which somebody else put
-something stays.
+best joint (or hardening) one since the last push, the best one of a live stage at work, and those after a push, a
+last-layer or a pruning stage; of the kept ones only the two newest and the best ones keep their resume.safetensors. A
+folder in which somebody else put something stays.
 """
 
 from __future__ import annotations

@@ -67,9 +67,14 @@ def train_epoch(
     loader = training_loader(epoch.dataset, _of_this_rank(epoch), epoch.workers, seed)
     epochs_done, epochs = _place_in_schedule(epoch.step, config, chooses=model.chooses)
     vectors = None if epoch.live is None else epoch.live.write(model)
-    for position, (images, labels) in enumerate(loader, start=epoch.first):
+
+    def set_rates(position: int) -> None:
         progress = epochs_done + position / len(epoch.batches)
         set_learning_rates(optimizer, schedule_factor(epoch.step.stage, progress, epochs, config))
+
+    set_rates(max(epoch.first - 1, 0))  # stopped after its last batch, an epoch still tells the rates of it
+    for position, (images, labels) in enumerate(loader, start=epoch.first):
+        set_rates(position)
         model.set_progress(epoch.step.epoch + position / len(epoch.batches))
 
         optimizer.zero_grad(set_to_none=True)

@@ -6,7 +6,7 @@
 | joint | backbone, add-on layers and prototypes learn |
 | hardening | as joint, with the choices of a model (ProtoPool's slots) made final before |
 | push | every prototype becomes its nearest patch of a training image of its class, or of one of its classes |
-| live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers of the moment see it |
+| live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers see it |
 | last_layer | the last layer learns on fixed activations |
 | joint, push, live, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
 | prune | prototypes whose nearest patches are mostly of other classes go (if asked for) |

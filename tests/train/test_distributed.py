@@ -87,7 +87,11 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gradient_clip": 1.0, "accumulation": 3}, {"model": POOL, "mixup": 0.5}, {"backbone": "frozen", "mixup": 0.5}],
+    [
+        {"gradient_clip": 1.0, "accumulation": 3, "live_epochs": 2, "live_lr": 1e-2},
+        {"model": POOL, "mixup": 0.5, "live_epochs": 1},
+        {"backbone": "frozen", "mixup": 0.5, "live_epochs": 1},
+    ],
     ids=["protopnet", "pool with mixup", "stored features with mixup"],
 )
 def test_two_processes_train_as_one(tmp_path, settings) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 
 import pytest
@@ -61,6 +63,13 @@ def until_after(run, stage: str) -> list:
     return records
 
 
+@pytest.fixture
+def later_is_better(monkeypatch) -> None:
+    """The validation finds every epoch better than the one before, and than any push."""
+    accuracies = itertools.count(2.0)
+    monkeypatch.setattr(loop_module, "evaluate", lambda *_, **__: Evaluation(next(accuracies), 1.0, 12))
+
+
 def cut_out(model, push: PushResult, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The prototypes that are patches, and what the add-on layers make of whole maps there, one by one."""
     rows, columns = model.prototype_layer.prototype_size
@@ -103,7 +112,12 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     settings = dataclasses.replace(config.train, mixup=0.0, accumulation=2)
     freeze(model, "live", settings)
     live = LivePrototypes.read(
-        model, Maps(maps, labels), push, batch_size=2, workers=0, channels_last=False  # type: ignore[arg-type]
+        model,
+        Maps(maps, labels),
+        push,
+        batch_size=2,
+        workers=0,
+        channels_last=False,  # type: ignore[arg-type]
     )
     vectors = live.write(model)
     index, expected = cut_out(model, push, maps)
@@ -147,14 +161,13 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
     assert seen == 2 * 4
 
 
+@pytest.mark.usefixtures("later_is_better")
 @EVERY_CONFIG
 def test_a_push_right_after_the_stage_changes_no_bit(tmp_path, config) -> None:
     run = toy_run(tmp_path, config)
-    records = until_after(run, "push")
+    until_after(run, "push")
     pushed = run.model.prototype_layer.prototypes.detach().clone()
-    *_, live = until_after(run, "live")
-    assert records
-    assert live.details["best_epoch"] > 0, "the test needs a stage that changed something"
+    until_after(run, "live")
     before = run.model.prototype_layer.prototypes.detach().clone()
     assert not torch.equal(before, pushed)
     sources = run.push
@@ -179,26 +192,27 @@ def test_a_push_of_the_saved_net_moves_no_prototype(tmp_path) -> None:
     torch.testing.assert_close(model.prototype_layer.prototypes.detach(), before)
 
 
+@pytest.mark.usefixtures("later_is_better")
 def test_only_add_on_layers_prototypes_and_last_layer_change(tmp_path) -> None:
     run = toy_run(tmp_path, CONFIGS["protopnet"])
     until_after(run, "push")
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    *_, last = until_after(run, "live")
-    assert last.details["best_epoch"] > 0
+    until_after(run, "live")
     changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.partition(".")[0] for name in changed} == {"add_on_layers", "prototype_layer", "last_layer"}
     assert {"add_on_layers.0.weight", "prototype_layer.prototypes", "last_layer.weight"} <= changed
 
 
+@pytest.mark.usefixtures("later_is_better")
 def test_a_last_layer_without_a_rate_stands_still(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config(**{**LIVE, "live_last_layer_lr": 0.0}))
     until_after(run, "push")
     before = run.model.last_layer.weight.detach().clone()
-    *_, last = until_after(run, "live")
-    assert last.details["best_epoch"] > 0
+    until_after(run, "live")
     assert torch.equal(run.model.last_layer.weight, before)
 
 
+@pytest.mark.usefixtures("later_is_better")
 def test_a_prototype_that_is_no_patch_keeps_its_vector(tmp_path) -> None:
     """One that no class of a pool uses."""
     run = toy_run(tmp_path, CONFIGS["protopool"])
@@ -248,7 +262,8 @@ def test_the_story_of_a_run_has_the_stage(tmp_path) -> None:
         ("live", 6),
     ]
     live = [record for record in records if isinstance(record, EpochRecord) and record.stage == "live"]
-    assert [record.learning_rates["add_on_layers"] for record in live] == pytest.approx([0.0225, 0.00375] * 2 if False else [record.learning_rates["add_on_layers"] for record in live])
+    # In the last of four batches, of two epochs: 3/8 and 7/8 of the way down.
+    assert [record.learning_rates["add_on_layers"] for record in live] == pytest.approx([0.03 * 5 / 8, 0.03 / 8] * 2)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["stages"]) == ["after_joint", "after_push", "after_live", "after_last_layer"]
     assert metrics["seconds"]["live"] > 0
@@ -270,6 +285,7 @@ def test_the_choices_draw_nothing_from_the_test_images(tmp_path) -> None:
 def story(run) -> tuple[dict, list]:
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run.log_path)]
+    log = [line for line in log if "features of the un-augmented images from" not in line.get("text", "")]  # a path
     return weights, log
 
 
@@ -281,27 +297,24 @@ def resumed(folder, config):
 
 @EVERY_CONFIG
 def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, config) -> None:
-    """In the first epoch, between the epochs, in the last one, and killed right before its end."""
+    """Stopped in the first epoch, before its validation, and in the last; killed between the epochs."""
     torch.set_num_threads(1)
     straight = toy_run(tmp_path / "straight", config)
     list(train(straight))
     weights, log = story(straight)
 
     run = toy_run(tmp_path / "stopped", config)
-    for batches in (2, 4, 7):
-        seen = run.progress.batch
-        run.should_stop = lambda: seen >= batches
-        stopped = False
-        try:
-            for record in train(run):
-                seen += isinstance(record, BatchRecord) and record.stage == "live"
-        except KeyboardInterrupt:
-            stopped = True
-        assert stopped
+    seen: list[BatchRecord] = []
+    for stop, batch in ((2, 2), (4, 4), (7, 3)):
+        run.should_stop = functools.partial(lambda stop: len(seen) >= stop, stop)
+        with pytest.raises(KeyboardInterrupt):
+            seen.extend(one for one in train(run) if isinstance(one, BatchRecord) and one.stage == "live")
         assert run.last_checkpoint.name.startswith("live-")
-        batches_done = run.progress.batch
+        assert run.last_checkpoint.name.endswith(f"-batch-{batch}")
         run = resumed(tmp_path / "stopped", config)
-        assert run.progress.batch == batches_done
+        if stop == 4:
+            next(record for record in train(run) if isinstance(record, EpochRecord))
+            run = resumed(tmp_path / "stopped", config)
     list(train(run))
     again, log_again = story(run)
     assert again.keys() == weights.keys()

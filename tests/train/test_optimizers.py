@@ -27,6 +27,7 @@ def learning(model: nn.Module) -> set[str]:
         ("last_layer", {"last_layer"}),
         ("pruned_last_layer", {"last_layer"}),
         ("push", set()),
+        ("live", {"add_on_layers", "prototype_layer", "last_layer"}),
         ("prune", set()),
     ],
 )

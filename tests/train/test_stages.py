@@ -44,6 +44,36 @@ def test_pruning_comes_last_with_a_last_layer_stage_of_its_own() -> None:
     ]
 
 
+def test_live_epochs_follow_every_push_and_are_counted_behind_the_others() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=2, push_start=1, push_every=1, live_epochs=2)
+    steps = plan(train, PruneConfig())
+    assert [step.name for step in steps] == [
+        "warm-0",
+        "joint-1",
+        "push-1",
+        "live-3",
+        "live-4",
+        "last_layer-1",
+        "joint-2",
+        "push-2",
+        "live-5",
+        "live-6",
+        "last_layer-2",
+    ]
+    assert [step.live_epoch for step in steps if step.stage == "live"] == [0, 1, 0, 1]
+    pool = plan(
+        TrainConfig(warm_epochs=0, joint_epochs=1, hardening_epochs=1, live_epochs=1), PruneConfig(), chooses=True
+    )
+    assert [step.name for step in pool] == ["joint-0", "hardening-1", "push-1", "live-2", "last_layer-1"]
+
+
+def test_an_early_stop_goes_on_with_the_last_push_and_its_live_epochs() -> None:
+    train = TrainConfig(warm_epochs=0, joint_epochs=6, push_start=2, push_every=2, live_epochs=1)
+    steps = plan(train, PruneConfig())
+    position = skip_after_early_stop(steps, 1)
+    assert [step.name for step in steps[position:]] == ["push-5", "live-8", "last_layer-5"]
+
+
 def test_warm_epochs_alone_end_in_a_push() -> None:
     assert names(TrainConfig(warm_epochs=2, joint_epochs=0)) == ["warm-0", "warm-1", "push-1", "last_layer-1"]
 

@@ -107,6 +107,7 @@ class ProtoPool(PrototypeModel):
         in_channels: channels of the images.
         image_size: as in `ProtoPNet`.
         backend: see `protokern.min_distance`.
+        salience: as in `ProtoPNet`; with focal="similarity" for the activations "cosine" and "linear" only.
 
     Attributes:
         assignment: the `SlotAssignment`; its `presence_logits` are (K, P, S).
@@ -146,6 +147,7 @@ class ProtoPool(PrototypeModel):
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 64,
         backend: str = "auto",
+        salience: float = 0.0,
     ) -> None:
         super().__init__()
         _check_options(focal, last_layer, activation)
@@ -162,6 +164,7 @@ class ProtoPool(PrototypeModel):
             in_channels=in_channels,
             image_size=image_size,
             backend=backend,
+            salience=salience,
         )
         slot_class = torch.arange(num_classes).repeat_interleave(slots_per_class)
         self.register_buffer("slot_identity", F.one_hot(slot_class, num_classes).float())
@@ -203,6 +206,7 @@ class ProtoPool(PrototypeModel):
             compat=config.compat,
             in_channels=in_channels_of(backbone),
             image_size=image_size,
+            salience=config.salience,
         )
 
     @property
@@ -279,6 +283,7 @@ class ProtoPool(PrototypeModel):
     def head(self, features: Tensor) -> ProtoPoolOutput:
         """Logits, distances, focal similarities and patches for feature maps (B, D, H, W)."""
         layer = self.prototype_layer
+        layer.require_even_weights("focal similarities")
         assignment = self.assignment()
         pool = layer(features)
         if self.focal == "similarity":

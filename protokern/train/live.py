@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.models.base import PrototypeModel
-from protokern.nn import apply_to_rows
+from protokern.nn import SalientLayers, apply_to_rows
 from protokern.push import PushResult
 from protokern.train.frozen import to_device
 from protokern.train.loaders import LabelledImages, training_loader
@@ -28,8 +28,9 @@ class LivePrototypes:
 
     Attributes:
         index: (S,) int64, which prototypes are a patch, in any order; the others keep their vectors.
-        maps: (M, C, H, W) of the backbone: the patches alone, where the add-on layers need no more of a map; else the
-            whole maps of all images that a patch comes from.
+        maps: (M, C, H, W) of the backbone: the patches alone, where the add-on layers need no more of a map, with the
+            cell of largest norm of the map beside each where they ask for that; else the whole maps of all images that
+            a patch comes from.
         place: of each patch in `maps`: map, row and column of its first cell, (S,) int64 each.
     """
 
@@ -58,7 +59,7 @@ class LivePrototypes:
             workers: processes that read images.
             channels_last: memory format of the images.
         """
-        prototypes = model.prototype_layer.prototypes
+        prototypes, size = model.prototype_layer.prototypes, model.prototype_layer.prototype_size
         index = (push.image >= 0).nonzero().flatten()
         chosen, number = push.image[index].unique(return_inverse=True)
         row, column = push.patch[index] // push.grid[1], push.patch[index] % push.grid[1]
@@ -75,7 +76,11 @@ class LivePrototypes:
             here = ((number >= start) & (number < start + len(maps))).nonzero().flatten()
             order.append(here)
             if is_cut:
-                maps = _cut(maps, (number[here] - start, row[here], column[here]), model.prototype_layer.prototype_size)
+                patches = _cut(maps, (number[here] - start, row[here], column[here]), size)
+                if isinstance(model.add_on_layers, SalientLayers):
+                    loudest = _loudest_cells(maps)[number[here] - start]  # (S', C)
+                    patches = torch.cat([patches, loudest[..., None, None].expand(-1, -1, size[0], 1)], dim=3)
+                maps = patches
             kept.append(maps)
         sorted_by_image = torch.cat([torch.empty(0, dtype=torch.int64), *order])
         place = (number[sorted_by_image], row[sorted_by_image], column[sorted_by_image])
@@ -157,14 +162,20 @@ def copy_patches(
 
 
 def _is_patch_by_patch(layers: nn.Sequential) -> bool:
-    """Whether these layers look at one patch at a time."""
+    """Whether these layers look at one patch at a time; salient ones also look for the largest norm in the map."""
 
     def looks_at_one(layer: nn.Module) -> bool:
         if isinstance(layer, nn.Conv2d):
             return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
         return type(layer) in _PATCH_BY_PATCH
 
-    return type(layers) is nn.Sequential and all(looks_at_one(layer) for layer in layers)
+    return type(layers) in (nn.Sequential, SalientLayers) and all(looks_at_one(layer) for layer in layers)
+
+
+def _loudest_cells(maps: Tensor) -> Tensor:
+    """The cell of largest norm of each map, (M, C), of maps (M, C, H, W); cells that are NaN do not count."""
+    norm = torch.linalg.vector_norm(maps, dim=1).nan_to_num(nan=0.0, posinf=torch.inf)  # (M, H, W)
+    return maps.flatten(2)[torch.arange(len(maps), device=maps.device), :, norm.flatten(1).argmax(dim=1)]
 
 
 def _cut(maps: Tensor, place: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from protokern.losses import Labels
+from protokern.nn import SalientLayers
 from protokern.push import PushResult, push_prototypes
 from protokern.train import loop as loop_module
 from protokern.train.checkpoint import find_resumable, load_model
@@ -30,12 +31,14 @@ from .toy import NET, ToySplits, pool_config, toy_config, toy_run
 
 LIVE = {"joint_epochs": 1, "live_epochs": 2, "live_lr": 3e-2, "live_last_layer_lr": 1e-2}
 CELLS = {**NET, "prototype_size": [2, 2], "metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
+SALIENT = {**NET, "metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "salience": 1.0}
 CONFIGS = {
     "protopnet": toy_config(**LIVE),
     "cells": toy_config(**LIVE, model=CELLS, accumulation=2, batch_norm="frozen"),
     "stored": toy_config(**LIVE, backbone="frozen"),
     "protopool": pool_config(**LIVE, hardening_epochs=1),
 }
+SALIENT_CONFIG = toy_config(**LIVE, model=SALIENT)
 EVERY_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 EVERY_MODEL = pytest.mark.parametrize("name", ["protopnet", "cells", "protopool"])
 
@@ -90,9 +93,9 @@ def backbone_maps(run) -> torch.Tensor:
 
 
 @EVERY_MODEL
-@pytest.mark.parametrize("add_on", ["alone", "with neighbours"])
+@pytest.mark.parametrize("add_on", ["alone", "salient", "with neighbours"])
 def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_path, name, add_on) -> None:
-    """Against central differences in float64; the convolution of 3 x 3 looks beyond the patch."""
+    """Against central differences in float64; salient layers and a convolution of 3 x 3 look beyond the patch."""
     config = CONFIGS[name]
     model = toy_run(tmp_path, config).model
     model.harden()
@@ -100,6 +103,8 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     channels, dim = model.add_on_layers[0].in_channels, model.prototype_layer.prototype_dim
     if add_on == "with neighbours":
         model.add_on_layers = nn.Sequential(nn.Conv2d(channels, dim, 3, padding=1), nn.Sigmoid())
+    elif add_on == "salient":
+        model.add_on_layers = SalientLayers(*model.add_on_layers, power=1.5)
     model.double()
     maps = torch.rand(9, channels, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     labels = [index % 3 for index in range(9)]
@@ -148,7 +153,7 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     assert model.prototype_layer.prototypes.grad is None
 
 
-@EVERY_CONFIG
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SALIENT_CONFIG], ids=[*CONFIGS, "salient"])
 def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> None:
     """What training does to a patch alone, a convolution of the whole map does too, up to rounding."""
     run = toy_run(tmp_path, config)

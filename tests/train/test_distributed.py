@@ -88,7 +88,7 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"gradient_clip": 1.0, "accumulation": 3, "live_epochs": 2, "live_lr": 1e-2},
+        {"gradient_clip": 1.0, "accumulation": 3, "live_epochs": 1, "live_lr": 1e-2},
         {"model": POOL, "mixup": 0.5, "live_epochs": 1},
         {"backbone": "frozen", "mixup": 0.5, "live_epochs": 1},
     ],

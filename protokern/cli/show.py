@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 _STAGES = {
+    "start": "start",
     "warm": "warm",
     "joint": "joint",
     "hardening": "hardening",

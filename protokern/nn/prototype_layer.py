@@ -255,6 +255,10 @@ class PrototypeLayer(nn.Module):
                 f"norm_as_weight: must be False for {what}, which counts all patches alike; got True. Leave it out."
             )
 
+    def patch_weight(self, features: Tensor) -> Tensor | None:
+        """How much every patch of features (B, D, H, W) counts, (B, H', W'); None: all count alike."""
+        return self._weights(features, None)
+
     def _chosen(self, prototype_index: Tensor | None) -> Tensor:
         """The prototypes that an index chooses, (P', D) or (P', D, h, w)."""
         return self.prototypes if prototype_index is None else self.prototypes[prototype_index]

@@ -48,6 +48,7 @@ LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 ma
 MOST_DRAWN = 200  # prototypes; of more, only those in sight are laid out and drawn
 Place = Literal["auto", "inside", "beside"]
 _STAGES = {
+    "start": "start at patches",
     "warm": "warm-up",
     "joint": "joint training, best epoch",
     "push": "push",

@@ -30,6 +30,7 @@ from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, Sta
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
 from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Stage, Step
+from protokern.train.start import choose_images, find_starts
 
 Result = TypeVar("Result")
 Details = dict[str, float | int]
@@ -70,6 +71,21 @@ def harden_step(run: TrainingRun) -> list[Notice]:
 
 def _in_words(details: Details) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in details.items())
+
+
+def start_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Let every prototype be a patch of a training image of its class."""
+    if run.model.chooses:
+        raise TrainingError(
+            'prototype_start: must be "random" for a model that chooses which prototypes a class has; got "patches".'
+        )
+    run.progress.epoch = 0
+    frozen = _frozen(run)
+    chosen = choose_images(run.inputs.push.labels, run.model.num_classes, run.train.seed)
+    first = first_image(run.inputs.push, run.train.batch_size, run.ranks)
+    run.push = find_starts(run.model, frozen.push, first, chosen, run.train.seed, run.ranks)
+    copy_patches(run.model, run.push, frozen.push, first, run.ranks)
+    return [_measure(run, "start", {})]
 
 
 def push_step(run: TrainingRun) -> list[LoggedRecord]:

@@ -19,6 +19,7 @@ from protokern.train.head_stages import (
     push_step,
     return_to_best_joint,
     return_to_best_pushed,
+    start_step,
 )
 from protokern.train.live import LivePrototypes
 from protokern.train.loaders import ordered_loader, shuffled_batches
@@ -94,6 +95,8 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
                     next_position = skip_after_early_stop(steps, next_position)
                     text = f"early stop: {progress.waited} epochs without better validation accuracy"
                     records.append(Notice(text=text))
+            elif step.stage == "start":
+                records = start_step(run)
             elif step.stage == "push":
                 records = [*return_to_best_joint(run), *push_step(run)]
             elif step.stage == "prune":

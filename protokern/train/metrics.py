@@ -10,6 +10,7 @@ from protokern.train.run import TrainingRun
 
 FORMAT = "protokern-metrics-1"
 _NAMES = {
+    "start": "after_start",
     "warm": "after_joint",
     "joint": "after_joint",
     "hardening": "after_hardening",

@@ -22,7 +22,8 @@ def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
     if stage in ("last_layer", "pruned_last_layer"):
         return {"last_layer": config.last_layer_lr}
     if stage == "live":
-        rates = {"add_on_layers": config.add_on_lr / 10 if config.live_lr == "auto" else config.live_lr}
+        after_push = config.add_on_lr / 10 if config.warm_epochs + config.joint_epochs else config.add_on_lr
+        rates = {"add_on_layers": after_push if config.live_lr == "auto" else config.live_lr}
         return rates | ({"last_layer": config.live_last_layer_lr} if config.live_last_layer_lr > 0 else {})
     if stage not in ("warm", "joint", "hardening"):
         return {}

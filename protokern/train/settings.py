@@ -29,15 +29,20 @@ class TrainConfig:
         batch_size: images in a step, of all processes together.
         backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
             un-augmented images, and every stage reads what it gave from the disk, see `data.feature_store`.
+        prototype_start: "random", as the model makes them, or "patches": of training images of their class, spread over
+            what the class looks like. From there live epochs can follow at once, without warm and joint epochs.
         warm_epochs: epochs with the backbone frozen.
         joint_epochs: epochs with everything but the last layer trained.
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
             choose (ProtoPool).
         live_epochs: epochs after each push in which add-on layers and last layer learn and every prototype stays the
             patch that it is, as the add-on layers of the moment see it; 0: none, as in the original.
-        live_lr: learning rate of the add-on layers there; "auto": a tenth of `add_on_lr`. It falls linearly to zero, as
+        live_lr: learning rate of the add-on layers there; "auto": a tenth of `add_on_lr` after a push,
+            `add_on_lr` without warm and joint epochs. It falls linearly to zero, as
             does `live_last_layer_lr`.
         live_last_layer_lr: of the last layer there; 0: it stands still.
+        live_rounds: without warm and joint epochs: how often prototypes start at patches and live from there. The second
+            start sees the patches as the first round has taught the add-on layers, and so groups them better.
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
         push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
             other one.
@@ -89,12 +94,14 @@ class TrainConfig:
     seed: int = 0
     batch_size: int = 80
     backbone: Literal["train", "frozen"] = "train"
+    prototype_start: Literal["random", "patches"] = "random"
     warm_epochs: int = 5
     joint_epochs: int = 26
     hardening_epochs: int = 2
     live_epochs: int = 0
     live_lr: float | Literal["auto"] = "auto"
     live_last_layer_lr: float = 1e-3
+    live_rounds: int = 1
     push_start: int = 10
     push_every: int = 10
     last_layer_solver: Literal["convex", "compat"] = "convex"
@@ -138,7 +145,14 @@ class TrainConfig:
         for name in ("warm_epochs", "joint_epochs", "hardening_epochs", "live_epochs", "last_layer_epochs"):
             require(getattr(self, name) <= MOST_EPOCHS, name, f"at most {MOST_EPOCHS}", getattr(self, name))
         require_number(self, "feature_cache_mb")
-        require(self.warm_epochs + self.joint_epochs >= 1, "joint_epochs", "at least 1 when warm_epochs is 0", 0)
+        require_number(self, "live_rounds", minimum=1)
+        if self.warm_epochs + self.joint_epochs > 0:
+            wanted = "1 unless warm_epochs and joint_epochs are 0"
+            require(self.live_rounds == 1, "live_rounds", wanted, self.live_rounds)
+        else:
+            is_live = self.prototype_start == "patches" and self.live_epochs > 0
+            wanted = 'at least 1 when warm_epochs is 0, unless prototype_start is "patches" and there are live_epochs'
+            require(is_live, "joint_epochs", wanted, 0)
         rates = ["backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay"]
         rates += ["live_last_layer_lr"] if self.live_lr == "auto" else ["live_lr", "live_last_layer_lr"]
         require_number(self, *rates)

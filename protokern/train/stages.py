@@ -2,6 +2,7 @@
 
 | stage | what happens |
 | --- | --- |
+| start | every prototype becomes a patch of a training image of its class (if asked for) |
 | warm | add-on layers and prototypes learn; the backbone is frozen |
 | joint | backbone, add-on layers and prototypes learn |
 | hardening | as joint, with the choices of a model (ProtoPool's slots) made final before |
@@ -13,7 +14,8 @@
 | pruned_last_layer | the last layer learns once more |
 
 Only models that make choices have a hardening stage; their one push follows it. There is a live stage if it is asked
-for, after every push, so that of several pushes the best is chosen by what it leads to.
+for, after every push, so that of several pushes the best is chosen by what it leads to. Without warm and joint epochs
+it follows the start: then prototypes are patches all the time, and there is no push.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from typing import Literal
 
 from protokern.train.settings import PruneConfig, TrainConfig
 
-Stage = Literal["warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
+Stage = Literal[
+    "start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"
+]
 LEARNING: tuple[Stage, ...] = ("warm", "joint", "hardening", "live")  # in epochs, over the training images
 
 
@@ -50,10 +54,16 @@ class Step:
 
 def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tuple[Step, ...]:
     """All steps of a run, first to last; `chooses` as in `PrototypeModel`."""
-    steps: list[Step] = []
+    starts = [Step("start", 0)] if train.prototype_start == "patches" else []
+    steps = list(starts)
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
     next_live = last_epoch + 1
+    if last_epoch < 0:
+        rounds = range(train.live_rounds)
+        count = train.live_epochs
+        steps = [step for turn in rounds for step in (*starts, *(Step("live", turn * count + n, n) for n in range(count)))]
+        steps.append(Step("last_layer", 0))
     for epoch in range(last_epoch + 1):
         learning: Stage = "warm" if epoch < train.warm_epochs else "joint" if epoch < soft_epochs else "hardening"
         steps.append(Step(learning, epoch))
@@ -62,7 +72,7 @@ def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tu
             steps += [Step("push", epoch), *live, Step("last_layer", epoch)]
             next_live += train.live_epochs
     if prune.enabled:
-        steps += [Step("prune", last_epoch), Step("pruned_last_layer", last_epoch)]
+        steps += [Step("prune", max(last_epoch, 0)), Step("pruned_last_layer", max(last_epoch, 0))]
     return tuple(steps)
 
 

@@ -98,9 +98,9 @@ def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
             checkpoint=run.last_checkpoint.name, epoch=0, accuracy=result["val_accuracy"], loss=result["val_loss"]
         )
     free = (run.push.image < 0).nonzero().flatten().tolist()
-    return (
-        [Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage")] if free else []
-    )
+    if not free:
+        return []
+    return [Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage")]
 
 
 def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[LoggedRecord]:

@@ -82,11 +82,12 @@ def run(args: argparse.Namespace) -> int:
         )
         field = explanation.receptive_field
         entries = explanation_table(path.name, explanation, opened.classes, files)
+        share = field.share((image.shape[1], image.shape[2]))
         with explain_write_errors(out), outputs.writing() as stage:
             page, figure, table = (stage / name for name in of_image)
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)
-            write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map}))
+            write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map, "receptive_field_share": share}))
         print("\n".join([*summarise(item), *(f"  {out / name}" for name in of_image)]))
     return 0
 

@@ -47,7 +47,8 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches,
     strides, dilation and padding, and is the whole image where a net pools globally (squeeze and excitation).
     The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
-    The net must be in evaluation mode, else its batch statistics mix the images.
+    The net must be in evaluation mode, else its batch statistics mix the images. Features of `SalientLayers` depend on
+    the whole image by their length alone, of which a patch that is NaN takes no part; the box is that of the direction.
 
     Args:
         net: maps images (B, C, Y, X) to features (B, D, H, W).

@@ -116,7 +116,7 @@ class PrototypeModel(nn.Module):
             metric=metric,
             epsilon=epsilon,
             backend=backend,
-            **({'norm_as_weight': True} if salience else {}),
+            norm_as_weight=salience > 0,
         )
         check_grid((height, width), prototype_size, size)
         self._has_bounded_features = add_on_layers != "linear"

@@ -29,7 +29,7 @@ COUNTS = ("loss", "correct", "images")  # the other sums of an epoch are the ter
 class Epoch:
     """What an epoch works on. `batches` are image indices for all ranks; `first` of them are done already.
 
-    `live`: in the live stage, the patches that the prototypes stay.
+    `live` has the patches that the prototypes are, in a live epoch.
     """
 
     step: Step

@@ -12,7 +12,7 @@ from torch import Tensor
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNumber, PruneResult, apply_prune, prune_by_number
-from protokern.push import PushResult, apply_push
+from protokern.push import PushResult, push_found
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import FrozenSplits, on_features
@@ -93,9 +93,7 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     hardened = _harden(run.model)
     search = _search(run)
     with on_features(run.model):
-        push, notices = _speak(
-            lambda: apply_push(run.model, search(run.model, 1, own_class=True, vectors=True)), run, "push"
-        )
+        push, notices = _speak(lambda: push_found(run.model, search), run, "push")
     run.push = push
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
@@ -116,9 +114,9 @@ def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
             checkpoint=run.last_checkpoint.name, epoch=0, accuracy=result["val_accuracy"], loss=result["val_loss"]
         )
     free = (run.push.image < 0).nonzero().flatten().tolist()
-    return (
-        [Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage")] if free else []
-    )
+    if not free:
+        return []
+    return [Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage")]
 
 
 def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[LoggedRecord]:

@@ -167,7 +167,7 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
 
 
 @pytest.mark.usefixtures("later_is_better")
-@EVERY_CONFIG
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SALIENT_CONFIG], ids=[*CONFIGS, "salient"])
 def test_a_push_right_after_the_stage_changes_no_bit(tmp_path, config) -> None:
     run = toy_run(tmp_path, config)
     until_after(run, "push")

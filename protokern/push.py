@@ -70,9 +70,7 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
         section 3.4, for prototypes that several classes share.
     """
 
-    def search(
-        model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool
-    ) -> NearestPatches:
+    def search(model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool) -> NearestPatches:
         return find_nearest_patches(model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted)
 
     return push_found(model, search)

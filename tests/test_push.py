@@ -240,7 +240,8 @@ def test_a_search_without_weights_is_wanted_where_patches_have_them_and_only_the
     found = find_nearest_patches(model, loader, own_class=True, vectors=True)
     plain = find_nearest_patches(model, loader, own_class=True, weighted=False)
     with pytest.raises(
-        ValueError, match=r"^unweighted: must be given for a model whose patches have weights; got nothing\. Search with"
+        ValueError,
+        match=r"^unweighted: must be given for a model whose patches have weights; got nothing\. Search",
     ):
         apply_push(model, found)
     apply_push(model, found, plain)

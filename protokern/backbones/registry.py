@@ -112,8 +112,8 @@ def build_backbone(
             "Use 'none', or convert the images to RGB."
         )
     if timm_nets.is_timm(name):
-        body, mean, std, index = timm_nets.build_timm(name, weights=weights, in_channels=in_channels, stage=stage)
-        return Backbone(body, mean, std, in_channels, index)
+        net, mean, std, index = timm_nets.build_timm(name, weights=weights, in_channels=in_channels, stage=stage)
+        return Backbone(net, mean, std, in_channels, index)
     if name == "tiny":
         backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
     elif name in efficientnet_lite.VARIANTS:

@@ -1,4 +1,4 @@
-"""Nets of the package timm by name: the feature maps of one of their stages. timm is optional and imported here alone."""
+"""Nets of the package timm by name: the feature maps of a stage of theirs. timm is optional and imported here alone."""
 
 from __future__ import annotations
 

@@ -95,16 +95,14 @@ def _find_ends(net: Callable[[Tensor], Tensor], image: Tensor, *, middle: bool) 
         for axis in (1, 2):
             length = features.shape[axis + 1]
             cells = [length // 2] if middle else list(range(length))
-            ends += [
-                _search_ends(net, image, axis=axis, from_end=from_end, cells=cells) for from_end in (False, True)
-            ]
+            ends += [_search_ends(net, image, axis=axis, from_end=from_end, cells=cells) for from_end in (False, True)]
     return ends
 
 
 def _search_ends(
     net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, cells: list[int]
 ) -> list[int]:
-    """Per given grid row (axis 1) or column (axis 2): how many pixel lines at that side of the image it does not see."""
+    """For given grid rows (axis 1) or columns (axis 2): how many pixel lines at that side of the image each misses."""
     length = image.shape[axis]
     unseen = [0] * len(cells)  # blanking this many lines leaves the cell finite
     seen = [length + 1] * len(cells)  # blanking this many makes it NaN

@@ -1,4 +1,4 @@
-"""Models whose patches count by their salience: what is compared, on images, stored maps and exported programs alike."""
+"""Models whose patches count by their salience: what is compared, on images, stored maps and exported programs."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def test_the_similarity_is_salience_times_cosine_at_the_best_patch(power):
 def test_the_focal_similarity_is_the_best_less_the_mean_of_the_weighted_ones(focal):
     model, images = protopool(focal=focal), torch.rand(2, 3, 16, 16)
     wanted = similarities(model, images).flatten(2)
-    torch.testing.assert_close(
-        model(images).activations, (wanted.amax(2) - wanted.mean(2)).float(), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(model(images).activations, (wanted.amax(2) - wanted.mean(2)).float(), rtol=0, atol=1e-6)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import torch
 
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
-from protokern.push import push_prototypes
 from protokern.train.checkpoint import find_resumable
+from protokern.train.head_stages import push_step
 from protokern.train.loop import train
 from protokern.train.ranks import SINGLE
 from protokern.train.records import BatchRecord, StageRecord
@@ -107,8 +107,7 @@ def test_prototypes_are_distinct_patches_of_their_class_from_first_to_last(confi
     own = run.model.class_identity.argmax(dim=1)
     assert [run.splits.push.labels[image] for image, _ in sources(run)] == own.tolist()
     before = weights(run)
-    images = torch.stack([run.splits.push[index][0] for index in range(len(run.splits.push))])
-    push_prototypes(run.model, [(images, torch.tensor(run.splits.push.labels))])
+    push_step(run)
     assert torch.equal(run.model.prototype_layer.prototypes, before["prototype_layer.prototypes"])
 
 

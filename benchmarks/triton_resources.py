@@ -63,7 +63,7 @@ class Launch:
         """What distinguishes this launch from others of the kernel, readable and the same on every machine."""
         parts = [f"{name}={value}" for name, value in self.constants if name.isupper()]
         pointers = [kind.removeprefix("*") for _, kind in self.signature if kind.startswith("*")]
-        ones = [name for name, value in self.constants if not name.isupper()]
+        ones = [name for name, value in self.constants if not name.isupper() and value is not None]
         text = " ".join([*parts, *(f"{name}={value}" for name, value in self.options), "types=" + ",".join(pointers)])
         return f"{text} ones={','.join(ones)}" if ones else text
 
@@ -178,14 +178,14 @@ def _launch(kernel: JITFunction, args: Sequence[Any], options: dict[str, Any]) -
 
 
 def _type(value: Any) -> str:
-    """Triton's type of an argument; what it folds into the code, a 1, is a constexpr."""
+    """Triton's type of an argument; what it folds into the code, a 1 or None, is a constexpr."""
     if isinstance(value, torch.Tensor):
         names = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
         names |= {torch.int64: "i64", torch.int32: "i32", torch.int8: "i8"}
         return f"*{names[value.dtype]}"
     if isinstance(value, float):
         return "fp32"
-    if value == 1:
+    if value is None or value == 1:
         return "constexpr"
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 

@@ -77,8 +77,8 @@ def check_patch_weight(patch_weight: object, features: Tensor, prototypes: Tenso
             f"got {tuple(patch_weight.shape)}."
         )
     wide = compute_dtype(features.dtype)
-    types = DTYPES if torch.is_autocast_enabled(features.device.type) else (features.dtype, wide)
-    if patch_weight.dtype not in (torch.bool, *types):
+    fits = patch_weight.dtype in (torch.bool, features.dtype, wide)
+    if not fits and not (patch_weight.dtype in DTYPES and torch.is_autocast_enabled(features.device.type)):
         names = " or ".join(str(dtype) for dtype in dict.fromkeys((wide, features.dtype)))
         raise ValueError(
             f"patch_weight: must be torch.bool or {names} to match features; got {patch_weight.dtype}. Convert it."

@@ -20,6 +20,7 @@ MODULES = frozenset(
         "test_distance_map",
         "test_mean_activation",
         "test_min_distance",
+        "test_patch_weight",
         "test_prototype_pool",
         "test_topk_pool",
     }

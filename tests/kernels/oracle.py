@@ -39,3 +39,16 @@ def activation(distance: Tensor, name: str, epsilon: float = 1e-4) -> Tensor:
     if name == "log":
         return torch.log((distance + 1) / (distance + epsilon))
     return {"linear": -distance, "exp": torch.exp(-distance), "cosine": 1 - distance}[name]
+
+
+def weigh(distance: Tensor, weight: Tensor, metric: str) -> Tensor:
+    """Weighted distances (B, P, H', W') of distances and weights (B, H', W') in float64; inf where the weight is 0.
+
+    So that a similarity 1 - d, or exp(-d), is multiplied with the weight.
+    """
+    w = weight.double()[:, None].expand_as(distance)
+    if metric == "cosine":
+        similarity = w * (1 - distance)
+        return torch.where(w == 0, torch.inf, 1 - similarity)
+    kept = torch.where(w == 0, 1, w)
+    return torch.where(w == 0, torch.inf, distance + torch.log(1 / kept))

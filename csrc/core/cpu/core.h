@@ -22,7 +22,8 @@ struct Problem {
     Array4 prototypes;  // (P, D, h, w), h <= H, w <= W; same dtype as the features
     Metric metric;
     SearchPrecision precision =
-        SearchPrecision::fp32;  // of the search in min_distance; bf16 only where the instruction set has it
+        SearchPrecision::fp32;           // of the search in min_distance; bf16 only where the instruction set has it
+    const void* patch_weight = nullptr;  // (B, N) values in [0, 1], or null: all are 1; for min_distance, topk_distance
 };
 
 struct PoolOutput {

@@ -6,6 +6,7 @@
 
 #include "activation.cuh"
 #include "search.cuh"
+#include "weight.cuh"
 
 namespace protokern::cuda {
 namespace {
@@ -25,6 +26,8 @@ struct Finish {
     const T* largest;  // (B)
     const T* prototype_length;  // (P)
     const int* first_bad;       // (B)
+    const T* weight;            // (B, N), or null
+    const int* first_usable;    // (B), or null without weights
     int64_t images, count;
     int64_t images_per_block;
     T* value;
@@ -34,13 +37,24 @@ struct Finish {
     T epsilon;
 };
 
+// The difference form of a pair, weighed if there are weights.
+template <bool weighted, typename T>
+__device__ T distance_of(const Finish<T>& a, int64_t image, int n, int64_t p, int lane) {
+    const T distance = pair_distance(a.pairs, image, n, p, lane);
+    if constexpr (weighted)
+        return weigh(a.pairs.metric, a.weight[image * a.pairs.positions + n], distance);
+    else
+        return distance;
+}
+
 // The first of the patches with the smallest difference form.
-template <typename T>
-__device__ void decide(const Pairs<T>& pairs, int64_t image, int64_t p, int lane, T& value, int& patch) {
+template <bool weighted, typename T>
+__device__ void decide(const Finish<T>& a, int64_t image, int64_t p, int lane, T& value, int& patch) {
     value = infinity<T>();
     patch = 0;
-    for (int n = 0; n < pairs.positions; ++n) {
-        const T distance = pair_distance(pairs, image, n, p, lane);
+    if constexpr (weighted) patch = a.first_usable[image];
+    for (int n = 0; n < a.pairs.positions; ++n) {
+        const T distance = distance_of<weighted>(a, image, n, p, lane);
         if (!(distance < value)) continue;
         value = distance;
         patch = n;
@@ -48,7 +62,7 @@ __device__ void decide(const Pairs<T>& pairs, int64_t image, int64_t p, int lane
 }
 
 // A warp takes one prototype and several images, so that the prototype's values stay near.
-template <typename T>
+template <typename T, bool weighted>
 __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
     const int lane = threadIdx.x % 32;
     const int64_t p_blocks = (a.count + warps - 1) / warps;
@@ -77,10 +91,12 @@ __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
             const T reach = a.largest[image] + a.prototype_length[p];
             const T unit = a.pairs.metric == Metric::cosine ? 4 * a.prototype_length[p] : reach * reach;
             patch = found.index;
+            if constexpr (weighted)
+                if (!(found.best < infinity<T>())) patch = a.first_usable[image];
             if (a.decide && !(found.second - found.best > a.gap * unit + a.vanished))
-                decide(a.pairs, image, p, lane, value, patch);
+                decide<weighted>(a, image, p, lane, value, patch);
             else
-                value = pair_distance(a.pairs, image, patch, p, lane);
+                value = distance_of<weighted>(a, image, patch, p, lane);
         }
         if (lane != 0) continue;
         const int64_t to = image * a.count + p;
@@ -146,7 +162,8 @@ struct Forward {
     T gap() const {
         const double rounding = std::numeric_limits<T>::epsilon() / 2;
         const double length = static_cast<double>(shape.segments) * shape.depth;
-        const double plain = rounding * (8 + 2 * std::sqrt(length));
+        // Weights add up to four roundings of numbers no larger than the squared length.
+        const double plain = rounding * ((prepared.weight ? 12 : 8) + 2 * std::sqrt(length));
         if (!on_matrix_units<T>(device)) return static_cast<T>(plain);
         if (needs.as_given) return static_cast<T>(plain + length / 8 * 0x1p-24);
         return static_cast<T>(plain + 5 * 0x1p-22 + 3 * length / 8 * 0x1p-24);
@@ -194,6 +211,8 @@ struct Forward {
                                prepared.largest,
                                prepared.prototype_length,
                                prepared.first_bad,
+                               prepared.weight,
+                               prepared.first_usable,
                                shape.images,
                                shape.prototypes,
                                images_per_block,
@@ -202,8 +221,11 @@ struct Forward {
                                static_cast<T*>(output.activation),
                                output.kind,
                                static_cast<T>(output.epsilon)};
-        PROTOKERN_LAUNCH("finish", (finish_kernel<T>), blocks(p_blocks * divide_up(shape.images, images_per_block)),
-                         32 * warps, 0, stream, finish);
+        const dim3 grid = blocks(p_blocks * divide_up(shape.images, images_per_block));
+        if (prepared.weight)
+            PROTOKERN_LAUNCH("finish", (finish_kernel<T, true>), grid, 32 * warps, 0, stream, finish);
+        else
+            PROTOKERN_LAUNCH("finish", (finish_kernel<T, false>), grid, 32 * warps, 0, stream, finish);
     }
 };
 

@@ -2,6 +2,7 @@
 //
 // Letters: B images, D channels, H x W pixels, P prototypes of S = h * w pixels, N positions of a patch.
 #include "prepare.cuh"
+#include "weight.cuh"
 
 namespace protokern::cuda {
 namespace {
@@ -170,16 +171,51 @@ struct Measured {
     Rank<T>* ranks;
     T* largest;
     int* first_bad;
+    const T* weight;
+    int* first_usable;
 };
 
-// One block per image: norms of patches from those of their pixels.
+// What the weight of patch n of an image makes of its rank and its part of `largest`; whether the weight is valid.
 template <typename T>
+__device__ bool weigh_rank(const Measured<T>& a, int64_t image, int n, Rank<T>& rank, double& squared, int& my_usable) {
+    const T weight = a.weight[image * a.positions + n];
+    if (!is_weight(weight)) return false;
+    if (weight == T(0)) {
+        rank = {infinity<T>(), T(0)};
+        squared = 0;
+        return true;
+    }
+    if (n < my_usable) my_usable = n;
+    if (a.cosine) {
+        rank.scale *= weight;
+    } else {
+        squared -= static_cast<double>(log(weight));
+        rank.bias = static_cast<T>(squared);
+    }
+    return true;
+}
+
+// The smallest of the numbers (32 * warps) of all threads of a block.
+__device__ int block_smallest(int mine, int* all) {
+    all[threadIdx.x] = mine;
+    __syncthreads();
+    for (int step = 16 * warps; step > 0; step /= 2) {
+        const int at = static_cast<int>(threadIdx.x);
+        if (at < step && all[at + step] < all[at]) all[at] = all[at + step];
+        __syncthreads();
+    }
+    return all[0];
+}
+
+// One block per image: norms of patches from those of their pixels.
+template <typename T, bool weighted>
 __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
     __shared__ double most[32 * warps];
     __shared__ int first[32 * warps];
     const int64_t image = blockIdx.x;
     double my_most = 0;
     int my_first = a.positions;
+    int my_usable = a.positions;
     for (int n = threadIdx.x; n < a.padded_positions; n += 32 * warps) {
         if (n >= a.positions) {
             if (a.ranks) a.ranks[image * a.padded_positions + n] = {infinity<T>(), T(0)};
@@ -191,13 +227,20 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         for (int s = 0; s < a.segments; ++s)
             sum += norm[static_cast<int64_t>(s / a.patch_width) * a.width + s % a.patch_width];
         const bool bad = sum != sum;
-        if (bad && n < my_first) my_first = n;
-        if (sum > my_most) my_most = sum;
+        if constexpr (!weighted) {
+            if (bad && n < my_first) my_first = n;
+            if (sum > my_most) my_most = sum;
+        }
         const T inverse = inverse_length<T>(sum);
         if (a.patch_scale) a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.cosine ? inverse : T(1);
         if (!a.ranks) continue;
         Rank<T> rank{static_cast<T>(sum), T(-2)};
         if (a.cosine) rank = {T(0), -inverse};
+        if constexpr (weighted) {
+            const bool valid = weigh_rank(a, image, n, rank, sum, my_usable);
+            if ((bad || !valid) && n < my_first) my_first = n;
+            if (sum > my_most) my_most = sum;
+        }
         a.ranks[image * a.padded_positions + n] = rank;
     }
     most[threadIdx.x] = my_most;
@@ -212,9 +255,19 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         }
         __syncthreads();
     }
-    if (threadIdx.x != 0 || !a.largest) return;
-    a.largest[image] = a.cosine ? T(1) : sqrt(static_cast<T>(most[0]));
-    a.first_bad[image] = first[0] < a.positions ? first[0] : -1;
+    if constexpr (weighted) {
+        const int first_bad = first[0];
+        __syncthreads();
+        const int usable = block_smallest(my_usable, first);
+        if (threadIdx.x != 0) return;
+        a.largest[image] = a.cosine ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.first_usable[image] = usable;
+        a.first_bad[image] = first_bad < a.positions ? first_bad : usable < a.positions ? -1 : 0;
+    } else {
+        if (threadIdx.x != 0 || !a.largest) return;
+        a.largest[image] = a.cosine ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.first_bad[image] = first[0] < a.positions ? first[0] : -1;
+    }
 }
 
 // Whether the caller's memory already is rows of T, channels beside each other and pixels evenly spaced.
@@ -244,7 +297,9 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
       ranks(nullptr),
       padded_positions(static_cast<int>(round_up(shape.positions, rank_block))),
       largest(nullptr),
-      first_bad(nullptr) {
+      first_bad(nullptr),
+      weight(static_cast<const T*>(problem.patch_weight)),
+      first_usable(nullptr) {
     const bool cosine = problem.metric == Metric::cosine;
     const Array4& x = problem.features;
     const Array4& p = problem.prototypes;
@@ -272,6 +327,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
         ranks = carver.take<Rank<T>>(shape.images * padded_positions);
         largest = carver.take<T>(shape.images);
         first_bad = carver.take<int>(shape.images);
+        if (weight) first_usable = carver.take<int>(shape.images);
     }
     if (needs.search != SearchForm::none || needs.scales) {
         pixel_norm = carver.take<double>(shape.images * shape.pixels);
@@ -312,10 +368,14 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
         }
     });
     if (!pixel_norm || shape.images == 0) return;
-    const Measured<T> measured{
-        pixel_norm,        shape.pixels, shape.width, shape.columns, shape.positions, padded_positions, shape.segments,
-        shape.patch_width, cosine,       patch_scale, ranks,         largest,         first_bad};
-    PROTOKERN_LAUNCH("measure", (measure_kernel<T>), blocks(shape.images), 32 * warps, 0, stream, measured);
+    const Measured<T> measured{pixel_norm,      shape.pixels,     shape.width,    shape.columns,
+                               shape.positions, padded_positions, shape.segments, shape.patch_width,
+                               cosine,          patch_scale,      ranks,          largest,
+                               first_bad,       weight,           first_usable};
+    if (first_usable)
+        PROTOKERN_LAUNCH("measure", (measure_kernel<T, true>), blocks(shape.images), 32 * warps, 0, stream, measured);
+    else
+        PROTOKERN_LAUNCH("measure", (measure_kernel<T, false>), blocks(shape.images), 32 * warps, 0, stream, measured);
 }
 
 template struct Prepared<float>;

@@ -63,8 +63,11 @@ struct Prepared {
     T* prototype_length;     // (P): norm of what is searched
     Rank<T>* ranks;          // (B, padded_positions)
     int padded_positions;
-    T* largest;      // (B): largest norm of a searched patch
-    int* first_bad;  // (B): first position whose patch is not finite, or -1
+    T* largest;      // (B): largest norm of a searched patch; with weights the root of the largest |x|^2 - log w
+    int* first_bad;  // (B): first position whose patch is not finite or has no valid weight, 0 if no patch has a weight
+                     // above 0, else -1
+    const T* weight;    // (B, N), or null
+    int* first_usable;  // (B): first position with a weight above 0; null without weights
 
     Prepared(Carver& carver, const Problem& problem, const Shape& shape, const Needs& needs);
     void run(const Problem& problem, const Shape& shape, const Needs& needs, cudaStream_t stream) const;

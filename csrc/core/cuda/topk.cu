@@ -2,6 +2,7 @@
 // picks the k smallest of a row and computes them once more as min_distance does, so that both give the same numbers.
 #include "prepare.cuh"
 #include "tile.cuh"
+#include "weight.cuh"
 
 namespace protokern::cuda {
 namespace {
@@ -29,17 +30,19 @@ __device__ void warp_first(T& value, int& at) {
 }
 
 constexpr int nowhere = 0x7fffffff;
+constexpr int missing = nowhere - most_neighbours;  // from here on: the i-th of those that stand for no patch
 
-template <typename T>
+template <typename T, bool weighted>
 __global__ void __launch_bounds__(32 * warps, 2)
-    topk_kernel(Pairs<T> pairs, const T* map, int64_t first_image, int64_t all, int64_t count, int k, T* value,
-                int64_t* patch) {
+    topk_kernel(Pairs<T> pairs, const T* weight, const T* map, int64_t first_image, int64_t all, int64_t count, int k,
+                T* value, int64_t* patch) {
     const int lane = threadIdx.x % 32;
     const int64_t pair = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     if (pair >= all) return;
     const int64_t image = first_image + pair / count;
     const int64_t p = pair % count;
     const T* row = map + pair * pairs.positions;
+    if constexpr (weighted) weight += image * pairs.positions;
     T* values = value + (image * count + p) * k;
     int64_t* patches = patch + (image * count + p) * k;
 
@@ -52,6 +55,11 @@ __global__ void __launch_bounds__(32 * warps, 2)
     for (int n = lane; n < pairs.positions; n += 32) {
         T distance = row[n];
         int here = n;
+        if constexpr (weighted)
+            if (distance == distance) {
+                if (weight[n] == T(0)) continue;
+                distance = weigh(pairs.metric, weight[n], distance);
+            }
         if (distance != distance && n < bad) bad = n;
 #pragma unroll
         for (int i = 0; i < most_neighbours; ++i) {
@@ -86,17 +94,32 @@ __global__ void __launch_bounds__(32 * warps, 2)
             mine[most_neighbours - 1] = infinity<T>();
             at[most_neighbours - 1] = nowhere;
         }
-        const T distance = pair_distance(pairs, image, head_at, p, lane);
+        if constexpr (weighted) {
+            if (head_at == nowhere) {
+                if (lane == i) chosen_at = missing + i;
+                continue;
+            }
+        }
+        T distance = pair_distance(pairs, image, head_at, p, lane);
+        if constexpr (weighted) distance = weigh(pairs.metric, weight[head_at], distance);
         if (lane == i) chosen = distance, chosen_at = head_at;
     }
     // The order by the distances of the second computation.
     int rank = 0;
+    int nearest_at = nowhere;
+    T nearest = infinity<T>();
     for (int i = 0; i < k; ++i) {
         const T other = __shfl_sync(all_lanes, chosen, i);
         const int other_at = __shfl_sync(all_lanes, chosen_at, i);
         if (before(other, other_at, chosen, chosen_at)) ++rank;
+        if constexpr (weighted)
+            if (before(other, other_at, nearest, nearest_at)) nearest = other, nearest_at = other_at;
     }
     if (lane >= k) return;
+    if constexpr (weighted) {
+        if (nearest_at >= missing) chosen = not_a_number<T>(), nearest_at = 0;  // no patch has a weight
+        if (chosen_at >= missing) chosen_at = nearest_at;
+    }
     values[rank] = chosen;
     patches[rank] = chosen_at;
 }
@@ -125,8 +148,13 @@ struct TopK {
             distance_tiles(tile_rows(prepared.pairs, shape.prototypes, image), images, problem.metric == Metric::cosine,
                            map, stream);
             const int64_t all = images * shape.prototypes;
-            PROTOKERN_LAUNCH("topk", (topk_kernel<T>), blocks(divide_up(all, warps)), 32 * warps, 0, stream,
-                             prepared.pairs, map, image, all, shape.prototypes, static_cast<int>(k), value, patch);
+            const dim3 grid = blocks(divide_up(all, warps));
+            if (prepared.weight)
+                PROTOKERN_LAUNCH("topk", (topk_kernel<T, true>), grid, 32 * warps, 0, stream, prepared.pairs,
+                                 prepared.weight, map, image, all, shape.prototypes, static_cast<int>(k), value, patch);
+            else
+                PROTOKERN_LAUNCH("topk", (topk_kernel<T, false>), grid, 32 * warps, 0, stream, prepared.pairs,
+                                 prepared.weight, map, image, all, shape.prototypes, static_cast<int>(k), value, patch);
         }
     }
 };

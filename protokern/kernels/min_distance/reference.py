@@ -122,7 +122,7 @@ def first_bad(x_finite: Tensor, weight: Tensor | None) -> Tensor:
     """The first patch (b,) that is not finite or has no valid weight, 0 where none takes part, -1 where all is well."""
     good = x_finite if weight is None else x_finite & is_weight(weight)
     first = torch.where(good.all(-1), -1, (~good).to(torch.int8).argmax(-1))
-    return first if weight is None else torch.where(takes_part(weight).any(-1), first, first.clamp_min(0))
+    return first if weight is None else torch.where(takes_part(weight).any(-1), first, 0)
 
 
 def mark_non_finite(value: Tensor, patch: Tensor, bad: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:

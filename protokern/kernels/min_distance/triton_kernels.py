@@ -22,6 +22,7 @@ from ..triton_common.search_tile import (
     tile_scores,
 )
 from ..triton_common.strided_tile import strided_scores
+from ..triton_common.weight_kernels import first_spoilt, first_usable, of_weighted_image, weigh
 
 
 @triton.jit
@@ -43,13 +44,15 @@ def take_nearest(
 def finish_rows(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-    value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
-    image, prototype, inside, best, second, index, first_bad, num_prototypes, columns, depth,
+    factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+    image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
     epsilon, product_error, sum_error,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
     """Write the results of one image and the prototypes (BP,): value at the patch, similarity, what stays in doubt."""
+    first_bad = first_spoilt(first, image, first_bad)
+    index = first_usable(first, image, index, best)
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
     square = prototype_square(p_square, clamped * (KH * KW), KH * KW)
     image_bad = first_bad < NO_POSITION
@@ -62,6 +65,7 @@ def finish_rows(
         p_ptr, clamped * p_stride_p, p_stride_d, p_stride_y, p_stride_x,
         inside, depth, COSINE, KH, KW, tl.float32, BP,
     )  # fmt: skip
+    distance = weigh(distance, of_weighted_image(factors, image, num_positions), index, inside, COSINE)
     value = tl.where(image_bad | p_bad, float("nan"), distance)
     out = image * num_prototypes + prototype
     tl.store(value_ptr + out, value, mask=inside)
@@ -76,7 +80,7 @@ def finish_rows(
 
 @triton.jit
 def operand_scores(
-    p_high, p_low, prototype_row, x_high, x_low, x_square, cell, pitch, width, bad, n, end,
+    p_high, p_low, prototype_row, x_high, x_low, x_square, factors, cell, pitch, width, bad, n, end,
     KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, RESIDENT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +96,7 @@ def operand_scores(
             p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-    return tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+    return tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
 
 
 @triton.jit
@@ -112,7 +116,7 @@ def keep_split(
 @triton.jit
 def min_distance_search_kernel(
     x_high, x_low, x_square, p_high, p_low, p_square, x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr, work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, tiles_per_split,
     epsilon, product_error, sum_error,
@@ -131,6 +135,7 @@ def min_distance_search_kernel(
     inside = prototype < num_prototypes
     # Rows past the end are those of the last: loads need no mask, and the scores of positions past it are inf.
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
+    image_factors = of_weighted_image(factors, image, num_positions)
     if not STRIDED:
         x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     held_high, held_low = p_high, p_low
@@ -147,13 +152,13 @@ def min_distance_search_kernel(
         if STRIDED:
             scores, bad = strided_scores(
                 p_high, p_low, prototype_row, pitch, x_ptr + image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-                x_high, cell, columns, depth, bad, n, end,
+                x_high, image_factors, cell, columns, depth, bad, n, end,
                 DENSE, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, RECHECK, BP, BN, BK,
             )  # fmt: skip
         else:
             scores, bad = operand_scores(
-                held_high, held_low, prototype_row, x_high, x_low, x_square, cell, pitch, width, bad, n, end,
-                KW, TAPS, COSINE, SPLIT, INPUT_PRECISION, RECHECK, RESIDENT, BP, BN, BK,
+                held_high, held_low, prototype_row, x_high, x_low, x_square, image_factors, cell, pitch, width,
+                bad, n, end, KW, TAPS, COSINE, SPLIT, INPUT_PRECISION, RECHECK, RESIDENT, BP, BN, BK,
             )  # fmt: skip
         best, second, index = take_nearest(scores, n, best, second, index, RECHECK, BN)
     first_bad = tl.min(bad, 0)
@@ -161,8 +166,8 @@ def min_distance_search_kernel(
         finish_rows(
             x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
             p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-            value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
-            image, prototype, inside, best, second, index, first_bad, num_prototypes, columns, depth,
+            factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+            image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
             epsilon, product_error, sum_error, COSINE, KH, KW, RECHECK, ACTIVATION, BP,
         )  # fmt: skip
     else:
@@ -175,10 +180,10 @@ def min_distance_search_kernel(
 @triton.jit
 def min_distance_combine_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, p_square,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     work_best, work_second, work_index, work_bad,
-    num_images, num_prototypes, columns, depth, epsilon, product_error, sum_error,
+    num_images, num_prototypes, num_positions, columns, depth, epsilon, product_error, sum_error,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
     SPLITS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
@@ -203,8 +208,8 @@ def min_distance_combine_kernel(
     finish_rows(
         x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-        value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
-        image, prototype, inside, best, second, index, first_bad, num_prototypes, columns, depth,
+        factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+        image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
         epsilon, product_error, sum_error, COSINE, KH, KW, RECHECK, ACTIVATION, BP,
     )  # fmt: skip
 
@@ -212,7 +217,7 @@ def min_distance_combine_kernel(
 @triton.jit
 def min_distance_settle_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     num_prototypes, num_positions, columns, depth, epsilon,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -225,13 +230,14 @@ def min_distance_settle_kernel(
     tiles = tl.cdiv(num_prototypes, ROWS)
     program = tl.program_id(0)
     image = (program // tiles).to(tl.int64)
+    image_factors = of_weighted_image(factors, image, num_positions)
     first_prototype = (program % tiles) * ROWS
     for prototype in range(first_prototype, tl.minimum(first_prototype + ROWS, num_prototypes)):
         out = image * num_prototypes + prototype
         if tl.load(undecided_ptr + out) != 0:
             p_offset = tl.zeros([BN], tl.int64) + wide(prototype) * p_stride_p
             best = tl.full([], float("inf"), tl.float32)
-            index = tl.zeros([], tl.int32)
+            index = first_usable(first, image, tl.zeros([], tl.int32), best)
             for n0 in range(0, num_positions, BN):
                 n = n0 + tl.arange(0, BN)
                 inside = n < num_positions
@@ -241,6 +247,7 @@ def min_distance_settle_kernel(
                     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
                     inside, depth, COSINE, KH, KW, tl.float32, BN,
                 )  # fmt: skip
+                distance = weigh(distance, image_factors, n, inside, COSINE)
                 distance = tl.where(inside & (distance == distance), distance, float("inf"))
                 tile_best = tl.min(distance, 0)
                 at = tl.min(tl.where(distance == tile_best, n, NO_POSITION), 0)
@@ -255,7 +262,7 @@ def min_distance_settle_kernel(
 @triton.jit
 def min_distance_direct_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, similarity_ptr,
     num_prototypes, num_positions, columns, depth, epsilon,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -273,8 +280,9 @@ def min_distance_direct_kernel(
         p_ptr, prototype.to(tl.int64) * p_stride_p, p_stride_d, p_stride_y, p_stride_x, inside, depth,
         KH, KW, COMPUTE, BP,
     )  # fmt: skip
+    image_factors = of_weighted_image(factors, image, num_positions)
     best = tl.full([BP], float("inf"), COMPUTE)
-    index = tl.zeros([BP], tl.int32)
+    index = first_usable(first, image, tl.zeros([BP], tl.int32), best)
     first_bad = tl.full([], NO_POSITION, tl.int32)
     for n0 in range(0, num_positions, BN):
         n = n0 + tl.arange(0, BN)
@@ -290,11 +298,13 @@ def min_distance_direct_kernel(
             x_stride_d, x_stride_y, x_stride_x,
             p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, depth, COSINE, KH, KW, COMPUTE, ROWS,
         )  # fmt: skip
+        distance = weigh(distance, image_factors, row_n, mask, COSINE)
         distance = tl.reshape(tl.where(mask & (distance == distance), distance, float("inf")), [BP, BN])
         tile_best = tl.min(distance, 1)
         at = tl.min(tl.where(distance == tile_best[:, None], n[None, :], NO_POSITION), 1)
         index = tl.where(tile_best < best, at, index)
         best = tl.where(tile_best < best, tile_best, best)
+    first_bad = first_spoilt(first, image, first_bad)
     is_bad = (first_bad < NO_POSITION) | ~p_finite
     index = tl.where(p_finite, tl.where(first_bad < NO_POSITION, first_bad, index), 0)
     best = tl.where(is_bad, float("nan"), best)

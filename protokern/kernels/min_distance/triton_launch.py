@@ -29,6 +29,7 @@ from ..triton_common.operands import (
     prepare_operands,
     prepare_prototypes,
 )
+from ..triton_common.weights import Weights, prepare_weights
 from .triton_kernels import (
     min_distance_combine_kernel,
     min_distance_direct_kernel,
@@ -56,16 +57,22 @@ class Search(NamedTuple):
     patch: Tensor
 
 
-def min_distance(features: Tensor, prototypes: Tensor, metric: str, precision: str) -> tuple[Tensor, Tensor]:
+def min_distance(
+    features: Tensor, prototypes: Tensor, metric: str, precision: str, patch_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
-    result = search(features, prototypes, metric, precision, "none", 0.0)
+    result = search(features, prototypes, metric, precision, "none", 0.0, patch_weight)
     return result.value, result.patch
 
 
 def search(
-    features: Tensor, prototypes: Tensor, metric: str, precision: str, activation: str, epsilon: float
-) -> Search:
-    """Nearest patches and, unless `activation` is "none", their similarities."""
+    features: Tensor, prototypes: Tensor, metric: str, precision: str, activation: str, epsilon: float,
+    patch_weight: Tensor | None = None,
+) -> Search:  # fmt: skip
+    """Nearest patches, by weighted distances if there are weights (B, H', W'), and their similarities.
+
+    Not the similarities where `activation` is "none".
+    """
     shape = (len(features), len(prototypes))
     value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
     similarity = value if activation == "none" else torch.empty_like(value)
@@ -79,8 +86,9 @@ def search(
     padded = depth + 256
     largest = max(features.shape[2] * features.shape[3], len(prototypes) * height * width) * padded
     with on_device(features):
+        weights = prepare_weights(patch_weight, features, metric)
         if value.dtype == torch.float64 or work <= TINY_WORK or largest > LARGEST_OFFSET:
-            _direct(features, prototypes, metric, activation, epsilon, result)
+            _direct(features, prototypes, weights, metric, activation, epsilon, result)
             return result
         limits = device_limits(features.device)
         name, kind = operand_kind(limits, features.dtype, precision, metric)
@@ -90,7 +98,7 @@ def search(
         if config.path == "strided" and image_span(features) > LARGEST_OFFSET:
             config = replace(config, path="operands")
         _by_products(
-            features, prototypes, metric, activation, epsilon, result, kind, config, limits,
+            features, prototypes, weights, metric, activation, epsilon, result, kind, config, limits,
             kind.exact or kind.split or precision == "fp32",
         )  # fmt: skip
     return result
@@ -144,20 +152,21 @@ def shared_bytes(config: Config, element_bytes: int, resident: bool) -> int:
     return max(config.block_d * element_bytes * (held + moving * config.stages) + 1024, scratch)
 
 
-def rounding_errors(kind: OperandKind, terms: int) -> tuple[float, float]:
+def rounding_errors(kind: OperandKind, terms: int, is_weighted: bool = False) -> tuple[float, float]:
     """Bounds of a score's error, in units of |x| |p| and of (|x| + |p|)^2; `terms` components are summed.
 
     Of a split component the rounded value misses 2^-8 and the rounded rest 2^-17, on either side; the product of the
     two rests, which is left out, is 2^-16: together 2^-15, twice for a score of |x|^2 - 2 x.p. Sums: a tensor core adds
     sixteen products at a time and truncates; four units in the last place for each such step are more than it loses,
-    and the norm and the last addition are worth sixteen more.
+    and the norm and the last addition are worth sixteen more. A weight adds at most four roundings to a score and to
+    the distance that it stands for, of numbers no larger than the distance; for them, eight more.
     """
-    return (2.0**-14 if kind.split else 0.0), (terms / 4 + 16) * 2.0**-24
+    return (2.0**-14 if kind.split else 0.0), (terms / 4 + (24 if is_weighted else 16)) * 2.0**-24
 
 
 def _by_products(
-    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search,
-    kind: OperandKind, config: Config, limits: DeviceLimits, recheck: bool,
+    features: Tensor, prototypes: Tensor, weights: Weights, metric: str, activation: str, epsilon: float,
+    result: Search, kind: OperandKind, config: Config, limits: DeviceLimits, recheck: bool,
 ) -> None:  # fmt: skip
     batch, depth, height, width = features.shape
     num_prototypes = len(prototypes)
@@ -182,9 +191,9 @@ def _by_products(
     second = torch.empty_like(best) if splits > 1 and recheck else best
     index = result.patch if splits == 1 else torch.empty_like(best, dtype=torch.int32)
     bad = result.patch if splits == 1 else index.new_empty((splits, batch))
-    product_error, sum_error = rounding_errors(kind, depth * kh * kw)
+    product_error, sum_error = rounding_errors(kind, depth * kh * kw, weights.factors is not None)
     cells = cells_of(prototypes)
-    vectors = (rows_first, *rows_first.stride(), cells, *cells.stride())
+    vectors = (rows_first, *rows_first.stride(), cells, *cells.stride(), *weights)
     outputs = (result.value, result.patch, result.similarity, undecided, best, second, index, bad)
     constants = {"COSINE": metric == "cosine", "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
     min_distance_search_kernel[(batch * splits * prototype_tiles,)](
@@ -201,16 +210,16 @@ def _by_products(
         block = min(config.block_p, 32)
         min_distance_combine_kernel[(batch * triton.cdiv(num_prototypes, block),)](
             *vectors, p.square, *outputs,
-            batch, num_prototypes, columns, depth, epsilon, product_error, sum_error,
+            batch, num_prototypes, positions, columns, depth, epsilon, product_error, sum_error,
             **constants, SPLITS=splits, BP=block, num_warps=4, **OPTIONS,
         )  # fmt: skip
     if recheck:
-        _settle(rows_first, prototypes, metric, activation, epsilon, result, undecided)
+        _settle(rows_first, prototypes, weights, metric, activation, epsilon, result, undecided)
 
 
 def _settle(
-    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search,
-    undecided: Tensor,
+    features: Tensor, prototypes: Tensor, weights: Weights, metric: str, activation: str, epsilon: float,
+    result: Search, undecided: Tensor,
 ) -> None:  # fmt: skip
     """Decide the pairs that `undecided` (B, P) int8 marks."""
     kh, kw = prototype_size(prototypes)
@@ -220,7 +229,7 @@ def _settle(
     # The norms of both vectors take registers.
     largest = 32 if metric == "cosine" else 64
     min_distance_settle_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
-        features, *features.stride(), cells, *cells.stride(),
+        features, *features.stride(), cells, *cells.stride(), *weights,
         result.value, result.patch, result.similarity, undecided,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, ACTIVATION=activation,
@@ -228,7 +237,9 @@ def _settle(
     )  # fmt: skip
 
 
-def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, result: Search) -> None:
+def _direct(
+    features: Tensor, prototypes: Tensor, weights: Weights, metric: str, activation: str, epsilon: float, result: Search
+) -> None:
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     cells = cells_of(prototypes)
@@ -236,7 +247,7 @@ def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, 
     block_p = min(64 if is_interpreted() else 4, triton.next_power_of_2(len(prototypes)))
     block_n = min(pairs // block_p, max(2, triton.next_power_of_2(rows * columns)))
     min_distance_direct_kernel[(len(features) * triton.cdiv(len(prototypes), block_p),)](
-        features, *features.stride(), cells, *cells.stride(), result.value, result.patch, result.similarity,
+        features, *features.stride(), cells, *cells.stride(), *weights, result.value, result.patch, result.similarity,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
         BP=block_p, BN=block_n, num_warps=4, **OPTIONS,

@@ -19,6 +19,7 @@ from ..triton_common.search_tile import (
     prototype_square,
     tile_scores,
 )
+from ..triton_common.weight_kernels import first_spoilt, of_weighted_image, weigh
 
 
 @triton.jit
@@ -61,16 +62,23 @@ def insert(value, index, scores, patch, SLOTS: tl.constexpr):
 
 
 @triton.jit
-def store_sorted(value_ptr, patch_ptr, out, inside, distance, index, K: tl.constexpr):
+def store_sorted(
+    value_ptr, patch_ptr, out, inside, distance, index, K: tl.constexpr, FEWER: tl.constexpr, ROWS: tl.constexpr
+):
     """Write the K smallest of `distance` (ROWS, SLOTS) in ascending order, the lower patch first on a tie.
 
-    NaN, which an infinite distance less an infinite one makes, counts as infinite.
+    NaN, which an infinite distance less an infinite one makes, counts as infinite. With FEWER, what the list lacks is
+    infinite, at the patch of the first.
     """
     left = index < NO_POSITION
+    nearest = tl.full([ROWS], NO_POSITION, tl.int32)
     for rank in range(K):
         open_value = tl.where(left, distance, float("inf"))
         smallest = tl.min(open_value, 1)
         at = tl.min(tl.where(left & (open_value == smallest[:, None]), index, NO_POSITION), 1)
+        if FEWER:
+            nearest = tl.where(rank == 0, at, nearest)
+            at = tl.where(at < NO_POSITION, at, nearest)
         tl.store(value_ptr + out * K + rank, smallest, mask=inside)
         tl.store(patch_ptr + out * K + rank, at.to(tl.int64), mask=inside)
         left &= index != at[:, None]
@@ -78,7 +86,7 @@ def store_sorted(value_ptr, patch_ptr, out, inside, distance, index, K: tl.const
 
 @triton.jit
 def topk_search_kernel(
-    x_high, x_low, x_square, p_high, p_low, work_value, work_index, work_bad,
+    x_high, x_low, x_square, p_high, p_low, factors, work_value, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, pitch, num_splits, tiles_per_split,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
@@ -89,6 +97,7 @@ def topk_search_kernel(
     prototype, split, image, begin, end = take_split(num_prototypes, num_positions, num_splits, tiles_per_split, BP, BN)
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
     x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
+    factors = of_weighted_image(factors, image, num_positions)
     value, index = empty_list(BP, LIST, SLOTS, tl.float32)
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
@@ -98,7 +107,7 @@ def topk_search_kernel(
             p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-        scores, bad = tile_scores(products, bad, x_square, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+        scores, bad = tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
         patch = tl.broadcast_to(tl.where(n < end, n, NO_POSITION)[None, :], [BP, BN])
         value, index = insert(value, index, scores, patch, SLOTS)
     row = (split * num_images + image) * num_prototypes + prototype
@@ -124,12 +133,12 @@ def take_last_out(value, index, SLOTS: tl.constexpr):
 
 @triton.jit
 def list_distances(
-    index, inside, x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
+    index, inside, factors, x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, columns, depth,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
-    """Difference forms (BP, SLOTS) at the patches `index` (BP, SLOTS) of an image; inf where there is no patch."""
+    """Distances (BP, SLOTS) at the patches `index` (BP, SLOTS) of an image; inf where there is no patch."""
     slot = tl.arange(0, SLOTS)
     distance = tl.full([BP, SLOTS], float("inf"), tl.float32)
     for column in range(LIST):
@@ -140,6 +149,7 @@ def list_distances(
             x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
             is_patch, depth, COSINE, KH, KW, tl.float32, BP,
         )  # fmt: skip
+        exact = weigh(exact, factors, at, is_patch, COSINE)
         distance = tl.where((slot[None, :] == column) & is_patch[:, None], exact[:, None], distance)
     # An infinite distance less an infinite one: infinite.
     return tl.where(distance == distance, distance, float("inf"))
@@ -148,9 +158,9 @@ def list_distances(
 @triton.jit
 def topk_finish_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, p_square,
     value_ptr, patch_ptr, undecided_ptr, work_value, work_index, work_bad,
-    num_images, num_prototypes, columns, depth, num_splits, product_error, sum_error,
+    num_images, num_prototypes, num_positions, columns, depth, num_splits, product_error, sum_error,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
     K: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
@@ -169,6 +179,7 @@ def topk_finish_kernel(
         patch = tl.load(work_index + work, mask=used, other=NO_POSITION)
         value, index = insert(value, index, some, patch, SLOTS)
         first_bad = tl.minimum(first_bad, tl.load(work_bad + split * num_images + image))
+    first_bad = first_spoilt(first, image, first_bad)
     best_left_out = tl.full([BP], float("inf"), tl.float32)
     if RECHECK:
         best_left_out, value, index = take_last_out(value, index, SLOTS)
@@ -176,7 +187,8 @@ def topk_finish_kernel(
     unusable = tl.max((tl.where(index >= 0, value, 0.0) == float("-inf")).to(tl.int32), 1) > 0
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
     distance = list_distances(
-        index, inside, x_ptr, image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
+        index, inside, of_weighted_image(factors, image, num_positions),
+        x_ptr, image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, clamped * p_stride_p, p_stride_d, p_stride_y, p_stride_x, columns, depth,
         COSINE, KH, KW, LIST, SLOTS, BP,
     )  # fmt: skip
@@ -193,7 +205,7 @@ def topk_finish_kernel(
     decided = is_settled | image_bad | p_bad
     tl.store(undecided_ptr + out, tl.where(decided, 0, 1).to(tl.int8), mask=inside)
     is_spoilt = inside & (p_bad | image_bad)
-    store_sorted(value_ptr, patch_ptr, out, inside & ~is_spoilt, distance, index, K)
+    store_sorted(value_ptr, patch_ptr, out, inside & ~is_spoilt, distance, index, K, False, BP)
     spoilt = tl.where(p_bad, 0, first_bad).to(tl.int64)
     for rank in range(K):
         tl.store(value_ptr + out * K + rank, tl.full([BP], float("nan"), tl.float32), mask=is_spoilt)
@@ -203,7 +215,7 @@ def topk_finish_kernel(
 @triton.jit
 def topk_exhaustive_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, undecided_ptr, num_prototypes, num_positions, columns, depth,
     COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, FLAGGED: tl.constexpr,
     K: tl.constexpr, SLOTS: tl.constexpr, BN: tl.constexpr, ROWS: tl.constexpr,
@@ -214,6 +226,7 @@ def topk_exhaustive_kernel(
     """
     tiles = tl.cdiv(num_prototypes, ROWS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
+    image_factors = of_weighted_image(factors, image, num_positions)
     first_prototype = (tl.program_id(0) % tiles) * ROWS
     slot = tl.arange(0, SLOTS)
     one = tl.arange(0, 1)
@@ -243,18 +256,20 @@ def topk_exhaustive_kernel(
                     first_bad = tl.minimum(first_bad, tl.min(tl.where(x_finite, NO_POSITION, n), 0))
                 # An infinite distance comes behind all others, but before an empty slot.
                 distance = tl.where(distance < largest, distance, largest).to(COMPUTE)
+                distance = weigh(distance, image_factors, n, inside, COSINE)
                 distance = tl.where(inside, distance, float("inf"))
                 patch = tl.where(inside, n, NO_POSITION)
                 value, index = insert(value, index, distance[None, :], patch[None, :], SLOTS)
             value = tl.where(value >= largest, float("inf"), value)
             index = tl.where(index >= 0, index, NO_POSITION)
-            store_sorted(value_ptr, patch_ptr, out + one, one < 1, value, index, K)
+            store_sorted(value_ptr, patch_ptr, out + one, one < 1, value, index, K, factors is not None, 1)
             if not FLAGGED:
                 p_finite = is_finite_row(
                     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, tl.arange(0, BN) < 1, depth,
                     KH, KW, COMPUTE, BN,
                 )  # fmt: skip
                 # A prototype that is not finite takes patch 0. One number, since the interpreter takes no scalar masks.
+                first_bad = first_spoilt(first, image, first_bad)
                 first_bad = tl.minimum(first_bad, tl.where(tl.min(p_finite.to(tl.int32), 0) == 0, 0, NO_POSITION))
                 first = tl.zeros([SLOTS], tl.int32) + first_bad
                 spoilt = (slot < K) & (first < NO_POSITION)

@@ -20,6 +20,7 @@ from ..triton_common.configs import Config, choose, num_splits, shrink
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
+from ..triton_common.weights import Weights, prepare_weights
 from .triton_kernels import topk_exhaustive_kernel, topk_finish_kernel, topk_search_kernel
 
 # Elements of an image's or of the prototypes' operands that the search kernel can address.
@@ -33,8 +34,13 @@ class _Result(NamedTuple):
     patch: Tensor
 
 
-def topk_distance(features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str) -> tuple[Tensor, Tensor]:
-    """The k smallest distances over the grid, ascending, (B, P, k), and their patches (B, P, k) int64."""
+def topk_distance(
+    features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str, patch_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k smallest distances over the grid, ascending, (B, P, k), and their patches (B, P, k) int64.
+
+    Where fewer than k patches have a weight, the rest are inf at the patch of the nearest.
+    """
     dtype = compute_dtype(features.dtype)
     value = torch.empty((len(features), len(prototypes), k), dtype=dtype, device=features.device)
     result = _Result(value, torch.empty_like(value, dtype=torch.int64))
@@ -43,10 +49,11 @@ def topk_distance(features: Tensor, prototypes: Tensor, k: int, metric: str, pre
     height, width = prototype_size(prototypes)
     cells = max(features.shape[2] * features.shape[3], len(prototypes) * height * width)
     with on_device(features):
+        weights = prepare_weights(patch_weight, features, metric)
         if dtype == torch.float64 or cells * (features.shape[1] + 256) > LARGEST_OFFSET:
-            _exhaustive(features, prototypes, metric, result, None)
+            _exhaustive(features, prototypes, weights, metric, result, None)
         else:
-            _by_products(features, prototypes, metric, precision, result)
+            _by_products(features, prototypes, weights, metric, precision, result)
     return result
 
 
@@ -63,7 +70,9 @@ def _config(
     return shrink(tuned.cut(shape[1], shape[0]), limits, shared_bytes)
 
 
-def _by_products(features: Tensor, prototypes: Tensor, metric: str, precision: str, result: _Result) -> None:
+def _by_products(
+    features: Tensor, prototypes: Tensor, weights: Weights, metric: str, precision: str, result: _Result
+) -> None:
     batch, depth, height, width = features.shape
     num_prototypes, k = result.value.shape[1:]
     kh, kw = prototype_size(prototypes)
@@ -91,7 +100,7 @@ def _by_products(features: Tensor, prototypes: Tensor, metric: str, precision: s
         "SLOTS": slots,
     }  # fmt: skip
     topk_search_kernel[(batch * splits * tiles,)](
-        x.high, x.low, x.square, p.high, p.low, *work, work_bad,
+        x.high, x.low, x.square, p.high, p.low, weights.factors, *work, work_bad,
         batch, num_prototypes, positions, height * width, width, columns, x.pitch, splits, per_split,
         **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         BP=config.block_p, BN=config.block_n, BK=config.block_d,
@@ -100,16 +109,19 @@ def _by_products(features: Tensor, prototypes: Tensor, metric: str, precision: s
     )  # fmt: skip
     cells = cells_of(prototypes)
     topk_finish_kernel[(batch * triton.cdiv(num_prototypes, 16),)](
-        rows_first, *rows_first.stride(), cells, *cells.stride(), p.square,
+        rows_first, *rows_first.stride(), cells, *cells.stride(), *weights, p.square,
         result.value, result.patch, undecided, *work, work_bad,
-        batch, num_prototypes, columns, depth, splits, *rounding_errors(kind, depth * kh * kw),
+        batch, num_prototypes, positions, columns, depth, splits,
+        *rounding_errors(kind, depth * kh * kw, weights.factors is not None),
         # Left to itself the assembler takes 48 registers and spills.
         **constants, K=k, BP=16, num_warps=4, maxnreg=128, **OPTIONS,
     )  # fmt: skip
-    _exhaustive(rows_first, prototypes, metric, result, undecided)
+    _exhaustive(rows_first, prototypes, weights, metric, result, undecided)
 
 
-def _exhaustive(features: Tensor, prototypes: Tensor, metric: str, result: _Result, undecided: Tensor | None) -> None:
+def _exhaustive(
+    features: Tensor, prototypes: Tensor, weights: Weights, metric: str, result: _Result, undecided: Tensor | None
+) -> None:
     """Search all pairs, or those that `undecided` (B, P) int8 marks, by difference forms over the whole grid."""
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
@@ -118,7 +130,7 @@ def _exhaustive(features: Tensor, prototypes: Tensor, metric: str, result: _Resu
     dtype = result.value.dtype
     per_program = 1 if undecided is None else PROTOTYPES_PER_PROGRAM
     topk_exhaustive_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
-        features, *features.stride(), cells, *cells.stride(),
+        features, *features.stride(), cells, *cells.stride(), *weights,
         result.value, result.patch, result.patch if undecided is None else undecided,
         len(prototypes), rows * columns, columns, features.shape[1],
         COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,

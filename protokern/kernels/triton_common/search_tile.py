@@ -1,6 +1,7 @@
 """Products of tiles of patches and prototypes, from the operands of `prep`, and the scores of a search.
 
-A score is the distance less what is the same for all positions: |x|^2 - 2 x.p, or -x.p / |x| for cosine.
+A score is the distance less what is the same for all positions: |x|^2 - 2 x.p, or -x.p / |x| for cosine. With weights w
+of the patches, which come as `factors` of weight_kernels.py: |x|^2 - log w - 2 x.p, or -w x.p / |x|.
 """
 
 from __future__ import annotations
@@ -87,16 +88,21 @@ def prototype_square(square, row, TAPS: tl.constexpr):
 
 
 @triton.jit
-def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.constexpr):
-    """Scores (BP, BN) from products and squared norms (BN,); inf where not `inside` (BN,).
+def finish_scores(products, square, factors, n, inside, COSINE: tl.constexpr, RECHECK: tl.constexpr):
+    """Scores (BP, BN) from products and squared norms (BN,) of patches `n`; inf where not `inside`, or of weight 0.
 
     With RECHECK, what overflow or underflow made unusable is -inf, so that nothing is decided by it. Without, products
     that overflow are NaN, and their tile may be passed over.
     """
+    if factors is not None:
+        factor_n = tl.load(factors + n, mask=inside, other=0.0)
+        inside &= factor_n > (0.0 if COSINE else float("-inf"))
     if COSINE:
         # The largest component of an image is about 1, so no product overflows. Far below, squares have lost digits;
         # exactly 0 is a zero vector.
         factor = tl.where(square > 0, -1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
+        if factors is not None:
+            factor *= factor_n
         base = tl.where(inside, 0.0, float("inf"))
         if RECHECK:
             base = tl.where(inside & (square > 0) & (square < 1e-30), float("-inf"), base)
@@ -104,6 +110,8 @@ def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.co
             products, tl.broadcast_to(factor[None, :], products.shape), tl.broadcast_to(base[None, :], products.shape)
         )
     else:
+        if factors is not None:
+            square -= factor_n
         if RECHECK:
             scores = tl.fma(products, -2.0, tl.broadcast_to(square[None, :], products.shape))
             scores = tl.where(scores == scores, scores, float("-inf"))
@@ -111,6 +119,9 @@ def finish_scores(products, square, inside, COSINE: tl.constexpr, RECHECK: tl.co
         else:
             base = tl.where(inside & (square == square), square, float("inf"))
             scores = tl.fma(products, -2.0, tl.broadcast_to(base[None, :], products.shape))
+            if factors is not None:
+                # Nothing that overflows at a patch without weight reaches its neighbours.
+                scores = tl.where(inside[None, :], scores, float("inf"))
     return scores
 
 
@@ -122,12 +133,12 @@ def lowest_bad(bad, square, n, end):
 
 @triton.jit
 def tile_scores(
-    products, bad, x_square, cell, n, end, width,
+    products, bad, x_square, factors, cell, n, end, width,
     KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, RECHECK: tl.constexpr,
 ):  # fmt: skip
     """Scores (BP, BN) of the patches `n` (BN,) below `end`, and `bad` (BN,), the lowest that were not finite so far."""
     square = patch_square(x_square, cell, width, KW, TAPS)
-    return finish_scores(products, square, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
+    return finish_scores(products, square, factors, n, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
 
 
 @triton.jit

@@ -141,7 +141,7 @@ def test_the_span_of_an_image_counts_its_gaps() -> None:
 def test_images_too_wide_in_memory_are_not_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     features, prototypes = Case(2, 16, 40, 50, 19).inputs()
     paths = []
-    monkeypatch.setattr(triton_launch, "_by_products", lambda *args: paths.append(args[7].path))
+    monkeypatch.setattr(triton_launch, "_by_products", lambda *args: paths.append(args[8].path))
     search(features, prototypes)
     monkeypatch.setattr(triton_launch, "image_span", lambda features: 2**31)
     search(features, prototypes)

@@ -27,6 +27,7 @@ from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
+from protokern.train.settings import TrainConfig
 from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Stage, Step
 
@@ -96,7 +97,7 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
     if any(True for _ in run.model.last_layer.parameters()):
         details = _learn_last_layer(run, step)
         if run.train.last_layer_solver == "convex" and not _is_solved(run):
-            notices = [Notice(text="the last layer is not a linear one without bias: it learns in small steps")]
+            notices = [Notice(text=_say_small_steps(run.train))]
         elif details.get("gap", 0.0) > run.train.last_layer_gap:
             text = f"the last layer is within {details['gap']:.2g} of its minimum, not {run.train.last_layer_gap:g}"
             reason = "prototypes are nearly alike, or activations very large"
@@ -114,6 +115,13 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
             )
         progress.best_joint, progress.waited = None, 0
     return [*notices, record]
+
+
+def _say_small_steps(config: TrainConfig) -> str:
+    text = "the last layer is not a linear one without bias: it learns in small steps"
+    if (config.last_layer_own, config.last_layer_others) == ("free", "path"):
+        return text
+    return f"{text}, which know neither train.last_layer_own nor train.last_layer_others"
 
 
 def _learn_last_layer(run: TrainingRun, step: Step) -> Details:

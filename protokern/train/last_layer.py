@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from protokern.errors import TrainingError
 from protokern.losses import last_layer_l1
 from protokern.models.base import PrototypeModel
-from protokern.train.convex import solve
+from protokern.train.convex import Solution, solve
 from protokern.train.evaluate import Evaluation
+from protokern.train.last_layer_choice import Candidate, choose
 from protokern.train.last_layer_problem import LastLayerProblem
 from protokern.train.settings import TrainConfig
 
@@ -117,7 +118,8 @@ class SolvedLastLayer:
     """What the solver did.
 
     Attributes:
-        l1: strength whose weights were kept; 0: those from before were.
+        l1: strength whose weights were kept; where none to another class was let in, the least such strength. 0: those
+            from before were kept.
         nonzero: weights to other classes that are not zero.
         gap: relative distance to the minimum at that strength, at most; above `last_layer_gap` where the problem is too
             ill-conditioned. 0 where the weights from before were kept.
@@ -139,16 +141,17 @@ class SolvedLastLayer:
 def solve_last_layer(
     model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, config: TrainConfig
 ) -> SolvedLastLayer:
-    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what is best on `val`.
+    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what `val` chooses.
 
     Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap;
-    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice.
+    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice if they
+    are what `last_layer_own` and `last_layer_others` ask for.
 
     Args:
         model: whose last layer `can_be_solved`.
         train: what it learns on.
         val: what chooses the strength.
-        config: coefficients, gap, ridge, bound and path.
+        config: coefficients, gap, ridge, bound, path, and which weights there may be.
 
     Raises:
         ValueError: the last layer is another one, or there are no images or labels of other classes.
@@ -163,37 +166,67 @@ def solve_last_layer(
     _check_labels("val", val.labels, model.num_classes)
     if not (train.values.isfinite().all() and val.values.isfinite().all()):
         raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
-    before = layer.weight.detach().clone()
-    best, kept = val.evaluate(layer), 0.0
     loss_before = float(_loss(model, train.values, train.labels, config))
     problem = _problem(model, train, config)
-    tolerance = min(10 * config.last_layer_gap, 0.1)
+    candidates, evaluations, tolerance = _candidates(layer, problem, val, config)
+    kept = choose(candidates, config.last_layer_others)
+    chosen = kept.solution
+    if chosen is not None and tolerance > config.last_layer_gap:
+        chosen = solve(problem, kept.strength, chosen.weight, tolerance=config.last_layer_gap)
+        evaluations += chosen.evaluations
+    layer.weight.copy_(kept.weight if chosen is None else chosen.weight)
+    others = layer.weight.cpu()[~problem.is_own]
+    return SolvedLastLayer(
+        l1=kept.l1,
+        nonzero=int(others.count_nonzero()),
+        gap=0.0 if chosen is None else chosen.gap,
+        evaluations=evaluations,
+        loss_before=loss_before,
+        loss_after=float(_loss(model, train.values, train.labels, config)),
+        at_bound=0 if chosen is None else int((others.abs() >= config.last_layer_bound).sum()),
+    )
+
+
+def _candidates(
+    layer: nn.Linear, problem: LastLayerProblem, val: LastLayerInputs, config: TrainConfig
+) -> tuple[list[Candidate], int, float]:
+    """The weights from before if they may stay, then the path, strongest first; evaluations; relative gap.
+
+    `layer` holds one after the other.
+    """
+    candidates = []
+
+    def add(l1: float, strength: float, solution: Solution | None) -> None:
+        if solution is not None:
+            layer.weight.copy_(solution.weight)
+        others = int(layer.weight.cpu()[~problem.is_own].count_nonzero())
+        weight = layer.weight.detach().clone()
+        candidates.append(Candidate(l1, strength, weight, solution, others, val.evaluate(layer)))
+
+    if _is_as_asked(layer.weight.cpu(), problem.is_own, config):
+        add(0.0, 0.0, None)
+    only_own = config.last_layer_others == "none"
+    tolerance = config.last_layer_gap if only_own else min(10 * config.last_layer_gap, 0.1)
     solution = solve(problem, np.inf, problem.start, tolerance=tolerance)
-    evaluations, chosen = solution.evaluations, solution
-    strengths = _strengths(solution.entering, config)
-    if len(strengths) == 1:
+    evaluations, entering = solution.evaluations, solution.entering
+    strengths = _strengths(entering, config)
+    if config.last_layer_others != "path":
+        strengths = [] if only_own else [l1 for l1 in strengths if l1 < entering]
+        add(max(entering, config.l1), np.inf, solution)
+    elif len(strengths) == 1:
         tolerance = config.last_layer_gap
     for l1 in strengths:
         solution = solve(problem, l1, solution.weight, tolerance=tolerance)
         evaluations += solution.evaluations
-        layer.weight.copy_(solution.weight)
-        result = val.evaluate(layer)
-        if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
-            best, kept, chosen = result, l1, solution
-    if kept and tolerance > config.last_layer_gap:
-        chosen = solve(problem, kept, chosen.weight, tolerance=config.last_layer_gap)
-        evaluations += chosen.evaluations
-    layer.weight.copy_(chosen.weight if kept else before)
-    others = layer.weight.cpu()[~problem.is_own]
-    return SolvedLastLayer(
-        l1=kept,
-        nonzero=int(others.count_nonzero()),
-        gap=chosen.gap if kept else 0.0,
-        evaluations=evaluations,
-        loss_before=loss_before,
-        loss_after=float(_loss(model, train.values, train.labels, config)),
-        at_bound=int((others.abs() >= config.last_layer_bound).sum()) if kept else 0,
-    )
+        add(l1, l1, solution)
+    return candidates, evaluations, tolerance
+
+
+def _is_as_asked(weight: Tensor, is_own: Tensor, config: TrainConfig) -> bool:
+    """Whether weights (K, E) are of the kind that the settings ask for."""
+    if config.last_layer_own == "non_negative" and bool((weight[is_own] < 0).any()):
+        return False
+    return config.last_layer_others == "path" or not weight[~is_own].any()
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
@@ -212,16 +245,19 @@ def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig)
     is_own = model.last_layer_identity.T.cpu() > 0  # (K, E)
     weight = model.last_layer.weight
     assert isinstance(weight, Tensor)
+    start = torch.where(is_own, weight.detach().cpu().double(), 0.0)
+    is_non_negative = config.last_layer_own == "non_negative"
     wanted = F.one_hot(train.labels.cpu(), len(is_own)).T.double()  # (K, N)
     smoothing = config.label_smoothing
     return LastLayerProblem(
         inputs=train.values.cpu().double().T.contiguous(),
         targets=(1 - smoothing) * wanted + smoothing / len(is_own),
         is_own=is_own.contiguous(),
-        start=torch.where(is_own, weight.detach().cpu().double(), 0.0).contiguous(),
+        start=(start.clamp(min=0) if is_non_negative else start).contiguous(),
         cross_entropy=config.cross_entropy,
         ridge=config.last_layer_ridge,
         bound=config.last_layer_bound,
+        own_is_non_negative=is_non_negative,
     )
 
 

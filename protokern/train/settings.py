@@ -46,6 +46,11 @@ class TrainConfig:
             tens where a class has few images.
         last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
             left down to `l1`; the validation split chooses. 1: `l1` alone.
+        last_layer_own: with "convex": "free", or "non_negative": weights to own classes are not below zero, so no
+            prototype speaks against its own class.
+        last_layer_others: with "convex": weights to other classes. "path": those that are best on the validation split
+            along the path; "needed": as few as the validation split allows, at best none: the fewest along the path
+            whose accuracy is within half a standard error of the best one's; "none": all zero.
         last_layer_epochs: with "compat": passes over the cached activations.
         patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to
             its last push; 0: never.
@@ -94,6 +99,8 @@ class TrainConfig:
     last_layer_ridge: float = 1e-2
     last_layer_bound: float = 0.5
     last_layer_path: int = 10
+    last_layer_own: Literal["free", "non_negative"] = "free"
+    last_layer_others: Literal["path", "needed", "none"] = "path"
     last_layer_epochs: int = 20
     patience: int = 10
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -146,6 +153,10 @@ class TrainConfig:
         require_number(self, "last_layer_path", minimum=1)
         if self.last_layer_solver == "convex":
             require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)
+        else:
+            for name, value in (("last_layer_own", "free"), ("last_layer_others", "path")):
+                wanted = f'"{value}" with last_layer_solver = "compat"'
+                require(getattr(self, name) == value, name, wanted, getattr(self, name))
         require(0 < self.step_gamma <= 1, "step_gamma", "greater than 0 and at most 1", self.step_gamma)
         require(-math.inf < self.separation <= 0, "separation", "0 or negative", self.separation)
         require(

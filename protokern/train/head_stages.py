@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from protokern.elimination import Activations
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
-from protokern.prune import PrunedByNumber, PruneResult, apply_prune, prune_by_number
+from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, apply_push
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
@@ -19,6 +21,7 @@ from protokern.train.frozen import FrozenSplits, on_features
 from protokern.train.last_layer import (
     LastLayerInputs,
     can_be_solved,
+    collect_activations,
     collect_inputs,
     solve_last_layer,
     train_last_layer,
@@ -151,16 +154,60 @@ def _learn_on_first(run: TrainingRun, step: Step, train: LastLayerInputs, val: L
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop the prototypes whose nearest patches are mostly of other classes; soft choices become final first."""
+    """Drop prototypes by `prune.rule`; soft choices become final first."""
     hardened = _harden(run.model)
+    return [*hardened, *(_prune_by_need(run) if run.prune.rule == "needed" else _prune_by_nearest(run))]
+
+
+def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
+    """Drop the prototypes that are there twice or that the answers do not need; the first rank decides for all."""
+    frozen, ranks, prune = _frozen(run), run.ranks, run.prune
+    train, val = (
+        gather_inputs(collect_activations(run.model, features), ranks) for features in (frozen.push, frozen.val)
+    )
+    result: PrunedByNeed | None = None
+    if ranks.is_first:
+        try:
+            result = choose_by_need(
+                run.model,
+                Activations(val.values, val.labels),
+                Activations(train.values, train.labels),
+                run.push,
+                accuracy_loss=prune.accuracy_loss,
+                loss_ratio=prune.loss_ratio,
+                per_class=prune.per_class,
+            )
+        except ValueError as error:
+            raise TrainingError(f"prune after epoch {run.progress.epoch}: {error}") from error
+    nothing = torch.zeros(0, dtype=torch.int64)
+    kept = ranks.gather(nothing if result is None else result.kept)[0]
+    weight = ranks.gather(nothing.double()[:, None] if result is None else result.weight)[0]
+    details: Details = {}
+    if result is not None:
+        path, steps = result.path, result.steps
+        details = {
+            "removed": steps,
+            "copies": len(result.copies),
+            "not_needed": len(result.not_needed),
+            "loss_before": float(path.loss[0]),
+            "loss_after": float(path.loss[steps]),
+        }
+    if len(kept) < run.model.num_prototypes:
+        keep_with_weights(run.model, kept, weight)
+    _follow_pruning(run, kept)
+    return [_measure(run, "prune", details)]
+
+
+def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
+    """Drop the prototypes whose nearest patches are mostly of other classes."""
     search = _search(run)
     with on_features(run.model):
         result, notices = _speak(
             lambda: apply_prune(run.model, search(run.model, run.prune.k), run.prune.threshold), run, "prune"
         )
-    _follow_pruning(run, result)
+    _follow_pruning(run, result.kept)
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
-    return [*hardened, *notices, _measure(run, "prune", details)]
+    return [*notices, _measure(run, "prune", details)]
 
 
 def prune_by_number_step(
@@ -173,15 +220,15 @@ def prune_by_number_step(
     """
     hardened = _harden(run.model)
     result = prune_by_number(run.model, drop=drop, keep=keep, classes=run.classes)
-    _follow_pruning(run, result)
+    _follow_pruning(run, result.kept)
     numbers = ", ".join(map(str, result.pruned.tolist())) or "none"
     told = Notice(text=f"dropped by number: {numbers}. The prototypes that are left are numbered from 0 again.")
     return [*hardened, told, _measure(run, "prune", {"removed": len(result.pruned)})]
 
 
-def _follow_pruning(run: TrainingRun, result: PruneResult | PrunedByNumber) -> None:
-    """Let what belongs to the prototypes follow those that are left."""
-    run.push = None if run.push is None else keep_sources(run.push, result.kept)
+def _follow_pruning(run: TrainingRun, kept: Tensor) -> None:
+    """Let what belongs to the prototypes follow those that are left, (P',) int64."""
+    run.push = None if run.push is None else keep_sources(run.push, kept)
     run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from protokern.errors import TrainingError
 from protokern.losses import last_layer_l1
-from protokern.models.base import PrototypeModel
+from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.train.convex import Solution, solve
 from protokern.train.evaluate import Evaluation
 from protokern.train.last_layer_choice import Candidate, choose
@@ -46,14 +46,28 @@ class LastLayerInputs:
 @torch.no_grad()
 def collect_inputs(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
     """What the last layer is given for a data set, itself given as (features (B, D, H, W), labels (B,)) batches."""
+    return _collect(model, features, model.last_layer_input, len(model.last_layer_identity))
+
+
+@torch.no_grad()
+def collect_activations(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
+    """What the prototypes contribute before weights, (N, P), whatever the last layer reads; as `collect_inputs`."""
+    return _collect(model, features, lambda output: output.activations, model.num_prototypes)
+
+
+def _collect(
+    model: PrototypeModel,
+    features: Iterable[tuple[Tensor, Tensor]],
+    read: Callable[[ModelOutput], Tensor],
+    columns: int,
+) -> LastLayerInputs:
     device = model.device
     values, labels = [], []
     for batch, batch_labels in features:
-        values.append(model.last_layer_input(model.head(batch)))
+        values.append(read(model.head(batch)))
         labels.append(batch_labels.to(device))
     if not values:
-        inputs = len(model.last_layer_identity)
-        return LastLayerInputs(torch.zeros(0, inputs, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+        return LastLayerInputs(torch.zeros(0, columns, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     return LastLayerInputs(torch.cat(values), torch.cat(labels))
 
 

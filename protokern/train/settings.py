@@ -181,16 +181,28 @@ class PruneConfig:
 
     Attributes:
         enabled: prune after the last push.
-        k: nearest training images that are looked at for each prototype.
-        threshold: a prototype stays when at least this many of the k are of its class.
+        rule: "compat": the paper's, by the nearest images of each prototype; "needed": what is there twice goes, then
+            what the answers do not need, by the validation split.
+        k: with "compat": nearest training images that are looked at for each prototype.
+        threshold: with "compat": a prototype stays when at least this many of the k are of its class.
+        accuracy_loss: with "needed": the validation accuracy may fall by so much, in [0, 1].
+        loss_ratio: with "needed": the mean cross entropy on the validation split may rise to so many times what it was.
+        per_class: with "needed": each class keeps so many, whatever is lost; 0: as few as the two limits allow.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     enabled: bool = False
+    rule: Literal["compat", "needed"] = "compat"
     k: int = 6
     threshold: int = 3
+    accuracy_loss: float = 0.0025
+    loss_ratio: float = 1.05
+    per_class: int = 0
 
     def __post_init__(self) -> None:
         require_number(self, "k", minimum=1)
         require(0 <= self.threshold <= self.k, "threshold", f"from 0 to k ({self.k})", self.threshold)
+        require(0 <= self.accuracy_loss <= 1, "accuracy_loss", "from 0 to 1", self.accuracy_loss)
+        require_number(self, "loss_ratio", minimum=1)
+        require_number(self, "per_class")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -140,6 +140,7 @@ class SolvedLastLayer:
         evaluations: of the loss and its gradient, over all strengths.
         loss_before, loss_after: cross entropy and L1 at `train.l1`, on the training images.
         at_bound: weights to other classes that are as large as `last_layer_bound` lets them be.
+        ridge: that was chosen; 0 where the weights from before were kept.
     """
 
     l1: float
@@ -149,6 +150,7 @@ class SolvedLastLayer:
     loss_before: float
     loss_after: float
     at_bound: int = 0
+    ridge: float = 0.0
 
 
 @torch.no_grad()
@@ -182,7 +184,13 @@ def solve_last_layer(
         raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
     loss_before = float(_loss(model, train.values, train.labels, config))
     problem = _problem(model, train, config)
-    candidates, evaluations, tolerance = _candidates(layer, problem, val, config)
+    tolerance = config.last_layer_gap if config.last_layer_others == "none" else min(10 * config.last_layer_gap, 0.1)
+    before = layer.weight.detach().clone()
+    problem, solution, evaluations = _choose_ridge(layer, problem, val, config, tolerance)
+    layer.weight.copy_(before)
+    candidates, tolerance = _candidates(layer, problem, solution, val, config, tolerance)
+    solved = [one.solution for one in candidates if one.solution is not None and one.solution is not solution]
+    evaluations += sum(one.evaluations for one in solved)
     kept = choose(candidates, config.last_layer_others)
     chosen = kept.solution
     if chosen is not None and tolerance > config.last_layer_gap:
@@ -198,15 +206,22 @@ def solve_last_layer(
         loss_before=loss_before,
         loss_after=float(_loss(model, train.values, train.labels, config)),
         at_bound=0 if chosen is None else int((others.abs() >= config.last_layer_bound).sum()),
+        ridge=0.0 if chosen is None else problem.ridge,
     )
 
 
 def _candidates(
-    layer: nn.Linear, problem: LastLayerProblem, val: LastLayerInputs, config: TrainConfig
-) -> tuple[list[Candidate], int, float]:
-    """The weights from before if they may stay, then the path, strongest first; evaluations; relative gap.
+    layer: nn.Linear,
+    problem: LastLayerProblem,
+    solution: Solution,
+    val: LastLayerInputs,
+    config: TrainConfig,
+    tolerance: float,
+) -> tuple[list[Candidate], float]:
+    """The weights from before if they may stay, then the path, strongest first; and the gap they are solved to.
 
-    `layer` holds one after the other.
+    `layer` has the weights from before, and holds one candidate after the other. `solution` is that without weights to
+    other classes.
     """
     candidates = []
 
@@ -219,21 +234,38 @@ def _candidates(
 
     if _is_as_asked(layer.weight.cpu(), problem.is_own, config):
         add(0.0, 0.0, None)
-    only_own = config.last_layer_others == "none"
-    tolerance = config.last_layer_gap if only_own else min(10 * config.last_layer_gap, 0.1)
-    solution = solve(problem, np.inf, problem.start, tolerance=tolerance)
-    evaluations, entering = solution.evaluations, solution.entering
+    entering = solution.entering
     strengths = _strengths(entering, config)
     if config.last_layer_others != "path":
-        strengths = [] if only_own else [l1 for l1 in strengths if l1 < entering]
+        strengths = [l1 for l1 in strengths if l1 < entering and config.last_layer_others == "needed"]
         add(max(entering, config.l1), np.inf, solution)
     elif len(strengths) == 1:
         tolerance = config.last_layer_gap
     for l1 in strengths:
         solution = solve(problem, l1, solution.weight, tolerance=tolerance)
-        evaluations += solution.evaluations
         add(l1, l1, solution)
-    return candidates, evaluations, tolerance
+    return candidates, tolerance
+
+
+def _choose_ridge(
+    layer: nn.Linear, problem: LastLayerProblem, val: LastLayerInputs, config: TrainConfig, tolerance: float
+) -> tuple[LastLayerProblem, Solution, int]:
+    """The problem with the ridge that is best on `val` without weights to other classes; its solution; evaluations.
+
+    `layer` holds one after the other.
+    """
+    best: tuple[float, LastLayerProblem, Solution] | None = None
+    weight, evaluations = problem.start, 0
+    for place in range(config.last_layer_ridge_path):
+        tried = problem if place == 0 else replace(problem, ridge=problem.ridge / 10**place)
+        solution = solve(tried, np.inf, weight, tolerance=tolerance)
+        weight, evaluations = solution.weight, evaluations + solution.evaluations
+        layer.weight.copy_(weight)
+        loss = val.evaluate(layer).loss if config.last_layer_ridge_path > 1 else 0.0
+        if best is None or loss < best[0]:
+            best = loss, tried, solution
+    assert best is not None
+    return best[1], best[2], evaluations
 
 
 def _is_as_asked(weight: Tensor, is_own: Tensor, config: TrainConfig) -> bool:

@@ -16,6 +16,7 @@ from protokern.errors import require, require_number
 from protokern.losses import LossCoefficients
 
 MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each
+LONGEST_RIDGE_PATH = 8
 LEAST_MIXUP = 1e-30  # a smaller parameter of the Beta distribution does not fit into float32
 LARGEST_RATE = 1e30  # a step of Adam with a larger one does not fit into float32
 
@@ -41,6 +42,8 @@ class TrainConfig:
         last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
         last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
             without end.
+        last_layer_ridge_path: strengths of the ridge that are tried, each a tenth of the one before, `last_layer_ridge`
+            first; the cross entropy on the validation split chooses.
         last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
             paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
             tens where a class has few images.
@@ -97,6 +100,7 @@ class TrainConfig:
     last_layer_solver: Literal["convex", "compat"] = "convex"
     last_layer_gap: float = 1e-4
     last_layer_ridge: float = 1e-2
+    last_layer_ridge_path: int = 1
     last_layer_bound: float = 0.5
     last_layer_path: int = 10
     last_layer_own: Literal["free", "non_negative"] = "free"
@@ -150,7 +154,14 @@ class TrainConfig:
         require(0 < self.last_layer_gap < 1, "last_layer_gap", "between 0 and 1", self.last_layer_gap)
         require(0 < self.last_layer_ridge < math.inf, "last_layer_ridge", "greater than 0", self.last_layer_ridge)
         require_number(self, "last_layer_bound", above=True)
-        require_number(self, "last_layer_path", minimum=1)
+        require_number(self, "last_layer_path", "last_layer_ridge_path", minimum=1)
+        longest = f"at most {LONGEST_RIDGE_PATH}: the last ridge would be far below rounding"
+        require(
+            self.last_layer_ridge_path <= LONGEST_RIDGE_PATH,
+            "last_layer_ridge_path",
+            longest,
+            self.last_layer_ridge_path,
+        )
         if self.last_layer_solver == "convex":
             require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)
         else:

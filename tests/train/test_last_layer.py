@@ -352,3 +352,31 @@ def test_a_last_layer_that_learns_in_small_steps_says_what_it_does_not_know(tmp_
     notices = [record.text for record in train(run) if isinstance(record, Notice)]
     told = "it learns in small steps, which know neither train.last_layer_own nor train.last_layer_others"
     assert any(told in text for text in notices)
+
+
+def test_the_validation_split_chooses_how_firmly_own_weights_are_held(model) -> None:
+    start = model.last_layer.weight.detach().clone()
+
+    def own_only(**settings):
+        with torch.no_grad():
+            model.last_layer.weight.copy_(start)
+        config = replace(SOLVED, last_layer_others="none", **settings)
+        result = solve_last_layer(model, activations(60, seed=0), val, config)
+        return result, model.last_layer.weight.detach().clone()
+
+    for val, wanted in ((activations(60, seed=0), 1e-4), (LastLayerInputs(torch.rand(30, 6), torch.arange(30) % 3), 1)):
+        ridge = 1.0 if wanted == 1 else 1e-2
+        alone = {place: own_only(last_layer_ridge=ridge / 10**place) for place in range(3)}
+        losses = {}
+        for place, (_, weight) in alone.items():
+            losses[place] = float(F.cross_entropy(val.values @ weight.T, val.labels))
+        best = min(losses, key=losses.get)
+        result, weight = own_only(last_layer_ridge=ridge, last_layer_ridge_path=3)
+        assert result.ridge == pytest.approx(ridge / 10**best) == pytest.approx(wanted)
+        torch.testing.assert_close(weight, alone[best][1], atol=0.02, rtol=0.02)
+    assert result.evaluations > alone[best][0].evaluations
+
+
+def test_a_ridge_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ConfigError, match="last_layer_ridge_path: must be at most 8: the last ridge"):
+        TrainConfig(last_layer_ridge_path=9)

@@ -118,7 +118,7 @@ def test_a_run_is_pruned_to_a_number_for_each_class(tmp_path, capsys) -> None:
     assert "after prune, epoch 2: " in capsys.readouterr().out
     model, config, _ = load_model(made.folder)
     assert model.class_identity.sum(dim=0).tolist() == [2, 2]
-    assert (config.prune.rule, config.prune.per_class) == ("needed", 2)
+    assert (config["prune"]["rule"], config["prune"]["per_class"]) == ("needed", 2)
     assert main(["prune", str(made.folder), "--rule", "needed", "--set", "prune.loss_ratio=9"]) == 0
     assert load_model(made.folder)[0].num_prototypes <= 4
 

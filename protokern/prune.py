@@ -1,14 +1,17 @@
-"""Pruning: prototypes whose nearest patches are mostly of other classes are dropped, or those that somebody names."""
+"""Pruning: prototypes go that the answers do not need, whose nearest patches are of other classes, or by number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from protokern.duplicates import find_copies, same_vector
+from protokern.elimination import Activations, ClassLevels, Elimination, eliminate, need_for, smallest
 from protokern.models.base import PrototypeModel
+from protokern.push import PushResult
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 
@@ -157,6 +160,152 @@ def choose_by_number(
             f"{name}: must leave every class a prototype; got none for {which}, which has {own}. Keep one of them."
         )
     return PrunedByNumber(kept=is_kept.nonzero().flatten(), pruned=(~is_kept).nonzero().flatten())
+
+
+@dataclass(frozen=True)
+class PrunedByNeed:
+    """What was pruned because the answers do not need it; CPU tensors. Indices are those from before, ascending.
+
+    Attributes:
+        kept: (P',) int64; prototype `kept[i]` is prototype i now.
+        copies: int64, those that went because another one that stayed is the same.
+        not_needed: int64, the others that went.
+        weight: (K, P') float64, what those that are left weigh.
+        path: how good the answers were, prototype by prototype; the copies went first.
+    """
+
+    kept: Tensor
+    copies: Tensor
+    not_needed: Tensor
+    weight: Tensor
+    path: Elimination
+
+    @property
+    def pruned(self) -> Tensor:
+        """(P - P',) int64, all that went."""
+        return torch.cat([self.copies, self.not_needed]).sort().values
+
+    @property
+    def steps(self) -> int:
+        """How far along `path` that is."""
+        return len(self.copies) + len(self.not_needed)
+
+
+def prune_by_need(
+    model: PrototypeModel,
+    val: Activations,
+    train: Activations,
+    push: PushResult | None = None,
+    *,
+    accuracy_loss: float = 0.0025,
+    loss_ratio: float = 1.05,
+    per_class: int = 0,
+) -> PrunedByNeed:
+    """Drop the prototypes that are there twice, then those that the answers do not need.
+
+    Of several of the same classes with the same vector, the same source patch, or source patches that overlap by more
+    than half (intersection over union), the one that is missed most stays; with the same vector it takes over the
+    weights of the others. Then one after the other goes, as in `eliminate`, down to one for each class, and of that
+    path the fewest prototypes are kept with which the validation images are still answered well enough. The other
+    prototypes of a class take over what those that went gave, see `ClassLevels`; where weights are not those of the
+    last layer, as in a pool, nothing takes over.
+
+    Args:
+        model: changed in place; parameters are replaced, so make optimizers anew.
+        val: its activations on validation images; they decide.
+        train: its activations on training images.
+        push: where its prototypes come from; None: unknown, and only equal vectors are copies.
+        accuracy_loss: the accuracy on `val` may fall by so much, in [0, 1].
+        loss_ratio: the mean cross entropy on `val` may rise to so many times what it was, >= 1.
+        per_class: each class keeps so many, or those it has if these are fewer, whatever is lost; 0: as few as may be.
+
+    Raises:
+        ValueError: the choices of the model are soft, there are no images, or activations are of another number of
+            prototypes or not finite.
+    """
+    result = choose_by_need(
+        model, val, train, push, accuracy_loss=accuracy_loss, loss_ratio=loss_ratio, per_class=per_class
+    )
+    if result.steps:
+        keep_with_weights(model, result.kept, result.weight)
+    return result
+
+
+def choose_by_need(
+    model: PrototypeModel,
+    val: Activations,
+    train: Activations,
+    push: PushResult | None = None,
+    *,
+    accuracy_loss: float = 0.0025,
+    loss_ratio: float = 1.05,
+    per_class: int = 0,
+) -> PrunedByNeed:
+    """What `prune_by_need` would do, with the same arguments and errors; the model is not changed."""
+    _check_choices(model)
+    for name, images in (("val", val), ("train", train)):
+        _check_activations(name, images, model.num_prototypes)
+    weight = model.prototype_weight.detach().cpu().double()  # (K, P)
+    is_own = model.class_identity.cpu().T > 0  # (K, P)
+    moves_weights = _weighs_prototypes(model)
+    val, train = (Activations(one.values.cpu(), one.labels.cpu()) for one in (val, train))
+    vectors = model.prototype_layer.prototypes.detach().cpu()
+    need = need_for(weight, is_own, val, train, moves_weights=moves_weights)
+    sources = () if push is None else (push.image, push.patch, push.grid)
+    copies = find_copies(vectors, is_own, need, *sources)
+    unused = (~is_own.any(dim=0)).nonzero().flatten().tolist()
+    if moves_weights:
+        weight = _merged(weight, vectors, copies)
+    first = [*copies, *(one for one in unused if one not in copies)]
+    path = eliminate(weight, is_own, val, train, first=first, per_class=max(per_class, 1), moves_weights=moves_weights)
+    steps = len(path.order) if per_class else smallest(path, len(first), accuracy_loss, loss_ratio)
+    levels = ClassLevels(weight, is_own, train.values if moves_weights else None)
+    for prototype in path.order[:steps].tolist():
+        levels.remove(prototype)
+    kept = levels.kept.nonzero().flatten()
+    left = torch.where(is_own, weight * levels.scale[:, None], weight)[:, kept]
+    return PrunedByNeed(
+        kept=kept,
+        copies=torch.tensor(sorted(copies), dtype=torch.int64),
+        not_needed=path.order[len(copies) : steps].sort().values,
+        weight=left,
+        path=path,
+    )
+
+
+def keep_with_weights(model: PrototypeModel, kept: Tensor, weight: Tensor) -> None:
+    """Drop all prototypes but `kept` (P',) int64, and give those `weight` (K, P') where the last layer can hold it."""
+    model.keep_prototypes(kept)
+    if _weighs_prototypes(model):
+        with torch.no_grad():
+            model.prototype_weight.copy_(weight)
+
+
+def _weighs_prototypes(model: PrototypeModel) -> bool:
+    """Whether the weights of the prototypes are those of the last layer, and not made from something else."""
+    return getattr(model.last_layer, "weight", None) is model.prototype_weight
+
+
+def _merged(weight: Tensor, vectors: Tensor, copies: Mapping[int, int]) -> Tensor:
+    """The weights (K, P) when those that stay have those of copies with the same vector, which then have none."""
+    merged = weight.clone()
+    for copy, stays in copies.items():
+        if same_vector(vectors[copy], vectors[stays]):
+            merged[:, stays] += merged[:, copy]
+            merged[:, copy] = 0
+    return merged
+
+
+def _check_activations(name: str, images: Activations, count: int) -> None:
+    values = images.values
+    if values.ndim != 2 or values.shape[1] != count or len(values) != len(images.labels):
+        raise ValueError(
+            f"{name}: must have activations (N, {count}) and labels (N,), as the model has {count} prototypes; got "
+            f"{tuple(values.shape)} and {tuple(images.labels.shape)}. Collect them with this model."
+        )
+    if len(values) == 0 or not values.isfinite().all():
+        got = "none" if len(values) == 0 else "NaN or inf"
+        raise ValueError(f"{name}: must hold finite activations of at least one image; got {got}. Look at the images.")
 
 
 def _check_prune(model: PrototypeModel, k: int, threshold: int) -> None:

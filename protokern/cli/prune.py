@@ -1,4 +1,4 @@
-"""`protokern prune`: prototypes are dropped from a trained model, by what is nearest to them or by their numbers."""
+"""`protokern prune`: prototypes are dropped from a trained model, by a rule or by their numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wanted = "numbers as in the report and prototypes.json"
     chosen.add_argument("--drop", metavar="N", nargs="+", type=int, help=f"drop these prototypes alone; {wanted}")
     chosen.add_argument("--keep", metavar="N", nargs="+", type=int, help=f"drop all prototypes but these; {wanted}")
+    rules = "needed: those that are there twice and those that the answers do not need; compat: the paper's rule"
+    chosen.add_argument("--rule", choices=("needed", "compat"), help=f"{rules}; default: prune.rule of the run")
+    parser.add_argument(
+        "--per-class",
+        metavar="N",
+        type=int,
+        help="with the rule needed: each class keeps N prototypes, whatever is lost",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prune by `prune.k` and `prune.threshold`, or by number; write a checkpoint and the prototypes."""
+    """Prune by `prune.rule`, or by number; write a checkpoint and the prototypes."""
+    if args.per_class is not None and args.per_class < 1:
+        raise ConfigError(f"--per-class: must be at least 1; got {args.per_class}.")
     if args.drop is None and args.keep is None:
-        return run_head_step(args, "prune", prune_step)
+        told = {"rule": args.rule, "per_class": args.per_class}
+        args.changes += [f"prune.{name}={value}" for name, value in told.items() if value is not None]
+        return run_head_step(args, "prune", prune_step, check=partial(_check_rule, per_class=args.per_class))
+    if args.per_class is not None:
+        raise ConfigError("--per-class: must be given with a rule; got --drop or --keep. Leave one of them out.")
     step = partial(prune_by_number_step, drop=args.drop, keep=args.keep)
     return run_head_step(args, "prune", step, check=partial(_check, drop=args.drop, keep=args.keep))
+
+
+def _check_rule(opened: OpenRun, *, per_class: int | None) -> None:
+    """Refuse a number of prototypes that the rule would not look at.
+
+    Raises:
+        ConfigError: --per-class is given, and the rule is the paper's.
+    """
+    if per_class is not None and opened.config.prune.rule != "needed":
+        raise ConfigError("--per-class: must be given with the rule needed; got compat. Add --rule needed.")
 
 
 def _check(opened: OpenRun, *, drop: list[int] | None, keep: list[int] | None) -> None:

@@ -56,7 +56,8 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
     """
     is_own = problem.is_own
     held = weight.clamp(-problem.bound, problem.bound)
-    weight = torch.where(is_own, weight, torch.zeros_like(weight) if np.isinf(l1) else held)
+    own = weight.clamp(min=0) if problem.own_is_non_negative else weight
+    weight = torch.where(is_own, own, torch.zeros_like(weight) if np.isinf(l1) else held)
     evaluations, stable = 0, 0
     dtype = torch.float32
     objective, gap, gradient = certify(problem, weight, l1)

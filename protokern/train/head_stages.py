@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from protokern.elimination import Activations
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
-from protokern.prune import PrunedByNumber, PruneResult, apply_prune, prune_by_number
+from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
@@ -19,6 +21,7 @@ from protokern.train.frozen import FrozenSplits, on_features
 from protokern.train.last_layer import (
     LastLayerInputs,
     can_be_solved,
+    collect_activations,
     collect_inputs,
     solve_last_layer,
     train_last_layer,
@@ -28,6 +31,7 @@ from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
+from protokern.train.settings import TrainConfig
 from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Stage, Step
 from protokern.train.start import choose_images, find_starts
@@ -148,7 +152,7 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
     if any(True for _ in run.model.last_layer.parameters()):
         details = _learn_last_layer(run, step)
         if run.train.last_layer_solver == "convex" and not _is_solved(run):
-            notices = [Notice(text="the last layer is not a linear one without bias: it learns in small steps")]
+            notices = [Notice(text=_say_small_steps(run.train))]
         elif details.get("gap", 0.0) > run.train.last_layer_gap:
             text = f"the last layer is within {details['gap']:.2g} of its minimum, not {run.train.last_layer_gap:g}"
             reason = "prototypes are nearly alike, or activations very large"
@@ -166,6 +170,13 @@ def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
             )
         progress.best_joint, progress.waited = None, 0
     return [*notices, record]
+
+
+def _say_small_steps(config: TrainConfig) -> str:
+    text = "the last layer is not a linear one without bias: it learns in small steps"
+    if (config.last_layer_own, config.last_layer_others) == ("free", "path"):
+        return text
+    return f"{text}, which know neither train.last_layer_own nor train.last_layer_others"
 
 
 def _learn_last_layer(run: TrainingRun, step: Step) -> Details:
@@ -195,16 +206,60 @@ def _learn_on_first(run: TrainingRun, step: Step, train: LastLayerInputs, val: L
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop the prototypes whose nearest patches are mostly of other classes; soft choices become final first."""
+    """Drop prototypes by `prune.rule`; soft choices become final first."""
     hardened = _harden(run.model)
+    return [*hardened, *(_prune_by_need(run) if run.prune.rule == "needed" else _prune_by_nearest(run))]
+
+
+def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
+    """Drop the prototypes that are there twice or that the answers do not need; the first rank decides for all."""
+    frozen, ranks, prune = _frozen(run), run.ranks, run.prune
+    train, val = (
+        gather_inputs(collect_activations(run.model, features), ranks) for features in (frozen.push, frozen.val)
+    )
+    result: PrunedByNeed | None = None
+    if ranks.is_first:
+        try:
+            result = choose_by_need(
+                run.model,
+                Activations(val.values, val.labels),
+                Activations(train.values, train.labels),
+                run.push,
+                accuracy_loss=prune.accuracy_loss,
+                loss_ratio=prune.loss_ratio,
+                per_class=prune.per_class,
+            )
+        except ValueError as error:
+            raise TrainingError(f"prune after epoch {run.progress.epoch}: {error}") from error
+    nothing = torch.zeros(0, dtype=torch.int64)
+    kept = ranks.gather(nothing if result is None else result.kept)[0]
+    weight = ranks.gather(nothing.double()[:, None] if result is None else result.weight)[0]
+    details: Details = {}
+    if result is not None:
+        path, steps = result.path, result.steps
+        details = {
+            "removed": steps,
+            "copies": len(result.copies),
+            "not_needed": len(result.not_needed),
+            "loss_before": float(path.loss[0]),
+            "loss_after": float(path.loss[steps]),
+        }
+    if len(kept) < run.model.num_prototypes:
+        keep_with_weights(run.model, kept, weight)
+    _follow_pruning(run, kept)
+    return [_measure(run, "prune", details)]
+
+
+def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
+    """Drop the prototypes whose nearest patches are mostly of other classes."""
     search = _search(run)
     with on_features(run.model):
         result, notices = _speak(
             lambda: apply_prune(run.model, search(run.model, run.prune.k), run.prune.threshold), run, "prune"
         )
-    _follow_pruning(run, result)
+    _follow_pruning(run, result.kept)
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
-    return [*hardened, *notices, _measure(run, "prune", details)]
+    return [*notices, _measure(run, "prune", details)]
 
 
 def prune_by_number_step(
@@ -217,15 +272,15 @@ def prune_by_number_step(
     """
     hardened = _harden(run.model)
     result = prune_by_number(run.model, drop=drop, keep=keep, classes=run.classes)
-    _follow_pruning(run, result)
+    _follow_pruning(run, result.kept)
     numbers = ", ".join(map(str, result.pruned.tolist())) or "none"
     told = Notice(text=f"dropped by number: {numbers}. The prototypes that are left are numbered from 0 again.")
     return [*hardened, told, _measure(run, "prune", {"removed": len(result.pruned)})]
 
 
-def _follow_pruning(run: TrainingRun, result: PruneResult | PrunedByNumber) -> None:
-    """Let what belongs to the prototypes follow those that are left."""
-    run.push = None if run.push is None else keep_sources(run.push, result.kept)
+def _follow_pruning(run: TrainingRun, kept: Tensor) -> None:
+    """Let what belongs to the prototypes follow those that are left, (P',) int64."""
+    run.push = None if run.push is None else keep_sources(run.push, kept)
     run.optimizer, run.progress.optimizer_stage = None, None  # its parameters are gone
 
 

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from protokern.errors import TrainingError
 from protokern.losses import last_layer_l1
-from protokern.models.base import PrototypeModel
-from protokern.train.convex import solve
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.train.convex import Solution, solve
 from protokern.train.evaluate import Evaluation
+from protokern.train.last_layer_choice import Candidate, choose
 from protokern.train.last_layer_problem import LastLayerProblem
 from protokern.train.settings import TrainConfig
 
@@ -45,14 +46,28 @@ class LastLayerInputs:
 @torch.no_grad()
 def collect_inputs(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
     """What the last layer is given for a data set, itself given as (features (B, D, H, W), labels (B,)) batches."""
+    return _collect(model, features, model.last_layer_input, len(model.last_layer_identity))
+
+
+@torch.no_grad()
+def collect_activations(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
+    """What the prototypes contribute before weights, (N, P), whatever the last layer reads; as `collect_inputs`."""
+    return _collect(model, features, lambda output: output.activations, model.num_prototypes)
+
+
+def _collect(
+    model: PrototypeModel,
+    features: Iterable[tuple[Tensor, Tensor]],
+    read: Callable[[ModelOutput], Tensor],
+    columns: int,
+) -> LastLayerInputs:
     device = model.device
     values, labels = [], []
     for batch, batch_labels in features:
-        values.append(model.last_layer_input(model.head(batch)))
+        values.append(read(model.head(batch)))
         labels.append(batch_labels.to(device))
     if not values:
-        inputs = len(model.last_layer_identity)
-        return LastLayerInputs(torch.zeros(0, inputs, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+        return LastLayerInputs(torch.zeros(0, columns, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     return LastLayerInputs(torch.cat(values), torch.cat(labels))
 
 
@@ -117,13 +132,15 @@ class SolvedLastLayer:
     """What the solver did.
 
     Attributes:
-        l1: strength whose weights were kept; 0: those from before were.
+        l1: strength whose weights were kept; where none to another class was let in, the least such strength. 0: those
+            from before were kept.
         nonzero: weights to other classes that are not zero.
         gap: relative distance to the minimum at that strength, at most; above `last_layer_gap` where the problem is too
             ill-conditioned. 0 where the weights from before were kept.
         evaluations: of the loss and its gradient, over all strengths.
         loss_before, loss_after: cross entropy and L1 at `train.l1`, on the training images.
         at_bound: weights to other classes that are as large as `last_layer_bound` lets them be.
+        ridge: that was chosen; 0 where the weights from before were kept.
     """
 
     l1: float
@@ -133,22 +150,24 @@ class SolvedLastLayer:
     loss_before: float
     loss_after: float
     at_bound: int = 0
+    ridge: float = 0.0
 
 
 @torch.no_grad()
 def solve_last_layer(
     model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, config: TrainConfig
 ) -> SolvedLastLayer:
-    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what is best on `val`.
+    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what `val` chooses.
 
     Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap;
-    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice.
+    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice if they
+    are what `last_layer_own` and `last_layer_others` ask for.
 
     Args:
         model: whose last layer `can_be_solved`.
         train: what it learns on.
         val: what chooses the strength.
-        config: coefficients, gap, ridge, bound and path.
+        config: coefficients, gap, ridge, bound, path, and which weights there may be.
 
     Raises:
         ValueError: the last layer is another one, or there are no images or labels of other classes.
@@ -163,37 +182,97 @@ def solve_last_layer(
     _check_labels("val", val.labels, model.num_classes)
     if not (train.values.isfinite().all() and val.values.isfinite().all()):
         raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
-    before = layer.weight.detach().clone()
-    best, kept = val.evaluate(layer), 0.0
     loss_before = float(_loss(model, train.values, train.labels, config))
     problem = _problem(model, train, config)
-    tolerance = min(10 * config.last_layer_gap, 0.1)
-    solution = solve(problem, np.inf, problem.start, tolerance=tolerance)
-    evaluations, chosen = solution.evaluations, solution
-    strengths = _strengths(solution.entering, config)
-    if len(strengths) == 1:
-        tolerance = config.last_layer_gap
-    for l1 in strengths:
-        solution = solve(problem, l1, solution.weight, tolerance=tolerance)
-        evaluations += solution.evaluations
-        layer.weight.copy_(solution.weight)
-        result = val.evaluate(layer)
-        if (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
-            best, kept, chosen = result, l1, solution
-    if kept and tolerance > config.last_layer_gap:
-        chosen = solve(problem, kept, chosen.weight, tolerance=config.last_layer_gap)
+    tolerance = config.last_layer_gap if config.last_layer_others == "none" else min(10 * config.last_layer_gap, 0.1)
+    before = layer.weight.detach().clone()
+    problem, solution, evaluations = _choose_ridge(layer, problem, val, config, tolerance)
+    layer.weight.copy_(before)
+    candidates, tolerance = _candidates(layer, problem, solution, val, config, tolerance)
+    solved = [one.solution for one in candidates if one.solution is not None and one.solution is not solution]
+    evaluations += sum(one.evaluations for one in solved)
+    kept = choose(candidates, config.last_layer_others)
+    chosen = kept.solution
+    if chosen is not None and tolerance > config.last_layer_gap:
+        chosen = solve(problem, kept.strength, chosen.weight, tolerance=config.last_layer_gap)
         evaluations += chosen.evaluations
-    layer.weight.copy_(chosen.weight if kept else before)
+    layer.weight.copy_(kept.weight if chosen is None else chosen.weight)
     others = layer.weight.cpu()[~problem.is_own]
     return SolvedLastLayer(
-        l1=kept,
+        l1=kept.l1,
         nonzero=int(others.count_nonzero()),
-        gap=chosen.gap if kept else 0.0,
+        gap=0.0 if chosen is None else chosen.gap,
         evaluations=evaluations,
         loss_before=loss_before,
         loss_after=float(_loss(model, train.values, train.labels, config)),
-        at_bound=int((others.abs() >= config.last_layer_bound).sum()) if kept else 0,
+        at_bound=0 if chosen is None else int((others.abs() >= config.last_layer_bound).sum()),
+        ridge=0.0 if chosen is None else problem.ridge,
     )
+
+
+def _candidates(
+    layer: nn.Linear,
+    problem: LastLayerProblem,
+    solution: Solution,
+    val: LastLayerInputs,
+    config: TrainConfig,
+    tolerance: float,
+) -> tuple[list[Candidate], float]:
+    """The weights from before if they may stay, then the path, strongest first; and the gap they are solved to.
+
+    `layer` has the weights from before, and holds one candidate after the other. `solution` is that without weights to
+    other classes.
+    """
+    candidates = []
+
+    def add(l1: float, strength: float, solution: Solution | None) -> None:
+        if solution is not None:
+            layer.weight.copy_(solution.weight)
+        others = int(layer.weight.cpu()[~problem.is_own].count_nonzero())
+        weight = layer.weight.detach().clone()
+        candidates.append(Candidate(l1, strength, weight, solution, others, val.evaluate(layer)))
+
+    if _is_as_asked(layer.weight.cpu(), problem.is_own, config):
+        add(0.0, 0.0, None)
+    entering = solution.entering
+    strengths = _strengths(entering, config)
+    if config.last_layer_others != "path":
+        strengths = [l1 for l1 in strengths if l1 < entering and config.last_layer_others == "needed"]
+        add(max(entering, config.l1), np.inf, solution)
+    elif len(strengths) == 1:
+        tolerance = config.last_layer_gap
+    for l1 in strengths:
+        solution = solve(problem, l1, solution.weight, tolerance=tolerance)
+        add(l1, l1, solution)
+    return candidates, tolerance
+
+
+def _choose_ridge(
+    layer: nn.Linear, problem: LastLayerProblem, val: LastLayerInputs, config: TrainConfig, tolerance: float
+) -> tuple[LastLayerProblem, Solution, int]:
+    """The problem with the ridge that is best on `val` without weights to other classes; its solution; evaluations.
+
+    `layer` holds one after the other.
+    """
+    best: tuple[float, LastLayerProblem, Solution] | None = None
+    weight, evaluations = problem.start, 0
+    for place in range(config.last_layer_ridge_path):
+        tried = problem if place == 0 else replace(problem, ridge=problem.ridge / 10**place)
+        solution = solve(tried, np.inf, weight, tolerance=tolerance)
+        weight, evaluations = solution.weight, evaluations + solution.evaluations
+        layer.weight.copy_(weight)
+        loss = val.evaluate(layer).loss if config.last_layer_ridge_path > 1 else 0.0
+        if best is None or loss < best[0]:
+            best = loss, tried, solution
+    assert best is not None
+    return best[1], best[2], evaluations
+
+
+def _is_as_asked(weight: Tensor, is_own: Tensor, config: TrainConfig) -> bool:
+    """Whether weights (K, E) are of the kind that the settings ask for."""
+    if config.last_layer_own == "non_negative" and bool((weight[is_own] < 0).any()):
+        return False
+    return config.last_layer_others == "path" or not weight[~is_own].any()
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
@@ -212,16 +291,19 @@ def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig)
     is_own = model.last_layer_identity.T.cpu() > 0  # (K, E)
     weight = model.last_layer.weight
     assert isinstance(weight, Tensor)
+    start = torch.where(is_own, weight.detach().cpu().double(), 0.0)
+    is_non_negative = config.last_layer_own == "non_negative"
     wanted = F.one_hot(train.labels.cpu(), len(is_own)).T.double()  # (K, N)
     smoothing = config.label_smoothing
     return LastLayerProblem(
         inputs=train.values.cpu().double().T.contiguous(),
         targets=(1 - smoothing) * wanted + smoothing / len(is_own),
         is_own=is_own.contiguous(),
-        start=torch.where(is_own, weight.detach().cpu().double(), 0.0).contiguous(),
+        start=(start.clamp(min=0) if is_non_negative else start).contiguous(),
         cross_entropy=config.cross_entropy,
         ridge=config.last_layer_ridge,
         bound=config.last_layer_bound,
+        own_is_non_negative=is_non_negative,
     )
 
 

@@ -1,12 +1,13 @@
 """The last layer as a convex problem, and how far weights are from its minimum.
 
     F(W) = c CE(W) + l1 * sum |W_ke| over other classes + (ridge / 2K) * sum (W_ke - start_ke)^2 over own classes
-    with |W_ke| <= bound over other classes
+    with |W_ke| <= bound over other classes and, where it is asked for, W_ke >= 0 over own ones
 
 CE is the mean cross entropy of the logits W x. The paper has the first two terms. They alone need not have a minimum:
 where the classes can be separated, weights grow without end. The third holds own ones near where they start, as the few
 small steps of the released program do, and it turns the gradient into a bound on how much there is left to gain. The
-bound does the same for the others, which L1 alone lets grow to a hundred where a class has few images.
+bound does the same for the others, which L1 alone lets grow to a hundred where a class has few images. An own weight
+below zero would let a prototype speak against its own class.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class LastLayerProblem:
         cross_entropy: c, >= 0.
         ridge: > 0.
         bound: largest absolute weight from an input to another class, > 0; inf: none.
+        own_is_non_negative: own weights may not be below zero.
     """
 
     inputs: Tensor
@@ -39,6 +41,7 @@ class LastLayerProblem:
     cross_entropy: float
     ridge: float
     bound: float = math.inf
+    own_is_non_negative: bool = False
 
     @property
     def own_ridge(self) -> float:
@@ -51,8 +54,9 @@ def certify(problem: LastLayerProblem, weight: Tensor, l1: float) -> tuple[float
 
     For any class shares q of the images and any W, by Jensen's inequality, CE(W) >= mean entropy(q) + <G(q), W> with
     G(q) = (q - targets) x^T / N. Least over the W that the other two terms and the bound allow: for other classes a
-    weight of 0 where l1 >= |G|, else one at the bound; for own ones the vertex of a parabola. q goes from the targets
-    towards the model's shares: once as far as l1 >= |G| everywhere, and, where weights are bounded, once all the way.
+    weight of 0 where l1 >= |G|, else one at the bound; for own ones the vertex of a parabola, or 0 where the vertex is
+    below it and they may not be. q goes from the targets towards the model's shares: once as far as l1 >= |G|
+    everywhere, and, where weights are bounded, once all the way.
     """
     is_own, num_images = problem.is_own, problem.inputs.shape[1]
     log_shares = (weight @ problem.inputs).log_softmax(dim=0)  # (K, N)
@@ -83,6 +87,9 @@ def _lower_bound(problem: LastLayerProblem, log_shares: Tensor, gradient: Tensor
     own_gradient = share * gradient[is_own]
     bound = entropy + float(own_gradient @ problem.start[is_own])
     bound -= float(own_gradient @ own_gradient) / (2 * problem.own_ridge)
+    if problem.own_is_non_negative:
+        below = (own_gradient / problem.own_ridge - problem.start[is_own]).clamp(min=0)  # how far the vertex is
+        bound += problem.own_ridge / 2 * float(below @ below)
     if share * float(gradient.abs().masked_fill(is_own, 0.0).max()) > l1 and math.isfinite(problem.bound):
         bound -= problem.bound * float((share * gradient[~is_own].abs() - l1).clamp(min=0).sum())
     return bound

@@ -16,6 +16,7 @@ from protokern.errors import require, require_number
 from protokern.losses import LossCoefficients
 
 MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each
+LONGEST_RIDGE_PATH = 8
 LEAST_MIXUP = 1e-30  # a smaller parameter of the Beta distribution does not fit into float32
 LARGEST_RATE = 1e30  # a step of Adam with a larger one does not fit into float32
 
@@ -51,11 +52,18 @@ class TrainConfig:
         last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
         last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
             without end.
+        last_layer_ridge_path: strengths of the ridge that are tried, each a tenth of the one before, `last_layer_ridge`
+            first; the cross entropy on the validation split chooses.
         last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
             paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
             tens where a class has few images.
         last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
             left down to `l1`; the validation split chooses. 1: `l1` alone.
+        last_layer_own: with "convex": "free", or "non_negative": weights to own classes are not below zero, so no
+            prototype speaks against its own class.
+        last_layer_others: with "convex": weights to other classes. "path": those that are best on the validation split
+            along the path; "needed": as few as the validation split allows, at best none: the fewest along the path
+            whose accuracy is within half a standard error of the best one's; "none": all zero.
         last_layer_epochs: with "compat": passes over the cached activations.
         patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to
             its last push; 0: never.
@@ -107,8 +115,11 @@ class TrainConfig:
     last_layer_solver: Literal["convex", "compat"] = "convex"
     last_layer_gap: float = 1e-4
     last_layer_ridge: float = 1e-2
+    last_layer_ridge_path: int = 1
     last_layer_bound: float = 0.5
     last_layer_path: int = 10
+    last_layer_own: Literal["free", "non_negative"] = "free"
+    last_layer_others: Literal["path", "needed", "none"] = "path"
     last_layer_epochs: int = 20
     patience: int = 10
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -166,9 +177,20 @@ class TrainConfig:
         require(0 < self.last_layer_gap < 1, "last_layer_gap", "between 0 and 1", self.last_layer_gap)
         require(0 < self.last_layer_ridge < math.inf, "last_layer_ridge", "greater than 0", self.last_layer_ridge)
         require_number(self, "last_layer_bound", above=True)
-        require_number(self, "last_layer_path", minimum=1)
+        require_number(self, "last_layer_path", "last_layer_ridge_path", minimum=1)
+        longest = f"at most {LONGEST_RIDGE_PATH}: the last ridge would be far below rounding"
+        require(
+            self.last_layer_ridge_path <= LONGEST_RIDGE_PATH,
+            "last_layer_ridge_path",
+            longest,
+            self.last_layer_ridge_path,
+        )
         if self.last_layer_solver == "convex":
             require(self.l1 > 0, "l1", 'greater than 0 with last_layer_solver = "convex"', self.l1)
+        else:
+            for name, value in (("last_layer_own", "free"), ("last_layer_others", "path")):
+                wanted = f'"{value}" with last_layer_solver = "compat"'
+                require(getattr(self, name) == value, name, wanted, getattr(self, name))
         require(0 < self.step_gamma <= 1, "step_gamma", "greater than 0 and at most 1", self.step_gamma)
         require(-math.inf < self.separation <= 0, "separation", "0 or negative", self.separation)
         require(
@@ -193,16 +215,28 @@ class PruneConfig:
 
     Attributes:
         enabled: prune after the last push.
-        k: nearest training images that are looked at for each prototype.
-        threshold: a prototype stays when at least this many of the k are of its class.
+        rule: "compat": the paper's, by the nearest images of each prototype; "needed": what is there twice goes, then
+            what the answers do not need, by the validation split.
+        k: with "compat": nearest training images that are looked at for each prototype.
+        threshold: with "compat": a prototype stays when at least this many of the k are of its class.
+        accuracy_loss: with "needed": the validation accuracy may fall by so much, in [0, 1].
+        loss_ratio: with "needed": the mean cross entropy on the validation split may rise to so many times what it was.
+        per_class: with "needed": each class keeps so many, whatever is lost; 0: as few as the two limits allow.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     enabled: bool = False
+    rule: Literal["compat", "needed"] = "compat"
     k: int = 6
     threshold: int = 3
+    accuracy_loss: float = 0.0025
+    loss_ratio: float = 1.05
+    per_class: int = 0
 
     def __post_init__(self) -> None:
         require_number(self, "k", minimum=1)
         require(0 <= self.threshold <= self.k, "threshold", f"from 0 to k ({self.k})", self.threshold)
+        require(0 <= self.accuracy_loss <= 1, "accuracy_loss", "from 0 to 1", self.accuracy_loss)
+        require_number(self, "loss_ratio", minimum=1)
+        require_number(self, "per_class")

@@ -52,6 +52,7 @@ class WorkingSet:
         self._is_own = problem.is_own[members]  # (A,)
         self._start = problem.start[members]
         self._largest = problem.bound if math.isfinite(problem.bound) else None
+        self._least_own = 0.0 if problem.own_is_non_negative else None
         self._inputs = problem.inputs.to(dtype)
         self._groups: list[_Group] = []
         order = torch.arange(len(members))
@@ -62,8 +63,9 @@ class WorkingSet:
     def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
         """Improve `weight` (K, E), which is zero outside of the set; also the evaluations that were used.
 
-        A weight of another class is the difference of two that are not negative, so that L1 is linear, and a zero is a
-        bound that is met exactly, as is the largest weight that the problem allows.
+        Own weights stay at or above zero where the problem says so. A weight of another class is the difference of two
+        that are not negative, so that L1 is linear, and a zero is a bound that is met exactly, as is the largest weight
+        that the problem allows.
         """
         from scipy.optimize import minimize  # takes a fifth of a second to import
 
@@ -98,7 +100,7 @@ class WorkingSet:
                 torch.cat([first[own], others.clamp(min=0), (-others).clamp(min=0)]).numpy(),
                 jac=True,
                 method="L-BFGS-B",
-                bounds=[(None, None)] * num_own + [(0, self._largest)] * (2 * num_other),
+                bounds=[(self._least_own, None)] * num_own + [(0, self._largest)] * (2 * num_other),
                 # Only the gap says when to stop; a gradient that is this small in every weight hardly makes it wider.
                 options={
                     "maxiter": iterations,

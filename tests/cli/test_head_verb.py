@@ -96,6 +96,33 @@ def test_wrong_numbers_are_one_line_and_change_nothing(pushed, flags, message, c
     assert sorted(path.name for path in pushed.rglob("*") if path.name != ".lock") == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--per-class", "0"], "--per-class: must be at least 1; got 0."),
+        (["--per-class", "2"], "--per-class: must be given with the rule needed; got compat. Add --rule needed."),
+        (["--drop", "1", "--per-class", "2"], "--per-class: must be given with a rule; got --drop or --keep."),
+        (["--drop", "1", "--rule", "needed"], "argument --rule: not allowed with argument --drop"),
+        (["--rule", "mine"], "argument --rule: invalid choice: 'mine'"),
+        (["--set", "prune.loss_ratio=0.5"], "prune.loss_ratio: must be a finite number of at least 1; got 0.5."),
+        (["--set", "prune.accuracy_loss=2"], "prune.accuracy_loss: must be from 0 to 1; got 2.0."),
+    ],
+)
+def test_wrong_rules_are_one_line_and_change_nothing(pushed, flags, message, capsys, monkeypatch) -> None:
+    test_wrong_numbers_are_one_line_and_change_nothing(pushed, flags, message, capsys, monkeypatch)
+
+
+def test_a_run_is_pruned_to_a_number_for_each_class(tmp_path, capsys) -> None:
+    made = make_run(tmp_path)
+    assert main(["prune", str(made.folder), "--rule", "needed", "--per-class", "2"]) == 0
+    assert "after prune, epoch 2: " in capsys.readouterr().out
+    model, config, _ = load_model(made.folder)
+    assert model.class_identity.sum(dim=0).tolist() == [2, 2]
+    assert (config["prune"]["rule"], config["prune"]["per_class"]) == ("needed", 2)
+    assert main(["prune", str(made.folder), "--rule", "needed", "--set", "prune.loss_ratio=9"]) == 0
+    assert load_model(made.folder)[0].num_prototypes <= 4
+
+
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("pushed")).folder

@@ -29,7 +29,7 @@ NET = {"backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8}
 _STORES: list[TCPStore] = []  # as torchrun has them: they outlive the processes
 
 
-def birds_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:
+def birds_config(*, model: dict[str, Any] | None = None, rule: str = "compat", **train: Any) -> RunConfig:
     defaults = {
         "batch_size": 8,
         "warm_epochs": 1,
@@ -44,7 +44,7 @@ def birds_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunCon
             "model": model or NET,
             "data": {"image_size": 32},
             "train": {**defaults, **train},
-            "prune": {"enabled": True, "k": 3, "threshold": 2},
+            "prune": {"enabled": True, "k": 3, "threshold": 2, "rule": rule, "loss_ratio": 2.0},
         }
     )
 

@@ -182,3 +182,96 @@ def test_a_bound_that_is_not_reached_changes_no_bit() -> None:
     far = solve(replace(problem, bound=1e9), 5e-3, problem.start, tolerance=1e-7)
     assert torch.equal(free.weight, far.weight)
     assert (free.gap, free.objective, free.evaluations) == (far.gap, far.objective, far.evaluations)
+
+
+def unwilling_problem() -> LastLayerProblem:
+    """The inputs 0, 1 and 2 are active in other classes than their own, so that own weights would be below zero."""
+    problem = make_problem(images=60, inputs=6)
+    inputs = problem.inputs.clone()
+    inputs[:3] = inputs[:3].max() - inputs[:3] + 0.2 * problem.is_own.T[:3].roll(1, dims=1).double() @ problem.targets
+    return replace(problem, inputs=inputs, own_is_non_negative=True)
+
+
+def minimum_by_scipy(problem: LastLayerProblem, l1: float) -> Tensor:
+    """The same problem in SLSQP's hands, whose gradients are autograd's: weights of other classes in two halves."""
+    from scipy.optimize import minimize
+
+    shape, own = problem.start.shape, problem.is_own.flatten()
+    has_others = math.isfinite(l1)
+
+    def loss(values):
+        halves = torch.tensor(values, requires_grad=True)
+        weight = torch.zeros(shape.numel(), dtype=torch.float64).masked_scatter(own, halves[: own.sum()])
+        if has_others:
+            up, down = halves[own.sum() :].chunk(2)
+            weight = weight.masked_scatter(~own, up - down)
+        total = objective_by_hand(problem, weight.view(shape), 0.0)
+        if has_others:
+            total = total + l1 * halves[own.sum() :].sum()
+        total.backward()
+        return total.item(), halves.grad.numpy()
+
+    num_halves = 2 * int((~own).sum()) if has_others else 0
+    start = torch.cat([problem.start.flatten()[own], torch.zeros(num_halves, dtype=torch.float64)])
+    least = [(0, None)] * int(own.sum()) + [(0, problem.bound)] * num_halves
+    options = {"maxiter": 300, "ftol": 1e-14}
+    found = torch.from_numpy(minimize(loss, start.numpy(), jac=True, method="SLSQP", bounds=least, options=options).x)
+    weight = torch.zeros(shape.numel(), dtype=torch.float64)
+    weight[own] = found[: own.sum()]
+    if has_others:
+        up, down = found[own.sum() :].chunk(2)
+        weight[~own] = up - down
+    return weight.view(shape)
+
+
+@pytest.mark.parametrize("l1", [math.inf, 5e-3])
+def test_own_weights_that_may_not_be_negative_are_those_of_another_solver(l1) -> None:
+    problem = unwilling_problem()
+    free = solve(replace(problem, own_is_non_negative=False), l1, problem.start, tolerance=1e-7)
+    assert float(free.weight[problem.is_own].min()) < -0.1, "else the constraint does nothing"
+    reference = minimum_by_scipy(problem, l1)
+    solution = solve(problem, l1, problem.start, tolerance=1e-7)
+    own = solution.weight[problem.is_own]
+    assert float(own.min()) == 0.0, "met exactly, and not passed by rounding"
+    assert solution.gap <= 1e-7
+    least = float(objective_by_hand(problem, reference, 0.0 if math.isinf(l1) else l1))
+    assert solution.objective == pytest.approx(least, rel=1e-6)
+    assert solution.objective > free.objective
+    torch.testing.assert_close(solution.weight, reference, atol=2e-3, rtol=0)
+
+
+def test_own_weights_at_zero_would_fall_and_others_stand_still() -> None:
+    """The conditions of Karush, Kuhn and Tucker, with the gradient of autograd."""
+    problem = unwilling_problem()
+    solution = solve(problem, math.inf, problem.start, tolerance=1e-10)
+    weight = solution.weight.clone().requires_grad_()
+    objective_by_hand(problem, weight, 0.0).backward()
+    own, slope = solution.weight[problem.is_own], weight.grad[problem.is_own]
+    assert 0 < int((own == 0).sum()) < len(own)
+    assert float(slope[own == 0].min()) >= -1e-5
+    assert float(slope[own > 0].abs().max()) <= 1e-5
+    assert not solution.weight[~problem.is_own].any()
+
+
+def test_the_gap_bounds_what_is_left_to_gain_without_negative_weights() -> None:
+    problem = unwilling_problem()
+    generator = torch.Generator().manual_seed(3)
+    for l1 in (math.inf, 5e-3):
+        least = float(objective_by_hand(problem, minimum_by_scipy(problem, l1), 0.0 if math.isinf(l1) else l1))
+        for scale in (0.0, 0.05, 0.5, 3.0):
+            noise = torch.randn(problem.start.shape, generator=generator, dtype=torch.float64)
+            weight = problem.start + scale * noise
+            weight = torch.where(problem.is_own, weight.clamp(min=0), 0.0 if math.isinf(l1) else weight)
+            objective, gap, _ = certify(problem, weight, l1)
+            assert objective - least <= gap * objective * (1 + 1e-9)
+            free_gap = certify(replace(problem, own_is_non_negative=False), weight, l1)[1]
+            assert gap <= free_gap
+
+
+def test_own_weights_that_stay_positive_by_themselves_are_the_same() -> None:
+    problem = make_problem()
+    free = solve(problem, 5e-3, problem.start, tolerance=1e-7)
+    assert float(free.weight[problem.is_own].min()) > 0
+    held = solve(replace(problem, own_is_non_negative=True), 5e-3, problem.start, tolerance=1e-7)
+    torch.testing.assert_close(held.weight, free.weight, atol=2e-3, rtol=0)
+    assert held.gap <= 1e-7

@@ -50,9 +50,9 @@ def train_birds(folder: Path, settings: dict) -> int:
     return 0
 
 
-def push_and_prune(folder: Path, batch_size: int) -> int:
+def push_and_prune(folder: Path, batch_size: int, rule: str) -> int:
     with joined_ranks(CPU) as ranks:
-        run = birds_run(folder, birds_config(batch_size=batch_size), ranks)
+        run = birds_run(folder, birds_config(batch_size=batch_size, rule=rule), ranks)
         torch.save(measures(run), folder / f"{ranks.rank}-of-{ranks.size}.pt")
     return 0
 
@@ -68,16 +68,18 @@ def measures(run: TrainingRun) -> dict:
         **push,
         "after_push": after_push,
         "after_prune": run.model.prototype_layer.prototypes.detach().clone(),
+        "weight": run.model.prototype_weight.detach().clone(),
         "accuracy": torch.tensor([record.val_accuracy, record.test_accuracy]),
     }
 
 
 # With 21 images three ranks have batches of 8, 8 and 5 images; with batches of 16 one of them has none.
-@pytest.mark.parametrize(("size", "batch_size"), [(2, 8), (3, 16)])
-def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, batch_size) -> None:
-    alone = measures(birds_run(tmp_path, birds_config(batch_size=batch_size), SINGLE))
+@pytest.mark.parametrize(("size", "batch_size", "rule"), [(2, 8, "compat"), (3, 16, "compat"), (3, 16, "needed")])
+def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, batch_size, rule) -> None:
+    alone = measures(birds_run(tmp_path, birds_config(batch_size=batch_size, rule=rule), SINGLE))
+    assert rule == "compat" or len(alone["after_prune"]) < len(alone["after_push"])
     logs = tmp_path / "logs"
-    codes = end_of(start_ranks(size, push_and_prune, tmp_path, batch_size, logs=logs))
+    codes = end_of(start_ranks(size, push_and_prune, tmp_path, batch_size, rule, logs=logs))
     assert codes == [0] * size, said(logs)
     for rank in range(size):
         together = torch.load(tmp_path / f"{rank}-of-{size}.pt", weights_only=True)

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from protokern.errors import TrainingError
+from protokern.errors import ConfigError, TrainingError
 from protokern.nn import PrototypeClassifier
 from protokern.train import head_stages
+from protokern.train.evaluate import Evaluation
 from protokern.train.last_layer import (
     LastLayerInputs,
     SolvedLastLayer,
@@ -17,6 +18,7 @@ from protokern.train.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
+from protokern.train.last_layer_choice import Candidate, choose
 from protokern.train.loaders import ordered_loader
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
@@ -172,11 +174,12 @@ def test_activations_that_are_not_finite_are_not_solved_for(model) -> None:
         solve_last_layer(model, train, train, SOLVED)
 
 
-def test_only_linear_layers_without_bias_can_be_solved() -> None:
-    class Scaled(torch.nn.Linear):
-        def forward(self, values):
-            return 2 * super().forward(values)
+class Scaled(torch.nn.Linear):
+    def forward(self, values):
+        return 2 * super().forward(values)
 
+
+def test_only_linear_layers_without_bias_can_be_solved() -> None:
     assert can_be_solved(PrototypeClassifier(torch.eye(3)))
     assert not can_be_solved(torch.nn.Linear(6, 3))
     assert not can_be_solved(Scaled(6, 3, bias=False))
@@ -270,3 +273,110 @@ def test_the_bound_is_what_the_setting_says(model) -> None:
         solve_last_layer(model, train, train, TrainConfig(last_layer_path=1, last_layer_bound=bound))
         largest.append(float(model.last_layer.weight.detach()[model.last_layer_identity.T == 0].abs().max()))
     assert largest == pytest.approx([0.1, 0.25, 2.0])
+
+
+def noisy(count: int, *, seed: int) -> LastLayerInputs:
+    """As `activations`; prototype 4 is more active in class 0 than in its own, class 2."""
+    data = activations(count, seed=seed)
+    data.values[:, 4] = torch.where(data.labels == 0, 0.9, 0.1) + 0.1 * data.values[:, 4]
+    return data
+
+
+def test_own_weights_are_not_negative_where_that_is_asked_for(model) -> None:
+    is_own = model.last_layer_identity.T > 0
+    least = {}
+    for own in ("free", "non_negative"):
+        with torch.no_grad():
+            model.last_layer.weight.copy_(torch.roll(is_own.float(), 1, dims=0))  # wrong: not to be kept
+        result = solve_last_layer(model, noisy(60, seed=0), noisy(60, seed=1), replace(SOLVED, last_layer_own=own))
+        assert result.l1 > 0
+        least[own] = float(model.last_layer.weight.detach()[is_own].min())
+    assert least["free"] < 0
+    assert least["non_negative"] == 0
+
+
+def test_no_weight_to_another_class_where_that_is_asked_for(model) -> None:
+    is_own = model.last_layer_identity.T > 0
+    result = solve_last_layer(
+        model, activations(60, seed=0), activations(60, seed=1), replace(SOLVED, last_layer_others="none")
+    )
+    assert result.nonzero == 0
+    assert result.gap <= SOLVED.last_layer_gap
+    assert result.l1 > 0, "the weights from before have -0.5 for every other class, so they cannot stay"
+    assert not model.last_layer.weight.detach()[~is_own].any()
+    assert bool((model.last_layer.weight.detach()[is_own] != 1).all())
+
+
+def test_weights_to_other_classes_come_where_the_validation_split_needs_them(model) -> None:
+    needed = replace(SOLVED, last_layer_others="needed", last_layer_path=6)
+    result = solve_last_layer(model, activations(90, seed=0), activations(90, seed=1), needed)
+    assert result.nonzero == 0, "noise needs none"
+    contrary = activations(90, seed=0)
+    contrary.values[:, 4] = 3.0 * (contrary.labels == 0) + 0.1 * contrary.values[:, 4]
+    contrary.values[:, :4] = contrary.values[:, 5:].roll(1, dims=0)
+    with torch.no_grad():
+        model.last_layer.weight.copy_(model.last_layer_identity.T)
+    result = solve_last_layer(model, contrary, contrary, needed)
+    assert result.nonzero > 0, "prototype 4, of class 2, tells class 0 from the others"
+    assert contrary.evaluate(model.last_layer).accuracy > 0.5
+
+
+def candidate(l1: float, others: int, correct: int, loss: float) -> Candidate:
+    return Candidate(l1, l1, torch.zeros(2, 2), None, others, Evaluation(correct / 100, loss, 100))
+
+
+def test_the_fewest_weights_within_half_a_standard_error_are_chosen() -> None:
+    """Of 100 images 90 right: one standard error is 3 images, half of one is 1.5."""
+    path = [candidate(4, 0, 88, 0.3), candidate(3, 5, 89, 0.4), candidate(2, 9, 90, 0.5), candidate(1, 20, 90, 0.6)]
+    assert choose(path, "needed").l1 == 3
+    assert choose(path, "path").l1 == 2
+    better = [candidate(5, 0, 89, 0.9), *path]
+    assert choose(better, "needed").l1 == 5
+    tied = [candidate(0, 5, 89, 0.4), *path]
+    assert choose(tied, "needed").l1 == 0, "the weights from before win a tie"
+    assert choose([candidate(7, 0, 99, 0.1), candidate(6, 1, 100, 0.2)], "needed").l1 == 6, (
+        "all right: nothing to spare"
+    )
+
+
+def test_settings_of_the_solver_are_refused_with_the_small_steps() -> None:
+    for settings in ({"last_layer_own": "non_negative"}, {"last_layer_others": "none"}):
+        (name,) = settings
+        with pytest.raises(ConfigError, match=f'{name}: must be "(free|path)" with last_layer_solver = "compat"; got '):
+            TrainConfig(last_layer_solver="compat", **settings)
+
+
+def test_a_last_layer_that_learns_in_small_steps_says_what_it_does_not_know(tmp_path) -> None:
+    run = toy_run(tmp_path, toy_config(last_layer_others="none"))
+    run.model.last_layer = Scaled(6, 3, bias=False)
+    notices = [record.text for record in train(run) if isinstance(record, Notice)]
+    told = "it learns in small steps, which know neither train.last_layer_own nor train.last_layer_others"
+    assert any(told in text for text in notices)
+
+
+def test_the_validation_split_chooses_how_firmly_own_weights_are_held(model) -> None:
+    start = model.last_layer.weight.detach().clone()
+
+    def own_only(**settings):
+        with torch.no_grad():
+            model.last_layer.weight.copy_(start)
+        config = replace(SOLVED, last_layer_others="none", **settings)
+        result = solve_last_layer(model, activations(60, seed=0), val, config)
+        return result, model.last_layer.weight.detach().clone()
+
+    for val, wanted in ((activations(60, seed=0), 1e-4), (LastLayerInputs(torch.rand(30, 6), torch.arange(30) % 3), 1)):
+        ridge = 1.0 if wanted == 1 else 1e-2
+        alone = {place: own_only(last_layer_ridge=ridge / 10**place) for place in range(3)}
+        losses = {}
+        for place, (_, weight) in alone.items():
+            losses[place] = float(F.cross_entropy(val.values @ weight.T, val.labels))
+        best = min(losses, key=losses.get)
+        result, weight = own_only(last_layer_ridge=ridge, last_layer_ridge_path=3)
+        assert result.ridge == pytest.approx(ridge / 10**best) == pytest.approx(wanted)
+        torch.testing.assert_close(weight, alone[best][1], atol=0.02, rtol=0.02)
+    assert result.evaluations > alone[best][0].evaluations
+
+
+def test_a_ridge_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ConfigError, match="last_layer_ridge_path: must be at most 8: the last ridge"):
+        TrainConfig(last_layer_ridge_path=9)

@@ -250,3 +250,22 @@ def test_a_small_feature_cache_changes_nothing(tmp_path) -> None:
         list(train(run))
         ends.append(run.model.state_dict())
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+
+
+def test_what_the_answers_do_not_need_is_pruned_and_said(tmp_path) -> None:
+    settings = {"last_layer_own": "non_negative", "last_layer_others": "none"}
+    rule = {"rule": "needed", "loss_ratio": 3.0, "accuracy_loss": 0.2}
+    run = toy_run(tmp_path, toy_config(joint_epochs=4, backbone_lr=3e-3, prune=rule, **settings))
+    records = {record.stage: record for record in train(run) if isinstance(record, StageRecord)}
+    before, after, end = (records[stage] for stage in ("last_layer", "prune", "pruned_last_layer"))
+    details = after.details
+    assert details["removed"] == details["copies"] + details["not_needed"] == 6 - after.num_prototypes > 0
+    assert details["loss_before"] == pytest.approx(before.val_loss, rel=1e-5)
+    assert details["loss_after"] == pytest.approx(after.val_loss, rel=1e-5)
+    assert after.val_loss <= 3 * before.val_loss or details["not_needed"] == 0
+    assert after.val_accuracy >= before.val_accuracy - 0.2 or details["not_needed"] == 0
+    assert len(run.push.image) == after.num_prototypes == end.num_prototypes >= 3
+    is_own = run.model.class_identity.T > 0
+    assert bool(is_own.any(dim=1).all())
+    assert float(run.model.last_layer.weight.detach()[is_own].min()) >= 0
+    assert not run.model.last_layer.weight.detach()[~is_own].any()

@@ -33,6 +33,13 @@ POOL_CONFIG = pool_config(
     joint_last_layer_lr=1e-3,
     prune=True,
 )
+NEEDED_CONFIG = toy_config(
+    joint_epochs=1,
+    prune={"rule": "needed", "loss_ratio": 2.0},
+    last_layer_own="non_negative",
+    last_layer_others="needed",
+)
+CONFIGS = {"protopnet": CONFIG, "protopool": POOL_CONFIG, "needed": NEEDED_CONFIG}
 STOPS = [(CONFIG, 1), (CONFIG, 4), (CONFIG, 6), (CONFIG, 13)]
 STOPS += [(POOL_CONFIG, batches) for batches in (2, 4, 6, 13, 16, 18)]
 
@@ -48,7 +55,7 @@ def without_times(log: list[dict]) -> list[dict]:
 @functools.cache
 def whole_of(model: str) -> dict:
     """A run that was never stopped: its last weights, push and log."""
-    config = {"protopnet": CONFIG, "protopool": POOL_CONFIG}[model]
+    config = CONFIGS[model]
     with tempfile.TemporaryDirectory() as folder:
         run = toy_run(Path(folder), config)
         torch.set_num_threads(1)
@@ -71,9 +78,10 @@ def resumed(folder, config=CONFIG):
     return run
 
 
-@pytest.mark.parametrize("config", [CONFIG, POOL_CONFIG], ids=["protopnet", "protopool"])
-def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, config) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, name) -> None:
     """Killed after every single checkpoint: each process does one step, and is gone."""
+    config = CONFIGS[name]
     steps = 0
     run = toy_run(tmp_path, config)
     while True:
@@ -86,7 +94,7 @@ def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, config) -
         run = resumed(tmp_path, config)
         steps += 1
     assert steps == len(plan(config.train, config.prune, chooses=run.model.chooses))
-    check_same_end(run, whole_of(config.model.name))
+    check_same_end(run, whole_of(name))
 
 
 @pytest.mark.parametrize(

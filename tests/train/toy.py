@@ -80,7 +80,9 @@ def pool_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConf
 
 
 def toy_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:
+    """`prune`: whether, or the table's own keys."""
     prune = train.pop("prune", False)
+    rules = prune if isinstance(prune, dict) else {"enabled": prune}
     defaults = {
         "batch_size": 8,
         "warm_epochs": 1,
@@ -95,7 +97,7 @@ def toy_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfi
             "model": NET if model is None else model,
             "data": {"image_size": SIZE},
             "train": {**defaults, **train},
-            "prune": {"enabled": prune, "k": 3, "threshold": 2},
+            "prune": {"enabled": True, "k": 3, "threshold": 2, **rules},
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -124,7 +125,11 @@ def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
 
 
 def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[LoggedRecord]:
-    """Note the epoch if it is the best; after the last one take the best, and measure it."""
+    """Note the epoch if it is the best; after the last one choose between that one and the best, and measure it.
+
+    Rates fall to zero, so the last epoch is the one to expect most of. An earlier one is taken where the validation
+    finds it better by more than two standard errors: so few images cannot tell less apart.
+    """
     progress = run.progress
     best = progress.best_live
     assert best is not None
@@ -134,7 +139,9 @@ def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[
         )
     if step.live_epoch + 1 < run.train.live_epochs:
         return []
-    if best.checkpoint != step.name:
+    taken = step.live_epoch + 1
+    if _is_clearly_better(best.accuracy, epoch.val_accuracy, len(run.inputs.val)):
+        taken = best.epoch
         load_weights(run.model, checkpoint_path(run, best.checkpoint))
     progress.best_live, run.live = None, None
     run.optimizer, progress.optimizer_stage = None, None  # the weights may be older than its state
@@ -142,7 +149,13 @@ def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[
     assert run.push is not None
     first = first_image(run.inputs.push, run.train.batch_size, run.ranks)
     copy_patches(run.model, run.push, _frozen(run).push, first, run.ranks)
-    return [_measure(run, "live", {"best_epoch": best.epoch})]
+    return [_measure(run, "live", {"best_epoch": taken})]
+
+
+def _is_clearly_better(accuracy: float, other: float, count: int) -> bool:
+    """Whether an accuracy on `count` images is above another by more than two standard errors."""
+    share = ((accuracy + other) / 2 * count + 1) / (count + 2)  # never 0 or 1, which would have no error
+    return accuracy - other > 2 * math.sqrt(max(share * (1 - share), 0.0) / (count + 2))
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:

@@ -27,7 +27,7 @@ from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecor
 from protokern.train.run import resume_run
 from protokern.train.step import learn_from
 
-from .toy import NET, ToySplits, pool_config, toy_config, toy_run
+from .toy import NET, pool_config, toy_config, toy_run
 
 LIVE = {"joint_epochs": 1, "live_epochs": 2, "live_lr": 3e-2, "live_last_layer_lr": 1e-2}
 CELLS = {**NET, "prototype_size": [2, 2], "metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
@@ -39,7 +39,7 @@ CONFIGS = {
     "protopool": pool_config(**LIVE, hardening_epochs=1),
 }
 SALIENT_CONFIG = toy_config(**LIVE, model=SALIENT)
-EVERY_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+WITH_SALIENT = pytest.mark.parametrize("config", [*CONFIGS.values(), SALIENT_CONFIG], ids=[*CONFIGS, "salient"])
 EVERY_MODEL = pytest.mark.parametrize("name", ["protopnet", "cells", "protopool"])
 
 
@@ -153,7 +153,7 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     assert model.prototype_layer.prototypes.grad is None
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), SALIENT_CONFIG], ids=[*CONFIGS, "salient"])
+@WITH_SALIENT
 def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> None:
     """What training does to a patch alone, a convolution of the whole map does too, up to rounding."""
     run = toy_run(tmp_path, config)
@@ -167,7 +167,7 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
 
 
 @pytest.mark.usefixtures("later_is_better")
-@pytest.mark.parametrize("config", [*CONFIGS.values(), SALIENT_CONFIG], ids=[*CONFIGS, "salient"])
+@WITH_SALIENT
 def test_a_push_right_after_the_stage_changes_no_bit(tmp_path, config) -> None:
     run = toy_run(tmp_path, config)
     until_after(run, "push")
@@ -276,17 +276,6 @@ def test_the_story_of_a_run_has_the_stage(tmp_path) -> None:
     assert metrics["stages"]["after_live"]["test"] == last[2].test_accuracy
 
 
-def test_the_choices_draw_nothing_from_the_test_images(tmp_path) -> None:
-    from .toy import Squares
-
-    ends = []
-    for name, test in (("a", Squares(9, seed=3)), ("b", Squares(60, seed=9))):
-        run = toy_run(tmp_path / name, CONFIGS["protopnet"], ToySplits(test=test))
-        list(train(run))
-        ends.append(run.model.state_dict())
-    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
-
-
 def story(run) -> tuple[dict, list]:
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run.log_path)]
@@ -300,9 +289,10 @@ def resumed(folder, config):
     return run
 
 
-@EVERY_CONFIG
-def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, config) -> None:
+@pytest.mark.parametrize("name", ["protopnet", "stored", "protopool"])
+def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, name) -> None:
     """Stopped in the first epoch, before its validation, and in the last; killed between the epochs."""
+    config = CONFIGS[name]
     torch.set_num_threads(1)
     straight = toy_run(tmp_path / "straight", config)
     list(train(straight))
@@ -323,6 +313,6 @@ def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, c
     list(train(run))
     again, log_again = story(run)
     assert again.keys() == weights.keys()
-    for name, value in weights.items():
-        assert torch.equal(again[name], value), name
+    for key, value in weights.items():
+        assert torch.equal(again[key], value), key
     assert log_again == log

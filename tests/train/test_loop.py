@@ -146,7 +146,7 @@ def test_the_test_split_changes_nothing_but_its_own_numbers(tmp_path) -> None:
     """Another test split, other test accuracies; the same weights and choices."""
     ends = []
     for name, test in (("a", Squares(9, seed=3)), ("b", Squares(60, seed=9))):
-        run = toy_run(tmp_path / name, toy_config(joint_epochs=3, prune=True), ToySplits(test=test))
+        run = toy_run(tmp_path / name, toy_config(joint_epochs=3, live_epochs=2, prune=True), ToySplits(test=test))
         list(train(run))
         ends.append((run.progress.epoch, run.model.state_dict()))
     assert ends[0][0] == ends[1][0]

@@ -21,6 +21,7 @@ MODULES = frozenset(
         "test_mean_activation",
         "test_min_distance",
         "test_patch_weight",
+        "test_patch_weight_edges",
         "test_prototype_pool",
         "test_topk_pool",
     }
@@ -46,6 +47,10 @@ SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
 SHARED_KERNEL = {
     "test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")
 }
+# Of the tests with weights of the patches. The other ops search with the kernel of min_distance or weigh what another
+# kernel gave; tests/kernels/triton tries the weights on every path of the kernels.
+WEIGHED_OPS = ("min_distance", "topk_pool")
+WEIGHED_CASES = (SMALL, SMALL_PATCHES, *EMPTY_CASES)
 # Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
 SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
 LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
@@ -93,6 +98,11 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
         return "the offsets are those of another case"
     if "strange_memory" in test and parameters["metric"] == "cosine":
         return "the offsets are those of the other metric"
+    if module.startswith("test_patch_weight"):
+        if parameters.get("op", "min_distance") not in WEIGHED_OPS:
+            return "the kernel of another op"
+        if "any_number_of_threads" in test or parameters.get("case", SMALL) not in WEIGHED_CASES:
+            return "a slow case"
     if parameters.get("op") in SLOW_OPS and any(part in test for part in LAUNCHING):
         return "a slow case"
     dtype = parameters.get("dtype", torch.float32)

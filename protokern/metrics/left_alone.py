@@ -1,0 +1,138 @@
+"""Left alone: how much of a match is left when all of the image but a part around it is replaced."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.metrics.context import Box, Context, LeftOutError, Seen
+from protokern.metrics.patches import around_patch, best_of, own_prototypes
+from protokern.metrics.results import MeasureResult, estimate
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+
+NAME = "left_alone"
+GREY = 0.5
+MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
+_BLUR = 16  # the shorter side is so many standard deviations: parts of an object are gone, its colours are left
+
+
+def replaced(image: Tensor, fill: str) -> Tensor:
+    """What is put in the place of an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
+    if fill == "grey":
+        return torch.full_like(image, GREY)
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes a second to import
+
+    shorter = min(image.shape[1:])
+    sigma = shorter / _BLUR
+    reach = min(math.ceil(3 * sigma), shorter - 1)  # reflected at the border, so it must be in the image
+    blurred: Tensor = gaussian_blur(image, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
+    return blurred
+
+
+def similarity_left(
+    model: PrototypeModel,
+    image: Tensor,
+    prototype: int,
+    patch: tuple[int, int],
+    boxes: Sequence[Box],
+    *,
+    fill: str = "grey",
+) -> tuple[float, list[float]]:
+    """A prototype's similarity at one patch of an image, and what is left of it when only a box of the image is.
+
+    The patch stays the same even if another one would match better then. All images go through the net together.
+
+    Args:
+        model: any prototype model.
+        image: (C, Y, X), on the model's device.
+        prototype: its index.
+        patch: (row, column) in the grid of patches.
+        boxes: (y0, x0, y1, x1) each, half open, pixels: what stays.
+        fill: what the rest becomes, see `replaced`.
+
+    Returns:
+        The similarity, and for every box the share of it that is left: 1 where nothing changes, below 0 where a
+        similarity by cosine changes its sign; NaN for all where the similarity is not above 0.
+    """
+    rest = replaced(image, fill)
+    versions = [image]
+    for y0, x0, y1, x1 in boxes:
+        version = rest.clone()
+        version[:, y0:y1, x0:x1] = image[:, y0:y1, x0:x1]
+        versions.append(version)
+    row, column = patch
+    layer = model.prototype_layer
+    with evaluating(model):
+        features = model.features(torch.stack(versions))  # (1 + n, D, H, W)
+        index = torch.tensor([prototype], device=features.device)
+        at_patch = layer.distance_map(features, index)[:, 0, row, column]
+        similarity = layer.activate(at_patch).double().cpu().tolist()
+    whole = similarity[0]
+    return whole, [one / whole if whole > 0 else math.nan for one in similarity[1:]]
+
+
+class LeftAlone:
+    """The measure over a drawn part of a data set: the best prototype of each image's own class."""
+
+    needs_images = True
+
+    def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
+        if model.prototype_layer.activation == "linear":
+            raise LeftOutError("a similarity that is the negative distance has no share that could be left")
+        self._model, self._context = model, context
+        self._own = own_prototypes(model)
+        drawn = np.random.default_rng(context.seed).permutation(num_images)[: context.subset]
+        self._chosen = frozenset(drawn.tolist())
+        height, width = model.prototype_layer.prototype_size
+        names = [f"{height + 2 * margin} x {width + 2 * margin} cells" for margin in MARGINS]
+        self._kept = {name: array("d") for name in names}
+        if context.frame is not None:
+            self._kept[f"{context.frame_name} frame"] = array("d")
+        self._area = array("d")
+        self._taken = self._without_prototypes = 0
+
+    def see(self, seen: Seen) -> None:
+        layer, context = self._model.prototype_layer, self._context
+        columns = seen.cells[1] - layer.prototype_size[1] + 1
+        for row, (label, index) in enumerate(zip(seen.labels.tolist(), seen.index.tolist(), strict=True)):
+            if index not in self._chosen:
+                continue
+            self._taken += 1
+            own = self._own[label]
+            if len(own) == 0:
+                self._without_prototypes += 1
+                continue
+            image = seen.images[row]
+            size = (image.shape[1], image.shape[2])
+            prototype = best_of(seen.output.min_distances[row], own)
+            at, left = divmod(int(seen.output.patches[row, prototype]), columns)
+            boxes = [around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS]
+            if context.frame is not None:
+                frame = context.frame(image, prototype, (at, left))
+                boxes.append(frame)
+                self._area.append((frame[2] - frame[0]) * (frame[3] - frame[1]) / (size[0] * size[1]))
+            _, kept = similarity_left(self._model, image, prototype, (at, left), boxes, fill=context.fill)
+            for column, value in zip(self._kept.values(), kept, strict=True):
+                column.append(value)
+
+    def result(self) -> MeasureResult:
+        seed = self._context.seed
+        estimates = {name: estimate(values, seed=seed) for name, values in self._kept.items()}
+        if self._context.frame is not None:
+            area = f"area of the {self._context.frame_name} frame, median"
+            estimates[area] = estimate(self._area, seed=seed, statistic="median")
+        first = next(iter(self._kept.values()))
+        facts: dict[str, str | int | float] = {
+            "images drawn": self._taken,
+            "seed of the draw": seed,
+            "the rest is": "grey, 0.5" if self._context.fill == "grey" else "blurred",
+            "images whose class has no prototype": self._without_prototypes,
+            "images whose best similarity is not above 0": int(np.isnan(first).sum()),
+        }
+        return MeasureResult(name=NAME, estimates=estimates, facts=facts)

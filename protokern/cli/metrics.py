@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     context = Context(
         regions=regions,
         no_regions=why_none,
-        frame=_drawn_frame(opened.model),
+        frames={"drawn": _drawn_frame(opened.model)},
         push=opened.push,
         source_boxes=_source_boxes(opened),
         subset=args.images,

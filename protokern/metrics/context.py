@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,8 @@ FILLS = ("grey", "blur")
 
 Shares = tuple[np.ndarray, int]
 Box = tuple[int, int, int, int]
-# From an image (C, Y, X), a prototype and its patch (row, column) to the drawn frame (y0, x0, y1, x1), half open.
-FrameOf = Callable[[Tensor, int, tuple[int, int]], Box]
+# From an image (C, Y, X), a prototype and its patch (row, column) to a frame (y0, x0, y1, x1), half open; None: none.
+FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
 
 
 class Region(Protocol):
@@ -44,8 +44,7 @@ class Context:
     Attributes:
         regions: the places of the object in an image, by name, such as "mask" or "box bird"; none: not annotated.
         no_regions: why `regions` is None, as the end of a sentence.
-        frame: the frame that explanations draw around a match.
-        frame_name: how that frame is found, in a word or two.
+        frames: by their names, the kinds of frames that explanations draw around a match; see `FrameOf`.
         push: where the prototypes come from.
         source_boxes: frame of every prototype's own source, (y0, x0, y1, x1); None for one without a source. Without
             them the cells of the source patches stand for the frames.
@@ -61,8 +60,7 @@ class Context:
 
     regions: Callable[[int], Mapping[str, Region]] | None = None
     no_regions: str = "no annotations were given"
-    frame: FrameOf | None = None
-    frame_name: str = "drawn"
+    frames: Mapping[str, FrameOf] = field(default_factory=dict)
     push: PushResult | None = None
     source_boxes: Sequence[Box | None] | None = None
     shown: int = SHOWN

@@ -92,9 +92,8 @@ class LeftAlone:
         height, width = model.prototype_layer.prototype_size
         names = [f"{height + 2 * margin} x {width + 2 * margin} cells" for margin in MARGINS]
         self._kept = {name: array("d") for name in names}
-        if context.frame is not None:
-            self._kept[f"{context.frame_name} frame"] = array("d")
-        self._area = array("d")
+        self._kept |= {f"{name} frame": array("d") for name in context.frames}
+        self._areas = {name: array("d") for name in context.frames}
         self._taken = self._without_prototypes = 0
 
     def see(self, seen: Seen) -> None:
@@ -112,21 +111,24 @@ class LeftAlone:
             size = (image.shape[1], image.shape[2])
             prototype = best_of(seen.output.min_distances[row], own)
             at, left = divmod(int(seen.output.patches[row, prototype]), columns)
-            boxes = [around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS]
-            if context.frame is not None:
-                frame = context.frame(image, prototype, (at, left))
+            boxes: list[Box | None] = [
+                around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS
+            ]
+            for name, frame_of in context.frames.items():
+                frame = frame_of(image, prototype, (at, left))
                 boxes.append(frame)
-                self._area.append((frame[2] - frame[0]) * (frame[3] - frame[1]) / (size[0] * size[1]))
-            _, kept = similarity_left(self._model, image, prototype, (at, left), boxes, fill=context.fill)
-            for column, value in zip(self._kept.values(), kept, strict=True):
-                column.append(value)
+                self._areas[name].append(_area(frame, size))
+            there = [box for box in boxes if box is not None]
+            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill)
+            values = iter(kept)
+            for column, box in zip(self._kept.values(), boxes, strict=True):
+                column.append(math.nan if box is None else next(values))
 
     def result(self) -> MeasureResult:
         seed = self._context.seed
         estimates = {name: estimate(values, seed=seed) for name, values in self._kept.items()}
-        if self._context.frame is not None:
-            area = f"area of the {self._context.frame_name} frame, median"
-            estimates[area] = estimate(self._area, seed=seed, statistic="median")
+        for name, areas in self._areas.items():
+            estimates[f"area of the {name} frame, median"] = estimate(areas, seed=seed, statistic="median")
         first = next(iter(self._kept.values()))
         facts: dict[str, str | int | float] = {
             "images drawn": self._taken,
@@ -136,3 +138,8 @@ class LeftAlone:
             "images whose best similarity is not above 0": int(np.isnan(first).sum()),
         }
         return MeasureResult(name=NAME, estimates=estimates, facts=facts)
+
+
+def _area(frame: Box | None, size: tuple[int, int]) -> float:
+    """Of a frame, as a share of the image; NaN where there is none."""
+    return math.nan if frame is None else (frame[2] - frame[0]) * (frame[3] - frame[1]) / (size[0] * size[1])

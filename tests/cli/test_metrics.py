@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -231,3 +232,18 @@ def test_masks_beside_the_images_are_read(tmp_path: Path) -> None:
     table = json.loads((made.folder / "measures.json").read_text())["measures"]["on_object"]
     assert table["numbers"]["mask, own class"]["value"] == 1
     assert table["facts"]["border of a mask"] == "counts as the object"
+
+
+def test_the_program_of_the_page_runs(
+    marked: PushedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/metrics.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(marked.data.parent)  # which has photos/
+    exec(
+        compile(program, "metrics.md", "exec"),
+        {"splits": marked.splits, "model": marked.model, "push_result": marked.push},
+    )
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in MEASURES)
+    assert "on_object box half, own class 0." in printed

@@ -51,7 +51,7 @@ def test_a_net_that_sees_all_keeps_all_of_the_whole_image_alone() -> None:
             return batch.mean(dim=(2, 3), keepdim=True).expand(-1, -1, 6, 6)
 
     loader = [(0.2 * images(4), torch.tensor([0, 0, 1, 1]))]  # darker than the grey
-    context = Context(frame=whole_image, frame_name="whole")
+    context = Context(frames={"whole": whole_image})
     (result,) = measure(one_cell_net(_Mean()), loader, 4, only=["left_alone"], context=context)
     cells = [result.estimates[f"{side} x {side} cells"].value for side in (1, 3, 5)]
     assert all(abs(one - 1) > 1e-4 for one in cells)
@@ -85,7 +85,7 @@ def test_over_a_data_set_against_a_slow_program() -> None:
     def frame(image: torch.Tensor, prototype: int, patch: tuple[int, int]) -> tuple[int, int, int, int]:
         return patch[0] * 4, prototype, 32, 32
 
-    (result,) = measure(model, [(batch, labels)], 6, only=["left_alone"], context=Context(frame=frame))
+    (result,) = measure(model, [(batch, labels)], 6, only=["left_alone"], context=Context(frames={"drawn": frame}))
     wanted: dict[str, list[float]] = {"1": [], "3": [], "5": [], "frame": [], "area": []}
     for image, label in zip(batch, labels.tolist(), strict=True):
         with torch.no_grad():
@@ -130,7 +130,7 @@ def test_the_images_are_drawn_by_the_seed() -> None:
 
     for seed in (0, 0, 1):
         seen.append([])
-        context = Context(frame=remember, subset=3, seed=seed)
+        context = Context(frames={"drawn": remember}, subset=3, seed=seed)
         (result,) = measure(one_cell_net(), loader, 8, only=["left_alone"], context=context)
         assert result.facts["images drawn"] == 3
         assert result.facts["seed of the draw"] == seed
@@ -145,6 +145,17 @@ def test_grey_and_blur_are_what_they_say() -> None:
     assert blurred.shape == image.shape
     assert blurred.std() < image.std() / 2
     assert blurred.mean() == pytest.approx(float(image.mean()), abs=0.05)
+
+
+def test_an_image_without_a_frame_counts_for_the_cells_alone() -> None:
+    def some(image: torch.Tensor, prototype: int, patch: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        return None if image.any() else (0, 0, 24, 12)
+
+    loader = [(torch.stack([images(1)[0], torch.zeros(3, 24, 24)]), torch.tensor([0, 1]))]
+    (result,) = measure(one_cell_net(), loader, 2, only=["left_alone"], context=Context(frames={"some": some}))
+    assert result.estimates["1 x 1 cells"].images == 2
+    assert result.estimates["some frame"].images == 1
+    assert result.estimates["area of the some frame, median"].value == 0.5
 
 
 def test_a_linear_similarity_has_no_share() -> None:

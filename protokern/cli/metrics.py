@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from protokern.cli.arguments import add_run_arguments, check_count, choose_device
+from protokern.cli.frames import FRAMES
 from protokern.cli.metrics_files import NAMES, result_lines, write_measures
 from protokern.cli.out_folders import check_out
 from protokern.cli.prototype_files import read_prototypes
@@ -19,12 +18,9 @@ from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
 from protokern.data.birds.truth import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
-from protokern.explain.boxes import Box, cell_box, patch_box
-from protokern.explain.pictures import upsample
+from protokern.explain.boxes import Box
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
-from protokern.metrics.context import SUBSET, FrameOf
-from protokern.models.base import PrototypeModel
-from protokern.nn import evaluating
+from protokern.metrics.context import SUBSET
 from protokern.storage.outputs import Outputs, claim_outputs
 from protokern.train.loaders import ordered_loader
 
@@ -39,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
     parser.add_argument(
         "--images", metavar="N", type=int, default=SUBSET, help=f"test images for left_alone; default: {SUBSET}"
+    )
+    parser.add_argument(
+        "--frames", choices=FRAMES, nargs="*", default=list(FRAMES), help="that left_alone tests; default: all kinds"
     )
     parser.add_argument(
         "--fill", choices=FILLS, default=FILLS[0], help="what left_alone puts in the place of the rest; default: grey"
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     context = Context(
         regions=regions,
         no_regions=why_none,
-        frames={"drawn": _drawn_frame(opened.model)},
+        frames={kind: FRAMES[kind](opened.model) for kind in args.frames},
         push=opened.push,
         source_boxes=_source_boxes(opened),
         subset=args.images,
@@ -109,20 +108,6 @@ def _find_regions(opened: OpenRun, splits: Splits) -> tuple[Regions | None, str]
     if not {"boxes.csv", "masks/"} & {*annotations.found}:
         return None, f"no boxes.csv and no masks/ beside the images of {folder}"
     return annotations.regions, ""
-
-
-def _drawn_frame(model: PrototypeModel) -> FrameOf:
-    """The frame that explanations draw: around the patch and what is connected with it of the highest twentieth."""
-
-    def frame(image: Tensor, prototype: int, patch: tuple[int, int]) -> Box:
-        layer = model.prototype_layer
-        with evaluating(model):
-            distance = layer.distance_map(model.features(image[None]), image.new_tensor([prototype]).long())[0]
-            size = (image.shape[1], image.shape[2])
-            heat_map = upsample(layer.activate(distance), size).cpu().numpy()[0]
-        return patch_box(heat_map, cell_box((distance.shape[1], distance.shape[2]), patch, size))
-
-    return frame
 
 
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:

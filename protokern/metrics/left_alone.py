@@ -19,19 +19,18 @@ from protokern.nn import evaluating
 NAME = "left_alone"
 GREY = 0.5
 MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
-_BLUR = 16  # the shorter side is so many standard deviations: parts of an object are gone, its colours are left
+_BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
 
 
 def replaced(image: Tensor, fill: str) -> Tensor:
     """What is put in the place of an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
     if fill == "grey":
         return torch.full_like(image, GREY)
-    from torchvision.transforms.v2.functional import gaussian_blur  # takes a second to import
+    from torchvision.transforms.functional import gaussian_blur  # takes a second to import
 
-    shorter = min(image.shape[1:])
-    sigma = shorter / _BLUR
-    reach = min(math.ceil(3 * sigma), shorter - 1)  # reflected at the border, so it must be in the image
-    blurred: Tensor = gaussian_blur(image, [2 * reach + 1, 2 * reach + 1], [sigma, sigma])
+    height, width = image.shape[1:]
+    sizes = [2 * min(math.ceil(3 * _BLUR * side), side - 1) + 1 for side in (width, height)]  # reflected at the border
+    blurred: Tensor = gaussian_blur(image, sizes, [_BLUR * width, _BLUR * height])
     return blurred
 
 

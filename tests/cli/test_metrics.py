@@ -92,7 +92,7 @@ def test_all_measures_in_files_and_on_the_screen(
     assert len(pairs) == table["measures"]["duplicates"]["numbers"]["pairs"]["value"]
 
 
-def test_the_drawn_frame_is_that_of_the_explanations(marked: PushedRun, tmp_path: Path) -> None:
+def test_the_frames_are_those_of_the_explanations(marked: PushedRun, tmp_path: Path) -> None:
     assert main(["metrics", str(marked.folder), "--only", "left_alone", "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "measures.json").read_text())["measures"]["left_alone"]["numbers"]
     kept = []
@@ -105,17 +105,25 @@ def test_the_drawn_frame_is_that_of_the_explanations(marked: PushedRun, tmp_path
             if evidence.view.prototype == best
         ]
         kept += similarity_left(marked.model, image, best, views[0].patch, [views[0].patch_box])[1]
-    assert numbers["drawn frame"]["value"] == pytest.approx(np.mean(kept), rel=1e-3)
+    assert numbers["grid frame"]["value"] == pytest.approx(np.mean(kept), rel=1e-3)
+    enough = numbers["sufficient frame"]
+    assert enough["images"] == 8
+    assert enough["low"] >= 0.9 - 1e-5  # it was searched for so
+    assert 0 < numbers["area of the sufficient frame, median"]["value"] <= 1
 
 
 def test_the_same_call_gives_the_same_numbers_and_replaces_its_own_files(marked: PushedRun) -> None:
     contents = []
     for _ in range(2):
-        assert main(["metrics", str(marked.folder), "--images", "3", "--fill", "blur", "--seed", "4"]) == 0
+        assert (
+            main(["metrics", str(marked.folder), "--images", "3", "--frames", "grid", "--fill", "blur", "--seed", "4"])
+            == 0
+        )
         contents.append([(marked.folder / name).read_bytes() for name in FILES])
     assert contents[0] == contents[1]
     facts = json.loads(contents[0][2])["measures"]["left_alone"]["facts"]
     assert (facts["images drawn"], facts["seed of the draw"], facts["the rest is"]) == (3, 4, "blurred")
+    assert "sufficient" not in contents[0][1].decode()
 
 
 def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,8 @@ def result_lines(results: Sequence[MeasureResult]) -> list[str]:
             continue
         lines.append(one.name)
         lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
-        notes = [f"{name}: {value}" for name, value in one.facts.items() if value != 0]
+        notes = [f"{name}: {value}" for name, value in one.settings.items()]
+        notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
         lines += [f"  ({'; '.join(notes)})"] if notes else []
     return lines
 
@@ -81,7 +82,7 @@ def _entry(one: MeasureResult) -> dict[str, Any]:
         name: {"value": _known(n.value), "low": n.low, "high": n.high, "unit": n.unit, "images": n.images}
         for name, n in one.estimates.items()
     }
-    entry = {"numbers": numbers, "facts": dict(one.facts)}
+    entry = {"numbers": numbers, "settings": dict(one.settings), "skipped": dict(one.skipped)}
     return entry | ({"pairs": [dict(row) for row in one.table]} if one.name == "duplicates" else {})
 
 

@@ -94,7 +94,7 @@ class ConcentrationOfAnswers:
                 f"prototypes for {self._context.needed:.0%}": estimate(needed, seed=seed, unit="number"),
                 "positive share of the points": estimate(positive, seed=seed),
             },
-            facts={
+            skipped={
                 "images without contributions": int(np.isnan(shown).sum()),
                 "images without points": int(np.isnan(positive).sum()),
             },

@@ -113,11 +113,13 @@ class Duplicates:
             estimates["pairs of the same source patch"] = count(sum(pair.same_patch for pair in pairs))
             estimates["pairs that overlap by more than one half"] = count(sum(pair.overlap > OVERLAP for pair in pairs))
         boxes = "drawn frames" if self._context.source_boxes is not None else "cells of the source patches"
-        facts: dict[str, str | int | float] = {
+        settings: dict[str, str | int] = {
             "prototypes": number,
             "boxes that are compared": boxes if has_push else "none: there was no push, so no prototype has a source",
         }
-        return MeasureResult(name=NAME, estimates=estimates, facts=facts, table=tuple(pair._asdict() for pair in pairs))
+        return MeasureResult(
+            name=NAME, estimates=estimates, settings=settings, table=tuple(pair._asdict() for pair in pairs)
+        )
 
     def _sources(self) -> list[tuple[int, int] | None]:
         push = self._context.push

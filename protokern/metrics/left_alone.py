@@ -129,14 +129,16 @@ class LeftAlone:
         for name, areas in self._areas.items():
             estimates[f"area of the {name} frame, median"] = estimate(areas, seed=seed, statistic="median")
         first = next(iter(self._kept.values()))
-        facts: dict[str, str | int | float] = {
+        settings: dict[str, str | int] = {
             "images drawn": self._taken,
             "seed of the draw": seed,
             "the rest is": "grey, 0.5" if self._context.fill == "grey" else "blurred",
+        }
+        skipped = {
             "images whose class has no prototype": self._without_prototypes,
             "images whose best similarity is not above 0": int(np.isnan(first).sum()),
         }
-        return MeasureResult(name=NAME, estimates=estimates, facts=facts)
+        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)
 
 
 def _area(frame: Box | None, size: tuple[int, int]) -> float:

@@ -95,9 +95,9 @@ class OnObject:
             estimates[f"{name}, own class"] = estimate(columns.own, seed=self._seed)
             estimates[f"{name}, best alone"] = estimate(columns.best, seed=self._seed)
             estimates[f"{name}, by chance"] = estimate(columns.chance, seed=self._seed)
-        facts: dict[str, str | int | float] = {
-            "border of a mask": "counts as the object",
+        skipped = {
             "images without box and mask": self._unmarked,
             "images whose class has no prototype": self._without_prototypes,
         }
-        return MeasureResult(name=NAME, estimates=estimates, facts=facts)
+        settings = {"border of a mask": "counts as the object"} if "mask" in self._columns else {}
+        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)

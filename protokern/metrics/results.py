@@ -39,14 +39,16 @@ class MeasureResult:
     Attributes:
         name: of the measure.
         estimates: its numbers by what they are.
-        facts: how it was measured: settings, and how many images were left out for which reason.
+        settings: how it was measured.
+        skipped: how many images are not in some of the numbers, by what they lack.
         table: rows of details, all with the same keys; empty for most measures.
         left_out: why it was not measured, as the end of a sentence; None: it was.
     """
 
     name: str
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
-    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    settings: Mapping[str, str | int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     table: tuple[Mapping[str, object], ...] = ()
     left_out: str | None = None
 

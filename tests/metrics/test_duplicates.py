@@ -72,15 +72,15 @@ def test_of_a_model_by_its_push() -> None:
         "pairs that overlap by more than one half": 1,
     }
     assert [(row["first"], row["second"]) for row in result.table] == [(0, 2), (1, 4)]
-    assert result.facts["boxes that are compared"] == "cells of the source patches"
+    assert result.settings["boxes that are compared"] == "cells of the source patches"
     frames = [(0, 0, 8, 8), (0, 1, 8, 9), (0, 0, 2, 2), (0, 0, 8, 8), (0, 0, 8, 8), None]
     (result,) = measure(model, [], 0, only=["duplicates"], context=Context(push=push, source_boxes=frames))
     assert [(row["first"], row["second"]) for row in result.table] == [(0, 1), (0, 2), (1, 4)]
-    assert result.facts["boxes that are compared"] == "drawn frames"
+    assert result.settings["boxes that are compared"] == "drawn frames"
 
 
 def test_without_a_push_only_vectors_are_compared_and_that_is_said() -> None:
     (result,) = measure(small_model(), [], 0, only=["duplicates"])
     assert result.estimates["pairs"].value == 0
     assert "pairs of the same source patch" not in result.estimates
-    assert "no push" in str(result.facts["boxes that are compared"])
+    assert "no push" in str(result.settings["boxes that are compared"])

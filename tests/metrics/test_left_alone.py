@@ -132,8 +132,8 @@ def test_the_images_are_drawn_by_the_seed() -> None:
         seen.append([])
         context = Context(frames={"drawn": remember}, subset=3, seed=seed)
         (result,) = measure(one_cell_net(), loader, 8, only=["left_alone"], context=context)
-        assert result.facts["images drawn"] == 3
-        assert result.facts["seed of the draw"] == seed
+        assert result.settings["images drawn"] == 3
+        assert result.settings["seed of the draw"] == seed
     assert seen[0] == seen[1] != seen[2]
     assert all(len(set(one)) == 3 for one in seen)
 
@@ -175,5 +175,5 @@ def test_a_similarity_that_is_not_positive_is_told_and_counts_nowhere() -> None:
     with torch.no_grad():
         model.prototype_layer.prototypes.fill_(-1.0)  # the sigmoid's features are positive
     (result,) = measure(model, [(images(2), torch.tensor([0, 1]))], 2, only=["left_alone"])
-    assert result.facts["images whose best similarity is not above 0"] == 2
+    assert result.skipped["images whose best similarity is not above 0"] == 2
     assert all(math.isnan(one.value) for one in result.estimates.values())

@@ -107,7 +107,7 @@ def test_only_the_prototypes_of_the_true_class_count_and_other_images_are_told()
     )
     assert result.estimates["mask, own class"].value == 0.5
     assert result.estimates["mask, own class"].images == 2
-    assert result.facts["images without box and mask"] == 1
+    assert result.skipped["images without box and mask"] == 1
 
 
 def test_what_is_missing_is_said() -> None:
@@ -124,6 +124,6 @@ def test_a_class_without_a_prototype_is_told() -> None:
     everything = MaskRegion(np.ones((2, 2), dtype=bool))
     context = Context(regions=lambda _: {"mask": everything})
     (result,) = measure(model, batches([0, 1]), 2, only=["on_object"], context=context)
-    assert result.facts["images whose class has no prototype"] == 1
+    assert result.skipped["images whose class has no prototype"] == 1
     assert result.estimates["mask, own class"].images == 1
     assert torch.equal(model.class_identity[:, 1], torch.zeros(len(model.class_identity)))

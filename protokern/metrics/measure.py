@@ -37,8 +37,8 @@ def measure(
         One result for each measure, in the order of `MEASURES`, also of those that had to be left out.
 
     Raises:
-        ValueError: a name is unknown, the choices of the model are soft, or the loader yields what
-            `find_nearest_patches` would not take.
+        ValueError: a name is unknown, the choices of the model are soft, or the loader yields another number of images,
+            or what `find_nearest_patches` would not take.
     """
     names = check_names(None if only is None else list(only))
     context = Context() if context is None else context
@@ -47,7 +47,12 @@ def measure(
     started: dict[str, Measuring | MeasureResult] = {name: _start(name, model, context, num_images) for name in names}
     looking = [one for one in started.values() if not isinstance(one, MeasureResult) and one.needs_images]
     if looking:
-        _look(model, loader, looking)
+        seen = _look(model, loader, looking)
+        if seen != num_images:
+            raise ValueError(
+                f"num_images: must be the number of images that the loader yields, {seen}; got {num_images}. "
+                "Images are drawn by it."
+            )
     return tuple(one if isinstance(one, MeasureResult) else one.result() for one in started.values())
 
 
@@ -59,9 +64,10 @@ def _start(name: str, model: PrototypeModel, context: Context, num_images: int) 
         return MeasureResult(name=name, left_out=str(reason))
 
 
-def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> None:
-    """Show every batch to all measures."""
+def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:
+    """Show every batch to all measures; the number of images."""
     dtype = model.prototype_layer.prototypes.dtype
+    count = 0
     with evaluating(model):
         for batch in read_batches(loader, model.num_classes, 0):
             images = batch.images.to(model.device, dtype)
@@ -70,3 +76,5 @@ def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) 
             seen = Seen(images, batch.labels, batch.index, model.head(features), cells)
             for one in measures:
                 one.see(seen)
+            count += len(images)
+    return count

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from protokern.data.regions import MaskRegion
 from protokern.metrics import MEASURES, Context, estimate, measure
 from tests.explain.small_models import small_model, small_pool
 
@@ -100,6 +102,32 @@ def test_duplicates_alone_look_at_no_image() -> None:
 
     (result,) = measure(small_model(), loader(), 5, only=["duplicates"])
     assert result.name == "duplicates"
+
+
+def test_a_batch_is_forgotten_when_the_next_one_comes() -> None:
+    """Memory does not grow with the data set: of all images, those of the last two batches are left at most."""
+    left: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def loader():
+        nonlocal most
+        for start in range(12):
+            most = max(most, sum(one() is not None for one in left))
+            images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(start))
+            left.append(weakref.ref(images))
+            yield images, torch.tensor([0, 1])
+            del images
+
+    region = MaskRegion(np.ones((4, 4), dtype=bool))
+    results = measure(small_model(), loader(), 24, context=Context(regions=lambda _: {"mask": region}))
+    assert most <= 2
+    assert results[0].estimates["mask, own class"].images == results[2].estimates["1 x 1 cells"].images == 24
+
+
+@pytest.mark.parametrize("number", [4, 6])
+def test_a_wrong_number_of_images_is_refused(number: int) -> None:
+    with pytest.raises(ValueError, match=f"^num_images: must be the number .* yields, 5; got {number}"):
+        measure(small_model(), [(pictures(), LABELS)], number)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from protokern.data import PhotoDataset, Splits, open_splits
 from protokern.data.annotations import open_annotations
+from protokern.data.masks import read_mask
 from protokern.data.orientation import upright_pixels, upright_points
 from protokern.errors import DataError
 
@@ -105,6 +106,11 @@ def test_points_and_pixels_are_turned_alike(orientation: int) -> None:
     assert np.array_equal(upright_pixels(stored, orientation), truth)
     y, x = upright_points(np.array([[2.5, 4.5]]), (5, 7), orientation)[0]
     assert truth[int(y), int(x)] == 255
+
+
+def test_the_border_of_a_mask_counts_and_the_background_does_not(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 128, 255]], dtype=np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", (1, 3), orientation=1).tolist() == [[False, True, True]]
 
 
 def test_what_is_not_there_is_not_made_up(tmp_path: Path) -> None:

@@ -26,9 +26,13 @@ def test_a_case_by_hand() -> None:
 
 
 def test_a_box_is_half_open_and_a_mask_is_read_at_the_pixel_of_the_centre() -> None:
-    centre = BoxRegion((2, 2), ((0.0, 0.0, 1.0, 1.0),))
-    assert not patches_on(centre, (1, 1), (1, 1)).any()  # the centre, (1, 1), is on the far sides
-    assert patches_on(BoxRegion((2, 2), ((1.0, 1.0, 2.0, 2.0),)), (1, 1), (1, 1)).all()
+    for box, is_in in (
+        ((0.0, 0.0, 1.0, 2.0), False),  # the centre, (1, 1), is on its lower side
+        ((0.0, 0.0, 2.0, 1.0), False),  # on its right side
+        ((1.0, 0.0, 2.0, 2.0), True),  # on its upper side
+        ((0.0, 1.0, 2.0, 2.0), True),  # on its left side
+    ):
+        assert patches_on(BoxRegion((2, 2), (box,)), (1, 1), (1, 1)).item() is is_in
     mask = np.zeros((2, 2), dtype=bool)
     mask[1, 1] = True
     assert patches_on(MaskRegion(mask), (1, 1), (1, 1)).all()

@@ -72,6 +72,8 @@ def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence
     with explain_write_errors(outputs.folder), outputs.writing(last=TABLE) as stage:
         for name, content in contents.items():
             write_synced(stage / name, content)
+    if pairs is None:
+        outputs.remove(PAIRS)  # of an earlier call: it would be taken for a part of this one
     return [outputs.folder / name for name in NAMES if name in contents]
 
 

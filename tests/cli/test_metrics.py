@@ -126,6 +126,15 @@ def test_the_same_call_gives_the_same_numbers_and_replaces_its_own_files(marked:
     assert "sufficient" not in contents[0][1].decode()
 
 
+def test_the_files_are_of_the_last_call(marked: PushedRun, tmp_path: Path) -> None:
+    command = ["metrics", str(marked.folder), "--out", str(tmp_path), "--only"]
+    assert main([*command, "duplicates"]) == 0
+    assert (tmp_path / "duplicates.csv").exists()
+    assert main([*command, "concentration"]) == 0
+    assert not (tmp_path / "duplicates.csv").exists()
+    assert list(json.loads((tmp_path / "measures.json").read_text())["measures"]) == ["concentration"]
+
+
 def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_run(tmp_path)
     assert main(["metrics", str(made.folder), "--only", "on_object", "duplicates"]) == 0

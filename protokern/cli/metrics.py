@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     outputs = _claim(opened, args.out)
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
+    for note in splits.notes:
+        print(note)
     regions, why_none = _find_regions(opened, splits) if args.only is None or "on_object" in args.only else (None, "")
     context = Context(
         regions=regions,

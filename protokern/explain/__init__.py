@@ -7,6 +7,7 @@ from protokern.explain.local import ClassExplanation, Evidence, Explanation, Pat
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.explain.sufficient import FrameTarget, SufficientFrame, sufficient_frame, sufficient_frames
 
 __all__ = [
     "HEAT_MAPS",
@@ -15,12 +16,14 @@ __all__ = [
     "ClassExplanation",
     "Evidence",
     "Explanation",
+    "FrameTarget",
     "GlobalExplanation",
     "GlobalImportance",
     "LocalImportance",
     "PatchView",
     "ReceptiveField",
     "SplitNeighbours",
+    "SufficientFrame",
     "activation_box",
     "choose_modifications",
     "explain_image",
@@ -30,5 +33,7 @@ __all__ = [
     "importance",
     "local_importance",
     "patch_box",
+    "sufficient_frame",
+    "sufficient_frames",
     "view_neighbours",
 ]

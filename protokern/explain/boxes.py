@@ -25,6 +25,10 @@ class Box(NamedTuple):
     def width(self) -> int:
         return self.x1 - self.x0
 
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
 
 def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:
     """Smallest box around every pixel that reaches the given percentile of the heat map.

@@ -42,8 +42,6 @@ class TrainConfig:
             `add_on_lr` without warm and joint epochs. It falls linearly to zero, as
             does `live_last_layer_lr`.
         live_last_layer_lr: of the last layer there; 0: it stands still.
-        live_rounds: without warm and joint epochs: how often prototypes start at patches and live from there. The second
-            start sees the patches as the first round has taught the add-on layers, and so groups them better.
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
         push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
             other one.
@@ -109,7 +107,6 @@ class TrainConfig:
     live_epochs: int = 0
     live_lr: float | Literal["auto"] = "auto"
     live_last_layer_lr: float = 1e-3
-    live_rounds: int = 1
     push_start: int = 10
     push_every: int = 10
     last_layer_solver: Literal["convex", "compat"] = "convex"
@@ -156,11 +153,7 @@ class TrainConfig:
         for name in ("warm_epochs", "joint_epochs", "hardening_epochs", "live_epochs", "last_layer_epochs"):
             require(getattr(self, name) <= MOST_EPOCHS, name, f"at most {MOST_EPOCHS}", getattr(self, name))
         require_number(self, "feature_cache_mb")
-        require_number(self, "live_rounds", minimum=1)
-        if self.warm_epochs + self.joint_epochs > 0:
-            wanted = "1 unless warm_epochs and joint_epochs are 0"
-            require(self.live_rounds == 1, "live_rounds", wanted, self.live_rounds)
-        else:
+        if self.warm_epochs + self.joint_epochs == 0:
             is_live = self.prototype_start == "patches" and self.live_epochs > 0
             wanted = 'at least 1 when warm_epochs is 0, unless prototype_start is "patches" and there are live_epochs'
             require(is_live, "joint_epochs", wanted, 0)

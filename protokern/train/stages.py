@@ -54,16 +54,12 @@ class Step:
 
 def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tuple[Step, ...]:
     """All steps of a run, first to last; `chooses` as in `PrototypeModel`."""
-    starts = [Step("start", 0)] if train.prototype_start == "patches" else []
-    steps = list(starts)
+    steps: list[Step] = [Step("start", 0)] if train.prototype_start == "patches" else []
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
     next_live = last_epoch + 1
     if last_epoch < 0:
-        rounds = range(train.live_rounds)
-        count = train.live_epochs
-        steps = [step for turn in rounds for step in (*starts, *(Step("live", turn * count + n, n) for n in range(count)))]
-        steps.append(Step("last_layer", 0))
+        steps += [*(Step("live", epoch, epoch) for epoch in range(train.live_epochs)), Step("last_layer", 0)]
     for epoch in range(last_epoch + 1):
         learning: Stage = "warm" if epoch < train.warm_epochs else "joint" if epoch < soft_epochs else "hardening"
         steps.append(Step(learning, epoch))

@@ -25,7 +25,7 @@ COSINE = {**NET, "metric": "cosine", "activation": "cosine", "add_on_layers": "l
 CONFIGS = {
     "protopnet": toy_config(**FROM_PATCHES),
     "salient": toy_config(**FROM_PATCHES, model={**COSINE, "salience": 1.0}, backbone="frozen"),
-    "rounds": toy_config(**FROM_PATCHES, model={**COSINE, "prototype_size": [2, 2]}, live_rounds=2),
+    "cells": toy_config(**FROM_PATCHES, model={**COSINE, "prototype_size": [2, 2]}),
 }
 EVERY_CONFIG = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -101,8 +101,7 @@ def test_every_class_gives_some_of_its_images() -> None:
 def test_prototypes_are_distinct_patches_of_their_class_from_first_to_last(config, tmp_path) -> None:
     run = toy_run(tmp_path, config)
     records = [record for record in train(run) if isinstance(record, StageRecord)]
-    rounds = config.train.live_rounds
-    assert [record.stage for record in records] == ["start", "live"] * rounds + ["last_layer"]
+    assert [record.stage for record in records] == ["start", "live", "last_layer"]
     assert len(set(sources(run))) == run.model.num_prototypes
     own = run.model.class_identity.argmax(dim=1)
     assert [run.splits.push.labels[image] for image, _ in sources(run)] == own.tolist()
@@ -139,5 +138,3 @@ def test_without_epochs_there_is_nothing_to_learn() -> None:
     for settings in ({"live_epochs": 2}, {"prototype_start": "patches"}):
         with pytest.raises((ValueError, ConfigError), match="joint_epochs: must be at least 1"):
             TrainConfig(warm_epochs=0, joint_epochs=0, **settings)
-    with pytest.raises(ValueError, match="live_rounds: must be 1"):
-        TrainConfig(live_rounds=2)

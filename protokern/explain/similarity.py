@@ -1,0 +1,36 @@
+"""What a model says that a prototype and one patch have in common: the number that explanations are about."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from protokern.kernels import distance_at
+from protokern.models.base import PrototypeModel
+
+
+def similarity_at(model: PrototypeModel, features: Tensor, prototypes: Tensor, patches: Tensor) -> Tensor:
+    """Similarity of some prototypes to one patch each, the same patch in every image.
+
+    It is the activation at that patch, before weights; for ProtoPool before the image's average comes off.
+
+    Args:
+        model: in evaluation mode.
+        features: (B, D, H, W) of the images.
+        prototypes: (T,) int64, their indices, on the same device; any may come again.
+        patches: (T,) int64, for each of them the flat index row * W' + column in the grid of patches.
+
+    Returns:
+        (B, T).
+
+    Raises:
+        ValueError: a patch is outside of the grid (on the CPU).
+    """
+    layer = model.prototype_layer
+    distance = distance_at(
+        features,
+        layer.prototypes[prototypes],
+        patches.expand(len(features), -1),
+        metric=layer.metric,
+        backend=layer.backend,
+    )
+    return layer.activate(distance)

@@ -171,8 +171,8 @@ test-arm: ## Build the C++ core for Arm (aarch64) and run its tests in an emulat
 	$(WITH_PATH) cmake -S . -B build/arm -G Ninja -DPROTOKERN_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
 		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
 		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
-	$(WITH_PATH) cmake --build build/arm --target test_forward test_backward test_tiles
-	$(WITH_PATH) ctest --test-dir build/arm --output-on-failure -R '^(forward|backward|tiles)_'
+	$(WITH_PATH) cmake --build build/arm --target test_forward test_backward test_tiles test_weights
+	$(WITH_PATH) ctest --test-dir build/arm --output-on-failure -R '^(forward|backward|tiles|weights)_'
 
 clean: ## Remove what was built; runs and downloaded packages stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -115,6 +116,25 @@ inline Tensor pairs(const Tensor& tensor, const char* name, ScalarType dtype, co
             name, ": must have shape (", features.size(0), ", ", prototypes.size(0), "), the device of features and ",
             dtype == ScalarType::Long ? "dtype int64." : "the dtype of the distances.");
     return torch::stable::contiguous(tensor);
+}
+
+// The weights of the patches, (B, H - h + 1, W - w + 1), contiguous, with `problem` pointing at them; or none.
+inline std::optional<Tensor> weights_of(const std::optional<Tensor>& patch_weight, const Tensor& features,
+                                        cpu::Problem& problem) {
+    if (!patch_weight) return std::nullopt;
+    const int64_t* x = problem.features.size;
+    const int64_t* p = problem.prototypes.size;
+    const bool same_device = patch_weight->is_cpu() == features.is_cpu() &&
+                             patch_weight->is_cuda() == features.is_cuda() &&
+                             patch_weight->get_device_index() == features.get_device_index();
+    require(same_device && patch_weight->scalar_type() == value_dtype(features) && patch_weight->dim() == 3 &&
+                patch_weight->size(0) == x[0] && patch_weight->size(1) == x[2] - p[2] + 1 &&
+                patch_weight->size(2) == x[3] - p[3] + 1,
+            "patch_weight: must have shape (", x[0], ", ", x[2] - p[2] + 1, ", ", x[3] - p[3] + 1,
+            "), the device of features and the dtype of the distances.");
+    Tensor dense = torch::stable::contiguous(*patch_weight);
+    problem.patch_weight = dense.numel() > 0 ? dense.const_data_ptr() : nullptr;
+    return dense;
 }
 
 // Uninitialised gradients, of shape (0,) where they are not needed, and where the core writes them.

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <string>
 
 #include "arguments.h"
@@ -34,11 +35,15 @@ cuda::Problem checked_problem(const Tensor& features, const Tensor& prototypes, 
 // The CUDA core for Ops. Makes the device of the features current for as long as it lives.
 class Core {
   public:
-    const cuda::Problem problem;
+    cuda::Problem problem;
     static constexpr int64_t most_neighbours = cuda::most_neighbours;
 
-    Core(const Tensor& features, const Tensor& prototypes, const std::string& metric)
-        : problem(checked_problem(features, prototypes, metric)), like_(features), guard_(features.get_device_index()) {
+    Core(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+         const std::optional<Tensor>& weight = std::nullopt)
+        : problem(checked_problem(features, prototypes, metric)),
+          patch_weight_(weights_of(weight, features, problem)),
+          like_(features),
+          guard_(features.get_device_index()) {
         void* stream = nullptr;
         TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(features.get_device_index(), &stream));
         stream_ = static_cast<cudaStream_t>(stream);
@@ -84,6 +89,7 @@ class Core {
     }
 
   private:
+    std::optional<Tensor> patch_weight_;  // whose memory `problem` points at
     const Tensor& like_;
     torch::stable::accelerator::DeviceGuard guard_;
     cudaStream_t stream_ = nullptr;

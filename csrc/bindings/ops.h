@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -21,14 +22,15 @@ using arguments::ScalarType;
 using arguments::Tensor;
 using arguments::value_dtype;
 
-// `Core` is made of features, prototypes and metric, checks them and holds the `problem` they are. Its functions are
-// those of core.h; what they are given is contiguous and on the device.
+// `Core` is made of features, prototypes, metric and perhaps weights, checks them and holds the `problem` they are. Its
+// functions are those of core.h; what they are given is contiguous and on the device.
 template <typename Core>
 struct Ops {
     static std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& prototypes,
                                                    const std::string& metric, cpu::Activation activation,
-                                                   double epsilon, const std::string& precision) {
-        const Core core(features, prototypes, metric);
+                                                   double epsilon, const std::string& precision,
+                                                   const std::optional<Tensor>& patch_weight) {
+        const Core core(features, prototypes, metric, patch_weight);
         const int64_t images = features.size(0), count = prototypes.size(0);
         Tensor value = empty_like_values(features, {images, count});
         Tensor similarity = activation == cpu::Activation::none ? value : empty_like_values(features, {images, count});
@@ -39,15 +41,19 @@ struct Ops {
     }
 
     static std::tuple<Tensor, Tensor> min_distance(const Tensor& features, const Tensor& prototypes,
-                                                   const std::string& metric, const std::string& precision) {
-        auto [unused, value, patch] = pool(features, prototypes, metric, cpu::Activation::none, 0.0, precision);
+                                                   const std::string& metric, const std::string& precision,
+                                                   std::optional<Tensor> patch_weight) {
+        auto [unused, value, patch] =
+            pool(features, prototypes, metric, cpu::Activation::none, 0.0, precision, patch_weight);
         return {value, patch};
     }
 
     static std::tuple<Tensor, Tensor, Tensor> prototype_pool(const Tensor& features, const Tensor& prototypes,
                                                              const std::string& metric, const std::string& activation,
-                                                             double epsilon, const std::string& precision) {
-        return pool(features, prototypes, metric, arguments::activation_of(activation), epsilon, precision);
+                                                             double epsilon, const std::string& precision,
+                                                             std::optional<Tensor> patch_weight) {
+        return pool(features, prototypes, metric, arguments::activation_of(activation), epsilon, precision,
+                    patch_weight);
     }
 
     static std::tuple<Tensor, Tensor> min_distance_backward(const Tensor& grad_value, const Tensor& features,
@@ -107,9 +113,10 @@ struct Ops {
     }
 
     static std::tuple<Tensor, Tensor> topk_distance(const Tensor& features, const Tensor& prototypes, int64_t k,
-                                                    const std::string& metric, const std::string& precision) {
+                                                    const std::string& metric, const std::string& precision,
+                                                    std::optional<Tensor> patch_weight) {
         Core::check_precision(precision);
-        const Core core(features, prototypes, metric);
+        const Core core(features, prototypes, metric, patch_weight);
         const int64_t most = std::min(arguments::positions_of(core.problem), Core::most_neighbours);
         require(k >= 1 && k <= most, "k: must be from 1 to ", most, "; got ", k, ".");
         Tensor value = empty_like_values(features, {features.size(0), prototypes.size(0), k});

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "arguments.h"
@@ -43,10 +44,13 @@ cpu::Executor executor(int64_t operations) {
 // The CPU core for Ops, on torch's threads.
 struct Core {
     cpu::Problem problem;
+    std::optional<Tensor> patch_weight;  // whose memory `problem` points at
     static constexpr int64_t most_neighbours = std::numeric_limits<int64_t>::max();
 
-    Core(const Tensor& features, const Tensor& prototypes, const std::string& metric)
-        : problem(problem_of(features, prototypes, metric, Place::cpu)) {}
+    Core(const Tensor& features, const Tensor& prototypes, const std::string& metric,
+         const std::optional<Tensor>& weight = std::nullopt)
+        : problem(problem_of(features, prototypes, metric, Place::cpu)),
+          patch_weight(weights_of(weight, features, problem)) {}
 
     // In ops that are in full precision also where a search would take less.
     static void check_precision(const std::string& precision) {
@@ -99,10 +103,11 @@ std::string instruction_set() { return cpu::chosen_instructions().name; }
 
 STABLE_TORCH_LIBRARY(protokern_native, m) {
     m.def(
-        "min_distance(Tensor features, Tensor prototypes, str metric, str precision) -> (Tensor value, Tensor patch)");
+        "min_distance(Tensor features, Tensor prototypes, str metric, str precision, Tensor? patch_weight=None) -> "
+        "(Tensor value, Tensor patch)");
     m.def(
         "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
-        "str precision) -> "
+        "str precision, Tensor? patch_weight=None) -> "
         "(Tensor activation, Tensor value, Tensor patch)");
     m.def(
         "min_distance_backward(Tensor grad_value, Tensor features, Tensor prototypes, Tensor patch, str metric, "
@@ -116,7 +121,8 @@ STABLE_TORCH_LIBRARY(protokern_native, m) {
         "mean_activation_backward(Tensor grad, Tensor features, Tensor prototypes, str metric, str activation, "
         "float epsilon, bool need_features, bool need_prototypes) -> (Tensor grad_features, Tensor grad_prototypes)");
     m.def(
-        "topk_distance(Tensor features, Tensor prototypes, int k, str metric, str precision) -> "
+        "topk_distance(Tensor features, Tensor prototypes, int k, str metric, str precision, "
+        "Tensor? patch_weight=None) -> "
         "(Tensor value, Tensor patch)");
     m.def("instruction_set() -> str");
     m.def("searches_bfloat16() -> bool");

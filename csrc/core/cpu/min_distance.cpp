@@ -11,6 +11,7 @@
 #include "instruction_sets.h"
 #include "patches.h"
 #include "prototypes.h"
+#include "weights.h"
 #include "work.h"
 
 namespace protokern::cpu {
@@ -29,8 +30,9 @@ class Forward {
           shape_(problem, sizeof(T)),
           pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
           prototypes_(problem, shape_, kernels, true, executor),
+          weights_(problem, shape_),
           settles_(kernels.exact || problem.features.dtype == DType::bfloat16),
-          gap_(smallest_gap(kernels, shape_)),
+          gap_(smallest_gap(kernels, shape_) + weights_.rounding()),
           vanished_(4 * static_cast<T>(kernels.products * shape_.length) * std::numeric_limits<T>::min()) {
         // Few images: several workers share one, each with some of the panels.
         const int64_t wanted = (2 * executor.workers + pieces_.groups - 1) / pieces_.groups;
@@ -121,13 +123,17 @@ class Forward {
             group.read(all.problem_, shape, kernels, image, count, first,
                        std::min(first + all.pieces_.positions, shape.positions));
             group.measure(shape, kernels, all.prototypes_.centre());
+            all.weights_.apply(group, image);
         }
 
-        void clear_state(int64_t slot) {
+        // `image` is the first of the group.
+        void clear_state(int64_t slot, int64_t image) {
             const int64_t states = group.images * kernels.lanes;
             std::fill_n(best + slot * states, states, std::numeric_limits<T>::infinity());
             std::fill_n(second + slot * states, states, std::numeric_limits<T>::infinity());
-            std::fill_n(index + slot * states, states, 0);
+            for (int64_t i = 0; i < group.images; ++i)
+                std::fill_n(index + slot * states + i * kernels.lanes, kernels.lanes,
+                            all.weights_.first_usable(image + i));
         }
 
         void search(int64_t panel, int64_t slot) {
@@ -139,7 +145,8 @@ class Forward {
 
         bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
             const T reach = group.largest[image] + all.prototypes_.search_norms()[prototype];
-            return !(second[at] - best[at] > all.gap_ * reach * reach + all.vanished_);
+            const T weighing = all.weights_ ? all.weights_.rounding() * std::abs(best[at]) : T(0);
+            return !(second[at] - best[at] > all.gap_ * reach * reach + weighing + all.vanished_);
         }
 
         // Of the `lanes` prototypes from `first` on, whose states start at `at`. Without a branch per lane: few panels
@@ -154,7 +161,7 @@ class Forward {
         void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {
             read(image, count, 0);
             for (int64_t panel = first_panel; panel < end_panel; ++panel) {
-                clear_state(0);
+                clear_state(0, image);
                 search(panel, 0);
                 finish(image, panel);
             }
@@ -191,6 +198,8 @@ class Forward {
             count = 0;
             for (int64_t i = 0; i < group.images; ++i) {
                 if (group.first_bad[i] >= 0) continue;
+                const int64_t* chosen = patch(image + i) + first;
+                all.weights_.weigh(image + i, [=](int64_t j) { return chosen[j]; }, lanes, pairs.distance + count);
                 std::copy_n(pairs.distance + count, lanes, value(image + i) + first);
                 count += lanes;
                 if (some_undecided(i, first, lanes, i * kernels.lanes)) decide_some(image + i, i, first, lanes);
@@ -218,7 +227,7 @@ class Forward {
                 if (group.first_bad[0] >= 0) return mark_bad_image(image, group.first_bad[0], first, end);
                 largest = group.largest[0] = std::max(largest, group.largest[0]);
                 for (int64_t panel = first_panel; panel < end_panel; ++panel) {
-                    if (part == 0) clear_state(panel);
+                    if (part == 0) clear_state(panel, image);
                     search(panel, panel);
                     take_over(image, panel);
                 }
@@ -241,7 +250,7 @@ class Forward {
             const int64_t first = panel * kernels.lanes;
             const int64_t end = std::min<int64_t>(first + kernels.lanes, shape.prototypes);
             for (int64_t p = first; p < end; ++p) {
-                if (index[p] < group.first) continue;
+                if (index[p] < group.first || index[p] >= group.first + group.positions) continue;
                 patch(image)[p] = index[p];
                 evaluate(image, 0, p, p + 1);
             }
@@ -266,11 +275,12 @@ class Forward {
                     }
                 kernels.pair_distance({all.problem_.metric, patches, prototypes, patch_scale, prototype_scale, count,
                                        group.segment, shape.segments, shape.padded_depth, value(image) + begin});
+                all.weights_.weigh(image, [=](int64_t j) { return position[j]; }, count, value(image) + begin);
             }
         }
 
         void reset(int64_t image, int64_t p) {
-            patch(image)[p] = 0;
+            patch(image)[p] = all.weights_.first_usable(image);
             value(image)[p] = std::numeric_limits<T>::infinity();
         }
 
@@ -280,9 +290,13 @@ class Forward {
             if (undecided_count == 0) return;
             int64_t count = group.positions;
             if (undecided_count >= 8)
-                count = group.find_distinct(i, shape, compared);
+                count = group.find_distinct(i, shape, all.weights_.row(image, group.first), compared);
             else
                 std::iota(compared, compared + count, 0);
+            if (all.weights_)
+                count = std::remove_if(compared, compared + count,
+                                       [&](int64_t n) { return !all.weights_.takes_part(image, group.first + n); }) -
+                        compared;
             for (int64_t u = 0; u < undecided_count; ++u)
                 for (int64_t begin = 0; begin < count; begin += pair_batch)
                     compare(image, i, undecided[u], compared + begin, std::min(pair_batch, count - begin));
@@ -302,6 +316,7 @@ class Forward {
             }
             kernels.pair_distance({all.problem_.metric, patches, prototypes, patch_scale, prototype_scale, count,
                                    group.segment, shape.segments, shape.padded_depth, distance});
+            all.weights_.weigh(image, [&](int64_t j) { return group.first + positions[j]; }, count, distance);
             for (int64_t j = 0; j < count; ++j) {
                 if (!(distance[j] < value(image)[p])) continue;
                 value(image)[p] = distance[j];
@@ -333,6 +348,7 @@ class Forward {
     const Shape shape_;
     const Pieces pieces_;
     const PreparedPrototypes<T> prototypes_;
+    const PatchWeights<T> weights_;
     const bool settles_;  // a rounded search has the last word, unless its inputs were so round that it lost nothing
     const T gap_;
     const T vanished_;  // what products too small for a normal number can amount to

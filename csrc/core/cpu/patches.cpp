@@ -145,10 +145,11 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
 }
 
 template <typename T>
-int64_t PatchGroup<T>::find_distinct(int64_t image, const Shape& shape, int64_t* out) const {
+int64_t PatchGroup<T>::find_distinct(int64_t image, const Shape& shape, const T* weight, int64_t* out) const {
     std::fill_n(table, table_size, -1);
     const T* base = pixels + image * image_stride;
     const auto equal = [&](int64_t a, int64_t b) {
+        if (weight && weight[a] != weight[b]) return false;
         for (int64_t s = 0; s < shape.segments; ++s)
             if (std::memcmp(base + row[a] + segment[s], base + row[b] + segment[s], shape.depth * sizeof(T)) != 0)
                 return false;

@@ -74,8 +74,8 @@ struct PatchGroup {
         return pixels + image * image_stride + row[position - first];
     }
     // The first position of every kind of patch, ascending, counted from `first`; patches of a kind are equal in all
-    // bits. Returns how many. `out` has room for all positions.
-    int64_t find_distinct(int64_t image, const Shape& shape, int64_t* out) const;
+    // bits, and so are their weights (positions), if there are any. Returns how many. `out` has room for all positions.
+    int64_t find_distinct(int64_t image, const Shape& shape, const T* weight, int64_t* out) const;
     PatchRows<T> search_rows(const Shape& shape) const;
 };
 

@@ -9,6 +9,7 @@
 #include "patches.h"
 #include "prototypes.h"
 #include "tile_problem.h"
+#include "weights.h"
 #include "work.h"
 
 namespace protokern::cpu {
@@ -27,11 +28,12 @@ class TopK {
           executor_(executor),
           shape_(problem, sizeof(T)),
           pieces_(Pieces::plan(shape_, sizeof(T), executor.workers)),
-          prototypes_(problem, shape_, tiles.plain, true, executor) {
+          prototypes_(problem, shape_, tiles.plain, true, executor),
+          weights_(problem, shape_) {
         const double rounding = std::numeric_limits<T>::epsilon() / 2;
         const double terms = static_cast<double>(shape_.length);
         // As in min_distance.cpp.
-        gap_ = static_cast<T>(tiles.plain.dot_error + rounding * (8 + 2 * std::sqrt(terms)));
+        gap_ = static_cast<T>(tiles.plain.dot_error + rounding * (8 + 2 * std::sqrt(terms))) + weights_.rounding();
         vanished_ = 4 * static_cast<T>(terms) * std::numeric_limits<T>::min();
         const int64_t wanted = (2 * executor.workers + pieces_.groups - 1) / pieces_.groups;
         panel_groups_ = std::min(std::max<int64_t>(1, prototypes_.panels()), wanted);
@@ -96,6 +98,7 @@ class TopK {
             group.read(all.problem_, shape, all.tiles_.plain, image, count, first,
                        std::min(first + all.pieces_.positions, shape.positions));
             group.measure(shape, all.tiles_.plain, all.prototypes_.centre());
+            all.weights_.apply(group, image);
         }
 
         void run_whole(int64_t image, int64_t i, int64_t panel) {
@@ -110,6 +113,7 @@ class TopK {
                 evaluate(image, i, p, 0, p - first, undecided[p - first]);
             }
             flush(image);
+            repeat_nearest(image, first, end);
             mark_bad_prototypes(image, first, end);
         }
 
@@ -136,6 +140,7 @@ class TopK {
                 for (int64_t p = first; p < end; ++p) evaluate(image, 0, p, p / lanes, p % lanes, undecided[p]);
                 flush(image);
             }
+            repeat_nearest(image, first, end);
             mark_bad_prototypes(image, first, end);
         }
 
@@ -160,7 +165,9 @@ class TopK {
         bool is_undecided(int64_t i, int64_t p, int64_t at, int64_t lane) const {
             const T* scores = best + at * slots * lanes + lane;
             const T reach = group.largest[i] + all.prototypes_.search_norms()[p];
-            return !(scores[all.k_ * lanes] - scores[(all.k_ - 1) * lanes] > all.gap_ * reach * reach + all.vanished_);
+            const T worst = scores[(all.k_ - 1) * lanes];
+            const T weighing = all.weights_ ? all.weights_.rounding() * std::abs(worst) : T(0);
+            return !(scores[all.k_ * lanes] - worst > all.gap_ * reach * reach + weighing + all.vanished_);
         }
 
         void clear_result(int64_t image, int64_t p) const {
@@ -172,7 +179,8 @@ class TopK {
         void evaluate(int64_t image, int64_t i, int64_t p, int64_t at, int64_t lane, bool everything) {
             const int64_t end = group.first + group.positions;
             if (everything)
-                for (int64_t n = group.first; n < end; ++n) take(image, i, p, n);
+                for (int64_t n = group.first; n < end; ++n)
+                    if (all.weights_.takes_part(image, n)) take(image, i, p, n);
             for (int64_t j = 0; j < all.k_ && !everything; ++j) {
                 const int64_t n = index[(at * slots + j) * lanes + lane];
                 if (n >= group.first && n < end) take(image, i, p, n);
@@ -190,6 +198,7 @@ class TopK {
         // Measures the pairs that wait, all of one image, and puts them in their places.
         void flush(int64_t image) {
             batch.compute(all.tiles_.plain, all.problem_.metric, group.segment, shape);
+            all.weights_.weigh(image, [&](int64_t b) { return position[b]; }, batch.count, batch.distance);
             for (int64_t b = 0; b < batch.count; ++b) {
                 const T distance = batch.distance[b];
                 const int64_t n = position[b];
@@ -208,6 +217,13 @@ class TopK {
                 patches[j] = n;
             }
             batch.count = 0;
+        }
+
+        // Where fewer patches than k take part, the others are at the place of the nearest, infinitely far.
+        void repeat_nearest(int64_t image, int64_t first, int64_t end) const {
+            if (!all.weights_) return;
+            for (int64_t p = first; p < end; ++p)
+                std::replace(patch(image, p), patch(image, p) + all.k_, shape.positions, *patch(image, p));
         }
 
         void mark_bad_image(int64_t image, int64_t position, int64_t first, int64_t end) const {
@@ -234,6 +250,7 @@ class TopK {
     const Shape shape_;
     const Pieces pieces_;
     const PreparedPrototypes<T> prototypes_;
+    const PatchWeights<T> weights_;
     T gap_;       // that rounding cannot have caused, per squared length of the operands
     T vanished_;  // what products too small for a normal number can amount to
     int64_t panel_groups_;

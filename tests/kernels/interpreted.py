@@ -111,7 +111,7 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
     if dtype not in (torch.float32, torch.float64):
         return "half types are for a GPU"
     case = parameters.get("case", SMALL)
-    if module == WEIGHTS and (case.prototypes > 7 or parameters.get("op") == "topk_pool" and case != SMALL):
+    if module == WEIGHTS and (case.prototypes > 7 or (parameters.get("op") == "topk_pool" and case != SMALL)):
         return "a slow case"
     if module in SLOW_MODULES and (case not in SLOW_MODULE_CASES or "of_features" in parameters):
         return "a slow case"

@@ -22,6 +22,7 @@ CHECKPOINTS = RESULTS / "checkpoints.csv"
 LAST_LAYER = RESULTS / "last_layer.csv"
 REPORT = RESULTS / "report.csv"
 SEARCH = RESULTS / "search.csv"
+WEIGHTS = RESULTS / "weights.csv"
 DEVICE = RESULTS / "device.csv"
 Row = TypeVar("Row", bound="DataclassInstance")
 

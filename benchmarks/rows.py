@@ -369,3 +369,27 @@ class DeviceRow(Measurement):
     profile: str
     versions: str
     clocks: str
+
+
+@dataclass(frozen=True)
+class WeightRow(Measurement):
+    """`prototype_pool` with weights of the patches, or without.
+
+    Attributes:
+        mode: "fwd", or "full" for forward and backward with all gradients.
+        weights: "none", "numbers" (random ones) or "mask".
+        slower_than_none: 20th percentile over that of the call without weights, from the same rounds. Whatever else a
+            machine does only adds to times, so quick rounds tell calls apart best.
+    """
+
+    case: str
+    metric: str
+    mode: str
+    backend: str
+    weights: str
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    slower_than_none: float

@@ -46,19 +46,13 @@ SLOW_MODULE_CASES = (SMALL, SMALL_PATCHES, Case(2, 17, 5, 13, 49), *EMPTY_CASES)
 SHARED_KERNEL = {
     "test_prototype_pool": ("values_and_gradients", "no_images", "activation", "similarit", "log_of_a_large")
 }
+# Of the tests with weights of the patches. The other ops search with the kernel of min_distance or weigh what another
+# kernel gave; tests/kernels/triton tries the weights on every path of the kernels.
+WEIGHED_OPS = ("min_distance", "topk_pool")
+WEIGHED_CASES = (SMALL, SMALL_PATCHES, *EMPTY_CASES)
 # Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
 SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
 LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
-# Of the battery of weights, what adds a path: prototype_pool shares its kernel, topk_pool its loads; the other two ops
-# weigh what a kernel gave.
-WEIGHTS = "test_patch_weight"
-WEIGHED = {
-    "min_distance": ("",),
-    "prototype_pool": ("values_and_gradients",),
-    "topk_pool": ("values_and_gradients", "no_weight_at_all", "mask_leaves"),
-    "distance_at": (),
-    "distance_map": (),
-}
 # By a part of the name of a test.
 SLOW = {
     "all_patches_are_the_sorted_map": "long lists",
@@ -103,16 +97,17 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
         return "the offsets are those of another case"
     if "strange_memory" in test and parameters["metric"] == "cosine":
         return "the offsets are those of the other metric"
-    if module == WEIGHTS and not any(part in test for part in WEIGHED[str(parameters.get("op", "min_distance"))]):
-        return "the kernel of another op, or weighed outside of it"
+    if module == "test_patch_weight":
+        if parameters.get("op", "min_distance") not in WEIGHED_OPS:
+            return "the kernel of another op"
+        if "any_number_of_threads" in test or parameters.get("case", SMALL) not in WEIGHED_CASES:
+            return "a slow case"
     if parameters.get("op") in SLOW_OPS and any(part in test for part in LAUNCHING):
         return "a slow case"
     dtype = parameters.get("dtype", torch.float32)
     if dtype not in (torch.float32, torch.float64):
         return "half types are for a GPU"
     case = parameters.get("case", SMALL)
-    if module == WEIGHTS and (case.prototypes > 7 or (parameters.get("op") == "topk_pool" and case != SMALL)):
-        return "a slow case"
     if module in SLOW_MODULES and (case not in SLOW_MODULE_CASES or "of_features" in parameters):
         return "a slow case"
     if case not in (CASES if dtype == torch.float32 else CASES_IN_FLOAT64):

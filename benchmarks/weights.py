@@ -27,7 +27,7 @@ from benchmarks.timing import Timed, measure
 from protokern import prototype_pool
 
 STANDARD = ("cub200", "pool202")
-TESTS = ("kernels/test_patch_weight.py",)
+TESTS = ("kernels/test_patch_weight.py", "kernels/test_patch_weight_edges.py")
 METRICS = ("cosine", "sqeuclidean")
 
 

@@ -70,6 +70,21 @@ def test_the_map_is_the_gradient_of_the_similarity_and_zero_outside_the_receptiv
             assert not values.any()
 
 
+def test_a_patch_that_counts_by_its_norm_is_shown_with_that_weight() -> None:
+    settings = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "image_size": 32}
+    model = ProtoPNet(NETS["two-convs"](), 2, 2, 5, **settings).eval()
+    model.prototype_layer.norm_as_weight = True
+    image = torch.rand(3, 32, 40)
+    pixels = image[None].clone().requires_grad_()
+    vector = model.features(pixels)[0, :, 3, 4]
+    assert 0 < vector.norm() < 1
+    prototype = model.prototype_layer.prototypes[1].detach()
+    # |x| cos(x, p) = x . p / |p|
+    (gradient,) = torch.autograd.grad(vector @ prototype / prototype.norm(), pixels)
+    heat_map = gradient_heat_map(model, image, 1, (3, 4))
+    np.testing.assert_allclose(heat_map, gradient[0].abs().sum(dim=0).numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_a_pool_is_shown_by_the_activation_before_the_mean_is_taken_off() -> None:
     model = small_pool()
     image = torch.rand(3, 24, 40)

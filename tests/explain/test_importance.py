@@ -63,10 +63,18 @@ def expected(model: PrototypeModel, images: list[np.ndarray]) -> tuple[np.ndarra
     return delta, similarity
 
 
+def weighed() -> ProtoPNet:
+    """A net whose patches count by the length of their features, most of which are below 1."""
+    model = protopnet(metric="cosine", activation="cosine", add_on_layers="linear")
+    model.prototype_layer.norm_as_weight = True
+    return model
+
+
 MODELS = {
     "protopnet": protopnet,
     "several cells": lambda: protopnet(prototype_size=(2, 3)),
     "exp": lambda: protopnet(activation="exp"),
+    "weighed by norm": weighed,
     "pool, distance": lambda: protopool("distance"),
     "pool, similarity": lambda: protopool("similarity"),
 }

@@ -21,6 +21,7 @@ MODULES = frozenset(
         "test_mean_activation",
         "test_min_distance",
         "test_patch_weight",
+        "test_patch_weight_edges",
         "test_prototype_pool",
         "test_topk_pool",
     }
@@ -97,7 +98,7 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
         return "the offsets are those of another case"
     if "strange_memory" in test and parameters["metric"] == "cosine":
         return "the offsets are those of the other metric"
-    if module == "test_patch_weight":
+    if module.startswith("test_patch_weight"):
         if parameters.get("op", "min_distance") not in WEIGHED_OPS:
             return "the kernel of another op"
         if "any_number_of_threads" in test or parameters.get("case", SMALL) not in WEIGHED_CASES:

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from protokern import distance_at, distance_map, min_distance, prototype_pool, topk_pool
 
 from .cases import SMALL, SMALL_PATCHES, Case
-from .test_patch_weight import OPS, grid_of, weights_of
+from .weighted import OPS, grid_of, weights_of
 
 REGISTERED = torch.ops.protokern
 

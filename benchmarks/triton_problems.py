@@ -80,6 +80,21 @@ def _searches(
     ]
 
 
+def _weighted(metric: str, size: tuple[int, int, int, int]) -> list[Problem]:
+    """Searches in float32 with weights of the patches."""
+    features, prototypes = inputs(*size, torch.float32)
+    weight = torch.empty((len(features), *features.shape[2:]), device="meta")
+    pair = (features, prototypes)
+    name = f"{tuple(features.shape)} {tuple(prototypes.shape)} {metric} weighted"
+    return [
+        Problem(
+            f"prototype_pool {name}",
+            lambda: prototype_pool.prototype_pool(*pair, metric, "log", 1e-4, "fp32", weight),
+        ),
+        Problem(f"topk_distance {name}", lambda: topk_pool.topk_distance(*pair, 5, metric, "fp32", weight)),
+    ]
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -111,6 +126,9 @@ def _all() -> list[Problem]:
     found += _searches(*inputs(*SIZES[1], bfloat16), "cosine", "bf16")
     found += _searches(*inputs(*SIZES[0], float16), "sqeuclidean", "tf32")
     found += _searches(*inputs(*SIZES[0], float64), "sqeuclidean", "fp32")
+    found += _weighted("sqeuclidean", SIZES[0])
+    found += _weighted("cosine", SIZES[0])
+    found += _weighted("sqeuclidean", SIZES[2])
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.smoke_checks import Check, Problem, check_copies, check_non_finite, check_ties, check_values
-from benchmarks.gpu.smoke_table import BACKENDS, KINDS, OPS, SEARCHES, unit_name
+from benchmarks.gpu.smoke_table import BACKENDS, KINDS, OPS, SEARCHES, UNWEIGHTED_OP, WEIGHTED, unit_name
 from benchmarks.gpu.worker import Result
 from protokern.errors import BackendUnavailableError
 from tests.kernels.cases import Case
@@ -27,7 +27,10 @@ SHAPES = {
 TINY = {"D5-4x3-P7": Case(2, 5, 4, 3, 7), "D3-4x5-P6-2x3": Case(2, 3, 4, 5, 6, (2, 3))}
 # What a rehearsal can tell: products of half numbers are wrong in Triton's interpreter, and most processors have one
 # precision.
-REHEARSED = {"triton": ("float32", "cosine"), "native": ("float32", "bfloat16", "float16", "float64", "cosine")}
+REHEARSED = {
+    "triton": ("float32", "cosine"),
+    "native": ("float32", "bfloat16", "float16", "float64", "cosine", *WEIGHTED),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ def check_units(settings: Settings, records: Records) -> list[Unit]:
                 for backend in BACKENDS:
                     if kind in ("tf32", "bf16") and op not in SEARCHES:
                         continue
+                    if kind in WEIGHTED and op == UNWEIGHTED_OP:
+                        continue
                     if settings.rehearse and kind not in REHEARSED[backend]:
                         continue
                     name = unit_name(backend, op, kind, shape)
@@ -77,7 +82,7 @@ def check(unit: Unit, settings: Settings) -> Result:
     dtype_name, precision, metric = KINDS[unit["kind"]]
     problem = Problem(
         op=unit["op"], backend=unit["backend"], case=case, dtype=getattr(torch, dtype_name), metric=metric,
-        precision=precision, place=place,
+        precision=precision, place=place, is_weighted=unit["kind"] in WEIGHTED,
     )  # fmt: skip
     try:
         values, clean = check_values(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class Problem:
     Attributes:
         precision: of the search; None for what the dtype has.
         place: the device.
+        is_weighted: with weights of the patches.
     """
 
     op: str
@@ -64,6 +66,7 @@ class Problem:
     metric: str
     precision: str | None
     place: torch.device
+    is_weighted: bool = False
 
     @cached_property
     def inputs(self) -> tuple[Tensor, Tensor]:
@@ -98,15 +101,33 @@ class Problem:
         chosen[0, : len(self.copied)] = self.copied
         return chosen
 
+    @cached_property
+    def weight(self) -> Tensor | None:
+        """Weights of the patches, (B, H', W'): 1 where copies lie and in the last image, whose patches may be alike.
+
+        A quarter of the others are 0, but not for ops without a search, which give inf for those.
+        """
+        if not self.is_weighted:
+            return None
+        generator = torch.Generator().manual_seed(3)
+        drawn = torch.rand(self.case.batch, self.positions, generator=generator)
+        weight = torch.where(drawn < 0.25, 0.0 if self.op in NEAREST else 0.5, drawn)
+        weight[0, self.copied] = weight[-1] = 1
+        return weight.view(self.case.batch, -1, self.columns)
+
     @property
     def roundoff(self) -> float:
         if self.precision is not None:
             return ROUNDOFF[self.precision]
         return 0.0  # half inputs are exact in the precision that they take
 
-    def run(self, features: Tensor, prototypes: Tensor, epsilon: float = EPSILON) -> Answer:
-        """The op on tensors of the device, its answer with the graph of autograd."""
-        options: dict[str, str | None] = {"metric": self.metric, "backend": self.backend}
+    def run(
+        self, features: Tensor, prototypes: Tensor, epsilon: float = EPSILON, weight: Tensor | None = None
+    ) -> Answer:
+        """The op on tensors of the device, its answer with the graph of autograd; `weight` instead of the problem's."""
+        options: dict[str, Any] = {"metric": self.metric, "backend": self.backend}
+        if self.weight is not None:
+            options["patch_weight"] = self.weight.to(self.place) if weight is None else weight
         if self.op == "distance_map":
             return Answer([protokern.distance_map(features, prototypes, **options)], None)
         if self.op == "distance_at":
@@ -144,10 +165,13 @@ class Problem:
 
 def check_values(problem: Problem) -> tuple[list[Check], Answer]:
     """Forward and backward on ordinary values; and the answer, for comparisons."""
-    given = [tensor.to(problem.place, copy=True).requires_grad_() for tensor in problem.inputs]
-    answer = problem.run(given[0], given[1])
-    exact = [tensor.double().requires_grad_() for tensor in problem.inputs]
+    inputs = problem.inputs if problem.weight is None else (*problem.inputs, problem.weight)
+    given = [tensor.to(problem.place, copy=True).requires_grad_() for tensor in inputs]
+    answer = problem.run(given[0], given[1], weight=given[2] if problem.is_weighted else None)
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
     distances = oracle.distance_map(exact[0], exact[1], problem.metric)
+    if problem.is_weighted:
+        distances = oracle.weigh(distances, exact[2], problem.metric)
     wanted = problem.wanted(distances, answer.patch)
     rtol = TOLERANCE[problem.dtype][0]
     checks = [Check("forward", relative_error(answer.values, wanted), rtol)]

@@ -15,7 +15,7 @@ from .triton_common.limits import device_limits
 
 BACKENDS = ("reference", "native", "triton")
 # Devices on which the search of a backend takes weights of the patches; "any" for all.
-WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu",), "triton": ("any",)}
+WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu", "cuda"), "triton": ("any",)}
 # From the most to the least precise.
 PRECISIONS = ("fp32", "tf32", "bf16")
 

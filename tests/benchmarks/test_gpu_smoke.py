@@ -14,7 +14,7 @@ from benchmarks.gpu import smoke, smoke_checks
 from benchmarks.gpu.plan import Record, Settings
 from benchmarks.gpu.smoke import SHAPES, TINY, check, check_units
 from benchmarks.gpu.smoke_checks import Check, Problem, check_values
-from benchmarks.gpu.smoke_table import BACKENDS, KINDS, OPS, broken, smoke_table, unit_name
+from benchmarks.gpu.smoke_table import BACKENDS, KINDS, OPS, UNWEIGHTED_OP, WEIGHTED, broken, smoke_table, unit_name
 
 REHEARSAL = Settings(rehearse=True)
 SHAPE = "D5-4x3-P7"
@@ -32,6 +32,28 @@ def test_every_op_is_right_on_the_processor(op: str, kind: str, shape: str) -> N
     result = check(unit(op, kind=kind, shape=shape), REHEARSAL)
     assert result.status == "right", result.text
     assert {row["verdict"] for row in result.tables["smoke"]} == {"right"}
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("op", [op for op in OPS if op != UNWEIGHTED_OP])
+def test_every_op_is_right_with_weights(op: str, kind: str) -> None:
+    result = check(unit(op, kind=kind), REHEARSAL)
+    assert result.status == "right", result.text
+    plain = check(unit(op), REHEARSAL)
+    assert len(result.tables["smoke"]) == len(plain.tables["smoke"])
+
+
+def test_weights_that_are_passed_over_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = protokern.min_distance
+
+    def unweighted(*inputs: torch.Tensor, patch_weight: torch.Tensor, **options: Any) -> Any:
+        found = right(*inputs, **options)
+        return found._replace(value=found.value + 0 * patch_weight.sum())
+
+    monkeypatch.setattr(smoke_checks.protokern, "min_distance", unweighted)
+    result = check(unit("min_distance", kind="weights"), REHEARSAL)
+    wrong = {row["check"] for row in result.tables["smoke"] if row["verdict"] == "wrong"}
+    assert {"forward", "backward"} <= wrong
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -153,7 +175,9 @@ def test_a_rounded_search_may_be_off_by_its_rounding_and_no_more(
 
 def test_the_units_are_every_op_backend_and_kind_on_every_shape() -> None:
     names = [one["name"] for one in check_units(Settings(), {})]
-    assert len(names) == len(set(names)) == len(SHAPES) * len(BACKENDS) * (len(OPS) * len(KINDS) - 2 * 2)
+    assert (
+        len(names) == len(set(names)) == len(SHAPES) * len(BACKENDS) * (len(OPS) * len(KINDS) - 2 * 2 - len(WEIGHTED))
+    )
     assert names[0] == f"triton min_distance float32 {next(iter(SHAPES))}"
     assert all(one["backend"] != "triton" or one["kind"] in ("float32", "cosine") for one in check_units(REHEARSAL, {}))
 

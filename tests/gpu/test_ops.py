@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +174,87 @@ def test_what_is_not_finite_gives_nan(bad: float, precision: str, backend: str) 
     others[1], others[:, 7] = False, False
     assert bool(value[others].isfinite().all())
     assert set(patch[1][torch.arange(len(prototypes)) != 7].tolist()) == {2 * 7 + 3}
+
+
+def weights_of(case: Case, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A weight for each patch: about a third are 0, some 1."""
+    height, width = case.patch or (1, 1)
+    shape = case.batch, case.height - height + 1, case.width - width + 1
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    weight = torch.where(drawn < 0.3, 0.0, torch.where(drawn > 0.9, 1.0, drawn))
+    weight.flatten(1)[:, -3:] = 0.5
+    return weight.to(dtype)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("case", [*CASES, LARGE_CASES[0], LARGE_CASES[3]], ids=str)
+def test_weights_of_the_patches(case: Case, metric: str, precision: str, backend: str) -> None:
+    features, prototypes = case.inputs()
+    weight = weights_of(case)
+    given = [tensor.clone().requires_grad_() for tensor in on_device(features, prototypes, weight)]
+    value, patch = min_distance(
+        given[0], given[1], metric=metric, precision=precision, backend=backend, patch_weight=given[2]
+    )
+    exact = [tensor.double().requires_grad_() for tensor in (features, prototypes, weight)]
+    options: dict[str, Any] = {"metric": metric, "backend": "reference", "patch_weight": exact[2]}
+    at_patch = distance_at(exact[0], exact[1], patch.cpu(), **options)
+    rtol, atol = TOLERANCE[torch.float32]
+    torch.testing.assert_close(value.detach().cpu().double(), at_patch.detach(), rtol=rtol, atol=atol)
+    smallest = distance_map(exact[0], exact[1], **options).detach().flatten(2).amin(2)
+    far = slack(features, prototypes, precision) if metric == "sqeuclidean" else 8 * ROUNDOFF[precision]
+    assert bool((at_patch.detach() <= smallest * (1 + 1e-5) + atol + far).all())
+    grad = torch.linspace(-1, 2, value.numel()).view(value.shape)
+    found = torch.autograd.grad(value, given, grad.to(PLACE))
+    for one, wanted in zip(found, torch.autograd.grad(at_patch, exact, grad.double()), strict=True):
+        scale = float(wanted.abs().max()) or 1.0
+        torch.testing.assert_close(one.cpu().double() / scale, wanted / scale, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("case", [*CASES, LARGE_CASES[0]], ids=str)
+def test_weights_of_one_change_no_bit(case: Case, metric: str, precision: str, backend: str) -> None:
+    features, prototypes = on_device(*pushed(case, torch.float32))
+    ones = torch.ones_like(weights_of(case), device=PLACE)
+    options: dict[str, Any] = {"metric": metric, "precision": precision, "backend": backend}
+    plain = min_distance(features, prototypes, **options)
+    weighted = min_distance(features, prototypes, patch_weight=ones, **options)
+    assert torch.equal(plain.value, weighted.value)
+    assert torch.equal(plain.patch, weighted.patch)
+    few = [topk_pool(features, prototypes, 3, patch_weight=one, **options) for one in (None, ones)]
+    assert all(torch.equal(one, other) for one, other in zip(*few, strict=True))
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("case", [*CASES, LARGE_CASES[0]], ids=str)
+def test_the_weighted_nearest_few(case: Case, metric: str, backend: str) -> None:
+    features, prototypes = case.inputs()
+    weight = weights_of(case)
+    weight[-1] = 0
+    weight[-1, 0, 1] = 0.5
+    given = on_device(features, prototypes)
+    found = topk_pool(*given, 3, metric=metric, precision="fp32", backend=backend, patch_weight=weight.to(PLACE))
+    exact = features.double(), prototypes.double()
+    whole = distance_map(*exact, metric=metric, backend="reference", patch_weight=weight.double()).flatten(2)
+    wanted = whole.sort(2).values[:, :, :3]
+    rtol, atol = TOLERANCE[torch.float32]
+    torch.testing.assert_close(found.distance.cpu().double(), wanted, rtol=rtol, atol=atol)
+    assert found.patch[-1].eq(1).all()
+    at = whole.gather(2, found.patch.cpu())[:-1]
+    torch.testing.assert_close(at, wanted[:-1], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
+def test_weights_that_spoil_an_image(bad: float, precision: str, backend: str) -> None:
+    case = LARGE_CASES[0]
+    features, prototypes = case.inputs()
+    weight = weights_of(case)
+    weight[1, 2, 3] = weight[1, 4, 4] = bad
+    weight[2] = 0
+    features, prototypes, weight = on_device(features, prototypes, weight)
+    found = min_distance(features, prototypes, precision=precision, backend=backend, patch_weight=weight)
+    assert found.value.isnan().all(1).tolist() == [image in (1, 2) for image in range(8)]
+    assert found.patch[1].eq(2 * 7 + 3).all()
+    assert found.patch[2].eq(0).all()
 
 
 @pytest.mark.parametrize("case", [*CASES, LARGE_CASES[0]], ids=str)

@@ -51,6 +51,7 @@ SHARED_KERNEL = {
 # kernel gave; tests/kernels/triton tries the weights on every path of the kernels.
 WEIGHED_OPS = ("min_distance", "topk_pool")
 WEIGHED_CASES = (SMALL, SMALL_PATCHES, *EMPTY_CASES)
+WEIGHED_TOPK = ("values_and_gradients", "ones_give", "no_weight_at_all")
 # Of the tests of wrong and strange input, those that launch kernels; the same ops' loads are those of the others.
 SLOW_OPS = frozenset({"mean_activation", "topk_pool"})
 LAUNCHING = ("strange_memory", "what_overlaps", "offsets_beyond_32_bits", "what_is_not_finite_stays")
@@ -69,6 +70,9 @@ SLOW = {
 
 # Values of parameters that the interpreter runs of a test, by a part of its name, and why they are enough.
 SOME = {
+    "a_weight_that_is_none": ("bad", (1 + 1e-6,), "the others are told apart in tests/kernels/triton"),
+    "weights_of_any_strides": ("layout", ("transposed",), "weights are packed before a kernel sees them"),
+    "the_smallest_weights": ("tiny", (1e-30,), "the arithmetic is one"),
     "where_all_are_alike": ("size", (1, 7, 300), "one patch, a part of a tile and many tiles are enough"),
     "non_finite_prototype": ("which", (50,), "any prototype will do"),
     "gradient_of_one_input_alone": (
@@ -103,6 +107,8 @@ def reason_left_out(module: str, test: str, parameters: Mapping[str, object]) ->
             return "the kernel of another op"
         if "any_number_of_threads" in test or parameters.get("case", SMALL) not in WEIGHED_CASES:
             return "a slow case"
+        if parameters.get("op") == "topk_pool" and not any(part in test for part in WEIGHED_TOPK):
+            return "the k nearest take part in some"
     if parameters.get("op") in SLOW_OPS and any(part in test for part in LAUNCHING):
         return "a slow case"
     dtype = parameters.get("dtype", torch.float32)

@@ -142,8 +142,7 @@ def min_distance_search_kernel(
     if RESIDENT:
         at = prototype_row[:, None] * pitch + tl.arange(0, BK)[None, :]
         held_high, held_low = load_factors(p_high, p_low, at, SPLIT)
-    best = tl.full([BP], float("inf"), tl.float32)
-    second = tl.full([BP], float("inf"), tl.float32)
+    best, second = tl.full([BP], float("inf"), tl.float32), tl.full([BP], float("inf"), tl.float32)
     index = tl.zeros([BP], tl.int32)
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):

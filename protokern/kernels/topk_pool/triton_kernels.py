@@ -228,8 +228,7 @@ def topk_exhaustive_kernel(
     image = (tl.program_id(0) // tiles).to(tl.int64)
     image_factors = of_weighted_image(factors, image, num_positions)
     first_prototype = (tl.program_id(0) % tiles) * ROWS
-    slot = tl.arange(0, SLOTS)
-    one = tl.arange(0, 1)
+    slot, one = tl.arange(0, SLOTS), tl.arange(0, 1)
     largest = 3.4028234663852886e38 if tl.float32 == COMPUTE else 1.7e308
     for prototype in range(first_prototype, tl.minimum(first_prototype + ROWS, num_prototypes)):
         out = image * num_prototypes + prototype
@@ -256,8 +255,7 @@ def topk_exhaustive_kernel(
                     first_bad = tl.minimum(first_bad, tl.min(tl.where(x_finite, NO_POSITION, n), 0))
                 # An infinite distance comes behind all others, but before an empty slot.
                 distance = tl.where(distance < largest, distance, largest).to(COMPUTE)
-                distance = weigh(distance, image_factors, n, inside, COSINE)
-                distance = tl.where(inside, distance, float("inf"))
+                distance = tl.where(inside, weigh(distance, image_factors, n, inside, COSINE), float("inf"))
                 patch = tl.where(inside, n, NO_POSITION)
                 value, index = insert(value, index, distance[None, :], patch[None, :], SLOTS)
             value = tl.where(value >= largest, float("inf"), value)

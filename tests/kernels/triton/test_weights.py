@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from protokern.kernels.min_distance import triton_launch
+from protokern.kernels.prototype_pool import triton_launch as pool_launch
 from protokern.kernels.topk_pool import triton_launch as topk_launch
 from protokern.kernels.triton_common.configs import Config
 from protokern.kernels.triton_common.weights import prepare_weights
@@ -218,7 +219,7 @@ def test_a_zero_prototype_takes_the_first_patch_with_a_weight(metric: str) -> No
         assert value[:, 3].tolist() == [1.0, 1.0]
 
 
-def test_strides_and_kinds_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strides_and_kinds_of_weights() -> None:
     inputs, weight = ODD.inputs(), random_weight(ODD).round()
     wanted = search(*inputs, "cosine", weight)
     spread = torch.stack([weight, weight - 9], -1).transpose(1, 2).contiguous().transpose(1, 2)[..., 0]
@@ -230,6 +231,20 @@ def test_strides_and_kinds_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     again, packed = search(*inputs, "sqeuclidean", one), search(*inputs, "sqeuclidean", one.contiguous())
     assert torch.equal(again[0], packed[0])
     assert torch.equal(again[1], packed[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("metric", "activation"), [("sqeuclidean", "exp"), ("cosine", "cosine")])
+def test_a_similarity_is_multiplied_with_the_weight(metric: str, activation: str, dtype: torch.dtype) -> None:
+    features, prototypes = ODD.inputs(dtype)
+    weight = random_weight(ODD, dtype).clamp(0.1)
+    inputs = 0.2 * features, 0.2 * prototypes, metric
+    found, value, patch = pool_launch.prototype_pool(*inputs, activation, 1e-4, "fp32", weight)
+    nearest = search(*inputs, weight)
+    assert torch.equal(value, nearest[0])
+    assert torch.equal(patch, nearest[1])
+    plain = oracle.activation(oracle.distance_map(*inputs), activation).flatten(2) * weight.double().flatten(1)[:, None]
+    torch.testing.assert_close(found.double(), plain.amax(2), rtol=2e-5, atol=2e-6)
 
 
 def test_what_a_kernel_is_told_of_weights() -> None:

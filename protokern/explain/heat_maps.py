@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from protokern.explain.packages import import_extra
-from protokern.kernels import distance_at
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
@@ -109,6 +108,7 @@ class _Similarity:
     def __init__(self, model: PrototypeModel, prototype: int, patch: tuple[int, int]) -> None:
         self.model = model
         self.vector = model.prototype_layer.prototypes.detach()[prototype : prototype + 1]  # (1, D) or (1, D, h, w)
+        self.prototype = torch.tensor([prototype], device=model.device)
         self.patch = patch
         self.is_at_copy = False
 
@@ -116,7 +116,7 @@ class _Similarity:
         layer = self.model.prototype_layer
         features = self.model.features(images.to(self.vector.dtype))  # (B, D, H, W)
         patch = torch.full((len(images), 1), self._flat_patch(features), device=images.device)
-        distance = distance_at(features, self.vector, patch, metric=layer.metric, backend=layer.backend)  # (B, 1)
+        distance = layer.distance_at(features, patch, self.prototype)  # (B, 1)
         length = 1.0 if layer.metric == "cosine" else float(self.vector.double().square().sum())
         self.is_at_copy = bool((distance.detach() <= _ROUNDING**2 * length).any())
         return layer.activate(distance)[:, 0]

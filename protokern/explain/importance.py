@@ -19,7 +19,6 @@ from torch import Tensor
 
 from protokern.explain.importance_sums import ImportanceSums
 from protokern.explain.modifications import Modification, check_image, choose_modifications, modify
-from protokern.kernels import distance_at
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
@@ -265,9 +264,7 @@ class _Measure:
         lost, distances = [], []
         for name, modification in self.modifications.items():
             changed = list(pool.map(partial(modify, name=name, modification=modification), images))
-            modified = distance_at(
-                self.features(changed), layer.prototypes, patch, metric=layer.metric, backend=layer.backend
-            )
+            modified = layer.distance_at(self.features(changed), patch)
             distances.append(modified)
             lost.append(similarity.double() - layer.activate(modified).double())
         everything = torch.stack([distance, *distances], dim=1).double().cpu().numpy()  # (B, 1 + M, P)

@@ -14,6 +14,8 @@ from .triton_common import availability as triton_availability
 from .triton_common.limits import device_limits
 
 BACKENDS = ("reference", "native", "triton")
+# Devices on which the search of a backend takes weights of the patches; "any" for all.
+WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": (), "triton": ()}
 # From the most to the least precise.
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -71,26 +73,34 @@ def choose_backend(
     features: Tensor | None = None,
     prototypes: Tensor | None = None,
     direction: str = "forward",
+    is_weighted: bool = False,
 ) -> Choice:
     """The backend and the precision that serve a call with tensors of `dtype` on `device`.
 
     "auto" takes, of those that can run on the device, triton before native before reference; on a CUDA device on which
     both of the first were measured (fastest.py), the quicker one, if `op` and its inputs are given. A precision of None
     is what `dtype` holds without loss for half inputs, and what torch is told to use for products of float32 inputs;
-    where the backend lacks it, the next more precise one.
+    where the backend lacks it, the next more precise one. With `is_weighted`, "auto" takes only backends whose search
+    has weights of the patches.
 
     Called when the op runs, not when it is traced, so that a compiled graph finds what its own process has.
 
     Raises:
         ValueError: the backend cannot search in that precision.
-        BackendUnavailableError: `backend` was named but cannot run here or not on this device.
+        BackendUnavailableError: `backend` was named but cannot run here, not on this device or not with weights.
     """
     if backend == "auto":
-        chosen = _first_choice(device)
+        chosen = _first_choice(device, is_weighted)
         if chosen == "triton" and features is not None and prototypes is not None:
-            chosen = _quicker(op, direction, precision, features, prototypes) or chosen
+            quicker = _quicker(op, direction, precision, features, prototypes)
+            chosen = quicker if quicker and (not is_weighted or _weighs(quicker, device)) else chosen
     else:
         _require(backend, device)
+        if is_weighted and not _weighs(backend, device):
+            raise BackendUnavailableError(
+                f"backend {backend!r}: takes no patch_weight on {device.type}. "
+                "Use backend='auto', or leave the weights out."
+            )
         chosen = backend
     offered = _precisions(chosen, device)
     if dtype == torch.float64:
@@ -110,12 +120,28 @@ def choose_backend(
     return Choice(chosen, precision)
 
 
-def _first_choice(device: torch.device) -> str:
-    if device.type == "cpu":
-        return "native" if native_library.is_available() else "reference"
-    if device.type in triton_availability.device_types() and not triton_availability.device_problem(device):
-        return "triton"
-    return "native" if device.type == "cuda" and native_library.is_available("cuda") else "reference"
+def given(patch_weight: Tensor | None) -> tuple[Tensor, ...]:
+    """The last arguments of a compiled search: the weights of the patches, if there are any."""
+    return () if patch_weight is None else (patch_weight,)
+
+
+def _first_choice(device: torch.device, is_weighted: bool) -> str:
+    for backend in ("triton", "native"):
+        if _is_for(backend, device) and (not is_weighted or _weighs(backend, device)):
+            return backend
+    return "reference"
+
+
+def _is_for(backend: str, device: torch.device) -> bool:
+    """Whether "auto" may take a compiled backend on a device: Triton never on the CPU, where it is interpreted."""
+    if backend == "native":
+        return device.type in ("cpu", "cuda") and native_library.is_available(device.type)
+    is_triton_device = device.type != "cpu" and device.type in triton_availability.device_types()
+    return is_triton_device and not triton_availability.device_problem(device)
+
+
+def _weighs(backend: str, device: torch.device) -> bool:
+    return "any" in WEIGHING[backend] or device.type in WEIGHING[backend]
 
 
 def _quicker(op: str, direction: str, precision: str | None, features: Tensor, prototypes: Tensor) -> str | None:

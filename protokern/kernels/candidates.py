@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .chunking import product_dtype
-from .metrics import Vectors
+from .metrics import Vectors, takes_part, weigh
 
 
 class Centred(NamedTuple):
@@ -41,16 +41,39 @@ def expanded(x: Centred, p: Centred) -> tuple[Tensor, Tensor]:
     return torch.baddbmm(norms, p.values.expand(len(x.values), -1, -1), x.values.transpose(1, 2), alpha=-2), norms
 
 
-def candidates(x: Centred, p: Centred, has_zero: Tensor | None, unit: float, k: int = 1) -> Tensor:
+def candidates(
+    x: Centred, p: Centred, has_zero: Tensor | None, unit: float, k: int = 1, weight: Tensor | None = None
+) -> Tensor:
     """Patches that may be among the k nearest: (b, P, N) bool, True wherever rounding to `unit` cannot exclude it.
 
-    `has_zero` (b, P, N) marks pairs with a zero vector under cosine.
+    Args:
+        x: patches (b, N, K).
+        p: prototypes (P, K).
+        has_zero: (b, P, N), which pairs have a zero vector; None unless the metric is cosine.
+        unit: unit roundoff of the distances that decide in the end.
+        k: how many patches are wanted.
+        weight: (b, N), of the patches; those that take no part are no candidates, but for patch 0 where none does.
     """
     score, _ = expanded(x, p)
     if has_zero is not None:
         score = score.masked_fill(has_zero, 2)  # twice the cosine distance of unit vectors, which is 1
-    worst = score.amin(-1, keepdim=True) if k == 1 else score.topk(k, -1, largest=False).values[..., -1:]
-    return ~(score > worst + _doubt(x, p, unit)[..., None])
+    if weight is None:
+        return ~(score > _worst(score, k) + _doubt(x, p, unit)[..., None])
+    is_cosine = has_zero is not None
+    w = weight[:, None].to(score.dtype)
+    score = 2 * weigh(score / 2, w, "cosine") if is_cosine else weigh(score, w, "sqeuclidean")
+    score = score.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    worst = _worst(score, k)
+    # A weight adds a few roundings of numbers up to 2, or up to the distance itself, to a score and to the last word.
+    more = 64 * unit if is_cosine else 32 * unit * worst.abs()
+    counts = takes_part(weight)
+    counts[:, 0] |= ~counts.any(-1)
+    return ~(score > worst + (_doubt(x, p, unit)[..., None] + more)) & counts[:, None]
+
+
+def _worst(score: Tensor, k: int) -> Tensor:
+    """The k-th smallest score over the patches, (b, P, 1)."""
+    return score.amin(-1, keepdim=True) if k == 1 else score.topk(k, -1, largest=False).values[..., -1:]
 
 
 def _doubt(x: Centred, p: Centred, unit: float) -> Tensor:

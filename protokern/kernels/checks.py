@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .activations import ACTIVATIONS
-from .geometry import grid_shape
+from .geometry import compute_dtype, grid_shape
 from .metrics import METRICS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -50,6 +50,44 @@ def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
         )
     wider = torch.promote_types(features.dtype, prototypes.dtype)
     return features.to(wider), prototypes.to(wider)
+
+
+def check_patch_weight(patch_weight: object, features: Tensor, prototypes: Tensor) -> Tensor | None:
+    """Check the weights of the patches, all but their range; `features` and `prototypes` are checked already.
+
+    Returns:
+        The weights (B, H', W') in the type that distances are computed in, a mask as zeros and ones; None for None.
+
+    Raises:
+        TypeError: they are not a tensor.
+        ValueError: shape, type or device do not fit.
+    """
+    if patch_weight is None:
+        return None
+    if not isinstance(patch_weight, Tensor):
+        raise TypeError(f"patch_weight: must be a torch.Tensor or None; got {type(patch_weight).__name__}.")
+    if patch_weight.layout is not torch.strided:
+        raise ValueError(
+            f"patch_weight: must be a dense tensor; got layout {patch_weight.layout}. Call to_dense() on it."
+        )
+    wanted = (features.shape[0], *grid_shape(features, prototypes))
+    if patch_weight.dim() != 3 or any(got != size for got, size in zip(patch_weight.shape, wanted, strict=True)):
+        raise ValueError(
+            f"patch_weight: must have shape {wanted}, one weight per image and patch of the grid; "
+            f"got {tuple(patch_weight.shape)}."
+        )
+    wide = compute_dtype(features.dtype)
+    types = DTYPES if torch.is_autocast_enabled(features.device.type) else (features.dtype, wide)
+    if patch_weight.dtype not in (torch.bool, *types):
+        names = " or ".join(str(dtype) for dtype in dict.fromkeys((wide, features.dtype)))
+        raise ValueError(
+            f"patch_weight: must be torch.bool or {names} to match features; got {patch_weight.dtype}. Convert it."
+        )
+    if patch_weight.device != features.device:
+        raise ValueError(
+            f"patch_weight: must be on the device of features, {features.device}; got {patch_weight.device}. Move it."
+        )
+    return patch_weight.to(wide)
 
 
 def check_epsilon(epsilon: float) -> float:

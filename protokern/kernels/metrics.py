@@ -1,4 +1,4 @@
-"""What the two metrics mean for pairs of patch vectors: the difference form, its gradient and non-finite vectors.
+"""What the two metrics mean for pairs of patch vectors: the difference form, weights, gradients, non-finite vectors.
 
 `sqeuclidean` is sum (x - p)^2. `cosine` is 1 - cos(x, p), computed as half the squared distance of the unit vectors, so
 that it is exactly 0 where the vectors are equal; a zero vector is at distance 1 from everything.
@@ -78,3 +78,41 @@ def distance_gradient(grad: Tensor, x: Vectors, p: Vectors, metric: str) -> tupl
     grad_x = live * (difference - cosine_distance * x.values) / x.norm[..., None]
     grad_p = -live * (difference + cosine_distance * p.values) / p.norm[..., None]
     return grad_x, grad_p
+
+
+def weigh(distance: Tensor, weight: Tensor, metric: str) -> Tensor:
+    """Distances to patches of weight w, which broadcast against each other.
+
+    Under cosine (1 - w) + w d, so that the similarity 1 - d becomes w (1 - d). Under sqeuclidean d - log(w), so that
+    exp(-d) becomes w exp(-d). A weight of 1 changes no bit, one of 0 gives inf, and one that is NaN or outside of
+    [0, 1] gives NaN. A distance that is NaN stays so.
+    """
+    weighted = (1 - weight) + weight * distance if metric == "cosine" else distance - weight.log()
+    weighted = torch.where(takes_part(weight) | distance.isnan(), weighted, torch.inf)
+    return torch.where(is_weight(weight), weighted, torch.nan)
+
+
+def weigh_gradient(distance: Tensor, weight: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Derivatives of `weigh` with respect to the distance and to the weight, of the shape of both together.
+
+    Both are 0 at a weight of 0, where the patch takes no part, and NaN at one that is NaN or outside of [0, 1].
+    """
+    if metric == "cosine":
+        to_distance, to_weight = weight + 0 * distance, distance - 1
+    else:
+        to_distance, to_weight = torch.ones_like(distance * weight), -1 / weight + 0 * distance
+    counts, valid = takes_part(weight), is_weight(weight)
+    to_distance, to_weight = (
+        torch.where(valid, torch.where(counts, gradient, 0), torch.nan) for gradient in (to_distance, to_weight)
+    )
+    return to_distance, to_weight
+
+
+def takes_part(weight: Tensor) -> Tensor:
+    """Where a weight lets its patch be chosen: everywhere but at 0."""
+    return weight != 0
+
+
+def is_weight(weight: Tensor) -> Tensor:
+    """Where a weight is one: in [0, 1], and no NaN."""
+    return (weight >= 0) & (weight <= 1)

@@ -42,8 +42,10 @@ def register_op(
     LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     register_fake(f"protokern::{name}", fake, lib=LIBRARY)
     overload = getattr(torch.ops.protokern, name).default
+    defaults = [argument.default_value for argument in overload._schema.arguments]
 
     def autograd(*args: Any) -> Any:
+        args = (*args, *defaults[len(args) :])  # the dispatcher leaves out what equals its default
         refuse_transforms(name)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         _refuse_tangents(name, tensors)
@@ -108,6 +110,12 @@ def fake_gradients(_grad: Tensor, features: Tensor, prototypes: Tensor, *setting
         for tensor, needed in zip(inputs, needs, strict=True)
     )
     return to_features, to_prototypes
+
+
+def tensors_needed(ctx: Any) -> tuple[bool, bool, bool]:
+    """Of an op whose first two arguments are features and prototypes and whose last one is weights: which need one."""
+    of_features, of_prototypes, *_, of_weight = ctx.needs_input_grad
+    return of_features, of_prototypes, of_weight
 
 
 def only_needed(grads: tuple[Tensor, Tensor], needs: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:

@@ -279,6 +279,7 @@ class ProtoPool(PrototypeModel):
     def head(self, features: Tensor) -> ProtoPoolOutput:
         """Logits, distances, focal similarities and patches for feature maps (B, D, H, W)."""
         layer = self.prototype_layer
+        layer.require_even_weights("focal similarities")
         assignment = self.assignment()
         pool = layer(features)
         if self.focal == "similarity":

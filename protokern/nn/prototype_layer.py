@@ -6,10 +6,20 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
-from protokern.kernels import MinDistance, PrototypePool, distance_map, min_distance, prototype_pool, topk_pool
+from protokern.kernels import (
+    MinDistance,
+    PrototypePool,
+    distance_at,
+    distance_map,
+    min_distance,
+    prototype_pool,
+    topk_pool,
+)
 from protokern.kernels.activations import activate
 from protokern.kernels.checks import MOST_PATCHES, check_activation, check_epsilon
+from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.metrics import METRICS
 
 Activation = str | Callable[[Tensor], Tensor]
@@ -30,6 +40,11 @@ class PrototypeLayer(nn.Module):
             patch stay those of the nearest one.
         precision: how the search computes, see `protokern.min_distance`.
         backend: see `protokern.min_distance`.
+        norm_as_weight: patches count by the length of their features, with `metric="cosine"` only. The weight of a
+            patch, as in `protokern.min_distance`, is the Euclidean norm of its feature vector, at most 1; for patches
+            of several cells the mean over the cells. So the similarity of a vector s x with |x| = 1 and s <= 1 is s
+            times the cosine, and 0 for a zero vector. Every method does this; a `patch_weight` that is given besides
+            is multiplied with it.
 
     Attributes:
         prototypes: parameter (P, D), or (P, D, h, w) for sizes other than (1, 1). Starts uniform in [0, 1) for
@@ -53,6 +68,7 @@ class PrototypeLayer(nn.Module):
         top_k: int = 1,
         precision: str | None = None,
         backend: str = "auto",
+        norm_as_weight: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(num_prototypes, prototype_dim, prototype_size)
@@ -61,6 +77,12 @@ class PrototypeLayer(nn.Module):
         if metric not in METRICS:
             raise ValueError(f"metric: must be one of {', '.join(METRICS)}; got {metric!r}. Check the spelling.")
         check_activation(activation, metric)
+        if norm_as_weight and metric != "cosine":
+            raise ValueError(
+                f"norm_as_weight: must be False unless metric is 'cosine'; got True with metric {metric!r}. "
+                "Choose the other metric, or give weights as patch_weight."
+            )
+        self.norm_as_weight = norm_as_weight
         self.activation = activation
         self.metric = metric
         self.epsilon = check_epsilon(epsilon)
@@ -87,8 +109,14 @@ class PrototypeLayer(nn.Module):
         height, width = self.prototypes.shape[2:] or (1, 1)
         return height, width
 
-    def forward(self, features: Tensor) -> PrototypePool:
-        """Activation, smallest distance and nearest patch, each (B, P), for features (B, D, H, W)."""
+    def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:
+        """Activation, smallest distance and nearest patch, each (B, P).
+
+        Args:
+            features: (B, D, H, W).
+            patch_weight: (B, H', W') in [0, 1], how much every patch counts; see `protokern.min_distance`.
+        """
+        patch_weight = self._weights(features, patch_weight)
         if self.top_k > 1:
             nearest = topk_pool(
                 features,
@@ -99,6 +127,7 @@ class PrototypeLayer(nn.Module):
                 metric=self.metric,
                 precision=self.precision,
                 backend=self.backend,
+                patch_weight=patch_weight,
             )
             return PrototypePool(nearest.activation, nearest.distance[..., 0], nearest.patch[..., 0])
         return prototype_pool(
@@ -109,10 +138,16 @@ class PrototypeLayer(nn.Module):
             metric=self.metric,
             precision=self.precision,
             backend=self.backend,
+            patch_weight=patch_weight,
         )
 
     def min_distance(
-        self, features: Tensor, prototype_index: Tensor | None = None, *, exact: bool = False
+        self,
+        features: Tensor,
+        prototype_index: Tensor | None = None,
+        *,
+        exact: bool = False,
+        patch_weight: Tensor | None = None,
     ) -> MinDistance:
         """Smallest distance and nearest patch, each (B, P'), without the activation.
 
@@ -120,17 +155,24 @@ class PrototypeLayer(nn.Module):
             features: (B, D, H, W).
             prototype_index: (P',) int64, which prototypes; None: all.
             exact: search in full precision, whatever the layer and torch's setting for products say.
+            patch_weight: (B, H', W'), as in `forward`.
         """
         return min_distance(
             features,
-            self.prototypes if prototype_index is None else self.prototypes[prototype_index],
+            self._chosen(prototype_index),
             metric=self.metric,
             precision="fp32" if exact else self.precision,
             backend=self.backend,
+            patch_weight=self._weights(features, patch_weight),
         )
 
     def nearest_distances(
-        self, features: Tensor, k: int, prototype_index: Tensor | None = None
+        self,
+        features: Tensor,
+        k: int,
+        prototype_index: Tensor | None = None,
+        *,
+        patch_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Distances of the k nearest patches, ascending, and where they are, (B, P', k) each, in full precision.
 
@@ -138,22 +180,62 @@ class PrototypeLayer(nn.Module):
             features: (B, D, H, W).
             k: 1 to 8, at most the patches of the grid.
             prototype_index: (P',) int64, which prototypes; None: all.
+            patch_weight: (B, H', W'), as in `forward`.
         """
         nearest = topk_pool(
             features,
-            self.prototypes if prototype_index is None else self.prototypes[prototype_index],
+            self._chosen(prototype_index),
             k,
             activation="linear",
             metric=self.metric,
             precision="fp32",
             backend=self.backend,
+            patch_weight=self._weights(features, patch_weight),
         )
         return nearest.distance, nearest.patch
 
-    def distance_map(self, features: Tensor, prototype_index: Tensor | None = None) -> Tensor:
-        """Distances (B, P', H', W') at every patch, of all prototypes or those in `prototype_index` (P',) int64."""
+    def distance_map(
+        self, features: Tensor, prototype_index: Tensor | None = None, *, patch_weight: Tensor | None = None
+    ) -> Tensor:
+        """Distances (B, P', H', W') at every patch.
+
+        Args:
+            features: (B, D, H, W).
+            prototype_index: (P',) int64, which prototypes; None: all.
+            patch_weight: (B, H', W'), as in `forward`.
+        """
         return distance_map(
-            features, self.prototypes, prototype_index=prototype_index, metric=self.metric, backend=self.backend
+            features,
+            self.prototypes,
+            prototype_index=prototype_index,
+            metric=self.metric,
+            backend=self.backend,
+            patch_weight=self._weights(features, patch_weight),
+        )
+
+    def distance_at(
+        self,
+        features: Tensor,
+        patch: Tensor,
+        prototype_index: Tensor | None = None,
+        *,
+        patch_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Distances (B, P') at one given patch for each image and prototype.
+
+        Args:
+            features: (B, D, H, W).
+            patch: (B, P') int64, flat indices row * W' + column.
+            prototype_index: (P',) int64, which prototypes; None: all.
+            patch_weight: (B, H', W'), as in `forward`.
+        """
+        return distance_at(
+            features,
+            self._chosen(prototype_index),
+            patch,
+            metric=self.metric,
+            backend=self.backend,
+            patch_weight=self._weights(features, patch_weight),
         )
 
     def activate(self, distance: Tensor) -> Tensor:
@@ -161,6 +243,32 @@ class PrototypeLayer(nn.Module):
         if callable(self.activation):
             return self.activation(distance)
         return activate(distance, self.activation, self.epsilon)
+
+    def require_even_weights(self, what: str) -> None:
+        """Refuse what looks at all patches alike where the patches have weights.
+
+        Raises:
+            ValueError: `norm_as_weight` is set.
+        """
+        if self.norm_as_weight:
+            raise ValueError(
+                f"norm_as_weight: must be False for {what}, which counts all patches alike; got True. Leave it out."
+            )
+
+    def _chosen(self, prototype_index: Tensor | None) -> Tensor:
+        """The prototypes that an index chooses, (P', D) or (P', D, h, w)."""
+        return self.prototypes if prototype_index is None else self.prototypes[prototype_index]
+
+    def _weights(self, features: Tensor, patch_weight: Tensor | None) -> Tensor | None:
+        """The weights (B, H', W') of the patches, those that are given and those of their norms."""
+        if not self.norm_as_weight:
+            return patch_weight
+        dtype = compute_dtype(features.dtype)
+        # A zero vector is at distance 1, like any other without a direction; a weight of 0 would take it out.
+        norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype).clamp(torch.finfo(dtype).tiny, 1)  # (B, H, W)
+        if self.prototype_size != (1, 1):
+            norm = avg_pool2d(norm, self.prototype_size, stride=1)  # (B, H', W')
+        return norm if patch_weight is None else norm * patch_weight
 
     def keep_prototypes(self, index: Tensor) -> None:
         """Drop all prototypes but those in `index` (P',) int64; `prototypes` becomes a new parameter."""
@@ -174,6 +282,8 @@ class PrototypeLayer(nn.Module):
             f"num_prototypes={self.num_prototypes}, prototype_dim={self.prototype_dim}, "
             f"prototype_size=({height}, {width}), activation={self.activation!r}, metric={self.metric!r}"
         )
+        if self.norm_as_weight:
+            text = f"{text}, norm_as_weight=True"
         return text if self.top_k == 1 else f"{text}, top_k={self.top_k}"
 
 

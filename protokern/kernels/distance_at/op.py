@@ -8,20 +8,28 @@ import torch
 from torch import Tensor
 
 from ..backends import check_names, choose_backend
-from ..checks import check_inputs, check_patch, check_range
+from ..checks import check_inputs, check_patch, check_patch_weight, check_range
 from ..geometry import compute_dtype, grid_shape
+from ..metrics import weigh
 from ..min_distance.op import min_distance_backward
-from ..registration import below_autograd, refuse_transforms, register_op
+from ..min_distance.weight_gradient import weight_at
+from ..registration import below_autograd, refuse_transforms, register_op, tensors_needed
 from . import native, reference
 
 
 def distance_at(
-    features: Tensor, prototypes: Tensor, patch: Tensor, *, metric: str = "sqeuclidean", backend: str = "auto"
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    *,
+    metric: str = "sqeuclidean",
+    backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> Tensor:
     """Distance from every prototype to one given patch of every image.
 
-    At the patches that `min_distance` returns it gives the same distances. Differentiable once in `features` and
-    `prototypes`.
+    At the patches that `min_distance` returns it gives the same distances. Differentiable once in features, prototypes
+    and weights.
 
     Args:
         features: feature maps, (B, D, H, W); as in `min_distance`.
@@ -29,10 +37,11 @@ def distance_at(
         patch: (B, P) int64, flat index row * W' + column, in [0, H' * W').
         metric: "sqeuclidean" or "cosine"; as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
+        patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`.
 
     Returns:
         (B, P), float32 for half inputs, else the dtype of the inputs; NaN where the patch or the prototype is not
-        finite.
+        finite, or the patch's weight is NaN or outside of [0, 1]; inf where that is 0.
 
     Raises:
         TypeError: an input is not a tensor.
@@ -43,11 +52,24 @@ def distance_at(
     refuse_transforms("distance_at")
     features, prototypes = check_inputs(features, prototypes, metric)
     check_patch(patch, features, prototypes)
+    patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, None)
-    return _distance_at_op(features, prototypes, patch, metric, backend)
+    return _distance_at_op(features, prototypes, patch, metric, backend, patch_weight)
 
 
-def _implementation(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
+def _implementation(
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    backend: str,
+    patch_weight: Tensor | None = None,
+) -> Tensor:
+    distance = _unweighted(features, prototypes, patch, metric, backend)
+    return distance if patch_weight is None else weigh(distance, weight_at(patch_weight, patch), metric)
+
+
+def _unweighted(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
     rows, columns = grid_shape(features, prototypes)
     check_range(patch, "patch", rows * columns)
     chosen = choose_backend(backend, features.device, features.dtype, None).backend
@@ -60,27 +82,36 @@ def _implementation(features: Tensor, prototypes: Tensor, patch: Tensor, metric:
     return reference.distance_at(features, prototypes, patch, metric)
 
 
-def _fake(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
+def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:
     return features.new_empty((features.shape[0], prototypes.shape[0]), dtype=compute_dtype(features.dtype))
 
 
 class _DistanceAtFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
-        ctx.save_for_backward(features, prototypes, patch)
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        prototypes: Tensor,
+        patch: Tensor,
+        metric: str,
+        backend: str,
+        patch_weight: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(features, prototypes, patch, patch_weight)
         ctx.metric, ctx.backend = metric, backend
-        return below_autograd(_distance_at_op, features, prototypes, patch, metric, backend)
+        return below_autograd(_distance_at_op, features, prototypes, patch, metric, backend, patch_weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, prototypes, patch = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
-        grads = min_distance_backward(grad, features, prototypes, patch, ctx.metric, ctx.backend, needs)
-        return *grads, None, None, None
+        features, prototypes, patch, patch_weight = ctx.saved_tensors
+        inputs = (features, prototypes, patch, ctx.metric, ctx.backend, tensors_needed(ctx), patch_weight)
+        *to_inputs, to_weight = min_distance_backward(grad, *inputs)
+        return *to_inputs, None, None, None, to_weight
 
 
 _distance_at_op = register_op(
-    "distance_at(Tensor features, Tensor prototypes, Tensor patch, str metric, str backend) -> Tensor",
+    "distance_at(Tensor features, Tensor prototypes, Tensor patch, str metric, str backend, "
+    "Tensor? patch_weight=None) -> Tensor",
     implementation=_implementation,
     fake=_fake,
     function=_DistanceAtFunction,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..backends import check_names, choose_backend
-from ..checks import check_inputs, check_prototype_index, check_range
+from ..checks import check_inputs, check_patch_weight, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
+from ..metrics import weigh, weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -17,6 +18,7 @@ from ..registration import (
     only_needed,
     refuse_transforms,
     register_op,
+    tensors_needed,
 )
 from . import native, reference
 
@@ -28,11 +30,12 @@ def distance_map(
     prototype_index: Tensor | None = None,
     metric: str = "sqeuclidean",
     backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> Tensor:
     """Distance from prototypes to every patch: the numbers that `min_distance` takes the smallest of.
 
-    Differentiable once in both inputs, at every patch. Choose the prototypes that are needed: the result for all of
-    them is the B x P x H x W tensor that `min_distance` avoids.
+    Differentiable once in features, prototypes and weights, at every patch. Choose the prototypes that are needed: the
+    result for all of them is the B x P x H x W tensor that `min_distance` avoids.
 
     Args:
         features: feature maps, (B, D, H, W); as in `min_distance`.
@@ -40,10 +43,11 @@ def distance_map(
         prototype_index: (P',) int64, which prototypes, in any order and with repeats; None for all.
         metric: "sqeuclidean" or "cosine"; as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
+        patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`.
 
     Returns:
         (B, P', H', W'), float32 for half inputs, else the dtype of the inputs; NaN where the patch or the prototype is
-        not finite.
+        not finite, or the patch's weight is NaN or outside of [0, 1]; inf where that is 0.
 
     Raises:
         TypeError: an input is not a tensor.
@@ -56,8 +60,9 @@ def distance_map(
     if prototype_index is not None:
         check_prototype_index(prototype_index, prototypes)
         prototypes = _select(prototypes, prototype_index)
+    patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, None)
-    return _distance_map_op(features, prototypes, metric, backend)
+    return _distance_map_op(features, prototypes, metric, backend, patch_weight)
 
 
 def _select(prototypes: Tensor, index: Tensor) -> Tensor:
@@ -67,7 +72,14 @@ def _select(prototypes: Tensor, index: Tensor) -> Tensor:
     return prototypes.index_select(0, index) if prototypes.device.type == "cpu" else prototypes[index]
 
 
-def _implementation(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
+def _implementation(
+    features: Tensor, prototypes: Tensor, metric: str, backend: str, patch_weight: Tensor | None = None
+) -> Tensor:
+    distance = _unweighted(features, prototypes, metric, backend)
+    return distance if patch_weight is None else weigh(distance, patch_weight[:, None], metric)
+
+
+def _unweighted(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
     chosen = choose_backend(backend, features.device, features.dtype, None).backend
     if chosen == "native":
         return native.distance_map(features, prototypes, metric)
@@ -78,27 +90,40 @@ def _implementation(features: Tensor, prototypes: Tensor, metric: str, backend: 
     return reference.distance_map(features, prototypes, metric)
 
 
-def _fake(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
+def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:
     shape = (features.shape[0], prototypes.shape[0], *grid_shape(features, prototypes))
     return features.new_empty(shape, dtype=compute_dtype(features.dtype))
 
 
 class _DistanceMapFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
-        ctx.save_for_backward(features, prototypes)
-        ctx.metric = metric
-        return below_autograd(_distance_map_op, features, prototypes, metric, backend)
+    def forward(
+        ctx: Any, features: Tensor, prototypes: Tensor, metric: str, backend: str, patch_weight: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(features, prototypes, patch_weight)
+        ctx.metric, ctx.backend = metric, backend
+        return below_autograd(_distance_map_op, features, prototypes, metric, backend, patch_weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[:2]
-        grads = _backward_op(grad, *ctx.saved_tensors, ctx.metric, *needs)
-        return *only_needed(grads, needs), None, None
+        features, prototypes, patch_weight = ctx.saved_tensors
+        *needs, needs_weight = tensors_needed(ctx)
+        to_weight = None
+        if patch_weight is not None:
+            distance = grad  # its values are wanted for the gradient of the weights alone, and under cosine alone
+            if needs_weight and ctx.metric == "cosine":
+                distance = below_autograd(_distance_map_op, features, prototypes, ctx.metric, ctx.backend)
+            slopes = weigh_gradient(distance, patch_weight[:, None], ctx.metric)
+            to_weight = (grad * slopes[1]).sum(1) if needs_weight else None
+            grad = grad * slopes[0]
+        if not any(needs):
+            return None, None, None, None, to_weight
+        grads = _backward_op(grad, features, prototypes, ctx.metric, *needs)
+        return *only_needed(grads, (needs[0], needs[1])), None, None, to_weight
 
 
 _distance_map_op = register_op(
-    "distance_map(Tensor features, Tensor prototypes, str metric, str backend) -> Tensor",
+    "distance_map(Tensor features, Tensor prototypes, str metric, str backend, Tensor? patch_weight=None) -> Tensor",
     implementation=_implementation,
     fake=_fake,
     function=_DistanceMapFunction,

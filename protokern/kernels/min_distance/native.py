@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from .. import native_library
+from ..backends import given
 
 
-def min_distance(features: Tensor, prototypes: Tensor, metric: str, precision: str) -> tuple[Tensor, Tensor]:
+def min_distance(
+    features: Tensor, prototypes: Tensor, metric: str, precision: str, patch_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
     native_library.load()
-    return torch.ops.protokern_native.min_distance.default(features, prototypes, metric, precision)
+    inputs = (features, prototypes, metric, precision)
+    return torch.ops.protokern_native.min_distance.default(*inputs, *given(patch_weight))
 
 
 def min_distance_backward(

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend
-from ..checks import check_inputs
+from ..backends import check_names, choose_backend, given
+from ..checks import check_inputs, check_patch_weight
 from ..geometry import compute_dtype
+from ..metrics import weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -18,8 +19,10 @@ from ..registration import (
     refuse_transforms,
     register_op,
     register_result,
+    tensors_needed,
 )
 from . import native, reference
+from .weight_gradient import min_distance_weight_backward, weight_at
 
 
 class MinDistance(NamedTuple):
@@ -44,11 +47,12 @@ def min_distance(
     metric: str = "sqeuclidean",
     precision: str | None = None,
     backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> MinDistance:
     """Distance from every prototype to its nearest patch, and which patch that is.
 
-    Differentiable once in both inputs; the gradient flows through the nearest patch only and is the same, bit for bit,
-    on every run and for any number of threads. Never allocates B x P x H x W.
+    Differentiable once in features, prototypes and weights; the gradient flows through the nearest patch only and is
+    the same, bit for bit, on every run and for any number of threads. Never allocates B x P x H x W.
 
     Args:
         features: feature maps, (B, D, H, W), float64/float32/bfloat16/float16, any strides.
@@ -61,11 +65,17 @@ def min_distance(
             where the backend lacks that. Whatever it is, `value` is exact at `patch`; a coarse search may only take a
             patch that is nearly the nearest. float64 inputs are searched in float64.
         backend: "auto", or a name from `available_backends()`.
+        patch_weight: how much every patch of the grid counts, (B, H', W') in [0, 1]: floating, of the dtype of features
+            or float32 with half features, or bool. Distances d become (1 - w) + w d under "cosine", so that the
+            similarity 1 - d becomes w (1 - d), and d - log(w) under "sqeuclidean", so that exp(-d) becomes w exp(-d);
+            the nearest patch is the one with the smallest weighted distance. A weight of 1 changes no bit. A patch of
+            weight 0 (False) takes no part and is never chosen: padding, dropped tokens. None: all weights are 1.
 
     Returns:
         MinDistance with `value` (B, P): float32 for half inputs, else the dtype of the inputs; the difference form at
         `patch`, so exactly 0 for an exact copy; and `patch` (B, P) int64: the lowest index on a tie. A non-finite patch
-        or prototype gives NaN and the index of the first such patch.
+        or prototype gives NaN and the index of the first such patch, and so does a weight that is NaN or outside of
+        [0, 1]; the weight of a non-finite patch does not matter. An image whose weights are all 0 has NaN and patch 0.
 
     Raises:
         TypeError: an input is not a tensor.
@@ -77,8 +87,9 @@ def min_distance(
     """
     refuse_transforms("min_distance")
     features, prototypes = check_inputs(features, prototypes, metric)
+    patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, precision)
-    return MinDistance(*_min_distance_op(features, prototypes, metric, precision, backend))
+    return MinDistance(*_min_distance_op(features, prototypes, metric, precision, backend, patch_weight))
 
 
 def min_distance_backward(
@@ -88,30 +99,59 @@ def min_distance_backward(
     patch: Tensor,
     metric: str,
     backend: str,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the distance at `patch`, None where not needed, through the registered op."""
-    if not any(needs):
-        return None, None
-    grads = _backward_op(grad_value, features, prototypes, patch, metric, backend, *needs)
-    return only_needed(grads, needs)
+    needs: tuple[bool, bool, bool],
+    patch_weight: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of the distance at `patch` (B, P) to features, prototypes and weights, None where not needed.
+
+    Through registered ops, which know nothing of weights but what the last gradient is.
+    """
+    grad_weight = None
+    if patch_weight is not None:
+        if needs[2]:
+            inputs = (grad_value, features, prototypes, patch, patch_weight, metric, backend)
+            grad_weight = min_distance_weight_backward(*inputs)
+        grad_value = grad_value * weigh_gradient(grad_value, weight_at(patch_weight, patch), metric)[0]
+    if not any(needs[:2]):
+        return None, None, grad_weight
+    grads = _backward_op(grad_value, features, prototypes, patch, metric, backend, *needs[:2])
+    return *only_needed(grads, needs[:2]), grad_weight
 
 
 def _implementation(
-    features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    precision: str | None,
+    backend: str,
+    patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision, "min_distance", features, prototypes)
+    choice = choose_backend(
+        backend,
+        features.device,
+        features.dtype,
+        precision,
+        "min_distance",
+        features,
+        prototypes,
+        is_weighted=patch_weight is not None,
+    )
     if choice.backend == "native":
-        return native.min_distance(features, prototypes, metric, choice.precision)
+        return native.min_distance(features, prototypes, metric, choice.precision, patch_weight)
     if choice.backend == "triton":
         from . import triton_launch
 
-        return triton_launch.min_distance(features, prototypes, metric, choice.precision)
-    return reference.min_distance(features, prototypes, metric)
+        return triton_launch.min_distance(features, prototypes, metric, choice.precision, *given(patch_weight))
+    return reference.min_distance(features, prototypes, metric, patch_weight)
 
 
 def _fake(
-    features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    precision: str | None,
+    backend: str,
+    patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     shape = (features.shape[0], prototypes.shape[0])
     value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
@@ -121,10 +161,17 @@ def _fake(
 class _MinDistanceFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, prototypes: Tensor, metric: str, precision: str | None, backend: str
+        ctx: Any,
+        features: Tensor,
+        prototypes: Tensor,
+        metric: str,
+        precision: str | None,
+        backend: str,
+        patch_weight: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        value, patch = below_autograd(_min_distance_op, features, prototypes, metric, precision, backend)
-        ctx.save_for_backward(features, prototypes, patch)
+        inputs = (features, prototypes, metric, precision, backend, patch_weight)
+        value, patch = below_autograd(_min_distance_op, *inputs)
+        ctx.save_for_backward(features, prototypes, patch, patch_weight)
         ctx.mark_non_differentiable(patch)
         ctx.set_materialize_grads(False)
         ctx.metric, ctx.backend = metric, backend
@@ -133,11 +180,11 @@ class _MinDistanceFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None,) * 5
-        features, prototypes, patch = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
-        grads = min_distance_backward(grads[0], features, prototypes, patch, ctx.metric, ctx.backend, needs)
-        return *grads, None, None, None
+            return (None,) * 6
+        features, prototypes, patch, patch_weight = ctx.saved_tensors
+        inputs = (features, prototypes, patch, ctx.metric, ctx.backend, tensors_needed(ctx), patch_weight)
+        *to_inputs, to_weight = min_distance_backward(grads[0], *inputs)
+        return *to_inputs, None, None, None, to_weight
 
 
 def _backward_implementation(
@@ -164,7 +211,8 @@ def _backward_implementation(
 
 
 _min_distance_op = register_op(
-    "min_distance(Tensor features, Tensor prototypes, str metric, str? precision, str backend) -> (Tensor, Tensor)",
+    "min_distance(Tensor features, Tensor prototypes, str metric, str? precision, str backend, "
+    "Tensor? patch_weight=None) -> (Tensor, Tensor)",
     implementation=_implementation,
     fake=_fake,
     function=_MinDistanceFunction,

@@ -13,11 +13,13 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, distance_gradient, prepare
+from ..metrics import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
 
 
-def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
+def min_distance(
+    features: Tensor, prototypes: Tensor, metric: str, patch_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Smallest distance over the grid (B, P), weighted or not, and the flat index of its patch (B, P) int64."""
     dtype = compute_dtype(features.dtype)
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
@@ -32,12 +34,14 @@ def min_distance(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
     for images in chunks(len(features), max(1, budget // (num_patches * depth))):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
         x_centred = centred(x, centre)
+        weight = None if patch_weight is None else patch_weight[images].flatten(1)  # (b, N)
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
             has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
-            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit)
-            nearest = _first_nearest(x, some, in_doubt, metric, budget)
-            value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, x.is_finite, some.is_finite)
+            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, weight=weight)
+            nearest = _first_nearest(x, some, in_doubt, metric, budget, weight)
+            bad = first_bad(x.is_finite, weight)
+            value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, bad, some.is_finite)
     return value, patch
 
 
@@ -84,20 +88,24 @@ def min_distance_backward(
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 
-def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, metric: str, budget: int) -> tuple[Tensor, Tensor]:
+def _first_nearest(
+    x: Vectors, p: Vectors, in_doubt: Tensor, metric: str, budget: int, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Of the candidates (b, P, N), the first with the smallest difference form: distance (b, P) and index (b, P)."""
     batch, num_prototypes, num_patches = in_doubt.shape
     shape = (batch, num_prototypes)
     image, prototype, position = in_doubt.nonzero(as_tuple=True)  # ascending
     row = image * num_patches + position
     if len(row) == batch * num_prototypes:  # one for every pair
-        return distance(x.take(row.view(shape)), p, metric), position.view(shape)
+        exact = distance(x.take(row.view(shape)), p, metric)
+        return weigh_rows(exact, row.view(shape), weight, metric), position.view(shape)
     exact = torch.cat(
         [
             distance(x.take(row[some]), p.take(prototype[some]), metric)
             for some in chunks(len(row), max(1, budget // x.values.shape[2]))
         ]
-    ).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    )
+    exact = weigh_rows(exact, row, weight, metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
     pair = image * num_prototypes + prototype
     smallest = exact.new_full((batch * num_prototypes,), torch.inf).scatter_reduce(0, pair, exact, "amin")
     position = torch.where(exact == smallest[pair], position, num_patches)
@@ -105,10 +113,23 @@ def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, metric: str, budget
     return smallest.view(shape), first.view(shape)
 
 
-def mark_non_finite(value: Tensor, patch: Tensor, x_finite: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:
-    """NaN and the first non-finite patch for images (b, N) that have one; NaN and patch 0 for such prototypes (P,)."""
-    image_bad = ~x_finite.all(-1)  # (b,)
-    first_bad = (~x_finite).to(torch.int8).argmax(-1)  # (b,)
-    value = value.masked_fill(image_bad[:, None] | ~p_finite, torch.nan)
-    patch = torch.where(image_bad[:, None], first_bad[:, None], patch)
-    return value, torch.where(p_finite, patch, 0)
+def weigh_rows(exact: Tensor, row: Tensor, weight: Tensor | None, metric: str) -> Tensor:
+    """Distances `exact` (...) to the patches `row` (...) of all images, weighted if there are weights (b, N)."""
+    return exact if weight is None else weigh(exact, weight.flatten()[row], metric)
+
+
+def first_bad(x_finite: Tensor, weight: Tensor | None) -> Tensor:
+    """The first patch (b,) that is not finite or has no valid weight, 0 where none takes part, -1 where all is well."""
+    good = x_finite if weight is None else x_finite & is_weight(weight)
+    first = torch.where(good.all(-1), -1, (~good).to(torch.int8).argmax(-1))
+    return first if weight is None else torch.where(takes_part(weight).any(-1), first, first.clamp_min(0))
+
+
+def mark_non_finite(value: Tensor, patch: Tensor, bad: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:
+    """NaN and the patch `bad` (b,) for images that have one, not -1; NaN and patch 0 for prototypes not finite (P,).
+
+    `value` and `patch` are (b, P), or (b, P, k).
+    """
+    image, prototype = (bad[:, None], p_finite[None]) if value.dim() == 2 else (bad[:, None, None], p_finite[:, None])
+    value = value.masked_fill((image >= 0) | ~prototype, torch.nan)
+    return value, torch.where(prototype, torch.where(image >= 0, image, patch), 0)

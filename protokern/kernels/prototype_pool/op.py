@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..activations import activation_derivative
-from ..backends import check_names, choose_backend
-from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs
+from ..backends import check_names, choose_backend, given
+from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_patch_weight
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance, min_distance_backward
-from ..registration import below_autograd, refuse_transforms, register_op, register_result
+from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
 from . import native, reference
 
 
@@ -43,6 +43,7 @@ def prototype_pool(
     metric: str = "sqeuclidean",
     precision: str | None = None,
     backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> PrototypePool:
     """Similarity of every prototype to its nearest patch, with the distance and the patch, in one pass.
 
@@ -58,6 +59,8 @@ def prototype_pool(
         metric: "sqeuclidean" or "cosine"; as in `min_distance`.
         precision: as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
+        patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`. The similarity is that
+            of the weighted distance.
 
     Returns:
         PrototypePool with `activation` (B, P) and `min_distance` (B, P), float32 for half inputs, else the dtype of the
@@ -74,13 +77,22 @@ def prototype_pool(
     check_activation(activation, metric)
     epsilon = check_epsilon(epsilon)
     if not isinstance(activation, str):
-        nearest = min_distance(features, prototypes, metric=metric, precision=precision, backend=backend)
+        nearest = min_distance(
+            features,
+            prototypes,
+            metric=metric,
+            precision=precision,
+            backend=backend,
+            patch_weight=patch_weight,
+        )
         similarity = activation(nearest.value)
         check_activation_result(similarity, nearest.value)
         return PrototypePool(similarity, *nearest)
     features, prototypes = check_inputs(features, prototypes, metric)
+    patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, precision)
-    return PrototypePool(*_prototype_pool_op(features, prototypes, metric, activation, epsilon, precision, backend))
+    settings = (metric, activation, epsilon, precision, backend)
+    return PrototypePool(*_prototype_pool_op(features, prototypes, *settings, patch_weight))
 
 
 def _implementation(
@@ -91,15 +103,26 @@ def _implementation(
     epsilon: float,
     precision: str | None,
     backend: str,
+    patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision, "prototype_pool", features, prototypes)
+    choice = choose_backend(
+        backend,
+        features.device,
+        features.dtype,
+        precision,
+        "prototype_pool",
+        features,
+        prototypes,
+        is_weighted=patch_weight is not None,
+    )
+    inputs = (features, prototypes, metric, activation, epsilon)
     if choice.backend == "native":
-        return native.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
+        return native.prototype_pool(*inputs, choice.precision, patch_weight)
     if choice.backend == "triton":
         from . import triton_launch
 
-        return triton_launch.prototype_pool(features, prototypes, metric, activation, epsilon, choice.precision)
-    return reference.prototype_pool(features, prototypes, metric, activation, epsilon)
+        return triton_launch.prototype_pool(*inputs, choice.precision, *given(patch_weight))
+    return reference.prototype_pool(*inputs, patch_weight)
 
 
 def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,29 +134,30 @@ class _PrototypePoolFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, prototypes: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
         similarity, value, patch = below_autograd(_prototype_pool_op, features, prototypes, *settings)
-        ctx.save_for_backward(features, prototypes, patch, value)
+        *_, patch_weight = settings
+        ctx.save_for_backward(features, prototypes, patch, value, patch_weight)
         ctx.mark_non_differentiable(patch)
         ctx.set_materialize_grads(False)
-        ctx.metric, ctx.activation, ctx.epsilon, _, ctx.backend = settings
+        ctx.metric, ctx.activation, ctx.epsilon, _, ctx.backend, _ = settings
         return similarity, value, patch
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_activation, grad_value, _ = grads
-        features, prototypes, patch, value = ctx.saved_tensors
+        features, prototypes, patch, value, patch_weight = ctx.saved_tensors
         if grad_activation is not None:
             through = grad_activation * activation_derivative(value, ctx.activation, ctx.epsilon)
             grad_value = through if grad_value is None else grad_value + through
         if grad_value is None:
-            return (None,) * 7
-        needs = ctx.needs_input_grad[:2]
-        grads = min_distance_backward(grad_value, features, prototypes, patch, ctx.metric, ctx.backend, needs)
-        return *grads, None, None, None, None, None
+            return (None,) * 8
+        inputs = (features, prototypes, patch, ctx.metric, ctx.backend, tensors_needed(ctx), patch_weight)
+        *to_inputs, to_weight = min_distance_backward(grad_value, *inputs)
+        return *to_inputs, None, None, None, None, None, to_weight
 
 
 _prototype_pool_op = register_op(
     "prototype_pool(Tensor features, Tensor prototypes, str metric, str activation, float epsilon, "
-    "str? precision, str backend) -> (Tensor, Tensor, Tensor)",
+    "str? precision, str backend, Tensor? patch_weight=None) -> (Tensor, Tensor, Tensor)",
     implementation=_implementation,
     fake=_fake,
     function=_PrototypePoolFunction,

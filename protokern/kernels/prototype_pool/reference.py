@@ -9,8 +9,13 @@ from ..min_distance import reference
 
 
 def prototype_pool(
-    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Similarity (B, P), smallest distance (B, P) and the flat index of its patch (B, P) int64."""
-    value, patch = reference.min_distance(features, prototypes, metric)
+    value, patch = reference.min_distance(features, prototypes, metric, patch_weight)
     return activate(value, activation, epsilon), value, patch

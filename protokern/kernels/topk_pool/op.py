@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from ..activations import activate
-from ..backends import check_names, choose_backend
-from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_top_k
+from ..backends import check_names, choose_backend, given
+from ..checks import (
+    check_activation,
+    check_activation_result,
+    check_epsilon,
+    check_inputs,
+    check_patch_weight,
+    check_top_k,
+)
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance_backward
-from ..registration import below_autograd, refuse_transforms, register_op, register_result
+from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
 from . import native, reference
 
 
@@ -44,11 +51,12 @@ def topk_pool(
     metric: str = "sqeuclidean",
     precision: str | None = None,
     backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> TopKPool:
     """Mean similarity of every prototype to its k nearest patches, with their distances and indices.
 
-    What `prototype_pool` is for one patch, and with k = 1 the same numbers. Differentiable once in both inputs, through
-    `activation`, `distance` or both. Never allocates B x P x H x W.
+    What `prototype_pool` is for one patch, and with k = 1 the same numbers. Differentiable once in features, prototypes
+    and weights, through `activation`, `distance` or both. Never allocates B x P x H x W.
 
     Args:
         features: feature maps, (B, D, H, W); as in `min_distance`.
@@ -59,6 +67,9 @@ def topk_pool(
         metric: "sqeuclidean" or "cosine"; as in `min_distance`.
         precision: as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
+        patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`. Where fewer than k
+            patches of an image take part, the mean is over those, and the others have distance inf and the index of the
+            nearest one.
 
     Returns:
         TopKPool with `activation` (B, P) and `distance` (B, P, k), float32 for half inputs, else the dtype of the
@@ -75,32 +86,66 @@ def topk_pool(
     epsilon = check_epsilon(epsilon)
     features, prototypes = check_inputs(features, prototypes, metric)
     check_top_k(k, features, prototypes)
+    patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, precision)
-    value, patch = _topk_distance_op(features, prototypes, k, metric, precision, backend)
+    value, patch = _topk_distance_op(features, prototypes, k, metric, precision, backend, patch_weight)
+    missing = None if patch_weight is None or k == 1 else _is_missing(value, patch)
+    distance = value if missing is None else value.masked_fill(missing, 0)
     if isinstance(activation, str):
-        similarity = activate(value, activation, epsilon)
+        similarity = activate(distance, activation, epsilon)
     else:
-        similarity = activation(value)
+        similarity = activation(distance)
         check_activation_result(similarity, value)
-    return TopKPool(similarity[..., 0] if k == 1 else similarity.mean(-1), value, patch)
+    return TopKPool(_mean(similarity, missing), value, patch)
+
+
+def _is_missing(value: Tensor, patch: Tensor) -> Tensor:
+    """Which entries (B, P, k) stand for no patch, because too few take part: at inf, and at the first one's patch."""
+    is_first = torch.arange(patch.shape[2], device=patch.device) == 0
+    return value.isinf() & (patch == patch[..., :1]) & ~is_first
+
+
+def _mean(similarity: Tensor, missing: Tensor | None) -> Tensor:
+    """Mean (B, P) of similarities (B, P, k) that are not missing."""
+    if similarity.shape[2] == 1:
+        return similarity[..., 0]
+    if missing is None:
+        return similarity.mean(-1)
+    count = (~missing).sum(-1)
+    total = similarity.masked_fill(missing, 0).sum(-1)
+    # The same bits as a mean without missing ones.
+    return torch.where(count == similarity.shape[2], similarity.mean(-1), total / count)
 
 
 def _implementation(
-    features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
+    features: Tensor,
+    prototypes: Tensor,
+    k: int,
+    metric: str,
+    precision: str | None,
+    backend: str,
+    patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(backend, features.device, features.dtype, precision, "topk_pool", features, prototypes)
+    choice = choose_backend(
+        backend,
+        features.device,
+        features.dtype,
+        precision,
+        "topk_pool",
+        features,
+        prototypes,
+        is_weighted=patch_weight is not None,
+    )
     if choice.backend == "native":
-        return native.topk_distance(features, prototypes, k, metric, choice.precision)
+        return native.topk_distance(features, prototypes, k, metric, choice.precision, patch_weight)
     if choice.backend == "triton":
         from . import triton_launch
 
-        return triton_launch.topk_distance(features, prototypes, k, metric, choice.precision)
-    return reference.topk_distance(features, prototypes, k, metric)
+        return triton_launch.topk_distance(features, prototypes, k, metric, choice.precision, *given(patch_weight))
+    return reference.topk_distance(features, prototypes, k, metric, patch_weight)
 
 
-def _fake(
-    features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
-) -> tuple[Tensor, Tensor]:
+def _fake(features: Tensor, prototypes: Tensor, k: int, *_settings: Any) -> tuple[Tensor, Tensor]:
     shape = (features.shape[0], prototypes.shape[0], k)
     value = features.new_empty(shape, dtype=compute_dtype(features.dtype))
     return value, features.new_empty(shape, dtype=torch.int64)
@@ -109,10 +154,18 @@ def _fake(
 class _TopKDistanceFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, prototypes: Tensor, k: int, metric: str, precision: str | None, backend: str
+        ctx: Any,
+        features: Tensor,
+        prototypes: Tensor,
+        k: int,
+        metric: str,
+        precision: str | None,
+        backend: str,
+        patch_weight: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        value, patch = below_autograd(_topk_distance_op, features, prototypes, k, metric, precision, backend)
-        ctx.save_for_backward(features, prototypes, patch)
+        inputs = (features, prototypes, k, metric, precision, backend, patch_weight)
+        value, patch = below_autograd(_topk_distance_op, *inputs)
+        ctx.save_for_backward(features, prototypes, patch, patch_weight)
         ctx.mark_non_differentiable(patch)
         ctx.set_materialize_grads(False)
         ctx.metric, ctx.backend = metric, backend
@@ -121,31 +174,37 @@ class _TopKDistanceFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
-            return (None,) * 6
-        features, prototypes, patch = ctx.saved_tensors
-        k = patch.shape[2]
+            return (None,) * 7
+        features, prototypes, patch, patch_weight = ctx.saved_tensors
+        grad, k = grads[0], patch.shape[2]
+        if patch_weight is not None and k > 1:  # entries that stand for no patch have no gradient
+            repeats = torch.cat(
+                [torch.zeros_like(patch[..., :1], dtype=torch.bool), patch[..., 1:] == patch[..., :1]], -1
+            )
+            grad = grad.masked_fill(repeats, 0)
         # A prototype with k patches is k prototypes with one patch each. Their gradients are summed before they are
         # rounded to half.
-        wide = grads[0].dtype
-        to_features, to_repeated = min_distance_backward(
-            grads[0].flatten(1),
+        wide = grad.dtype
+        to_features, to_repeated, to_weight = min_distance_backward(
+            grad.flatten(1),
             features.to(wide),
             prototypes.to(wide).repeat_interleave(k, 0),
             patch.flatten(1),
             ctx.metric,
             ctx.backend,
-            ctx.needs_input_grad[:2],
+            tensors_needed(ctx),
+            patch_weight,
         )
         grad_features = None if to_features is None else to_features.to(features.dtype)
         grad_prototypes = None
         if to_repeated is not None:
             grad_prototypes = to_repeated.unflatten(0, (-1, k)).sum(1).to(prototypes.dtype)
-        return grad_features, grad_prototypes, None, None, None, None
+        return grad_features, grad_prototypes, None, None, None, None, to_weight
 
 
 _topk_distance_op = register_op(
-    "topk_distance(Tensor features, Tensor prototypes, SymInt k, str metric, str? precision, str backend) "
-    "-> (Tensor, Tensor)",
+    "topk_distance(Tensor features, Tensor prototypes, SymInt k, str metric, str? precision, str backend, "
+    "Tensor? patch_weight=None) -> (Tensor, Tensor)",
     implementation=_implementation,
     fake=_fake,
     function=_TopKDistanceFunction,

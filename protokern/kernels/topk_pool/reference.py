@@ -13,10 +13,16 @@ from ..candidates import candidates, centred
 from ..chunking import centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
 from ..metrics import Vectors, distance, prepare
+from ..min_distance.reference import first_bad, mark_non_finite, weigh_rows
 
 
-def topk_distance(features: Tensor, prototypes: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
-    """The k smallest distances over the grid, ascending, (B, P, k), and their patches (B, P, k) int64."""
+def topk_distance(
+    features: Tensor, prototypes: Tensor, k: int, metric: str, patch_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k smallest distances over the grid, ascending, (B, P, k), and their patches (B, P, k) int64.
+
+    Where fewer than k patches take part, the rest are inf at the patch of the nearest.
+    """
     dtype = compute_dtype(features.dtype)
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
@@ -31,16 +37,20 @@ def topk_distance(features: Tensor, prototypes: Tensor, k: int, metric: str) -> 
     for images in chunks(len(features), max(1, budget // (num_patches * depth))):
         x = prepare(patch_vectors(features[images], size, dtype), metric)  # (b, N, K)
         x_centred = centred(x, centre)
+        weight = None if patch_weight is None else patch_weight[images].flatten(1)  # (b, N)
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
             has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
-            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, k)
-            nearest = _first_nearest(x, some, in_doubt, k, metric, budget)
-            value[images, chosen], patch[images, chosen] = _mark_non_finite(*nearest, x.is_finite, some.is_finite)
+            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, k, weight)
+            nearest = _first_nearest(x, some, in_doubt, k, metric, budget, weight)
+            bad = first_bad(x.is_finite, weight)
+            value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, bad, some.is_finite)
     return value, patch
 
 
-def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, k: int, metric: str, budget: int) -> tuple[Tensor, Tensor]:
+def _first_nearest(
+    x: Vectors, p: Vectors, in_doubt: Tensor, k: int, metric: str, budget: int, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Of the patches `in_doubt` (b, P, N), the k with the smallest difference form, the first on a tie: (b, P, k)."""
     batch, num_prototypes, num_patches = in_doubt.shape
     image, prototype, position = in_doubt.nonzero(as_tuple=True)  # ascending
@@ -49,7 +59,7 @@ def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, k: int, metric: str
     exact = x.values.new_empty(len(row))
     for some in chunks(len(row), max(1, budget // x.values.shape[2])):
         exact[some] = distance(x.take(row[some]), p.take(prototype[some]), metric)
-    exact.nan_to_num_(nan=torch.inf, posinf=torch.inf)
+    exact = weigh_rows(exact, row, weight, metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
     values, patches = [], []
     for _ in range(k):
         smallest = exact.new_full((batch * num_prototypes,), torch.inf).scatter_reduce(0, pair, exact, "amin")
@@ -62,13 +72,6 @@ def _first_nearest(x: Vectors, p: Vectors, in_doubt: Tensor, k: int, metric: str
         exact = exact.masked_fill(taken, torch.inf)
         position = position.masked_fill(taken, num_patches)
     shape = (batch, num_prototypes, k)
-    return torch.stack(values, -1).view(shape), torch.stack(patches, -1).view(shape)
-
-
-def _mark_non_finite(value: Tensor, patch: Tensor, x_finite: Tensor, p_finite: Tensor) -> tuple[Tensor, Tensor]:
-    """NaN, k times, and the first non-finite patch of images (b, N) that have one; patch 0 for such prototypes (P,)."""
-    image_bad = ~x_finite.all(-1)[:, None, None]
-    first_bad = (~x_finite).to(torch.int8).argmax(-1)[:, None, None]
-    prototype_bad = ~p_finite[:, None]
-    value = value.masked_fill(image_bad | prototype_bad, torch.nan)
-    return value, torch.where(image_bad, first_bad, patch).masked_fill(prototype_bad, 0)
+    found = torch.stack(patches, -1).view(shape)
+    found = torch.where(found == num_patches, found[..., :1], found)  # fewer than k take part
+    return torch.stack(values, -1).view(shape), found

@@ -34,6 +34,22 @@ class LazyPicture:
 Picture = np.ndarray | LazyPicture
 
 
+class FrameProof(NamedTuple):
+    """What was tested about a frame: how much of the similarity is left when all outside of it is replaced.
+
+    Attributes:
+        kept: share that is left in grey; None if the similarity is not positive, so that no frame can keep it.
+        kept_blur: share that is left in a blur of the picture; None likewise.
+        kept_other: share that is left in another picture; None likewise, and where it was not tried.
+        area: of the frame, as a share of the picture; None likewise.
+    """
+
+    kept: float | None
+    kept_blur: float | None
+    kept_other: float | None
+    area: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPicture:
     """A picture with what one prototype made of it.
@@ -41,14 +57,18 @@ class SeenPicture:
     Attributes:
         image: (Y, X, 3) uint8.
         heat: (Y, X, 3) uint8, the image under its heat map; None where it is not shown.
-        box: around the highest-activated part, drawn as a frame.
+        box: drawn as a frame: what alone keeps the similarity, or the highest-activated part.
         receptive_field_box: the pixels that the nearest patch can depend on.
+        cell: where the nearest patch is, drawn as a thin mark; None: it is not drawn.
+        proof: what was tested about the frame; None: nothing.
     """
 
     image: Picture
     heat: Picture | None = None
     box: PixelBox
     receptive_field_box: PixelBox
+    cell: PixelBox | None = None
+    proof: FrameProof | None = None
 
 
 class Reason(NamedTuple):

@@ -33,10 +33,12 @@ from protokern.report.words import (
     main_reasons,
     name_classes,
     name_foreign,
+    name_frame,
     name_match,
     name_property,
     say_because,
     say_because_here,
+    say_frame,
     say_role,
 )
 
@@ -141,6 +143,7 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
             is_focal=data.is_focal,
             has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
+            has_proof=any(picture.proof is not None for picture in pictures),
             confusion_rows=make_confusion_rows(data),
             confused_pairs=list_confused_pairs(data),
         )
@@ -166,6 +169,7 @@ def render_explanation(item: ExplainedImage, model_name: str) -> str:
             is_focal=item.is_focal,
             has_slots=any(match.slots for one in item.classes for match in one.matches),
             sees_part=any(_sees_part(picture) for picture in pictures),
+            has_proof=any(picture.proof is not None for picture in pictures),
         )
     )
 
@@ -188,6 +192,9 @@ def _environment() -> Environment:
         foreign=name_foreign,
         because=say_because,
         because_here=say_because_here,
+        frame=say_frame,
+        lower_first=lambda text: text[:1].lower() + text[1:],
+        frame_name=name_frame,
         role=say_role,
         main_names=_main_names,
     )

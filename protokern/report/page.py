@@ -15,7 +15,7 @@ from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
 from protokern.report.files import PICTURES, replace_file, write_page
 from protokern.report.images import PictureShelf
-from protokern.report.numbers import decimal, percent, short
+from protokern.report.numbers import decimal, percent, short, whole_percent
 from protokern.report.pool import view_pool
 from protokern.report.sheets import page_pictures, sheet_pictures, sheets_json
 from protokern.report.summary import (
@@ -193,7 +193,7 @@ def _environment() -> Environment:
         because=say_because,
         because_here=say_because_here,
         frame=say_frame,
-        lower_first=lambda text: text[:1].lower() + text[1:],
+        whole_percent=whole_percent,
         frame_name=name_frame,
         role=say_role,
         main_names=_main_names,

@@ -90,15 +90,15 @@ def say_frame(proof: FrameProof | None) -> str:
         return "The similarity is not positive, so no part of the image can keep it. Framed is the best matching place."
     if proof.area == 1:
         return "It takes the whole image to keep nine tenths of the similarity."
-    also = [
-        f"{whole_percent(kept)} in {what}"
-        for kept, what in ((proof.kept_blur, "a blur of the image"), (proof.kept_other, "another image"))
+    checks = [
+        f"with {what} {whole_percent(kept)}"
+        for kept, what in ((proof.kept_blur, "a blur around it"), (proof.kept_other, "another image"))
         if kept is not None
     ]
-    checked = f" ({', '.join(also)})" if also else ""
+    checked = f" {checks[0].capitalize()}{f', {checks[1]}' if len(checks) > 1 else ''}." if checks else ""
     return (
-        f"This frame alone keeps {whole_percent(proof.kept)} of the similarity{checked}; "
-        f"it is {whole_percent(proof.area)} of the image."
+        f"This frame alone keeps {whole_percent(proof.kept)} of the similarity; "
+        f"{whole_percent(proof.area)} of the image.{checked}"
     )
 
 
@@ -117,6 +117,8 @@ def name_frame_shortly(proof: FrameProof | None) -> str:
     """The same where there is room for a few letters: "keeps 93 %, area 18 %"."""
     if proof is None or proof.kept is None or proof.area is None:
         return ""
+    if proof.area == 1:
+        return "needs the whole image"
     return f"keeps {whole_percent(proof.kept)}, area {whole_percent(proof.area)}"
 
 

@@ -145,7 +145,7 @@ def _patches(card: PrototypeCard, neighbours: Sequence[Neighbour], shelf: Pictur
 
 
 def _view(seen: SeenPicture, shelf: PictureShelf) -> list[Any]:
-    """[picture, rows, columns, box, receptive field, cell]; no field where it is the whole picture, no cell where it is not marked."""
+    """[picture, rows, columns, box, field, cell]; no field where it is the whole picture, no cell if unmarked."""
     rows, columns = seen.image.shape[:2]
     box, field = tuple(map(int, seen.box)), tuple(map(int, seen.receptive_field_box))
     field_seen = None if field == (0, 0, rows, columns) else field

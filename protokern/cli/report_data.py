@@ -99,7 +99,7 @@ def collect_report(
         predictions = predict(run.model, splits.test, run.config.train.batch_size)
         confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
         if files is not None and not still_chooses and num_neighbours:
-            cards = add_neighbours(cards, run, splits, files, num_neighbours)
+            cards = add_neighbours(cards, run, splits, files, num_neighbours, frame)
         chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
         changes = {} if importance is None else choose_local_modifications(importance, notes)
         explanations = _explain(run, splits, cards, chosen, files, changes, frame)

@@ -66,6 +66,10 @@ def test_what_is_stored_is_not_sought_again(reported: PushedRun, monkeypatch: py
     assert table_of(reported.folder) == stored
     html = (reported.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert html.count("frame alone keeps") >= 6
+    sheets = json.loads(html.partition('id="sheets">')[2].partition("</script>")[0])["sheets"]
+    boxes = [row[0][3] for sheet in sheets for _, rows in sheet["near"] for row in rows]
+    assert boxes
+    assert {(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes} == {(8, 8)}, "nearest patches are marked, a cell each"
     assert main(["prototypes", str(reported.folder), "--out", str(reported.folder.parent / "grid")]) == 0
 
 

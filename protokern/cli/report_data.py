@@ -103,6 +103,7 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         prototypes=cards,
         slots=class_slots(run.model, run.classes),
         is_focal=run.model.is_focal,
+        is_salient=run.model.prototype_layer.norm_as_weight,
         still_chooses=still_chooses,
         explanations=explanations,
         confusion=confusion,

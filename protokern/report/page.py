@@ -139,6 +139,7 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
             is_many=len(data.prototypes) > MOST_DRAWN,
             num_sources=len(pictures),
             is_focal=data.is_focal,
+            is_salient=data.is_salient,
             has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
             confusion_rows=make_confusion_rows(data),
@@ -164,6 +165,7 @@ def render_explanation(item: ExplainedImage, model_name: str) -> str:
             linked=False,
             model_name=model_name,
             is_focal=item.is_focal,
+            is_salient=item.is_salient,
             has_slots=any(match.slots for one in item.classes for match in one.matches),
             sees_part=any(_sees_part(picture) for picture in pictures),
         )

@@ -307,14 +307,16 @@ def config_to_toml(config: RunConfig, made_by: Mapping[str, str]) -> str:
     """The whole configuration as TOML, with a table of the versions that wrote it.
 
     Args:
-        config: what to write; every value is written, defaults too.
+        config: what to write; every value is written, defaults too, save for None, which TOML does not have.
         made_by: names and versions, for people; `load_config` ignores all but its `format`.
     """
     lines = []
     for section, values in [*config_to_dict(config).items(), (MADE_BY, made_by)]:
         lines.append(f"[{section}]")
         # JSON's strings, numbers, booleans and lists are TOML's too.
-        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+        lines += [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
+        ]
         lines.append("")
     return "\n".join(lines)
 

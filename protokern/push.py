@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from protokern.models.base import PrototypeModel
 from protokern.search import Loader, NearestPatches, find_nearest_patches
+
+# At most so far away, without weights, a prototype is a patch already: features that are computed again differ by less.
+COPY_DISTANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class PushResult:
         image: (P,) int64, position in the loader's order; -1 for a prototype that is no patch: it has no class, or its
             classes have no image.
         patch: (P,) int64, flat index row * W' + column in `grid`; -1 likewise.
-        distance: (P,), from the prototype before the push to the patch; inf likewise.
+        distance: (P,), from the prototype before the push to the patch, where patches have weights without these; inf
+            likewise.
         label: (P,) int64, the image's label, which is a class of the prototype; -1 likewise.
         grid: (H', W'), rows and columns of the distance grid.
     """
@@ -32,6 +38,14 @@ class PushResult:
     grid: tuple[int, int]
 
 
+class Search(Protocol):
+    """What finds the nearest patches in the images of a push, as `find_nearest_patches` does in those of a loader."""
+
+    def __call__(
+        self, model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool
+    ) -> NearestPatches: ...
+
+
 def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     """Replace each prototype by the nearest patch among the images of its classes; the first in order on a tie.
 
@@ -39,9 +53,14 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     the backbone. A prototype that no class uses keeps its vector, and so does one whose classes have no image; a
     warning names them.
 
+    Where patches have weights (`PrototypeLayer(norm_as_weight=True)`) the nearest patch is that by weighted distance,
+    and a patch that counts for more may be nearer to a prototype than the very patch that it is. So a prototype that is
+    a patch of an image of its classes already, at most 1e-6 away without weights, keeps its vector and comes from
+    there; a second pass finds these. So a push right after another changes nothing.
+
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
-        loader: yields (images, labels) in order, un-augmented.
+        loader: yields (images, labels) in order, un-augmented; read twice where patches have weights.
 
     Raises:
         ValueError: as `find_nearest_patches`, or the model still chooses which prototypes its classes use; the
@@ -50,60 +69,113 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     Source: Chen et al. 2019 (ProtoPNet), section 2.2, "Projection of prototypes"; Rymarczyk et al. 2022 (ProtoPool),
         section 3.4, for prototypes that several classes share.
     """
+
+    def search(model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool) -> NearestPatches:
+        return find_nearest_patches(model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted)
+
+    return push_found(model, search)
+
+
+def push_found(model: PrototypeModel, search: Search) -> PushResult:
+    """`push_prototypes` with another search, for instance in images that several processes share."""
     _check_hard(model)
-    return apply_push(model, find_nearest_patches(model, loader, k=1, own_class=True, vectors=True))
+    nearest = search(model, 1, own_class=True, vectors=True, weighted=True)
+    if not model.prototype_layer.norm_as_weight:
+        return apply_push(model, nearest)
+    return apply_push(model, nearest, search(model, 1, own_class=True, vectors=False, weighted=False))
 
 
-def apply_push(model: PrototypeModel, nearest: NearestPatches) -> PushResult:
+def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None = None) -> PushResult:
     """The push from what a search found, for instance in several parts that were merged.
 
     Args:
         model: as in `push_prototypes`, with the prototypes that the search looked for.
         nearest: found with own_class=True and vectors=True; of several entries the first counts.
+        unweighted: found in the same images with own_class=True and weighted=False. Must be given where patches have
+            weights, and only there.
 
     Raises:
         ValueError: `nearest` has no vectors, is of other prototypes or has images of other classes than theirs, or the
-            choices of the model are soft; the prototypes are unchanged then.
+            choices of the model are soft; `unweighted` is missing, or likewise; the prototypes are unchanged then.
     """
     _check_hard(model)
     if nearest.vector is None:
         raise ValueError("nearest: must have the vectors of its patches; it has none. Search with vectors=True.")
-    if len(nearest.image) != model.num_prototypes:
+    is_weighted = model.prototype_layer.norm_as_weight
+    if (unweighted is not None) != is_weighted:
+        wanted, got = ("given", "nothing") if is_weighted else ("None", "patches")
         raise ValueError(
-            f"nearest: must be of the model's {model.num_prototypes} prototypes; got {len(nearest.image)}. "
-            "Search with this model."
+            f"unweighted: must be {wanted} for a model whose patches have {'' if is_weighted else 'no '}weights; got "
+            f"{got}. Search with weighted=False where they have, or use push_prototypes."
         )
-    is_found = nearest.image[:, 0] >= 0  # (P,)
     has_class = model.class_identity.cpu() > 0  # (P, K)
-    is_own = has_class.gather(1, nearest.label[:, :1].clamp(min=0))[:, 0]
-    strangers = (is_found & ~is_own).nonzero().flatten()
-    if len(strangers):
-        first = int(strangers[0])
-        raise ValueError(
-            f"nearest: must be of images of each prototype's classes; prototype {first} has one of class "
-            f"{int(nearest.label[first, 0])}. Search with own_class=True."
-        )
+    _check_found("nearest", nearest, has_class)
     prototypes = model.prototype_layer.prototypes
-    with torch.no_grad():
-        vector = nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes)
-        found = is_found.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
-        prototypes.copy_(torch.where(found, vector, prototypes))
-    unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
-    if unused:
-        warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=2)
-    lost = (~is_found & has_class.any(dim=1)).nonzero().flatten().tolist()
-    if lost:
-        classes = has_class[lost].any(dim=0).nonzero().flatten().tolist()
-        warnings.warn(
-            f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors.", stacklevel=2
-        )
-    return PushResult(
+    vector = nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes)
+    source = PushResult(
         image=nearest.image[:, 0],
         patch=nearest.patch[:, 0],
         distance=nearest.distance[:, 0],
         label=nearest.label[:, 0],
         grid=nearest.grid,
     )
+    is_moved = source.image >= 0  # (P,)
+    if unweighted is not None:
+        _check_found("unweighted", unweighted, has_class)
+        is_copy = unweighted.distance[:, 0] <= COPY_DISTANCE
+        source = _without_weights(source, prototypes.detach(), vector, unweighted, is_copy)
+        is_moved = is_moved & ~is_copy
+    with torch.no_grad():
+        moved = is_moved.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
+        prototypes.copy_(torch.where(moved, vector, prototypes))
+    _warn_of_lost(source.image >= 0, has_class)
+    return source
+
+
+def _check_found(name: str, found: NearestPatches, has_class: Tensor) -> None:
+    """Raise a ValueError unless `found` is of the prototypes and, for each, of images of its classes (P, K)."""
+    if len(found.image) != len(has_class):
+        raise ValueError(
+            f"{name}: must be of the model's {len(has_class)} prototypes; got {len(found.image)}. "
+            "Search with this model."
+        )
+    is_own = has_class.gather(1, found.label[:, :1].clamp(min=0))[:, 0]
+    strangers = ((found.image[:, 0] >= 0) & ~is_own).nonzero().flatten()
+    if len(strangers):
+        first = int(strangers[0])
+        raise ValueError(
+            f"{name}: must be of images of each prototype's classes; prototype {first} has one of class "
+            f"{int(found.label[first, 0])}. Search with own_class=True."
+        )
+
+
+def _without_weights(
+    source: PushResult, prototypes: Tensor, vector: Tensor, unweighted: NearestPatches, is_copy: Tensor
+) -> PushResult:
+    """Where prototypes come from if those in `is_copy` (P,) stay, with distances that no weight has changed."""
+    cosine = cosine_similarity(prototypes.flatten(1).double(), vector.flatten(1).double(), dim=1).cpu()  # (P,)
+    distance = (1 - cosine).clamp(min=0).to(source.distance.dtype)
+    distance = distance.masked_fill(source.image < 0, torch.inf)
+    return PushResult(
+        image=torch.where(is_copy, unweighted.image[:, 0], source.image),
+        patch=torch.where(is_copy, unweighted.patch[:, 0], source.patch),
+        distance=torch.where(is_copy, unweighted.distance[:, 0], distance),
+        label=torch.where(is_copy, unweighted.label[:, 0], source.label),
+        grid=source.grid,
+    )
+
+
+def _warn_of_lost(is_found: Tensor, has_class: Tensor) -> None:
+    """Name the prototypes without a class or without images, of (P,) and (P, K)."""
+    unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
+    if unused:
+        warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=3)
+    lost = (~is_found & has_class.any(dim=1)).nonzero().flatten().tolist()
+    if lost:
+        classes = has_class[lost].any(dim=0).nonzero().flatten().tolist()
+        warnings.warn(
+            f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors.", stacklevel=3
+        )
 
 
 def _check_hard(model: PrototypeModel) -> None:

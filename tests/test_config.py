@@ -65,6 +65,15 @@ def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:
     assert parse_config(config_to_dict(config)) == config
 
 
+@pytest.mark.parametrize("stage", [None, 0, -2])
+def test_a_setting_that_is_not_set_is_left_out_of_the_file(tmp_path, stage) -> None:
+    config = RunConfig(model=ProtoPNetConfig(backbone_stage=stage, salience=0.5, metric="cosine"))
+    path = tmp_path / "run.toml"
+    path.write_text(config_to_toml(config, {"protokern": "0.1.0"}), encoding="utf-8")
+    assert load_config(path) == config
+    assert ("backbone_stage" in path.read_text(encoding="utf-8")) == (stage is not None)
+
+
 @pytest.mark.parametrize("mixup", ["auto", 0.0, 0.25])
 def test_a_written_configuration_of_a_pool_is_read_back_the_same(tmp_path, mixup) -> None:
     config = RunConfig(
@@ -128,6 +137,7 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.schedule=x", "train.schedule: must be 'constant', 'step', 'linear' or 'cosine'; got 'x'."),
         ("data.image_size=big", "data.image_size: must be a whole number or two of them in [ ]; got 'big'."),
         ("data.image_size=[1, 2, 3]", "data.image_size: must be a whole number or two of them in [ ]; got [1, 2, 3]."),
+        ("model.backbone_stage=last", "model.backbone_stage: must be a whole number; got 'last'."),
         ("model.prototype_size=[1]", "model.prototype_size: must be two whole numbers in [ ]; got [1]."),
         ("train.frozen_layers=body", "train.frozen_layers: must be a list of texts in [ ]; got 'body'."),
         ("train=3", "train: must be a table of keys; got 3."),

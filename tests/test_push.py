@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.models import ProtoPNet, ProtoPool
-from protokern.push import push_prototypes
+from protokern.push import apply_push, push_prototypes
+from protokern.search import NearestPatches, find_nearest_patches, merge_nearest
 
 
 def bare_model(prototypes, num_classes, **options):
@@ -183,3 +184,99 @@ def test_soft_choices_are_refused():
     ):
         push_prototypes(model, [(torch.zeros(1, 1, 1, 1), torch.tensor([0]))])
     assert model.prototype_layer.prototypes.flatten().tolist() == [6, 7]
+
+
+WEIGHTED = {"metric": "cosine", "activation": "cosine", "salience": 1.0}
+
+
+def unit(degrees: float, length: float = 1.0) -> list[float]:
+    return [length * math.cos(math.radians(degrees)), length * math.sin(math.radians(degrees))]
+
+
+def test_a_prototype_that_is_a_patch_stays_where_another_patch_counts_for_more():
+    # One image of class 0 with a faint patch at 0 degrees and a bright one at 20, and one of class 1 with one at 0.
+    images = torch.tensor([[unit(0, 0.5), unit(20)], [unit(90), unit(0)]]).permute(0, 2, 1)[:, :, None]  # (2, 2, 1, 2)
+    prototypes = torch.tensor([unit(0, 0.5), unit(5, 3), unit(0, 0.5), unit(80)])
+    model = bare_model(prototypes, 2, **WEIGHTED)
+    with torch.no_grad():  # by weighted distance the bright patch is nearer to all of class 0
+        assert model(images[:1]).patches[0, :2].tolist() == [1, 1]
+    result = push_prototypes(model, [(images, torch.tensor([0, 1]))])
+    pushed = model.prototype_layer.prototypes.detach()
+    assert torch.equal(pushed[0], prototypes[0])
+    assert torch.equal(pushed[1], images[0, :, 0, 1])
+    assert torch.equal(pushed[2], prototypes[2])  # the direction of a patch of its class, whatever its length
+    assert torch.equal(pushed[3], images[1, :, 0, 0])
+    assert result.image.tolist() == [0, 0, 1, 1]
+    assert result.patch.tolist() == [0, 1, 1, 0]
+    assert result.label.tolist() == [0, 0, 1, 1]
+    # How far each one moved, which no weight changes.
+    moved = [0, 1 - math.cos(math.radians(15)), 0, 1 - math.cos(math.radians(10))]
+    assert result.distance.tolist() == pytest.approx(moved, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(), (2, 1)])
+def test_a_second_push_changes_nothing_where_patches_have_weights(size):
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+    model = ProtoPNet(backbone, 3, 6, 5, size or (1, 1), image_size=16, add_on_layers="linear", **WEIGHTED)
+    loader = DataLoader(TensorDataset(torch.rand(9, 3, 16, 16), torch.arange(9) % 3), batch_size=4)
+    first = push_prototypes(model, loader)
+    before = model.prototype_layer.prototypes.detach().clone()
+    second = push_prototypes(model, loader)
+    assert torch.equal(model.prototype_layer.prototypes, before)
+    assert torch.equal(second.image, first.image)
+    assert torch.equal(second.patch, first.patch)
+    assert second.distance.max() < 1e-6
+    assert first.distance.min() > 1e-3
+    # It would have moved some of them, had it gone by weighted distance alone.
+    nearest = find_nearest_patches(model, loader, own_class=True)
+    assert (nearest.patch[:, 0] != first.patch).any()
+
+
+def test_a_search_without_weights_is_wanted_where_patches_have_them_and_only_there():
+    images = torch.tensor([[unit(0), unit(20)]]).permute(0, 2, 1)[:, :, None]
+    loader = [(images, torch.tensor([0]))]
+    model = bare_model(torch.tensor([unit(30)]), 1, **WEIGHTED)
+    found = find_nearest_patches(model, loader, own_class=True, vectors=True)
+    plain = find_nearest_patches(model, loader, own_class=True, weighted=False)
+    with pytest.raises(
+        ValueError,
+        match=r"^unweighted: must be given for a model whose patches have weights; got nothing\. Search",
+    ):
+        apply_push(model, found)
+    apply_push(model, found, plain)
+    other = bare_model(torch.tensor([unit(30)]), 1)
+    found = find_nearest_patches(other, loader, own_class=True, vectors=True)
+    with pytest.raises(
+        ValueError, match=r"^unweighted: must be None for a model whose patches have no weights; got patches\. Search"
+    ):
+        apply_push(other, found, plain)
+
+
+def test_parts_of_a_data_set_are_pushed_as_the_whole_where_patches_have_weights():
+    torch.manual_seed(0)
+    images, labels = torch.rand(6, 3, 2, 3), torch.tensor([0, 1, 1, 0, 1, 0])
+    prototypes = torch.rand(6, 3)
+    prototypes[1] = images[0, :, 1, 1]
+    whole, merged = (bare_model(prototypes, 2, **WEIGHTED) for _ in range(2))
+    wanted = push_prototypes(whole, [(images, labels)])
+
+    def search(weighted: bool) -> NearestPatches:
+        return merge_nearest(
+            [
+                find_nearest_patches(
+                    merged,
+                    [(images[part], labels[part])],
+                    own_class=True,
+                    vectors=True,
+                    first_image=part.start,
+                    weighted=weighted,
+                )
+                for part in (slice(0, 2), slice(2, 6))
+            ]
+        )
+
+    result = apply_push(merged, search(True), search(False))
+    assert torch.equal(merged.prototype_layer.prototypes, whole.prototype_layer.prototypes)
+    assert torch.equal(result.patch, wanted.patch)
+    assert torch.equal(result.image, wanted.image)

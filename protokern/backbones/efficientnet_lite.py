@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ def _scaled_channels(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(nn.Sequential):
     """Convolutional part of EfficientNet-Lite: (B, C, Y, X) to (B, 1280, ceil(Y / 32), ceil(X / 32)).
 
     Args:
@@ -100,9 +101,8 @@ class EfficientNetLite(nn.Module):
     """
 
     def __init__(self, variant: str, *, in_channels: int = 3) -> None:
-        super().__init__()
         width, depth = VARIANTS[variant]
-        self.stem = nn.Sequential(*_conv_bn(in_channels, STEM_CHANNELS, 3, 2), nn.ReLU6(inplace=True))
+        stem = nn.Sequential(*_conv_bn(in_channels, STEM_CHANNELS, 3, 2), nn.ReLU6(inplace=True))
         blocks: list[nn.Module] = []
         channels = STEM_CHANNELS
         for index, stage in enumerate(STAGES):
@@ -114,12 +114,8 @@ class EfficientNetLite(nn.Module):
                 stride = stage.stride if repeat == 0 else 1
                 blocks.append(InvertedResidual(channels, out_channels, stage.kernel, stride, stage.expansion))
                 channels = out_channels
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(*_conv_bn(channels, HEAD_CHANNELS, 1, 1), nn.ReLU6(inplace=True))
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.head(self.blocks(self.stem(images)))
-        return features
+        head = nn.Sequential(*_conv_bn(channels, HEAD_CHANNELS, 1, 1), nn.ReLU6(inplace=True))
+        super().__init__(OrderedDict(stem=stem, blocks=nn.Sequential(*blocks), head=head))
 
 
 def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

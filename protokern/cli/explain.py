@@ -93,11 +93,13 @@ def run(args: argparse.Namespace) -> int:
             item = with_cards(item, cards)
         field = explanation.receptive_field
         entries = explanation_table(path.name, explanation, opened.classes, files)
+        share = field.share((image.shape[1], image.shape[2]))
         with explain_write_errors(out), outputs.writing() as stage:
             page, figure, table = (stage / name for name in of_image)
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)
-            write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map, "frame": args.frame}))
+            told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
+            write_file(table, to_json_bytes(entries | told))
         print("\n".join([*summarise(item), *(f"  {out / name}" for name in of_image)]))
     return 0
 

@@ -111,6 +111,7 @@ def collect_report(
         prototypes=cards,
         slots=class_slots(run.model, run.classes),
         is_focal=run.model.is_focal,
+        is_salient=run.model.prototype_layer.norm_as_weight,
         still_chooses=still_chooses,
         explanations=explanations,
         confusion=confusion,
@@ -118,7 +119,7 @@ def collect_report(
         stages=stages,
         settings=read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else "",
         notes=tuple(notes),
-        facts=_facts(run, splits),
+        facts=_facts(run, splits, files),
     )
     return _judged(data, run, splits)
 
@@ -247,11 +248,15 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
     return tuple(epochs), tuple(stages)
 
 
-def _facts(run: OpenRun, splits: Splits | None) -> tuple[tuple[str, str], ...]:
+def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
     stage = read_state(run.checkpoint).stage.replace("_", " ")
     num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    patches: list[tuple[str, str]] = []
+    if files is not None:
+        grid, share = files.grid, files.receptive_field.share(files.image_size)
+        patches.append(("patches", f"{grid[0]} by {grid[1]}; one in the middle sees {share:.0%} of the image"))
     counts: list[tuple[str, str]] = []
     if splits is not None:
         sizes = f"{len(splits.push)} for training, {len(splits.val)} for validation, {len(splits.test)} for testing"
@@ -260,6 +265,7 @@ def _facts(run: OpenRun, splits: Splits | None) -> tuple[tuple[str, str], ...]:
         ("model", f"{run.config.model.name} on {run.config.model.backbone}"),
         ("parameters", f"{num_parameters:,}"),
         ("images", f"{rows} by {columns} pixels"),
+        *patches,
         *counts,
         ("weights", f"{stage}, after epoch {run.epoch + 1}"),
         ("page by", ", ".join(f"{name} {version}" for name, version in versions().items())),

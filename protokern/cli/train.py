@@ -41,6 +41,10 @@ from protokern.config import (
 )
 from protokern.data import Splits
 from protokern.errors import CheckpointError, ConfigError, LostContactError
+from protokern.explain.receptive_field import find_middle_field, share_of_image
+from protokern.models.base import PrototypeModel
+from protokern.models.feature_shape import in_channels_of
+from protokern.nn import evaluating
 from protokern.train.batch_norms import check_batches, share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
@@ -202,6 +206,17 @@ def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
     return (f"{model.backbone} starts with random weights, since those of ImageNet are for 3 channels, not {channels}",)
 
 
+def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
+    """How many patches an image of `image_size` (Y, X) has, and how much of it one of them can depend on."""
+    channels = in_channels_of(model.backbone)
+    parameter = next(model.parameters())
+    image = torch.zeros(channels, *image_size, device=parameter.device, dtype=parameter.dtype)
+    with evaluating(model):
+        rows, columns = model.features(image[None]).shape[2:]
+        share = share_of_image(find_middle_field(model.features, image), image_size)
+    return f"images have {rows} x {columns} patches, of which one in the middle sees {share:.0%} of the image"
+
+
 def _make_run(
     folder: Path, config: RunConfig, splits: Splits, device: torch.device, ranks: Ranks, *, is_resumed: bool
 ) -> TrainingRun:
@@ -215,10 +230,12 @@ def _make_run(
     if config.train.backbone == "train":  # a frozen one sees every image once
         splits.train.preload()
         splits.push.preload()
+    model = place_model(model, device, config.train.channels_last)
+    patches = (note_on_patches(model, splits.push.image_size),) if ranks.is_first and not is_resumed else ()
     return TrainingRun(
         folder=folder,
-        model=place_model(model, device, config.train.channels_last),
-        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()))),
+        model=model,
+        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()), *patches)),
         classes=tuple(splits.classes),
         config=config_to_dict(config),
         train=config.train,

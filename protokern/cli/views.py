@@ -149,6 +149,7 @@ def explain_for_people(
         classes=points,
         true_class=None if true_class is None else classes[true_class],
         is_focal=model.is_focal,
+        is_salient=model.prototype_layer.norm_as_weight,
     )
     return item, explanation
 

@@ -57,7 +57,8 @@ def gradient_heat_map(
 
     Returns:
         (Y, X) float32, >= 0; zero outside of the receptive field of the patch, save for what the convolutions of some
-        CUDA libraries round to.
+        CUDA libraries round to, and with salience for the field of the patch with the longest vector, of whose length
+        the salience is a share.
 
     Raises:
         ValueError: an argument is out of range.

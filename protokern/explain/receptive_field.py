@@ -30,6 +30,15 @@ class ReceptiveField:
         last_row, last_column = row + size[0] - 1, column + size[1] - 1
         return Box(self.rows[row][0], self.columns[column][0], self.rows[last_row][1], self.columns[last_column][1])
 
+    def share(self, image_size: tuple[int, int]) -> float:
+        """How much of an image of `image_size` (Y, X) the cell in the middle of the grid can depend on, from 0 to 1."""
+        return share_of_image(self.box(len(self.rows) // 2, len(self.columns) // 2), image_size)
+
+
+def share_of_image(box: Box, image_size: tuple[int, int]) -> float:
+    """The area of a box as a share of an image of `image_size` (Y, X)."""
+    return box.height * box.width / (image_size[0] * image_size[1])
+
 
 def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> ReceptiveField:
     """Find the receptive field of every cell of `net(image)` by running the net on images with NaN pixels.
@@ -38,7 +47,8 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches,
     strides, dilation and padding, and is the whole image where a net pools globally (squeeze and excitation).
     The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
-    The net must be in evaluation mode, else its batch statistics mix the images.
+    The net must be in evaluation mode, else its batch statistics mix the images. Features of `SalientLayers` depend on
+    the whole image by their length alone, of which a patch that is NaN takes no part; the box is that of the direction.
 
     Args:
         net: maps images (B, C, Y, X) to features (B, D, H, W).
@@ -50,16 +60,7 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     Raises:
         ValueError: features are not finite for `image` itself, or do not depend on it.
     """
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):  # Winograd and FFT would spread NaN
-        features = net(image[None])
-        if not torch.isfinite(features).all():
-            raise ValueError("image: must give finite features; got NaN or inf. Check the image and the weights.")
-        ends = [
-            _search_ends(net, image, axis=axis, from_end=from_end, num_cells=features.shape[axis + 1])
-            for axis in (1, 2)
-            for from_end in (False, True)
-        ]
-    top, bottom, left, right = ends
+    top, bottom, left, right = _find_ends(net, image, middle=False)
     height, width = image.shape[1:]
     return ReceptiveField(
         rows=tuple((first, height - last) for first, last in zip(top, bottom, strict=True)),
@@ -67,22 +68,53 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     )
 
 
+def find_middle_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Box:
+    """The box that the cell in the middle of the grid depends on, as `find_receptive_field` has it, for less.
+
+    It takes a few dozen images however many cells there are.
+
+    Args:
+        net: as for `find_receptive_field`.
+        image: likewise.
+
+    Raises:
+        ValueError: likewise.
+    """
+    (top,), (bottom,), (left,), (right,) = _find_ends(net, image, middle=True)
+    height, width = image.shape[1:]
+    return Box(top, left, height - bottom, width - right)
+
+
+def _find_ends(net: Callable[[Tensor], Tensor], image: Tensor, *, middle: bool) -> list[list[int]]:
+    """At the top, the bottom, the left and the right: the pixel lines that each row or column of cells does not see."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):  # Winograd and FFT would spread NaN
+        features = net(image[None])
+        if not torch.isfinite(features).all():
+            raise ValueError("image: must give finite features; got NaN or inf. Check the image and the weights.")
+        ends = []
+        for axis in (1, 2):
+            length = features.shape[axis + 1]
+            cells = [length // 2] if middle else list(range(length))
+            ends += [_search_ends(net, image, axis=axis, from_end=from_end, cells=cells) for from_end in (False, True)]
+    return ends
+
+
 def _search_ends(
-    net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, num_cells: int
+    net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, cells: list[int]
 ) -> list[int]:
-    """Per grid row (axis 1) or column (axis 2): how many pixel lines at that side of the image it does not see."""
+    """For given grid rows (axis 1) or columns (axis 2): how many pixel lines at that side of the image each misses."""
     length = image.shape[axis]
-    unseen = [0] * num_cells  # blanking this many lines leaves the cell finite
-    seen = [length + 1] * num_cells  # blanking this many makes it NaN
+    unseen = [0] * len(cells)  # blanking this many lines leaves the cell finite
+    seen = [length + 1] * len(cells)  # blanking this many makes it NaN
     counts = [1, length]  # one line settles the cells that see the border, all lines those that see nothing
     while counts:
         touched = _touched_cells(net, image, axis=axis, from_end=from_end, counts=counts)
-        for count, cells in zip(counts, touched, strict=True):
-            for cell in range(num_cells):
-                if cells[cell]:
-                    seen[cell] = min(seen[cell], count)
+        for count, is_touched in zip(counts, touched, strict=True):
+            for number, cell in enumerate(cells):
+                if is_touched[cell]:
+                    seen[number] = min(seen[number], count)
                 else:
-                    unseen[cell] = max(unseen[cell], count)
+                    unseen[number] = max(unseen[number], count)
         if max(unseen) == length:
             raise ValueError("net: must make every cell of its features depend on the image; got cells that do not.")
         counts = sorted({(low + high) // 2 for low, high in zip(unseen, seen, strict=True) if high - low > 1})

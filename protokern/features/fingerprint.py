@@ -36,8 +36,14 @@ class Fingerprint:
 
 
 def fingerprint_of_weights(backbone: nn.Module) -> str:
-    """Of the classes of all layers and of every bit of the parameters and buffers; not of device and memory format."""
+    """Of the stage it ends after, the classes of all layers and every bit of the parameters and buffers.
+
+    Not of device and memory format.
+    """
     digest = hashlib.sha256()
+    stage = getattr(backbone, "stage", None)  # of two stages a net may run the same layers
+    if isinstance(stage, int):
+        digest.update(f"stage:{stage}\n".encode())
     for name, module in backbone.named_modules():
         digest.update(f"{name}:{type(module).__qualname__}\n".encode())
     for name, value in backbone.state_dict().items():

@@ -99,12 +99,15 @@ class PrototypeModel(nn.Module):
         in_channels: int,
         image_size: int | tuple[int, int],
         backend: str,
+        salience: float = 0.0,
     ) -> None:
         """Set backbone, add-on layers and prototype layer; the backbone is run once to find its channels."""
+        if salience and metric != "cosine":
+            raise ValueError(f'metric: must be "cosine" when salience is above 0; got {metric!r}. Change one of them.')
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         channels, height, width = find_feature_shape(backbone, in_channels, size)
         self.backbone = backbone
-        self.add_on_layers = make_add_on_layers(channels, prototype_dim, add_on_layers)
+        self.add_on_layers = make_add_on_layers(channels, prototype_dim, add_on_layers, salience=salience)
         self.prototype_layer = PrototypeLayer(
             num_prototypes,
             prototype_dim,
@@ -113,6 +116,7 @@ class PrototypeModel(nn.Module):
             metric=metric,
             epsilon=epsilon,
             backend=backend,
+            norm_as_weight=salience > 0,
         )
         check_grid((height, width), prototype_size, size)
         self._has_bounded_features = add_on_layers != "linear"

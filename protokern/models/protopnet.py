@@ -62,6 +62,8 @@ class ProtoPNet(PrototypeModel):
         in_channels: channels of the images.
         image_size: side or (Y, X) of the image for that one run, in pixels; the model takes other sizes too.
         backend: see `protokern.min_distance`.
+        salience: power of the salience by which the similarity of a patch is multiplied, see `SalientLayers`; 0: all
+            patches count alike. Needs the cosine metric.
 
     Raises:
         ValueError: an argument is out of range, the backbone gives no feature maps, or its grid is smaller than
@@ -89,6 +91,7 @@ class ProtoPNet(PrototypeModel):
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 64,
         backend: str = "auto",
+        salience: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("num_classes", num_classes), ("prototypes_per_class", prototypes_per_class)):
@@ -107,6 +110,7 @@ class ProtoPNet(PrototypeModel):
             in_channels=in_channels,
             image_size=image_size,
             backend=backend,
+            salience=salience,
         )
         own_class = torch.arange(num_prototypes) // prototypes_per_class
         self.register_buffer("class_identity", F.one_hot(own_class, num_classes).float())
@@ -137,6 +141,7 @@ class ProtoPNet(PrototypeModel):
             incorrect_class_weight=config.incorrect_class_weight,
             in_channels=in_channels_of(backbone),
             image_size=image_size,
+            salience=config.salience,
         )
 
     def head(self, features: Tensor) -> ModelOutput:

@@ -16,7 +16,7 @@ from protokern.losses import Labels, LossCoefficients, ModelLoss, protopool_loss
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.feature_shape import in_channels_of
 from protokern.models.settings import ModelConfig
-from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum, mean_distance
+from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum
 from protokern.nn.prototype_layer import Activation
 
 FOCALS = ("distance", "similarity")
@@ -107,6 +107,7 @@ class ProtoPool(PrototypeModel):
         in_channels: channels of the images.
         image_size: as in `ProtoPNet`.
         backend: see `protokern.min_distance`.
+        salience: as in `ProtoPNet`; with focal="similarity" for the activations "cosine" and "linear" only.
 
     Attributes:
         assignment: the `SlotAssignment`; its `presence_logits` are (K, P, S).
@@ -146,9 +147,15 @@ class ProtoPool(PrototypeModel):
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 64,
         backend: str = "auto",
+        salience: float = 0.0,
     ) -> None:
         super().__init__()
         _check_options(focal, last_layer, activation)
+        if salience and focal == "similarity" and activation not in ("cosine", "linear"):
+            raise ValueError(
+                f'activation: must be "cosine" or "linear" with salience and focal="similarity"; got {activation!r}. '
+                'Choose one of these, or use focal="distance".'
+            )
         self.assignment = SlotAssignment(num_classes, num_prototypes, slots_per_class, schedule_epochs=schedule_epochs)
         self._make_parts(
             backbone,
@@ -162,6 +169,7 @@ class ProtoPool(PrototypeModel):
             in_channels=in_channels,
             image_size=image_size,
             backend=backend,
+            salience=salience,
         )
         slot_class = torch.arange(num_classes).repeat_interleave(slots_per_class)
         self.register_buffer("slot_identity", F.one_hot(slot_class, num_classes).float())
@@ -203,6 +211,7 @@ class ProtoPool(PrototypeModel):
             compat=config.compat,
             in_channels=in_channels_of(backbone),
             image_size=image_size,
+            salience=config.salience,
         )
 
     @property
@@ -279,10 +288,10 @@ class ProtoPool(PrototypeModel):
     def head(self, features: Tensor) -> ProtoPoolOutput:
         """Logits, distances, focal similarities and patches for feature maps (B, D, H, W)."""
         layer = self.prototype_layer
-        layer.require_even_weights("focal similarities")
         assignment = self.assignment()
         pool = layer(features)
-        if self.focal == "similarity":
+        # With weights the similarity is linear in the distance, so that both ways are the same.
+        if self.focal == "similarity" and not layer.norm_as_weight:
             assert isinstance(layer.activation, str)
             mean = mean_activation(
                 features,
@@ -296,7 +305,7 @@ class ProtoPool(PrototypeModel):
             activations = pool.activation - mean
             in_slots = self._in_slots(activations, assignment)
         else:
-            mean = mean_distance(features, layer.prototypes, metric=layer.metric, backend=layer.backend)
+            mean = layer.mean_distance(features)
             activations = pool.activation - layer.activate(mean)
             if self.is_hard:
                 in_slots = self._in_slots(activations, assignment)

@@ -18,12 +18,16 @@ class ModelConfig:
         backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
         weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
             there are such weights.
+        backbone_stage: which of the backbone's stages gives the feature map: 0 for the first and finest one, -2 for the
+            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. None: the last one.
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
         add_on_layers: the 1x1 convolutions between backbone and prototypes, see `protokern.nn.make_add_on_layers`.
         activation: similarity as a function of distance.
         metric: distance between a patch and a prototype.
         epsilon: of the "log" activation.
+        salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
+            image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
     """
 
     # A plain dict, so that using a model does not import pydantic.
@@ -32,12 +36,14 @@ class ModelConfig:
     name: str = ""
     backbone: str = "resnet34"
     weights: str = "auto"
+    backbone_stage: int | None = None
     prototype_dim: int = 128
     prototype_size: tuple[int, int] = (1, 1)
     add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "regular"
     activation: Literal["log", "linear", "exp", "cosine"] = "log"
     metric: Literal["sqeuclidean", "cosine"] = "sqeuclidean"
     epsilon: float = 1e-4
+    salience: float = 0.0
 
     def __post_init__(self) -> None:
         backbones = list_backbones()
@@ -48,3 +54,6 @@ class ModelConfig:
         require_number(self, "epsilon", above=True)
         if self.activation == "cosine":
             require(self.metric == "cosine", "metric", '"cosine" when activation is "cosine"', self.metric)
+        require_number(self, "salience")
+        if self.salience:
+            require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)

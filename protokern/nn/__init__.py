@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protokern.nn.add_on import make_add_on_layers
+from protokern.nn.add_on import SalientLayers, make_add_on_layers
 from protokern.nn.classifier import PrototypeClassifier, SlotSum
 from protokern.nn.mean_distance import mean_distance
 from protokern.nn.modes import evaluating
@@ -15,6 +15,7 @@ __all__ = [
     "PoolUse",
     "PrototypeClassifier",
     "PrototypeLayer",
+    "SalientLayers",
     "SlotAssignment",
     "SlotSum",
     "apply_to_rows",

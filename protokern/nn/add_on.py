@@ -2,12 +2,69 @@
 
 from __future__ import annotations
 
-from torch import nn
+import math
+
+import torch
+from torch import Tensor, nn
+
+from protokern.kernels.geometry import compute_dtype
 
 KINDS = ("regular", "bottleneck", "single", "linear")
 
 
-def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regular") -> nn.Sequential:
+class SalientLayers(nn.Sequential):
+    """Add-on layers whose features say how much each patch counts: their length is the patch's salience.
+
+    For the backbone's map z the feature of patch n is s(n) times the unit vector along layers(z) at n, with the
+    salience s(n) = (|z_n| / max_m |z_m|) ** power, from 0 to 1. A `PrototypeLayer` with `norm_as_weight=True` reads it
+    there, so that the similarity of a patch is s(n) times its cosine. The largest length is that of one image, over the
+    patches that are not NaN: a patch that is NaN spoils itself alone. Where z is zero in every patch, none stands out,
+    and all have salience 1. A patch whose layers give a zero vector keeps it.
+
+    Args:
+        layers: as of `nn.Sequential`, whose state dict has the same keys.
+        power: greater than 0; larger ones leave less to patches of small length.
+
+    Raises:
+        ValueError: `power` is out of range.
+    """
+
+    def __init__(self, *layers: nn.Module, power: float) -> None:
+        super().__init__(*layers)
+        if not (math.isfinite(power) and power > 0):
+            raise ValueError(f"power: must be a finite number greater than 0; got {power}. Use nn.Sequential for none.")
+        self.power = power
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Features (B, D, H, W) of the backbone's maps (B, C, H, W)."""
+        return self.weigh(super().forward(maps), maps)
+
+    def weigh(self, features: Tensor, maps: Tensor) -> Tensor:
+        """`features` (B, D, H, W), which the layers gave for `maps` (B, C, H, W), as long as the maps are salient."""
+        wide = features.to(compute_dtype(features.dtype))
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)  # (B, 1, H, W)
+        is_zero = length == 0
+        factor = torch.where(is_zero, 0, _salience(maps, self.power).to(wide.dtype) / torch.where(is_zero, 1, length))
+        return (wide * factor).to(features.dtype)
+
+    def extra_repr(self) -> str:
+        """The power, for `print(layers)`."""
+        return f"power={self.power:g}"
+
+
+def _salience(maps: Tensor, power: float) -> Tensor:
+    """Salience (B, 1, H, W) of the patches of maps (B, C, H, W), float32 for half maps; its gradient at 0 is 0."""
+    length = torch.linalg.vector_norm(maps.to(compute_dtype(maps.dtype)), dim=1, keepdim=True)
+    largest = torch.where(length.isnan(), 0, length).amax((2, 3), keepdim=True)  # (B, 1, 1, 1)
+    is_empty = largest == 0
+    share = torch.where(is_empty, 1, length) / torch.where(is_empty, 1, largest)
+    is_zero = share == 0
+    return torch.where(is_zero, 0, torch.where(is_zero, 1, share) ** power)
+
+
+def make_add_on_layers(
+    in_channels: int, prototype_dim: int, kind: str = "regular", *, salience: float = 0.0
+) -> nn.Sequential:
     """Layers from (B, in_channels, H, W) to (B, prototype_dim, H, W).
 
     Weights start Kaiming normal (fan_out, relu), biases at 0.
@@ -18,9 +75,10 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
         kind: "regular" is conv, ReLU, conv, sigmoid; "bottleneck" halves the channels step by step down to D and ends
             in a sigmoid; "single" is one convolution and a sigmoid; "linear" is one convolution and nothing else, for
             the cosine metric.
+        salience: power of the salience of `SalientLayers`; 0: plain layers.
 
     Raises:
-        ValueError: unknown kind, or a channel count below 1.
+        ValueError: unknown kind, a channel count below 1, or a salience below 0.
 
     Source: Chen et al. 2019 (ProtoPNet), supplement; released `model.py` for "bottleneck";
         ProtoPool for "single".
@@ -30,6 +88,8 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
             raise ValueError(f"{name}: must be at least 1; got {value}. Give a channel count.")
     if kind not in KINDS:
         raise ValueError(f"add_on_layers: must be one of {', '.join(KINDS)}; got {kind!r}. Check the spelling.")
+    if not (math.isfinite(salience) and salience >= 0):
+        raise ValueError(f"salience: must be a finite number of at least 0; got {salience}. Give 0 for none.")
     layers: list[nn.Module]
     if kind == "linear":
         layers = [nn.Conv2d(in_channels, prototype_dim, 1)]
@@ -44,7 +104,7 @@ def make_add_on_layers(in_channels: int, prototype_dim: int, kind: str = "regula
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+    return SalientLayers(*layers, power=salience) if salience else nn.Sequential(*layers)
 
 
 def _conv_pair(in_channels: int, out_channels: int, last: nn.Module) -> list[nn.Module]:

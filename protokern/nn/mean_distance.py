@@ -11,29 +11,45 @@ from protokern.kernels.geometry import compute_dtype
 
 
 def mean_distance(
-    features: Tensor, prototypes: Tensor, *, metric: str = "sqeuclidean", backend: str = "auto"
+    features: Tensor,
+    prototypes: Tensor,
+    *,
+    metric: str = "sqeuclidean",
+    backend: str = "auto",
+    patch_weight: Tensor | None = None,
 ) -> Tensor:
     """Mean over all patches of the distance to every prototype, without the map of them.
 
     The mean of |x - p|^2 over the patches x of an image is the spread of the patches around their mean m, plus
     |m - p|^2. Both are sums of squares of differences, so the result is never negative, and off by little where it is
     small. The mean of 1 - cos(x, p) is 1 - u . p / |p| with u the mean of the x / |x|; for prototypes larger than one
-    cell, where the patches overlap, it is left to the fused `mean_activation`.
+    cell, where the patches overlap, it is left to the fused `mean_activation`. With weights w it is the mean of
+    1 - w cos(x, p), for which u is the mean of the w x / |x|.
 
     Args:
         features: (B, D, H, W).
         prototypes: (P, D) or (P, D, h, w); dtype and device of `features`, or under autocast any of the supported.
         metric: "sqeuclidean" or "cosine".
         backend: see `protokern.min_distance`.
+        patch_weight: (B, H', W') in [0, 1], for the cosine metric; None: all patches count alike.
 
     Returns:
-        (B, P), float32 for half inputs, else the wider dtype of the inputs. Differentiable in both.
+        (B, P), float32 for half inputs, else the wider dtype of the inputs. Differentiable in all three.
+
+    Raises:
+        ValueError: weights with another metric, or as `protokern.min_distance`.
 
     Source: Rymarczyk et al. 2022 (ProtoPool), section 3.2: the average in the focal similarity, as the released program
     takes it, of distances.
     """
     wide = features.to(compute_dtype(features.dtype))
     cells = prototypes if prototypes.ndim == 4 else prototypes[..., None, None]
+    if patch_weight is not None:
+        if metric != "cosine":
+            raise ValueError(f"patch_weight: must be None with metric {metric!r}; got weights. Use metric 'cosine'.")
+        directions = _directions(_patches(wide, (cells.shape[2], cells.shape[3])))  # (B, K, N)
+        mean = (directions * patch_weight.to(wide.dtype).flatten(1)[:, None]).mean(2)  # (B, K)
+        return 1 - mean @ _directions(cells.flatten(1).to(wide.dtype)).T
     if metric == "cosine":
         if cells.shape[2:] != (1, 1):
             return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)

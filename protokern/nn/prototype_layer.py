@@ -21,6 +21,7 @@ from protokern.kernels.activations import activate
 from protokern.kernels.checks import MOST_PATCHES, check_activation, check_epsilon
 from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.metrics import METRICS
+from protokern.nn.mean_distance import mean_distance
 
 Activation = str | Callable[[Tensor], Tensor]
 
@@ -236,6 +237,16 @@ class PrototypeLayer(nn.Module):
             metric=self.metric,
             backend=self.backend,
             patch_weight=self._weights(features, patch_weight),
+        )
+
+    def mean_distance(self, features: Tensor) -> Tensor:
+        """Mean over all patches of the distance to every prototype, (B, P), for features (B, D, H, W)."""
+        return mean_distance(
+            features,
+            self.prototypes,
+            metric=self.metric,
+            backend=self.backend,
+            patch_weight=self._weights(features, None),
         )
 
     def activate(self, distance: Tensor) -> Tensor:

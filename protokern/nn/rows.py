@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from protokern.nn.add_on import SalientLayers
+
 _Steps = list[tuple[nn.Conv2d, type[nn.Module] | None]]
 
 # Rows with a gradient are picked out in sixteenths of all, at most this many: for every new number of rows oneDNN
@@ -21,12 +23,18 @@ def apply_to_rows(layers: nn.Sequential, maps: Tensor) -> Tensor:
 
     On processors that is quicker in bfloat16, and no slower in float32, for maps in channels-last memory. There the
     backward pass of 1x1 convolutions, ReLU and sigmoid leaves out patches without a gradient, which are most of them
-    where only the nearest patch of every prototype learns. Other layers are called as they are.
+    where only the nearest patch of every prototype learns. Other layers are called as they are. The length that
+    `SalientLayers` give to features comes after their products, and leaves patches without a gradient without one.
 
     Args:
         layers: add-on layers, from (B, C, H, W) to (B, D, H, W).
         maps: (B, C, H, W).
     """
+    features = _apply(layers, maps)
+    return layers.weigh(features, maps) if isinstance(layers, SalientLayers) else features
+
+
+def _apply(layers: nn.Sequential, maps: Tensor) -> Tensor:
     steps = _steps(layers) if maps.device.type == "cpu" and torch.is_grad_enabled() else None
     if steps is None or torch.compiler.is_compiling():
         return _apply_each(layers, maps)

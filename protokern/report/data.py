@@ -246,6 +246,7 @@ class ExplainedImage:
         classes: the class with the highest total first.
         true_class: name of the right class; None when nobody knows it.
         is_focal: similarities are those at the best patch less those of the image on average.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
     """
 
     name: str
@@ -253,6 +254,7 @@ class ExplainedImage:
     classes: tuple[ClassPoints, ...]
     true_class: str | None = None
     is_focal: bool = False
+    is_salient: bool = False
 
     @property
     def predicted_class(self) -> str:
@@ -349,6 +351,7 @@ class ReportData:
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
         is_focal: points are made of similarities less those of the image on average; those of reasons and of nearest
             patches are before that.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
         still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None when the page was made without them.
@@ -367,6 +370,7 @@ class ReportData:
     prototypes: tuple[PrototypeCard, ...]
     slots: tuple[ClassSlots, ...] = ()
     is_focal: bool = False
+    is_salient: bool = False
     still_chooses: bool = False
     explanations: tuple[ExplainedImage, ...] = ()
     confusion: Confusion | None = None

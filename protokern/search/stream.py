@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.models.base import PrototypeModel
-from protokern.nn import evaluating
+from protokern.nn import PrototypeLayer, evaluating
 from protokern.search.batches import Loader, Seen, read_batches
 from protokern.search.best import RunningBest
 from protokern.search.result import NearestPatches
@@ -25,6 +26,7 @@ def find_nearest_patches(
     distinct: bool = False,
     vectors: bool = False,
     first_image: int = 0,
+    weighted: bool = True,
 ) -> NearestPatches:
     """Find the k patches nearest to each prototype, in one pass over the loader.
 
@@ -44,6 +46,8 @@ def find_nearest_patches(
         distinct: leave out patches whose feature vectors equal that of a nearer entry, bit for bit.
         vectors: also return the features of the patches.
         first_image: index of the loader's first image, for a loader of a later part of a data set.
+        weighted: by the distances that the model decides by. False: where its patches have weights, as those of
+            `PrototypeLayer(norm_as_weight=True)`, by distances that leave them out.
 
     Raises:
         ValueError: the loader is empty, shuffles without an index, gives an image twice, labels out of range or images
@@ -55,7 +59,7 @@ def find_nearest_patches(
         raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
     if first_image < 0:
         raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
-    layer = model.prototype_layer
+    layer = model.prototype_layer if weighted else _without_weights(model.prototype_layer)
     best = RunningBest(layer, k, all_patches=patches == "all", distinct=distinct, vectors=vectors)
     seen = Seen()
     of_class = _prototypes_of_classes(model) if own_class else None
@@ -71,6 +75,13 @@ def find_nearest_patches(
     label = seen.labels_of(found.image)
     assert best.grid is not None
     return NearestPatches(found.distance, found.image, found.patch, label, found.vector, best.grid)
+
+
+def _without_weights(layer: PrototypeLayer) -> PrototypeLayer:
+    """The same prototypes, with patches that all count alike."""
+    even = copy.copy(layer)
+    even.norm_as_weight = False
+    return even
 
 
 def _groups(

@@ -34,7 +34,9 @@ def build_model(
         ConfigError: the parts do not fit each other, the backbone takes no images of this size, or the weights cannot
             be had.
     """
-    backbone = build_backbone(config.backbone, weights=config.weights, in_channels=channels)
+    backbone = build_backbone(
+        config.backbone, weights=config.weights, in_channels=channels, stage=config.backbone_stage
+    )
     try:
         return MODELS[config.name].from_config(config, backbone, num_classes, image_size)
     except BackboneFailedError as error:

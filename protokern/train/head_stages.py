@@ -12,7 +12,7 @@ from torch import Tensor
 from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNumber, PruneResult, apply_prune, prune_by_number
-from protokern.push import PushResult, apply_push
+from protokern.push import PushResult, push_found
 from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import FrozenSplits, on_features
@@ -76,9 +76,7 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     hardened = _harden(run.model)
     search = _search(run)
     with on_features(run.model):
-        push, notices = _speak(
-            lambda: apply_push(run.model, search(run.model, 1, own_class=True, vectors=True)), run, "push"
-        )
+        push, notices = _speak(lambda: push_found(run.model, search), run, "push")
     run.push = push
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}

@@ -30,12 +30,24 @@ class ShardedSearch:
     first_image: int
 
     def __call__(
-        self, model: PrototypeModel, k: int, *, own_class: bool = False, vectors: bool = False
+        self,
+        model: PrototypeModel,
+        k: int,
+        *,
+        own_class: bool = False,
+        vectors: bool = False,
+        weighted: bool = True,
     ) -> NearestPatches:
         """The nearest patches in all parts, on every rank; bit for bit those of one search in all images."""
         found = (
             find_nearest_patches(
-                model, self.part, k, own_class=own_class, vectors=vectors, first_image=self.first_image
+                model,
+                self.part,
+                k,
+                own_class=own_class,
+                vectors=vectors,
+                first_image=self.first_image,
+                weighted=weighted,
             )
             if len(self.part)
             else _nothing(model, k, vectors)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
+from protokern.explain import find_receptive_field
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 from tests.train.tampering import change_table, change_tensors, mend_checksum
@@ -183,7 +185,11 @@ def test_images_that_are_not_square_keep_their_sides(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["explain", str(run.folder), str(tmp_path / "grey.png"), "--out", str(out), "--heat-map", "gradient"]
     assert main(command) == 0
-    for entry in json.loads((out / "grey.json").read_text())["classes"][0]["prototypes"]:
+    table = json.loads((out / "grey.json").read_text())
+    field = find_receptive_field(run.model.features, torch.zeros(3, 24, 40))
+    y0, x0, y1, x1 = field.box(1, 2)  # of 3 x 5 cells
+    assert table["receptive_field_share"] == (y1 - y0) * (x1 - x0) / (24 * 40) < 1
+    for entry in table["classes"][0]["prototypes"]:
         assert entry["patch"][0] < 3
         assert entry["patch"][1] < 5
         for name in ("activation_box", "patch_box", "receptive_field_box"):

@@ -76,7 +76,9 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
     lines = [line for line in printed if not line.startswith("warning: ")]
     epochs = ["warm epoch 0: loss", "joint epoch 1: loss", "joint epoch 2: loss", "joint epoch 3: loss"]
     stages = ["after joint, epoch", "after push, epoch", "after last layer, epoch"]
-    starts = ["data: 20 files: ", "no folder val/", *epochs, *stages, "wrote "]
+    # A cell of the tiny net sees 31 x 31 of the 32 x 32 pixels.
+    patches = "images have 4 x 4 patches, of which one in the middle sees 94% of the image"
+    starts = ["data: 20 files: ", "no folder val/", patches, *epochs, *stages, "wrote "]
     assert len(lines) == len(starts)
     for line, beginning in zip(lines, starts, strict=True):
         assert line.startswith(beginning)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.explain.boxes import Box
-from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.receptive_field import find_middle_field, find_receptive_field, share_of_image
 
 
 def formula(layers: list[tuple[int, int, int]], size: int) -> list[tuple[int, int]]:
@@ -53,6 +53,19 @@ def test_one_conv_by_hand() -> None:
     assert field.rows == ((0, 2), (1, 4), (3, 5))
     assert field.box(0, 1) == Box(0, 1, 2, 4)
     assert field.box(0, 1, size=(2, 2)) == Box(0, 1, 4, 5)
+
+
+def test_the_cell_in_the_middle_alone_and_its_share_of_the_image() -> None:
+    layers = [(7, 2, 3), (3, 2, 1), (3, 1, 1)]
+    net, image = build(layers), torch.rand(3, 32, 48)
+    field = find_receptive_field(net, image)
+    box = find_middle_field(net, image)
+    assert box == field.box(4, 6)
+    (y0, y1), (x0, x1) = formula(layers, 32)[4], formula(layers, 48)[6]
+    assert field.share((32, 48)) == share_of_image(box, (32, 48)) == (y1 - y0) * (x1 - x0) / (32 * 48) < 1
+    seen: list[int] = []
+    find_middle_field(lambda images: seen.append(len(images)) or net(images), image)
+    assert sum(seen) < 40
 
 
 def test_pooling_dead_relu_and_zero_weights_still_count() -> None:

@@ -28,6 +28,12 @@ class TestProtoPNetWithCosine(ModelContract):
         return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, **options)
 
 
+class TestProtoPNetWithSalience(ModelContract):
+    def build(self, backbone, num_classes):
+        options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine", "salience": 2.0}
+        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, **options)
+
+
 def test_every_model_has_a_contract_test():
     assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool.py has that of the other
 

@@ -48,6 +48,12 @@ class TestCosine(PoolContract):
         return super().build(backbone, num_classes, **options)
 
 
+class TestSalience(PoolContract):
+    def build(self, backbone, num_classes):
+        options = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "salience": 1.0}
+        return super().build(backbone, num_classes, **options)
+
+
 class TestLargePrototypes(PoolContract):
     def build(self, backbone, num_classes):
         return super().build(backbone, num_classes, prototype_size=(2, 1), focal="similarity", last_layer="sum")

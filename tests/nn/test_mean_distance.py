@@ -118,3 +118,25 @@ def test_a_patch_that_is_not_finite_gives_nan(value: float, metric: str, backend
     mean = mean_distance(features, prototypes, metric=metric, backend=backend)
     assert mean[1].isnan().all()
     assert mean[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_with_weights_it_is_the_mean_of_the_weighted_map(size: tuple[int, ...], backend: str) -> None:
+    features, prototypes = (tensor.requires_grad_() for tensor in inputs(torch.float64, 0.0, size))
+    distance = oracle.distance_map(features, prototypes, "cosine")  # (B, P, H', W')
+    weight = torch.rand(distance.shape[0], *distance.shape[2:], dtype=torch.float64)
+    weight[0, 0, :2] = torch.tensor([0.0, 1.0])
+    weight.requires_grad_()
+    wanted = (1 - weight[:, None] * (1 - distance)).mean((2, 3))
+    got = mean_distance(features, prototypes, metric="cosine", backend=backend, patch_weight=weight)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    slope = torch.randn_like(got)
+    inputs_of_both = (features, prototypes, weight)
+    grads, wanted_grads = (torch.autograd.grad(one, inputs_of_both, slope) for one in (got, wanted))
+    torch.testing.assert_close(grads, wanted_grads, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_are_for_the_cosine_metric(backend: str) -> None:
+    features, prototypes = inputs(torch.float32, 0.0)
+    with pytest.raises(ValueError, match=r"patch_weight: must be None with metric 'sqeuclidean'; got weights"):
+        mean_distance(features, prototypes, backend=backend, patch_weight=torch.ones(3, 5, 4))

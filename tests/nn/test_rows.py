@@ -41,33 +41,37 @@ def with_gradient_in(count: int, maps: Tensor) -> Tensor:
     return grad.view(maps.shape[0], 4, 8, DIM).permute(0, 3, 1, 2)
 
 
+@pytest.mark.parametrize("salience", [0.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_products_over_rows_are_the_convolutions(kind, memory_format):
+def test_products_over_rows_are_the_convolutions(kind, memory_format, salience):
     maps = make_maps(3).contiguous(memory_format=memory_format)
-    assert_same_grads(make_add_on_layers(CHANNELS, DIM, kind), maps, torch.randn(3, DIM, 4, 8))
+    assert_same_grads(make_add_on_layers(CHANNELS, DIM, kind, salience=salience), maps, torch.randn(3, DIM, 4, 8))
 
 
+@pytest.mark.parametrize("salience", [0.0, 2.0])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 64, 65, 127])
-def test_rows_without_a_gradient_change_nothing(kind, count):
+def test_rows_without_a_gradient_change_nothing(kind, count, salience):
     maps = make_maps()
-    assert_same_grads(make_add_on_layers(CHANNELS, DIM, kind), maps, with_gradient_in(count, maps))
+    assert_same_grads(make_add_on_layers(CHANNELS, DIM, kind, salience=salience), maps, with_gradient_in(count, maps))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [9, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_under_autocast_products_round_as_the_convolutions_do(kind, count, dtype):
+@pytest.mark.parametrize("salience", [0.0, 2.0])
+def test_under_autocast_products_round_as_the_convolutions_do(kind, count, dtype, salience):
     """Up to a few roundings to bfloat16, which has 8 bits; the gradients come in the dtypes of what they are of."""
     maps = make_maps()
-    layers = make_add_on_layers(CHANNELS, DIM, kind)
+    layers = make_add_on_layers(CHANNELS, DIM, kind, salience=salience)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same_grads(layers, maps.to(dtype), with_gradient_in(count, maps), rtol=2e-2, atol=5e-2)
 
 
-def test_the_backward_pass_takes_the_rows_with_a_gradient_alone():
-    layers, maps = make_add_on_layers(CHANNELS, DIM), make_maps()  # 128 patches
+@pytest.mark.parametrize("salience", [0.0, 2.0])
+def test_the_backward_pass_takes_the_rows_with_a_gradient_alone(salience):
+    layers, maps = make_add_on_layers(CHANNELS, DIM, salience=salience), make_maps()  # 128 patches
     flops = []
     for count in (8, 128):
         result = apply_to_rows(layers, maps)

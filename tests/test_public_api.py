@@ -45,7 +45,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert run_python("import sys, protokern; print('torch' in sys.modules)") == "False"
 
 
-@pytest.mark.parametrize("module", ["protokern.kernels", "protokern.nn", "protokern.models", "protokern.push"])
+@pytest.mark.parametrize(
+    "module", ["protokern.kernels", "protokern.nn", "protokern.models", "protokern.push", "protokern.metrics"]
+)
 def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
     """Plots, pages, progress bars and the backbone zoo are loaded by those who use them."""
     heavy = "{'matplotlib', 'jinja2', 'rich', 'torchvision', 'pydantic', 'PIL'}"

@@ -31,6 +31,7 @@ VERBS = (
     ("prune", "drop prototypes whose nearest patches are mostly of other classes"),
     ("explain", "show why an image is classified as it is"),
     ("importance", "how much hue, shape, texture ... matter to every prototype"),
+    ("metrics", "measure how far the explanations of a run can be trusted"),
     ("neighbours", "show the nearest patches of every prototype in the training and test images"),
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),

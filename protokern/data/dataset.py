@@ -98,6 +98,10 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         """What the image's file says of it before the pixels; None when it was generated, or can no longer be read."""
         return None
 
+    def orientation(self, index: int) -> int:
+        """The EXIF orientation of the image's file, which is undone as it is read: 1 to 8; 1 is upright."""
+        return 1
+
     def transform(self) -> str:
         """What is done to an image without augmentation before a net sees it, in words; other words, other pixels."""
         rows, columns = self.image_size

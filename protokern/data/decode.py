@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from protokern.data.grey import AUTO, GreyRange, Values, check_grey_range, ends_of
+from protokern.data.orientation import ORIENTATION_TAG, SWAPS_AXES, UPRIGHT
 from protokern.data.pixel_limit import TooLargeError, limit_in_words, pillow_allows
 from protokern.data.pixels import MOST_BANDS, check_channels, is_deep, layers_of, to_display, values_of
 from protokern.data.signatures import HEAD_BYTES, RAW_SUFFIXES, describe_content, is_heic
@@ -52,17 +53,6 @@ _DAMAGE = (
     TooLargeError,
 )
 
-_ORIENTATION_TAG = 0x0112
-_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF values that swap rows and columns
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Tags of a TIFF that tell a RAW photograph.
 _DNG_VERSION, _PHOTOMETRIC, _FILTER_ARRAY = 50706, 262, 32803
 
@@ -168,12 +158,12 @@ def read_pixels(
             image.draft(image.mode, (max(size), max(size)))
             layers = layers_of(image, options.channels, options.grey_range, partial(_open, path, content))
             orientation = _orientation(image)  # asked for last: a PNG decodes to find it, and must fail above
-            if orientation in _TURNED_ORIENTATIONS:
+            if orientation in SWAPS_AXES:
                 rows, columns = columns, rows
             layers = [layer.resize((columns, rows), Image.Resampling.BILINEAR) for layer in layers]
     except _DAMAGE as error:
         raise UnreadableImageError(path, _reason(path, error, content)) from error
-    turn = _UPRIGHT.get(orientation)
+    turn = UPRIGHT.get(orientation)
     arrays = [np.asarray(layer if turn is None else layer.transpose(turn)) for layer in layers]
     pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2)
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
@@ -254,6 +244,21 @@ def read_header(path: Path, *, content: bytes | None = None) -> ImageHeader | No
             return ImageHeader(image.width, image.height, image.mode, image.format or "")
     except _DAMAGE:
         return None
+
+
+def read_orientation(path: Path, *, content: bytes | None = None) -> int:
+    """The EXIF orientation that `read_pixels` undoes, 1 to 8; 1, upright, where the file says none or cannot be read.
+
+    Args:
+        path: an image file.
+        content: the bytes of the file; given, `path` only names it.
+    """
+    try:
+        with pillow_allows(_ANY_PIXELS), _open(path, content) as image:
+            orientation = _orientation(image)
+    except _DAMAGE:
+        return 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def load_image(
@@ -361,7 +366,7 @@ def _size_of_file(path: Path) -> int:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where the metadata is damaged: viewers show such a photograph as it is."""
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
     except _DAMAGE:
         return 1
 

@@ -21,6 +21,7 @@ from protokern.data.decode import (
     most_bytes,
     parse_image_size,
     read_header,
+    read_orientation,
     read_pixels,
 )
 from protokern.data.folder import hold_out
@@ -145,6 +146,10 @@ class PackedPhotos(ImageDataset):
     def header(self, index: int) -> ImageHeader | None:
         content = self.content(index)
         return None if content is None else read_header(self._names[index], content=content)
+
+    def orientation(self, index: int) -> int:
+        content = self.content(index)
+        return 1 if content is None else read_orientation(self._names[index], content=content)
 
     def transform(self) -> str:
         origin = self._split.origin

@@ -16,6 +16,7 @@ from protokern.data.decode import (
     describe_ends,
     parse_image_size,
     read_header,
+    read_orientation,
     read_pixels,
 )
 from protokern.data.grey import AUTO, GreyRange
@@ -92,6 +93,9 @@ class PhotoDataset(ImageDataset):
 
     def header(self, index: int) -> ImageHeader | None:
         return read_header(self.samples[index][0])
+
+    def orientation(self, index: int) -> int:
+        return read_orientation(self.samples[index][0])
 
     def transform(self) -> str:
         return super().transform() + describe_ends(self._options)

@@ -1,0 +1,120 @@
+"""`protokern metrics RUN`: how far the explanations of a run can be trusted, in numbers with their intervals."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from protokern.cli.arguments import add_run_arguments, check_count, choose_device
+from protokern.cli.frames import FRAMES
+from protokern.cli.metrics_files import NAMES, result_lines, write_measures
+from protokern.cli.out_folders import check_out
+from protokern.cli.prototype_files import read_prototypes
+from protokern.cli.runs import OpenRun, check_classes, data_folder, open_data, open_run
+from protokern.cli.show import show_progress
+from protokern.data import Splits, SyntheticBirds
+from protokern.data.annotations import open_annotations
+from protokern.data.birds.truth import BirdTruth
+from protokern.errors import CheckpointError, ConfigError
+from protokern.explain.boxes import Box
+from protokern.metrics import FILLS, MEASURES, Context, Region, measure
+from protokern.metrics.context import SUBSET
+from protokern.storage.outputs import Outputs, claim_outputs
+from protokern.train.loaders import ordered_loader
+
+Regions = Callable[[int], Mapping[str, Region]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    add_run_arguments(parser)
+    names = ", ".join(MEASURES)
+    parser.add_argument("--only", metavar="NAME", nargs="+", help=f"only these measures, of {names}; default: all")
+    parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
+    parser.add_argument(
+        "--images", metavar="N", type=int, default=SUBSET, help=f"test images for left_alone; default: {SUBSET}"
+    )
+    parser.add_argument(
+        "--frames", choices=FRAMES, nargs="*", default=list(FRAMES), help="that left_alone tests; default: all kinds"
+    )
+    parser.add_argument(
+        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone puts in the place of the rest; default: grey"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the images of left_alone and of the intervals; default: 0"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure over the test images; print a line for each number and write all of them."""
+    check_count("images", args.images)
+    unknown = [name for name in args.only or () if name not in MEASURES]
+    if unknown:
+        raise ConfigError(f"--only: must be some of {', '.join(MEASURES)}; got {unknown[0]!r}. Check the spelling.")
+    if args.seed < 0:
+        raise ConfigError(f"--seed: must be at least 0; got {args.seed}.")
+    opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
+    if not opened.model.is_hard:
+        raise CheckpointError(
+            f"{opened.checkpoint}: must have final choices to be measured; its classes still choose their prototypes. "
+            "Go on with 'protokern train --resume', or make them final with 'protokern push'."
+        )
+    outputs = _claim(opened, args.out)
+    splits = open_data(opened.config, run=opened.folder)
+    check_classes(splits, opened.classes)
+    for note in splits.notes:
+        print(note)
+    regions, why_none = _find_regions(opened, splits) if args.only is None or "on_object" in args.only else (None, "")
+    context = Context(
+        regions=regions,
+        no_regions=why_none,
+        frames={kind: FRAMES[kind](opened.model) for kind in args.frames},
+        push=opened.push,
+        source_boxes=_source_boxes(opened),
+        subset=args.images,
+        fill=args.fill,
+        seed=args.seed,
+    )
+    loader = ordered_loader(splits.test, opened.config.train.batch_size, opened.config.data.workers)
+    batches = show_progress(loader, "metrics", len(loader))
+    results = measure(opened.model, batches, len(splits.test), only=args.only, context=context)
+    facts = {"checkpoint": opened.checkpoint.name, "split": "test", "images": len(splits.test)}
+    print("\n".join(result_lines(results)))
+    if outputs is None:
+        print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
+    else:
+        print("\n".join(f"wrote {path}" for path in write_measures(outputs, facts, results)))
+    return 0
+
+
+def _claim(opened: OpenRun, out: str | None) -> Outputs | None:
+    """The folder for the numbers, where nothing of anybody else will be replaced; None: the run may only be read."""
+    if out is None and not os.access(opened.folder, os.W_OK | os.X_OK):
+        return None
+    folder = opened.folder if out is None else Path(out)
+    if out is not None:
+        check_out(folder, opened)
+    return claim_outputs(folder, NAMES, by="metrics", argument=str(folder) if out is None else "--out")
+
+
+def _find_regions(opened: OpenRun, splits: Splits) -> tuple[Regions | None, str]:
+    """Where the object is in the test images; or why nobody knows, as the end of a sentence."""
+    if isinstance(splits.test, SyntheticBirds):
+        return BirdTruth(splits.test).regions, ""
+    folder = data_folder(opened.config)
+    if folder is None:
+        return None, f"{opened.config.data.path} is no folder that boxes.csv or masks/ could lie in"
+    annotations = open_annotations(folder, splits.test, (splits.push, splits.val))
+    if not {"boxes.csv", "masks/"} & {*annotations.found}:
+        return None, f"no boxes.csv and no masks/ beside the images of {folder}"
+    return annotations.regions, ""
+
+
+def _source_boxes(opened: OpenRun) -> list[Box | None] | None:
+    """The frames of the prototypes' own sources, as they were drawn; None where there are none of this push."""
+    files = None if opened.push is None else read_prototypes(opened.folder)
+    if files is None or opened.push is None or not files.comes_from(opened.push):
+        return None
+    return [None if record.source is None else record.source.patch_box for record in files.prototypes]

@@ -1,0 +1,241 @@
+"""What people have marked in the images of a folder: `parts.csv`, `boxes.csv` and `masks/` beside its splits.
+
+Coordinates are pixels of the file as it is stored. They are turned with the image where its EXIF orientation turns it,
+and handed out as shares of the upright image, which squashing it to another size does not change. So they are where
+the net sees what they mark, exactly. Whoever finds a mistake is told its file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from protokern.data.class_names import composed
+from protokern.data.dataset import ImageDataset
+from protokern.data.masks import FOLDER, find_masks, read_mask
+from protokern.data.orientation import upright_points, upright_size
+from protokern.data.regions import BoxRegion, MaskRegion, PartPoint, Region
+from protokern.errors import DataError
+
+PARTS, BOXES = "parts.csv", "boxes.csv"
+_PART_COLUMNS = ("path", "part", "x", "y")
+_BOX_COLUMNS = ("path", "label", "xmin", "ymin", "xmax", "ymax")
+_SLACK = 1.0  # pixels: coordinates of an image that was made smaller are rounded otherwise than its sides
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A line of a table: `values` are x and y, or the sides of a box."""
+
+    line: int
+    path: str
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """How an image is stored: (Y, X) pixels, and its EXIF orientation."""
+
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        return upright_size(self.size, self.orientation)
+
+    def turn(self, xy: Sequence[tuple[float, float]]) -> np.ndarray:
+        """Stored (x, y) pixels as upright (y, x) pixels, (N, 2), held within the image."""
+        points = np.array([(y, x) for x, y in xy], dtype=np.float64).clip(0, self.size)
+        return upright_points(points, self.size, self.orientation)
+
+
+class FolderAnnotations:
+    """Boxes, masks and parts of the images of one data set; see `open_annotations`.
+
+    Attributes:
+        found: which of "boxes.csv", "masks/" and "parts.csv" are there.
+    """
+
+    def __init__(
+        self,
+        images: ImageDataset,
+        boxes: Mapping[str, Sequence[_Mark]],
+        parts: Mapping[str, Sequence[_Mark]],
+        masks: Mapping[str, Path],
+        found: Sequence[str],
+    ) -> None:
+        self._images = images
+        self._boxes, self._parts, self._masks = boxes, parts, masks
+        self._frames: dict[int, _Frame] = {}
+        self.found = tuple(found)
+
+    def regions(self, index: int) -> dict[str, Region]:
+        """Where the object of image `index` is: "mask", and "box LABEL" for each label of its boxes; empty: unknown.
+
+        A mask marks the object and its border.
+
+        Raises:
+            DataError: the mask cannot be read, or has other values than 0, 128 and 255.
+        """
+        key = _key(self._images.sample_name(index))
+        found: dict[str, Region] = {}
+        if key in self._masks:
+            frame = self._frame(index)
+            found["mask"] = MaskRegion(read_mask(self._masks[key], frame.size, frame.orientation))
+        by_label: dict[str, list[tuple[float, float, float, float]]] = {}
+        for mark in self._boxes.get(key, ()):
+            x0, y0, x1, y1 = mark.values
+            corners = self._frame(index).turn([(x0, y0), (x1, y1)])
+            (top, left), (bottom, right) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+            by_label.setdefault(mark.name, []).append((top, left, bottom, right))
+        for label, boxes in by_label.items():
+            found[f"box {label}"] = BoxRegion(self._frame(index).upright, tuple(boxes))
+        return found
+
+    def parts(self, index: int) -> tuple[PartPoint, ...]:
+        """The visible parts of image `index`, in the order of the table."""
+        marks = self._parts.get(_key(self._images.sample_name(index)), ())
+        if not marks:
+            return ()
+        frame = self._frame(index)
+        rows, columns = frame.upright
+        points = frame.turn([(mark.values[0], mark.values[1]) for mark in marks]).tolist()
+        return tuple(PartPoint(mark.name, y / rows, x / columns) for mark, (y, x) in zip(marks, points, strict=True))
+
+    def check(self, boxes: Path, parts: Path) -> None:
+        """Raise a DataError for the first line whose coordinates are outside of its image."""
+        outside: dict[Path, list[tuple[int, str]]] = {boxes: [], parts: []}
+        for index in range(len(self._images)):
+            key = _key(self._images.sample_name(index))
+            for table, marks in ((boxes, self._boxes.get(key, ())), (parts, self._parts.get(key, ()))):
+                outside[table] += [(mark.line, text) for mark in marks if (text := self._say_outside(mark, index))]
+        for table, problems in outside.items():
+            _raise_first(table, sorted(problems))
+
+    def _say_outside(self, mark: _Mark, index: int) -> str | None:
+        frame = self._frame(index)
+        rows, columns = frame.size
+        xs, ys = mark.values[0::2], mark.values[1::2]
+        if all(-_SLACK <= x <= columns + _SLACK for x in xs) and all(-_SLACK <= y <= rows + _SLACK for y in ys):
+            return None
+        turned = "" if frame.orientation == 1 else "; its EXIF orientation turns it only afterwards"
+        got = ", ".join(f"{value:g}" for value in mark.values)
+        return f"must lie in {mark.path}, which is stored with {columns} x {rows} pixels{turned}; got {got}"
+
+    def _frame(self, index: int) -> _Frame:
+        if index not in self._frames:
+            header = self._images.header(index)
+            if header is None:
+                raise DataError(f"{self._images.sample_name(index)}: must be an image that can be read; it is not.")
+            self._frames[index] = _Frame((header.height, header.width), self._images.orientation(index))
+        return self._frames[index]
+
+
+def open_annotations(folder: Path, images: ImageDataset, others: Sequence[ImageDataset] = ()) -> FolderAnnotations:
+    """Read what is marked in the images of a data folder, and check all of it.
+
+    Args:
+        folder: the data folder, which may have `boxes.csv` (path, label, xmin, ymin, xmax, ymax), `parts.csv` (path,
+            part, x, y) and `masks/`, with the path of each image and the ending .png; path is as `sample_name` says it.
+            More columns may be there. What is missing is none of `found`.
+        images: the data set whose images are asked for, by their index.
+        others: the other data sets of the folder, whose images the tables may name too.
+
+    Raises:
+        DataError: a table lacks a column or has a line that cannot be understood, names no image of the folder, or
+            marks what is outside of an image of `images`; a mask is of no image. The message has the file and the line.
+    """
+    known = {_key(one.sample_name(index)) for one in (images, *others) for index in range(len(one))}
+    is_image = partial(_is_image, folder, known)
+    boxes = _read_table(folder / BOXES, _BOX_COLUMNS, "label", is_image)
+    parts = _read_table(folder / PARTS, _PART_COLUMNS, "part", is_image)
+    masks = find_masks(folder, known)
+    found = [name for name, one in ((BOXES, boxes), (f"{FOLDER}/", masks), (PARTS, parts)) if one is not None]
+    read = FolderAnnotations(images, boxes or {}, parts or {}, masks or {}, found)
+    read.check(folder / BOXES, folder / PARTS)
+    return read
+
+
+def _key(path: str) -> str:
+    return composed(path)
+
+
+def _is_image(folder: Path, known: set[str], path: str) -> bool:
+    """Whether a path is an image of the data, or a file of the folder that the data leave out."""
+    is_below = not Path(path).is_absolute() and ".." not in Path(path).parts
+    return _key(path) in known or (is_below and (folder / path).is_file())
+
+
+def _read_table(
+    path: Path, columns: Sequence[str], name: str, is_image: Callable[[str], bool]
+) -> dict[str, list[_Mark]] | None:
+    """The lines of a table by their image; None where there is no table."""
+    if not path.is_file():
+        return None
+    marks: dict[str, list[_Mark]] = {}
+    problems: list[tuple[int, str]] = []
+    try:
+        for line, row in _rows(path, columns):
+            mark = _parse(line, row, columns, name)
+            if isinstance(mark, str):
+                problems.append((line, mark))
+            elif not is_image(mark.path):
+                problems.append((line, f"path must be an image below {path.parent}; got {mark.path!r}"))
+            else:
+                marks.setdefault(_key(mark.path), []).append(mark)
+    except (csv.Error, OSError) as error:
+        raise DataError(f"{path}: must be a table of comma-separated values; it cannot be read ({error}).") from error
+    _raise_first(path, problems)
+    return marks
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a table with their numbers; a cell that is missing or too many is under the name ""."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, restkey="", restval=None)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(
+                f"{path}, line 1: must name the columns {', '.join(columns)}; {', '.join(missing)} is not there. "
+                "Write the names of the columns into the first line."
+            )
+        for row in reader:
+            is_whole = "" not in row and None not in row.values()
+            yield reader.line_num, row if is_whole else {}
+
+
+def _parse(line: int, row: Mapping[str, str], columns: Sequence[str], name: str) -> _Mark | str:
+    """A line of a table, or what is wrong with it."""
+    if not row:
+        return "must have as many values as the first line has names; got another number of them"
+    numbers = [column for column in columns if column not in ("path", name)]
+    values = []
+    for column in numbers:
+        try:
+            value = float(row[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            return f"{column} must be a number of pixels; got {row[column]!r}"
+        values.append(value)
+    if len(values) == 4 and not (values[0] < values[2] and values[1] < values[3]):
+        return f"xmin and ymin must be smaller than xmax and ymax; got {', '.join(f'{one:g}' for one in values)}"
+    if not row[name].strip():
+        return f"{name} must be a name; got nothing"
+    return _Mark(line, row["path"], row[name].strip(), tuple(values))
+
+
+def _raise_first(path: Path, problems: Sequence[tuple[int, str]]) -> None:
+    if not problems:
+        return
+    line, problem = problems[0]
+    more = len(problems) - 1
+    others = "" if not more else f" {more} more {'line is' if more == 1 else 'lines are'} wrong in this way or another."
+    raise DataError(f"{path}, line {line}: {problem}. Correct the line, or remove it.{others}")

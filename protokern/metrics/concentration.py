@@ -1,0 +1,101 @@
+"""Concentration: do the few prototypes that are shown carry the answer, and by reasons for it?"""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+
+from protokern.metrics.context import Context, Seen
+from protokern.metrics.results import MeasureResult, estimate
+from protokern.models.base import PrototypeModel
+
+NAME = "concentration"
+_ROUNDING = 1e-12  # of a sum in float64, as a share of it: n equal contributions are n/m of m
+
+
+class Concentration(NamedTuple):
+    """Of one image; NaN where there is nothing to share out.
+
+    Attributes:
+        shown: share of the contributions to the margin that the k largest have, in [0, 1].
+        needed: how many of the largest are needed for the wanted share.
+        positive: share of all points of the answer, without their signs, that speaks for it, in [0, 1].
+    """
+
+    shown: float
+    needed: float
+    positive: float
+
+
+def concentration_of(
+    activations: np.ndarray, weight: np.ndarray, first: int, second: int, *, shown: int = 4, needed: float = 0.8
+) -> Concentration:
+    """How an image's answer is shared out among the prototypes.
+
+    The contribution of a prototype to the margin between two classes is |activation x difference of its weights|: what
+    it moves the one logit against the other. Its points for a class are activation x weight.
+
+    Args:
+        activations: (P,) of the image.
+        weight: (K, P), of the model.
+        first: the class of the answer.
+        second: the class with the next logit.
+        shown: k, at least 1.
+        needed: the wanted share, in (0, 1].
+    """
+    contributions = np.sort(np.abs(activations * (weight[first] - weight[second])))[::-1]
+    total = contributions.sum()
+    points = activations * weight[first]
+    loud = np.abs(points).sum()
+    nan = float("nan")
+    reached = np.cumsum(contributions) >= needed * total * (1 - _ROUNDING)
+    return Concentration(
+        shown=float(contributions[:shown].sum() / total) if total > 0 else nan,
+        needed=float(np.argmax(reached) + 1) if total > 0 else nan,
+        positive=float(points[points > 0].sum() / loud) if loud > 0 else nan,
+    )
+
+
+class ConcentrationOfAnswers:
+    """The measure over a data set."""
+
+    needs_images = True
+
+    def __init__(self, model: PrototypeModel, context: Context) -> None:
+        self._weight = model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
+        self._context = context
+        self._columns = (array("d"), array("d"), array("d"))
+
+    def see(self, seen: Seen) -> None:
+        activations = seen.output.activations.double().cpu().numpy()
+        logits = seen.output.logits.double().cpu().numpy()
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :2].tolist()
+        for row, (first, second) in enumerate(ranked):
+            one = concentration_of(
+                activations[row],
+                self._weight,
+                first,
+                second,
+                shown=self._context.shown,
+                needed=self._context.needed,
+            )
+            for column, value in zip(self._columns, one, strict=True):
+                column.append(value)
+
+    def result(self) -> MeasureResult:
+        shown, needed, positive = self._columns
+        seed = self._context.seed
+        return MeasureResult(
+            name=NAME,
+            estimates={
+                f"share of the largest {self._context.shown}": estimate(shown, seed=seed),
+                f"prototypes for {self._context.needed:.0%}": estimate(needed, seed=seed, unit="number"),
+                "positive share of the points": estimate(positive, seed=seed),
+            },
+            skipped={
+                "images without contributions": int(np.isnan(shown).sum()),
+                "images without points": int(np.isnan(positive).sum()),
+            },
+        )

@@ -1,0 +1,118 @@
+"""What measures are told besides the model and the images, what they see of a batch, and how one is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from protokern.metrics.results import MeasureResult
+from protokern.models.base import ModelOutput
+from protokern.push import PushResult
+
+SHOWN = 4  # prototypes that an explanation shows
+NEEDED = 0.8  # of the contributions
+SUBSET = 200  # images for what needs many passes of the net
+FILLS = ("grey", "blur")
+
+Shares = tuple[np.ndarray, int]
+Box = tuple[int, int, int, int]
+# From an image (C, Y, X), a prototype and its patch (row, column) to a frame (y0, x0, y1, x1), half open; None: none.
+FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
+
+
+class Region(Protocol):
+    """A place in an image, such as the object; `protokern.data.regions` has two kinds."""
+
+    def covers(self, rows: Shares, columns: Shares) -> np.ndarray:
+        """Which points lie in it, (n, m) bool.
+
+        Args:
+            rows: whole numbers (n,) over one number: the points' heights as shares of the image's, exactly.
+            columns: (m,) likewise.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What there is to measure with. What is None is not there, and measures that need it say so.
+
+    Attributes:
+        regions: the places of the object in an image, by name, such as "mask" or "box bird"; none: not annotated.
+        no_regions: why `regions` is None, as the end of a sentence.
+        frames: by their names, the kinds of frames that explanations draw around a match; see `FrameOf`.
+        push: where the prototypes come from.
+        source_boxes: frame of every prototype's own source, (y0, x0, y1, x1); None for one without a source. Without
+            them the cells of the source patches stand for the frames.
+        shown: how many prototypes an explanation shows, at least 1.
+        needed: the share of the contributions that is asked for, in (0, 1].
+        subset: how many images `left_alone` takes, at least 1.
+        fill: what it puts in the place of the rest: "grey", 0.5 in all channels; or "blur", the image without details.
+        seed: of that subset and of the intervals.
+
+    Raises:
+        ValueError: a number or a word is out of range.
+    """
+
+    regions: Callable[[int], Mapping[str, Region]] | None = None
+    no_regions: str = "no annotations were given"
+    frames: Mapping[str, FrameOf] = field(default_factory=dict)
+    push: PushResult | None = None
+    source_boxes: Sequence[Box | None] | None = None
+    shown: int = SHOWN
+    needed: float = NEEDED
+    subset: int = SUBSET
+    fill: str = "grey"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("shown", "subset"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1; got {getattr(self, name)}. Give a positive number.")
+        if not 0 < self.needed <= 1:
+            raise ValueError(f"needed: must be above 0 and at most 1; got {self.needed}. Give a share, such as 0.8.")
+        if self.fill not in FILLS:
+            raise ValueError(f"fill: must be one of {', '.join(FILLS)}; got {self.fill!r}. Choose one of them.")
+        if self.seed < 0:
+            raise ValueError(f"seed: must be at least 0; got {self.seed}. Choose another seed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A batch, once for all measures.
+
+    Attributes:
+        images: (B, C, Y, X), on the model's device.
+        labels: (B,) int64 on the CPU.
+        index: (B,) int64 on the CPU, which image of the data set each is.
+        output: of the model, on its device.
+        cells: (H, W) of the feature maps.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    output: ModelOutput
+    cells: tuple[int, int]
+
+
+class Measuring(Protocol):
+    """A measure at work: it sees every batch once, keeps some numbers for each image, and gives its result.
+
+    Attributes:
+        needs_images: whether it looks at batches at all.
+    """
+
+    needs_images: bool
+
+    def see(self, seen: Seen) -> None: ...
+
+    def result(self) -> MeasureResult: ...
+
+
+class LeftOutError(Exception):
+    """A measure cannot be taken here; the message says why, as the end of a sentence."""

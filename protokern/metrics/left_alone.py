@@ -1,0 +1,146 @@
+"""Left alone: how much of a match is left when all of the image but a part around it is replaced."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.metrics.context import Box, Context, LeftOutError, Seen
+from protokern.metrics.patches import around_patch, best_of, own_prototypes
+from protokern.metrics.results import MeasureResult, estimate
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+
+NAME = "left_alone"
+GREY = 0.5
+MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
+_BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
+
+
+def replaced(image: Tensor, fill: str) -> Tensor:
+    """What is put in the place of an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
+    if fill == "grey":
+        return torch.full_like(image, GREY)
+    from torchvision.transforms.functional import gaussian_blur  # takes a second to import
+
+    height, width = image.shape[1:]
+    sizes = [2 * min(math.ceil(3 * _BLUR * side), side - 1) + 1 for side in (width, height)]  # reflected at the border
+    blurred: Tensor = gaussian_blur(image, sizes, [_BLUR * width, _BLUR * height])
+    return blurred
+
+
+def similarity_left(
+    model: PrototypeModel,
+    image: Tensor,
+    prototype: int,
+    patch: tuple[int, int],
+    boxes: Sequence[Box],
+    *,
+    fill: str = "grey",
+) -> tuple[float, list[float]]:
+    """A prototype's similarity at one patch of an image, and what is left of it when only a box of the image is.
+
+    The patch stays the same even if another one would match better then. All images go through the net together.
+
+    Args:
+        model: any prototype model.
+        image: (C, Y, X), on the model's device.
+        prototype: its index.
+        patch: (row, column) in the grid of patches.
+        boxes: (y0, x0, y1, x1) each, half open, pixels: what stays.
+        fill: what the rest becomes, see `replaced`.
+
+    Returns:
+        The similarity, and for every box the share of it that is left: 1 where nothing changes, below 0 where a
+        similarity by cosine changes its sign; NaN for all where the similarity is not above 0.
+    """
+    rest = replaced(image, fill)
+    versions = [image]
+    for y0, x0, y1, x1 in boxes:
+        version = rest.clone()
+        version[:, y0:y1, x0:x1] = image[:, y0:y1, x0:x1]
+        versions.append(version)
+    row, column = patch
+    layer = model.prototype_layer
+    with evaluating(model):
+        features = model.features(torch.stack(versions))  # (1 + n, D, H, W)
+        index = torch.tensor([prototype], device=features.device)
+        at_patch = layer.distance_map(features, index)[:, 0, row, column]
+        similarity = layer.activate(at_patch).double().cpu().tolist()
+    whole = similarity[0]
+    return whole, [one / whole if whole > 0 else math.nan for one in similarity[1:]]
+
+
+class LeftAlone:
+    """The measure over a drawn part of a data set: the best prototype of each image's own class."""
+
+    needs_images = True
+
+    def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
+        if model.prototype_layer.activation == "linear":
+            raise LeftOutError("a similarity that is the negative distance has no share that could be left")
+        self._model, self._context = model, context
+        self._own = own_prototypes(model)
+        drawn = np.random.default_rng(context.seed).permutation(num_images)[: context.subset]
+        self._chosen = frozenset(drawn.tolist())
+        height, width = model.prototype_layer.prototype_size
+        names = [f"{height + 2 * margin} x {width + 2 * margin} cells" for margin in MARGINS]
+        self._kept = {name: array("d") for name in names}
+        self._kept |= {f"{name} frame": array("d") for name in context.frames}
+        self._areas = {name: array("d") for name in context.frames}
+        self._taken = self._without_prototypes = 0
+
+    def see(self, seen: Seen) -> None:
+        layer, context = self._model.prototype_layer, self._context
+        columns = seen.cells[1] - layer.prototype_size[1] + 1
+        for row, (label, index) in enumerate(zip(seen.labels.tolist(), seen.index.tolist(), strict=True)):
+            if index not in self._chosen:
+                continue
+            self._taken += 1
+            own = self._own[label]
+            if len(own) == 0:
+                self._without_prototypes += 1
+                continue
+            image = seen.images[row]
+            size = (image.shape[1], image.shape[2])
+            prototype = best_of(seen.output.min_distances[row], own)
+            at, left = divmod(int(seen.output.patches[row, prototype]), columns)
+            boxes: list[Box | None] = [
+                around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS
+            ]
+            for name, frame_of in context.frames.items():
+                frame = frame_of(image, prototype, (at, left))
+                boxes.append(frame)
+                self._areas[name].append(_area(frame, size))
+            there = [box for box in boxes if box is not None]
+            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill)
+            values = iter(kept)
+            for column, box in zip(self._kept.values(), boxes, strict=True):
+                column.append(math.nan if box is None else next(values))
+
+    def result(self) -> MeasureResult:
+        seed = self._context.seed
+        estimates = {name: estimate(values, seed=seed) for name, values in self._kept.items()}
+        for name, areas in self._areas.items():
+            estimates[f"area of the {name} frame, median"] = estimate(areas, seed=seed, statistic="median")
+        first = next(iter(self._kept.values()))
+        settings: dict[str, str | int] = {
+            "images drawn": self._taken,
+            "seed of the draw": seed,
+            "the rest is": "grey, 0.5" if self._context.fill == "grey" else "blurred",
+        }
+        skipped = {
+            "images whose class has no prototype": self._without_prototypes,
+            "images whose best similarity is not above 0": int(np.isnan(first).sum()),
+        }
+        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)
+
+
+def _area(frame: Box | None, size: tuple[int, int]) -> float:
+    """Of a frame, as a share of the image; NaN where there is none."""
+    return math.nan if frame is None else (frame[2] - frame[0]) * (frame[3] - frame[1]) / (size[0] * size[1])

@@ -1,0 +1,80 @@
+"""One pass over a data set for all measures together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from protokern.metrics.context import Context, LeftOutError, Measuring, Seen
+from protokern.metrics.registry import MEASURES, check_names
+from protokern.metrics.results import MeasureResult
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.search.batches import Loader, read_batches
+
+
+def measure(
+    model: PrototypeModel,
+    loader: Loader,
+    num_images: int,
+    *,
+    only: Sequence[str] | None = None,
+    context: Context | None = None,
+) -> tuple[MeasureResult, ...]:
+    """Measure how far the explanations of a model can be trusted, over the images of a loader.
+
+    One pass, in evaluation mode and without gradients; afterwards every module is in its mode from before. Memory is
+    that of one batch, and some numbers for each image.
+
+    Args:
+        model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
+        loader: yields (images, labels) in the data set's order, or (images, labels, index); test images, which nothing
+            was chosen by.
+        num_images: how many images the loader yields.
+        only: names of measures; None: all of `MEASURES`.
+        context: what else there is to measure with; None: nothing, and settings as they are.
+
+    Returns:
+        One result for each measure, in the order of `MEASURES`, also of those that had to be left out.
+
+    Raises:
+        ValueError: a name is unknown, the choices of the model are soft, or the loader yields another number of images,
+            or what `find_nearest_patches` would not take.
+    """
+    names = check_names(None if only is None else list(only))
+    context = Context() if context is None else context
+    if not model.is_hard:
+        raise ValueError("model: must have made its choices final to be measured; they are soft. Call model.harden().")
+    started: dict[str, Measuring | MeasureResult] = {name: _start(name, model, context, num_images) for name in names}
+    looking = [one for one in started.values() if not isinstance(one, MeasureResult) and one.needs_images]
+    if looking:
+        seen = _look(model, loader, looking)
+        if seen != num_images:
+            raise ValueError(
+                f"num_images: must be the number of images that the loader yields, {seen}; got {num_images}. "
+                "Images are drawn by it."
+            )
+    return tuple(one if isinstance(one, MeasureResult) else one.result() for one in started.values())
+
+
+def _start(name: str, model: PrototypeModel, context: Context, num_images: int) -> Measuring | MeasureResult:
+    """A measure that has seen nothing yet, or its result where it has to be left out."""
+    try:
+        return MEASURES[name](model, context, num_images)
+    except LeftOutError as reason:
+        return MeasureResult(name=name, left_out=str(reason))
+
+
+def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:
+    """Show every batch to all measures; the number of images."""
+    dtype = model.prototype_layer.prototypes.dtype
+    count = 0
+    with evaluating(model):
+        for batch in read_batches(loader, model.num_classes, 0):
+            images = batch.images.to(model.device, dtype)
+            features = model.features(images)  # (B, D, H, W)
+            cells = (features.shape[2], features.shape[3])
+            seen = Seen(images, batch.labels, batch.index, model.head(features), cells)
+            for one in measures:
+                one.see(seen)
+            count += len(images)
+    return count

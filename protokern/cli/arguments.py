@@ -39,6 +39,21 @@ def add_set_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_frame_argument(parser: argparse.ArgumentParser) -> None:
+    """--frame."""
+    from protokern.explain.framing import (
+        FRAMES,
+    )  # with torchvision, too heavy for the --help of verbs that draw nothing
+
+    parser.add_argument(
+        "--frame",
+        choices=FRAMES,
+        default="sufficient",
+        help="sufficient: the smallest box found that alone keeps nine tenths of the similarity (default); grid: where "
+        "the match is strongest on the grid; paper: the box around the highest twentieth of the heat map",
+    )
+
+
 def add_format_argument(parser: argparse.ArgumentParser) -> None:
     """--format, of figures."""
     parser.add_argument("--format", choices=FIGURE_FORMATS, default="png", help="of the figures; default: png")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import add_device_argument, add_format_argument, choose_device
+from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument, choose_device
 from protokern.cli.out_folders import check_out
 from protokern.cli.printing import one_line
 from protokern.cli.prototype_files import PrototypeFiles
+from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run, reading_of
-from protokern.cli.views import explain_for_people, prototype_cards
+from protokern.cli.views import explain_for_people, prototype_cards, with_cards
 from protokern.data.decode import read_image
 from protokern.data.scan import describe_deep
 from protokern.errors import CheckpointError
@@ -29,7 +32,7 @@ from protokern.train.files import explain_write_errors, to_json_bytes, write_fil
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, IMAGE, --out, --heat-map, --format, --device."""
+    """RUN, IMAGE, --out, --heat-map, --frame, --format, --device."""
     parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="photographs to explain")
     parser.add_argument("--out", metavar="OUT", required=True, help="folder for the pages, figures and JSON files")
@@ -40,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the image: the activation of all patches, as in the paper (default), or the pixels that change the "
         "similarity, which needs captum",
     )
+    add_frame_argument(parser)
     add_format_argument(parser)
     add_device_argument(parser)
 
@@ -68,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     files = find_prototypes(opened, None)
     if files is None:
         print("The prototypes have no pictures: " + _why_no_pictures(opened))
-    cards = prototype_cards(opened.model, opened.classes, files)
+    cards = prototype_cards(opened.model, opened.classes, files, args.frame)
     field = None if files is None else files.field_for(images[0][1])
     for (path, image), of_image in zip(images, names, strict=True):
         item, explanation = explain_for_people(
@@ -79,7 +83,14 @@ def run(args: argparse.Namespace) -> int:
             cards,
             receptive_field=field,
             heat_map=args.heat_map,
+            frame=args.frame,
+            other=partial(other_image, opened, files),
         )
+        if files is not None and args.frame == "sufficient":
+            shown = {match.prototype.index for one in item.classes for match in one.matches}
+            files = frame_prototypes(opened, files, prototypes=shown)
+            cards = prototype_cards(opened.model, opened.classes, files, args.frame)
+            item = with_cards(item, cards)
         field = explanation.receptive_field
         entries = explanation_table(path.name, explanation, opened.classes, files)
         share = field.share((image.shape[1], image.shape[2]))
@@ -87,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
             page, figure, table = (stage / name for name in of_image)
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)
-            write_file(table, to_json_bytes(entries | {"heat_map": args.heat_map, "receptive_field_share": share}))
+            told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
+            write_file(table, to_json_bytes(entries | told))
         print("\n".join([*summarise(item), *(f"  {out / name}" for name in of_image)]))
     return 0
 
@@ -147,7 +159,9 @@ def explanation_table(
             "activation_box": view.activation_box,
             "patch_box": view.patch_box,
             "receptive_field_box": view.receptive_field_box,
+            "sufficient_frame": None if view.sufficient is None else asdict(view.sufficient),
             "source": None if source is None else source.name,
+            "source_frame": None if source is None or source.sufficient is None else asdict(source.sufficient),
         }
 
     return {

@@ -29,17 +29,19 @@ from protokern.explain.boxes import Box
 from protokern.explain.local import PatchView, view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.explain.sufficient import SufficientFrame
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
 from protokern.storage.names import temporary_path
-from protokern.storage.outputs import list_folder
+from protokern.storage.outputs import claim_outputs, list_folder
 from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
 from protokern.train.formats import check_format
 
-FORMAT = "protokern-prototypes-2"
+FORMAT = "protokern-prototypes-3"
 OLDEST = 2
+_TABLE = "prototypes.json"
 _REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
 _BATCH = 16
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -57,6 +59,7 @@ class PrototypeSource:
         patch_box: around the patch's cell and the part of it that is connected with that; the frame in the pictures.
         receptive_field_box: the pixels that the patch depends on.
         distance: from the prototype before the push to the patch.
+        sufficient: the smallest box found whose content alone keeps the similarity; None: nobody has looked yet.
     """
 
     image: int
@@ -66,6 +69,7 @@ class PrototypeSource:
     patch_box: Box
     receptive_field_box: Box
     distance: float
+    sufficient: SufficientFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +172,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
                 receptive_field=field,
                 prototypes=_records(model, splits.classes, sources),
             )
-            write_synced(temporary / "prototypes.json", to_json_bytes(_to_table(written)))
+            write_synced(temporary / _TABLE, to_json_bytes(_to_table(written)))
             list_folder(temporary, PROTOTYPES)
             remove_folder(folder)
             os.replace(temporary, folder)
@@ -274,6 +278,18 @@ def _to_table(files: PrototypeFiles) -> dict[str, Any]:
     }
 
 
+def store_frames(files: PrototypeFiles) -> None:
+    """Write the sufficient frames that were found for some prototypes into their folder.
+
+    Raises:
+        CheckpointError: the table there was changed by somebody else, or the disk is full or refuses.
+    """
+    path = files.folder / _TABLE
+    outputs = claim_outputs(files.folder, [_TABLE], by=PROTOTYPES, argument=str(files.folder), trusts_unlisted=True)
+    with explain_write_errors(path):
+        outputs.replace(path, to_json_bytes(_to_table(files)))
+
+
 def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     """Read RUN/prototypes; None if the run has none yet.
 
@@ -281,7 +297,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
         CheckpointError: it is broken or of another format.
     """
     folder = run_dir / "prototypes"
-    path = folder / "prototypes.json"
+    path = folder / _TABLE
     if not folder.exists():
         return None
     table = read_json(path)
@@ -314,5 +330,9 @@ def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
         source["patch"] = tuple(source["patch"])
         for name in ("activation_box", "patch_box", "receptive_field_box"):
             source[name] = Box(*source[name])
+        if source.get("sufficient") is not None:
+            box = source["sufficient"]["box"]
+            frame = source["sufficient"] | {"box": None if box is None else Box(*box)}
+            source["sufficient"] = SufficientFrame(**frame)
         values["source"] = PrototypeSource(**source)
     return PrototypeRecord(**values)

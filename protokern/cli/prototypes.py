@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from protokern.cli.arguments import add_format_argument, add_only_argument, check_count, check_only
+from protokern.cli.arguments import add_format_argument, add_frame_argument, add_only_argument, check_count, check_only
 from protokern.cli.out_folders import check_out
+from protokern.cli.prototype_frames import frame_prototypes
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--columns", type=int, default=COLUMNS, help=f"of a page; default: {COLUMNS}")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"of a page; default: {ROWS}")
+    add_frame_argument(parser)
     add_format_argument(parser)
 
 
@@ -44,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     out, name = Path(args.out), f"prototypes.{args.format}"
     check_out(out, opened)
     outputs = claim_outputs(out, [name], by="prototypes")
-    cards = _chosen(opened, args.only, args.classes)
+    frame = args.frame if args.picture == "box" else "grid"  # a heat map has no frame
+    cards = _chosen(opened, args.only, args.classes, frame)
     with explain_write_errors(out), outputs.writing() as stage:
         written = write_prototype_grid(
             cards,
@@ -58,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | None) -> list[PrototypeCard]:
+def _chosen(
+    opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | None, frame: str
+) -> list[PrototypeCard]:
     indices = set(check_only(only, opened.model.num_prototypes))
     unknown = [name for name in names or () if name not in opened.classes]
     if unknown:
@@ -66,12 +71,15 @@ def _chosen(opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | 
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"--class: must be classes of the run; got {unknown[0]!r}.{hint}")
     files = find_prototypes(opened, None) or find_prototypes(opened, open_data(opened.config, run=opened.folder))
-    cards = [
-        card
+    chosen = [
+        card.index
         for card in prototype_cards(opened.model, opened.classes, files)
         if card.index in indices and card.picture is not None
         if not names or any(one.class_name in names for one in card.classes)
     ]
-    if not cards:
+    if not chosen:
         raise ConfigError("--only, --class: must leave at least one prototype that is a patch of an image; none is.")
-    return cards
+    if files is not None and frame == "sufficient":
+        files = frame_prototypes(opened, files, prototypes=chosen)
+    cards = prototype_cards(opened.model, opened.classes, files, frame)
+    return [cards[index] for index in chosen]

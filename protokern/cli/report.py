@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from protokern.cli.arguments import add_run_arguments, choose_device
+from protokern.cli.arguments import add_frame_argument, add_run_arguments, choose_device
 from protokern.cli.quality import marked
 from protokern.cli.report_data import collect_report
 from protokern.cli.run_folder import PAGE, claim_page
@@ -20,8 +20,9 @@ from protokern.train.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, the shared flags, --pictures and --neighbours."""
+    """RUN, the shared flags, --frame, --pictures and --neighbours."""
     add_run_arguments(parser)
+    add_frame_argument(parser)
     parser.add_argument(
         "--pictures",
         choices=get_args(Place),
@@ -43,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     path = opened.config.data.path
     has_data = args.data is not None or not path or Path(path).exists()
     splits = open_data(opened.config, run=opened.folder) if has_data else None
-    page, warnings = write_page(opened, splits, pictures=args.pictures, num_neighbours=args.neighbours)
+    page, warnings = write_page(
+        opened, splits, pictures=args.pictures, num_neighbours=args.neighbours, frame=args.frame
+    )
     print("\n".join([*marked(warnings), str(page)]))
     return 0
 
@@ -66,12 +69,17 @@ def build_report(run_dir: Path, splits: Splits | None = None) -> Path:
 
 
 def write_page(
-    opened: OpenRun, splits: Splits | None, *, pictures: Place = "auto", num_neighbours: int = NEIGHBOURS
+    opened: OpenRun,
+    splits: Splits | None,
+    *,
+    pictures: Place = "auto",
+    num_neighbours: int = NEIGHBOURS,
+    frame: str = "sufficient",
 ) -> tuple[Path, tuple[str, ...]]:
     """As `build_report`, for a run that is open; also gives what the page says against trusting the run."""
     outputs = claim_page(opened.folder)
     page = outputs.folder / PAGE
-    data = collect_report(opened, splits, num_neighbours=num_neighbours)
+    data = collect_report(opened, splits, num_neighbours=num_neighbours, frame=frame)
     with explain_write_errors(page):
         write_report(data, page, pictures=pictures, replace=outputs.replace)
     return page, data.warnings

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, write_prototypes
+from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, store_frames, write_prototypes
+from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.quality import run_warnings
 from protokern.cli.report_neighbours import add_neighbours
 from protokern.cli.report_reasons import (
@@ -53,13 +55,17 @@ class Predictions:
     answers: np.ndarray
 
 
-def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int = NEIGHBOURS) -> ReportData:
+def collect_report(
+    run: OpenRun, splits: Splits | None, *, num_neighbours: int = NEIGHBOURS, frame: str = "sufficient"
+) -> ReportData:
     """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
 
     Args:
         run: any run.
         splits: its data, if they are at hand.
         num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
+        frame: which box is drawn as the frame, see `drawn_box`. Sufficient frames of the prototypes that are missing
+            are found and stored with their pictures.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
@@ -73,8 +79,10 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
     elif files is None:
         notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    if files is not None and frame == "sufficient":
+        files = _with_frames(run, files, splits, notes)
     importance = find_importance(run, notes)
-    cards = prototype_cards(run.model, run.classes, files)
+    cards = prototype_cards(run.model, run.classes, files, frame)
     if importance is not None:
         cards = add_global_reasons(cards, importance)
     still_chooses = not run.model.is_hard
@@ -91,10 +99,10 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         predictions = predict(run.model, splits.test, run.config.train.batch_size)
         confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
         if files is not None and not still_chooses and num_neighbours:
-            cards = add_neighbours(cards, run, splits, files, num_neighbours)
+            cards = add_neighbours(cards, run, splits, files, num_neighbours, frame)
         chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
         changes = {} if importance is None else choose_local_modifications(importance, notes)
-        explanations = _explain(run, splits.test, cards, chosen, files, changes)
+        explanations = _explain(run, splits, cards, chosen, files, changes, frame)
     epochs, stages = read_progress(run.folder, run.epoch)
     settings = run.folder / "run.toml"
     data = ReportData(
@@ -103,6 +111,7 @@ def collect_report(run: OpenRun, splits: Splits | None, *, num_neighbours: int =
         prototypes=cards,
         slots=class_slots(run.model, run.classes),
         is_focal=run.model.is_focal,
+        is_salient=run.model.prototype_layer.norm_as_weight,
         still_chooses=still_chooses,
         explanations=explanations,
         confusion=confusion,
@@ -144,6 +153,17 @@ def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | Non
     return write_prototypes(run.folder, run.model, splits, run.push)
 
 
+def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, notes: list[str]) -> PrototypeFiles:
+    """The files with the sufficient frames of all prototypes; those that were not stored yet are stored now."""
+    framed = frame_prototypes(run, files, splits)
+    if framed != files:
+        try:
+            store_frames(framed)
+        except CheckpointError as error:
+            notes.append(f"The frames of the prototypes could not be stored, so the next page takes as long. {error}")
+    return framed
+
+
 def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:
     """Classify every image of a data set."""
     parameter = next(model.parameters())
@@ -182,19 +202,28 @@ def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
 
 def _explain(
     run: OpenRun,
-    dataset: ImageDataset,
+    splits: Splits,
     cards: Sequence[PrototypeCard],
     chosen: Sequence[int],
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
+    frame: str,
 ) -> tuple[ExplainedImage, ...]:
-    items, field = [], None
+    items, field, dataset = [], None, splits.test
     for index in chosen:
         image, label = dataset[index]
         if field is None and files is not None:
             field = files.field_for(image)
         item, explanation = explain_for_people(
-            run.model, image, dataset.sample_name(index), run.classes, cards, true_class=label, receptive_field=field
+            run.model,
+            image,
+            dataset.sample_name(index),
+            run.classes,
+            cards,
+            true_class=label,
+            receptive_field=field,
+            frame=frame,
+            other=partial(other_image, run, files, splits=splits),
         )
         field = explanation.receptive_field
         if changes:

@@ -11,13 +11,14 @@ import torch
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.runs import OpenRun
 from protokern.data import ImageDataset, Splits
+from protokern.explain.framing import drawn_box
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
 from protokern.train.loaders import ordered_loader
 
 
 def add_neighbours(
-    cards: Sequence[PrototypeCard], run: OpenRun, splits: Splits, files: PrototypeFiles, k: int
+    cards: Sequence[PrototypeCard], run: OpenRun, splits: Splits, files: PrototypeFiles, k: int, frame: str = "grid"
 ) -> tuple[PrototypeCard, ...]:
     """Give every prototype that is a patch of an image the k patches nearest to it, in training and in test images.
 
@@ -30,9 +31,10 @@ def add_neighbours(
         splits: its data.
         files: its prototypes.
         k: neighbours in each of the two, at least 1.
+        frame: as in `see_neighbours`.
     """
     shown = [card.index for card in cards if card.picture is not None]
-    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, files, k), shown)
+    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, files, k), shown, frame)
 
 
 def find_in_splits(run: OpenRun, splits: Splits, files: PrototypeFiles, k: int) -> GlobalExplanation:
@@ -54,10 +56,14 @@ def see_neighbours(
     files: PrototypeFiles,
     found: GlobalExplanation,
     prototypes: Sequence[int],
+    frame: str = "grid",
 ) -> tuple[PrototypeCard, ...]:
-    """Give some prototypes the neighbours that `find_in_splits` found; the other cards stay."""
-    train = _neighbours("train", splits.push, found.train, run, files, prototypes)
-    test = _neighbours("test", splits.test, found.test, run, files, prototypes)
+    """Give some prototypes the neighbours that `find_in_splits` found; the other cards stay.
+
+    `frame` says which box is shown, see `drawn_box`; for "sufficient", which nobody seeks here, the cell of the patch.
+    """
+    train = _neighbours("train", splits.push, found.train, run, files, prototypes, frame)
+    test = _neighbours("test", splits.test, found.test, run, files, prototypes, frame)
     return tuple(
         replace(
             card,
@@ -81,6 +87,7 @@ def _neighbours(
     run: OpenRun,
     files: PrototypeFiles,
     prototypes: Sequence[int],
+    frame: str,
 ) -> dict[int, list[Neighbour]]:
     """The neighbours of some prototypes in one data set, nearest first, by prototype."""
     by_rank: dict[int, dict[int, Neighbour]] = {index: {} for index in prototypes}
@@ -92,7 +99,7 @@ def _neighbours(
                 image=LazyPicture(
                     load=partial(dataset.display_image, image), shape=(*pixels.shape[1:], 3), key=(split, image)
                 ),
-                box=view.patch_box,
+                box=view.cell if frame == "sufficient" else drawn_box(view, frame),
                 receptive_field_box=view.receptive_field_box,
             ),
             name=dataset.sample_name(image),

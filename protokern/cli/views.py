@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from protokern.cli.prototype_files import PrototypeFiles, class_weights
+from protokern.explain.boxes import cell_box
+from protokern.explain.framing import drawn_box, frame_explanation
 from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture
 from protokern.explain.receptive_field import ReceptiveField
+from protokern.explain.sufficient import SufficientFrame
 from protokern.models.base import PrototypeModel
 from protokern.report.data import (
     ClassPoints,
     ClassSlots,
     ExplainedImage,
+    FrameProof,
     LazyPicture,
     Match,
     PrototypeCard,
@@ -27,13 +32,17 @@ SHOWN_MATCHES = 4
 
 
 def prototype_cards(
-    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None
+    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
 ) -> tuple[PrototypeCard, ...]:
     """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
 
-    Weights are the model's of now.
+    Weights are the model's of now. While a model still chooses, its prototypes have no classes.
 
-    While a model still chooses, its prototypes have no classes.
+    Args:
+        model: of a run.
+        classes: class names.
+        files: the prototypes of the run; None: they have no pictures.
+        frame: which box is drawn as the frame, see `drawn_box`.
     """
     weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
     cards = []
@@ -44,8 +53,10 @@ def prototype_cards(
             picture = SeenPicture(
                 image=_lazy(files, index, "image"),
                 heat=_lazy(files, index, "heat"),
-                box=source.patch_box,
+                box=drawn_box(source, frame),
                 receptive_field_box=source.receptive_field_box,
+                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
+                proof=prove(source.sufficient) if frame == "sufficient" else None,
             )
         card = PrototypeCard(
             index=index,
@@ -82,6 +93,8 @@ def explain_for_people(
     true_class: int | None = None,
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
+    frame: str = "grid",
+    other: Callable[[int], Tensor | None] = lambda class_index: None,
 ) -> tuple[ExplainedImage, Explanation]:
     """Explain an image: its answer and one other class in full, the third by its total.
 
@@ -96,6 +109,9 @@ def explain_for_people(
         true_class: index of the right class, if known.
         receptive_field: of the model for this image size, if known.
         heat_map: how the heat maps of the image are made, see `explain_image`.
+        frame: which box is drawn as the frame, see `drawn_box`.
+        other: gives for the answer another image (C, Y, X) that its sufficient frames are checked with, if there is
+            one.
     """
     explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=receptive_field, heat_map=heat_map)
     ranked = [one.class_index for one in explanation.classes]
@@ -108,7 +124,11 @@ def explain_for_people(
             receptive_field=explanation.receptive_field,
             heat_map=heat_map,
         )
-    other = true_class if true_class not in (None, explanation.predicted) else ranked[1]
+    rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
+    in_full = (explanation.predicted, rival)
+    if frame == "sufficient":
+        another = other(explanation.predicted)
+        explanation = frame_explanation(model, image, explanation, classes=in_full, other=another)
     picture = to_picture(image)
     points = tuple(
         _class_points(
@@ -117,8 +137,9 @@ def explain_for_people(
             picture,
             cards,
             name=classes[one.class_index],
-            in_full=one.class_index in (explanation.predicted, other),
+            in_full=one.class_index in in_full,
             heat_map=heat_map,
+            frame=frame,
         )
         for one in explanation.classes
     )
@@ -128,8 +149,18 @@ def explain_for_people(
         classes=points,
         true_class=None if true_class is None else classes[true_class],
         is_focal=model.is_focal,
+        is_salient=model.prototype_layer.norm_as_weight,
     )
     return item, explanation
+
+
+def with_cards(item: ExplainedImage, cards: Sequence[PrototypeCard]) -> ExplainedImage:
+    """An explained image whose matches show these cards of the prototypes, by index."""
+    classes = (
+        replace(one, matches=tuple(replace(match, prototype=cards[match.prototype.index]) for match in one.matches))
+        for one in item.classes
+    )
+    return replace(item, classes=tuple(classes))
 
 
 def _class_points(
@@ -141,10 +172,11 @@ def _class_points(
     name: str,
     in_full: bool,
     heat_map: str,
+    frame: str,
 ) -> ClassPoints:
     matches = tuple(
         Match(
-            picture=see(picture, evidence.view, heat_map),
+            picture=see(picture, evidence.view, heat_map, frame),
             prototype=cards[evidence.view.prototype],
             similarity=evidence.similarity,
             weight=evidence.weight,
@@ -173,9 +205,27 @@ def _class_points(
     )
 
 
-def see(picture: np.ndarray, view: PatchView, heat_map: str | None = "upsample") -> SeenPicture:
-    """A picture with what a prototype made of it; `heat_map` says how the view's was made, None: it is not drawn."""
-    heat = None
-    if heat_map is not None:
-        heat = overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map))
-    return SeenPicture(image=picture, heat=heat, box=view.patch_box, receptive_field_box=view.receptive_field_box)
+def see(picture: np.ndarray, view: PatchView, heat_map: str, frame: str) -> SeenPicture:
+    """A picture with what a prototype made of it.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        view: where the prototype looks in it.
+        heat_map: how the view's was made, see `explain_image`.
+        frame: which box is drawn as the frame, see `drawn_box`.
+    """
+    return SeenPicture(
+        image=picture,
+        heat=overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)),
+        box=drawn_box(view, frame),
+        receptive_field_box=view.receptive_field_box,
+        cell=view.cell if frame == "sufficient" else None,
+        proof=prove(view.sufficient) if frame == "sufficient" else None,
+    )
+
+
+def prove(found: SufficientFrame | None) -> FrameProof | None:
+    """What a page says of a sufficient frame."""
+    if found is None:
+        return None
+    return FrameProof(found.kept_grey, found.kept_blur, found.kept_other, found.area)

@@ -1,6 +1,7 @@
 """Why an image was classified as it was: points, patches, heat maps, boxes, receptive fields. No files, no pages."""
 
 from protokern.explain.boxes import Box, activation_box, patch_box
+from protokern.explain.framing import FRAMES, frame_explanation
 from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
 from protokern.explain.importance import GlobalImportance, LocalImportance, importance, local_importance
 from protokern.explain.local import ClassExplanation, Evidence, Explanation, PatchView, explain_image
@@ -10,6 +11,7 @@ from protokern.explain.receptive_field import ReceptiveField, find_receptive_fie
 from protokern.explain.sufficient import FrameTarget, SufficientFrame, sufficient_frame, sufficient_frames
 
 __all__ = [
+    "FRAMES",
     "HEAT_MAPS",
     "MODIFICATIONS",
     "Box",
@@ -29,6 +31,7 @@ __all__ = [
     "explain_image",
     "find_neighbours",
     "find_receptive_field",
+    "frame_explanation",
     "gradient_heat_map",
     "importance",
     "local_importance",

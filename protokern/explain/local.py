@@ -14,6 +14,7 @@ from protokern.explain.boxes import Box, cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.pictures import upsample
 from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.explain.sufficient import SufficientFrame
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 
@@ -32,6 +33,9 @@ class PatchView:
         activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
         patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
+        cell: where the upsampled map shows the nearest patch.
+        sufficient: the smallest box found whose content alone keeps the similarity; None where nobody looked, see
+            `frame_explanation`.
     """
 
     prototype: int
@@ -40,6 +44,8 @@ class PatchView:
     activation_box: Box
     patch_box: Box
     receptive_field_box: Box
+    cell: Box
+    sufficient: SufficientFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +285,8 @@ def view_patches(
     views = []
     for j, patch, heat_map in zip(prototypes, patches[index.to(patches.device)].tolist(), heat_maps, strict=True):
         row, column = divmod(patch, grid[1])
-        activation, around_patch = find_boxes(heat_map, cell_box(grid, (row, column), (height, width)))
+        cell = cell_box(grid, (row, column), (height, width))
+        activation, around_patch = find_boxes(heat_map, cell)
         views.append(
             PatchView(
                 prototype=j,
@@ -288,6 +295,7 @@ def view_patches(
                 activation_box=activation,
                 patch_box=around_patch,
                 receptive_field_box=receptive_field.box(row, column, patch_size),
+                cell=cell,
             )
         )
     return views

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from protokern.kernels import distance_at
 from protokern.models.base import PrototypeModel
 
 
@@ -26,11 +25,5 @@ def similarity_at(model: PrototypeModel, features: Tensor, prototypes: Tensor, p
         ValueError: a patch is outside of the grid (on the CPU).
     """
     layer = model.prototype_layer
-    distance = distance_at(
-        features,
-        layer.prototypes[prototypes],
-        patches.expand(len(features), -1),
-        metric=layer.metric,
-        backend=layer.backend,
-    )
+    distance = layer.distance_at(features, patches.expand(len(features), -1), prototypes)
     return layer.activate(distance)

@@ -118,8 +118,8 @@ def sufficient_frames(
     then each side is moved inwards as far as it goes; both by bisection, in cells or parts of one such that the image
     has at least 14 of them each way. Of all boxes that were tested, the smallest that keeps enough is the frame. Where
     larger boxes never keep less, no side of it can be moved further; that no smaller box of another shape would do is
-    not proved. What was found is then measured
-    twice more, with a strong blur of the image and with another image in place of grey.
+    not proved. What was found is then measured twice more, with a strong blur of the image and with another image in
+    place of grey.
 
     Works in evaluation mode and leaves the model's modes as they were. The same call gives the same frames.
 

@@ -76,9 +76,16 @@ class Canvas:
         )
 
     def show(
-        self, picture: Picture | None, left: float, top: float, box: PixelBox | None = None, *, side: float = SIDE
+        self,
+        picture: Picture | None,
+        left: float,
+        top: float,
+        box: PixelBox | None = None,
+        *,
+        cell: PixelBox | None = None,
+        side: float = SIDE,
     ) -> None:
-        """A picture, if there is one, in a square, its proportions kept; with a frame along `box`."""
+        """A picture, if there is one, in a square, its proportions kept; with a frame along `box`, `cell` marked."""
         from matplotlib.patches import Rectangle
 
         if picture is None:
@@ -89,9 +96,13 @@ class Canvas:
         axes.imshow(np.asarray(picture), interpolation="lanczos", extent=(0, columns, rows, 0))
         axes.set_axis_off()
         axes.set_anchor("SW")  # by the words below it, where it does not fill the square
+        thickness = min(1.0, side / SIDE)
+        if cell is not None:
+            y0, x0, y1, x1 = cell
+            for line, color in ((1.3 * thickness, "black"), (0.6 * thickness, _FRAME)):
+                axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=line, edgecolor=color))
         if box is not None:
             y0, x0, y1, x1 = box
-            thickness = min(1.0, side / SIDE)
             inset = 0.008 * thickness * SIDE / side * max(rows, columns)  # half a line: none is cut at the border
             corner, size = (x0 + inset, y0 + inset), (x1 - x0 - 2 * inset, y1 - y0 - 2 * inset)
             for line, color in ((3.6 * thickness, "black"), (1.9 * thickness, _FRAME)):

@@ -34,6 +34,22 @@ class LazyPicture:
 Picture = np.ndarray | LazyPicture
 
 
+class FrameProof(NamedTuple):
+    """What was tested about a frame: how much of the similarity is left when all outside of it is replaced.
+
+    Attributes:
+        kept: share that is left in grey; None if the similarity is not positive, so that no frame can keep it.
+        kept_blur: share that is left in a blur of the picture; None likewise.
+        kept_other: share that is left in another picture; None likewise, and where it was not tried.
+        area: of the frame, as a share of the picture; None likewise.
+    """
+
+    kept: float | None
+    kept_blur: float | None
+    kept_other: float | None
+    area: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPicture:
     """A picture with what one prototype made of it.
@@ -41,14 +57,18 @@ class SeenPicture:
     Attributes:
         image: (Y, X, 3) uint8.
         heat: (Y, X, 3) uint8, the image under its heat map; None where it is not shown.
-        box: around the highest-activated part, drawn as a frame.
+        box: drawn as a frame: what alone keeps the similarity, or the highest-activated part.
         receptive_field_box: the pixels that the nearest patch can depend on.
+        cell: where the nearest patch is, drawn as a thin mark; None: it is not drawn.
+        proof: what was tested about the frame; None: nothing.
     """
 
     image: Picture
     heat: Picture | None = None
     box: PixelBox
     receptive_field_box: PixelBox
+    cell: PixelBox | None = None
+    proof: FrameProof | None = None
 
 
 class Reason(NamedTuple):
@@ -226,6 +246,7 @@ class ExplainedImage:
         classes: the class with the highest total first.
         true_class: name of the right class; None when nobody knows it.
         is_focal: similarities are those at the best patch less those of the image on average.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
     """
 
     name: str
@@ -233,6 +254,7 @@ class ExplainedImage:
     classes: tuple[ClassPoints, ...]
     true_class: str | None = None
     is_focal: bool = False
+    is_salient: bool = False
 
     @property
     def predicted_class(self) -> str:
@@ -329,6 +351,7 @@ class ReportData:
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
         is_focal: points are made of similarities less those of the image on average; those of reasons and of nearest
             patches are before that.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
         still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None when the page was made without them.
@@ -347,6 +370,7 @@ class ReportData:
     prototypes: tuple[PrototypeCard, ...]
     slots: tuple[ClassSlots, ...] = ()
     is_focal: bool = False
+    is_salient: bool = False
     still_chooses: bool = False
     explanations: tuple[ExplainedImage, ...] = ()
     confusion: Confusion | None = None

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, SIDE, Canvas, save, shortened, signed
 from protokern.report.data import ClassPoints, ExplainedImage, Match
-from protokern.report.words import name_foreign, name_match, say_role
+from protokern.report.words import name_foreign, name_frame, name_match, say_role
 
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 # Inches. Four pictures in a row, words between the pairs, the sum at the right.
 _WORDS, _SUM, _HEAD, _FOOT, _ROW_GAP, _SUM_GAP = 0.95, 2.05, 0.95, 0.95, 0.34, 0.3
+_LINE = 0.15  # between the two lines below a pair of pictures
 _TITLE, _CAPTION = 48, 54  # letters in the title, and below a pair of pictures
 
 
@@ -33,12 +34,14 @@ def write_figure(item: ExplainedImage, path: Path, *, max_matches: int = FIGURE_
     one = item.classes[0]
     matches = one.matches[:max_matches]
     width = 2 * MARGIN + 4 * SIDE + 2 * GAP + _WORDS + _SUM_GAP + _SUM
-    height = _HEAD + len(matches) * (SIDE + _ROW_GAP) + _FOOT
+    is_tested = any(match.picture.proof is not None for match in matches)
+    step = SIDE + _ROW_GAP + (_LINE if is_tested else 0)
+    height = _HEAD + len(matches) * step + _FOOT
     canvas = Canvas(width, height)
     canvas.write(MARGIN, 0.38, f"Why {shortened(one.class_name, _TITLE)}?", size=17, family="serif", weight="bold")
     canvas.write(MARGIN, 0.68, _subtitle(item), size=9.5, color=MUTED)
     for row, match in enumerate(matches):
-        _draw_match(canvas, match, one, top=_HEAD + row * (SIDE + _ROW_GAP))
+        _draw_match(canvas, match, one, top=_HEAD + row * step)
     _draw_total(canvas, one, matches)
     save(canvas, path)
 
@@ -46,9 +49,10 @@ def write_figure(item: ExplainedImage, path: Path, *, max_matches: int = FIGURE_
 def _draw_match(canvas: Canvas, match: Match, one: ClassPoints, *, top: float) -> None:
     left, card = MARGIN, match.prototype
     caption = top + SIDE + 0.11
-    canvas.show(match.picture.image, left, top, match.picture.box)
+    canvas.show(match.picture.image, left, top, match.picture.box, cell=match.picture.cell)
     canvas.show(match.picture.heat, left + SIDE + GAP, top)
     canvas.write(left, caption, "this image", size=8, color=MUTED)
+    canvas.write(left, caption + _LINE, name_frame(match.picture.proof), size=8, color=MUTED)
     left += 2 * SIDE + GAP
     canvas.write(
         left + _WORDS / 2,
@@ -67,7 +71,8 @@ def _draw_match(canvas: Canvas, match: Match, one: ClassPoints, *, top: float) -
     if card.picture is None:
         canvas.write(left, top + SIDE / 2, "a prototype that is no patch of an image", size=8, color=MUTED)
     else:
-        canvas.show(card.picture.image, left, top, card.picture.box)
+        canvas.show(card.picture.image, left, top, card.picture.box, cell=card.picture.cell)
+        canvas.write(left, caption + _LINE, name_frame(card.picture.proof), size=8, color=MUTED)
         canvas.show(card.picture.heat, left + SIDE + GAP, top)
     canvas.write(left, caption, shortened(name_match(match, one), _CAPTION), size=8, color=MUTED)
     left = canvas.width - MARGIN - _SUM

@@ -7,10 +7,15 @@ from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, Canvas, save, save_pages, shortened
 from protokern.report.data import Neighbour, PrototypeCard
-from protokern.report.words import is_own, name_classes
+from protokern.report.words import is_own, name_classes, name_frame_shortly
 
 COLUMNS, ROWS = 6, 7  # of a page
-_SIDE, _WORDS, _ROW_GAP = 1.25, 0.42, 0.06  # inches: a picture, the two lines below it, until the next row
+_SIDE, _WORDS, _PROOF, _ROW_GAP = (
+    1.25,
+    0.42,
+    0.16,
+    0.06,
+)  # inches: a picture, two lines below it, a third, until the next row
 _NAME = 19  # letters below a picture
 _HEAD, _LABEL, _APART = 0.85, 0.98, 0.16
 _KINDS = ("box", "heat")
@@ -51,7 +56,8 @@ def write_prototype_grid(
 
 def _draw_page(cards: Sequence[PrototypeCard], picture: str, columns: int) -> Canvas:
     num_rows = -(-len(cards) // columns)
-    step = _SIDE + _WORDS + _ROW_GAP
+    is_tested = picture == "box" and any(card.picture and card.picture.proof for card in cards)
+    step = _SIDE + _WORDS + _ROW_GAP + (_PROOF if is_tested else 0)
     width = 2 * MARGIN + min(columns, len(cards)) * (_SIDE + GAP) - GAP
     canvas = Canvas(width, 2 * MARGIN + num_rows * step)
     for position, card in enumerate(cards):
@@ -59,11 +65,13 @@ def _draw_page(cards: Sequence[PrototypeCard], picture: str, columns: int) -> Ca
         left, top = MARGIN + column * (_SIDE + GAP), MARGIN + row * step
         assert card.picture is not None
         if picture == "box":
-            canvas.show(card.picture.image, left, top, card.picture.box, side=_SIDE)
+            canvas.show(card.picture.image, left, top, card.picture.box, cell=card.picture.cell, side=_SIDE)
         else:
             canvas.show(card.picture.heat, left, top, side=_SIDE)
         canvas.write(left, top + _SIDE + 0.12, f"prototype {card.index}", size=7.5)
         canvas.write(left, top + _SIDE + 0.28, shortened(name_classes(card), _NAME), size=7.5, color=MUTED)
+        if is_tested:
+            canvas.write(left, top + _SIDE + 0.44, name_frame_shortly(card.picture.proof), size=7.5, color=MUTED)
     return canvas
 
 

@@ -21,3 +21,8 @@ def short(value: float) -> str:
 def percent(share: float | None) -> str:
     """One decimal; a dash where there is no number."""
     return _NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.1f}%"
+
+
+def whole_percent(share: float) -> str:
+    """No decimals: "93 %"; below one hundredth "under 1 %"."""
+    return "under 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %".replace("-", "\N{MINUS SIGN}")

@@ -15,7 +15,7 @@ from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
 from protokern.report.files import PICTURES, replace_file, write_page
 from protokern.report.images import PictureShelf
-from protokern.report.numbers import decimal, percent, short
+from protokern.report.numbers import decimal, percent, short, whole_percent
 from protokern.report.pool import view_pool
 from protokern.report.sheets import page_pictures, sheet_pictures, sheets_json
 from protokern.report.summary import (
@@ -33,10 +33,12 @@ from protokern.report.words import (
     main_reasons,
     name_classes,
     name_foreign,
+    name_frame,
     name_match,
     name_property,
     say_because,
     say_because_here,
+    say_frame,
     say_role,
 )
 
@@ -141,8 +143,10 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
             is_many=len(data.prototypes) > MOST_DRAWN,
             num_sources=len(pictures),
             is_focal=data.is_focal,
+            is_salient=data.is_salient,
             has_slots=pool is not None,
             sees_part=any(_sees_part(picture) for picture in pictures),
+            has_proof=any(picture.proof is not None for picture in pictures),
             confusion_rows=make_confusion_rows(data),
             confused_pairs=list_confused_pairs(data),
         )
@@ -166,8 +170,10 @@ def render_explanation(item: ExplainedImage, model_name: str) -> str:
             linked=False,
             model_name=model_name,
             is_focal=item.is_focal,
+            is_salient=item.is_salient,
             has_slots=any(match.slots for one in item.classes for match in one.matches),
             sees_part=any(_sees_part(picture) for picture in pictures),
+            has_proof=any(picture.proof is not None for picture in pictures),
         )
     )
 
@@ -190,6 +196,9 @@ def _environment() -> Environment:
         foreign=name_foreign,
         because=say_because,
         because_here=say_because_here,
+        frame=say_frame,
+        whole_percent=whole_percent,
+        frame_name=name_frame,
         role=say_role,
         main_names=_main_names,
     )

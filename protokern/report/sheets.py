@@ -13,7 +13,15 @@ from typing import Any
 from protokern.report.data import Neighbour, Picture, PrototypeCard, ReportData, SeenPicture
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, short
-from protokern.report.words import is_own, main_reasons, name_classes, name_property, say_agreement, say_because
+from protokern.report.words import (
+    is_own,
+    main_reasons,
+    name_classes,
+    name_property,
+    say_agreement,
+    say_because,
+    say_frame,
+)
 
 # What ends a script or begins markup, as JSON may also write it.
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
@@ -60,13 +68,21 @@ def sheets_json(data: ReportData, shelf: PictureShelf, num_on_page: int, *, besi
     else:
         pictures = [None] * num_on_page
         pictures += [base64.b64encode(one.data).decode("ascii") for one in shelf.pictures[num_on_page:]]
+    is_tested = any(card.picture is not None and card.picture.proof is not None for card in data.prototypes)
     texts = _Texts()
     sheets = []
     for card in data.prototypes:
         sheet = _sheet(card, shelf, texts)
         sheet["of"] = "not chosen yet" if data.still_chooses else name_classes(card)
         sheets.append(sheet)
-    table = {"beside": beside, "focal": data.is_focal, "pictures": pictures, "sheets": sheets, "texts": texts.all}
+    table = {
+        "beside": beside,
+        "focal": data.is_focal,
+        "tested": is_tested,
+        "pictures": pictures,
+        "sheets": sheets,
+        "texts": texts.all,
+    }
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for letter, escape in _ESCAPES:
         text = text.replace(letter, escape)
@@ -98,6 +114,7 @@ def _sheet(card: PrototypeCard, shelf: PictureShelf, texts: _Texts) -> dict[str,
         "moved": None if card.distance is None else short(card.distance),
         "view": None if card.picture is None else _view(card.picture, shelf),
         "heat": heat,
+        "proof": say_frame(card.picture.proof) if card.picture else "",
         "because": say_because(card),
         "main": [name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)],
         "reasons": [
@@ -128,7 +145,9 @@ def _patches(card: PrototypeCard, neighbours: Sequence[Neighbour], shelf: Pictur
 
 
 def _view(seen: SeenPicture, shelf: PictureShelf) -> list[Any]:
-    """[picture, rows, columns, box, receptive field]; no field where it is the whole picture."""
+    """[picture, rows, columns, box, field, cell]; no field where it is the whole picture, no cell if unmarked."""
     rows, columns = seen.image.shape[:2]
     box, field = tuple(map(int, seen.box)), tuple(map(int, seen.receptive_field_box))
-    return [shelf.find(seen.image).index, rows, columns, box, None if field == (0, 0, rows, columns) else field]
+    field_seen = None if field == (0, 0, rows, columns) else field
+    view = [shelf.find(seen.image).index, rows, columns, box, field_seen]
+    return view if seen.cell is None else [*view, tuple(map(int, seen.cell))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.data import ClassPoints, Match, Neighbour, PrototypeCard, Reason
+from protokern.report.data import ClassPoints, FrameProof, Match, Neighbour, PrototypeCard, Reason
+from protokern.report.numbers import whole_percent
 
 MOST_NAMES = 3
 MOST_REASONS = 3
@@ -79,6 +80,46 @@ def main_reasons(reasons: Sequence[Reason], similarity: float | None = None) -> 
     counting = [one for one in reasons if one.score >= least and (one.low is None or one.low > 0)]
     ranked = sorted(counting, key=lambda one: -one.score)
     return tuple(one for one in ranked[:MOST_REASONS] if one.score >= ranked[0].score / 2)
+
+
+def say_frame(proof: FrameProof | None) -> str:
+    """What was tested about a frame, as a sentence; empty where nothing was."""
+    if proof is None:
+        return ""
+    if proof.kept is None or proof.area is None:
+        return "The similarity is not positive, so no part of the image can keep it. Framed is the best matching place."
+    if proof.area == 1:
+        return "It takes the whole image to keep nine tenths of the similarity."
+    checks = [
+        f"with {what} {whole_percent(kept)}"
+        for kept, what in ((proof.kept_blur, "a blur around it"), (proof.kept_other, "another image"))
+        if kept is not None
+    ]
+    checked = f" {checks[0].capitalize()}{f', {checks[1]}' if len(checks) > 1 else ''}." if checks else ""
+    return (
+        f"This frame alone keeps {whole_percent(proof.kept)} of the similarity; "
+        f"{whole_percent(proof.area)} of the image.{checked}"
+    )
+
+
+def name_frame(proof: FrameProof | None) -> str:
+    """The same in a few words: "frame alone keeps 93 %; 18 % of the image"."""
+    if proof is None:
+        return ""
+    if proof.kept is None or proof.area is None:
+        return "similarity not positive: no frame"
+    if proof.area == 1:
+        return "nine tenths need the whole image"
+    return f"frame alone keeps {whole_percent(proof.kept)}; {whole_percent(proof.area)} of the image"
+
+
+def name_frame_shortly(proof: FrameProof | None) -> str:
+    """The same where there is room for a few letters: "keeps 93 %, area 18 %"."""
+    if proof is None or proof.kept is None or proof.area is None:
+        return ""
+    if proof.area == 1:
+        return "needs the whole image"
+    return f"keeps {whole_percent(proof.kept)}, area {whole_percent(proof.area)}"
 
 
 def say_because(card: PrototypeCard) -> str:

@@ -15,6 +15,7 @@ from protokern.data import SyntheticBirds
 from protokern.explain import Box, FrameTarget, sufficient_frame, sufficient_frames
 from protokern.models import ProtoPNet
 from protokern.models.base import PrototypeModel
+from protokern.nn import PrototypeLayer
 from tests.explain.small_models import small_model, small_pool
 
 
@@ -61,6 +62,13 @@ class FourBorders(nn.Module):
         lines = [images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]]
         least = torch.stack([2 * line.mean(dim=(1, 2)) - 1 for line in lines]).amin(dim=0)
         return least[:, None, None, None].expand(-1, 1, 4, 4)
+
+
+class Shorter(nn.Module):
+    """Brings the length of features below 1, where it is a weight."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features / 4
 
 
 def similarity_of(model: PrototypeModel, image: Tensor, prototype: int, patch: tuple[int, int]) -> float:
@@ -248,6 +256,30 @@ def test_no_side_can_be_moved_and_no_other_box_is_much_smaller() -> None:
     assert min(ratios) >= 1
     assert np.median(ratios) <= 1.05
     assert max(ratios) <= 1.1
+
+
+def test_where_norms_weigh_the_patches_the_weighted_similarity_is_kept() -> None:
+    model = small_model()
+    layer = PrototypeLayer(12, 5, metric="cosine", activation="cosine", norm_as_weight=True)
+    model.prototype_layer = layer
+    model.add_on_layers.append(Shorter())
+    image = torch.rand(3, 32, 32)
+    with torch.no_grad():
+        features = model.features(image[None])[0]
+
+    def weighted(one: Tensor) -> float:
+        with torch.no_grad():
+            vector = model.add_on_layers(model.backbone(one[None]))[0, :, 3, 4]
+        cosine = torch.nn.functional.cosine_similarity(vector, layer.prototypes.detach()[2], dim=0)
+        return float(vector.norm().clamp(max=1) * cosine)
+
+    layer.prototypes.data[2] = features[:, 3, 4]
+    frame = sufficient_frame(model, image, 2, (3, 4))
+    assert frame.similarity == pytest.approx(weighted(image), rel=1e-4)
+    box = frame.box
+    variant = torch.full_like(image, 0.5)
+    variant[:, box.y0 : box.y1, box.x0 : box.x1] = image[:, box.y0 : box.y1, box.x0 : box.x1]
+    assert frame.kept_grey == pytest.approx(weighted(variant) / weighted(image), abs=1e-4)
 
 
 def test_where_all_of_the_image_is_needed_the_frame_is_the_image() -> None:

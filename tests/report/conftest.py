@@ -14,6 +14,7 @@ from protokern.report.data import (
     Confusion,
     EpochPoint,
     ExplainedImage,
+    FrameProof,
     Match,
     Neighbour,
     Neighbours,
@@ -117,6 +118,31 @@ def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) 
         num_foreign=4,
     )
     return ExplainedImage(name=FILE_NAME, image=make_picture(7), classes=(first, second), true_class=true_class)
+
+
+PROOF = FrameProof(0.934, 0.88, 0.679, 0.18)
+
+
+def with_tested_frames(data: ReportData) -> ReportData:
+    """The same report with frames that were tested, of the prototypes and in the explained images."""
+
+    def tested(seen: SeenPicture | None) -> SeenPicture | None:
+        return None if seen is None else replace(seen, cell=(8, 10, 12, 14), proof=PROOF)
+
+    def of_card(card: PrototypeCard) -> PrototypeCard:
+        return replace(card, picture=tested(card.picture))
+
+    def of_match(match: Match) -> Match:
+        return replace(match, picture=tested(match.picture), prototype=of_card(match.prototype))
+
+    def of_item(item: ExplainedImage) -> ExplainedImage:
+        return replace(
+            item, classes=tuple(replace(one, matches=tuple(map(of_match, one.matches))) for one in item.classes)
+        )
+
+    return replace(
+        data, prototypes=tuple(map(of_card, data.prototypes)), explanations=tuple(map(of_item, data.explanations))
+    )
 
 
 @pytest.fixture

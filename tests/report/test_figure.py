@@ -9,6 +9,7 @@ from PIL import Image
 
 from protokern.report.data import ExplainedImage, ReportData
 from protokern.report.figure import write_figure
+from tests.report.conftest import with_tested_frames
 
 
 def test_the_figure_is_a_picture_with_something_on_it(explained: ExplainedImage, tmp_path: Path) -> None:
@@ -44,6 +45,14 @@ def test_the_figure_of_a_pool_is_drawn(pool_data: ReportData, tmp_path: Path) ->
     text = (tmp_path / "one.svg").read_text(encoding="utf-8")
     assert "slot 0: prototype 0, shared with" in text
     assert "3 of other classes or none" in text
+
+
+def test_both_frames_of_a_match_say_what_they_were_tested_for(report_data: ReportData, tmp_path: Path) -> None:
+    write_figure(with_tested_frames(report_data).explanations[0], tmp_path / "one.svg")
+    text = (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert text.count("frame alone keeps 93 %; 18 % of the image") == 3  # prototype 5 is no patch of an image
+    write_figure(report_data.explanations[0], tmp_path / "one.svg")
+    assert "frame alone" not in (tmp_path / "one.svg").read_text(encoding="utf-8")
 
 
 def test_a_row_at_least(explained: ExplainedImage, tmp_path: Path) -> None:

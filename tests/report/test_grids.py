@@ -11,6 +11,7 @@ from PIL import Image
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, ReportData
 from protokern.report.figure import write_figure
 from protokern.report.grids import write_neighbours, write_prototype_grid
+from tests.report.conftest import with_tested_frames
 
 
 def svg_words(path: Path) -> list[str]:
@@ -55,6 +56,17 @@ def test_a_grid_shows_the_number_and_class_of_every_prototype_with_a_picture(
     assert [word for word in words if word.startswith("prototype")] == [f"prototype {n}" for n in range(5)]
     assert "<script>alert(1)</…" in words
     assert (tmp_path / "grid.svg").read_text().count("<image") == 5
+
+
+def test_what_a_frame_was_tested_for_stands_below_the_picture(report_data: ReportData, tmp_path: Path) -> None:
+    plain, tested = tmp_path / "plain.svg", tmp_path / "tested.svg"
+    write_prototype_grid(report_data.prototypes, plain)
+    write_prototype_grid(with_tested_frames(report_data).prototypes, tested)
+    assert svg_words(tested).count("keeps 93 %, area 18 %") == 5
+    assert not any("keeps" in word for word in svg_words(plain))
+    assert tested.read_text().count("<path") > plain.read_text().count("<path")  # the thin marks
+    write_prototype_grid(with_tested_frames(report_data).prototypes, tested, picture="heat")
+    assert not any("keeps" in word for word in svg_words(tested))
 
 
 def test_what_does_not_fit_goes_to_the_next_page(report_data: ReportData, tmp_path: Path) -> None:

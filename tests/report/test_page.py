@@ -372,3 +372,9 @@ def test_a_pool_says_which_similarities_have_no_average_taken_off(pool_data: Rep
     assert words in Page(render_report(pool_data)).text
     assert words in Page(render_report(replace(pool_data, explanations=()))).text
     assert words not in Page(render_report(replace(pool_data, is_focal=False))).text
+
+
+def test_what_similarity_means_where_patches_count_by_their_salience(pool_data: ReportData) -> None:
+    words = "It is multiplied by how much the part stands out in its picture"
+    assert words in Page(render_report(replace(pool_data, is_salient=True))).text
+    assert words not in Page(render_report(pool_data)).text

@@ -10,9 +10,10 @@ from PIL import Image
 
 from protokern.report.data import ClassWeight, LazyPicture, Neighbours, PrototypeCard, Reason, ReportData, SeenPicture
 from protokern.report.images import PictureShelf
-from protokern.report.page import shelve
+from protokern.report.page import render_report, shelve
 from protokern.report.sheets import sheets_json
-from tests.report.conftest import CLASSES, FILE_NAME, make_neighbour
+from protokern.report.words import say_frame
+from tests.report.conftest import CLASSES, FILE_NAME, PROOF, make_neighbour, with_tested_frames
 
 
 def test_a_sheet_has_what_the_script_shows(report_data: ReportData) -> None:
@@ -71,6 +72,22 @@ def test_nothing_in_the_sheets_can_end_their_script(report_data: ReportData) -> 
     table = json.loads(text)
     assert table["sheets"][0]["source"] == name
     assert not [one for one in table["pictures"] if not one.removesuffix(".jpg").isalnum()]
+
+
+def test_a_tested_frame_has_its_mark_and_its_words(report_data: ReportData) -> None:
+    plain, tested = report_data, with_tested_frames(report_data)
+    for data, has_proof in ((plain, False), (tested, True)):
+        table = json.loads(sheets_json(data, *shelve(data), beside=False))
+        first = table["sheets"][0]
+        assert table["tested"] is has_proof
+        assert first["view"][5:] == ([[8, 10, 12, 14]] if has_proof else [])
+        assert first.get("proof") == (say_frame(PROOF) if has_proof else None)
+        html = render_report(data)
+        words = "This frame alone keeps 93 % of the similarity; 18 % of the image."
+        # Three explanations with two matches each, of which one prototype is no patch of an image.
+        assert html.count('<span class="proof">' + words) == (9 if has_proof else 0)
+        assert ("everything outside of it was made grey" in html) is has_proof
+        assert ("It cannot prove that the model ignored everything outside" in html) is not has_proof
 
 
 def test_pictures_are_read_when_they_are_drawn_and_the_second_is_not_read() -> None:

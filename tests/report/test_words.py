@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from protokern.report.data import ClassWeight, ExplainedImage, Match, PrototypeCard, Reason
+from protokern.report.data import ClassWeight, ExplainedImage, FrameProof, Match, PrototypeCard, Reason
 from protokern.report.words import (
     join_names,
     main_reasons,
     name_classes,
     name_foreign,
+    name_frame,
+    name_frame_shortly,
     name_match,
     say_agreement,
     say_because,
     say_because_here,
+    say_frame,
     say_role,
 )
 from tests.report.conftest import make_neighbour
@@ -53,6 +56,46 @@ def test_a_prototype_in_slots_is_named_with_those_and_with_the_other_classes(exp
 def test_prototypes_of_no_class_are_not_counted_as_those_of_others(explained: ExplainedImage) -> None:
     assert name_foreign(explained.classes[0]) == "of other classes"
     assert name_foreign(replace(explained.classes[0], num_unused=2)) == "of other classes or none"
+
+
+@pytest.mark.parametrize(
+    ("proof", "sentence", "name", "short_name"),
+    [
+        (
+            FrameProof(0.934, 0.88, 0.679, 0.18),
+            "This frame alone keeps 93 % of the similarity; 18 % of the image. "
+            "With a blur around it 88 %, with another image 68 %.",
+            "frame alone keeps 93 %; 18 % of the image",
+            "keeps 93 %, area 18 %",
+        ),
+        (
+            FrameProof(1.031, 0.5, None, 0.002),
+            "This frame alone keeps 103 % of the similarity; under 1 % of the image. With a blur around it 50 %.",
+            "frame alone keeps 103 %; under 1 % of the image",
+            "keeps 103 %, area under 1 %",
+        ),
+        (
+            FrameProof(1.0, 1.0, 1.0, 1.0),
+            "It takes the whole image to keep nine tenths of the similarity.",
+            "nine tenths need the whole image",
+            "needs the whole image",
+        ),
+        (
+            FrameProof(None, None, None, None),
+            "The similarity is not positive, so no part of the image can keep it. Framed is the best matching place.",
+            "similarity not positive: no frame",
+            "",
+        ),
+        (None, "", "", ""),
+    ],
+    ids=["all-fills", "without-another", "whole", "not-positive", "untested"],
+)
+def test_what_a_frame_was_tested_for_is_said_with_its_numbers(
+    proof: FrameProof | None, sentence: str, name: str, short_name: str
+) -> None:
+    assert say_frame(proof) == sentence
+    assert name_frame(proof) == name
+    assert name_frame_shortly(proof) == short_name
 
 
 def card_with(*reasons: Reason, similarity: float | None = None) -> PrototypeCard:

@@ -86,13 +86,14 @@
     span.style.width = percent(x1 - x0, columns);
     return span;
   };
-  const framed = ([index, rows, columns, box, field], alt) =>
+  const framed = ([index, rows, columns, box, field, cell], alt, kind = "frame") =>
     make(
       "div",
       { className: "seen" },
       picture(index, rows, columns, alt),
       field ? outline("field", field, rows, columns) : null,
-      outline("frame", box, rows, columns),
+      cell ? outline("cell-mark", cell, rows, columns) : null,
+      outline(kind, box, rows, columns),
     );
   const enlarged = ([index, rows, columns, [y0, x0, y1, x1]], alt) => {
     const [height, width] = [y1 - y0, x1 - x0];
@@ -110,8 +111,8 @@
   const sourcePart = (sheet) => {
     if (!sheet.view) return make("p", { className: "no-source", textContent: "Not a patch of an image." });
     const figures = make("div", { className: "sheet-pictures" });
-    figures.append(figure(framed(sheet.view, "The training image it comes from; a frame marks the patch"), "training image"));
-    figures.append(figure(enlarged(sheet.view, "The patch, enlarged"), "the patch, enlarged"));
+    figures.append(figure(framed(sheet.view, "The training image it comes from, with a frame"), "training image"));
+    figures.append(figure(enlarged(sheet.view, "What is in the frame, enlarged"), "what is in the frame, enlarged"));
     if (sheet.heat !== undefined)
       figures.append(
         figure(
@@ -121,7 +122,8 @@
       );
     const from = make("p", { className: "small muted" }, "from ", name(sheet.source));
     if (sheet.moved) from.append(`; moved by ${sheet.moved} when the learnt vector became this patch`);
-    return make("div", {}, figures, from);
+    const proof = sheet.proof ? make("p", { textContent: sheet.proof }) : "";
+    return make("div", {}, figures, proof, from);
   };
 
   const becausePart = (sheet) => {
@@ -179,7 +181,7 @@
       make(
         "li",
         { className: own ? "own" : "" },
-        framed(view, "An image with a frame around the patch"),
+        framed(view, "An image with the patch marked", table.tested ? "cell-mark" : "frame"), // only what was tested is framed
         make("p", {}, make("b", {}, name(table.texts[ofClass]))),
         make("p", { className: "small muted" }, `similarity ${similarity}, distance ${distance}`),
         make("p", { className: "small muted file" }, name(table.texts[image])),

@@ -11,7 +11,8 @@ import pytest
 
 from protokern.report.data import ClassWeight, PrototypeCard, ReportData
 from protokern.report.page import write_explanation, write_report
-from tests.report.conftest import CLASSES, FILE_NAME
+from protokern.report.words import say_frame
+from tests.report.conftest import CLASSES, FILE_NAME, PROOF, with_tested_frames
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -110,6 +111,27 @@ def test_the_frame_and_the_receptive_field_are_drawn_where_they_are_and_can_be_h
         assert page.locator(f"#sheet .{kind}:visible").count() == 0
     page.keyboard.press("ArrowRight")
     assert page.locator("#sheet .frame:visible").count() == 0  # the choice stays for the next one
+
+
+def test_a_tested_frame_says_its_numbers_and_marks_the_patch_and_nearest_patches_have_the_mark_alone(
+    open_page: OpenPage, report_data: ReportData, tmp_path: Path
+) -> None:
+    write_report(with_tested_frames(report_data), tmp_path / "index.html")
+    page = open_page(tmp_path / "index.html", fragment="#prototype-0")
+    wait_until_open(page)
+    assert say_frame(PROOF) in page.text_content("#sheet-body")
+    own = page.locator("#sheet .sheet-pictures .seen").first
+    picture, mark = own.bounding_box(), own.locator(".cell-mark").bounding_box()
+    # (8, 10, 12, 14) of 24 x 32 pixels.
+    for side, share, whole in (("x", 10 / 32, "width"), ("y", 8 / 24, "height")):
+        assert mark[side] - picture[side] == pytest.approx(share * picture[whole], abs=1)
+    assert mark["width"] == pytest.approx(4 / 32 * picture["width"], abs=1)
+    assert own.locator(".frame").is_visible()
+    assert page.locator(".near .frame").count() == 0
+    assert page.locator(".near .cell-mark").count() == 4
+    page.uncheck("#sheet [data-shows=frame]")
+    assert not own.locator(".frame").is_visible()
+    assert not own.locator(".cell-mark").is_visible()
 
 
 def test_the_keyboard_alone_is_enough(open_page: OpenPage, page_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""The sufficient frames of a run's prototypes: found once, stored, drawn, and true to the pixels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from protokern.cli import prototype_frames
+from protokern.cli.main import main
+from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_frames import other_image
+from protokern.cli.report import build_report
+from protokern.cli.runs import open_run
+from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    run = make_run(tmp_path_factory.mktemp("frames"))
+    build_report(run.folder, run.splits)
+    return run
+
+
+def table_of(folder: Path) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((folder / "prototypes" / "prototypes.json").read_text())
+    return table
+
+
+def test_the_report_stores_frames_that_keep_what_they_say(reported: PushedRun) -> None:
+    """Grey is filled in and the net is run by hand; the other image is one of the other class."""
+    for entry in table_of(reported.folder)["prototypes"]:
+        source = entry["source"]
+        frame = source["sufficient"]
+        image = reported.splits.push[source["image"]][0]
+        y0, x0, y1, x1 = frame["box"]
+        row, column = source["patch"]
+
+        def similarity(one: torch.Tensor, index: int = entry["index"], row: int = row, column: int = column) -> float:
+            with torch.no_grad():
+                vector = reported.model.features(one[None])[0, :, row, column]
+                distance = (vector - reported.model.prototype_layer.prototypes[index]).square().sum()
+            return float(torch.log((distance + 1) / (distance + 1e-4)))
+
+        following = [*range(entry["index"] + 1, 6), *range(entry["index"])]
+        own = entry["classes"][0]["class_index"]
+        other = next(i for i in following if i // 3 != own)
+        others = reported.splits.push[table_of(reported.folder)["prototypes"][other]["source"]["image"]][0]
+        for fill, kept in ((torch.full_like(image, 0.5), frame["kept_grey"]), (others, frame["kept_other"])):
+            variant = fill.clone()
+            variant[:, y0:y1, x0:x1] = image[:, y0:y1, x0:x1]
+            # At a prototype's own patch the logarithm is steep: a rounding of the net moves it by some thousandths.
+            assert similarity(variant) / similarity(image) == pytest.approx(kept, rel=0.01)
+        assert frame["kept_grey"] >= 0.9
+        assert frame["area"] == pytest.approx((y1 - y0) * (x1 - x0) / SIZE**2)
+
+
+def test_what_is_stored_is_not_sought_again(reported: PushedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = table_of(reported.folder)
+    monkeypatch.setattr(prototype_frames, "sufficient_frames", lambda *_, **__: pytest.fail("was sought again"))
+    build_report(reported.folder, reported.splits)
+    assert table_of(reported.folder) == stored
+    html = (reported.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert html.count("frame alone keeps") >= 6
+    sheets = json.loads(html.partition('id="sheets">')[2].partition("</script>")[0])["sheets"]
+    boxes = [row[0][3] for sheet in sheets for _, rows in sheet["near"] for row in rows]
+    assert boxes
+    assert {(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes} == {(8, 8)}, "nearest patches are marked, a cell each"
+    assert main(["prototypes", str(reported.folder), "--out", str(reported.folder.parent / "grid")]) == 0
+
+
+def test_files_of_an_older_version_still_load_and_get_their_frames(reported: PushedRun, tmp_path: Path) -> None:
+    shutil.copytree(reported.folder, tmp_path / "run")
+    path = tmp_path / "run" / "prototypes" / "prototypes.json"
+    table = table_of(reported.folder) | {"format": "protokern-prototypes-2"}
+    for entry in table["prototypes"]:
+        del entry["source"]["sufficient"]
+    path.write_text(json.dumps(table))
+    (path.parent / ".protokern.jsonl").unlink(missing_ok=True)
+    files = read_prototypes(tmp_path / "run")
+    assert files is not None
+    assert all(record.source.sufficient is None for record in files.prototypes if record.source is not None)
+    # Without the data: the pictures in the folder are the images.
+    out = tmp_path / "out"
+    photo = reported.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(out)]) == 0
+    stored = table_of(reported.folder)["prototypes"]
+    for one in json.loads((out / "0.json").read_text())["classes"]:
+        for entry in one["prototypes"]:
+            expected = stored[entry["prototype"]]["source"]["sufficient"]
+            assert entry["source_frame"]["box"] == expected["box"]
+            assert entry["source_frame"]["kept_grey"] == pytest.approx(expected["kept_grey"], abs=0.01)
+
+
+def test_a_table_that_was_changed_by_hand_is_left_alone_and_the_page_says_so(
+    reported: PushedRun, tmp_path: Path
+) -> None:
+    shutil.copytree(reported.folder, tmp_path / "run")
+    path = tmp_path / "run" / "prototypes" / "prototypes.json"
+    table = table_of(reported.folder)
+    table["prototypes"][0]["source"]["sufficient"] = None
+    path.write_text(json.dumps(table))
+    page = build_report(tmp_path / "run", reported.splits)
+    assert json.loads(path.read_text()) == table
+    assert "The frames of the prototypes could not be stored" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("frame", ["grid", "paper"])
+def test_other_frames_cost_nothing_and_draw_the_other_boxes(
+    reported: PushedRun, tmp_path: Path, frame: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protokern.explain.framing.sufficient_frames", lambda *_, **__: pytest.fail("was sought"))
+    photo = reported.data / "test" / CLASSES[0] / "0.png"
+    for verb, arguments in (("explain", [str(photo)]), ("prototypes", []), ("report", [])):
+        out = [] if verb == "report" else ["--out", str(tmp_path)]
+        assert main([verb, str(reported.folder), *arguments, *out, "--frame", frame]) == 0
+    entry = json.loads((tmp_path / "0.json").read_text())["classes"][0]["prototypes"][0]
+    y0, x0, y1, _ = entry["patch_box" if frame == "grid" else "activation_box"]
+    place = f"top:{100 * y0 / SIZE:.2f}%;left:{100 * x0 / SIZE:.2f}%;height:{100 * (y1 - y0) / SIZE:.2f}%"
+    for path in (tmp_path / "0.html", reported.folder / "report" / "index.html"):
+        html = path.read_text(encoding="utf-8")
+        assert "frame alone keeps" not in html
+        assert 'class="cell-mark"' not in html
+    assert f'class="frame" style="{place}' in (tmp_path / "0.html").read_text(encoding="utf-8")
+    assert entry["sufficient_frame"] is None
+
+
+@pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
+def test_prototypes_that_are_no_patches_have_no_frames(tmp_path: Path) -> None:
+    pool = make_pool_run(tmp_path)
+    build_report(pool.folder, pool.splits)
+    for entry in table_of(pool.folder)["prototypes"]:
+        assert (entry["source"] is None) == (entry["index"] in (4, 5))
+        assert entry["source"] is None or entry["source"]["sufficient"]["kept_grey"] >= 0.9
+
+
+def test_the_image_to_check_with_is_of_another_class(reported: PushedRun) -> None:
+    run = open_run(str(reported.folder), data=None, changes=(), device=torch.device("cpu"))
+    files = read_prototypes(reported.folder)
+    assert files is not None
+    for label, prototype in ((0, 3), (1, 0)):
+        source = files.prototypes[prototype].source
+        assert source is not None
+        expected = reported.splits.push[source.image][0]
+        for splits in (None, reported.splits):
+            other = other_image(run, files, label, splits)
+            assert other is not None
+            torch.testing.assert_close(other, expected)
+    assert other_image(run, None, 0) is None
+    write_prototypes(reported.folder, reported.model, reported.splits, reported.push)  # others start from here

@@ -48,6 +48,9 @@ def _implementation(
         distance = below_autograd(distance_at, features, prototypes, patch, metric, backend)
     grad = grad_value * weigh_gradient(distance, weight, metric)[1]
     result = torch.zeros(patch_weight.shape, dtype=patch_weight.dtype, device=patch_weight.device)
+    if patch.device.type == "cpu":
+        result.flatten(1).scatter_add_(1, patch, grad)  # an image at a time, in order, and far quicker than index_add_
+        return result
     num_patches = patch_weight.shape[1] * patch_weight.shape[2]
     first = torch.arange(len(patch), device=patch.device)[:, None] * num_patches  # (B, 1)
     add_rows_(result.view(-1), (first + patch).flatten(), grad.flatten())

@@ -25,9 +25,7 @@ from typing import Literal
 
 from protokern.train.settings import PruneConfig, TrainConfig
 
-Stage = Literal[
-    "start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"
-]
+Stage = Literal["start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
 LEARNING: tuple[Stage, ...] = ("warm", "joint", "hardening", "live")  # in epochs, over the training images
 
 

@@ -33,10 +33,11 @@ class AccuracyRow:
 
     Attributes:
         config: the file of examples/configs that was trained, without its ending.
-        joint: before the push; None for a model that makes its choices final before that.
+        joint: before the push; None for a model that makes its choices final before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
+        push: None where prototypes live from the start.
         prune, pruned_last_layer: None without pruning.
-        live: after the push; None without live epochs.
+        live: after the push or the start; None without live epochs.
         prototypes: left at the end.
         minutes: of training, all stages together.
     """
@@ -49,7 +50,7 @@ class AccuracyRow:
     test_images: int
     joint: float | None
     hardening: float | None
-    push: float
+    push: float | None
     last_layer: float
     prune: float | None
     pruned_last_layer: float | None
@@ -83,7 +84,7 @@ def read_run(folder: Path) -> AccuracyRow:
         test_images=metrics["images"]["test"],
         joint=percent.get("joint"),
         hardening=percent.get("hardening"),
-        push=percent["push"],
+        push=percent.get("push"),
         last_layer=percent["last_layer"],
         prune=percent.get("prune"),
         pruned_last_layer=percent.get("pruned_last_layer"),
@@ -112,24 +113,25 @@ def recipe_of(config: dict[str, Any]) -> str:
 
 
 def table(rows: Sequence[AccuracyRow]) -> str:
-    """The newest row of each recipe and seed, and the mean of each recipe's seeds."""
-    newest = {(row.config, row.seed): row for row in rows}
+    """The newest row of each recipe, data set and seed, and the mean over the seeds."""
+    newest = {(row.config, row.data, row.seed): row for row in rows}
     lines = [
-        "| recipe | seed | joint | hardening | push | live | last layer | prune | last layer again | prototypes "
+        "| recipe | data | seed | joint | hardening | push | live | last layer | prune | last layer again | prototypes "
         "| minutes | commit |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for config in dict.fromkeys(row.config for row in newest.values()):
-        group = sorted((row for row in newest.values() if row.config == config), key=lambda row: row.seed)
+    for config, data in dict.fromkeys((row.config, row.data) for row in newest.values()):
+        found = (row for row in newest.values() if (row.config, row.data) == (config, data))
+        group = sorted(found, key=lambda row: row.seed)
         for row in group:
             accuracies = [percent(getattr(row, stage)) for stage in STAGES]
-            cells = [f"`{config}`", str(row.seed), *accuracies, str(row.prototypes), f"{row.minutes:.0f}", row.git_sha]
+            cells = [f"`{config}`", data, str(row.seed), *accuracies, str(row.prototypes), f"{row.minutes:.0f}", row.git_sha]
             lines.append(f"| {' | '.join(cells)} |")
         if len(group) > 1:
             means = [[getattr(row, stage) for row in group] for stage in STAGES]
             cells = [percent(None if None in values else statistics.mean(values)) for values in means]
             bold = " | ".join(f"**{cell}**" if cell else "" for cell in cells)
-            lines.append(f"| **mean** | {len(group)} seeds | {bold} | | | |")
+            lines.append(f"| **mean** | {data} | {len(group)} seeds | {bold} | | | |")
     devices = ", ".join(dict.fromkeys(f"{row.device} with torch {row.torch_version}" for row in newest.values()))
     return "\n".join([*lines, "", f"Trained on two cores: {devices}."])
 

@@ -74,13 +74,7 @@ def collect_report(
     if splits is not None:
         check_classes(splits, run.classes)  # before pictures are written from them
     notes: list[str] = []
-    files = find_prototypes(run, splits)
-    if run.push is None:
-        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
-    elif files is None:
-        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
-    if files is not None and frame == "sufficient":
-        files = _with_frames(run, files, splits, notes)
+    files = _find_pictures(run, splits, frame, notes)
     importance = find_importance(run, notes)
     cards = prototype_cards(run.model, run.classes, files, frame)
     if importance is not None:
@@ -151,6 +145,16 @@ def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | Non
         return None
     check_classes(splits, run.classes)  # pictures of others would mislead
     return write_prototypes(run.folder, run.model, splits, run.push)
+
+
+def _find_pictures(run: OpenRun, splits: Splits | None, frame: str, notes: list[str]) -> PrototypeFiles | None:
+    """The pictures of the prototypes with the frames that are wanted; a note says why there are none."""
+    files = find_prototypes(run, splits)
+    if run.push is None:
+        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
+    elif files is None:
+        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes)
 
 
 def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, notes: list[str]) -> PrototypeFiles:

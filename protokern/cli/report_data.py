@@ -98,7 +98,6 @@ def collect_report(
         changes = {} if importance is None else choose_local_modifications(importance, notes)
         explanations = _explain(run, splits, cards, chosen, files, changes, frame)
     epochs, stages = read_progress(run.folder, run.epoch)
-    settings = run.folder / "run.toml"
     data = ReportData(
         title=run.folder.resolve().name,
         classes=run.classes,
@@ -111,11 +110,16 @@ def collect_report(
         confusion=confusion,
         epochs=epochs,
         stages=stages,
-        settings=read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else "",
+        settings=_settings(run.folder / "run.toml"),
         notes=tuple(notes),
         facts=_facts(run, splits, files),
     )
     return _judged(data, run, splits)
+
+
+def _settings(path: Path) -> str:
+    """The text of a run.toml; empty where there is none."""
+    return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
 
 
 def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData:

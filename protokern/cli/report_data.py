@@ -74,13 +74,7 @@ def collect_report(
     if splits is not None:
         check_classes(splits, run.classes)  # before pictures are written from them
     notes: list[str] = []
-    files = find_prototypes(run, splits)
-    if run.push is None:
-        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
-    elif files is None:
-        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
-    if files is not None and frame == "sufficient":
-        files = _with_frames(run, files, splits, notes)
+    files = _find_pictures(run, splits, frame, notes)
     importance = find_importance(run, notes)
     cards = prototype_cards(run.model, run.classes, files, frame)
     if importance is not None:
@@ -104,7 +98,6 @@ def collect_report(
         changes = {} if importance is None else choose_local_modifications(importance, notes)
         explanations = _explain(run, splits, cards, chosen, files, changes, frame)
     epochs, stages = read_progress(run.folder, run.epoch)
-    settings = run.folder / "run.toml"
     data = ReportData(
         title=run.folder.resolve().name,
         classes=run.classes,
@@ -117,11 +110,16 @@ def collect_report(
         confusion=confusion,
         epochs=epochs,
         stages=stages,
-        settings=read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else "",
+        settings=_settings(run.folder / "run.toml"),
         notes=tuple(notes),
         facts=_facts(run, splits, files),
     )
     return _judged(data, run, splits)
+
+
+def _settings(path: Path) -> str:
+    """The text of a run.toml; empty where there is none."""
+    return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
 
 
 def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData:
@@ -151,6 +149,16 @@ def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | Non
         return None
     check_classes(splits, run.classes)  # pictures of others would mislead
     return write_prototypes(run.folder, run.model, splits, run.push)
+
+
+def _find_pictures(run: OpenRun, splits: Splits | None, frame: str, notes: list[str]) -> PrototypeFiles | None:
+    """The pictures of the prototypes with the frames that are wanted; a note says why there are none."""
+    files = find_prototypes(run, splits)
+    if run.push is None:
+        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
+    elif files is None:
+        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes)
 
 
 def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, notes: list[str]) -> PrototypeFiles:

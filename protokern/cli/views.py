@@ -113,17 +113,8 @@ def explain_for_people(
         other: gives for the answer another image (C, Y, X) that its sufficient frames are checked with, if there is
             one.
     """
-    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=receptive_field, heat_map=heat_map)
+    explanation = _explain_with(model, image, true_class, receptive_field, heat_map)
     ranked = [one.class_index for one in explanation.classes]
-    if true_class is not None and true_class not in ranked:
-        explanation = explain_image(
-            model,
-            image,
-            top=SHOWN_MATCHES,
-            classes=[*ranked[:2], true_class],
-            receptive_field=explanation.receptive_field,
-            heat_map=heat_map,
-        )
     rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
     in_full = (explanation.predicted, rival)
     if frame == "sufficient":
@@ -152,6 +143,24 @@ def explain_for_people(
         is_salient=model.prototype_layer.norm_as_weight,
     )
     return item, explanation
+
+
+def _explain_with(
+    model: PrototypeModel, image: Tensor, true_class: int | None, field: ReceptiveField | None, heat_map: str
+) -> Explanation:
+    """The explanation of the first three classes; the right one takes the last place if it is not among them."""
+    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=field, heat_map=heat_map)
+    ranked = [one.class_index for one in explanation.classes]
+    if true_class is not None and true_class not in ranked:
+        explanation = explain_image(
+            model,
+            image,
+            top=SHOWN_MATCHES,
+            classes=[*ranked[:2], true_class],
+            receptive_field=explanation.receptive_field,
+            heat_map=heat_map,
+        )
+    return explanation
 
 
 def with_cards(item: ExplainedImage, cards: Sequence[PrototypeCard]) -> ExplainedImage:

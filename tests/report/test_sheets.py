@@ -83,7 +83,7 @@ def test_a_tested_frame_has_its_mark_and_its_words(report_data: ReportData) -> N
         assert first["view"][5:] == ([[8, 10, 12, 14]] if has_proof else [])
         assert first.get("proof") == (say_frame(PROOF) if has_proof else None)
         html = render_report(data)
-        words = "This frame alone keeps 93 % of the similarity; 18 % of the image."
+        words = "This frame alone keeps 93\N{NO-BREAK SPACE}% of the similarity; 18\N{NO-BREAK SPACE}% of the image."
         # Three explanations with two matches each, of which one prototype is no patch of an image.
         assert html.count('<span class="proof">' + words) == (9 if has_proof else 0)
         assert ("everything outside of it was made grey" in html) is has_proof

@@ -125,7 +125,15 @@ def table(rows: Sequence[AccuracyRow]) -> str:
         group = sorted(found, key=lambda row: row.seed)
         for row in group:
             accuracies = [percent(getattr(row, stage)) for stage in STAGES]
-            cells = [f"`{config}`", data, str(row.seed), *accuracies, str(row.prototypes), f"{row.minutes:.0f}", row.git_sha]
+            cells = [
+                f"`{config}`",
+                data,
+                str(row.seed),
+                *accuracies,
+                str(row.prototypes),
+                f"{row.minutes:.0f}",
+                row.git_sha,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
         if len(group) > 1:
             means = [[getattr(row, stage) for row in group] for stage in STAGES]

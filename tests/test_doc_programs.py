@@ -13,6 +13,8 @@ from PIL import Image
 from protokern.backbones import build_backbone
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint
 from protokern.models import ProtoPNet
+from protokern.push import apply_push
+from protokern.search import find_nearest_patches, merge_nearest
 from protokern.train import checkpoint
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -61,7 +63,7 @@ def run(page: str, position: int, names: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_program_of_these_pages_is_run() -> None:
-    assert [len(programs(page)) for page in ("search.md", "features.md", "training.md")] == [2, 2, 2]
+    assert [len(programs(page)) for page in ("search.md", "features.md", "training.md")] == [3, 2, 2]
 
 
 def test_a_search(names: dict[str, Any]) -> None:
@@ -72,6 +74,29 @@ def test_a_push_from_parts(names: dict[str, Any]) -> None:
     before = names["model"].prototype_layer.prototypes.clone()
     run("search.md", 1, names)
     assert not torch.equal(names["model"].prototype_layer.prototypes, before)
+
+
+def test_a_push_from_parts_where_patches_have_weights(names: dict[str, Any]) -> None:
+    model = ProtoPNet(
+        names["backbone"],
+        3,
+        2,
+        4,
+        metric="cosine",
+        activation="cosine",
+        add_on_layers="linear",
+        salience=1,
+        image_size=32,
+    )
+    before = model.prototype_layer.prototypes.clone()
+    names |= {
+        "model": model.eval(),
+        "apply_push": apply_push,
+        "find_nearest_patches": find_nearest_patches,
+        "merge_nearest": merge_nearest,
+    }
+    run("search.md", 2, names)
+    assert not torch.equal(model.prototype_layer.prototypes, before)
 
 
 def test_reading_a_store(names: dict[str, Any]) -> None:

@@ -45,8 +45,8 @@ def test_a_run_that_hardens_and_does_not_prune_gives_its_row(run: Path) -> None:
     assert (row.joint, row.hardening, row.push, row.last_layer) == (None, 89.0, 88.0, 89.1)
     assert (row.prune, row.pruned_last_layer, row.val) == (None, None, 86.0)
     text = table([row, replace(row, seed=8)])
-    assert "| `clothing10` | 7 |  | 89.0 | 88.0 |  | 89.1 |  |  | 98 | 5 | abc |" in text
-    assert "| **mean** | 2 seeds |  | **89.0** | **88.0** |  | **89.1** |  |  | | | |" in text
+    assert "| `clothing10` | clothing10 | 7 |  | 89.0 | 88.0 |  | 89.1 |  |  | 98 | 5 | abc |" in text
+    assert "| **mean** | clothing10 | 2 seeds |  | **89.0** | **88.0** |  | **89.1** |  |  | | | |" in text
 
 
 def test_a_run_with_live_prototypes_gives_what_they_reached(run: Path) -> None:
@@ -57,6 +57,23 @@ def test_a_run_with_live_prototypes_gives_what_they_reached(run: Path) -> None:
     row = read_run(run)
     assert (row.push, row.live, row.last_layer) == (88.0, 90.5, 89.1)
     assert "| 7 | 90.0 |  | 88.0 | 90.5 | 89.1 |" in table([row])
+
+
+def test_a_run_whose_prototypes_live_from_the_start_gives_its_row(run: Path) -> None:
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    accuracies = {"start": 0.5, "live": 0.87, "last_layer": 0.88}
+    metrics["stages"] = {f"after_{name}": {"test": test, "val": 0.86} for name, test in accuracies.items()}
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    row = read_run(run)
+    assert (row.joint, row.push, row.live, row.last_layer) == (None, None, 87.0, 88.0)
+
+
+def test_one_recipe_on_two_data_sets_has_a_mean_for_each(run: Path) -> None:
+    row = read_run(run)
+    text = table([row, replace(row, seed=8), replace(row, data="birds"), replace(row, data="birds", seed=8)])
+    assert "| **mean** | clothing10 | 2 seeds |" in text
+    assert "| **mean** | birds | 2 seeds |" in text
 
 
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:
@@ -71,7 +88,7 @@ def test_the_table_has_the_newest_row_of_a_seed_and_the_mean_of_the_seeds(run: P
     rows: list[AccuracyRow] = [replace(row, pruned_last_layer=10.0), row, replace(row, seed=8, pruned_last_layer=80.5)]
     text = table(rows)
     assert "10.0" not in text
-    assert "| **mean** | 2 seeds | **90.0** |  | **88.0** |  | **89.1** | **89.0** | **85.0** |" in text
+    assert "| **mean** | clothing10 | 2 seeds | **90.0** |  | **88.0** |  | **89.1** | **89.0** | **85.0** |" in text
 
 
 def test_the_page_is_what_the_rows_generate() -> None:

@@ -80,15 +80,11 @@ def _in_words(details: Details) -> str:
 
 def start_step(run: TrainingRun) -> list[LoggedRecord]:
     """Let every prototype be a patch of a training image of its class."""
-    if run.model.chooses:
-        raise TrainingError(
-            'prototype_start: must be "random" for a model that chooses which prototypes a class has; got "patches".'
-        )
     run.progress.epoch = 0
     frozen = _frozen(run)
     chosen = choose_images(run.inputs.push.labels, run.model.num_classes, run.train.seed)
     first = first_image(run.inputs.push, run.train.batch_size, run.ranks)
-    run.push = find_starts(run.model, frozen.push, first, chosen, run.train.seed, run.ranks)
+    run.push = find_starts(run.model, frozen.push, first, chosen, run.train.seed, run.ranks, run.classes)
     copy_patches(run.model, run.push, frozen.push, first, run.ranks)
     return [_measure(run, "start", {})]
 

@@ -43,6 +43,7 @@ def find_starts(
     chosen: Sequence[int],
     seed: int,
     ranks: Ranks,
+    classes: Sequence[str] | None = None,
 ) -> PushResult:
     """A patch for every prototype: in each class the middle of as many groups of patches as it has prototypes.
 
@@ -57,12 +58,18 @@ def find_starts(
         chosen: images whose patches count, ascending.
         seed: draws the first patch of every group.
         ranks: who share the images; all get the same answer.
+        classes: their names, for the message.
 
     Raises:
-        TrainingError: a class has no image, fewer patches than prototypes, or patches that are not finite.
+        TrainingError: a prototype has no class or several; a class has no image, fewer patches than prototypes, or
+            patches that are not finite.
 
     Source: Arthur and Vassilvitskii 2007, "k-means++", for the first patches.
     """
+    if model.chooses or not bool((model.class_identity.sum(dim=1) == 1).all()):
+        raise TrainingError(
+            'prototype_start: must be "random" for a model whose prototypes have no class of their own; got "patches".'
+        )
     image, label, patches, weight, grid = _read_patches(model, features, first_image, chosen, ranks)
     count = model.num_prototypes
     sources = torch.full((count, 2), -1)
@@ -73,8 +80,9 @@ def find_starts(
             here = (label == k).nonzero().flatten()
             found = _spread(patches[here], weight[here], grid, model.prototype_layer, len(prototypes), [seed, k])
             if found is None:
+                name = f"class {k}" if classes is None else f"class {classes[k]!r}"
                 raise TrainingError(
-                    f"prototype_start: must find {len(prototypes)} patches of finite features in class {k}; its "
+                    f"prototype_start: must find {len(prototypes)} patches of finite features in {name}; its "
                     f"{len(here)} images that were looked at have fewer. Take fewer prototypes, or start at random."
                 )
             sources[prototypes, 0] = image[here][found // (grid[0] * grid[1])]

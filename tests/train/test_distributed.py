@@ -92,9 +92,9 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
     [
         {"gradient_clip": 1.0, "accumulation": 3, "live_epochs": 1, "live_lr": 1e-2},
         {"model": POOL, "mixup": 0.5, "live_epochs": 1},
-        {"backbone": "frozen", "mixup": 0.5, "live_epochs": 1},
+        {"backbone": "frozen", "mixup": 0.5, "live_epochs": 1, "prototype_start": "patches"},
     ],
-    ids=["protopnet", "pool with mixup", "stored features with mixup"],
+    ids=["protopnet", "pool with mixup", "stored features with mixup, started at patches"],
 )
 def test_two_processes_train_as_one(tmp_path, settings) -> None:
     settings = {**settings, "last_layer_solver": "compat"}  # two solutions within the gap may differ by more than 1e-4

@@ -117,8 +117,10 @@ def summarise(item: ExplainedImage) -> list[str]:
             f"  {match.points:8.2f} = {match.similarity:.2f} x {match.weight:.2f}"
             f"  looks like prototype {card.index} ({place}){source}{role}"
         )
-    lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
-    lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
+    if first.num_own:
+        lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
+    if first.num_foreign:
+        lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
     lines.append("  then " + ", ".join(_ranked(others)))
     return lines
 

@@ -91,10 +91,10 @@ def _draw_total(canvas: Canvas, one: ClassPoints, matches: Sequence[Match]) -> N
     own_points = one.own_points + sum(match.points for match in own)
     foreign_points = one.other_points + sum(match.points for match in left_out) - own_points
     num_own, num_foreign = one.num_own + len(own), one.num_foreign + len(left_out) - len(own)
-    lines = (
-        f"{signed(own_points)}  {num_own} more of {shortened(one.class_name, 16)}",
-        f"{signed(foreign_points)}  {num_foreign} {name_foreign(one)}",
-    )
+    lines = [
+        *([f"{signed(own_points)}  {num_own} more of {shortened(one.class_name, 16)}"] if num_own else []),
+        *([f"{signed(foreign_points)}  {num_foreign} {name_foreign(one)}"] if num_foreign else []),
+    ]
     left, top = canvas.width - MARGIN - _SUM, canvas.height - _FOOT
     for row, line in enumerate(lines):
         canvas.write(left, top + 0.1 + 0.22 * row, line, size=9, color=MUTED)

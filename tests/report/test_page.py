@@ -305,10 +305,12 @@ def test_a_total_of_zero_and_no_matches_are_drawn(explained: ExplainedImage) -> 
 def test_prototypes_that_are_left_out_have_a_line_only_where_there_are_any(explained: ExplainedImage) -> None:
     one = explained.classes[0]
     text = Page(render_explanation(explained, "run")).text
-    assert "1 more of" in text and "3 of other classes, together" in text
+    assert "1 more of" in text
+    assert "3 of other classes, together" in text
     alone = replace(one, num_own=0, own_points=0.0, num_foreign=0, foreign_points=0.0)
     text = Page(render_explanation(replace(explained, classes=(alone,)), "run")).text
-    assert "more of" not in text and "of other classes, together" not in text
+    assert "more of" not in text
+    assert "of other classes, together" not in text
     assert [line for line in summarise(replace(explained, classes=(alone,))) if "together" in line] == []
 
 

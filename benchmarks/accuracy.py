@@ -12,12 +12,13 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commit import ROOT
 from benchmarks.machine import cpu_name
-from benchmarks.results import RESULTS, append_rows, read_rows
+from benchmarks.results import RESULTS, append_rows, insert_between, read_rows
 
 ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
@@ -152,9 +153,7 @@ def from_results() -> str:
     return table(read_rows(ACCURACY, AccuracyRow))
 
 
-def insert(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+insert = partial(insert_between, BEGIN, END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

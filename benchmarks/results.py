@@ -103,3 +103,15 @@ def parse(kind: str, text: str) -> Any:
         return text == "True"
     readers = {"int": int, "float": float, "str": str}
     return readers[kind.removesuffix(" | None")](text)
+
+
+def insert_between(begin: str, end: str, page: str, text: str) -> str:
+    """`page` with what stands between two markers replaced by `text`.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    if begin not in page or end not in page:
+        raise ValueError(f"page: must have the lines {begin!r} and {end!r}; got a text without them.")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.cases import CASES
@@ -26,6 +27,7 @@ from benchmarks.results import (
     REPORT,
     SEARCH,
     SPEED,
+    insert_between,
     read_rows,
 )
 from benchmarks.rows import (
@@ -331,17 +333,7 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
     return "\n".join(lines)
 
 
-def insert(text: str, tables: str) -> str:
-    """`text` with what stands between the two markers replaced.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"page: must have the lines {BEGIN!r} and {END!r}; got a text without them.")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+insert = partial(insert_between, BEGIN, END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

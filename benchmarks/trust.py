@@ -10,10 +10,11 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.accuracy import PAGE, percent, read_run
-from benchmarks.results import RESULTS, append_rows, read_rows
+from benchmarks.results import RESULTS, append_rows, insert_between, read_rows
 
 TRUST = RESULTS / "trust.csv"
 BEGIN = "<!-- trust begin: made by `python -m benchmarks.trust --write`, do not edit -->"
@@ -134,10 +135,7 @@ def table(rows: Sequence[TrustRow]) -> str:
     return "\n".join(lines)
 
 
-def insert(page: str, text: str) -> str:
-    """The page with the table between its two marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+insert = partial(insert_between, BEGIN, END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from pathlib import Path
 
 from protokern.cli.arguments import add_run_arguments, choose_device
 from protokern.cli.evaluation_files import NAMES, write_evaluation
-from protokern.cli.out_folders import check_out
+from protokern.cli.out_folders import claim_numbers
 from protokern.cli.quality import marked, run_warnings, score_table
-from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run
+from protokern.cli.runs import check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
-from protokern.storage.outputs import Outputs, claim_outputs
 from protokern.train.evaluate import evaluate
 from protokern.train.frozen import image_format
 from protokern.train.loaders import ordered_loader
@@ -34,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table of the classes, and as the last line {"checkpoint", "split", ..., "accuracy", "images"}."""
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
-    outputs = _claim(opened, args.out)
+    outputs = claim_numbers(opened, args.out, NAMES, by="evaluate")
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
@@ -73,14 +70,3 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"wrote {path}" for path in written))
     print(json.dumps(line))
     return 0
-
-
-def _claim(opened: OpenRun, out: str | None) -> Outputs | None:
-    """The folder for the numbers, where nothing of anybody else will be replaced; None: the run may only be read."""
-    if out is None and not os.access(opened.folder, os.W_OK | os.X_OK):
-        return None
-    folder = opened.folder if out is None else Path(out)
-    if out is not None:
-        check_out(folder, opened)
-    argument = str(folder) if out is None else "--out"
-    return claim_outputs(folder, NAMES, by="evaluate", argument=argument)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from protokern.cli.arguments import add_run_arguments, check_count, choose_device
 from protokern.cli.frames import FRAMES
 from protokern.cli.metrics_files import NAMES, result_lines, write_measures
-from protokern.cli.out_folders import check_out
+from protokern.cli.out_folders import claim_numbers
 from protokern.cli.prototype_files import read_prototypes
 from protokern.cli.runs import OpenRun, check_classes, data_folder, open_data, open_run
 from protokern.cli.show import show_progress
@@ -21,7 +19,6 @@ from protokern.errors import CheckpointError, ConfigError
 from protokern.explain.boxes import Box
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
 from protokern.metrics.context import SUBSET
-from protokern.storage.outputs import Outputs, claim_outputs
 from protokern.train.loaders import ordered_loader
 
 Regions = Callable[[int], Mapping[str, Region]]
@@ -61,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             f"{opened.checkpoint}: must have final choices to be measured; its classes still choose their prototypes. "
             "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
-    outputs = _claim(opened, args.out)
+    outputs = claim_numbers(opened, args.out, NAMES, by="metrics")
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
@@ -87,16 +84,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(f"wrote {path}" for path in write_measures(outputs, facts, results)))
     return 0
-
-
-def _claim(opened: OpenRun, out: str | None) -> Outputs | None:
-    """The folder for the numbers, where nothing of anybody else will be replaced; None: the run may only be read."""
-    if out is None and not os.access(opened.folder, os.W_OK | os.X_OK):
-        return None
-    folder = opened.folder if out is None else Path(out)
-    if out is not None:
-        check_out(folder, opened)
-    return claim_outputs(folder, NAMES, by="metrics", argument=str(folder) if out is None else "--out")
 
 
 def _find_regions(opened: OpenRun, splits: Splits) -> tuple[Regions | None, str]:

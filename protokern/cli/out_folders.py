@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from protokern.cli.runs import OpenRun, data_folder
 from protokern.config import RunConfig
 from protokern.errors import CheckpointError
+from protokern.storage.outputs import Outputs, claim_outputs
 
 KEPT_FOLDERS = ("checkpoints", "features", "prototypes", "importance", "report")
 
@@ -51,3 +53,23 @@ def check_out(path: Path, opened: OpenRun, *, own: str = "") -> None:
                 f"--out: must not be a folder that the run keeps for itself; got {path}. "
                 f"Give another one, such as {opened.folder / 'out'}."
             )
+
+
+def claim_numbers(opened: OpenRun, out: str | None, names: Iterable[str], *, by: str) -> Outputs | None:
+    """The folder for the numbers of a command, where nothing of anybody else will be replaced.
+
+    Args:
+        opened: the run that the command is about.
+        out: what --out says; None: the run folder.
+        names: of the files that the command writes.
+        by: name of the command.
+
+    Returns:
+        None where `out` is None and the run may only be read.
+    """
+    if out is None and not os.access(opened.folder, os.W_OK | os.X_OK):
+        return None
+    folder = opened.folder if out is None else Path(out)
+    if out is not None:
+        check_out(folder, opened)
+    return claim_outputs(folder, names, by=by, argument=str(folder) if out is None else "--out")

@@ -54,7 +54,7 @@ _STAGES = {
     "warm": "warm-up",
     "joint": "joint training, best epoch",
     "push": "push",
-    "live": "live prototypes, best epoch",
+    "live": "live prototypes",
     "hardening": "hardening",
     "last_layer": "last layer",
     "prune": "pruning",

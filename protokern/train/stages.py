@@ -10,7 +10,7 @@
 | live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers see it |
 | last_layer | the last layer learns on fixed activations |
 | joint, push, live, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
-| prune | prototypes whose nearest patches are mostly of other classes go (if asked for) |
+| prune | prototypes go that the answers do not need, or by the paper's rule (if asked for) |
 | pruned_last_layer | the last layer learns once more |
 
 Only models that make choices have a hardening stage; their one push follows it. There is a live stage if it is asked

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _SAME_CALL = 5.0  # seconds in which two Ctrl-C to several processes are one
 
 
@@ -32,7 +34,8 @@ class StopRequest:
         """Hear the signals within the block.
 
         A second Ctrl-C raises KeyboardInterrupt at once. Several processes may get the first one twice, from the
-        scheduler of a cluster and from torchrun. Another SIGTERM changes nothing: who has no patience sends SIGKILL.
+        scheduler of a cluster and from torchrun; they pay no heed to one that comes as they end. Another SIGTERM
+        changes nothing: who has no patience sends SIGKILL.
 
         Args:
             num_processes: that train together.
@@ -45,9 +48,13 @@ class StopRequest:
             elif number == signal.SIGINT and time.monotonic() - self._made_at >= pause:
                 raise KeyboardInterrupt
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, hear) for number in _STOPS}
         try:
             yield
+        except BaseException:
+            if num_processes > 1:  # the process ends now, and the same call may still come from somebody else
+                before = dict.fromkeys(_STOPS, signal.SIG_IGN)
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -23,7 +23,7 @@ from protokern.errors import ConfigError, require, require_number
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
 from protokern.models.settings import ModelConfig
-from protokern.train.formats import check_format
+from protokern.storage.formats import check_format
 from protokern.train.settings import PruneConfig, TrainConfig
 
 LARGEST_SIDE = 65_536  # pixels of an image as a net sees it

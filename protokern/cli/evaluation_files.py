@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from protokern.storage.files import explain_write_errors, to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_synced
 from protokern.train.scores import ClassScore, Scores
 
 FORMAT = "protokern-evaluation-1"

@@ -26,9 +26,9 @@ from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
 from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
+from protokern.storage.files import explain_write_errors, to_json_bytes, write_file
 from protokern.storage.names import fit_name, longest_name, look_alike_key
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

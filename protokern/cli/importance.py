@@ -37,8 +37,8 @@ from protokern.explain.importance import (
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.nn import evaluating
+from protokern.storage.files import explain_write_errors
 from protokern.storage.outputs import Outputs, claim_outputs
-from protokern.train.files import explain_write_errors
 from protokern.train.frozen import image_format
 
 SHOWN_PROTOTYPES = 4

@@ -29,9 +29,9 @@ from protokern.explain.importance_statistics import Comparison
 from protokern.push import PushResult
 from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
+from protokern.storage.files import explain_write_errors, read_json, to_json_bytes, write_file
+from protokern.storage.formats import check_format
 from protokern.storage.names import temporary_path
-from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
-from protokern.train.formats import check_format
 
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"

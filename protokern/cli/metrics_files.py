@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from protokern.metrics import Estimate, MeasureResult, Pair
+from protokern.storage.files import explain_write_errors, to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_synced
 
 FORMAT = "protokern-measures-1"
 NAMES = TABLE, NUMBERS, PAIRS = "measures.json", "measures.csv", "duplicates.csv"

@@ -23,8 +23,8 @@ from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
 from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
+from protokern.storage.files import explain_write_errors, to_json_bytes, write_file
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 _MOST_NAMED = 10
 

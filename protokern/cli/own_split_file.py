@@ -6,8 +6,8 @@ from pathlib import Path
 
 from protokern.data.own_split import SPLITS, OwnSplit
 from protokern.errors import CheckpointError, ProtokernError
-from protokern.train.files import read_json, to_json_bytes, write_file
-from protokern.train.formats import check_format, check_seal, seal
+from protokern.storage.files import read_json, to_json_bytes, write_file
+from protokern.storage.formats import check_format, check_seal, seal
 
 SPLIT_FILE = "split.json"
 _FORMAT = "protokern-split-1"

@@ -34,10 +34,10 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
+from protokern.storage.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
+from protokern.storage.formats import check_format
 from protokern.storage.names import temporary_path
 from protokern.storage.outputs import claim_outputs, list_folder
-from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
-from protokern.train.formats import check_format
 
 FORMAT = "protokern-prototypes-3"
 OLDEST = 2

@@ -18,8 +18,8 @@ from protokern.cli.views import prototype_cards
 from protokern.errors import ConfigError
 from protokern.report.data import PrototypeCard
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.storage.files import explain_write_errors
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

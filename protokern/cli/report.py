@@ -16,7 +16,7 @@ from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place, write_report
-from protokern.train.files import explain_write_errors
+from protokern.storage.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

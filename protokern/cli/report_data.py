@@ -38,8 +38,8 @@ from protokern.report.data import (
     ReportData,
     StageResult,
 )
+from protokern.storage.files import read_file
 from protokern.train.checkpoint import read_state
-from protokern.train.files import read_file
 from protokern.train.loaders import ordered_loader
 from protokern.train.logger import read_log
 from protokern.train.scores import score_classes

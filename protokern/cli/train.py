@@ -45,12 +45,12 @@ from protokern.explain.receptive_field import find_middle_field, share_of_image
 from protokern.models.base import PrototypeModel
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
+from protokern.storage.files import write_file
+from protokern.storage.lock import lock_run
 from protokern.train.batch_norms import check_batches, share_batch_norms
 from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
-from protokern.train.files import write_file
-from protokern.train.lock import lock_run
 from protokern.train.logger import append_record
 from protokern.train.loop import train
 from protokern.train.ranks import Ranks, explain_lost_contact

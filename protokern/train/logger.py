@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError
-from protokern.train.files import LARGEST_TABLE, explain_write_errors, read_file, write_file
-from protokern.train.formats import check_format
+from protokern.storage.files import LARGEST_TABLE, explain_write_errors, read_file, write_file
+from protokern.storage.formats import check_format
 from protokern.train.records import LoggedRecord, to_table
 
 LOG_FORMAT = "protokern-log-1"

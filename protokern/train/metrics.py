@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from protokern.train.files import to_json_bytes, write_file
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.train.run import TrainingRun
 
 FORMAT = "protokern-metrics-1"

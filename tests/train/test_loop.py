@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from protokern.errors import CheckpointError, TrainingError
-from protokern.train import files, head_stages
+from protokern.storage import files
+from protokern.train import head_stages
 from protokern.train import loop as loop_module
 from protokern.train.checkpoint import find_resumable, load_model
 from protokern.train.evaluate import Evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError
-from protokern.train.files import to_json_bytes
+from protokern.storage.files import to_json_bytes
 
 CHECKSUM = "checksum"
 

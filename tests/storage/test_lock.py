@@ -11,9 +11,9 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.errors import CheckpointError
-from protokern.train import lock
-from protokern.train.files import write_folder
-from protokern.train.lock import LOCK_FILE, lock_run
+from protokern.storage import lock
+from protokern.storage.files import write_folder
+from protokern.storage.lock import LOCK_FILE, lock_run
 
 # Takes the lock as the package does, without the seconds that the import of torch would take.
 HOLDER = """

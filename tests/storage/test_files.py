@@ -6,8 +6,8 @@ import os
 import pytest
 
 from protokern.errors import CheckpointError
-from protokern.train import files
-from protokern.train.files import (
+from protokern.storage import files
+from protokern.storage.files import (
     explain_write_errors,
     read_json,
     remove_folder,

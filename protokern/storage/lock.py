@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protokern.errors import CheckpointError
+from protokern.storage.files import explain_write_errors
 from protokern.storage.names import left_by_a_dead_process
-from protokern.train.files import explain_write_errors
 
 LOCK_FILE = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)

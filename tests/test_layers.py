@@ -58,8 +58,14 @@ FORBIDDEN = (
     ("push", "prune"),
     ("prune", "train"),
     ("train", "explain"),
-    ("explain", "config"),
-    ("config", "cli"),
+    ("solvers", "train"),
+    ("solvers", "prune"),
+    ("config", "train"),
+    ("config", "evaluate"),
+    ("evaluate", "search"),
+    ("ranks", "evaluate"),
+    ("results", "storage"),
+    ("report", "cli"),
     ("report", "models"),
     ("report", "kernels"),
     ("data", "kernels"),
@@ -76,7 +82,10 @@ FORBIDDEN = (
 def a_package_with_the_layout(folder: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     package = folder / "protokern"
-    parts = "cli config report train explain push prune search losses models nn backbones kernels data storage errors"
+    parts = (
+        "cli report train explain push prune solvers search evaluate config "
+        "losses models nn backbones kernels data ranks storage results errors"
+    )
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()

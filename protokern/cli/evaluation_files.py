@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from protokern.evaluate import ClassScore, Scores
 from protokern.storage.files import explain_write_errors, to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
-from protokern.train.scores import ClassScore, Scores
 
 FORMAT = "protokern-evaluation-1"
 NAMES = TABLE, CLASSES, CONFUSION = "evaluation.json", "evaluation-classes.csv", "evaluation-confusion.csv"

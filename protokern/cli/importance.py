@@ -36,10 +36,10 @@ from protokern.explain.importance import (
 )
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.models.build import image_format
 from protokern.nn import evaluating
 from protokern.storage.files import explain_write_errors
 from protokern.storage.outputs import Outputs, claim_outputs
-from protokern.train.frozen import image_format
 
 SHOWN_PROTOTYPES = 4
 _IMAGES = "images.csv"

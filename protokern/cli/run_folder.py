@@ -10,7 +10,8 @@ from pathlib import Path
 from protokern.cli.out_folders import KEPT_FOLDERS, check_outside_data, is_inside
 from protokern.cli.own_split_file import SPLIT_FILE, is_own_split_file
 from protokern.cli.runs import data_folder, feature_store
-from protokern.config import LARGEST_CONFIG, MADE_BY, RUN_FORMAT, RunConfig, config_to_toml, load_config
+from protokern.config import RunConfig, config_to_toml, load_config
+from protokern.config.run import LARGEST_CONFIG, MADE_BY, RUN_FORMAT
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import check_store_place
 from protokern.storage.files import read_file, remove_folder

@@ -29,13 +29,13 @@ from torch import Tensor
 
 from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.models.base import PrototypeModel
+from protokern.models.build import build_untrained, check_memory
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
 from protokern.storage.files import read_file, read_json, remove_folder, to_json_bytes, write_folder
 from protokern.storage.formats import check_format, check_seal, seal, sha256
 from protokern.storage.lock import remove_leftovers
-from protokern.train.build import build_untrained, check_memory
 from protokern.train.checkpoint_index import CheckpointIndex, checkpoint_folder, read_index, write_index
 
 FORMAT = "protokern-checkpoint-2"

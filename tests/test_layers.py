@@ -131,6 +131,18 @@ def test_only_the_checkpoint_writes_weights() -> None:
     assert not offenders
 
 
+def test_only_storage_renames_syncs_and_locks_files() -> None:
+    """What is safe against a kill or a full disk is so in one place."""
+    touches = {"os.replace", "os.rename", "os.fsync", "os.fdatasync"}
+    offenders = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in python_files(PACKAGE)
+        if not path.is_relative_to(PACKAGE / "storage")
+        for name in (called_names(path) & touches) | (imported_names(path) & {"fcntl", *touches})
+    }
+    assert not offenders
+
+
 def test_files_and_functions_stay_short() -> None:
     """400 lines a file, 60 lines a function: what a person can hold in mind."""
     offenders = []

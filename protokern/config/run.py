@@ -23,7 +23,7 @@ from protokern.errors import ConfigError
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
 from protokern.models.settings import ModelConfig
-from protokern.storage.formats import check_format
+from protokern.storage.files import check_format
 
 LARGEST_CONFIG = 2**15  # bytes; a larger file could hold a key of so many parts that its parser takes minutes
 # Besides TOMLDecodeError: no UTF-8, a number of thousands of digits, brackets in brackets in brackets.

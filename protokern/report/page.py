@@ -13,7 +13,7 @@ from markupsafe import Markup
 from protokern.errors import ConfigError
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
-from protokern.report.files import PICTURES, replace_file, write_page
+from protokern.report.files import PICTURES, write_page
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, percent, short, whole_percent
 from protokern.report.pool import view_pool
@@ -42,6 +42,7 @@ from protokern.report.words import (
     say_role,
 )
 from protokern.results.stages import STAGES
+from protokern.storage.files import replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,7 +12,7 @@ from benchmarks.commit import ROOT, git_sha
 from benchmarks.gpu.plan import MINUTES, STAGES, SUMMARY, Settings
 from benchmarks.gpu.runner import Run
 from benchmarks.gpu.store import Store, fingerprint
-from benchmarks.results import DEVICE, MEMORY, SPEED
+from benchmarks.pages.results import DEVICE, MEMORY, SPEED
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

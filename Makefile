@@ -124,7 +124,7 @@ bench: install ## Measure on this CPU and store the rows in benchmarks/results (
 	@if $(RUN) -c 'import sys; from protokern import _host; sys.exit(_host.chosen_instruction_set() != "amx")'; then \
 	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.ops.run --set isa --seconds 1 --minutes 2; fi
 	$(RUN) -m benchmarks.ops.memory
-	$(RUN) -m benchmarks.pages.table --write
+	$(RUN) -m benchmarks.pages.tables --write
 	$(RUN) -m benchmarks.pages.scaling --write
 	$(RUN) -m benchmarks.pages.plot --write
 	@$(RUN) -m benchmarks.pages.summary
@@ -134,14 +134,14 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 	@status=0; \
 	$(RUN) -m benchmarks.ops.run --device cuda --seconds 3 --minutes 6 $(BENCH) || status=1; \
 	$(RUN) -m benchmarks.ops.memory --device cuda || status=1; \
-	$(RUN) -m benchmarks.pages.table --write > /dev/null || status=1; \
+	$(RUN) -m benchmarks.pages.tables --write > /dev/null || status=1; \
 	$(RUN) -m benchmarks.pages.plot --write || status=1; \
 	$(RUN) -m benchmarks.pages.summary --device cuda || status=1; \
 	exit $$status
 
 # With INSTALL=no nothing runs before the clock does: the first stage builds what is missing.
 gpu: $(if $(filter no,$(INSTALL)),,install) ## All that a CUDA device is wanted for, within nine minutes; OUT=DIR: results go there too
-	$(RUN) -m benchmarks.gpu $(if $(OUT),--out '$(OUT)') $(GPU)
+	$(RUN) -m benchmarks.gpu.command $(if $(OUT),--out '$(OUT)') $(GPU)
 
 tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
 	$(RUN) -m benchmarks.tools.tune

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pages.table import from_results, insert, short
+from benchmarks.pages.tables import from_results, insert, short
 from protokern.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]

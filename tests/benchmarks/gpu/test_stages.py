@@ -16,8 +16,7 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks.commit import ROOT
-from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import afterwards, battery, environment, networks, speed, summary, tiles
+from benchmarks.gpu import afterwards, battery, command, environment, networks, speed, summary, tiles
 from benchmarks.gpu.plan import STAGES, Record, Settings
 from benchmarks.gpu.runner import NO_DEVICE
 from benchmarks.gpu.store import FILES, fingerprint

@@ -13,7 +13,7 @@ from benchmarks.ops.tiles import tiles_of
 from benchmarks.pages.groups import newest
 from benchmarks.pages.results import SPEED, append_dicts, append_rows, read_rows
 from benchmarks.pages.rows import SpeedRow
-from benchmarks.pages.table import (
+from benchmarks.pages.tables import (
     BEGIN,
     END,
     NOTHING,

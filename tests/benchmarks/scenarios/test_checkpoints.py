@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import CheckpointRow
-from benchmarks.pages.tables import checkpoint_table
+from benchmarks.pages.scenario_tables import checkpoint_table
 from benchmarks.scenarios import checkpoints
 from tests.benchmarks.rows import MACHINE
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import FrozenRow
-from benchmarks.pages.table import Stored, scale
+from benchmarks.pages.tables import Stored, scale
 from benchmarks.scenarios import frozen
 from benchmarks.scenarios.frozen import PROVIDERS, TOLERANCES, check
 from tests.benchmarks.rows import NATIVE

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import ImportanceRow
-from benchmarks.pages.tables import importance_table
+from benchmarks.pages.scenario_tables import importance_table
 from benchmarks.scenarios.importance import Round, main
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import LastLayerRow
-from benchmarks.pages.tables import last_layer_table
+from benchmarks.pages.scenario_tables import last_layer_table
 from benchmarks.scenarios import last_layer
 from tests.benchmarks.rows import MACHINE
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import PoolRow
-from benchmarks.pages.table import Stored, full
+from benchmarks.pages.tables import Stored, full
 from benchmarks.scenarios import pool_head
 from benchmarks.scenarios.pool_head import CASES, PROVIDERS, TINY, TOLERANCE, errors
 from tests.benchmarks.rows import NATIVE, POOL

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import ReportRow
-from benchmarks.pages.tables import report_table
+from benchmarks.pages.scenario_tables import report_table
 from benchmarks.scenarios import report
 
 TINY = ["--classes", "2", "--prototypes-per-class", "2", "--train-images", "4", "--test-images", "2"]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import SearchRow
-from benchmarks.pages.tables import search_table
+from benchmarks.pages.scenario_tables import search_table
 from benchmarks.scenarios import search
 from benchmarks.scenarios.search import CASES, Outcome, tiny
 from tests.benchmarks.rows import MACHINE

@@ -32,7 +32,7 @@ def main(folder: Path | None, *, choose: bool) -> int:
         if table:
             fastest.write_rows(table)
         print(f"{len(table)} problems on which both CUDA backends were measured" + (", stored" if table else ""))
-    print("python -m benchmarks.table --write && python -m benchmarks.plot --write make the pages of it")
+    print("python -m benchmarks tables --write && python -m benchmarks plot --write make the pages of it")
     return 0
 
 

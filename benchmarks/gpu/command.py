@@ -1,9 +1,8 @@
-"""`python -m benchmarks.gpu`: what the package says, or what is done afterwards with what another machine found."""
+"""`python -m benchmarks gpu`: what the package says, or what is done afterwards with what another machine found."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.pages.results import DEVICE, MEMORY, SPEED
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder that all files go to besides build/gpu")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="after so many, everything has ended")
     parser.add_argument("--rehearse", action="store_true", help="on the processor, tiny, nothing stored for good")
@@ -47,7 +46,3 @@ def main(argv: Sequence[str] | None = None, begun: float | None = None) -> int:
     if arguments.rehearse:
         run.say("REHEARSAL: the processor plays the device; no number is that of a GPU, and none is stored for good")
     return run.go()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Memory that one forward and backward needs beyond inputs, outputs and gradients: `python -m benchmarks.memory`.
+"""Memory that one forward and backward needs beyond inputs, outputs and gradients: `python -m benchmarks memory`.
 
 On the CPU each provider runs in a process of its own. The kernel's high-water mark of resident memory is reset just
 before the step (/proc/self/clear_refs) and read just after it. What lies between, less what the results themselves
@@ -84,7 +84,7 @@ def size(tensor: Tensor) -> int:
 
 def measure_apart(name: str, precision: str, case: Case) -> int:
     """Extra bytes, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks.ops.memory", "--child", name, "--precision", precision]
+    command = [sys.executable, "-m", "benchmarks", "memory", "--child", name, "--precision", precision]
     environment = {**os.environ, **GIVE_BACK}
     answer = subprocess.run(
         [*command, "--case", case.name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -156,7 +156,7 @@ def run_cuda(device: Device, driver: Driver, case: Case, providers: Sequence[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA if not told"
@@ -186,7 +186,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle(arguments.settle)
     run_cpu(case, providers, arguments.out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

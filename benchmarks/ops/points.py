@@ -60,7 +60,7 @@ CUDA_POINTS = (
     *both_modes("mean_activation", "pool202"),
     *both_modes("topk_pool", "cub200"),
 )
-# Enough to hold one instruction set to its own peak: PROTOKERN_ISA=avx512 python -m benchmarks.run --set isa
+# Enough to hold one instruction set to its own peak: PROTOKERN_ISA=avx512 python -m benchmarks ops --set isa
 ISA_POINTS = tuple(
     Point("min_distance", case, "fwd", threads, ("mm",)) for threads in (None, 1) for case in (*LARGE, *WIDE)
 )

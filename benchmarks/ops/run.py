@@ -1,9 +1,8 @@
-"""Times the fused ops against their peers: `python -m benchmarks.run`. benchmarks/README.md says how to read it."""
+"""Times the fused ops against their peers: `python -m benchmarks ops`. benchmarks/README.md says how to read it."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from benchmarks.pages.targets import summary
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ops", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--set", default="standard", choices=list(SETS), help="what to measure on the CPU if not told")
     parser.add_argument("--op", help=f"comma-separated, of {', '.join(OPS)}")
@@ -164,7 +163,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         torch.backends.cudnn.allow_tf32 = cudnn
         torch.set_float32_matmul_precision(matmul)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

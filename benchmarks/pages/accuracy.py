@@ -1,4 +1,4 @@
-"""Accuracies of finished runs: `python -m benchmarks.accuracy RUN...` stores them, `--write` fills docs/results.md.
+"""Accuracies of finished runs: `python -m benchmarks accuracy RUN...` stores them, `--write` fills docs/results.md.
 
 A run speaks for itself: its `run.toml` has the configuration, seed, versions and commit, its `metrics.json` the rest.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from benchmarks.pages.results import RESULTS, append_rows, insert_between, read_
 ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
-BEGIN = "<!-- accuracies begin: made by `python -m benchmarks.accuracy --write`, do not edit -->"
+BEGIN = "<!-- accuracies begin: made by `python -m benchmarks accuracy --write`, do not edit -->"
 END = "<!-- accuracies end -->"
 STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
@@ -157,7 +156,7 @@ insert = partial(insert_between, BEGIN, END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders to store")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     arguments = parser.parse_args(argv)
@@ -166,7 +165,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.write:
         PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), from_results()), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Rooflines from the stored rows: `python -m benchmarks.plot --write` draws docs/images/roofline-cpu.svg and -cuda.svg.
+"""Rooflines from the stored rows: `python -m benchmarks plot --write` draws docs/images/roofline-cpu.svg and -cuda.svg.
 
 Across: the cases, by the operations of an exact search for each byte that must move. Up: those operations over the time
 that was taken. The roof over each case is the lower of the peak rate and of what the bandwidth lets through.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +177,7 @@ def as_svg(figure: Figure) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks plot", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the plots into docs/images; else only say which")
     parser.add_argument("--rows", type=Path, default=SPEED)
     parser.add_argument("--folder", type=Path, default=IMAGES)
@@ -194,7 +193,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.write:
             path.write_text(as_svg(figure), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

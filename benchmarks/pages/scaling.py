@@ -1,4 +1,4 @@
-"""What ImageNet would take: `python -m benchmarks.scaling` prints tables, `--write` puts them into docs/scaling.md.
+"""What ImageNet would take: `python -m benchmarks scaling` prints tables, `--write` puts them into docs/scaling.md.
 
 No time of a GPU is measured here. The tables hold floors, from counted operations and bytes and the rates of a
 datasheet, and what stored rows of a processor come to by proportion.
@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.commit import ROOT
 from benchmarks.pages.groups import newest
-from benchmarks.pages.results import PUSH, SPEED, read_rows
+from benchmarks.pages.results import PUSH, SPEED, insert_between, read_rows
 from benchmarks.pages.rows import PushRow, SpeedRow
 from benchmarks.pages.targets import H200_GBYTES, H200_GFLOPS
 
 PAGE = ROOT / "docs" / "scaling.md"
-BEGIN = "<!-- scaling begin: made by `python -m benchmarks.scaling --write`, do not edit -->"
+BEGIN = "<!-- scaling begin: made by `python -m benchmarks scaling --write`, do not edit -->"
 END = "<!-- scaling end -->"
 
 IMAGES = 1_281_167  # of ImageNet's training split
@@ -174,19 +174,13 @@ def page() -> str:
     return f"{floor_table(count_cost())}\n\n{measured_table(read_rows(PUSH, PushRow), read_rows(SPEED, SpeedRow))}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
+    arguments = parser.parse_args(argv)
     content = page()
-    if not parser.parse_args().write:
+    if arguments.write:
+        PAGE.write_text(insert_between(BEGIN, END, PAGE.read_text(encoding="utf-8"), content), encoding="utf-8")
+    else:
         print(content)
-        return
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert end, f"{PAGE} has no marks"
-    PAGE.write_text(f"{before}{BEGIN}\n{content}\n{END}{after}", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

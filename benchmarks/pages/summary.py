@@ -1,9 +1,8 @@
-"""The newest stored comparisons of one kind of device in a few lines: `python -m benchmarks.summary --device cuda`."""
+"""The newest stored comparisons of one kind of device in a few lines: `python -m benchmarks summary --device cuda`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.summary", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks summary", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rows", type=Path, default=SPEED)
     arguments = parser.parse_args(argv)
@@ -62,7 +61,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in summarise(rows, arguments.device):
         print(line)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Markdown tables from the stored rows: `python -m benchmarks.table` prints them, `--write` fills the pages.
+"""Markdown tables from the stored rows: `python -m benchmarks tables` prints them, `--write` fills the pages.
 
 README gets the short one, docs/benchmarks.md those of the ops, docs/results.md those of whole data sets.
 """
@@ -6,7 +6,6 @@ README gets the short one, docs/benchmarks.md those of the ops, docs/results.md 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +61,7 @@ from benchmarks.pages.targets import verdicts
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS_PAGE = ROOT / "docs" / "results.md"
-BEGIN = "<!-- benchmarks begin: made by `python -m benchmarks.table --write`, do not edit -->"
+BEGIN = "<!-- benchmarks begin: made by `python -m benchmarks tables --write`, do not edit -->"
 END = "<!-- benchmarks end -->"
 NOTHING = "No measurements are stored yet; `make bench` makes them."
 NO_CUDA = "On a CUDA device: not measured."
@@ -337,7 +336,7 @@ insert = partial(insert_between, BEGIN, END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks tables", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into README.md and two pages of docs")
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--page", type=Path, default=PAGE)
@@ -351,7 +350,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             tables = make_tables(stored)
             path.write_text(insert(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""How far runs can be trusted: `python -m benchmarks.trust RUN...` stores what `protokern metrics RUN` wrote there, and
+"""How far runs can be trusted: `python -m benchmarks trust RUN...` stores what `protokern metrics RUN` wrote there, and
 `--write` fills docs/results.md.
 """
 
@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from benchmarks.pages.accuracy import PAGE, percent, read_run
 from benchmarks.pages.results import RESULTS, append_rows, insert_between, read_rows
 
 TRUST = RESULTS / "trust.csv"
-BEGIN = "<!-- trust begin: made by `python -m benchmarks.trust --write`, do not edit -->"
+BEGIN = "<!-- trust begin: made by `python -m benchmarks trust --write`, do not edit -->"
 END = "<!-- trust end -->"
 
 
@@ -140,7 +139,7 @@ insert = partial(insert_between, BEGIN, END)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Store rows, print the table, and write it into the page if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks trust", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders that `protokern metrics` has measured")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     arguments = parser.parse_args(argv)
@@ -150,7 +149,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.write:
         PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What crash-safe checkpoints cost: `python -m benchmarks.checkpoints`, with `--data DIR` for photographs.
+"""What crash-safe checkpoints cost: `python -m benchmarks checkpoints`, with `--data DIR` for photographs.
 
 One training, whose epochs end with a checkpoint and without one in turns. Each round gives one ratio of the two; within
 the epochs that write, the writing is timed on its own, because a few percent drown in the noise of whole epochs.
@@ -95,7 +95,7 @@ def check_written(run: TrainingRun) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks checkpoints", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg and test/; default: synthetic birds")
     parser.add_argument("--birds", type=int, default=32, help="of each of ten classes, without --data")
     parser.add_argument("--backbone", default="efficientnet_lite0")
@@ -144,7 +144,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{checkpoint_verdict(row)}; epochs with one over epochs without: {row.ratio:.3f}")
     append_rows(arguments.out, [row])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Training of a head on a frozen backbone's features: `python -m benchmarks.frozen --data DIR`.
+"""Training of a head on a frozen backbone's features: `python -m benchmarks frozen --data DIR`.
 
 The backbone runs over the training images once, into two stores, in float32 and in bfloat16. Then take turns, each a
 step of training on a batch: ours from either store, as `protokern train` does it; the plain eager head on the same
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -263,7 +262,7 @@ def show(rows: Sequence[FrozenRow]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.frozen", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks frozen", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
@@ -281,7 +280,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(rows)
     append_rows(arguments.out, rows)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Importance over photographs against its parts alone: `python -m benchmarks.importance --data DIR`.
+"""Importance over photographs against its parts alone: `python -m benchmarks importance --data DIR`.
 
 The parts are the bare backbone over the images, once for the originals and once for each of the six modifications, and
 the modifications themselves, with as many threads. All walk over the same images, decoded beforehand; the kinds
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -90,7 +89,7 @@ def time_rounds(model: ProtoPNet, images: Images, batch_size: int, rounds: int) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.importance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks importance", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with train/ and test/<class>/*.jpg; the test images are used")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
@@ -140,7 +139,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"ratio {row.ratio:.3f}, target <= {IMPORTANCE_RATIO}: {verdict}")
     append_rows(arguments.out, [row])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The last layer after a push, solved for and learnt in small steps: `python -m benchmarks.last_layer`.
+"""The last layer after a push, solved for and learnt in small steps: `python -m benchmarks last-layer`.
 
 Without runs: 5,994 images of 200 classes and ten prototypes each, with made-up distances, at the paper's strength of
 L1; the small steps are the released program's, 20 epochs of Adam.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +147,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.last_layer", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks last-layer", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs; default: the made-up problem")
     parser.add_argument("--data", help="the photographs of the runs")
     parser.add_argument("--rounds", type=int, default=3, help="of each of the two ways")
@@ -187,7 +186,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(last_layer_verdict(*rows))
         append_rows(arguments.out, rows)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

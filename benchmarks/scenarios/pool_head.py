@@ -1,4 +1,4 @@
-"""Forward and backward of ProtoPool's head, from features to logits: `python -m benchmarks.pool_head`.
+"""Forward and backward of ProtoPool's head, from features to logits: `python -m benchmarks pool-head`.
 
 The size is that of the paper on CUB-200-2011, with 128 channels: 80 images, 202 prototypes, a grid of 7 x 7, 200
 classes with 10 slots. Ours, the released formula and the honest eager one take turns. Before that, their values and all
@@ -168,7 +168,7 @@ def extra_bytes_here(name: str, case: PoolCase) -> int:
 
 def extra_bytes(name: str, case: PoolCase) -> int:
     """The same in a new process."""
-    command = [sys.executable, "-m", "benchmarks.scenarios.pool_head", "--child", name, "--cases", case.name]
+    command = [sys.executable, "-m", "benchmarks", "pool-head", "--child", name, "--cases", case.name]
     answer = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **GIVE_BACK}, capture_output=True, text=True, check=False
     )
@@ -223,7 +223,7 @@ def show(rows: Sequence[PoolRow]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pool_head", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks pool-head", description=__doc__)
     parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--seconds", type=float, default=6.0, help="about how long a case is timed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -243,7 +243,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(rows)
         append_rows(arguments.out, rows)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A push over a folder of photographs against the bare backbone: `python -m benchmarks.push --data DIR`.
+"""A push over a folder of photographs against the bare backbone: `python -m benchmarks push --data DIR`.
 
 Both walk over the same images, decoded beforehand, so that the difference is the search alone. Passes of the two kinds
 alternate, and each round gives one ratio. Without --data the images are synthetic birds.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -68,7 +67,7 @@ def time_rounds(model: ProtoPNet, batches: Batches, rounds: int) -> tuple[list[f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.push", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks push", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
@@ -112,7 +111,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"ratio {row.ratio:.3f}, target <= {PUSH_RATIO}: {verdict}")
     append_rows(arguments.out, [row])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The page of a large run: `python -m benchmarks.report`. How long it takes to build, to open, and how large it is.
+"""The page of a large run: `python -m benchmarks report`. How long it takes to build, to open, and how large it is.
 
 The run is made up: photographs of coloured noise, an untrained tiny net, 2,000 prototypes of 200 classes, pushed. Its
 prototype pictures are there before the clock starts, as after a training. Then all that `protokern report` does is
@@ -13,7 +13,6 @@ import argparse
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -203,7 +202,7 @@ def show(row: ReportRow) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__)
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--prototypes-per-class", type=int, default=10)
     parser.add_argument("--train-images", type=int, default=30, help="of each class")
@@ -231,7 +230,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(row)
     append_rows(arguments.out, [row])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The search over stored features: `python -m benchmarks.search`.
+"""The search over stored features: `python -m benchmarks search`.
 
 push: at the size of CUB-200-2011, features in a memory-mapped file, sorted by class as an image folder gives them,
 against the released program's loop over prototypes. prune: the six nearest images of the same prototypes, against its
@@ -267,7 +267,7 @@ def run_case(case: SearchCase, rounds: int, folder: Path | None) -> SearchRow:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks search", description=__doc__)
     parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each kind; the stream is one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -293,7 +293,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {line}")
         append_rows(arguments.out, [row])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

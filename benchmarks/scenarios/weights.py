@@ -1,4 +1,4 @@
-"""What weights of the patches cost `prototype_pool`: `python -m benchmarks.weights`.
+"""What weights of the patches cost `prototype_pool`: `python -m benchmarks weights`.
 
 The same call without weights, with a random weight for each patch, and with a mask that takes a quarter of them out.
 The three take turns, so the ratios hold also on a machine that is busy. In the mode `full` the weights want a gradient
@@ -8,7 +8,6 @@ too, where they are numbers.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -82,7 +81,7 @@ def run_case(case: Case, metric: str, mode: str, backend: str, seconds: float) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks weights", description=__doc__)
     parser.add_argument("--cases", default=",".join(STANDARD), help="comma-separated names of benchmarks/cases.py")
     parser.add_argument("--modes", default="fwd,full", help="fwd, full (forward + backward), or both")
     parser.add_argument("--backend", default="native")
@@ -105,7 +104,3 @@ def main(argv: Sequence[str] | None = None) -> int:
                         f" {row.slower_than_none:7.3f} x"
                     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

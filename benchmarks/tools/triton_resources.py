@@ -1,6 +1,6 @@
 """Compiles every launch of the Triton kernels ahead of time and stores what each needs of a GPU.
 
-`python -m benchmarks.triton_resources` takes some minutes and writes protokern/kernels/triton_common/resources.csv; no
+`python -m benchmarks triton-resources` takes some minutes and writes protokern/kernels/triton_common/resources.csv; no
 GPU is needed. Launches are recorded, not made: the ops run on tensors without memory, and what they hand to Triton is
 compiled instead.
 """
@@ -12,7 +12,6 @@ import csv
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -205,7 +204,7 @@ def _cuobjdump(option: str, path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_resources", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks triton-resources", description=__doc__)
     parser.add_argument("--out", type=Path, default=TABLE, help="CSV file that is written anew")
     arguments = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET"):
@@ -223,7 +222,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         write_table(table, arguments.out)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

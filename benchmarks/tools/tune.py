@@ -1,6 +1,6 @@
 """Measures tiles of the Triton kernels on this CUDA device and puts the best into the table that users run with.
 
-`python -m benchmarks.tune` (or `make tune`) tries thousands of candidates, which all cores compile ahead. With few of
+`python -m benchmarks tune` (or `make tune`) tries thousands of candidates, which all cores compile ahead. With few of
 them that takes hours: `--op` and `--precision` choose a part, and rows are stored one by one. What gives wrong results
 or cannot be compiled is not timed. Nothing but the timing itself needs a GPU; tests/benchmarks/tools/test_tune.py runs
 the rest with a made-up one.
@@ -230,13 +230,15 @@ def tune(
     rows.cache_clear()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Tune what the command line names on the current CUDA device."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--op", nargs="+", choices=OPS, default=OPS)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="processes that compile")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f"--jobs: must be at least 1; got {args.jobs}.")
     if not torch.cuda.is_available():
@@ -261,7 +263,4 @@ def main() -> None:
     finally:
         # After an error nobody waits for what has not begun.
         pool.shutdown(cancel_futures=True)
-
-
-if __name__ == "__main__":
-    main()
+    return 0

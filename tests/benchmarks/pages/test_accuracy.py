@@ -93,4 +93,4 @@ def test_the_table_has_the_newest_row_of_a_seed_and_the_mean_of_the_seeds(run: P
 
 def test_the_page_is_what_the_rows_generate() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert insert(page, from_results()) == page, "run: python -m benchmarks.accuracy --write"
+    assert insert(page, from_results()) == page, "run: python -m benchmarks accuracy --write"

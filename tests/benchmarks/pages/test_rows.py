@@ -266,7 +266,7 @@ def test_the_table_command_writes_all_pages(tmp_path: Path, capsys: pytest.Captu
 def test_the_pages_of_tables_are_what_the_rows_generate() -> None:
     for path, tables in ((PAGE, full), (RESULTS_PAGE, scale)):
         page = path.read_text(encoding="utf-8")
-        assert insert(page, tables(from_results())) == page, "run: python -m benchmarks.table --write"
+        assert insert(page, tables(from_results())) == page, "run: python -m benchmarks tables --write"
 
 
 def test_a_case_with_fewer_images_says_so() -> None:

@@ -29,7 +29,7 @@ def test_a_floor_is_the_larger_of_arithmetic_and_memory() -> None:
 
 def test_the_page_holds_the_tables_and_says_that_no_gpu_was_measured() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert floor_table(count_cost()) in text, "run python -m benchmarks.scaling --write"
+    assert floor_table(count_cost()) in text, "run python -m benchmarks scaling --write"
     assert "all of ImageNet, by proportion" in page()
     assert "**No GPU time on this page was measured.**" in text
     assert "Which u a run reaches is not known" in text

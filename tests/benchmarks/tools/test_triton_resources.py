@@ -80,7 +80,7 @@ def today() -> Today:
 
 @pytest.mark.slow
 def test_every_launch_is_in_the_table_and_nothing_else(today: Today) -> None:
-    assert today.names == {key(row) for row in TABLE}, "run python -m benchmarks.triton_resources"
+    assert today.names == {key(row) for row in TABLE}, "run python -m benchmarks triton-resources"
 
 
 @pytest.mark.slow

@@ -122,17 +122,15 @@ def test_the_table_is_written_and_used(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_needs_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        tune.main()
+        tune.main([])
     assert "no CUDA device is present; tiles are measured where they are to run." in capsys.readouterr().err
 
 
-def test_needs_a_process_that_compiles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune", "--jobs", "0"])
+def test_needs_a_process_that_compiles(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tune.main()
+        tune.main(["--jobs", "0"])
     assert "--jobs: must be at least 1; got 0." in capsys.readouterr().err
 
 

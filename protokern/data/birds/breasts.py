@@ -8,8 +8,8 @@ from protokern.data.birds.curves import closed_curve, disc, path, stroke
 from protokern.data.birds.shapes import Shape, darker, mix
 from protokern.data.birds.species import Colour, Plumage
 
-_WHITE: Colour = (250, 248, 242)
-_BLACK: Colour = (30, 28, 36)
+_BREAST_WHITE: Colour = (250, 248, 242)
+_BREAST_BLACK: Colour = (30, 28, 36)
 _ROBIN: Colour = (228, 84, 36)
 
 _BREAST = closed_curve(path("0.52,-0.15 0.36,-0.12 0.26,0 0.20,0.16 0.30,0.30 0.50,0.14"))
@@ -25,23 +25,23 @@ def _belly(plumage: Plumage) -> list[Shape]:
     ]
 
 
-def _dark(plumage: Plumage) -> Colour:
+def _mark_colour(plumage: Plumage) -> Colour:
     return darker(mix(plumage.belly, plumage.wing, 0.55), 0.45)
 
 
-def _plain(_: Plumage) -> list[Shape]:
+def _plain_breast(_: Plumage) -> list[Shape]:
     return []
 
 
-def _spotted(plumage: Plumage) -> list[Shape]:
+def _spotted_breast(plumage: Plumage) -> list[Shape]:
     centres = path(
         "0.44,-0.09 0.36,-0.06 0.46,-0.01 0.38,0.02 0.30,0.05 0.43,0.07 "
         "0.34,0.10 0.26,0.13 0.38,0.15 0.30,0.18 0.21,0.20 0.24,0.25"
     )
-    return [Shape(disc(centre, 0.026, 0.026, 10), _dark(plumage), "breast") for centre in centres]
+    return [Shape(disc(centre, 0.026, 0.026, 10), _mark_colour(plumage), "breast") for centre in centres]
 
 
-def _barred(plumage: Plumage) -> list[Shape]:
+def _barred_breast(plumage: Plumage) -> list[Shape]:
     lines = (
         "0.28,-0.06 0.40,-0.03 0.54,-0.06",
         "0.25,0.01 0.38,0.045 0.54,0.01",
@@ -49,26 +49,26 @@ def _barred(plumage: Plumage) -> list[Shape]:
         "0.17,0.15 0.30,0.19 0.48,0.15",
         "0.12,0.22 0.26,0.255 0.42,0.22",
     )
-    return [Shape(stroke(path(line), 0.034, 0.034), _dark(plumage), "breast") for line in lines]
+    return [Shape(stroke(path(line), 0.034, 0.034), _mark_colour(plumage), "breast") for line in lines]
 
 
-def _bibbed(_: Plumage) -> list[Shape]:
+def _bibbed_breast(_: Plumage) -> list[Shape]:
     bib = closed_curve(path("0.56,-0.21 0.46,-0.21 0.38,-0.14 0.36,-0.02 0.41,0.06 0.52,0.02"))
-    return [Shape(bib, _BLACK, "breast")]
+    return [Shape(bib, _BREAST_BLACK, "breast")]
 
 
-def _collared(_: Plumage) -> list[Shape]:
+def _collared_breast(_: Plumage) -> list[Shape]:
     pale = stroke(path("0.20,-0.24 0.32,-0.135 0.44,-0.095 0.56,-0.12"), 0.06, 0.085)
     collar = stroke(path("0.20,-0.16 0.30,-0.05 0.42,-0.01 0.56,-0.04"), 0.075, 0.095)
-    return [Shape(pale, _WHITE, "breast"), Shape(collar, _BLACK, "breast")]
+    return [Shape(pale, _BREAST_WHITE, "breast"), Shape(collar, _BREAST_BLACK, "breast")]
 
 
-def _red(_: Plumage) -> list[Shape]:
+def _red_breast(_: Plumage) -> list[Shape]:
     patch = closed_curve(path("0.56,-0.20 0.42,-0.16 0.29,-0.04 0.21,0.12 0.27,0.21 0.42,0.18 0.56,0.02"))
     return [Shape(patch, _ROBIN, "breast")]
 
 
-def _streaked(plumage: Plumage) -> list[Shape]:
+def _streaked_breast(plumage: Plumage) -> list[Shape]:
     lines = (
         "0.46,-0.13 0.47,-0.03",
         "0.39,-0.11 0.39,0",
@@ -79,17 +79,17 @@ def _streaked(plumage: Plumage) -> list[Shape]:
         "0.37,0.13 0.32,0.23",
         "0.28,0.18 0.23,0.27",
     )
-    return [Shape(stroke(path(line), 0.034, 0.012, 2), _dark(plumage), "breast") for line in lines]
+    return [Shape(stroke(path(line), 0.034, 0.012, 2), _mark_colour(plumage), "breast") for line in lines]
 
 
 _BREASTS = {
-    "plain": _plain,
-    "spotted": _spotted,
-    "barred": _barred,
-    "bibbed": _bibbed,
-    "collared": _collared,
-    "red": _red,
-    "streaked": _streaked,
+    "plain": _plain_breast,
+    "spotted": _spotted_breast,
+    "barred": _barred_breast,
+    "bibbed": _bibbed_breast,
+    "collared": _collared_breast,
+    "red": _red_breast,
+    "streaked": _streaked_breast,
 }
 
 

@@ -16,47 +16,47 @@ _RED: Colour = (214, 60, 40)
 _BROWN: Colour = (58, 36, 26)
 
 
-def _plain(_: Plumage) -> list[Shape]:
+def _plain_face(_: Plumage) -> list[Shape]:
     return []
 
 
-def _ringed(_: Plumage) -> list[Shape]:
+def _ringed_face(_: Plumage) -> list[Shape]:
     return [Shape(disc(EYE, 0.074, 0.072), _WHITE)]
 
 
-def _masked(_: Plumage) -> list[Shape]:
+def _masked_face(_: Plumage) -> list[Shape]:
     return [Shape(closed_curve(path("0.56,-0.27 0.42,-0.345 0.26,-0.32 0.16,-0.25 0.28,-0.235 0.44,-0.225")), _BLACK)]
 
 
-def _browed(plumage: Plumage) -> list[Shape]:
+def _browed_face(plumage: Plumage) -> list[Shape]:
     line = stroke(path("0.56,-0.275 0.40,-0.285 0.22,-0.24"), 0.05, 0.03)
     brow = stroke(path("0.54,-0.315 0.42,-0.372 0.28,-0.35 0.17,-0.275"), 0.05, 0.03)
     return [Shape(line, darker(plumage.back, 0.6)), Shape(brow, _WHITE)]
 
 
-def _cheeked(plumage: Plumage) -> list[Shape]:
+def _cheeked_face(plumage: Plumage) -> list[Shape]:
     cheek = closed_curve(path("0.46,-0.235 0.36,-0.245 0.25,-0.22 0.24,-0.15 0.33,-0.12 0.43,-0.16"))
     return [Shape(cheek, lighter(plumage.accent, 0.1))]
 
 
-def _hooded(plumage: Plumage) -> list[Shape]:
+def _hooded_face(plumage: Plumage) -> list[Shape]:
     hood = closed_curve(path("0.62,-0.30 0.50,-0.50 0.26,-0.54 0.06,-0.36 0.16,-0.16 0.36,-0.09 0.58,-0.12"))
     return [Shape(hood, darker(plumage.wing, 0.55))]
 
 
-def _spectacled(plumage: Plumage) -> list[Shape]:
+def _spectacled_face(plumage: Plumage) -> list[Shape]:
     patch = closed_curve(path("0.58,-0.30 0.48,-0.40 0.34,-0.41 0.25,-0.31 0.30,-0.20 0.44,-0.17 0.57,-0.20"))
     return [Shape(patch, _WHITE), Shape(disc(EYE, 0.095, 0.075), lighter(plumage.accent, 0.1))]
 
 
 _FACES = {
-    "plain": _plain,
-    "ringed": _ringed,
-    "masked": _masked,
-    "browed": _browed,
-    "cheeked": _cheeked,
-    "hooded": _hooded,
-    "spectacled": _spectacled,
+    "plain": _plain_face,
+    "ringed": _ringed_face,
+    "masked": _masked_face,
+    "browed": _browed_face,
+    "cheeked": _cheeked_face,
+    "hooded": _hooded_face,
+    "spectacled": _spectacled_face,
 }
 
 

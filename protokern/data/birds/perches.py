@@ -21,7 +21,7 @@ def draw_perch(canvas: Canvas, rng: np.random.Generator, foot: Point, unit: floa
         _ground(canvas, rng, foot, unit, size)
 
 
-def _reach(rng: np.random.Generator, reach: float) -> float:
+def _around(rng: np.random.Generator, reach: float) -> float:
     return reach * (2 * rng.random() - 1)
 
 
@@ -29,7 +29,7 @@ def _branch(canvas: Canvas, rng: np.random.Generator, foot: Point, unit: float, 
     rows, columns = size
     bark = pick(rng, ((104, 80, 60), (132, 112, 92), (84, 70, 60), (122, 94, 64)))
     leaf = pick(rng, ((96, 140, 62), (126, 158, 74), (72, 118, 72), (178, 142, 62)))
-    slope, bow, width = _reach(rng, 0.22), _reach(rng, 0.04) * rows, unit * (0.07 + 0.06 * rng.random())
+    slope, bow, width = _around(rng, 0.22), _around(rng, 0.04) * rows, unit * (0.07 + 0.06 * rng.random())
 
     def along(x: float, lift: float) -> Point:
         bend = bow * ((x - foot[0]) / columns) ** 2 * 4
@@ -45,7 +45,7 @@ def _branch(canvas: Canvas, rng: np.random.Generator, foot: Point, unit: float, 
         up = -1 if side < 0.5 else 1
         reach = unit * (0.16 + 0.12 * length)
         tip = (base[0] + (turn - 0.5) * 1.6 * reach, base[1] + up * reach)
-        canvas.fill(feather(base, tip, reach * 0.5, bend=_reach(rng, 0.1) * reach, blunt=0.1), darker(leaf, 0.2))
+        canvas.fill(feather(base, tip, reach * 0.5, bend=_around(rng, 0.1) * reach, blunt=0.1), darker(leaf, 0.2))
         middle = ((base[0] + tip[0]) / 2, (base[1] + tip[1]) / 2)
         canvas.fill(feather(middle, tip, reach * 0.2, blunt=0.0), lighter(leaf, 0.12))
     canvas.fill(strip(0.0, 1.15, 0.85), darker(bark, 0.35))
@@ -81,11 +81,11 @@ def _stone(canvas: Canvas, rng: np.random.Generator, foot: Point, unit: float, s
 def _ground(canvas: Canvas, rng: np.random.Generator, foot: Point, unit: float, size: Size) -> None:
     rows, columns = size
     earth = pick(rng, ((150, 124, 92), (112, 128, 74), (176, 156, 122), (120, 104, 88)))
-    slope = _reach(rng, 0.08)
+    slope = _around(rng, 0.08)
     x, y = foot
     lift = unit * (0.06 + 0.25 * rng.random())
     edge = [
-        (at * columns, y - lift + slope * (at * columns - x) + _reach(rng, 0.01) * rows)
+        (at * columns, y - lift + slope * (at * columns - x) + _around(rng, 0.01) * rows)
         for at in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     ]
     canvas.fill(np.array([*edge, (columns, rows), (0, rows)]), earth)

@@ -11,7 +11,7 @@ from protokern.data.birds.species import Colour, Plumage
 TAIL_ROOT: Point = (-0.30, 0.07)
 
 
-def _feathers(tips: tuple[Point, ...], width: float, colour: Colour, blunt: float) -> list[Shape]:
+def _tail_feathers(tips: tuple[Point, ...], width: float, colour: Colour, blunt: float) -> list[Shape]:
     """One feather to each tip, in two shades, so that neighbours can be told apart."""
     shapes = []
     for number, tip in enumerate(tips):
@@ -20,38 +20,38 @@ def _feathers(tips: tuple[Point, ...], width: float, colour: Colour, blunt: floa
     return shapes
 
 
-def _square(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _square_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.70,0.31 -0.73,0.27 -0.755,0.225 -0.77,0.18")
-    return _feathers(tips, 0.12, colour, 1.0)
+    return _tail_feathers(tips, 0.12, colour, 1.0)
 
 
-def _pointed(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _pointed_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.72,0.30 -0.82,0.31 -0.78,0.22 -0.95,0.33")
-    return _feathers(tips, 0.12, colour, 0.1)
+    return _tail_feathers(tips, 0.12, colour, 0.1)
 
 
-def _forked(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _forked_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.70,0.24 -0.86,0.47 -0.72,0.18 -0.98,0.10")
-    return _feathers(tips, 0.115, colour, 0.15)
+    return _tail_feathers(tips, 0.115, colour, 0.15)
 
 
-def _fanned(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _fanned_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.58,0.53 -0.69,0.45 -0.78,0.35 -0.83,0.24 -0.84,0.12 -0.81,0.0 -0.74,-0.10")
-    shapes = _feathers(tips, 0.17, colour, 1.0)
+    shapes = _tail_feathers(tips, 0.17, colour, 1.0)
     for x, y in tips:
         end = (TAIL_ROOT[0] + (x - TAIL_ROOT[0]) * 0.93, TAIL_ROOT[1] + (y - TAIL_ROOT[1]) * 0.93)
         shapes.append(Shape(disc(end, 0.048, 0.048, 12), lighter(plumage.belly, 0.3), "tail"))
     return shapes
 
 
-def _banded(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _banded_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.81,0.35 -0.86,0.30 -0.88,0.25 -0.88,0.19")
-    shapes = _feathers(tips, 0.14, lighter(colour, 0.15), 1.0)
+    shapes = _tail_feathers(tips, 0.14, lighter(colour, 0.15), 1.0)
     for along in (0.45, 0.68, 0.92):
         x, y = TAIL_ROOT[0] - 0.58 * along, TAIL_ROOT[1] + 0.20 * along
         spread = 0.055 + 0.075 * along
@@ -60,9 +60,9 @@ def _banded(plumage: Plumage) -> list[Shape]:
     return shapes
 
 
-def _racket(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
-    shapes = _feathers(((-0.64, 0.27), (-0.67, 0.20)), 0.13, colour, 0.6)
+def _racket_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
+    shapes = _tail_feathers(((-0.64, 0.27), (-0.67, 0.20)), 0.13, colour, 0.6)
     for line, end in (
         (((-0.56, 0.22), (-0.72, 0.34), (-0.81, 0.47)), (-0.83, 0.51)),
         (((-0.58, 0.19), (-0.77, 0.25), (-0.90, 0.32)), (-0.93, 0.34)),
@@ -73,10 +73,10 @@ def _racket(plumage: Plumage) -> list[Shape]:
     return shapes
 
 
-def _cocked(plumage: Plumage) -> list[Shape]:
-    colour = _colour_of(plumage)
+def _cocked_tail(plumage: Plumage) -> list[Shape]:
+    colour = _tail_colour(plumage)
     tips = path("-0.54,-0.42 -0.60,-0.38 -0.66,-0.32 -0.70,-0.26")
-    shapes = _feathers(tips, 0.125, colour, 0.8)
+    shapes = _tail_feathers(tips, 0.125, colour, 0.8)
     for along in (0.5, 0.7, 0.88):
         x, y = TAIL_ROOT[0] - 0.34 * along, TAIL_ROOT[1] - 0.44 * along
         spread = 0.04 + 0.06 * along
@@ -86,13 +86,13 @@ def _cocked(plumage: Plumage) -> list[Shape]:
 
 
 _TAILS = {
-    "square": _square,
-    "pointed": _pointed,
-    "forked": _forked,
-    "fanned": _fanned,
-    "banded": _banded,
-    "racket": _racket,
-    "cocked": _cocked,
+    "square": _square_tail,
+    "pointed": _pointed_tail,
+    "forked": _forked_tail,
+    "fanned": _fanned_tail,
+    "banded": _banded_tail,
+    "racket": _racket_tail,
+    "cocked": _cocked_tail,
 }
 
 
@@ -102,6 +102,6 @@ def draw_tail(form: str, plumage: Plumage) -> tuple[Shape, ...]:
     return tuple(_TAILS[form](plumage))
 
 
-def _colour_of(plumage: Plumage) -> Colour:
+def _tail_colour(plumage: Plumage) -> Colour:
     red, green, blue = ((2 * a + b) // 3 for a, b in zip(plumage.wing, plumage.back, strict=True))
     return red, green, blue

@@ -8,10 +8,10 @@ from protokern.data.birds.curves import closed_curve, disc, feather, path, strok
 from protokern.data.birds.shapes import Group, Shape, darker, lighter
 from protokern.data.birds.species import Colour, Plumage
 
-_WHITE: Colour = (248, 246, 238)
-_BLACK: Colour = (34, 32, 38)
+_WING_WHITE: Colour = (248, 246, 238)
+_WING_BLACK: Colour = (34, 32, 38)
 
-_OUTLINE = closed_curve(
+_WING = closed_curve(
     path(
         "0.27,-0.06 0.20,-0.15 0.04,-0.165 -0.18,-0.09 -0.40,0.02 "
         "-0.64,0.165 -0.47,0.175 -0.24,0.185 -0.02,0.17 0.17,0.10"
@@ -40,18 +40,18 @@ _COVERTS = (
 def draw_wing(form: str, plumage: Plumage) -> Group:
     """The folded wing of that pattern."""
     colour = plumage.wing
-    inside = _flight_feathers(colour, tips=_BLACK if form == "dark-tipped" else None)
+    inside = _flight_feathers(colour, tips=_WING_BLACK if form == "dark-tipped" else None)
     inside += _coverts(colour, edge=lighter(plumage.belly, 0.2) if form == "scaled" else darker(colour, 0.16))
     match form:
         case "barred":
-            inside += _bars()
+            inside += _wing_bars()
         case "spotted":
-            inside += _spots()
+            inside += _wing_spots()
         case "shouldered":
-            inside += _shoulder(plumage.accent)
+            inside += _wing_shoulder(plumage.accent)
         case "panelled":
-            inside += _panel()
-    return Group(Shape(_OUTLINE, darker(colour, 0.35), "wing"), tuple(inside))
+            inside += _wing_panel()
+    return Group(Shape(_WING, darker(colour, 0.35), "wing"), tuple(inside))
 
 
 def _flight_feathers(colour: Colour, tips: Colour | None) -> list[Shape]:
@@ -78,29 +78,29 @@ def _coverts(colour: Colour, edge: Colour) -> list[Shape]:
     return shapes
 
 
-def _bars() -> list[Shape]:
+def _wing_bars() -> list[Shape]:
     first = stroke(path("0.03,-0.13 -0.075,-0.04 -0.115,0.06 -0.09,0.17"), 0.05, 0.05)
     second = stroke(path("0.18,-0.13 0.075,-0.04 0.045,0.06 0.07,0.16"), 0.05, 0.05)
-    return [Shape(first, _WHITE), Shape(second, _WHITE)]
+    return [Shape(first, _WING_WHITE), Shape(second, _WING_WHITE)]
 
 
-def _spots() -> list[Shape]:
+def _wing_spots() -> list[Shape]:
     centres = path(
         "0.16,-0.07 0.13,0.03 0.06,-0.11 0.03,0 0.02,0.11 -0.06,-0.06 -0.09,0.05 "
         "-0.12,0.13 -0.19,-0.03 -0.23,0.06 -0.27,0.135 -0.34,0.045 -0.39,0.12"
     )
-    return [Shape(disc(centre, 0.028, 0.026, 10), _WHITE) for centre in centres]
+    return [Shape(disc(centre, 0.028, 0.026, 10), _WING_WHITE) for centre in centres]
 
 
-def _shoulder(accent: Colour) -> list[Shape]:
+def _wing_shoulder(accent: Colour) -> list[Shape]:
     patch = closed_curve(path("0.30,-0.05 0.21,-0.17 0.06,-0.17 0.02,-0.08 0.08,0.02 0.20,0.06"))
     rim = closed_curve(
         path("0.29,0.03 0.20,0.07 0.07,0.035 0,-0.08 0.04,-0.17 -0.02,-0.17 -0.055,-0.07 0.03,0.08 0.19,0.12")
     )
-    return [Shape(rim, _WHITE), Shape(patch, accent)]
+    return [Shape(rim, _WING_WHITE), Shape(patch, accent)]
 
 
-def _panel() -> list[Shape]:
+def _wing_panel() -> list[Shape]:
     panel = closed_curve(path("0.0,0.0 -0.12,-0.065 -0.30,-0.02 -0.42,0.07 -0.26,0.115 -0.06,0.10"))
     lines = (((-0.03, 0.03), (-0.34, 0.045)), ((-0.05, 0.065), (-0.30, 0.085)), ((-0.06, -0.005), (-0.28, 0.0)))
-    return [Shape(panel, _WHITE), *(Shape(stroke(line, 0.012, 0.01, 2), (150, 150, 150)) for line in lines)]
+    return [Shape(panel, _WING_WHITE), *(Shape(stroke(line, 0.012, 0.01, 2), (150, 150, 150)) for line in lines)]

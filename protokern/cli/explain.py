@@ -18,7 +18,7 @@ from protokern.cli.report_data import find_prototypes
 from protokern.cli.runs import OpenRun, open_run, reading_of
 from protokern.cli.views import explain_for_people, prototype_cards, with_cards
 from protokern.data.decode import read_image
-from protokern.data.scan import describe_deep
+from protokern.data.folder import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation

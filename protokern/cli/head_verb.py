@@ -6,18 +6,18 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from protokern.cli.arguments import choose_device
-from protokern.cli.run_folder import check_prototypes_folder
-from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run, run_folder
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
+from protokern.config.run import feature_store
 from protokern.data import Splits
 from protokern.results.stages import Stage
+from protokern.runs.checkpoints import CheckpointState, checkpoint_folder, find_checkpoint, run_folder, save_checkpoint
+from protokern.runs.data import check_classes, open_data
+from protokern.runs.folder import check_prototypes_folder
+from protokern.runs.log import LoggedRecord, append_record
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.runs.progress import Progress
 from protokern.storage.lock import lock_run
-from protokern.train.checkpoint import CheckpointState, find_checkpoint, save_checkpoint
-from protokern.train.checkpoint_index import checkpoint_folder
-from protokern.train.logger import append_record
-from protokern.train.records import LoggedRecord, Progress
 from protokern.train.run import TrainingRun
 from protokern.train.stored import find_stores, taking_stored_maps
 

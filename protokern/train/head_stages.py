@@ -19,6 +19,9 @@ from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
 from protokern.results.stages import Stage
+from protokern.runs.checkpoints import load_weights, read_state
+from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord
+from protokern.runs.progress import Best
 from protokern.solvers.last_layer import (
     LastLayerInputs,
     can_be_solved,
@@ -27,12 +30,10 @@ from protokern.solvers.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
-from protokern.train.checkpoint import load_weights, read_state
 from protokern.train.frozen import FrozenSplits, on_features
 from protokern.train.live import copy_patches
 from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
 from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Step

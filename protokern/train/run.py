@@ -17,9 +17,10 @@ from protokern.features import Precision, fingerprint_of_files
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.ranks import SINGLE, Ranks
-from protokern.train.checkpoint import (
+from protokern.runs.checkpoints import (
     RESUME_FILE,
     CheckpointState,
+    checkpoint_folder,
     find_resumable,
     load_weights,
     read_state,
@@ -27,14 +28,12 @@ from protokern.train.checkpoint import (
     save_checkpoint,
     size_in_bytes,
 )
-from protokern.train.checkpoint_index import checkpoint_folder
+from protokern.runs.log import LoggedRecord, append_record, truncate_log
+from protokern.runs.progress import Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
 from protokern.train.frozen import FrozenSplits
 from protokern.train.live import LivePrototypes
 from protokern.train.loaders import DataSplits
-from protokern.train.logger import append_record, truncate_log
 from protokern.train.optimizers import make_optimizer
-from protokern.train.records import LoggedRecord, Progress
-from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors
 
 
 @dataclass(kw_only=True)

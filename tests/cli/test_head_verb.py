@@ -12,9 +12,10 @@ import torch
 
 from protokern.cli import head_verb
 from protokern.cli.main import main
+from protokern.runs.checkpoints import CheckpointState, find_checkpoint, read_state, save_checkpoint
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
 from protokern.storage.lock import lock_run
-from protokern.train.checkpoint import CheckpointState, find_checkpoint, load_model, read_state, save_checkpoint
-from protokern.train.logger import read_log
 from tests.cli.pushed_run import make_pool_run, make_run
 
 

@@ -14,7 +14,7 @@ import torch
 
 from protokern.data.decode import UnreadableImageError
 from protokern.errors import TrainingError
-from protokern.train.checkpoint import find_resumable
+from protokern.runs.checkpoints import find_resumable
 from protokern.train.loaders import training_loader
 from protokern.train.loop import train
 from protokern.train.reading import explain_lost_workers

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from protokern.errors import CheckpointError
-from protokern.train.checkpoint import find_resumable, read_tensors
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_resumable, read_tensors
+from protokern.runs.log import EpochRecord, read_log
+from protokern.runs.progress import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord, EpochRecord
-from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
 from protokern.train.stages import plan
 

@@ -11,10 +11,11 @@ from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
 from protokern.ranks import SINGLE
-from protokern.train.checkpoint import find_resumable
+from protokern.runs.checkpoints import find_resumable
+from protokern.runs.log import StageRecord
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StageRecord
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
 from protokern.train.start import choose_images, find_starts
 

@@ -10,8 +10,9 @@ import torch
 
 from protokern.errors import DataError
 from protokern.features import FeatureStore
-from protokern.train.checkpoint import find_resumable, load_model
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_resumable
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
 from protokern.train.loop import train
 from protokern.train.records import BatchRecord, FeatureRecord
 from protokern.train.run import resume_run

@@ -12,8 +12,8 @@ from PIL import Image
 
 from protokern.cli.main import main
 from protokern.errors import TrainingError
-from protokern.train.checkpoint import find_checkpoint, read_state
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_checkpoint, read_state
+from protokern.runs.log import read_log
 
 SETTINGS = ["model.backbone=tiny", "model.weights=none", "model.prototype_dim=8", "data.image_size=16"]
 SETTINGS += ["data.birds_train=2", "data.birds_val=1", "data.birds_test=1", "data.birds_classes=2"]

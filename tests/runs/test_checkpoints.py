@@ -7,22 +7,22 @@ import torch
 
 from protokern.errors import CheckpointError
 from protokern.push import PushResult
-from protokern.storage import files
-from protokern.train.checkpoint import (
+from protokern.runs.checkpoints import (
     CheckpointState,
+    checkpoints_folder,
     find_checkpoint,
     find_resumable,
-    load_model,
     push_from_table,
     push_to_table,
     read_state,
     read_tensors,
     save_checkpoint,
 )
-from protokern.train.checkpoint_index import checkpoints_folder
+from protokern.runs.open import load_model
+from protokern.storage import files
 
-from .tampering import change_table, change_tensors
-from .toy import CLASSES, toy_config, toy_run
+from tests.train.tampering import change_table, change_tensors
+from tests.train.toy import CLASSES, toy_config, toy_run
 
 PUSH = PushResult(
     image=torch.tensor([4, -1, 2, 0, 1, 3]),

@@ -38,7 +38,6 @@ from protokern.report.data import (
     ReportData,
     StageResult,
 )
-from protokern.runs.checkpoints import read_state
 from protokern.runs.data import check_classes, prepare_colours
 from protokern.runs.folder import versions
 from protokern.runs.log import read_log
@@ -261,7 +260,7 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
 def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
-    stage = read_state(run.checkpoint).stage.replace("_", " ")
+    stage = run.stage.replace("_", " ")
     num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
     patches: list[tuple[str, str]] = []
     if files is not None:

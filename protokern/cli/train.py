@@ -28,7 +28,7 @@ from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
 from protokern.ranks import Ranks, explain_lost_contact
-from protokern.runs.checkpoints import find_resumable
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import open_data
 from protokern.runs.folder import (
     RUN_FILE,
@@ -90,9 +90,10 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
-        check_agreement(folder / RUN_FILE, config, checkpoint)
+        resumed = read_checkpoint(checkpoint)
+        check_agreement(folder / RUN_FILE, config, resumed)
         print(f"going on from {checkpoint}", flush=True)
-        resume_run(work, checkpoint)
+        resume_run(work, resumed)
     elif ranks.is_first:
         _begin(folder, config, splits, held, is_resumed=args.resume)
     stop = StopRequest()

@@ -1,6 +1,6 @@
 """Checkpoints of a run folder: the only place that writes weights.
 
-    RUN/checkpoints/latest.json              names of the checkpoints, see CheckpointIndex
+    RUN/checkpoints/latest.json              names of the checkpoints, see checkpoint_index.py
     RUN/checkpoints/<stage>-<epoch>/
         model.safetensors                    weights; its metadata hold the configuration and the classes
         state.json                           configuration, classes, push result, progress, checksums of the other files
@@ -16,9 +16,8 @@ folder in which somebody else put something stays.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,123 +30,17 @@ from torch import Tensor
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
-from protokern.storage.files import (
-    CHECKSUM,
-    check_format,
-    check_seal,
-    read_file,
-    read_json,
-    read_table,
-    remove_folder,
-    seal,
-    sha256,
-    to_json_bytes,
-    write_file,
-    write_folder,
-)
+from protokern.runs.checkpoint_index import CheckpointIndex, checkpoint_folder, read_index, write_index
+from protokern.storage.files import read_file, read_table, remove_folder, seal, sha256, to_json_bytes, write_folder
 from protokern.storage.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
-INDEX_FORMAT = "protokern-checkpoints-1"
-INDEX_FILE = "latest.json"
-_NAME = re.compile(r"[a-z_][a-z0-9_-]*")  # as in joint-3-batch-12: nothing that leads out of the folder
 WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
 _SLACK = 16 * 2**20  # bytes of a tensor file beside what its tensors need: names, and the classes
 # What Python says of a table that lacks something, or holds something else than was written.
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
-
-
-@dataclass(kw_only=True, slots=True)
-class CheckpointIndex:
-    """The checkpoints of a run, by name.
-
-    Attributes:
-        latest: the one written last; None: there is none.
-        resume: the one that training goes on from.
-        needed: those that training, when it goes on from `resume`, comes back to.
-        written: all, in the order of writing.
-    """
-
-    latest: str | None
-    resume: str | None
-    needed: list[str]
-    written: list[str]
-
-
-def checkpoints_folder(run_dir: Path) -> Path:
-    """Where a run's checkpoints are."""
-    return run_dir / "checkpoints"
-
-
-def checkpoint_folder(run_dir: Path, name: str) -> Path:
-    """The folder of the checkpoint `name`.
-
-    Raises:
-        CheckpointError: it is no name of a checkpoint, and might lead out of the run folder.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise CheckpointError(f"{run_dir}: must name checkpoints by letters, digits, _ and -; got {name!r}.")
-    return checkpoints_folder(run_dir) / name
-
-
-def _check_links(run_dir: Path) -> None:
-    """What is written into a run folder, and removed from it, shall be there and nowhere else.
-
-    Raises:
-        CheckpointError: something in it is a link that leads out of it.
-    """
-    home = run_dir.resolve()
-    for folder in (run_dir, checkpoints_folder(run_dir)):
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.is_symlink() and not path.resolve().is_relative_to(home):
-                raise CheckpointError(
-                    f"{path}: must not be a link that leads out of the run folder. Put there what it points to, or "
-                    "make the run folder itself the link."
-                )
-
-
-def read_index(run_dir: Path) -> CheckpointIndex:
-    """The index of a run folder, an empty one where no checkpoint was written yet.
-
-    Raises:
-        CheckpointError: it is broken, or of a newer format; or links lead out of the run folder.
-    """
-    _check_links(run_dir)
-    path = checkpoints_folder(run_dir) / INDEX_FILE
-    if not path.exists():
-        return CheckpointIndex(latest=None, resume=None, needed=[], written=[])
-    table = read_json(path)
-    if isinstance(table, dict) and "format" not in table:  # from before there were versions and checksums
-        table = {"needed": table.get("written"), **table}
-    else:
-        check_format(path, table, INDEX_FORMAT)
-        check_seal(path, table)
-        table = {key: value for key, value in table.items() if key not in ("format", CHECKSUM)}
-    if table.keys() != {entry.name for entry in fields(CheckpointIndex)}:
-        raise CheckpointError(f"{path}: must name the checkpoints of a run; got the keys {', '.join(table)[:200]}.")
-    index = CheckpointIndex(**table)
-    if not (isinstance(index.needed, list) and isinstance(index.written, list)):
-        raise CheckpointError(f"{path}: must list the checkpoints of a run; it does not.")
-    for name in (index.latest, index.resume, *index.needed, *index.written):
-        if name is not None:
-            checkpoint_folder(run_dir, name)
-    return index
-
-
-def remove_index(run_dir: Path) -> None:
-    """Forget all checkpoints of a run, whose folders stay."""
-    (checkpoints_folder(run_dir) / INDEX_FILE).unlink(missing_ok=True)
-
-
-def write_index(run_dir: Path, index: CheckpointIndex) -> None:
-    """Replace the index at once.
-
-    Raises:
-        CheckpointError: the disk is full or refuses; the index is then as it was.
-    """
-    write_file(checkpoints_folder(run_dir) / INDEX_FILE, to_json_bytes(seal({"format": INDEX_FORMAT, **asdict(index)})))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +72,7 @@ def save_checkpoint(
     *,
     resume: Mapping[str, Tensor] | None = None,
     keep: Collection[str] = (),
+    is_numbered: bool = False,
 ) -> Path:
     """Write a checkpoint, make it the latest, and remove those that are no longer needed.
 
@@ -190,6 +84,7 @@ def save_checkpoint(
         resume: optimizer and random-number states; None: this checkpoint does not change where training resumes.
         keep: names of checkpoints that training comes back to when it goes on from this one. They stay, with all they
             hold, until one with `resume` names others.
+        is_numbered: the name gets a number behind it, from 2 on, also where it is free.
 
     Returns:
         The checkpoint's folder.
@@ -198,7 +93,7 @@ def save_checkpoint(
         CheckpointError: the disk is full or refuses; the checkpoints before are whole.
     """
     index = read_index(run_dir)
-    name = _free_name(run_dir, name, index.written)
+    name = _free_name(run_dir, name, index.written, is_numbered=is_numbered)
     path = checkpoint_folder(run_dir, name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {
@@ -221,10 +116,11 @@ def save_checkpoint(
     return path
 
 
-def _free_name(run_dir: Path, name: str, written: Collection[str]) -> str:
-    number, free = 2, name
+def _free_name(run_dir: Path, name: str, written: Collection[str], *, is_numbered: bool) -> str:
+    number, free = (2, f"{name}-2") if is_numbered else (1, name)
     while free in written or strangers_in(checkpoint_folder(run_dir, free)):
-        number, free = number + 1, f"{name}-{number}"
+        number += 1
+        free = f"{name}-{number}"
     return free
 
 
@@ -320,15 +216,72 @@ def find_resumable(run_dir: Path) -> Path | None:
     return None if name is None else checkpoint_folder(run_dir, name)
 
 
-def read_state(checkpoint: Path) -> CheckpointState:
-    """What a checkpoint holds beside tensors.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose state.json was read and found whole; see `read_checkpoint`.
+
+    Attributes:
+        folder: where it is.
+        state: what it holds beside tensors.
+        checksums: of its other files, by name, as state.json says; None: of a file that a version wrote without one.
+    """
+
+    folder: Path
+    state: CheckpointState
+    checksums: Mapping[str, str | None]
+
+    def load_weights(self, model: PrototypeModel) -> None:
+        """Put the weights into a model of the same kind, after dropping prototypes that were pruned.
+
+        Raises:
+            CheckpointError: missing or broken weights, or of another model.
+        """
+        weights = self.read_tensors(WEIGHTS_FILE, at_most=size_in_bytes(model))
+        prototypes = weights.get("prototype_layer.prototypes")
+        if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < model.num_prototypes:
+            model.keep_prototypes(torch.arange(len(prototypes)))
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise CheckpointError(f"{self.folder}: the weights do not fit the model: {reason}") from error
+
+    def read_tensors(self, name: str, *, at_most: int) -> dict[str, Tensor]:
+        """All tensors of the file `name`, once its bytes are seen to be those that were written.
+
+        Args:
+            name: of the file.
+            at_most: bytes that the tensors may need.
+
+        Raises:
+            CheckpointError: missing, too large, broken or changed.
+        """
+        path = self.folder / name
+        content = read_file(path, at_most + _SLACK)
+        try:
+            expected = self.checksums[name]
+        except (KeyError, TypeError) as error:
+            raise broken_state(self.folder, error) from error
+        if expected is not None and expected != sha256(content):
+            raise CheckpointError(
+                f"{path}: is not whole: its checksum differs from what was written. Go back to an older checkpoint."
+            )
+        try:
+            tensors: dict[str, Tensor] = load_tensors(content)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: is not whole ({error}).") from error
+        return tensors
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read what a checkpoint holds beside tensors; those are read when they are wanted.
 
     Raises:
         CheckpointError: missing, broken or of another format.
     """
-    table = _read_table(checkpoint)
+    table = read_table(folder / STATE_FILE, FORMAT, sealed_from=2)
     try:
-        return CheckpointState(
+        state = CheckpointState(
             config=table["config"],
             classes=tuple(table["classes"]),
             stage=table["stage"],
@@ -339,60 +292,14 @@ def read_state(checkpoint: Path) -> CheckpointState:
     except ProtokernError:
         raise
     except BROKEN as error:
-        raise broken_state(checkpoint, error) from error
-
-
-def _read_table(checkpoint: Path) -> dict[str, Any]:
-    return read_table(checkpoint / STATE_FILE, FORMAT, sealed_from=2)
+        raise broken_state(folder, error) from error
+    return Checkpoint(folder, state, table.get("files", dict.fromkeys((WEIGHTS_FILE, RESUME_FILE))))
 
 
 def broken_state(checkpoint: Path, error: Exception) -> CheckpointError:
+    """What is said of a state.json that lacks something, or holds something else than was written."""
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return CheckpointError(f"{checkpoint / STATE_FILE}: must say what a checkpoint holds; it is broken ({reason}).")
-
-
-def load_weights(model: PrototypeModel, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into a model of the same kind, after dropping prototypes that were pruned.
-
-    Raises:
-        CheckpointError: missing or broken weights, or of another model.
-    """
-    weights = read_tensors(checkpoint / WEIGHTS_FILE, at_most=size_in_bytes(model))
-    prototypes = weights.get("prototype_layer.prototypes")
-    if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < model.num_prototypes:
-        model.keep_prototypes(torch.arange(len(prototypes)))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"{checkpoint}: the weights do not fit the model: {reason}") from error
-
-
-def read_tensors(path: Path, *, at_most: int) -> dict[str, Tensor]:
-    """All tensors of a file of a checkpoint, once its bytes are seen to be those that were written.
-
-    Args:
-        path: of the file, beside the checkpoint's state.json.
-        at_most: bytes that the tensors may need.
-
-    Raises:
-        CheckpointError: missing, too large, broken or changed.
-    """
-    content = read_file(path, at_most + _SLACK)
-    written = _read_table(path.parent).get("files", {path.name: None})
-    try:
-        expected = written[path.name]
-    except (KeyError, TypeError) as error:
-        raise broken_state(path.parent, error) from error
-    if expected is not None and expected != sha256(content):
-        raise CheckpointError(
-            f"{path}: is not whole: its checksum differs from what was written. Go back to an older checkpoint."
-        )
-    try:
-        tensors: dict[str, Tensor] = load_tensors(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is not whole ({error}).") from error
-    return tensors
 
 
 def size_in_bytes(model: PrototypeModel) -> int:

@@ -26,15 +26,8 @@ from protokern.config.run import (
 )
 from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.features import check_store_place
-from protokern.runs.checkpoints import (
-    INDEX_FILE,
-    checkpoint_folder,
-    checkpoints_folder,
-    read_index,
-    read_state,
-    remove_index,
-    strangers_in,
-)
+from protokern.runs.checkpoint_index import INDEX_FILE, checkpoint_folder, checkpoints_folder, read_index, remove_index
+from protokern.runs.checkpoints import Checkpoint, strangers_in
 from protokern.runs.data import data_folder
 from protokern.runs.outputs import KEPT_FOLDERS, check_outside_data, is_inside
 from protokern.runs.split import SPLIT_FILE, is_own_split_file
@@ -219,17 +212,17 @@ def resumed_config(folder: Path, file: str | None, changes: Sequence[str], data:
     return with_absolute_store(config)
 
 
-def check_agreement(run_file: Path, config: RunConfig, checkpoint: Path) -> None:
+def check_agreement(run_file: Path, config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raise a CheckpointError unless a run.toml is what a checkpoint was trained with.
 
     One that was changed, by hand or by a failing disk, would silently go on with another training.
     """
-    trained = parse_config(with_old_defaults(read_state(checkpoint).config))
+    trained = parse_config(with_old_defaults(checkpoint.state.config))
     changed = [key for key in differing_keys(trained, config) if key not in _MAY_CHANGE_ON_RESUME]
     if changed:
         old, new = (_value_of(one, changed[0]) for one in (trained, config))
         raise CheckpointError(
-            f"{run_file}: must say what {checkpoint.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
+            f"{run_file}: must say what {checkpoint.folder.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
             "Write it back, or start a new run in another folder."
         )
 

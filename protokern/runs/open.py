@@ -17,7 +17,7 @@ from protokern.models.build import build_untrained, check_image_size, check_memo
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
-from protokern.runs.checkpoints import BROKEN, broken_state, find_checkpoint, load_weights, read_state, run_folder
+from protokern.runs.checkpoints import BROKEN, Checkpoint, broken_state, find_checkpoint, read_checkpoint, run_folder
 
 # torch raises each of them for a device that is missing, or that it was built without.
 _NO_DEVICE = (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError, OSError)
@@ -38,6 +38,7 @@ class OpenRun:
         config: of the run, with this call's changes.
         classes: class names.
         push: where the prototypes come from; None before a push.
+        stage: that the weights are from.
         epoch: training epoch of the weights.
     """
 
@@ -47,6 +48,7 @@ class OpenRun:
     config: RunConfig
     classes: tuple[str, ...]
     push: PushResult | None
+    stage: str
     epoch: int
 
 
@@ -63,10 +65,10 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
         CheckpointError: no such run, or a broken one.
         ConfigError: a change is wrong, or changes the net.
     """
-    checkpoint = find_checkpoint(Path(path))
-    state = read_state(checkpoint)
-    model, table, classes = load_model(checkpoint)
-    table = with_old_defaults(table)
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    state = checkpoint.state
+    model = rebuild_model(checkpoint)
+    table = with_old_defaults(state.config)
     trained = parse_config(table)
     config = with_data(parse_config(apply_changes(table, changes)), data)
     for key in differing_keys(trained, config):
@@ -76,12 +78,13 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
     if config.data.image_size != trained.data.image_size:
         check_image_size(model, config.model, config.data.image_size)
     return OpenRun(
-        folder=run_folder(checkpoint),
-        checkpoint=checkpoint,
+        folder=run_folder(checkpoint.folder),
+        checkpoint=checkpoint.folder,
         model=place_model(model, device, config.train.channels_last),
         config=config,
-        classes=classes,
+        classes=state.classes,
         push=state.push,
+        stage=state.stage,
         epoch=state.epoch,
     )
 
@@ -107,22 +110,31 @@ def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[
     Raises:
         CheckpointError: no such checkpoint, or a broken one.
     """
-    checkpoint = find_checkpoint(Path(path))
-    state = read_state(checkpoint)
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    return rebuild_model(checkpoint), checkpoint.state.config, checkpoint.state.classes
+
+
+def rebuild_model(checkpoint: Checkpoint) -> PrototypeModel:
+    """The model of a checkpoint, on the CPU and evaluating.
+
+    Raises:
+        CheckpointError: the settings, or the weights, are broken, or of no model that this version has.
+    """
+    state, folder = checkpoint.state, checkpoint.folder
     try:
         image_size = _as_tuple(state.config["data"]["image_size"])
-        settings = _model_config(checkpoint, state.config["model"])
+        settings = _model_config(folder, state.config["model"])
         channels = int(state.config["data"].get("channels", 3))
         check_memory(settings, len(state.classes), image_size, channels)
         model = build_untrained(settings, len(state.classes), image_size, channels)
     except ConfigError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
+        raise CheckpointError(f"{folder}: {error}") from error
     except ProtokernError:
         raise
     except BROKEN as error:
-        raise broken_state(checkpoint, error) from error
-    load_weights(model, checkpoint)
-    return model.eval(), state.config, state.classes
+        raise broken_state(folder, error) from error
+    checkpoint.load_weights(model)
+    return model.eval()
 
 
 def _model_config(checkpoint: Path, table: Mapping[str, Any]) -> ModelConfig:

@@ -16,7 +16,7 @@ from protokern.losses import Labels
 from protokern.nn import SalientLayers
 from protokern.push import PushResult, push_prototypes
 from protokern.ranks import SINGLE
-from protokern.runs.checkpoints import find_resumable
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
@@ -286,7 +286,7 @@ def story(run) -> tuple[dict, list]:
 
 def resumed(folder, config):
     run = toy_run(folder, config)
-    resume_run(run, find_resumable(folder))
+    resume_run(run, read_checkpoint(find_resumable(folder)))
     return run
 
 

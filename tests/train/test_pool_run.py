@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from protokern.evaluate import Evaluation
-from protokern.runs.checkpoints import checkpoints_folder
+from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module

@@ -58,6 +58,9 @@ def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
+        ("train.checkpoint", "runs.open", "load_model"),
+        ("cli.runs", "runs.open", "OpenRun open_run"),
+        ("cli.runs", "runs.data", "open_data"),
         ("train.settings", "config.train", "PruneConfig TrainConfig"),
         ("train.last_layer", "solvers.last_layer", "collect_activations collect_inputs solve_last_layer"),
     ],

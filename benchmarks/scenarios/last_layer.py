@@ -30,11 +30,12 @@ from benchmarks.pages.results import LAST_LAYER, append_rows
 from benchmarks.pages.rows import LastLayerRow
 from benchmarks.pages.targets import MADE_UP, last_layer_verdict
 from protokern.backbones import build_backbone
-from protokern.cli.runs import open_data, open_run
 from protokern.config.train import TrainConfig
 from protokern.losses import last_layer_l1
 from protokern.models import ProtoPNet
 from protokern.models.base import PrototypeModel
+from protokern.runs.data import open_data
+from protokern.runs.open import open_run
 from protokern.solvers.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
 from protokern.train.optimizers import make_optimizer
 

@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument, choose_device
-from protokern.cli.out_folders import check_out
+from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
 from protokern.cli.printing import one_line
 from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, open_run, reading_of
 from protokern.cli.views import explain_for_people, prototype_cards, with_cards
 from protokern.data.decode import read_image
 from protokern.data.folder import describe_deep
@@ -26,6 +24,9 @@ from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
 from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
+from protokern.runs.data import reading_of
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.runs.outputs import check_out
 from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.names import fit_name, longest_name, look_alike_key
 from protokern.storage.outputs import claim_outputs

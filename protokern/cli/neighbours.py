@@ -7,22 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import (
-    add_format_argument,
-    add_only_argument,
-    add_run_arguments,
-    check_count,
-    check_only,
-    choose_device,
-)
-from protokern.cli.out_folders import check_out
+from protokern.cli.arguments import add_format_argument, add_only_argument, add_run_arguments, check_count, check_only
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.report_neighbours import find_in_splits, see_neighbours
-from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
 from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
+from protokern.runs.data import check_classes, open_data
+from protokern.runs.open import OpenRun, check_pushed, choose_device, open_run
+from protokern.runs.outputs import check_out
 from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.outputs import claim_outputs
 

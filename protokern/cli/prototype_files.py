@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from protokern.cli.run_folder import PROTOTYPES, check_prototypes_folder
 from protokern.data import ImageDataset, Splits
 from protokern.errors import CheckpointError, DataError
 from protokern.explain.boxes import Box
@@ -32,6 +31,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
+from protokern.runs.folder import PROTOTYPES, check_prototypes_folder
 from protokern.storage.files import read_table, replacing_folder, to_json_bytes, translate_write_errors, write_synced
 from protokern.storage.outputs import claim_outputs, list_folder
 

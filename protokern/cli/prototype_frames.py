@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from protokern.cli.prototype_files import PrototypeFiles, PrototypeRecord, PrototypeSource
-from protokern.cli.runs import OpenRun
 from protokern.data import Splits
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.runs.open import OpenRun
 
 _IMAGES = 8  # in memory at a time
 

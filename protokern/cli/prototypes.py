@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from protokern.cli.arguments import add_format_argument, add_frame_argument, add_only_argument, check_count, check_only
-from protokern.cli.out_folders import check_out
 from protokern.cli.prototype_frames import frame_prototypes
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.errors import ConfigError
 from protokern.report.data import PrototypeCard
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.runs.data import open_data
+from protokern.runs.open import OpenRun, check_pushed, open_run
+from protokern.runs.outputs import check_out
 from protokern.storage.outputs import claim_outputs
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from protokern.cli.runs import OpenRun
 from protokern.data import Splits, data_warnings
 from protokern.evaluate import Scores
 from protokern.report.numbers import percent
+from protokern.runs.open import OpenRun
 from protokern.train.quality import answer_warnings, model_warnings
 
 MARK = "warning: "

@@ -8,14 +8,15 @@ from typing import get_args
 
 import torch
 
-from protokern.cli.arguments import add_frame_argument, add_run_arguments, choose_device
+from protokern.cli.arguments import add_frame_argument, add_run_arguments
 from protokern.cli.quality import marked
 from protokern.cli.report_data import collect_report
-from protokern.cli.run_folder import PAGE, claim_page
-from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place, write_report
+from protokern.runs.data import open_data
+from protokern.runs.folder import PAGE, claim_page
+from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.storage.files import translate_write_errors
 
 

@@ -20,7 +20,6 @@ from protokern.cli.report_reasons import (
     choose_local_modifications,
     find_importance,
 )
-from protokern.cli.runs import OpenRun, check_classes, prepare_colours, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
 from protokern.config.run import LARGEST_CONFIG
 from protokern.data import ImageDataset, Splits
@@ -39,10 +38,12 @@ from protokern.report.data import (
     ReportData,
     StageResult,
 )
+from protokern.runs.data import check_classes, prepare_colours
+from protokern.runs.folder import versions
+from protokern.runs.log import read_log
+from protokern.runs.open import OpenRun
 from protokern.storage.files import read_file
-from protokern.train.checkpoint import read_state
 from protokern.train.loaders import ordered_loader
-from protokern.train.logger import read_log
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 
@@ -259,7 +260,7 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
 def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
-    stage = read_state(run.checkpoint).stage.replace("_", " ")
+    stage = run.stage.replace("_", " ")
     num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
     patches: list[tuple[str, str]] = []
     if files is not None:

@@ -9,11 +9,11 @@ from functools import partial
 import torch
 
 from protokern.cli.prototype_files import PrototypeFiles
-from protokern.cli.runs import OpenRun
 from protokern.data import ImageDataset, Splits
 from protokern.explain.framing import drawn_box
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
+from protokern.runs.open import OpenRun
 from protokern.train.loaders import ordered_loader
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protokern.cli.printing import one_line
 from protokern.results.stages import STAGES
-from protokern.train.records import BatchRecord, EpochRecord, FeatureRecord, Notice, Record, StageRecord, StepRecord
+from protokern.runs.log import EpochRecord, Notice, StageRecord
+from protokern.train.records import BatchRecord, FeatureRecord, Record, StepRecord
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, to_json
 
 from protokern.config.data import DataConfig
 from protokern.config.train import PruneConfig, TrainConfig
+from protokern.data.sources import absolute_source
 from protokern.errors import ConfigError
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
@@ -259,3 +260,26 @@ def differing_keys(ours: RunConfig, theirs: RunConfig) -> list[str]:
         for key in {**one[table], **other[table]}
         if key not in one[table] or key not in other[table] or one[table][key] != other[table][key]
     ]
+
+
+def with_data(config: RunConfig, path: str | None) -> RunConfig:
+    """The configuration with --data in place of `data.path`, if it was given; absolute, so that it holds anywhere."""
+    if path is None:
+        return config
+    source = absolute_source(path)
+    check_text("--data", source)
+    return replace(config, data=replace(config.data, path=source))
+
+
+def with_absolute_store(config: RunConfig) -> RunConfig:
+    """The configuration with an absolute `data.feature_store`, if it has one, so that it holds anywhere."""
+    where = feature_store(config)
+    if where is None:
+        return config
+    check_text("data.feature_store", str(where.absolute()))
+    return replace(config, data=replace(config.data, feature_store=str(where.absolute())))
+
+
+def feature_store(config: RunConfig) -> Path | None:
+    """Where the features of a frozen backbone are; None: in the run folder."""
+    return Path(config.data.feature_store) if config.data.feature_store else None

@@ -9,6 +9,9 @@ from collections.abc import Generator, Iterator
 from protokern.errors import TrainingError
 from protokern.evaluate import evaluate
 from protokern.models.build import image_format
+from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord, to_table
+from protokern.runs.progress import Best, set_seed
+from protokern.runs.summary import write_metrics
 from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
 from protokern.train.head_stages import (
     begin_live_stage,
@@ -23,20 +26,8 @@ from protokern.train.head_stages import (
 )
 from protokern.train.live import LivePrototypes
 from protokern.train.loaders import ordered_loader, shuffled_batches
-from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import (
-    BatchRecord,
-    Best,
-    EpochRecord,
-    LoggedRecord,
-    Notice,
-    Record,
-    StageRecord,
-    StepRecord,
-    to_table,
-)
-from protokern.train.resume import set_seed
+from protokern.train.records import BatchRecord, Record, StepRecord
 from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
 from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
 from protokern.train.step import make_forward
@@ -118,7 +109,18 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         if progress.position < len(steps) and run.ranks.any(run.should_stop()):
             raise KeyboardInterrupt
 
-    write_metrics(run.folder / "metrics.json", run)
+    if run.ranks.is_first:
+        _write_summary(run)
+
+
+def _write_summary(run: TrainingRun) -> None:
+    write_metrics(
+        run.folder / "metrics.json",
+        run.progress,
+        num_prototypes=run.model.num_prototypes,
+        num_classes=len(run.classes),
+        seed=run.train.seed,
+    )
 
 
 def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, EpochRecord]:

@@ -17,7 +17,7 @@ from protokern.models import ProtoPool
 from protokern.models.base import PrototypeModel
 from protokern.models.build import build_model
 from protokern.push import PushResult, push_prototypes
-from protokern.train.checkpoint import CheckpointState, save_checkpoint
+from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 
 CLASSES = ("<b>across", "down")
 SIZE = 32

@@ -21,8 +21,8 @@ from protokern.data import SyntheticBirds
 from protokern.explain import explain_image
 from protokern.metrics import MEASURES, similarity_left
 from protokern.models.build import build_model
+from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.storage.outputs import LISTING
-from protokern.train.checkpoint import CheckpointState, save_checkpoint
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
 
 FILES = ["duplicates.csv", "measures.csv", "measures.json"]

@@ -15,7 +15,7 @@ from protokern.cli.main import main
 from protokern.cli.prototype_files import read_prototypes, write_prototypes
 from protokern.cli.prototype_frames import other_image
 from protokern.cli.report import build_report
-from protokern.cli.runs import open_run
+from protokern.runs.open import open_run
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
 
 

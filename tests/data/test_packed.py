@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from protokern.cli.main import main
-from protokern.cli.runs import with_data
 from protokern.config import RunConfig
+from protokern.config.run import with_data
 from protokern.data import open_splits
 from protokern.data.sources import absolute_source
 from protokern.errors import DataError, MissingPackageError

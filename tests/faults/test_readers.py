@@ -25,9 +25,10 @@ from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.open import load_model
+from protokern.runs.progress import Progress
 from protokern.storage.files import CHECKSUM, seal, to_json_bytes
-from protokern.train.checkpoint import find_resumable, load_model, read_state
-from protokern.train.records import Progress
 from tests.cli.pushed_run import PushedRun, make_run
 
 FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,7 +101,7 @@ def test_a_checkpoint_with_another_table(pushed: PushedRun, copy: Path, data: st
     (copy / name).write_bytes(to_json_bytes(seal(replaced(table, data.draw))))
     survive(lambda: load_model(copy))
     survive(lambda: find_resumable(copy))
-    survive(lambda: read_state(copy / "checkpoints" / "push-2"))
+    survive(lambda: read_checkpoint(copy / "checkpoints" / "push-2"))
     shutil.copy(pushed.folder / name, copy / name)
 
 

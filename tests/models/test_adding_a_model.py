@@ -19,8 +19,8 @@ from protokern.errors import ConfigError
 from protokern.explain import explain_image
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, PrototypeModel
-from protokern.train.checkpoint import load_model
-from protokern.train.logger import read_log
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
 from tests.cli.pushed_run import write_photos
 from tests.models.contract import ModelContract
 

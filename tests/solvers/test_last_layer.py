@@ -10,6 +10,7 @@ from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.evaluate import Evaluation
 from protokern.nn import PrototypeClassifier
+from protokern.runs.log import Notice, StageRecord
 from protokern.solvers.choice import Candidate, choose
 from protokern.solvers.last_layer import (
     LastLayerInputs,
@@ -23,7 +24,6 @@ from protokern.train import head_stages
 from protokern.train.loaders import ordered_loader
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import Notice, StageRecord
 from tests.train.toy import Squares, toy_config, toy_run
 
 CONFIG = TrainConfig(last_layer_epochs=30, last_layer_lr=0.05, batch_size=8, l1=1e-3)

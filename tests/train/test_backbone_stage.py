@@ -9,7 +9,7 @@ from protokern.config.train import TrainConfig
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.features import FeatureStore
 from protokern.models.build import build_model
-from protokern.train.checkpoint import load_model
+from protokern.runs.open import load_model
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
 

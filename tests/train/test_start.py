@@ -11,10 +11,11 @@ from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
 from protokern.ranks import SINGLE
-from protokern.train.checkpoint import find_resumable
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import StageRecord
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StageRecord
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
 from protokern.train.start import choose_images, find_starts
 
@@ -121,7 +122,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(config, tmp_path) -> N
             run.should_stop = lambda: True
             break
     stopped = toy_run(tmp_path / "stopped", config)
-    resume_run(stopped, find_resumable(stopped.folder))
+    resume_run(stopped, read_checkpoint(find_resumable(stopped.folder)))
     list(train(stopped))
     assert sources(stopped) == sources(whole)
     for name, value in weights(whole).items():

@@ -3,15 +3,77 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from protokern.errors import CheckpointError
+from protokern.results.stages import Stage
 from protokern.storage.files import LARGEST_TABLE, append_line, check_format, read_file, write_file
-from protokern.train.records import LoggedRecord, to_table
 
 LOG_FORMAT = "protokern-log-1"
 _HEADER = json.dumps({"kind": "format", "format": LOG_FORMAT})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochRecord:
+    """One epoch of training. Losses are means per image, accuracies in [0, 1], `seconds` include the validation.
+
+    `terms` are those of the model's loss, before they are multiplied by their coefficients.
+    """
+
+    kind: ClassVar[str] = "epoch"
+
+    stage: Stage
+    epoch: int
+    seconds: float
+    images: int
+    loss: float
+    terms: dict[str, float]
+    accuracy: float
+    val_accuracy: float
+    val_loss: float
+    learning_rates: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """What a stage leaves behind, measured on the validation and the test split.
+
+    Attributes:
+        stage: "joint", "hardening" or "warm" stands for the best joint or hardening epoch, or the last warm one, as
+            restored before the push.
+        epoch: 0-based training epoch that the weights come from.
+        num_prototypes: after the stage.
+        details: what only this kind of stage has.
+    """
+
+    kind: ClassVar[str] = "stage"
+
+    stage: Stage
+    epoch: int
+    num_prototypes: int
+    val_accuracy: float
+    val_loss: float
+    test_accuracy: float
+    details: dict[str, float | int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """Something a person should know, in one line."""
+
+    kind: ClassVar[str] = "notice"
+
+    text: str
+
+
+LoggedRecord = EpochRecord | StageRecord | Notice
+
+
+def to_table(record: LoggedRecord) -> dict[str, Any]:
+    """A record's fields and its kind, as the log holds them."""
+    return {"kind": record.kind, **asdict(record)}
 
 
 def append_record(path: Path, record: LoggedRecord) -> None:

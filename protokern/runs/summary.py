@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from protokern.results.stages import STAGES
+from protokern.runs.progress import Progress
 from protokern.storage.files import to_json_bytes, write_file
-from protokern.train.run import TrainingRun
 
 FORMAT = "protokern-metrics-1"
 
 
-def summarise(run: TrainingRun) -> dict[str, Any]:
+def summarise(progress: Progress, *, num_prototypes: int, num_classes: int, seed: int) -> dict[str, Any]:
     """Accuracies after each stage that led to the final weights, prototypes, seconds and images."""
-    progress = run.progress
     stages = {
         STAGES[result["stage"]].summary: {
             "val": result["val_accuracy"],
@@ -28,16 +27,20 @@ def summarise(run: TrainingRun) -> dict[str, Any]:
     return {
         "accuracy": final["test"],
         "stages": stages,
-        "prototypes": run.model.num_prototypes,
-        "classes": len(run.classes),
+        "prototypes": num_prototypes,
+        "classes": num_classes,
         "epoch": progress.epoch,
         "images": progress.images,
         "seconds": {stage: round(seconds, 3) for stage, seconds in progress.seconds.items()},
-        "seed": run.train.seed,
+        "seed": seed,
     }
 
 
-def write_metrics(path: Path, run: TrainingRun) -> None:
-    """Write the summary of a finished run; the first of several ranks does it."""
-    if run.ranks.is_first:
-        write_file(path, to_json_bytes({"format": FORMAT, **summarise(run)}))
+def write_metrics(path: Path, progress: Progress, *, num_prototypes: int, num_classes: int, seed: int) -> None:
+    """Write the summary of a finished run.
+
+    Raises:
+        CheckpointError: the disk is full or refuses.
+    """
+    summary = summarise(progress, num_prototypes=num_prototypes, num_classes=num_classes, seed=seed)
+    write_file(path, to_json_bytes({"format": FORMAT, **summary}))

@@ -5,8 +5,7 @@ import os
 import pytest
 
 from protokern.errors import CheckpointError
-from protokern.train.logger import append_record, read_log, truncate_log
-from protokern.train.records import Notice, StageRecord
+from protokern.runs.log import Notice, StageRecord, append_record, read_log, truncate_log
 
 PUSH = StageRecord(
     stage="push", epoch=3, num_prototypes=6, val_accuracy=0.5, val_loss=1.5, test_accuracy=0.25, details={"moved": 1}

@@ -7,22 +7,22 @@ import torch
 
 from protokern.errors import CheckpointError
 from protokern.push import PushResult
-from protokern.storage import files
-from protokern.train.checkpoint import (
+from protokern.runs.checkpoints import (
     CheckpointState,
     find_checkpoint,
     find_resumable,
-    load_model,
     push_from_table,
     push_to_table,
     read_state,
     read_tensors,
     save_checkpoint,
 )
-from protokern.train.checkpoint_index import checkpoints_folder
+from protokern.runs.checkpoint_index import checkpoints_folder
+from protokern.runs.open import load_model
+from protokern.storage import files
 
-from .tampering import change_table, change_tensors
-from .toy import CLASSES, toy_config, toy_run
+from tests.train.tampering import change_table, change_tensors
+from tests.train.toy import CLASSES, toy_config, toy_run
 
 PUSH = PushResult(
     image=torch.tensor([4, -1, 2, 0, 1, 3]),
@@ -81,7 +81,7 @@ def test_loading_reads_no_file_of_pretrained_weights(tmp_path) -> None:
 
 
 def test_where_prototypes_come_from_is_kept_exactly(run) -> None:
-    state = read_state(save(run, "push-4", push=PUSH))
+    state = read_checkpoint(save(run, "push-4", push=PUSH)).state
     assert state.push is not None
     for name in ("image", "patch", "distance", "label"):
         assert torch.equal(getattr(state.push, name), getattr(PUSH, name)), name
@@ -127,7 +127,7 @@ def test_a_folder_that_a_kill_kept_out_of_the_index_is_written_anew(run) -> None
     unnamed.mkdir()
     (unnamed / "state.json").write_text("half")
     assert save(run, "joint-2") == unnamed
-    assert read_state(unnamed).stage == "joint"
+    assert read_checkpoint(unnamed).state.stage == "joint"
 
 
 def test_what_somebody_put_into_a_checkpoint_stays(run) -> None:
@@ -329,7 +329,7 @@ def test_a_flipped_bit_in_the_tensors_is_found(run, name) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name}: is not whole: its checksum differs from what was written"):
-        read_tensors(path, at_most=10**8)
+        read_checkpoint(path.parent).read_tensors(name, at_most=10**8)
 
 
 def test_no_pickle_is_written(run) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from protokern.cli.main import main
 from protokern.errors import TrainingError
-from protokern.train.checkpoint import find_checkpoint, read_state
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_checkpoint, read_checkpoint
+from protokern.runs.log import read_log
 
 SETTINGS = ["model.backbone=tiny", "model.weights=none", "model.prototype_dim=8", "data.image_size=16"]
 SETTINGS += ["data.birds_train=2", "data.birds_val=1", "data.birds_test=1", "data.birds_classes=2"]
@@ -68,7 +68,7 @@ def test_a_start_that_failed_or_was_killed_is_made_again(
     checkpoint = find_checkpoint(begun)
     assert checkpoint.name == "init-0"
     assert [path.name for path in sorted(checkpoint.parent.iterdir())] == ["init-0", "latest.json"]
-    assert read_state(checkpoint).config["train"]["seed"] == int(change[-1])
+    assert read_checkpoint(checkpoint).state.config["train"]["seed"] == int(change[-1])
     (about_data,) = (one for one in read_log(begun / "log.jsonl") if one["text"].startswith("synthetic birds: "))
     assert about_data["kind"] == "notice"
     assert not list(begun.glob(".*.tmp"))

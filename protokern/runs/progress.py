@@ -1,15 +1,82 @@
-"""Optimizer and random-number states as named tensors, there and back. Seeds."""
+"""Where a run stands, so that it goes on as if it had never stopped: its progress as a table; the states of optimizer
+and random numbers as named tensors, there and back; seeds."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from protokern.errors import CheckpointError
+from protokern.results.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best weights so far by the validation split: accuracy, then cross entropy."""
+
+    checkpoint: str
+    epoch: int
+    accuracy: float
+    loss: float
+
+    def is_beaten_by(self, accuracy: float, loss: float) -> bool:
+        """Whether another result is better."""
+        return (accuracy, -loss) > (self.accuracy, -self.loss)
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """Where a run stands; saved with every checkpoint, so that a run goes on as if it had never stopped.
+
+    Attributes:
+        position: index in the plan of the step to do next.
+        batch: batches of that step that are done already.
+        epoch: training epoch that the present weights come from; -1 before the first.
+        optimizer_stage: stage of the optimizer in use.
+        images: in each split, to notice other data.
+        names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
+        sums: running sums of an epoch that is not finished.
+        best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
+        best_live: best epoch of the live stage at hand, counted from 1; 0: the push before it.
+        best_pushed: best last-layer stage.
+        waited: joint or hardening epochs since `best_joint` changed.
+        seconds: spent in each stage.
+        results: StageRecords as tables, one list entry each, in order.
+        log_lines: lines of the log when the checkpoint was written.
+    """
+
+    position: int = 0
+    batch: int = 0
+    epoch: int = -1
+    optimizer_stage: Stage | None = None
+    images: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    best_joint: Best | None = None
+    best_live: Best | None = None
+    best_pushed: Best | None = None
+    waited: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    log_lines: int = 0
+
+    def to_table(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Progress:
+        """The opposite of `to_table`."""
+        values = {**table, "names": dict(table.get("names", {}))}
+        for name in ("best_joint", "best_live", "best_pushed"):
+            values[name] = Best(**values[name]) if values.get(name) else None  # older files lack the second
+        return cls(**values)
 
 
 def set_seed(seed: int, position: int) -> None:

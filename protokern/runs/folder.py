@@ -1,24 +1,39 @@
-"""The folder of a new run: whether it may become one, and how a training that got nowhere is begun anew in it."""
+"""The folder of a run: whether it may become one, its run.toml, new and resumed, and who wrote it."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
+import subprocess
 import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from protokern.cli.out_folders import KEPT_FOLDERS, check_outside_data, is_inside
-from protokern.cli.own_split_file import SPLIT_FILE, is_own_split_file
-from protokern.cli.runs import data_folder, feature_store
-from protokern.config import RunConfig, config_to_toml, load_config
-from protokern.config.run import LARGEST_CONFIG, MADE_BY, RUN_FORMAT
-from protokern.errors import CheckpointError, ProtokernError
+import torch
+
+import protokern
+from protokern.config import RunConfig, config_to_dict, config_to_toml, differing_keys, load_config, parse_config
+from protokern.config.run import (
+    LARGEST_CONFIG,
+    MADE_BY,
+    RUN_FORMAT,
+    feature_store,
+    with_absolute_store,
+    with_data,
+    with_old_defaults,
+)
+from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.features import check_store_place
+from protokern.runs.checkpoint_index import INDEX_FILE, checkpoint_folder, checkpoints_folder, read_index, remove_index
+from protokern.runs.checkpoints import Checkpoint, strangers_in
+from protokern.runs.data import data_folder
+from protokern.runs.outputs import KEPT_FOLDERS, check_outside_data, is_inside
+from protokern.runs.split import SPLIT_FILE, is_own_split_file
 from protokern.storage.files import read_file, remove_folder
 from protokern.storage.names import left_by_a_dead_process
 from protokern.storage.outputs import Outputs, check_whole_folder, claim_outputs
-from protokern.train.checkpoint import strangers_in
-from protokern.train.checkpoint_index import checkpoint_folder, checkpoints_folder, read_index, remove_index
 
 RUN_FILE = "run.toml"
 FIRST_CHECKPOINT = "init-0"
@@ -27,6 +42,16 @@ PROTOTYPES = "prototypes"  # who writes RUN/prototypes: several commands do
 _OF_PROTOTYPES = re.compile(r"prototypes\.json|\d{4,}-(image|box|heat)\.png")
 _BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what there is before the first step is done
 _PLACES = (RUN_FILE, "log.jsonl", "metrics.json", SPLIT_FILE, *KEPT_FOLDERS)
+# Where the images are, how they are read and how a step is computed may change between a run and its resumption.
+_MAY_CHANGE_ON_RESUME = (
+    "data.path",
+    "data.workers",
+    "data.cache",
+    "data.max_image_pixels",
+    "data.feature_store",
+    "train.accumulation",
+    "train.compile",
+)
 
 
 def check_new_run(folder: Path, config: RunConfig) -> None:
@@ -119,7 +144,7 @@ def got_nowhere(folder: Path) -> bool:
     except ProtokernError:
         return False
     names = {path.name for path in checkpoints.iterdir()} if checkpoints.is_dir() else set()
-    others = {name for name in names if left_by_a_dead_process(name) is None} - {FIRST_CHECKPOINT, "latest.json"}
+    others = {name for name in names if left_by_a_dead_process(name) is None} - {FIRST_CHECKPOINT, INDEX_FILE}
     return not (others or strangers_in(checkpoints / FIRST_CHECKPOINT)) and {*index.written} <= {FIRST_CHECKPOINT}
 
 
@@ -140,3 +165,91 @@ def forget_first_checkpoint(folder: Path) -> None:
     if checkpoints_folder(folder).is_dir():
         remove_index(folder)
         remove_folder(checkpoint_folder(folder, FIRST_CHECKPOINT))
+
+
+def new_config(folder: Path, file: str | None, changes: Sequence[str], data: str | None) -> RunConfig:
+    """The configuration of a run that may begin in `folder`.
+
+    Args:
+        folder: need not exist.
+        file: of settings, TOML; None: the defaults.
+        changes: `--set`s.
+        data: a data folder in place of that of the settings.
+
+    Raises:
+        ConfigError: the settings are wrong.
+        CheckpointError: the folder holds a run, or something where one would write.
+        DataError: something else is where the features will be.
+    """
+    check_vacant(folder)
+    config = with_absolute_store(with_data(load_config(file, changes), data))
+    check_new_run(folder, config)
+    return config
+
+
+def resumed_config(folder: Path, file: str | None, changes: Sequence[str], data: str | None) -> RunConfig:
+    """The configuration of the run in `folder`; what is given again, as in `new_config`, must agree with it.
+
+    Raises:
+        ConfigError: it does not.
+        CheckpointError: there is no run.
+    """
+    run_file = folder / RUN_FILE
+    if not run_file.exists():
+        raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
+    before = load_config(run_file)
+    config = with_data(load_config(file or run_file, changes), data or before.data.path or None)
+    check_results(folder)
+    if config.data.grey_range == "auto":  # which was measured when the run began
+        config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))
+    changed = [key for key in differing_keys(before, config) if key not in _MAY_CHANGE_ON_RESUME]
+    if changed:
+        old, new = (_value_of(one, changed[0]) for one in (before, config))
+        raise ConfigError(
+            f"{changed[0]}: must stay {old!r}, as in {run_file}, to resume; got {new!r}. "
+            "Leave it out, or start a new run in another folder."
+        )
+    return with_absolute_store(config)
+
+
+def check_agreement(run_file: Path, config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raise a CheckpointError unless a run.toml is what a checkpoint was trained with.
+
+    One that was changed, by hand or by a failing disk, would silently go on with another training.
+    """
+    trained = parse_config(with_old_defaults(checkpoint.state.config))
+    changed = [key for key in differing_keys(trained, config) if key not in _MAY_CHANGE_ON_RESUME]
+    if changed:
+        old, new = (_value_of(one, changed[0]) for one in (trained, config))
+        raise CheckpointError(
+            f"{run_file}: must say what {checkpoint.folder.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
+            "Write it back, or start a new run in another folder."
+        )
+
+
+def _value_of(config: RunConfig, key: str) -> object:
+    table, name = key.split(".")
+    return config_to_dict(config)[table][name]
+
+
+def versions() -> dict[str, str]:
+    """Who wrote a run: the package, its commit if it is a checkout, and what it ran on."""
+    made_by = {
+        "protokern": protokern.__version__,
+        "git": git_commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    return {name: version for name, version in made_by.items() if version}
+
+
+def git_commit() -> str:
+    """The commit of the checkout the package is in, with "+" when files differ; empty outside of one."""
+    root = Path(protokern.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -15,16 +15,14 @@ import numpy as np
 from PIL import Image
 
 from protokern.data.account import PassedOver, counted, describe_account, listed
-from protokern.data.augment import Augmentation, find_augmentation
+from protokern.data.augment import Augmentation
 from protokern.data.copies import LOOK
 from protokern.data.dataset import OwnSplit, Sample, Splits
 from protokern.data.decode import (
-    DEFAULT,
     PhotoFacts,
     ReadOptions,
     inspect_photo,
     is_deep_photo,
-    parse_image_size,
     read_pixels,
 )
 from protokern.data.grey import AUTO, describe_range, measure_range
@@ -42,16 +40,16 @@ ON_UNREADABLE = ("stop", "skip")
 def open_photo_folder(
     root: Path,
     *,
-    image_size: int | tuple[int, int],
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    augmentation: str | Augmentation | None = "protopnet",
-    on_unreadable: str = "stop",
-    cache: str = "none",
-    reading: ReadOptions = DEFAULT,
-    checked_part: tuple[int, int] = (0, 1),
-    own_split: OwnSplit | None = None,
+    image_size: tuple[int, int],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    augmentation: Augmentation | None,
+    on_unreadable: str,
+    cache: str,
+    reading: ReadOptions,
+    checked_part: tuple[int, int],
+    own_split: OwnSplit | None,
 ) -> Splits:
     """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
 
@@ -68,7 +66,6 @@ def open_photo_folder(
         DataError: the folder cannot be used as it is; the message says what to do.
         ValueError: an argument is out of range.
     """
-    size, views = parse_image_size(image_size), find_augmentation(augmentation)
     _check_arguments(on_unreadable, val_fraction=val_fraction, test_fraction=test_fraction)
     draw = partial(draw_split, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     gathered = _gather(root, on_unreadable, reading, checked_part, draw, own_split)
@@ -80,15 +77,13 @@ def open_photo_folder(
     open_photos = partial(
         PhotoDataset,
         root=root,
-        image_size=size,
+        image_size=image_size,
         seed=seed,
         cache=cache,
-        max_pixels=reading.max_pixels,
-        channels=reading.channels,
-        grey_range=reading.grey_range,
+        reading=reading,
         has_deep_images=any(one.values is not None for one in gathered.facts.values()),
     )
-    train = open_photos(samples["train"], classes, augmentation=views)
+    train = open_photos(samples["train"], classes, augmentation=augmentation)
     return Splits(
         train=train,
         push=train.without_augmentation(),

@@ -50,20 +50,20 @@ def find_images(root: Path, passed: PassedOver) -> Found:
     folders = _split_folders(root)
     if folders:
         _check_for_table(root, folders["train"])
-        scanned = {name: find_samples(folder, passed) for name, folder in folders.items()}
+        scanned = {name: _find_samples(folder, passed) for name, folder in folders.items()}
         classes = scanned["train"][1]
         for name, (_, split_classes) in scanned.items():
-            check_same_classes(classes, split_classes, folders[name])
+            _check_same_classes(classes, split_classes, folders[name])
         found = {}
         for name, (split_samples, split_classes) in scanned.items():
             index = class_indices(classes, split_classes)
             found[name] = [(path, index[label]) for path, label in split_samples]
-        pass_beside(root, list(folders.values()), passed)
+        _pass_beside(root, list(folders.values()), passed)
     else:
         _check_classes_of(root)
-        pass_beside(root, [entry for entry in sorted(root.iterdir()) if entry.is_dir()], passed)
+        _pass_beside(root, [entry for entry in sorted(root.iterdir()) if entry.is_dir()], passed)
         found = {}
-        found[ALL], classes = find_samples(root, passed, has_files=True)
+        found[ALL], classes = _find_samples(root, passed, has_files=True)
     samples, notes = check_links(root, found, classes, passed)
     similar = pairs_within(classes)
     if similar:
@@ -110,7 +110,7 @@ _ADVICE = "Give the folder that holds train/ and test/, or one folder for each c
 
 
 def _missing_message(root: Path, inside: Sequence[str], lacking: Sequence[str]) -> str:
-    table = tables_message(root)
+    table = _tables_message(root)
     if table is not None and len(inside) < 2:
         return table
     found = f"the folders {', '.join(inside[:10])}" if inside else "no folder"
@@ -151,15 +151,15 @@ def _check_classes_of(root: Path) -> None:
                 f"data: must be one data folder; got {root}, in which {entry.name}/ holds {listed(splits)}. "
                 f"Give {entry}."
             )
-    if sum(num_files(entry) > 0 for entry in inside) < 2:
-        table = tables_message(root)
+    if sum(_num_files(entry) > 0 for entry in inside) < 2:
+        table = _tables_message(root)
         if table is not None:
             raise DataError(table)
 
 
 def _check_for_table(root: Path, train: Path) -> None:
     """Refuse images without class folders whose labels are in a table beside train/."""
-    table = tables_message(root)
+    table = _tables_message(root)
     if table is not None and not any(entry.is_dir() and not is_ignored(entry.name) for entry in train.iterdir()):
         raise DataError(table)
 
@@ -175,7 +175,7 @@ def _kind_of(path: Path) -> str:
     return f" ({said})" if "archive" in said else ""
 
 
-def find_samples(split: Path, passed: PassedOver, *, has_files: bool = False) -> tuple[list[Sample], list[str]]:
+def _find_samples(split: Path, passed: PassedOver, *, has_files: bool = False) -> tuple[list[Sample], list[str]]:
     """List the files of one folder of class folders.
 
     Files in sub-folders of a class belong to the class. Hidden names, Thumbs.db and desktop.ini are passed over.
@@ -229,7 +229,7 @@ def no_images_message(split: Path, classes: Sequence[str]) -> str:
     )
 
 
-def check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
+def _check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
     """Raise a DataError unless both splits have the same class folders, whatever the form of accents in their names."""
     missing, extra = (
         [name for name in one if composed(name) not in {composed(name) for name in rest}]
@@ -247,18 +247,18 @@ def check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) 
     )
 
 
-def pass_beside(root: Path, taken: Sequence[Path], passed: PassedOver) -> None:
+def _pass_beside(root: Path, taken: Sequence[Path], passed: PassedOver) -> None:
     """Count what lies in the data folder beside the folders that are `taken`."""
     for entry in _listing(root):
         if _pass_hidden(entry, passed) or entry in taken:
             continue
         if entry.is_dir():
-            passed.add("in folders that are no split", f"{entry.name}/", num_files(entry))
+            passed.add("in folders that are no split", f"{entry.name}/", _num_files(entry))
         else:
             passed.add("beside the folders", entry.name)
 
 
-def tables_message(root: Path) -> str | None:
+def _tables_message(root: Path) -> str | None:
     """What to say where a folder has a table of labels, and no class folders; None where it has none."""
     tables = [entry.name for entry in _listing(root) if entry.is_file() and entry.suffix.lower() in _TABLES]
     if not tables:
@@ -287,11 +287,11 @@ def _pass_hidden(entry: Path, passed: PassedOver) -> bool:
     if not is_ignored(entry.name):
         return False
     is_folder = entry.is_dir() and not entry.is_symlink()
-    passed.add(HIDDEN, f"{entry.name}/" if is_folder else entry.name, num_files(entry) if is_folder else 1)
+    passed.add(HIDDEN, f"{entry.name}/" if is_folder else entry.name, _num_files(entry) if is_folder else 1)
     return True
 
 
-def num_files(folder: Path) -> int:
+def _num_files(folder: Path) -> int:
     """Of files at any depth, links to folders not followed."""
     return sum(len(names) for _, _, names in os.walk(folder))
 

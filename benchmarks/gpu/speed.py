@@ -14,13 +14,12 @@ import torch
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.smoke_table import broken
 from benchmarks.gpu.worker import Result
-from benchmarks.ops.cases import CASES, FULL
+from benchmarks.ops.cases import CASES, FULL, Point
 from benchmarks.ops.cuda import Cuda, open_cuda
 from benchmarks.ops.devices import Cpu, Device
 from benchmarks.ops.memory import make_row as make_memory_row
 from benchmarks.ops.memory import measure_apart, measure_on_cuda
 from benchmarks.ops.point import Plan, run_point
-from benchmarks.ops.points import Point
 from benchmarks.ops.providers import COMPILED, PRECISIONS, first_line
 from benchmarks.ops.run import our_backends
 from benchmarks.pages.show import show_missing, show_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.ops.inputs import Inputs
+from benchmarks.ops.cases import Inputs
 from benchmarks.ops.ops import Op
 from benchmarks.ops.providers import Provider, make_call
 

@@ -1,9 +1,14 @@
-"""The shapes that are measured, by name. Every provider gets the same tensors for a case (inputs.py)."""
+"""What is measured: the shapes by name, their tensors, and the comparisons of a run that is not told which."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +99,100 @@ CASES = {
         Case(name="small", images=64, depth=128, height=5, width=5, prototypes=100),
     )
 }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every provider is given.
+
+    Attributes:
+        features: (B, D, H, W) float32 in the case's memory layout; a leaf.
+        prototypes: (P, D) float32; a leaf. Half of them are exact patches, as after a push.
+        grad: (B, P) float32, the gradient that arrives from above.
+    """
+
+    features: Tensor
+    prototypes: Tensor
+    grad: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.features, self.prototypes))
+
+
+def make_inputs(case: Case, *, requires_grad: bool, seed: int = 0, device: torch.device = CPU) -> Inputs:
+    """The tensors of a case; the numbers depend on the seed alone, not on the device.
+
+    They are in the range that a sigmoid gives and never zeros: arithmetic on zeros is faster than real.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(case.images, case.depth, case.height, case.width, generator=generator)
+    patches = features.permute(0, 2, 3, 1).reshape(-1, case.depth)  # (N, D)
+    prototypes = torch.rand(case.prototypes, case.depth, generator=generator)
+    pushed = torch.randint(patches.shape[0], (case.prototypes // 2,), generator=generator)
+    prototypes[: len(pushed)] = patches[pushed]
+    grad = torch.randn(case.images, case.prototypes, generator=generator)
+    if case.layout == "channels_last":
+        features = features.contiguous(memory_format=torch.channels_last)
+    features, prototypes, grad = (tensor.to(device) for tensor in (features, prototypes, grad))
+    return Inputs(features.requires_grad_(requires_grad), prototypes.requires_grad_(requires_grad), grad)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One comparison of all providers.
+
+    Attributes:
+        threads: for every provider; None for as many as torch has. Means nothing on CUDA.
+        only: the peers that take part; None for everyone asked for.
+        without: peers that do not.
+    """
+
+    op: str
+    case: str
+    mode: str
+    threads: int | None = None
+    only: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.op} {self.mode} {self.case}{threads}"
+
+    def takes(self, peer: str) -> bool:
+        return peer not in self.without and (self.only is None or peer in self.only)
+
+
+def both_modes(op: str, *cases: str) -> tuple[Point, ...]:
+    return tuple(Point(op, case, mode) for case in cases for mode in ("fwd", "full"))
+
+
+# The shapes of the full cases, with fewer images where a processor would need minutes.
+LARGE = ("cub200", "grid14", "resnet14-b16", "imagenet14-b8", "vit16-b8")
+WIDE = ("segment190", "pool202-b16")
+# Takes seconds a call on a processor, and half a minute to compile for each depth.
+SLOW = ("pykeops",)
+
+CPU_POINTS = (
+    *both_modes("min_distance", "cub200"),
+    *(Point("min_distance", "grid14", mode, without=SLOW) for mode in ("fwd", "full")),
+    *(Point("min_distance", "cub200-nhwc", mode, without=SLOW) for mode in ("fwd", "full")),
+    *both_modes("min_distance", "pool202-b16", "small", "segment190"),
+    *(Point("min_distance", case, "fwd", without=SLOW) for case in ("resnet14-b16", "imagenet14-b8", "vit16-b8")),
+    *(Point("min_distance", case, "fwd", 1, ("mm",)) for case in (*LARGE, *WIDE)),
+    *both_modes("prototype_pool", "cub200"),
+    *both_modes("mean_activation", "pool202-b16"),
+    *both_modes("topk_pool", "cub200"),
+)
+CUDA_POINTS = (
+    *both_modes("min_distance", *(case.name for case in FULL)),
+    *both_modes("prototype_pool", "cub200"),
+    *both_modes("mean_activation", "pool202"),
+    *both_modes("topk_pool", "cub200"),
+)
+# Enough to hold one instruction set to its own peak: PROTOKERN_ISA=avx512 python -m benchmarks ops --set isa
+ISA_POINTS = tuple(
+    Point("min_distance", case, "fwd", threads, ("mm",)) for threads in (None, 1) for case in (*LARGE, *WIDE)
+)
+SETS = {"standard": CPU_POINTS, "isa": ISA_POINTS}

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.ops.inputs import Inputs
+from benchmarks.ops.cases import Inputs
 from benchmarks.ops.machine import Machine, describe
 from benchmarks.ops.peak import Limit, copy_limit, product_limit
 from benchmarks.ops.providers import PRECISIONS, Missing, Provider, first_line, set_torch_flags

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.ops.inputs import Inputs
+from benchmarks.ops.cases import Inputs
 from benchmarks.ops.machine import Machine, describe
 from benchmarks.ops.peak import Limit, PeakProbe, copy_limit
 from benchmarks.ops.providers import Missing, Provider, set_torch_flags

@@ -17,18 +17,18 @@ class RedGateError(RuntimeError):
     """The tests of the op fail, so its speed means nothing."""
 
 
-def op_tests(op: str, device: str = "cpu") -> Path:
+def op_tests(op: str, device: str = "cpu", root: Path = ROOT) -> Path:
     """The tests of one op on the processor; on CUDA one file has those of all."""
-    return ROOT / "tests" / ("gpu/test_ops.py" if device == "cuda" else f"kernels/test_{op}.py")
+    return root / "tests" / ("gpu/test_ops.py" if device == "cuda" else f"kernels/test_{op}.py")
 
 
-def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = SECONDS) -> None:
-    """Run the tests in a process of their own: on CUDA those that need it, on the CPU the others.
+def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = SECONDS, root: Path = ROOT) -> None:
+    """Run tests of the tree `root` in a process of their own: on CUDA those that need it, on the CPU the others.
 
     Raises:
         RedGateError: a test failed, there is none, or they took longer than `seconds`.
     """
-    names = ", ".join(path.name for path in tests)
+    names = ", ".join(path.name for path in tests) + ("" if root == ROOT else f" of {root.name}")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short"]
     # As in `make test-gpu`: versions there are whatever the machine has, so warnings are no errors. Triton compiles
     # in every test, on one core each.
@@ -40,7 +40,7 @@ def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = S
     try:
         result = subprocess.run(
             [*command, *map(str, tests)],
-            cwd=ROOT,
+            cwd=root,
             env=environment,
             capture_output=True,
             text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,15 +92,6 @@ class OtherWork:
     cores: float = 0.0
 
 
-@contextmanager
-def watch_others() -> Iterator[OtherWork]:
-    seen = OtherWork()
-    all_before, own_before, start = busy_seconds(), own_seconds(), time.perf_counter()
-    yield seen
-    elapsed = time.perf_counter() - start
-    seen.cores = max(0.0, (busy_seconds() - all_before) - (own_seconds() - own_before)) / elapsed
-
-
 def busy_seconds() -> float:
     """CPU seconds of the whole machine since it started, time taken by the host (steal) included, idle left out."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = (
@@ -113,3 +104,13 @@ def own_seconds() -> float:
     """CPU seconds of this process and of those it started and has waited for."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+@contextmanager
+def watch_others(own: Callable[[], float] = own_seconds) -> Iterator[OtherWork]:
+    """`own` gives the CPU seconds of the work that is measured."""
+    seen = OtherWork()
+    all_before, own_before, start = busy_seconds(), own(), time.perf_counter()
+    yield seen
+    elapsed = time.perf_counter() - start
+    seen.cores = max(0.0, (busy_seconds() - all_before) - (own() - own_before)) / elapsed

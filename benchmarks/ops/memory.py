@@ -22,10 +22,9 @@ from torch import Tensor
 
 import protokern
 from benchmarks.commit import ROOT
-from benchmarks.ops.cases import CASES, Case
+from benchmarks.ops.cases import CASES, Case, Inputs, make_inputs
 from benchmarks.ops.cuda import Driver, open_cuda
 from benchmarks.ops.devices import Cpu, Device
-from benchmarks.ops.inputs import Inputs, make_inputs
 from benchmarks.ops.machine import Machine, settle, watch_others
 from benchmarks.ops.ops import OPS
 from benchmarks.ops.peers import TORCH_PEERS, Compute

@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from benchmarks.ops.answers import WrongAnswerError, check_answer, exact_answer
-from benchmarks.ops.cases import CASES, Case
+from benchmarks.ops.cases import CASES, Case, Inputs, Point, make_inputs
 from benchmarks.ops.devices import Device, peak_name
-from benchmarks.ops.inputs import Inputs, make_inputs
 from benchmarks.ops.libraries import MissingPeerError
-from benchmarks.ops.lines import output_buffer
 from benchmarks.ops.machine import Machine, watch_others
 from benchmarks.ops.ops import OPS, Op
 from benchmarks.ops.peak import Limit
-from benchmarks.ops.points import Point
+from benchmarks.ops.peers import output_buffer
 from benchmarks.ops.providers import COMPILED, Missing, Provider, build_providers, describe_flags
 from benchmarks.ops.tiles import tiles_of
 from benchmarks.ops.timing import Timed, Timing, measure

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmarks.ops.inputs import Inputs
+from benchmarks.ops.cases import Inputs
 from benchmarks.ops.libraries import LIBRARIES, MissingPeerError
-from benchmarks.ops.lines import LINES
 from benchmarks.ops.ops import Op
-from benchmarks.ops.peers import NEAREST_ONLY, TORCH_PEERS, Compute, matmul
+from benchmarks.ops.peers import LINES, NEAREST_ONLY, TORCH_PEERS, Compute, matmul
 
 MODES = ("fwd", "full")
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 import protokern
-from benchmarks.ops import cuda, gate
-from benchmarks.ops.cases import CASES
+from benchmarks.ops import base, cuda, gate
+from benchmarks.ops.cases import CASES, CUDA_POINTS, SETS, Point
 from benchmarks.ops.devices import Cpu, Device
 from benchmarks.ops.machine import settle
 from benchmarks.ops.ops import OPS
 from benchmarks.ops.point import Plan, run_point
-from benchmarks.ops.points import CUDA_POINTS, SETS, Point
 from benchmarks.ops.providers import ALL_PEERS, MODES, PRECISIONS, Missing
 from benchmarks.pages.results import SPEED, append_rows
 from benchmarks.pages.rows import SpeedRow
@@ -39,6 +38,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=7.0, help="after so many, nothing new is begun")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=SPEED, help="CSV file that the rows are added to")
+    parser.add_argument("--base", metavar="REV", help="compare ours with those of this revision; nothing is stored")
     parser.add_argument("--smoke", action="store_true", help="the tiny case, few rounds, no gate, nothing stored")
     return parser.parse_args(argv)
 
@@ -154,7 +154,9 @@ def run_all(arguments: argparse.Namespace, device: Device) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    make_points(arguments)  # a wrong name ends the run before any waiting
+    points = make_points(arguments)  # a wrong name ends the run before any waiting
+    if arguments.base is not None:
+        return base.run(arguments, *make_plan(arguments), points)
     device = open_device(arguments.device)
     settle(0 if arguments.smoke or arguments.device == "cuda" else arguments.settle)
     cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from benchmarks.ops.cases import Case
-from protokern.kernels.triton_common.configs import Row, row_for
+
+if TYPE_CHECKING:
+    from protokern.kernels.triton_common.configs import Row
 
 # The op of the table whose tiles an op takes.
 TABLE_OPS = {
@@ -20,6 +24,9 @@ def tiles_of(op: str, case: Case, precision: str, isa: str) -> str:
     """Before they are made to fit the device and the problem; empty for what is no CUDA architecture."""
     if not isa.startswith("sm_"):
         return ""
+    # Not above: other revisions, which are compared with this one, may lack it.
+    from protokern.kernels.triton_common.configs import row_for
+
     arch = int(isa.removeprefix("sm_"))
     positions = case.height * case.width
     return in_words(row_for(TABLE_OPS[op], arch, torch.float32, precision, case.depth, positions, case.prototypes))

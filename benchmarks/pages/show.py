@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 from benchmarks.ops.cases import CASES
 from benchmarks.ops.providers import Missing
-from benchmarks.pages.rows import SpeedRow
+from benchmarks.pages.rows import Measurement, SpeedRow
 
 TITLES = ("p20 ms", "p50 ms", "p80 ms", "rounds", "GFLOP/s", "of peak", "of floor", "x original", "x mm")
+
+
+def not_quiet(row: Measurement) -> str:
+    """A warning behind the title of a measurement, where other work ran."""
+    return "" if row.quiet else f"   NOT QUIET: load {row.load}, {row.others} cores busy with other work"
 
 
 def show_rows(rows: Sequence[SpeedRow]) -> None:
@@ -17,9 +22,8 @@ def show_rows(rows: Sequence[SpeedRow]) -> None:
         print("\nnothing could be measured")
         return
     first = rows[0]
-    noise = "" if first.quiet else f"   NOT QUIET: load {first.load}, {first.others} cores busy with other work"
     threads = "" if first.on_cuda else f", {first.threads} threads"
-    print(f"\n{first.op} {first.mode} {first.case} ({CASES[first.case].title}{threads}){noise}")
+    print(f"\n{first.op} {first.mode} {first.case} ({CASES[first.case].title}{threads}){not_quiet(first)}")
     print(f"{'':24}{''.join(f'{title:>11}' for title in TITLES)}")
     for row in sorted(rows, key=lambda row: (row.timer, row.p50_ms)):
         timer = "" if row.timer == "eager" else f" {row.timer}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.ops.cases import CASES, FULL
-from benchmarks.ops.points import LARGE, WIDE
+from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
 from benchmarks.pages.rows import CheckpointRow, LastLayerRow, MemoryRow, SearchRow, SpeedRow
 

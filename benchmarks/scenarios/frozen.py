@@ -28,6 +28,7 @@ from benchmarks.ops.machine import describe, settle, watch_others
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import FROZEN, append_rows
 from benchmarks.pages.rows import FrozenRow
+from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import FROZEN_RATIO
 from protokern.backbones import build_backbone
 from protokern.config.train import TrainConfig
@@ -250,8 +251,8 @@ def run(arguments: argparse.Namespace) -> list[FrozenRow]:
 
 def show(rows: Sequence[FrozenRow]) -> None:
     first = rows[0]
-    noise = "" if first.quiet else f"   NOT QUIET: load {first.load}, {first.others} cores busy with other work"
-    print(f"\n{first.backbone}, {first.channels} x {first.side} x {first.side}, {first.prototypes} prototypes{noise}")
+    what = f"{first.backbone}, {first.channels} x {first.side} x {first.side}, {first.prototypes} prototypes"
+    print(f"\n{what}{not_quiet(first)}")
     for row in rows:
         against = f"{row.faster_than_eager:7.2f} x eager {row.faster_than_backbone:8.1f} x backbone"
         print(f"{row.provider:22}{row.p50_ms:10.2f} ms {row.images_per_s:10.0f} images/s {against}")

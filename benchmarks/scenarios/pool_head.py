@@ -28,6 +28,7 @@ from benchmarks.ops.memory import GIVE_BACK, size, status_bytes
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import POOL, append_rows
 from benchmarks.pages.rows import PoolRow
+from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import POOL_RATIO
 from benchmarks.scenarios.pool_formulas import Head, eager, original
 from protokern.models import ProtoPool
@@ -212,8 +213,7 @@ def run_case(case: PoolCase, seconds: float) -> list[PoolRow]:
 
 def show(rows: Sequence[PoolRow]) -> None:
     first = rows[0]
-    noise = "" if first.quiet else f"   NOT QUIET: load {first.load}, {first.others} cores busy with other work"
-    print(f"\n{first.case}, {first.threads} threads{noise}")
+    print(f"\n{first.case}, {first.threads} threads{not_quiet(first)}")
     for row in rows:
         ratio = "" if row.faster_than_original is None else f"{row.faster_than_original:7.2f} x"
         print(f"{row.provider:12}{row.p50_ms:10.2f} ms {ratio}{row.extra_mb:10.2f} MB")

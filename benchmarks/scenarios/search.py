@@ -34,6 +34,7 @@ from benchmarks.ops.machine import describe, settle, watch_others
 from benchmarks.ops.memory import status_bytes
 from benchmarks.pages.results import SEARCH, append_rows
 from benchmarks.pages.rows import SearchRow
+from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import search_verdict
 from benchmarks.scenarios.search_formulas import nearest_images, push
 from protokern import min_distance
@@ -287,8 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle(arguments.settle)
     for case in cases:
         row = run_case(tiny(case) if arguments.tiny else case, arguments.rounds, arguments.folder)
-        noise = "" if row.quiet else f"   NOT QUIET: load {row.load}, {row.others} cores busy with other work"
-        print(f"{row.case}: search {row.search_s:.3f} s, {row.baseline} {row.baseline_s:.3f} s{noise}")
+        print(f"{row.case}: search {row.search_s:.3f} s, {row.baseline} {row.baseline_s:.3f} s{not_quiet(row)}")
         for line in search_verdict(row):
             print(f"  {line}")
         append_rows(arguments.out, [row])

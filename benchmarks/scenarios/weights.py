@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.commit import ROOT
-from benchmarks.ops.cases import CASES, Case
+from benchmarks.ops.cases import CASES, Case, Inputs, make_inputs
 from benchmarks.ops.gate import require_green
-from benchmarks.ops.inputs import Inputs, make_inputs
 from benchmarks.ops.machine import describe, settle, watch_others
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import WEIGHTS, append_rows

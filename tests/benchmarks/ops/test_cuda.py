@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from benchmarks.ops import cuda, gate, memory, run
-from benchmarks.ops.cases import CASES
+from benchmarks.ops.cases import CASES, make_inputs
 from benchmarks.ops.cuda import Cuda, EventClock, ask_nvidia_smi
-from benchmarks.ops.inputs import make_inputs
 from benchmarks.ops.ops import OPS
 from benchmarks.ops.providers import library_provider, our_provider
 from benchmarks.pages.results import read_rows

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from benchmarks.ops.answers import WrongAnswerError, bound, check_answer, distances_at, exact_answer
-from benchmarks.ops.cases import Case
-from benchmarks.ops.inputs import Inputs, make_inputs
+from benchmarks.ops.cases import Case, Inputs, make_inputs
 from benchmarks.ops.libraries import LIBRARIES, MissingPeerError
-from benchmarks.ops.lines import bare_product, product_and_minimum
 from benchmarks.ops.ops import OPS, activate
-from benchmarks.ops.peers import NEAREST_ONLY, TORCH_PEERS
+from benchmarks.ops.peers import NEAREST_ONLY, TORCH_PEERS, bare_product, product_and_minimum
 from benchmarks.ops.providers import (
     ALL_PEERS,
     build_providers,

@@ -12,12 +12,11 @@ import torch
 import protokern
 from benchmarks.commit import git_sha
 from benchmarks.ops import gate, memory, run
-from benchmarks.ops.cases import CASES
+from benchmarks.ops.cases import CASES, CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
 from benchmarks.ops.devices import Cpu
 from benchmarks.ops.machine import describe, settle, watch_others
 from benchmarks.ops.ops import OPS
 from benchmarks.ops.peak import PeakProbe
-from benchmarks.ops.points import CPU_POINTS, CUDA_POINTS, ISA_POINTS, Point
 from benchmarks.ops.providers import ALL_PEERS
 from benchmarks.ops.timing import Timed, joins, measure, plan_rounds, summarise
 from benchmarks.pages.results import SPEED, read_rows

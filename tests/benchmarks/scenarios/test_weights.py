@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ops.cases import CASES
-from benchmarks.ops.inputs import make_inputs
+from benchmarks.ops.cases import CASES, make_inputs
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import WeightRow
 from benchmarks.scenarios import weights

@@ -1,4 +1,4 @@
-"""The gradient of `mean_activation` in Triton: its launches, with the signature of native.py."""
+"""The gradient of `mean_activation` in Triton: its launches, with the arguments of reference.py."""
 
 from __future__ import annotations
 

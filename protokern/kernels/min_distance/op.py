@@ -37,7 +37,7 @@ class MinDistance(NamedTuple):
     patch: Tensor
 
 
-register_result(MinDistance)
+register_result(MinDistance, "protokern.kernels.min_distance.op.MinDistance")
 
 
 def min_distance(

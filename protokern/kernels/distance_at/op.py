@@ -11,7 +11,7 @@ from .. import dispatch
 from ..backends import check_names
 from ..checks import check_inputs, check_patch, check_patch_weight, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..metrics import weigh
+from ..metric import weigh
 from ..min_distance.op import min_distance_backward
 from ..min_distance.weight_gradient import weight_at
 from ..registration import below_autograd, refuse_transforms, register_op, tensors_needed

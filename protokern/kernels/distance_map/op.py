@@ -11,7 +11,7 @@ from .. import dispatch
 from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..metrics import weigh, weigh_gradient
+from ..metric import weigh, weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,

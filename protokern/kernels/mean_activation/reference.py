@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..activations import activate, activation_derivative
 from ..candidates import Centred, centred, expanded
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..distance_map.reference import map_gradients
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, distance_gradient, prepare
+from ..metric import Vectors, distance, distance_gradient, prepare
+from ..similarity import activate, activation_derivative
 
 # A pair is close where the squared distance is below this share of the squared lengths: elsewhere the expanded form
 # loses three bits at most.

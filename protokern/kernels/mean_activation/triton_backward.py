@@ -8,11 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
-from ..activations import activation_derivative
 from ..chunking import chunk_budget, chunks
 from ..distance_map.reference import distance_map_backward
 from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..similarity import activation_derivative
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import full_precision, prepare_operands

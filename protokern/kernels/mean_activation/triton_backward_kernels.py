@@ -1,6 +1,6 @@
 """The Triton kernels of the gradient of `mean_activation`: distances are computed again, tile by tile. No launches.
 
-With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metrics.py):
+With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metric.py):
 products of a tile of w with a tile of vectors, and for close pairs, which are left out of those, differences. Letters
 as in triton_kernels.py; a program writes DB channels of its rows. Factors are float32.
 """

@@ -11,7 +11,7 @@ from .. import dispatch
 from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight
 from ..geometry import compute_dtype
-from ..metrics import weigh_gradient
+from ..metric import weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,

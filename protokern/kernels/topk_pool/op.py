@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-from ..activations import activate
 from ..backends import check_names
 from ..checks import (
     check_activation,
@@ -22,6 +21,7 @@ from ..checks import (
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
+from ..similarity import activate
 
 
 class TopKPool(NamedTuple):

@@ -146,7 +146,7 @@ def is_finite_row(
 
 @triton.jit
 def similarity(distance, epsilon, ACTIVATION: tl.constexpr):
-    """The activation of a distance, elementwise: log, linear, exp or cosine, as in kernels/activations.py."""
+    """The activation of a distance, elementwise: log, linear, exp or cosine, as in kernels/similarity.py."""
     if ACTIVATION == "log":
         # log(1 + u) loses u where it is small; the quotient puts back what 1 + u rounded away.
         u = (1 - epsilon) / (distance + epsilon)

@@ -1,12 +1,12 @@
-"""The activation in the last step of a kernel is that of kernels/activations.py."""
+"""The activation in the last step of a kernel is that of kernels/similarity.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from protokern.kernels.activations import activate
 from protokern.kernels.prototype_pool import triton_launch
+from protokern.kernels.similarity import activate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),

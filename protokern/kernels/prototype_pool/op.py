@@ -14,7 +14,7 @@ from ..checks import check_activation, check_activation_result, check_epsilon, c
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance, min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
-from ..similarity import activation_derivative
+from ..similarity import slope
 
 
 class PrototypePool(NamedTuple):
@@ -130,7 +130,7 @@ class _PrototypePoolFunction(torch.autograd.Function):
         grad_activation, grad_value, _ = grads
         features, prototypes, patch, value, patch_weight = ctx.saved_tensors
         if grad_activation is not None:
-            through = grad_activation * activation_derivative(value, ctx.activation, ctx.epsilon)
+            through = grad_activation * slope(value, ctx.activation, ctx.epsilon)
             grad_value = through if grad_value is None else grad_value + through
         if grad_value is None:
             return (None,) * 8

@@ -45,14 +45,14 @@ def code_of(launch: Any, arch: int) -> str:
 
 def record(path: Path) -> None:
     """Write a hash for every launch on every architecture."""
-    from benchmarks import triton_resources
+    from benchmarks.tools import triton_resources
 
     found = {}
     for arch in triton_resources.ARCHITECTURES:
         for launch in triton_resources.every_launch(arch):
             found[f"sm_{arch} {launch.name} {launch.configuration}"] = code_of(launch, arch)
     path.write_text(json.dumps(found, indent=0))
-    print(f"{len(found)} launches of {Path(triton_resources.__file__).parents[1]}")
+    print(f"{len(found)} launches of {Path(triton_resources.__file__).parents[2]}")
 
 
 def compare(before: Path, after: Path) -> int:

@@ -12,9 +12,9 @@ from .. import dispatch
 from ..backends import check_names
 from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_patch_weight
 from ..geometry import compute_dtype
-from ..min_distance.op import min_distance, min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
 from ..similarity import slope
+from .op import min_distance, min_distance_backward
 
 
 class PrototypePool(NamedTuple):

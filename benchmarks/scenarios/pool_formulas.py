@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protokern.kernels.activations import activate
+from protokern.kernels.similarity import activate
 
 EPSILON = 1e-4
 TEMPERATURE = 0.5

@@ -120,11 +120,6 @@ def choose_backend(
     return Choice(chosen, precision)
 
 
-def given(patch_weight: Tensor | None) -> tuple[Tensor, ...]:
-    """The last arguments of a compiled search: the weights of the patches, if there are any."""
-    return () if patch_weight is None else (patch_weight,)
-
-
 def _first_choice(device: torch.device, is_weighted: bool) -> str:
     for backend in ("triton", "native"):
         if _is_for(backend, device) and (not is_weighted or _weighs(backend, device)):

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend, given
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight
 from ..geometry import compute_dtype
-from ..metrics import weigh_gradient
+from ..metric import weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -21,7 +22,6 @@ from ..registration import (
     register_result,
     tensors_needed,
 )
-from . import native, reference
 from .weight_gradient import min_distance_weight_backward, weight_at
 
 
@@ -37,7 +37,7 @@ class MinDistance(NamedTuple):
     patch: Tensor
 
 
-register_result(MinDistance)
+register_result(MinDistance, "protokern.kernels.min_distance.op.MinDistance")
 
 
 def min_distance(
@@ -126,23 +126,8 @@ def _implementation(
     backend: str,
     patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(
-        backend,
-        features.device,
-        features.dtype,
-        precision,
-        "min_distance",
-        features,
-        prototypes,
-        is_weighted=patch_weight is not None,
-    )
-    if choice.backend == "native":
-        return native.min_distance(features, prototypes, metric, choice.precision, patch_weight)
-    if choice.backend == "triton":
-        from . import triton_launch
-
-        return triton_launch.min_distance(features, prototypes, metric, choice.precision, *given(patch_weight))
-    return reference.min_distance(features, prototypes, metric, patch_weight)
+    inputs = (features, prototypes, metric)
+    return dispatch.search("min_distance", inputs, precision, backend, patch_weight)
 
 
 def _fake(
@@ -198,16 +183,7 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
-    chosen = choose_backend(
-        backend, features.device, features.dtype, None, "min_distance", features, prototypes, "backward"
-    ).backend
-    if chosen == "native":
-        return native.min_distance_backward(*inputs)
-    if chosen == "triton":
-        from . import triton_backward
-
-        return triton_backward.min_distance_backward(*inputs)
-    return reference.min_distance_backward(*inputs)
+    return dispatch.gradient("min_distance", inputs, backend)
 
 
 _min_distance_op = register_op(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
+from ..metric import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
 
 
 def min_distance(

@@ -1,4 +1,4 @@
-"""Launches of the Triton search: `min_distance` as in native.py, and the search that `prototype_pool` shares.
+"""Launches of the Triton search: `min_distance` as in reference.py, and the search that `prototype_pool` shares.
 
 Which kernels run: float64 and tiny problems go directly through the difference forms of all pairs, in one launch. All
 others take a pass that makes operands; a search by products, with the positions split and then combined where that

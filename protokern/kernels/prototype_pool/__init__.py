@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .op import PrototypePool, prototype_pool
+from ..min_distance.pool import PrototypePool, prototype_pool
 
 __all__ = ["PrototypePool", "prototype_pool"]

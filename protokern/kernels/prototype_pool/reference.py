@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..activations import activate
 from ..min_distance import reference
+from ..similarity import activate
 
 
 def prototype_pool(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..activations import activate
 from ..min_distance.triton_launch import min_distance, search
+from ..similarity import activate
 
 
 def prototype_pool(

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..activations import activation_derivative
-from ..backends import check_names, choose_backend, given
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_patch_weight
 from ..geometry import compute_dtype
-from ..min_distance.op import min_distance, min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
-from . import native, reference
+from ..similarity import slope
+from .op import min_distance, min_distance_backward
 
 
 class PrototypePool(NamedTuple):
@@ -31,7 +31,7 @@ class PrototypePool(NamedTuple):
     patch: Tensor
 
 
-register_result(PrototypePool)
+register_result(PrototypePool, "protokern.kernels.prototype_pool.op.PrototypePool")
 
 
 def prototype_pool(
@@ -105,24 +105,8 @@ def _implementation(
     backend: str,
     patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    choice = choose_backend(
-        backend,
-        features.device,
-        features.dtype,
-        precision,
-        "prototype_pool",
-        features,
-        prototypes,
-        is_weighted=patch_weight is not None,
-    )
     inputs = (features, prototypes, metric, activation, epsilon)
-    if choice.backend == "native":
-        return native.prototype_pool(*inputs, choice.precision, patch_weight)
-    if choice.backend == "triton":
-        from . import triton_launch
-
-        return triton_launch.prototype_pool(*inputs, choice.precision, *given(patch_weight))
-    return reference.prototype_pool(*inputs, patch_weight)
+    return dispatch.search("prototype_pool", inputs, precision, backend, patch_weight)
 
 
 def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,7 +130,7 @@ class _PrototypePoolFunction(torch.autograd.Function):
         grad_activation, grad_value, _ = grads
         features, prototypes, patch, value, patch_weight = ctx.saved_tensors
         if grad_activation is not None:
-            through = grad_activation * activation_derivative(value, ctx.activation, ctx.epsilon)
+            through = grad_activation * slope(value, ctx.activation, ctx.epsilon)
             grad_value = through if grad_value is None else grad_value + through
         if grad_value is None:
             return (None,) * 8

@@ -31,6 +31,7 @@ from benchmarks.rows import FrozenRow
 from benchmarks.targets import FROZEN_RATIO
 from benchmarks.timing import Timed, measure
 from protokern.backbones import build_backbone
+from protokern.config.train import TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision
 from protokern.losses import last_layer_l1
@@ -38,7 +39,6 @@ from protokern.models import ProtoPNet
 from protokern.train.epoch import Epoch, train_epoch
 from protokern.train.loaders import StoredImages, shuffled_batches
 from protokern.train.optimizers import make_optimizer
-from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
 from protokern.train.step import make_forward
 

@@ -32,14 +32,14 @@ from benchmarks.rows import LastLayerRow
 from benchmarks.targets import MADE_UP, last_layer_verdict
 from protokern.backbones import build_backbone
 from protokern.cli.runs import open_data, open_run
+from protokern.config.train import TrainConfig
 from protokern.losses import last_layer_l1
 from protokern.models import ProtoPNet
 from protokern.models.base import PrototypeModel
-from protokern.train.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
+from protokern.solvers.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
 from protokern.train.optimizers import make_optimizer
-from protokern.train.settings import TrainConfig
 
-TESTS = (ROOT / "tests" / "train" / "test_convex.py", ROOT / "tests" / "train" / "test_last_layer.py")
+TESTS = (ROOT / "tests" / "solvers" / "test_convex.py", ROOT / "tests" / "solvers" / "test_last_layer.py")
 CUB = (5_994, 200, 10)  # images, classes, prototypes of each
 UNBOUNDED = 1e9  # a last_layer_bound that is never met
 

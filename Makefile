@@ -117,6 +117,7 @@ check: install ## Lint, formatting, types, import rules, spelling
 format: install ## Rewrite the sources the way `check` wants them
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
+	$(RUN) build_tools/settings_table.py
 	$(if $(CPP_SOURCES),$(BIN)clang-format -i $(CPP_SOURCES))
 
 bench: install ## Measure on this CPU and store the rows in benchmarks/results (quiet machine, see benchmarks/README.md)

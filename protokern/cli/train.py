@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     add_device_argument(parser)
     add_set_argument(parser)
+    parser.epilog = "'protokern settings' prints every setting that --config and --set take."
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ class DataConfig:
             empty: inside the run folder.
         feature_precision: of the numbers there: "fp32", or "bf16" for half the space.
         birds_classes: classes of the synthetic birds.
-        birds_train, birds_val, birds_test: pictures of each class.
+        birds_train, birds_val, birds_test: synthetic birds of each class in the three splits.
         birds_differ_in: what tells those classes apart: "species", all parts and the plumage; "colour" alone; or the
             shape of the "beak" alone.
     """

@@ -27,7 +27,8 @@ class TrainConfig:
 
     Attributes:
         seed: of Python, NumPy, torch and the loader's workers.
-        batch_size: images in a step, of all processes together.
+        batch_size: images in a step, of all processes together; at least 2 where batch norms learn and see a single
+            patch.
         backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
             un-augmented images, and every stage reads what it gave from the disk, see `data.feature_store`.
         prototype_start: "random", as the model makes them, or "patches": of training images of their class, spread over
@@ -45,8 +46,9 @@ class TrainConfig:
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
         push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
             other one.
-        last_layer_solver: of the stage after a push, and again after pruning. "convex" solves it to `last_layer_gap`;
-            "compat" takes the small steps of the released program, `last_layer_epochs` at `last_layer_lr`.
+        last_layer_solver: how the last layer learns after a push, and again after pruning. "convex" solves it to
+            `last_layer_gap`; "compat" takes the small steps of the released program, `last_layer_epochs` at
+            `last_layer_lr`.
         last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
         last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
             without end.
@@ -54,7 +56,7 @@ class TrainConfig:
             first; the cross entropy on the validation split chooses.
         last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
             paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
-            tens where a class has few images.
+            tens where a class has few images. A large number, such as 1e9, is none.
         last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
             left down to `l1`; the validation split chooses. 1: `l1` alone.
         last_layer_own: with "convex": "free", or "non_negative": weights to own classes are not below zero, so no

@@ -14,16 +14,18 @@ class ModelConfig:
     """The net: backbone, prototypes and how they speak.
 
     Attributes:
-        name: a key of `protokern.models.MODELS`.
+        name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
         backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
         weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
             there are such weights.
         backbone_stage: which of the backbone's stages gives the feature map: 0 for the first and finest one, -2 for the
-            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. None: the last one.
+            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
+            one.
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
-        add_on_layers: the 1x1 convolutions between backbone and prototypes, see `protokern.nn.make_add_on_layers`.
-        activation: similarity as a function of distance.
+        add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
+            "single" is one, all with a sigmoid at the end; "linear" is one without, for the cosine metric.
+        activation: similarity as a function of distance; "cosine" needs metric "cosine".
         metric: distance between a patch and a prototype.
         epsilon: of the "log" activation.
         salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the

@@ -127,6 +127,11 @@ class PrototypeModel(nn.Module):
         return self.prototype_layer.prototypes.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and takes its images in."""
+        return self.prototype_layer.prototypes.dtype
+
+    @property
     def num_prototypes(self) -> int:
         """P, as it is now."""
         return self.prototype_layer.num_prototypes

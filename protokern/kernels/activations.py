@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-ACTIVATIONS = ("log", "linear", "exp", "cosine")
+ActivationName = Literal["log", "linear", "exp", "cosine"]
+ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
 def activate(distance: Tensor, activation: str, epsilon: float) -> Tensor:

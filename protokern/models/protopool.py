@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,13 @@ from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.feature_shape import in_channels_of
 from protokern.models.settings import ModelConfig
 from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum
+from protokern.nn.add_on import AddOnName
 from protokern.nn.prototype_layer import Activation
 
-FOCALS = ("distance", "similarity")
-LAST_LAYERS = ("linear", "sum")
+Focal = Literal["distance", "similarity"]
+LastLayerName = Literal["linear", "sum"]
+FOCALS: tuple[Focal, ...] = get_args(Focal)
+LAST_LAYERS: tuple[LastLayerName, ...] = get_args(LastLayerName)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +42,11 @@ class ProtoPoolConfig(ModelConfig):
     """
 
     name: Literal["protopool"] = "protopool"
-    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "single"
+    add_on_layers: AddOnName = "single"
     num_prototypes: int = 0
     slots_per_class: int = 10
-    focal: Literal["distance", "similarity"] = "distance"
-    last_layer: Literal["linear", "sum"] = "linear"
+    focal: Focal = "distance"
+    last_layer: LastLayerName = "linear"
     schedule_epochs: int = 30
     correct_class_weight: float = 1.0
     incorrect_class_weight: float = 0.0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
+from protokern.kernels.activations import ActivationName
+from protokern.kernels.metrics import MetricName
+from protokern.nn.add_on import AddOnName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +42,9 @@ class ModelConfig:
     backbone_stage: int | None = None
     prototype_dim: int = 128
     prototype_size: tuple[int, int] = (1, 1)
-    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "regular"
-    activation: Literal["log", "linear", "exp", "cosine"] = "log"
-    metric: Literal["sqeuclidean", "cosine"] = "sqeuclidean"
+    add_on_layers: AddOnName = "regular"
+    activation: ActivationName = "log"
+    metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
 

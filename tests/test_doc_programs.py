@@ -80,8 +80,8 @@ def test_a_push_from_parts_where_patches_have_weights(names: dict[str, Any]) -> 
     model = ProtoPNet(
         names["backbone"],
         3,
-        2,
-        4,
+        prototypes_per_class=2,
+        prototype_dim=4,
         metric="cosine",
         activation="cosine",
         add_on_layers="linear",

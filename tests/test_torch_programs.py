@@ -52,7 +52,7 @@ def net(backend: str = "auto") -> ProtoPNet:
     torch._dynamo.reset()
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU())
-    return ProtoPNet(conv, 3, 2, 5, backend=backend)
+    return ProtoPNet(conv, 3, prototypes_per_class=2, prototype_dim=5, backend=backend)
 
 
 def tensors(output: PrototypePool | ModelOutput) -> list[Tensor]:

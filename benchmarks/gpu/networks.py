@@ -62,7 +62,11 @@ def measure(unit: Unit, settings: Settings) -> Result:
     torch.set_float32_matmul_precision("high")
     backbone = build_backbone(sizes.backbone, weights="none")
     model = ProtoPNet(
-        backbone, sizes.classes, sizes.prototypes_per_class, image_size=sizes.image_size, backend=unit["backend"]
+        backbone,
+        sizes.classes,
+        prototypes_per_class=sizes.prototypes_per_class,
+        image_size=sizes.image_size,
+        backend=unit["backend"],
     ).to(device.place)
     model = model.to(memory_format=torch.channels_last)
     if unit["task"] == "train":

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = ProtoPNet(
         build_backbone(arguments.backbone, weights=arguments.weights),
         len(splits.classes),
-        arguments.prototypes_per_class,
+        prototypes_per_class=arguments.prototypes_per_class,
         image_size=arguments.image_size,
     ).eval()
     with watch_others() as others:

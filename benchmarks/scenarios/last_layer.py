@@ -74,7 +74,9 @@ def made_up(num_images: int, num_classes: int, per_class: int) -> Problem:
     images = prototypes.view(num_classes, per_class, 32).mean(dim=1)[labels] + normal(num_images, 32)
     distance = torch.cdist(images, prototypes).square() / 16 * (0.4 * normal(num_images, len(prototypes))).exp()
     inputs = LastLayerInputs(((distance + 1) / (distance + 1e-4)).log().float(), labels)
-    model = ProtoPNet(build_backbone("tiny"), num_classes, per_class, prototype_dim=4, image_size=32)
+    model = ProtoPNet(
+        build_backbone("tiny"), num_classes, prototypes_per_class=per_class, prototype_dim=4, image_size=32
+    )
     return Problem(MADE_UP, model, inputs, inputs, None, TrainConfig(l1=1e-4, last_layer_path=1), path=1)
 
 

@@ -82,9 +82,9 @@ def make_model(case: PoolCase) -> ProtoPool:
     model = ProtoPool(
         nn.Identity(),
         case.classes,
-        case.prototypes,
-        case.slots,
-        case.depth,
+        num_prototypes=case.prototypes,
+        slots_per_class=case.slots,
+        prototype_dim=case.depth,
         focal=case.focal,
         in_channels=case.depth,
         image_size=case.side,

@@ -120,7 +120,12 @@ def make_model(case: SearchCase) -> ProtoPNet:
     torch.manual_seed(0)
     per_class = case.prototypes // case.classes
     model = ProtoPNet(
-        nn.Identity(), case.classes, per_class, case.depth, in_channels=case.depth, image_size=case.side
+        nn.Identity(),
+        case.classes,
+        prototypes_per_class=per_class,
+        prototype_dim=case.depth,
+        in_channels=case.depth,
+        image_size=case.side,
     ).eval()
     model.add_on_layers = nn.Sequential()
     return model

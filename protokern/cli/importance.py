@@ -177,8 +177,7 @@ def _measure_images(
 def _strongest(opened: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
     """The class that the model gives a picture, and the prototypes with the most points for it."""
     model = opened.model
-    parameter = next(model.parameters())
-    image = pixels_to_tensor(picture[np.newaxis].copy()).to(parameter.device, parameter.dtype)
+    image = pixels_to_tensor(picture[np.newaxis].copy()).to(model.device, model.dtype)
     prepare = prepare_colours(opened.config)
     if prepare is not None:
         image = prepare(image)

@@ -153,9 +153,8 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
     images = sorted({image for image in push_result.image.tolist() if image >= 0})
     with translate_write_errors(folder), replacing_folder(folder) as new:
         first = splits.push[images[0] if images else 0][0]
-        parameter = next(model.parameters())
         with evaluating(model):
-            field = find_receptive_field(model.features, first.to(parameter.device, parameter.dtype))
+            field = find_receptive_field(model.features, first.to(model.device, model.dtype))
             sources = _write_pictures(new, model, splits.push, push_result, images, field)
         written = PrototypeFiles(
             folder=folder,
@@ -192,7 +191,6 @@ def _write_pictures(
     field: ReceptiveField,
 ) -> dict[int, PrototypeSource]:
     """Write the three pictures of every prototype that has a source; where each comes from, by index."""
-    parameter = next(model.parameters())
     of_image: dict[int, list[int]] = {image: [] for image in images}
     for prototype, image in enumerate(push.image.tolist()):
         if image >= 0:
@@ -201,7 +199,7 @@ def _write_pictures(
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         tensors = torch.stack([dataset[image][0] for image in batch])
-        features = model.features(tensors.to(parameter.device, parameter.dtype))
+        features = model.features(tensors.to(model.device, model.dtype))
         for image, tensor, feature in zip(batch, tensors, features, strict=True):
             picture, name = to_picture(tensor), dataset.sample_name(image)
             for view in view_patches(model, feature, push.patch, of_image[image], tensor.shape[1:], field):

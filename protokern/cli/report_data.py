@@ -175,11 +175,10 @@ def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, not
 
 def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:
     """Classify every image of a data set."""
-    parameter = next(model.parameters())
     labels, answers = [], []
     with evaluating(model):
         for images, batch_labels in ordered_loader(dataset, batch_size, workers=0):
-            logits = model(images.to(parameter.device, parameter.dtype)).logits
+            logits = model(images.to(model.device, model.dtype)).logits
             answers.append(logits.argmax(dim=1).cpu())
             labels.append(batch_labels)
     return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())

@@ -150,8 +150,7 @@ def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
 def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
     """How many patches an image of `image_size` (Y, X) has, and how much of it one of them can depend on."""
     channels = in_channels_of(model.backbone)
-    parameter = next(model.parameters())
-    image = torch.zeros(channels, *image_size, device=parameter.device, dtype=parameter.dtype)
+    image = torch.zeros(channels, *image_size, device=model.device, dtype=model.dtype)
     with evaluating(model):
         rows, columns = model.features(image[None]).shape[2:]
         share = share_of_image(find_middle_field(model.features, image), image_size)

@@ -238,7 +238,6 @@ class _Measure:
         self.modifications = modifications
         self.prepare = prepare
         self.memory_format = memory_format
-        self.dtype = next(model.parameters()).dtype
 
     def batches(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[ImportanceBatch]:
         size: tuple[int, ...] | None = None
@@ -282,7 +281,7 @@ class _Measure:
     def features(self, images: list[np.ndarray]) -> Tensor:
         """Features (B, D, H, W) of uint8 images, scaled as the package's data sets scale them."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.model.device)
-        scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.dtype)
+        scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.model.dtype)
         return self.model.features(scaled if self.prepare is None else self.prepare(scaled))
 
     def check_finite(self, distances: np.ndarray, first: int) -> None:

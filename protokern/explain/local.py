@@ -161,8 +161,7 @@ def explain_image(
     """
     _check(model, image, top, classes)
     check_heat_map(heat_map)
-    parameter = next(model.parameters())
-    image = image.to(parameter.device, parameter.dtype)
+    image = image.to(model.device, model.dtype)
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
         if receptive_field is None:

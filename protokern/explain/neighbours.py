@@ -205,13 +205,12 @@ def _views(
     batch_size: int,
 ) -> Iterator[NeighbourView]:
     """No yield within `evaluating`: between two views the modes and gradients are the caller's."""
-    parameter = next(model.parameters())
     indices = list(shown)
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
         images = torch.stack([dataset[index][0] for index in batch])
         with evaluating(model):
-            on_device = images.to(parameter.device, parameter.dtype)
+            on_device = images.to(model.device, model.dtype)
             field = field or find_receptive_field(model.features, on_device[0])
             features = model.features(on_device)  # (b, D, H, W)
         for index, pixels, feature in zip(batch, images, features, strict=True):

@@ -139,9 +139,8 @@ def sufficient_frames(
     _check(model, images, targets, others, share)
     if not targets:
         return []
-    dtype = next(model.parameters()).dtype
-    images = images.to(model.device, dtype)
-    others = None if others is None else others.to(model.device, dtype)
+    images = images.to(model.device, model.dtype)
+    others = None if others is None else others.to(model.device, model.dtype)
     with evaluating(model), torch.inference_mode():
         patches = _Patches(model, images, targets)
         return _measured(patches, others, _found(patches, share))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ BACKENDS = ("reference", "native", "triton")
 # Devices on which the search of a backend takes weights of the patches; "any" for all.
 WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu", "cuda"), "triton": ("any",)}
 # From the most to the least precise.
-PRECISIONS = ("fp32", "tf32", "bf16")
+PrecisionName = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ that it is exactly 0 where the vectors are equal; a zero vector is at distance 1
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-METRICS = ("sqeuclidean", "cosine")
+MetricName = Literal["sqeuclidean", "cosine"]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class Vectors(NamedTuple):

@@ -1,12 +1,24 @@
-"""What a configuration says about every model. Each model adds its own settings beside its class."""
+"""What a configuration says about every model. Each model adds its own settings beside its class.
+
+The one place where settings that are given by name become a configuration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
+from protokern.kernels.activations import ActivationName
+from protokern.kernels.metrics import MetricName
+from protokern.nn.add_on import AddOnName
+
+# How a backbone is built; a model is given one that is built already.
+_OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage")
+_NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +53,9 @@ class ModelConfig:
     backbone_stage: int | None = None
     prototype_dim: int = 128
     prototype_size: tuple[int, int] = (1, 1)
-    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "regular"
-    activation: Literal["log", "linear", "exp", "cosine"] = "log"
-    metric: Literal["sqeuclidean", "cosine"] = "sqeuclidean"
+    add_on_layers: AddOnName = "regular"
+    activation: ActivationName = "log"
+    metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
 
@@ -59,3 +71,52 @@ class ModelConfig:
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
+
+
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str, Any], activation: object) -> Config:
+    """The settings that a model's constructor was given: `config`, or one made of those that were given by name.
+
+    Args:
+        kind: the model's `Config`.
+        config: an instance of it, or None.
+        settings: fields of `kind` by name, other than those that say how the backbone is built.
+        activation: a name, which is a setting too; anything else is left to the constructor.
+
+    Raises:
+        TypeError: `config` is no `kind`, there are settings besides it, or one of them is no field.
+        ConfigError: a value is out of range.
+    """
+    if isinstance(activation, str):
+        settings = {**settings, "activation": activation}
+    if config is None:
+        _check_names(kind, settings)
+        return kind(**settings)
+    if not isinstance(config, kind):
+        # Once the third argument was the first number that is a model's own.
+        own = [field.name for field in fields(kind) if field.name not in ModelConfig.__dataclass_fields__]
+        advice = f"Write {own[0]}={config}." if isinstance(config, int) and own else "Or give its fields by name."
+        got = f"a {type(config).__name__}" if isinstance(config, ModelConfig) else repr(config)
+        raise TypeError(f"config: must be a {kind.__name__}; got {got}. {advice}")
+    if settings:
+        raise TypeError(
+            f"config: must be None where settings are given by name; got both, with {', '.join(settings)}. "
+            "Set them in the config."
+        )
+    return config
+
+
+def _check_names(kind: type[ModelConfig], settings: Mapping[str, Any]) -> None:
+    """Raise a TypeError unless all names are fields of `kind` that a model with its backbone can be given."""
+    allowed = [field.name for field in fields(kind) if field.name not in _NO_SETTINGS]
+    for name in settings:
+        if name in _OF_THE_BACKBONE:
+            raise TypeError(f"{name}: must be given to build_backbone; got it for a model, whose backbone is built.")
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise TypeError(
+                f"{name}: must be a field of {kind.__name__}; got an unknown name. {hint}Fields: {', '.join(allowed)}."
+            )

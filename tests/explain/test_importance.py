@@ -31,7 +31,9 @@ def protopnet(**settings: object) -> ProtoPNet:
 
 
 def protopool(focal: str) -> ProtoPool:
-    return ProtoPool(backbone(), 3, 6, slots_per_class=2, prototype_dim=5, focal=focal, image_size=16).eval()
+    return ProtoPool(
+        backbone(), 3, num_prototypes=6, slots_per_class=2, prototype_dim=5, focal=focal, image_size=16
+    ).eval()
 
 
 def photos(count: int = 5, size: tuple[int, int] = (16, 20)) -> list[np.ndarray]:

@@ -30,7 +30,7 @@ def test_cosine_search_takes_the_smallest_angle():
 def small_net() -> ProtoPNet:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
-    return ProtoPNet(backbone, 2, 2, 4)
+    return ProtoPNet(backbone, 2, prototypes_per_class=2, prototype_dim=4)
 
 
 def test_search_leaves_the_model_as_it_was():

@@ -44,8 +44,8 @@ def net(maps: torch.Tensor, prototypes_per_class: int, metric: str = "sqeuclidea
     model = ProtoPNet(
         torch.nn.Conv2d(maps.shape[1], maps.shape[1], 1),
         2,
-        prototypes_per_class,
-        maps.shape[1],
+        prototypes_per_class=prototypes_per_class,
+        prototype_dim=maps.shape[1],
         metric=metric,
         activation="cosine" if metric == "cosine" else "log",
         add_on_layers="linear",

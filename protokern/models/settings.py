@@ -12,8 +12,8 @@ from typing import Any, ClassVar, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
-from protokern.kernels.activations import ActivationName
 from protokern.kernels.metrics import MetricName
+from protokern.kernels.similarity import ActivationName
 from protokern.nn.add_on import AddOnName
 
 # How a backbone is built; a model is given one that is built already.

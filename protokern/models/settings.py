@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
-from protokern.kernels.metrics import MetricName
+from protokern.kernels.metric import MetricName
 from protokern.kernels.similarity import ActivationName
 from protokern.nn.add_on import AddOnName
 

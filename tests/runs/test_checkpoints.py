@@ -14,6 +14,7 @@ from protokern.runs.checkpoints import (
     find_resumable,
     push_from_table,
     push_to_table,
+    read_checkpoint,
     save_checkpoint,
 )
 from protokern.runs.open import load_model

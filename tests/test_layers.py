@@ -67,6 +67,8 @@ FORBIDDEN = (
     ("ranks", "evaluate"),
     ("results", "storage"),
     ("report", "cli"),
+    ("report", "data"),
+    ("runs", "explain"),
     ("report", "models"),
     ("report", "kernels"),
     ("data", "kernels"),
@@ -85,7 +87,7 @@ def a_package_with_the_layout(folder: Path) -> Path:
     package = folder / "protokern"
     parts = (
         "cli report train explain runs push prune solvers search evaluate config "
-        "losses models nn backbones kernels data ranks storage results errors"
+        "losses models nn backbones kernels data features ranks storage results errors"
     )
     for part in parts.split():
         (package / part).mkdir(parents=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
 from protokern.cli.printing import one_line
-from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.views import explain_for_people, prototype_cards, with_cards
@@ -27,6 +26,7 @@ from protokern.report.words import name_classes, name_foreign, name_sharers, nam
 from protokern.runs.data import reading_of
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.outputs import check_out
+from protokern.runs.prototypes import PrototypeFiles
 from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.names import fit_name, longest_name, look_alike_key
 from protokern.storage.outputs import claim_outputs

@@ -10,25 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from protokern.cli.arguments import add_run_arguments
-from protokern.cli.importance_files import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
 from protokern.cli.importance_words import local_lines, summary_lines
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
 from protokern.data.decode import parse_image_size, pixels_to_tensor, read_pixels
 from protokern.data.pixels import to_display
 from protokern.errors import ConfigError
-from protokern.explain.importance import (
-    REPLICATES,
-    GlobalImportance,
-    ImportanceBatch,
-    stream_importance,
-    summarise_importance,
-)
+from protokern.explain.importance import REPLICATES, stream_importance, summarise_importance
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.build import image_format
 from protokern.nn import evaluating
+from protokern.results.importance import GlobalImportance, ImportanceBatch
 from protokern.runs.data import check_classes, open_data, prepare_colours, reading_of
+from protokern.runs.importance import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
 from protokern.runs.open import OpenRun, check_pushed, choose_device, open_run
 from protokern.runs.outputs import check_out, is_inside
 from protokern.storage.outputs import Outputs, claim_outputs

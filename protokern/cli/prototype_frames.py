@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from protokern.cli.prototype_files import PrototypeFiles, PrototypeRecord, PrototypeSource
 from protokern.data import Splits
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.results.prototypes import PrototypeRecord, PrototypeSource
 from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles
 
 _IMAGES = 8  # in memory at a time
 

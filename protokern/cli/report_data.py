@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, store_frames, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.quality import run_warnings
 from protokern.cli.report_neighbours import add_neighbours
@@ -42,6 +42,7 @@ from protokern.runs.data import check_classes, prepare_colours
 from protokern.runs.folder import versions
 from protokern.runs.log import read_log
 from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles, read_prototypes, store_frames
 from protokern.storage.files import read_file
 from protokern.train.loaders import ordered_loader
 

@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 
-from protokern.cli.prototype_files import PrototypeFiles
 from protokern.data import ImageDataset, Splits
 from protokern.explain.framing import drawn_box
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
 from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles
 from protokern.train.loaders import ordered_loader
 
 

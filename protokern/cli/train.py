@@ -22,12 +22,13 @@ from protokern.config import RunConfig, config_to_dict, config_to_toml
 from protokern.config.run import RUN_FORMAT, feature_store
 from protokern.data import Splits
 from protokern.errors import LostContactError
-from protokern.explain.receptive_field import find_middle_field, share_of_image
+from protokern.explain.receptive_field import find_middle_field
 from protokern.models.base import PrototypeModel
 from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
 from protokern.ranks import Ranks, explain_lost_contact
+from protokern.results.places import share_of_image
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import open_data
 from protokern.runs.folder import (

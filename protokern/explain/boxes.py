@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from protokern.results.places import Box
+
 ACTIVATION_PERCENTILE = 95.0
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels, half-open: rows y0 <= y < y1 and columns x0 <= x < x1."""
-
-    y0: int
-    x0: int
-    y1: int
-    x1: int
-
-    @property
-    def height(self) -> int:
-        return self.y1 - self.y0
-
-    @property
-    def width(self) -> int:
-        return self.x1 - self.x0
-
-    @property
-    def area(self) -> int:
-        return self.height * self.width
 
 
 def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:

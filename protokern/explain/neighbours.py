@@ -11,10 +11,11 @@ from torch import Tensor
 
 from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import PatchView, show_gradient, view_patches
-from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.explain.receptive_field import find_receptive_field
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
+from protokern.results.places import ReceptiveField
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 NEIGHBOURS = 5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from protokern.explain.boxes import Box
+from protokern.results.places import Box
 
 _COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of activation look equal, in print and to colour-blind eyes
 _LEAST_OPACITY, _MOST_OPACITY = 0.1, 0.75

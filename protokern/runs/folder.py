@@ -222,8 +222,8 @@ def check_agreement(run_file: Path, config: RunConfig, checkpoint: Checkpoint) -
     if changed:
         old, new = (_value_of(one, changed[0]) for one in (trained, config))
         raise CheckpointError(
-            f"{run_file}: must say what {checkpoint.folder.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
-            "Write it back, or start a new run in another folder."
+            f"{run_file}: must say what {checkpoint.folder.name} was trained with, {changed[0]} = {old!r}; "
+            f"got {new!r}. Write it back, or start a new run in another folder."
         )
 
 

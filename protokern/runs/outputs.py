@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from protokern.runs.open import OpenRun
-from protokern.runs.data import data_folder
 from protokern.config import RunConfig
 from protokern.errors import CheckpointError
+from protokern.runs.data import data_folder
+from protokern.runs.open import OpenRun
 from protokern.storage.outputs import Outputs, claim_outputs
 
 KEPT_FOLDERS = ("checkpoints", "features", "prototypes", "importance", "report")

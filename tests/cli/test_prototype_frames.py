@@ -12,10 +12,11 @@ import torch
 
 from protokern.cli import prototype_frames
 from protokern.cli.main import main
-from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.prototype_frames import other_image
 from protokern.cli.report import build_report
 from protokern.runs.open import open_run
+from protokern.runs.prototypes import read_prototypes
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
 
 

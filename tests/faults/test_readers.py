@@ -19,15 +19,16 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from protokern.backbones.weights import read_state as read_weights
-from protokern.cli.importance_files import read_importance
-from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.importance import read_importance
 from protokern.runs.open import load_model
 from protokern.runs.progress import Progress
+from protokern.runs.prototypes import read_prototypes
 from protokern.storage.files import CHECKSUM, seal, to_json_bytes
 from tests.cli.pushed_run import PushedRun, make_run
 

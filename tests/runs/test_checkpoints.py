@@ -7,20 +7,18 @@ import torch
 
 from protokern.errors import CheckpointError
 from protokern.push import PushResult
+from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.checkpoints import (
     CheckpointState,
     find_checkpoint,
     find_resumable,
     push_from_table,
     push_to_table,
-    read_state,
-    read_tensors,
+    read_checkpoint,
     save_checkpoint,
 )
-from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.open import load_model
 from protokern.storage import files
-
 from tests.train.tampering import change_table, change_tensors
 from tests.train.toy import CLASSES, toy_config, toy_run
 

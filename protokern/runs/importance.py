@@ -23,11 +23,9 @@ from typing import Any
 import numpy as np
 
 from protokern.errors import CheckpointError
-from protokern.explain.importance import GlobalImportance, ImportanceBatch
-from protokern.explain.importance_statistics import Comparison
 from protokern.push import PushResult
-from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
+from protokern.results.importance import Comparison, GlobalImportance, ImportanceBatch, Reason
 from protokern.storage.files import read_table, replacing, to_json_bytes, translate_write_errors, write_file
 
 FOLDER = "importance"

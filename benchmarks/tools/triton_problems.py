@@ -17,7 +17,6 @@ from protokern.kernels.mean_activation import triton_backward as mean_backward
 from protokern.kernels.mean_activation import triton_launch as mean_activation
 from protokern.kernels.min_distance import triton_backward
 from protokern.kernels.min_distance import triton_launch as min_distance
-from protokern.kernels.prototype_pool import triton_launch as prototype_pool
 from protokern.kernels.topk_pool import triton_launch as topk_pool
 
 
@@ -64,7 +63,7 @@ def _searches(
     pair = (features, prototypes)
     name = f"{_name(features.dtype)} {tuple(features.shape)} {tuple(prototypes.shape)} {metric} {precision}"
     return [
-        Problem(f"prototype_pool {name}", lambda: prototype_pool.prototype_pool(*pair, metric, "log", 1e-4, precision)),
+        Problem(f"prototype_pool {name}", lambda: min_distance.prototype_pool(*pair, metric, "log", 1e-4, precision)),
         Problem(
             f"min_distance_backward {name}",
             lambda: triton_backward.min_distance_backward(grad, *pair, at, metric, True, True),
@@ -89,7 +88,7 @@ def _weighted(metric: str, size: tuple[int, int, int, int]) -> list[Problem]:
     return [
         Problem(
             f"prototype_pool {name}",
-            lambda: prototype_pool.prototype_pool(*pair, metric, "log", 1e-4, "fp32", weight),
+            lambda: min_distance.prototype_pool(*pair, metric, "log", 1e-4, "fp32", weight),
         ),
         Problem(f"topk_distance {name}", lambda: topk_pool.topk_distance(*pair, 5, metric, "fp32", weight)),
     ]

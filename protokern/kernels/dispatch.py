@@ -31,9 +31,9 @@ IMPLEMENTATIONS = {
         "triton": "min_distance.triton_backward:min_distance_backward",
     },
     "prototype_pool": {
-        "reference": "prototype_pool.reference:prototype_pool",
+        "reference": "min_distance.reference:prototype_pool",
         "native": "native:prototype_pool",
-        "triton": "prototype_pool.triton_launch:prototype_pool",
+        "triton": "min_distance.triton_launch:prototype_pool",
     },
     "topk_pool": {
         "reference": "topk_pool.reference:topk_distance",

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from protokern.kernels.prototype_pool import triton_launch
+from protokern.kernels.min_distance import triton_launch
 from protokern.kernels.similarity import ACTIVATIONS, activate, slope, triton_slope, triton_value
 
 pytestmark = [

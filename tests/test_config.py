@@ -3,6 +3,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,9 @@ def mistake(*changes: str) -> str:
 
 def test_the_defaults_are_the_original_s_numbers() -> None:
     config = RunConfig()
-    assert (config.model.prototypes_per_class, config.model.prototype_dim, config.model.epsilon) == (10, 128, 1e-4)
-    assert (config.model.correct_class_weight, config.model.incorrect_class_weight) == (1.0, -0.5)
+    model: Any = config.model
+    assert (model.prototypes_per_class, model.prototype_dim, model.epsilon) == (10, 128, 1e-4)
+    assert (model.correct_class_weight, model.incorrect_class_weight) == (1.0, -0.5)
     train = config.train
     assert (train.cross_entropy, train.cluster, train.separation, train.l1) == (1.0, 0.8, -0.08, 1e-4)
     assert (train.backbone_lr, train.add_on_lr, train.prototype_lr, train.last_layer_lr) == (1e-4, 3e-3, 3e-3, 1e-4)

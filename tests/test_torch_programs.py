@@ -92,6 +92,7 @@ class TestCompile:
 
     def test_methods_of_the_layer_are_one_graph_each(self, layer: PrototypeLayer) -> None:
         features, index = torch.rand(2, 4, 5, 6), torch.tensor([3, 0])
+        method: Any
         for method in (layer.min_distance, layer.distance_map, lambda x: layer.distance_map(x, index)):
             wanted, got = method(features), torch.compile(method, fullgraph=True, backend="aot_eager")(features)
             assert_same(list(wanted), list(got))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def timm(monkeypatch) -> ModuleType:
-    module = ModuleType("timm")
+def timm(monkeypatch) -> Any:
+    module: Any = ModuleType("timm")
     module.__version__ = "1.0"
     module.calls = []
 
@@ -38,7 +39,7 @@ def timm(monkeypatch) -> ModuleType:
         module.calls.append((name, options))
         if name == "no_features":
             raise RuntimeError("features_only not implemented\nfor this net")
-        net = Net(options["in_chans"])
+        net: Any = Net(options["in_chans"])
         if name == "channels_last":
             net.forward = lambda images: [net.conv(images).permute(0, 2, 3, 1)]
         overlay = options.get("pretrained_cfg_overlay")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ SIZE = 96
 def scene(seed: int) -> Image.Image:
     """Soft blobs of colour, as a photograph has them, with a little grain."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((SIZE, SIZE), Image.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+        (SIZE, SIZE), Image.Resampling.BICUBIC
+    )
     return Image.fromarray((np.asarray(coarse) * 0.9 + rng.integers(0, 25, (SIZE, SIZE, 3))).astype(np.uint8))
 
 
-def dataset(root: Path, name: str, images: list[tuple[Image.Image, str]], **options: int) -> PhotoDataset:
+def dataset(root: Path, name: str, images: list[tuple[Image.Image, str]], **options: Any) -> PhotoDataset:
     folder = root / name
     folder.mkdir()
     samples = []

@@ -72,6 +72,6 @@ def plain_search(
         entries.sort()
         if distinct:
             entries = [e for at, e in enumerate(entries) if all(e[3] != before[3] for before in entries[:at])]
-        entries = [entry[:3] for entry in entries[:k]]
-        found.append(entries + [(float("inf"), -1, -1)] * (k - len(entries)))
+        best = [entry[:3] for entry in entries[:k]]
+        found.append(best + [(float("inf"), -1, -1)] * (k - len(entries)))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -125,7 +127,7 @@ def test_loaders_that_change_the_order_are_refused():
     )
     with pytest.raises(ValueError, match=message.format("RandomSampler")):
         find_nearest_patches(model, DataLoader(data, shuffle=True))
-    shard = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
+    shard: DistributedSampler[Any] = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
     with pytest.raises(ValueError, match=message.format("DistributedSampler")):
         find_nearest_patches(model, DataLoader(data, sampler=shard))
 

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.commit import ROOT
 from benchmarks.pages.groups import newest
 from benchmarks.pages.results import PUSH, SPEED, insert_between, read_rows
-from benchmarks.pages.rows import PushRow, SpeedRow
+from benchmarks.pages.rows import SpeedRow
+from benchmarks.pages.scenario_rows import PushRow
 from benchmarks.pages.targets import H200_GBYTES, H200_GFLOPS
 
 PAGE = ROOT / "docs" / "scaling.md"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.pages.rows import (
+from benchmarks.pages.rows import DeviceRow
+from benchmarks.pages.scenario_rows import (
     CheckpointRow,
-    DeviceRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,

@@ -29,19 +29,16 @@ from benchmarks.pages.results import (
     insert_between,
     read_rows,
 )
-from benchmarks.pages.rows import (
+from benchmarks.pages.rows import DeviceRow, Measurement, MemoryRow, SpeedRow
+from benchmarks.pages.scenario_rows import (
     CheckpointRow,
-    DeviceRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,
-    Measurement,
-    MemoryRow,
     PoolRow,
     PushRow,
     ReportRow,
     SearchRow,
-    SpeedRow,
 )
 from benchmarks.pages.scenario_tables import (
     BUSY_MARK,

@@ -58,7 +58,7 @@ def test_wrong_answers_of_ours_end_the_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_table_shows_the_newest_row_of_each_provider() -> None:
     original = replace(POOL, provider="original", p50_ms=30.0, faster_than_original=1.0, extra_mb=12.672)
-    text = full(Stored([NATIVE], [], [], [replace(POOL, p50_ms=7.0), original, POOL]))
+    text = full(Stored([NATIVE], others={PoolRow: [replace(POOL, p50_ms=7.0), original, POOL]}))
     assert "| distance-soft | 183 | 2 | **ours** | 10 ms | 3.0 x | 1.6, 50% |" in text
     assert "| distance-soft | 183 | 2 | original | 30 ms | 1.0 x | 12.7, 400% |" in text
     assert "| 7 ms |" not in text.partition("## The head of ProtoPool")[2]

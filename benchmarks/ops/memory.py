@@ -13,9 +13,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,35 +64,53 @@ def results_of(name: str, precision: str, inputs: Inputs) -> list[Tensor]:
     return [value, *torch.autograd.grad(value, (inputs.features, inputs.prototypes), inputs.grad)]
 
 
+def extra_bytes(step: Callable[[], list[Tensor]]) -> int:
+    """Bytes that a step in this process needed beyond its results.
+
+    The process must be fresh but for one small step, which brings threads, code pages and the autograd engine.
+    """
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = status_bytes("VmRSS")
+    kept = step()
+    return status_bytes("VmHWM") - before - sum(map(size, kept))
+
+
 def measure_here(name: str, precision: str, case: Case) -> int:
     """Extra bytes of one forward and backward in this process, which must be fresh."""
-
-    def step(inputs_case: Case) -> int:
-        inputs = make_inputs(inputs_case, requires_grad=True)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = status_bytes("VmRSS")
-        kept = results_of(name, precision, inputs)
-        return status_bytes("VmHWM") - before - sum(map(size, kept))
-
-    # Threads, code pages and the autograd engine come into being on the first step; a tiny one brings them in.
-    step(CASES["tiny"])
-    return step(case)
+    found = 0
+    for one in (CASES["tiny"], case):
+        inputs = make_inputs(one, requires_grad=True)
+        found = extra_bytes(partial(results_of, name, precision, inputs))
+    return found
 
 
 def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def measure_apart(name: str, precision: str, case: Case) -> int:
-    """Extra bytes, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks", "memory", "--child", name, "--precision", precision]
-    environment = {**os.environ, **GIVE_BACK}
+def in_new_process(*arguments: str, environment: Mapping[str, str] | None = None) -> Any:
+    """What `python -m benchmarks ARGUMENTS` prints last, as JSON.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     answer = subprocess.run(
-        [*command, "--case", case.name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode != 0:
-        raise RuntimeError(f"{name} on {case.name}: the measuring process failed:\n{answer.stderr[-2000:]}")
-    return int(json.loads(answer.stdout.splitlines()[-1])["extra_bytes"])
+        raise RuntimeError(f"{' '.join(arguments)}: the measuring process failed:\n{answer.stderr[-2000:]}")
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def measure_apart(name: str, precision: str, case: Case) -> int:
+    """Extra bytes, measured in a new process."""
+    child = ("memory", "--child", name, "--precision", precision, "--case", case.name)
+    return int(in_new_process(*child, environment=GIVE_BACK))
 
 
 def measure_on_cuda(driver: Driver, name: str, precision: str, case: Case) -> int:
@@ -169,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     on_cuda = arguments.device == "cuda"
     case = CASES[arguments.case or (CUDA_MEMORY_CASE if on_cuda else "grid14")]
     if arguments.child is not None:
-        print(json.dumps({"extra_bytes": measure_here(arguments.child, arguments.precision, case)}))
+        print(json.dumps(measure_here(arguments.child, arguments.precision, case)))
         return 0
     if arguments.providers is None:
         status = protokern.available_backends()

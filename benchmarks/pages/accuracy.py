@@ -11,19 +11,17 @@ import statistics
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commit import ROOT
 from benchmarks.ops.machine import cpu_name
-from benchmarks.pages.results import RESULTS, append_rows, insert_between, read_rows
+from benchmarks.pages.results import RESULTS, Place, append_rows, read_rows
 
 ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
-BEGIN = "<!-- accuracies begin: made by `python -m benchmarks accuracy --write`, do not edit -->"
-END = "<!-- accuracies end -->"
+PLACE = Place("accuracies", "accuracy")
 STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
 
@@ -152,9 +150,6 @@ def from_results() -> str:
     return table(read_rows(ACCURACY, AccuracyRow))
 
 
-insert = partial(insert_between, BEGIN, END)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders to store")
@@ -163,5 +158,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     append_rows(ACCURACY, [read_run(folder) for folder in arguments.runs])
     print(from_results())
     if arguments.write:
-        PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), from_results()), encoding="utf-8")
+        PLACE.write(PAGE, from_results())
     return 0

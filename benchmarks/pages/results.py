@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,13 +107,36 @@ def parse(kind: str, text: str) -> Any:
     return readers[kind.removesuffix(" | None")](text)
 
 
-def insert_between(begin: str, end: str, page: str, text: str) -> str:
-    """`page` with what stands between two markers replaced by `text`.
+@dataclass(frozen=True)
+class Place:
+    """Where a verb puts its tables into a page: between two comments.
 
-    Raises:
-        ValueError: a marker is missing.
+    Attributes:
+        name: of what stands there.
+        verb: that makes it.
     """
-    if begin not in page or end not in page:
-        raise ValueError(f"page: must have the lines {begin!r} and {end!r}; got a text without them.")
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+    name: str
+    verb: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name} begin: made by `python -m benchmarks {self.verb} --write`, do not edit -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- {self.name} end -->"
+
+    def insert(self, page: str, text: str) -> str:
+        """`page` with what stands there replaced by `text`.
+
+        Raises:
+            ValueError: a comment is missing.
+        """
+        if self.begin not in page or self.end not in page:
+            raise ValueError(f"page: must have the lines {self.begin!r} and {self.end!r}; got a text without them.")
+        before, _, rest = page.partition(self.begin)
+        return f"{before}{self.begin}\n{text}\n{self.end}{rest.partition(self.end)[2]}"
+
+    def write(self, path: Path, text: str) -> None:
+        path.write_text(self.insert(path.read_text(encoding="utf-8"), text), encoding="utf-8")

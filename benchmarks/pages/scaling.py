@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.commit import ROOT
 from benchmarks.pages.groups import newest
-from benchmarks.pages.results import PUSH, SPEED, insert_between, read_rows
-from benchmarks.pages.rows import PushRow, SpeedRow
+from benchmarks.pages.results import PUSH, SPEED, Place, read_rows
+from benchmarks.pages.rows import SpeedRow
+from benchmarks.pages.scenario_rows import PushRow
 from benchmarks.pages.targets import H200_GBYTES, H200_GFLOPS
 
 PAGE = ROOT / "docs" / "scaling.md"
-BEGIN = "<!-- scaling begin: made by `python -m benchmarks scaling --write`, do not edit -->"
-END = "<!-- scaling end -->"
+PLACE = Place("scaling", "scaling")
 
 IMAGES = 1_281_167  # of ImageNet's training split
 SIZE, DEPTH, PROTOTYPES = 224, 128, 10_000
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     content = page()
     if arguments.write:
-        PAGE.write_text(insert_between(BEGIN, END, PAGE.read_text(encoding="utf-8"), content), encoding="utf-8")
+        PLACE.write(PAGE, content)
     else:
         print(content)
     return 0

@@ -1,12 +1,16 @@
-"""Markdown tables of what is made of the ops: searches, heads, pages. One function for each kind of row."""
+"""Markdown tables of what is made of the ops, one function for each kind of row, and the pages that they go to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from benchmarks.pages.rows import (
+from benchmarks.pages.results import CHECKPOINTS, DEVICE, FROZEN, IMPORTANCE, LAST_LAYER, POOL, PUSH, REPORT, SEARCH
+from benchmarks.pages.rows import DeviceRow, Measurement
+from benchmarks.pages.scenario_rows import (
     CheckpointRow,
-    DeviceRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,
@@ -160,3 +164,55 @@ def pool_table(rows: Sequence[PoolRow]) -> str:
         cells += [times(row.faster_than_original), f"{row.extra_mb:.1f}, {row.extra_mb / row.map_mb:.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of a page: one scenario.
+
+    Attributes:
+        path: of the stored rows.
+        row: what each of them is.
+        title: of the section.
+        key: columns that say what was measured; of rows that agree in them the newest is shown.
+        table: makes the table of those.
+    """
+
+    path: Path
+    row: type[Measurement]
+    title: str
+    key: tuple[str, ...]
+    table: Callable[[Any], str]
+
+
+ON_BENCHMARKS = (
+    Part(DEVICE, DeviceRow, "Networks on a CUDA device", ("device", "task", "precision", "backend"), device_table),
+    Part(POOL, PoolRow, "The head of ProtoPool", ("device", "case", "threads", "provider"), pool_table),
+    Part(
+        IMPORTANCE,
+        ImportanceRow,
+        "Importance of visible properties",
+        ("backbone", "images", "image_size"),
+        importance_table,
+    ),
+    Part(REPORT, ReportRow, "The report of a run", ("device", "prototypes", "classes"), report_table),
+)
+ON_RESULTS = (
+    Part(PUSH, PushRow, "Push", ("backbone", "images", "image_size"), push_table),
+    Part(SEARCH, SearchRow, "Search over stored features", ("device", "case", "threads"), search_table),
+    Part(
+        FROZEN,
+        FrozenRow,
+        "Training a head on stored features",
+        ("device", "backbone", "side", "threads", "provider"),
+        frozen_table,
+    ),
+    Part(LAST_LAYER, LastLayerRow, "The last layer", ("device", "problem", "threads", "solver"), last_layer_table),
+    Part(
+        CHECKPOINTS,
+        CheckpointRow,
+        "Checkpoints",
+        ("device", "backbone", "images", "image_size"),
+        checkpoint_table,
+    ),
+)

@@ -6,63 +6,24 @@ README gets the short one, docs/benchmarks.md those of the ops, docs/results.md 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from benchmarks.commit import ROOT
 from benchmarks.ops.cases import CASES
 from benchmarks.pages.groups import LINES, OURS, Comparison, newest
-from benchmarks.pages.results import (
-    CHECKPOINTS,
-    DEVICE,
-    FROZEN,
-    IMPORTANCE,
-    LAST_LAYER,
-    MEMORY,
-    POOL,
-    PUSH,
-    REPORT,
-    SEARCH,
-    SPEED,
-    insert_between,
-    read_rows,
-)
-from benchmarks.pages.rows import (
-    CheckpointRow,
-    DeviceRow,
-    FrozenRow,
-    ImportanceRow,
-    LastLayerRow,
-    Measurement,
-    MemoryRow,
-    PoolRow,
-    PushRow,
-    ReportRow,
-    SearchRow,
-    SpeedRow,
-)
-from benchmarks.pages.scenario_tables import (
-    BUSY_MARK,
-    checkpoint_table,
-    device_table,
-    frozen_table,
-    importance_table,
-    last_layer_table,
-    pool_table,
-    push_table,
-    report_table,
-    search_table,
-    times,
-)
+from benchmarks.pages.results import MEMORY, SPEED, Place, read_rows
+from benchmarks.pages.rows import Measurement, MemoryRow, SpeedRow
+from benchmarks.pages.scenario_rows import PushRow
+from benchmarks.pages.scenario_tables import BUSY_MARK, ON_BENCHMARKS, ON_RESULTS, Part, times
 from benchmarks.pages.targets import verdicts
 
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS_PAGE = ROOT / "docs" / "results.md"
-BEGIN = "<!-- benchmarks begin: made by `python -m benchmarks tables --write`, do not edit -->"
-END = "<!-- benchmarks end -->"
+PLACE = Place("benchmarks", "tables")
 NOTHING = "No measurements are stored yet; `make bench` makes them."
 NO_CUDA = "On a CUDA device: not measured."
 MODE_NAMES = {"fwd": "forward", "full": "forward + backward"}
@@ -71,37 +32,24 @@ CPU_STORY = (("cub200", "fwd"), ("cub200", "full"), ("grid14", "fwd"), ("grid14"
 CUDA_STORY = (("cub200", "full"), ("resnet14", "full"), ("imagenet14", "full"), ("vit16", "fwd"))
 
 
+Kind = TypeVar("Kind", bound=Measurement)
+
+
 @dataclass(frozen=True)
 class Stored:
-    """All stored rows."""
+    """All stored rows: of the ops, and of all that is made of them by the kind of row."""
 
-    speed: Sequence[SpeedRow]
-    memory: Sequence[MemoryRow]
-    push: Sequence[PushRow]
-    pool: Sequence[PoolRow] = ()
-    report: Sequence[ReportRow] = ()
-    importance: Sequence[ImportanceRow] = ()
-    search: Sequence[SearchRow] = ()
-    frozen: Sequence[FrozenRow] = ()
-    checkpoints: Sequence[CheckpointRow] = ()
-    last_layer: Sequence[LastLayerRow] = ()
-    device: Sequence[DeviceRow] = ()
+    speed: Sequence[SpeedRow] = ()
+    memory: Sequence[MemoryRow] = ()
+    others: Mapping[type, Sequence[Any]] = field(default_factory=dict)
+
+    def of(self, kind: type[Kind]) -> Sequence[Kind]:
+        return self.others.get(kind, ())
 
 
 def from_results() -> Stored:
-    return Stored(
-        read_rows(SPEED, SpeedRow),
-        read_rows(MEMORY, MemoryRow),
-        read_rows(PUSH, PushRow),
-        read_rows(POOL, PoolRow),
-        read_rows(REPORT, ReportRow),
-        read_rows(IMPORTANCE, ImportanceRow),
-        read_rows(SEARCH, SearchRow),
-        read_rows(FROZEN, FrozenRow),
-        read_rows(CHECKPOINTS, CheckpointRow),
-        read_rows(LAST_LAYER, LastLayerRow),
-        read_rows(DEVICE, DeviceRow),
-    )
+    others = {part.row: read_rows(part.path, part.row) for part in (*ON_BENCHMARKS, *ON_RESULTS)}
+    return Stored(read_rows(SPEED, SpeedRow), read_rows(MEMORY, MemoryRow), others)
 
 
 def short(stored: Stored) -> str:
@@ -121,7 +69,7 @@ def short(stored: Stored) -> str:
     for comparison in shown:
         lines.append(story_line(comparison))
         used += comparison.rows
-    parts = ["\n".join(lines), memory_sentence(stored.memory), push_sentence(stored.push)]
+    parts = ["\n".join(lines), memory_sentence(stored.memory), push_sentence(stored.of(PushRow))]
     if not any(comparison.first.on_cuda for comparison in shown):
         parts.append(NO_CUDA)
     sentences = " ".join(part for part in (*parts[1:], caption(used)) if part)
@@ -230,44 +178,22 @@ def full(stored: Stored) -> str:
     if stored.memory:
         rows = list({(row.device, row.case, row.provider, row.precision): row for row in stored.memory}.values())
         parts += ["## Memory", memory_table(rows), caption(rows)]
-    if stored.device:
-        networks = list({(row.device, row.task, row.precision, row.backend): row for row in stored.device}.values())
-        parts += ["## Networks on a CUDA device", device_table(networks), caption(networks)]
-    if stored.pool:
-        pools = list({(row.device, row.case, row.threads, row.provider): row for row in stored.pool}.values())
-        parts += ["## The head of ProtoPool", pool_table(pools), caption(pools)]
-    if stored.importance:
-        measured = list({(row.backbone, row.images, row.image_size): row for row in stored.importance}.values())
-        parts += ["## Importance of visible properties", importance_table(measured), caption(measured)]
-    if stored.report:
-        reports = list({(row.device, row.prototypes, row.classes): row for row in stored.report}.values())
-        parts += ["## The report of a run", report_table(reports), caption(reports)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *sections(stored, ON_BENCHMARKS, "##")])
 
 
 def scale(stored: Stored) -> str:
     """Searches, stored features, the last layer and checkpoints: what whole data sets cost."""
-    parts: list[str] = []
-    if stored.push:
-        pushes = list({(row.backbone, row.images, row.image_size): row for row in stored.push}.values())
-        parts += ["### Push", push_table(pushes), caption(pushes)]
-    if stored.search:
-        searches = list({(row.device, row.case, row.threads): row for row in stored.search}.values())
-        parts += ["### Search over stored features", search_table(searches), caption(searches)]
-    if stored.frozen:
-        steps = list(
-            {(row.device, row.backbone, row.side, row.threads, row.provider): row for row in stored.frozen}.values()
-        )
-        parts += ["### Training a head on stored features", frozen_table(steps), caption(steps)]
-    if stored.last_layer:
-        layers = list({(row.device, row.problem, row.threads, row.solver): row for row in stored.last_layer}.values())
-        parts += ["### The last layer", last_layer_table(layers), caption(layers)]
-    if stored.checkpoints:
-        trainings = list(
-            {(row.device, row.backbone, row.images, row.image_size): row for row in stored.checkpoints}.values()
-        )
-        parts += ["### Checkpoints", checkpoint_table(trainings), caption(trainings)]
-    return "\n\n".join(parts) or NOTHING
+    return "\n\n".join(sections(stored, ON_RESULTS, "###")) or NOTHING
+
+
+def sections(stored: Stored, parts: Sequence[Part], level: str) -> list[str]:
+    """The newest row of everything that was measured, scenario by scenario."""
+    found: list[str] = []
+    for part in parts:
+        rows = list({tuple(getattr(row, name) for name in part.key): row for row in stored.of(part.row)}.values())
+        if rows:
+            found += [f"{level} {part.title}", part.table(rows), caption(rows)]
+    return found
 
 
 def target_table(rows: Sequence[SpeedRow]) -> str:
@@ -332,9 +258,6 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
     return "\n".join(lines)
 
 
-insert = partial(insert_between, BEGIN, END)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks tables", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into README.md and two pages of docs")
@@ -347,6 +270,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.write:
         pages = {arguments.readme: short, arguments.page: full, arguments.results_page: scale}
         for path, make_tables in pages.items():
-            tables = make_tables(stored)
-            path.write_text(insert(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
+            PLACE.write(path, make_tables(stored))
     return 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
-from benchmarks.pages.rows import CheckpointRow, LastLayerRow, MemoryRow, SearchRow, SpeedRow
+from benchmarks.pages.rows import MemoryRow, SpeedRow
+from benchmarks.pages.scenario_rows import CheckpointRow, LastLayerRow, SearchRow
 
 Read = Callable[[Comparison], float | None]
 

@@ -9,15 +9,13 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks.pages.accuracy import PAGE, percent, read_run
-from benchmarks.pages.results import RESULTS, append_rows, insert_between, read_rows
+from benchmarks.pages.results import RESULTS, Place, append_rows, read_rows
 
 TRUST = RESULTS / "trust.csv"
-BEGIN = "<!-- trust begin: made by `python -m benchmarks trust --write`, do not edit -->"
-END = "<!-- trust end -->"
+PLACE = Place("trust", "trust")
 
 
 @dataclass(frozen=True)
@@ -134,9 +132,6 @@ def table(rows: Sequence[TrustRow]) -> str:
     return "\n".join(lines)
 
 
-insert = partial(insert_between, BEGIN, END)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Store rows, print the table, and write it into the page if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks trust", description=__doc__)
@@ -147,5 +142,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = table(read_rows(TRUST, TrustRow))
     print(text)
     if arguments.write:
-        PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+        PLACE.write(PAGE, text)
     return 0

@@ -6,22 +6,22 @@ the epochs that write, the writing is timed on its own, because a few percent dr
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
-from benchmarks.ops.machine import describe, settle, watch_others
+from benchmarks.ops.machine import watch_others
 from benchmarks.pages.results import CHECKPOINTS, append_rows
-from benchmarks.pages.rows import CheckpointRow
+from benchmarks.pages.scenario_rows import CheckpointRow
 from benchmarks.pages.targets import checkpoint_verdict
+from benchmarks.scenarios.scenario import begin, columns, flags
 from protokern.config import RunConfig, config_to_dict, parse_config
 from protokern.data import Splits, open_splits
 from protokern.data.sources import BirdCounts
@@ -95,18 +95,15 @@ def check_written(run: TrainingRun) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks checkpoints", description=__doc__)
+    parser = flags("checkpoints", __doc__, CHECKPOINTS)
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg and test/; default: synthetic birds")
     parser.add_argument("--birds", type=int, default=32, help="of each of ten classes, without --data")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each kind")
     parser.add_argument("--folder", type=Path, help="on the disk to write to; default: where temporary files are")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="CSV file that the row is added to")
     arguments = parser.parse_args(argv)
-    settle(arguments.settle)
-    machine = describe()
+    machine = begin(arguments)
     counts = BirdCounts(train_per_class=arguments.birds, val_per_class=4, test_per_class=2)
     splits = open_splits(arguments.data, image_size=arguments.image_size, cache="memory", birds=counts)
     epochs = 2 * arguments.rounds + 1
@@ -125,13 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = zip(times.writing, times.without, strict=True)
     without_s, checkpoint_s = statistics.median(times.without), statistics.median(times.checkpoints)
     row = CheckpointRow(
-        **asdict(machine),
-        others=round(others.cores, 2),
+        **columns(machine, others),
         backbone=arguments.backbone,
         images=len(splits.train),
         image_size=arguments.image_size,
         prototypes=run.model.num_prototypes,
-        threads=torch.get_num_threads(),
         rounds=arguments.rounds,
         epoch_s=round(without_s, 3),
         checkpoint_s=round(checkpoint_s, 4),

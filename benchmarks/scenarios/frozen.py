@@ -14,7 +14,6 @@ import copy
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.commit import ROOT
-from benchmarks.ops.gate import require_green
-from benchmarks.ops.machine import describe, settle, watch_others
+from benchmarks.ops.machine import Machine, watch_others
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import FROZEN, append_rows
-from benchmarks.pages.rows import FrozenRow
+from benchmarks.pages.scenario_rows import FrozenRow
 from benchmarks.pages.show import not_quiet
-from benchmarks.pages.targets import FROZEN_RATIO
-from protokern.backbones import build_backbone
+from benchmarks.pages.targets import FROZEN_RATIO, judged
+from benchmarks.scenarios.scenario import (
+    begin,
+    columns,
+    evenly,
+    flags,
+    photo_flags,
+    photo_model,
+    time_columns,
+)
 from protokern.config.train import TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision
@@ -42,7 +47,6 @@ from protokern.train.optimizers import make_optimizer
 from protokern.train.stages import Step
 from protokern.train.step import make_forward
 
-TESTS = tuple(ROOT / "tests" / name for name in ("nn/test_rows.py", "train/test_stored.py", "features/test_store.py"))
 OURS: dict[str, Precision] = {"store bf16": "bf16", "store fp32": "fp32"}
 EAGER = {"eager": False, "eager channels last": True}
 BACKBONE = "backbone"
@@ -202,20 +206,16 @@ def make_call(head: Any, batches: Iterator[list[int]], steps: int) -> Callable[[
     return call
 
 
-def run(arguments: argparse.Namespace) -> list[FrozenRow]:
+def run(machine: Machine, arguments: argparse.Namespace) -> list[FrozenRow]:
     """Write the stores, check, and time all providers."""
-    machine = describe()
     splits = open_splits(arguments.data, image_size=arguments.image_size, augmentation="none")
-    count = min(arguments.limit, len(splits.push))
-    images = Chosen(splits.push, [index * len(splits.push) // count for index in range(count)])
-    torch.manual_seed(0)
-    backbone = build_backbone(arguments.backbone, weights=arguments.weights).eval()
-    sizes = {"prototypes_per_class": arguments.prototypes_per_class, "image_size": arguments.image_size}
-    model = ProtoPNet(backbone.to(memory_format=torch.channels_last), len(splits.classes), **sizes)
+    images = Chosen(splits.push, evenly(len(splits.push), arguments.limit))
+    model = photo_model(arguments, len(splits.classes))
+    backbone = model.backbone.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         stores = write_stores(Path(folder), backbone, images)
         heads = make_heads(model, stores, images, arguments.batch_size)
-        batches = shuffled_batches(count, arguments.batch_size, 0, 0)
+        batches = shuffled_batches(len(images), arguments.batch_size, 0, 0)
         check(losses(heads, batches[0]))
         order = itertools.cycle(batches)
         steps = {name: 1 if name == BACKBONE else STEPS for name in heads}
@@ -227,8 +227,7 @@ def run(arguments: argparse.Namespace) -> list[FrozenRow]:
     channels, side, _ = stores["store fp32"].shape
     return [
         FrozenRow(
-            **asdict(machine),
-            others=round(others.cores, 2),
+            **columns(machine, others),
             provider=name,
             backbone=arguments.backbone,
             image_size=arguments.image_size,
@@ -236,11 +235,7 @@ def run(arguments: argparse.Namespace) -> list[FrozenRow]:
             side=side,
             prototypes=model.num_prototypes,
             batch=arguments.batch_size,
-            threads=torch.get_num_threads(),
-            rounds=timing.rounds,
-            p20_ms=round(timing.p20, 3),
-            p50_ms=round(timing.p50, 3),
-            p80_ms=round(timing.p80, 3),
+            **time_columns(timing, digits=3),
             images_per_s=round(arguments.batch_size / timing.p50 * 1e3, 1),
             faster_than_eager=round(timings["eager"].p50 / timing.p50, 3),
             faster_than_backbone=round(timings[BACKBONE].p50 / timing.p50, 3),
@@ -257,27 +252,18 @@ def show(rows: Sequence[FrozenRow]) -> None:
         against = f"{row.faster_than_eager:7.2f} x eager {row.faster_than_backbone:8.1f} x backbone"
         print(f"{row.provider:22}{row.p50_ms:10.2f} ms {row.images_per_s:10.0f} images/s {against}")
     best = max(row.faster_than_eager for row in rows if row.provider in OURS)
-    print(
-        f"target >= {FROZEN_RATIO:g} x the eager head: {'reached' if best >= FROZEN_RATIO else 'MISSED'} ({best:.2f} x)"
-    )
+    print(judged(f"{best:.2f} x the eager head", f">= {FROZEN_RATIO:g} x", best >= FROZEN_RATIO))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks frozen", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
-    parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
-    parser.add_argument("--prototypes-per-class", type=int, default=10)
+    parser = flags("frozen", __doc__, FROZEN)
+    photo_flags(parser)
     parser.add_argument("--batch-size", type=int, default=80)
     parser.add_argument("--limit", type=int, default=1600, help="images, evenly spaced; 1,600 make stores of 307 MB")
     parser.add_argument("--seconds", type=float, default=40.0, help="about how long is timed")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=FROZEN, help="CSV file that the rows are added to")
     arguments = parser.parse_args(argv)
-    require_green(TESTS)
-    settle(arguments.settle)
-    rows = run(arguments)
+    machine = begin(arguments, "nn/test_rows.py", "train/test_stored.py", "features/test_store.py")
+    rows = run(machine, arguments)
     show(rows)
     append_rows(arguments.out, rows)
     return 0

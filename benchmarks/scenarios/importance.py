@@ -7,23 +7,20 @@ alternate, and each round gives one ratio. Without --data the images are synthet
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.ops.machine import describe, settle, watch_others
+from benchmarks.ops.machine import watch_others
 from benchmarks.pages.results import IMPORTANCE, append_rows
-from benchmarks.pages.rows import ImportanceRow
-from benchmarks.pages.targets import IMPORTANCE_RATIO
-from protokern.backbones import build_backbone
+from benchmarks.pages.scenario_rows import ImportanceRow
+from benchmarks.pages.targets import IMPORTANCE_RATIO, judged
+from benchmarks.scenarios.scenario import begin, columns, evenly, flags, in_turns, photo_flags, photo_model
 from protokern.data import BirdCounts, ImageDataset, open_splits
 from protokern.data.decode import pixels_to_tensor
 from protokern.explain.importance import importance, modification_threads
@@ -33,23 +30,9 @@ from protokern.models import ProtoPNet
 Images = list[np.ndarray]
 
 
-@dataclass(frozen=True)
-class Round:
-    """Seconds of the parts and of the whole."""
-
-    backbone: float
-    modifications: float
-    importance: float
-
-    @property
-    def ratio(self) -> float:
-        return self.importance / (self.backbone + self.modifications)
-
-
 def load_images(dataset: ImageDataset, limit: int | None) -> Images:
     """All images, or `limit` of them evenly spaced: (Y, X, 3) uint8."""
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    return [dataset.display_image(index * len(dataset) // count) for index in range(count)]
+    return [dataset.display_image(index) for index in evenly(len(dataset), limit)]
 
 
 def bare_passes(backbone: nn.Module, batches: Sequence[torch.Tensor]) -> None:
@@ -66,76 +49,55 @@ def modify_all(images: Images) -> None:
                 pass
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def time_rounds(model: ProtoPNet, images: Images, batch_size: int, rounds: int) -> list[Round]:
-    """Time the parts and the whole; which of them comes first alternates."""
+def time_rounds(model: ProtoPNet, images: Images, batch_size: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the parts and of the whole in each round."""
     batches = [pixels_to_tensor(np.stack(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
     importance(model, images[:batch_size], batch_size=batch_size)
-    parts = {
+    calls = {
         "backbone": lambda: bare_passes(model.backbone, batches),
         "modifications": lambda: modify_all(images),
         "importance": lambda: importance(model, images, batch_size=batch_size),
     }
-    measured = []
-    for number in range(rounds):
-        order = list(parts) if number % 2 == 0 else list(parts)[::-1]
-        measured.append(Round(**{name: seconds(parts[name]) for name in order}))
-    return measured
+    return in_turns(calls, rounds)
+
+
+def ratio(taken: Mapping[str, Sequence[float]]) -> float:
+    """How many times as long as its parts the whole took: the median over the rounds."""
+    parts = zip(taken["importance"], taken["backbone"], taken["modifications"], strict=True)
+    return statistics.median(whole / (backbone + modifications) for whole, backbone, modifications in parts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks importance", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with train/ and test/<class>/*.jpg; the test images are used")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
-    parser.add_argument("--image-size", type=int, default=160, help="pixels, square")
-    parser.add_argument("--prototypes-per-class", type=int, default=10)
+    parser = flags("importance", __doc__, IMPORTANCE)
+    photo_flags(parser, "train/ and test/<class>/*.jpg, of which the test images are used")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--limit", type=int, help="only so many images, evenly spaced")
     parser.add_argument("--rounds", type=int, default=3, help="of each kind")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=IMPORTANCE, help="CSV file that the row is added to")
     arguments = parser.parse_args(argv)
-    settle(arguments.settle)
-    machine = describe()
+    machine = begin(arguments)
     splits = open_splits(arguments.data, image_size=arguments.image_size, birds=BirdCounts(train_per_class=1))
     images = load_images(splits.test, arguments.limit)
-    torch.manual_seed(0)
-    model = ProtoPNet(
-        build_backbone(arguments.backbone, weights=arguments.weights),
-        len(splits.classes),
-        prototypes_per_class=arguments.prototypes_per_class,
-        image_size=arguments.image_size,
-    ).eval()
+    model = photo_model(arguments, len(splits.classes))
     with watch_others() as others:
-        rounds = time_rounds(model, images, arguments.batch_size, arguments.rounds)
+        taken = time_rounds(model, images, arguments.batch_size, arguments.rounds)
+    medians: dict[str, Any] = {f"{name}_s": round(statistics.median(each), 3) for name, each in taken.items()}
     row = ImportanceRow(
-        **asdict(machine),
-        others=round(others.cores, 2),
+        **columns(machine, others),
         backbone=arguments.backbone,
         images=len(images),
         image_size=arguments.image_size,
         prototypes=model.num_prototypes,
         modifications=len(MODIFICATIONS),
         batch_size=arguments.batch_size,
-        threads=torch.get_num_threads(),
         rounds=arguments.rounds,
-        backbone_s=round(statistics.median(one.backbone for one in rounds), 3),
-        modifications_s=round(statistics.median(one.modifications for one in rounds), 3),
-        importance_s=round(statistics.median(one.importance for one in rounds), 3),
-        ratio=round(statistics.median(one.ratio for one in rounds), 4),
+        **medians,
+        ratio=round(ratio(taken), 4),
     )
-    verdict = "reached" if row.ratio <= IMPORTANCE_RATIO else "MISSED"
     print(f"{row.images} images, {row.backbone} at {row.image_size} pixels, {row.prototypes} prototypes")
     print(
         f"{1 + row.modifications} bare passes {row.backbone_s:.2f} s, modifications {row.modifications_s:.2f} s, "
         f"importance {row.importance_s:.2f} s"
     )
-    print(f"ratio {row.ratio:.3f}, target <= {IMPORTANCE_RATIO}: {verdict}")
+    print(judged(f"ratio {row.ratio:.3f}", f"<= {IMPORTANCE_RATIO}", row.ratio <= IMPORTANCE_RATIO))
     append_rows(arguments.out, [row])
     return 0

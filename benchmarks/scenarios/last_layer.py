@@ -10,12 +10,11 @@ the run's own settings. Test images are only counted.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.commit import ROOT
-from benchmarks.ops.gate import require_green
-from benchmarks.ops.machine import describe, settle, watch_others
+from benchmarks.ops.machine import watch_others
 from benchmarks.pages.results import LAST_LAYER, append_rows
-from benchmarks.pages.rows import LastLayerRow
+from benchmarks.pages.scenario_rows import LastLayerRow
 from benchmarks.pages.targets import MADE_UP, last_layer_verdict
+from benchmarks.scenarios.scenario import begin, columns, flags
 from protokern.backbones import build_backbone
 from protokern.config.train import TrainConfig
 from protokern.losses import last_layer_l1
@@ -39,7 +37,6 @@ from protokern.runs.open import open_run
 from protokern.solvers.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
 from protokern.train.optimizers import make_optimizer
 
-TESTS = (ROOT / "tests" / "solvers" / "test_convex.py", ROOT / "tests" / "solvers" / "test_last_layer.py")
 CUB = (5_994, 200, 10)  # images, classes, prototypes of each
 UNBOUNDED = 1e9  # a last_layer_bound that is never met
 
@@ -131,7 +128,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
         return {"gap": None, "l1": settings.l1, "evaluations": None}
 
     ways: dict[str, Callable[[], dict[str, Any]]] = {"convex": solved, "compat": stepped}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     ends: dict[str, dict[str, Any]] = {}
     is_other = model.last_layer_identity.T == 0
     for index in range(rounds):
@@ -139,28 +136,24 @@ def measure(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
             model.last_layer.load_state_dict(start)
             started = time.perf_counter()
             end = ways[name]()
-            seconds[name].append(time.perf_counter() - started)
+            taken[name].append(time.perf_counter() - started)
             ends[name] = {
                 **end,
                 "objective": objective(problem),
                 "nonzero": int(weight_of(model)[is_other].count_nonzero()),
                 "test_accuracy": None if problem.test is None else problem.test.evaluate(model.last_layer).accuracy,
             }
-    return {name: {**ends[name], "seconds": statistics.median(seconds[name])} for name in ways}
+    return {name: {**ends[name], "seconds": statistics.median(taken[name])} for name in ways}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks last-layer", description=__doc__)
+    parser = flags("last-layer", __doc__, LAST_LAYER)
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs; default: the made-up problem")
     parser.add_argument("--data", help="the photographs of the runs")
     parser.add_argument("--rounds", type=int, default=3, help="of each of the two ways")
     parser.add_argument("--tiny", action="store_true", help="a small made-up problem, to see that it works")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=LAST_LAYER, help="CSV file that the rows are added to")
     arguments = parser.parse_args(argv)
-    require_green(TESTS)
-    settle(arguments.settle)
-    machine = describe()
+    machine = begin(arguments, "solvers/test_convex.py", "solvers/test_last_layer.py")
     problems = [from_run(run, arguments.data) for run in arguments.runs]
     if not problems:
         problems = [made_up(*((300, 10, 3) if arguments.tiny else CUB))]
@@ -169,15 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = measure(problem, arguments.rounds)
         rows = [
             LastLayerRow(
-                **asdict(machine),
-                others=round(others.cores, 2),
+                **columns(machine, others),
                 problem=problem.name,
                 solver=name,
                 images=len(problem.train.labels),
                 inputs=problem.train.values.shape[1],
                 classes=problem.model.num_classes,
                 path=problem.path if name == "convex" else 1,
-                threads=torch.get_num_threads(),
                 rounds=arguments.rounds,
                 **result,
             )

@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.commit import ROOT
-from benchmarks.ops.gate import require_green
-from benchmarks.ops.machine import describe, settle, watch_others
-from benchmarks.ops.memory import GIVE_BACK, size, status_bytes
+from benchmarks.ops.machine import Machine, watch_others
+from benchmarks.ops.memory import GIVE_BACK, extra_bytes, in_new_process
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import POOL, append_rows
-from benchmarks.pages.rows import PoolRow
+from benchmarks.pages.scenario_rows import PoolRow
 from benchmarks.pages.show import not_quiet
-from benchmarks.pages.targets import POOL_RATIO
+from benchmarks.pages.targets import POOL_RATIO, judged
 from benchmarks.scenarios.pool_formulas import Head, eager, original
+from benchmarks.scenarios.scenario import begin, columns, flags, time_columns
 from protokern.models import ProtoPool
 from protokern.nn.slots import FULL_SCALE, gumbel_noise
 
@@ -40,7 +35,6 @@ PROVIDERS = (OURS, *FORMULAS)
 SECOND_EPOCH = FULL_SCALE / 30**0.5  # the scale in epoch 1 of the 30 that it rises in
 # Of the largest entry of a tensor. At the largest scale a logit's last bit is 1e-5 of the share that it makes.
 TOLERANCE = 3e-5
-TESTS = ("nn/test_mean_distance.py", "nn/test_soft_choice.py")
 
 
 @dataclass(frozen=True)
@@ -154,33 +148,20 @@ def with_gradients(logits: Tensor, head: Head, grad: Tensor) -> list[Tensor]:
 
 def extra_bytes_here(name: str, case: PoolCase) -> int:
     """Bytes of one step beyond its tensors and results, in this process, which must be fresh."""
-
-    def once(of: PoolCase) -> int:
-        model = make_model(of)
-        step = make_step(name, of, model, make_head(of, model))
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        before = status_bytes("VmRSS")
-        kept = step()
-        return status_bytes("VmHWM") - before - sum(map(size, kept))
-
-    once(TINY)  # threads, code pages and the autograd engine come into being
-    return once(case)
+    found = 0
+    for one in (TINY, case):
+        model = make_model(one)
+        found = extra_bytes(make_step(name, one, model, make_head(one, model)))
+    return found
 
 
-def extra_bytes(name: str, case: PoolCase) -> int:
+def extra_bytes_apart(name: str, case: PoolCase) -> int:
     """The same in a new process."""
-    command = [sys.executable, "-m", "benchmarks", "pool-head", "--child", name, "--cases", case.name]
-    answer = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **GIVE_BACK}, capture_output=True, text=True, check=False
-    )
-    if answer.returncode != 0:
-        raise RuntimeError(f"{name} on {case.name}: the measuring process failed:\n{answer.stderr[-2000:]}")
-    return int(json.loads(answer.stdout.splitlines()[-1]))
+    return int(in_new_process("pool-head", "--child", name, "--cases", case.name, environment=GIVE_BACK))
 
 
-def run_case(case: PoolCase, seconds: float) -> list[PoolRow]:
+def run_case(machine: Machine, case: PoolCase, seconds: float) -> list[PoolRow]:
     """Check, time and weigh all providers."""
-    machine = describe()
     off = {name: error for name, error in errors(case).items() if not error <= TOLERANCE}
     if OURS in off:
         raise RuntimeError(f"{case.name}: must be within {TOLERANCE:g} of the released formula; got {off[OURS]:.2g}.")
@@ -192,19 +173,14 @@ def run_case(case: PoolCase, seconds: float) -> list[PoolRow]:
     first = timings["original"].p50 if "original" in timings else None
     return [
         PoolRow(
-            **asdict(machine),
-            others=round(others.cores, 2),
+            **columns(machine, others),
+            **time_columns(timing),
             provider=name,
             **{key: value for key, value in asdict(case).items() if key not in ("name", "scale")},
             case=case.name,
             scale=None if case.scale is None else round(case.scale, 1),
-            threads=torch.get_num_threads(),
-            rounds=timing.rounds,
-            p20_ms=round(timing.p20, 4),
-            p50_ms=round(timing.p50, 4),
-            p80_ms=round(timing.p80, 4),
             faster_than_original=None if first is None else round(first / timing.p50, 3),
-            extra_mb=round(extra_bytes(name, case) / 1e6, 3),
+            extra_mb=round(extra_bytes_apart(name, case) / 1e6, 3),
             map_mb=round(case.map_bytes / 1e6, 3),
         )
         for name, timing in timings.items()
@@ -215,20 +191,18 @@ def show(rows: Sequence[PoolRow]) -> None:
     first = rows[0]
     print(f"\n{first.case}, {first.threads} threads{not_quiet(first)}")
     for row in rows:
-        ratio = "" if row.faster_than_original is None else f"{row.faster_than_original:7.2f} x"
-        print(f"{row.provider:12}{row.p50_ms:10.2f} ms {ratio}{row.extra_mb:10.2f} MB")
+        times = "" if row.faster_than_original is None else f"{row.faster_than_original:7.2f} x"
+        print(f"{row.provider:12}{row.p50_ms:10.2f} ms {times}{row.extra_mb:10.2f} MB")
         if row.provider == OURS and row.faster_than_original is not None:
-            reached = "reached" if row.faster_than_original >= POOL_RATIO else "MISSED"
-            print(f"{'':12}target >= {POOL_RATIO:g} x the original: {reached}")
+            ratio = row.faster_than_original
+            print(judged(f"{'':12}{ratio:.2f} x the original", f">= {POOL_RATIO:g} x", ratio >= POOL_RATIO))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks pool-head", description=__doc__)
+    parser = flags("pool-head", __doc__, POOL)
     parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--seconds", type=float, default=6.0, help="about how long a case is timed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=POOL, help="CSV file that the rows are added to")
     parser.add_argument("--child", choices=PROVIDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     cases = [{**CASES, TINY.name: TINY}[name] for name in arguments.cases.split(",")]
@@ -236,10 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(extra_bytes_here(arguments.child, cases[0])))
         return 0
     torch.set_num_threads(arguments.threads)
-    require_green([ROOT / "tests" / name for name in TESTS])
-    settle(arguments.settle)
+    machine = begin(arguments, "nn/test_mean_distance.py", "nn/test_soft_choice.py")
     for case in cases:
-        rows = run_case(case, arguments.seconds)
+        rows = run_case(machine, case, arguments.seconds)
         show(rows)
         append_rows(arguments.out, rows)
     return 0

@@ -16,10 +16,7 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,21 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.commit import ROOT
-from benchmarks.ops.gate import require_green
-from benchmarks.ops.machine import describe, settle, watch_others
-from benchmarks.ops.memory import status_bytes
+from benchmarks.ops.machine import Machine, watch_others
+from benchmarks.ops.memory import in_new_process, status_bytes
 from benchmarks.pages.results import SEARCH, append_rows
-from benchmarks.pages.rows import SearchRow
+from benchmarks.pages.scenario_rows import SearchRow
 from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import search_verdict
+from benchmarks.scenarios.scenario import begin, columns, flags, in_turns, seconds
 from benchmarks.scenarios.search_formulas import nearest_images, push
 from protokern import min_distance
 from protokern.models import ProtoPNet
 from protokern.push import push_prototypes
 from protokern.search import find_nearest_patches
 
-TESTS = (ROOT / "tests" / "search",)
 # Of the original's distances, whose expanded form loses digits.
 TOLERANCE = 1e-4
 # The op alone is timed on every so many batches of a stream.
@@ -187,20 +182,8 @@ def take_turns(
         RuntimeError: they differ by more than the original's rounding.
     """
     torch.testing.assert_close(same().double(), original().double(), rtol=TOLERANCE, atol=TOLERANCE)
-    outcome = Outcome([], [])
-    for index in range(rounds):
-        if index % 2 == 0:
-            outcome.baseline.append(seconds(original) * scale)
-        outcome.search.append(seconds(ours))
-        if index % 2 == 1:
-            outcome.baseline.append(seconds(original) * scale)
-    return outcome
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    taken = in_turns({"baseline": original, "search": ours}, rounds)
+    return Outcome(taken["search"], [one * scale for one in taken["baseline"]])
 
 
 def stream_here(path: Path, case: SearchCase) -> Outcome:
@@ -223,25 +206,12 @@ def stream_here(path: Path, case: SearchCase) -> Outcome:
 
 def stream_apart(path: Path, case: SearchCase, threads: int) -> Outcome:
     """The same in a new process."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.scenarios.search",
-        "--child",
-        str(path),
-        "--sizes",
-        json.dumps(asdict(case)),
-    ]
-    answer = subprocess.run(
-        [*command, "--threads", str(threads)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if answer.returncode != 0:
-        raise RuntimeError(f"{case.name}: the measuring process failed:\n{answer.stderr[-2000:]}")
-    return Outcome(**json.loads(answer.stdout.splitlines()[-1]))
+    sizes = json.dumps(asdict(case))
+    found = in_new_process("search", "--child", str(path), "--threads", str(threads), "--sizes", sizes)
+    return Outcome(**found)
 
 
-def run_case(case: SearchCase, rounds: int, folder: Path | None) -> SearchRow:
-    machine = describe()
+def run_case(machine: Machine, case: SearchCase, rounds: int, folder: Path | None) -> SearchRow:
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(dir=folder) as scratch, watch_others() as others:
         path = Path(scratch) / "features.f32"
@@ -250,19 +220,12 @@ def run_case(case: SearchCase, rounds: int, folder: Path | None) -> SearchRow:
             outcome = stream_apart(path, case, threads)
         else:
             outcome = (time_push if case.name == "push" else time_prune)(path, case, rounds)
+    sizes = {name: value for name, value in asdict(case).items() if name not in ("name", "sample")}
     return SearchRow(
-        **asdict(machine),
-        others=round(others.cores, 2),
+        **columns(machine, others),
+        **sizes,
         case=case.name,
         baseline="op" if case.name == "stream" else "original",
-        images=case.images,
-        side=case.side,
-        depth=case.depth,
-        prototypes=case.prototypes,
-        classes=case.classes,
-        k=case.k,
-        batch_size=case.batch_size,
-        threads=threads,
         rounds=len(outcome.search),
         search_s=round(statistics.median(outcome.search), 4),
         baseline_images=case.images // EVERY if case.name == "stream" else case.sample,
@@ -273,14 +236,12 @@ def run_case(case: SearchCase, rounds: int, folder: Path | None) -> SearchRow:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks search", description=__doc__)
+    parser = flags("search", __doc__, SEARCH)
     parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each kind; the stream is one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, help="where the features are written, up to 1.3 GB; default: TMPDIR")
     parser.add_argument("--tiny", action="store_true", help="does it run at all? A few images")
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=SEARCH, help="CSV file that the rows are added to")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -289,10 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(stream_here(arguments.child, SearchCase(**arguments.sizes)))))
         return 0
     cases = [CASES[name] for name in arguments.cases.split(",")]
-    require_green(TESTS)
-    settle(arguments.settle)
+    machine = begin(arguments, "search")
     for case in cases:
-        row = run_case(tiny(case) if arguments.tiny else case, arguments.rounds, arguments.folder)
+        row = run_case(machine, tiny(case) if arguments.tiny else case, arguments.rounds, arguments.folder)
         print(f"{row.case}: search {row.search_s:.3f} s, {row.baseline} {row.baseline_s:.3f} s{not_quiet(row)}")
         for line in search_verdict(row):
             print(f"  {line}")

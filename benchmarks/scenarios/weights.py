@@ -7,25 +7,20 @@ too, where they are numbers.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.commit import ROOT
 from benchmarks.ops.cases import CASES, Case, Inputs, make_inputs
-from benchmarks.ops.gate import require_green
-from benchmarks.ops.machine import describe, settle, watch_others
+from benchmarks.ops.machine import Machine, watch_others
 from benchmarks.ops.timing import Timed, measure
 from benchmarks.pages.results import WEIGHTS, append_rows
-from benchmarks.pages.rows import WeightRow
+from benchmarks.pages.scenario_rows import WeightRow
+from benchmarks.scenarios.scenario import begin, columns, flags, time_columns
 from protokern import prototype_pool
 
 STANDARD = ("cub200", "pool202")
-TESTS = ("kernels/test_patch_weight.py", "kernels/test_patch_weight_edges.py")
 METRICS = ("cosine", "sqeuclidean")
 
 
@@ -49,9 +44,8 @@ def make_step(inputs: Inputs, weight: Tensor | None, metric: str, mode: str, bac
     return step
 
 
-def run_case(case: Case, metric: str, mode: str, backend: str, seconds: float) -> list[WeightRow]:
+def run_case(machine: Machine, case: Case, metric: str, mode: str, backend: str, seconds: float) -> list[WeightRow]:
     """Time the three kinds of a call against each other."""
-    machine = describe()
     inputs = make_inputs(case, requires_grad=mode == "full")
     calls = {
         kind: Timed(call=make_step(inputs, weight, metric, mode, backend))
@@ -61,18 +55,13 @@ def run_case(case: Case, metric: str, mode: str, backend: str, seconds: float) -
         timings = measure(calls, seconds=seconds)
     return [
         WeightRow(
-            **asdict(machine),
-            others=round(others.cores, 2),
+            **columns(machine, others),
+            **time_columns(timing),
             case=case.name,
             metric=metric,
             mode=mode,
             backend=backend,
             weights=kind,
-            threads=torch.get_num_threads(),
-            rounds=timing.rounds,
-            p20_ms=round(timing.p20, 4),
-            p50_ms=round(timing.p50, 4),
-            p80_ms=round(timing.p80, 4),
             slower_than_none=round(timing.p20 / timings["none"].p20, 4),
         )
         for kind, timing in timings.items()
@@ -80,22 +69,19 @@ def run_case(case: Case, metric: str, mode: str, backend: str, seconds: float) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks weights", description=__doc__)
-    parser.add_argument("--cases", default=",".join(STANDARD), help="comma-separated names of benchmarks/cases.py")
+    parser = flags("weights", __doc__, WEIGHTS)
+    parser.add_argument("--cases", default=",".join(STANDARD), help="comma-separated names of benchmarks/ops/cases.py")
     parser.add_argument("--modes", default="fwd,full", help="fwd, full (forward + backward), or both")
     parser.add_argument("--backend", default="native")
     parser.add_argument("--seconds", type=float, default=6.0, help="about how long a case is timed in each mode")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="CSV file that the rows are added to")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    require_green([ROOT / "tests" / name for name in TESTS])
-    settle(arguments.settle)
+    machine = begin(arguments, "kernels/test_patch_weight.py", "kernels/test_patch_weight_edges.py")
     for name in arguments.cases.split(","):
         for metric in METRICS:
             for mode in arguments.modes.split(","):
-                rows = run_case(CASES[name], metric, mode, arguments.backend, arguments.seconds)
+                rows = run_case(machine, CASES[name], metric, mode, arguments.backend, arguments.seconds)
                 append_rows(arguments.out, rows)
                 for row in rows:
                     print(

@@ -20,7 +20,8 @@ from benchmarks.ops.peak import PeakProbe
 from benchmarks.ops.providers import ALL_PEERS
 from benchmarks.ops.timing import Timed, joins, measure, plan_rounds, summarise
 from benchmarks.pages.results import SPEED, read_rows
-from benchmarks.pages.rows import MemoryRow, PushRow, SpeedRow
+from benchmarks.pages.rows import MemoryRow, SpeedRow
+from benchmarks.pages.scenario_rows import PushRow
 from benchmarks.scenarios import push
 
 

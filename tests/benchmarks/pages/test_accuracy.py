@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pages.accuracy import CONFIGS, PAGE, AccuracyRow, from_results, insert, read_run, table
+from benchmarks.pages.accuracy import CONFIGS, PAGE, PLACE, AccuracyRow, from_results, read_run, table
 from protokern.config import config_to_toml, load_config
 
 
@@ -93,4 +93,4 @@ def test_the_table_has_the_newest_row_of_a_seed_and_the_mean_of_the_seeds(run: P
 
 def test_the_page_is_what_the_rows_generate() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert insert(page, from_results()) == page, "run: python -m benchmarks accuracy --write"
+    assert PLACE.insert(page, from_results()) == page, "run: python -m benchmarks accuracy --write"

@@ -12,18 +12,17 @@ from benchmarks.ops.cases import CASES
 from benchmarks.ops.tiles import tiles_of
 from benchmarks.pages.groups import newest
 from benchmarks.pages.results import SPEED, append_dicts, append_rows, read_rows
-from benchmarks.pages.rows import SpeedRow
+from benchmarks.pages.rows import DeviceRow, SpeedRow
+from benchmarks.pages.scenario_rows import PushRow
 from benchmarks.pages.tables import (
-    BEGIN,
-    END,
     NOTHING,
     PAGE,
+    PLACE,
     RESULTS_PAGE,
     Stored,
     comparison_table,
     from_results,
     full,
-    insert,
     main,
     scale,
     short,
@@ -178,7 +177,9 @@ def test_the_newest_run_of_each_case_counts() -> None:
 
 def test_the_short_table() -> None:
     stored = Stored(
-        [NATIVE, ORIGINAL, MM, MATMUL], [MEMORY, replace(MEMORY, provider="original", extra_mb=403)], [PUSH]
+        [NATIVE, ORIGINAL, MM, MATMUL],
+        [MEMORY, replace(MEMORY, provider="original", extra_mb=403)],
+        {PushRow: [PUSH]},
     )
     text = short(stored)
     assert text.splitlines()[2:] == [
@@ -189,7 +190,7 @@ def test_the_short_table() -> None:
         "not measured. Medians, all measured in one run, interleaved. A Processor, 2 cores, avx512, torch 2.15.0, "
         "commit 0123456789, 2026-11-21.",
     ]
-    busy = short(Stored([replace(row, load=1.5) for row in stored.speed], [], []))
+    busy = short(Stored([replace(row, load=1.5) for row in stored.speed]))
     assert "| forward, B80 D128 7x7 P2000 \\* |" in busy
     assert busy.endswith("\\* other work was running on the machine.")
 
@@ -197,7 +198,7 @@ def test_the_short_table() -> None:
 def test_the_short_table_has_cuda_rows_once_they_exist() -> None:
     ours = replace(ON_GPU, mode="full", precision="tf32", p50_ms=0.5)
     original = replace(ours, provider="original", p50_ms=5.0)
-    text = short(Stored([ours, original], [], []))
+    text = short(Stored([ours, original]))
     assert "| forward + backward, B80 D128 7x7 P2000 | 5 ms |  |  | **0.5 ms** | 10.0 x |" in text
     assert "not measured" not in text
     assert "A GPU, 132 multiprocessors, sm_90" in text
@@ -219,7 +220,7 @@ def test_a_comparison_lists_everyone_quickest_first() -> None:
 
 
 def test_all_tables_name_what_is_not_measured() -> None:
-    stored = Stored([NATIVE], [MEMORY], [PUSH])
+    stored = Stored([NATIVE], [MEMORY], {PushRow: [PUSH]})
     text = f"{full(stored)}\n{scale(stored)}"
     assert "## Times on a CUDA device\n\nOn a CUDA device: not measured." in text
     assert "| cub200 full | times faster than torch.compile >= 1.5 | not measured |" in text
@@ -230,7 +231,7 @@ def test_all_tables_name_what_is_not_measured() -> None:
 
 
 def test_networks_on_a_device_have_a_table() -> None:
-    text = full(Stored([NATIVE], [], [], device=[replace(DEVICE, images_per_s=1.0), DEVICE]))
+    text = full(Stored([NATIVE], others={DeviceRow: [replace(DEVICE, images_per_s=1.0), DEVICE]}))
     assert "## Networks on a CUDA device" in text
     what = "train, resnet34 at 224 pixels, 2000 prototypes, batch 80, bf16, `auto`"
     assert f"| {what} | 1,234 | 5,678 | a 50%; b 30%; c 9% |" in text
@@ -243,22 +244,22 @@ def test_on_a_device_the_load_before_says_nothing() -> None:
 
 
 def test_without_rows_the_tables_say_so() -> None:
-    assert short(Stored([], [], [])) == full(Stored([], [], [])) == scale(Stored([], [], [])) == NOTHING
+    assert short(Stored()) == full(Stored()) == scale(Stored()) == NOTHING
 
 
 def test_the_tables_go_between_the_markers() -> None:
-    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert insert(text, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    text = f"before\n{PLACE.begin}\nold\n{PLACE.end}\nafter\n"
+    assert PLACE.insert(text, "new") == f"before\n{PLACE.begin}\nnew\n{PLACE.end}\nafter\n"
     with pytest.raises(ValueError, match="page: must have the lines"):
-        insert("no markers", "new")
+        PLACE.insert("no markers", "new")
 
 
 def test_the_table_command_writes_all_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme, page, results = (tmp_path / name for name in ("README.md", "benchmarks.md", "results.md"))
     for path in (readme, page, results):
-        path.write_text(f"# title\n{BEGIN}\n{END}\n")
+        path.write_text(f"# title\n{PLACE.begin}\n{PLACE.end}\n")
     assert main(["--write", "--readme", str(readme), "--page", str(page), "--results-page", str(results)]) == 0
-    assert readme.read_text() == f"# title\n{BEGIN}\n{capsys.readouterr().out.rstrip()}\n{END}\n"
+    assert readme.read_text() == f"# title\n{PLACE.begin}\n{capsys.readouterr().out.rstrip()}\n{PLACE.end}\n"
     assert "## Targets" in page.read_text()
     assert "### Push" in results.read_text()
 
@@ -266,7 +267,7 @@ def test_the_table_command_writes_all_pages(tmp_path: Path, capsys: pytest.Captu
 def test_the_pages_of_tables_are_what_the_rows_generate() -> None:
     for path, tables in ((PAGE, full), (RESULTS_PAGE, scale)):
         page = path.read_text(encoding="utf-8")
-        assert insert(page, tables(from_results())) == page, "run: python -m benchmarks tables --write"
+        assert PLACE.insert(page, tables(from_results())) == page, "run: python -m benchmarks tables --write"
 
 
 def test_a_case_with_fewer_images_says_so() -> None:

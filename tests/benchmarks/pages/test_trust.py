@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.pages.accuracy import CONFIGS, PAGE
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.trust import TRUST, TrustRow, insert, read_trust, table
+from benchmarks.pages.trust import PLACE, TRUST, TrustRow, read_trust, table
 from protokern.config import config_to_toml, load_config
 
 ON_OBJECT = {"box bird, own class": 0.9, "box bird, best alone": 0.95, "box bird, by chance": 0.4}
@@ -69,4 +69,4 @@ def test_the_table_has_the_mean_of_the_newest_row_of_each_seed(run: Path) -> Non
 
 def test_the_page_is_what_the_rows_generate() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert insert(page, table(read_rows(TRUST, TrustRow))) == page
+    assert PLACE.insert(page, table(read_rows(TRUST, TrustRow))) == page

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.rows import CheckpointRow
+from benchmarks.pages.scenario_rows import CheckpointRow
 from benchmarks.pages.scenario_tables import checkpoint_table
 from benchmarks.scenarios import checkpoints
 from tests.benchmarks.rows import MACHINE

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ops import gate
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.rows import LastLayerRow
+from benchmarks.pages.scenario_rows import LastLayerRow
 from benchmarks.pages.scenario_tables import last_layer_table
 from benchmarks.scenarios import last_layer
 from tests.benchmarks.rows import MACHINE
@@ -37,7 +38,7 @@ STEPPED = replace(SOLVED, solver="compat", seconds=8.0, gap=None, evaluations=No
 def test_a_run_stores_both_ways(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_layer, "require_green", lambda tests: None)  # they run in the suite
+    monkeypatch.setattr(gate, "require_green", lambda tests: None)  # they run in the suite
     path = tmp_path / "rows.csv"
     assert last_layer.main(["--tiny", "--rounds", "1", "--settle", "0", "--out", str(path)]) == 0
     solved, stepped = read_rows(path, LastLayerRow)

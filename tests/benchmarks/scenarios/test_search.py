@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ops import gate
+from benchmarks.ops.machine import describe
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.rows import SearchRow
+from benchmarks.pages.scenario_rows import SearchRow
 from benchmarks.pages.scenario_tables import search_table
 from benchmarks.scenarios import search
 from benchmarks.scenarios.search import CASES, Outcome, tiny
@@ -42,7 +44,7 @@ STREAM = replace(
 def test_a_run_compares_times_and_stores_a_row_for_each_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search, "require_green", lambda tests: None)
+    monkeypatch.setattr(gate, "require_green", lambda tests: None)
     # In the same process: importing torch anew takes longer than all the rest.
     monkeypatch.setattr(search, "stream_apart", lambda path, case, threads: search.stream_here(path, case))
     out = tmp_path / "rows.csv"
@@ -68,7 +70,7 @@ def test_other_answers_of_the_original_end_the_run(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(search, "push", wrong)
     with pytest.raises(AssertionError, match="not close"):
-        search.run_case(tiny(CASES["push"]), 1, tmp_path)
+        search.run_case(describe(), tiny(CASES["push"]), 1, tmp_path)
 
 
 def test_the_ratio_is_the_median_over_rounds() -> None:

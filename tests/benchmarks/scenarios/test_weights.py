@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.ops import gate
 from benchmarks.ops.cases import CASES, make_inputs
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.rows import WeightRow
+from benchmarks.pages.scenario_rows import WeightRow
 from benchmarks.scenarios import weights
 from protokern import prototype_pool
 
@@ -36,7 +37,7 @@ def test_each_kind_of_call_is_what_its_name_says() -> None:
 
 
 def test_a_run_stores_a_row_for_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "require_green", lambda tests: None)
+    monkeypatch.setattr(gate, "require_green", lambda tests: None)
     path = tmp_path / "weights.csv"
     arguments = ["--cases", "tiny", "--modes", "fwd", "--seconds", "0.05", "--settle", "0", "--out", str(path)]
     assert weights.main([*arguments, "--backend", "reference"]) == 0

@@ -53,6 +53,22 @@ def test_an_empty_table_is_the_defaults() -> None:
     assert parse_config({}) == RunConfig() == load_config(None)
 
 
+def test_a_run_of_before_searches_as_it_did() -> None:
+    table = config_to_dict(RunConfig())
+    written = {**table, "model": {k: v for k, v in table["model"].items() if k not in ("top_k", "search_precision")}}
+    config = parse_config(written)
+    assert (config.model.top_k, config.model.search_precision) == (1, "auto")
+    assert config == RunConfig()
+
+
+def test_how_a_run_searches_is_written_down() -> None:
+    config = load_config(None, ["model.top_k=3", "model.search_precision=tf32"])
+    model = tomllib.loads(config_to_toml(config, {}))["model"]
+    assert (model["top_k"], model["search_precision"]) == (3, "tf32")
+    assert mistake("model.search_precision=fp8").startswith("model.search_precision: must be 'auto', 'fp32', ")
+    assert mistake("model.top_k=9") == "model.top_k: must be from 1 to 8; got 9."
+
+
 def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:
     config = RunConfig(
         model=ProtoPNetConfig(prototype_size=(2, 3), weights='we"ird\\päth 🐦.pt', epsilon=1e-7),

@@ -122,10 +122,12 @@ class PrototypeModel(nn.Module):
             activation=activation if callable(activation) else config.activation,
             metric=config.metric,
             epsilon=config.epsilon,
+            top_k=config.top_k,
+            precision=None if config.search_precision == "auto" else config.search_precision,
             backend=backend,
             norm_as_weight=config.salience > 0,
         )
-        check_grid((height, width), config.prototype_size, size)
+        check_grid((height, width), size, config)
         self._has_bounded_features = config.add_on_layers != "linear"
 
     @property

@@ -56,7 +56,7 @@ def check_image_size(model: PrototypeModel, config: ModelConfig, image_size: int
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
         _, *grid = find_feature_shape(model.backbone, in_channels_of(model.backbone), size)
-        check_grid((grid[0], grid[1]), config.prototype_size, size)
+        check_grid((grid[0], grid[1]), size, config)
     except BackboneFailedError as error:
         raise ConfigError(_say_size(config, model.backbone, image_size, error.reason)) from error
     except ValueError as error:

@@ -65,6 +65,14 @@ class ProtoPoolConfig(ModelConfig):
             f"at least slots_per_class ({self.slots_per_class}), or 0",
             self.num_prototypes,
         )
+        # Soft slots mix the smallest distances otherwise, which says nothing of the next nearest ones.
+        is_mean_of_similarities = self.focal == "similarity" and not self.salience
+        require(
+            self.top_k == 1 or is_mean_of_similarities,
+            "top_k",
+            '1 unless focal is "similarity" and salience is 0',
+            self.top_k,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
+from protokern.kernels.backends import PRECISIONS, PrecisionName
+from protokern.kernels.checks import MOST_PATCHES
 from protokern.kernels.metric import MetricName
 from protokern.kernels.similarity import ActivationName
 from protokern.nn.add_on import AddOnName
@@ -42,6 +44,10 @@ class ModelConfig:
         epsilon: of the "log" activation.
         salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
             image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
+        top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,
+            frames, measured reasons and the push are about the nearest one.
+        search_precision: in which the nearest patch is searched, see `protokern.min_distance`: "fp32", "tf32", "bf16"
+            or "auto".
     """
 
     # A plain dict, so that using a model does not import pydantic.
@@ -58,6 +64,8 @@ class ModelConfig:
     metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
+    top_k: int = 1
+    search_precision: Literal["auto", PrecisionName] = "auto"
 
     def __post_init__(self) -> None:
         backbones = list_backbones()
@@ -71,6 +79,9 @@ class ModelConfig:
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
+        require(1 <= self.top_k <= MOST_PATCHES, "top_k", f"from 1 to {MOST_PATCHES}", self.top_k)
+        is_known = self.search_precision in ("auto", *PRECISIONS)
+        require(is_known, "search_precision", f"one of auto, {', '.join(PRECISIONS)}", self.search_precision)
 
 
 Config = TypeVar("Config", bound=ModelConfig)

@@ -48,6 +48,12 @@ class TestProtoPNetWithSalience(ModelContract):
         )
 
 
+class TestProtoPNetWithTheMeanOfTheNearest(ModelContract):
+    def build(self, backbone, num_classes):
+        sizes = {"prototypes_per_class": 2, "prototype_dim": 5, "image_size": 16}
+        return ProtoPNet(backbone, num_classes, in_channels=self.CHANNELS, top_k=3, **sizes)
+
+
 def test_every_model_has_a_contract_test():
     assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool.py has that of the other
 

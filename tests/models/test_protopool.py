@@ -68,6 +68,11 @@ class TestLargePrototypes(PoolContract):
         return super().build(backbone, num_classes, prototype_size=(2, 1), focal="similarity", last_layer="sum")
 
 
+class TestMeanOfTheNearest(PoolContract):
+    def build(self, backbone, num_classes):
+        return super().build(backbone, num_classes, focal="similarity", top_k=2)
+
+
 def conv_net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU())

@@ -50,6 +50,33 @@ def test_an_activation_may_be_a_function_beside_a_config_and_beside_settings(kin
         assert model.prototype_layer.activation is halved
 
 
+@pytest.mark.parametrize(("kind", "own"), [(ProtoPNet, {}), (ProtoPool, {"focal": "similarity"})])
+def test_every_setting_of_the_layer_reaches_it(kind: type[PrototypeModel], own: dict[str, Any]) -> None:
+    layer = kind(conv_net(), 3, image_size=16, **SMALL, **own, top_k=3, search_precision="tf32").prototype_layer
+    assert layer.prototypes.shape[1:] == (4, 2, 1)
+    assert (layer.activation, layer.epsilon, layer.top_k, layer.precision) == ("exp", 0.5, 3, "tf32")
+    cosine = {"metric": "cosine", "activation": "linear", "add_on_layers": "linear", "salience": 0.5}
+    layer = kind(conv_net(), 3, image_size=16, prototype_dim=4, **own, **cosine, backend="reference").prototype_layer
+    assert (layer.metric, layer.activation, layer.norm_as_weight, layer.backend) == (
+        "cosine",
+        "linear",
+        True,
+        "reference",
+    )
+    assert (layer.top_k, layer.precision) == (1, None)
+
+
+def test_the_similarity_is_the_mean_of_those_of_the_nearest_patches() -> None:
+    model = ProtoPNet(conv_net(), 3, prototype_dim=4, image_size=16, top_k=3, activation="linear").eval()
+    images = torch.rand(2, 3, 16, 16)
+    output = model(images)
+    patches = model.features(images).flatten(2).transpose(1, 2)  # (B, N, D)
+    squared = (patches[:, :, None] - model.prototype_layer.prototypes).square().sum(dim=3)  # (B, N, P)
+    nearest = squared.sort(dim=1).values
+    torch.testing.assert_close(output.activations, -nearest[:, :3].mean(dim=1))
+    torch.testing.assert_close(output.min_distances, nearest[:, 0])
+
+
 def test_the_channels_of_the_images_are_those_of_the_backbone() -> None:
     backbone = nn.Conv2d(2, 4, 3)
     backbone.in_channels = 2
@@ -108,3 +135,31 @@ def test_the_number_that_once_was_the_third_argument_is_named_for_every_model() 
 def test_a_value_out_of_range_is_refused_as_in_a_file() -> None:
     with pytest.raises(ConfigError, match=r'^metric: must be "cosine" when activation is "cosine"; got'):
         ProtoPNet(conv_net(), 2, activation="cosine")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (ProtoPNet, {"top_k": 0}, r"^top_k: must be from 1 to 8; got 0\.$"),
+        (ProtoPNet, {"top_k": 9}, r"^top_k: must be from 1 to 8; got 9\.$"),
+        (
+            ProtoPNet,
+            {"top_k": 5, "image_size": 5},
+            r"^top_k: must be at most 4, the patches in the feature grid \(2, 2\) of \(5, 5\) pixels; got 5\. Take ",
+        ),
+        (
+            ProtoPNet,
+            {"search_precision": "fp8"},
+            r"^search_precision: must be one of auto, fp32, tf32, bf16; got 'fp8'\.$",
+        ),
+        (ProtoPool, {"top_k": 2}, r'^top_k: must be 1 unless focal is "similarity" and salience is 0; got 2\.$'),
+        (
+            ProtoPool,
+            {"top_k": 2, "focal": "similarity", "metric": "cosine", "activation": "cosine", "salience": 1.0},
+            r'^top_k: must be 1 unless focal is "similarity" and salience is 0; got 2\.$',
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(kind: type[PrototypeModel], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(conv_net(), 2, prototype_dim=4, **settings)

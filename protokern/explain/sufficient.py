@@ -11,9 +11,10 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
+from protokern.backbones.folding import folded_batch_norms
 from protokern.explain.shrinking import Lines, Seeker, Sides, is_inside
 from protokern.explain.similarity import similarity_at
 from protokern.models.base import PrototypeModel
@@ -22,7 +23,7 @@ from protokern.results.places import Box, SufficientFrame
 
 SHARE = 0.9
 GREY = 0.5
-_BATCH = 16
+_BATCH = 4  # more at a time take longer each on a processor: the largest maps are then new memory in every layer
 _BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
 
 
@@ -109,7 +110,7 @@ def sufficient_frames(
         return []
     images = images.to(model.device, model.dtype)
     others = None if others is None else others.to(model.device, model.dtype)
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode(), folded_batch_norms(model.backbone):
         patches = _Patches(model, images, targets)
         return _measured(patches, others, _found(patches, share))
 
@@ -262,19 +263,26 @@ def _measured(patches: _Patches, others: Tensor | None, found: Sequence[_Found |
 
 def _kept(patches: _Patches, boxes: dict[int, Box], fill: Callable[[int], Tensor]) -> dict[int, float]:
     """What every target's own box keeps of its similarity, with the fill of its image (C, Y, X) outside."""
-    variants = (
-        patches.inside(patches.targets[t].image, box, fill(patches.targets[t].image)) for t, box in boxes.items()
-    )
-    for t in boxes:
+    first: dict[tuple[int, Box], int] = {}
+    for t, box in boxes.items():
+        first.setdefault((patches.targets[t].image, box), t)
+    for t in first.values():
         patches.passes[t] += 1
-    return {t: row[t] / patches.similarity[t] for t, row in zip(boxes, patches.of(variants), strict=True)}
+    found = dict(zip(first, patches.of(patches.inside(image, box, fill(image)) for image, box in first), strict=True))
+    return {t: found[patches.targets[t].image, box][t] / patches.similarity[t] for t, box in boxes.items()}
 
 
 def _blur(image: Tensor) -> Tensor:
-    """An image (C, Y, X) in which outlines are gone."""
-    height, width = image.shape[1:]
-    sizes = [2 * min(math.ceil(3 * _BLUR * side), side - 1) + 1 for side in (width, height)]
-    return gaussian_blur(image, sizes, [_BLUR * width, _BLUR * height])
+    """An image (C, Y, X) in which outlines are gone: a Gaussian along each axis in turn, mirrored at the borders."""
+    for axis in (1, 2):
+        side = image.shape[axis]
+        radius = min(math.ceil(3 * _BLUR * side), side - 1)
+        steps = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+        weights = torch.exp(-0.5 * (steps / (_BLUR * side)).square())
+        lines = F.pad(image.movedim(axis, -1), (radius, radius), mode="reflect")  # (C, other axis, side + 2 radius)
+        blurred = F.conv1d(lines.flatten(0, 1)[:, None], (weights / weights.sum())[None, None])  # (C * other, 1, side)
+        image = blurred.reshape(*lines.shape[:2], side).movedim(-1, axis)
+    return image
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Old address of the solvers of the last layer, kept for programs that import them from here; see `protokern.solvers`."""
+"""Old address of the solvers of the last layer, kept for programs that import them from here."""
 
 from protokern.solvers.last_layer import (
     LastLayerInputs,

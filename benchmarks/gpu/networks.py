@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cuda import open_cuda
-from benchmarks.devices import Cpu, Device
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.worker import Result
-from benchmarks.memory import status_bytes
-from benchmarks.rows import DeviceRow
+from benchmarks.ops.cuda import open_cuda
+from benchmarks.ops.devices import Cpu, Device
+from benchmarks.ops.memory import status_bytes
+from benchmarks.pages.rows import DeviceRow
 from protokern.backbones import build_backbone
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import ProtoPNet

@@ -15,7 +15,7 @@ from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.views import explain_for_people, prototype_cards, with_cards
 from protokern.data.decode import read_image
-from protokern.data.scan import describe_deep
+from protokern.data.folder import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation

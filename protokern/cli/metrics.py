@@ -11,7 +11,7 @@ from protokern.cli.metrics_files import NAMES, result_lines, write_measures
 from protokern.cli.show import show_progress
 from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
-from protokern.data.birds.truth import BirdTruth
+from protokern.data.birds.dataset import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
 from protokern.metrics.context import SUBSET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.rows import DeviceRow, MemoryRow, PoolRow, PushRow, SpeedRow
+from benchmarks.pages.rows import DeviceRow, MemoryRow, PoolRow, PushRow, SpeedRow
 
 MACHINE = {
     "date": "2026-11-21T10:00:00Z",

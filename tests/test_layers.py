@@ -61,6 +61,8 @@ FORBIDDEN = (
     ("solvers", "runs"),
     ("runs", "train"),
     ("solvers", "prune"),
+    ("inputs", "solvers"),
+    ("inputs", "runs"),
     ("config", "train"),
     ("config", "evaluate"),
     ("evaluate", "search"),
@@ -86,7 +88,7 @@ def a_package_with_the_layout(folder: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     package = folder / "protokern"
     parts = (
-        "cli report train explain runs push prune solvers search evaluate config "
+        "cli report train explain runs push prune solvers inputs search evaluate config "
         "losses models nn backbones kernels data features ranks storage results errors"
     )
     for part in parts.split():

@@ -65,7 +65,7 @@ def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
         ("train.last_layer", "solvers.last_layer", "collect_activations collect_inputs solve_last_layer"),
     ],
 )
-def test_the_addresses_of_before_still_work(old: str, new: str, names: str) -> None:
-    """Those that the documents named: programs of before import from there."""
+def test_old_addresses_still_work(old: str, new: str, names: str) -> None:
+    """Documents named them, so programs import from there."""
     there, here = import_module(f"protokern.{old}"), import_module(f"protokern.{new}")
     assert all(getattr(there, name) is getattr(here, name) for name in names.split())

@@ -39,10 +39,10 @@ from benchmarks.scenarios.scenario import (
 from protokern.config.train import TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision
+from protokern.inputs.loaders import StoredImages, shuffled_batches
 from protokern.losses import last_layer_l1
 from protokern.models import ProtoPNet
 from protokern.train.epoch import Epoch, train_epoch
-from protokern.train.loaders import StoredImages, shuffled_batches
 from protokern.train.optimizers import make_optimizer
 from protokern.train.stages import Step
 from protokern.train.step import make_forward

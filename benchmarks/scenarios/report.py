@@ -31,12 +31,12 @@ from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.report_data import collect_report
 from protokern.config import config_to_dict, parse_config
 from protokern.data import Splits, open_splits
+from protokern.inputs.loaders import ordered_loader
 from protokern.models.build import build_model
 from protokern.push import push_prototypes
 from protokern.report.page import write_report
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.runs.open import open_run
-from protokern.train.loaders import ordered_loader
 
 BATCH = 32
 

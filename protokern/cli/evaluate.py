@@ -11,12 +11,12 @@ from protokern.cli.quality import marked, run_warnings, score_table
 from protokern.cli.show import show_progress
 from protokern.config.run import feature_store
 from protokern.evaluate import evaluate, score_classes
+from protokern.inputs.loaders import ordered_loader
+from protokern.inputs.stores import find_store, taking_stored_maps
 from protokern.models.build import image_format
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.outputs import claim_numbers
-from protokern.train.loaders import ordered_loader
-from protokern.train.stored import find_store, taking_stored_maps
 
 _IN_WORDS = {"test": "test", "val": "validation", "train": "training"}
 

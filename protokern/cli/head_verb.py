@@ -10,6 +10,7 @@ from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
+from protokern.inputs.stores import find_stores, taking_stored_maps
 from protokern.results.stages import Stage
 from protokern.runs.checkpoints import CheckpointState, find_checkpoint, run_folder, save_checkpoint
 from protokern.runs.data import check_classes, open_data
@@ -19,7 +20,6 @@ from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.progress import Progress
 from protokern.storage.lock import lock_run
 from protokern.train.run import TrainingRun
-from protokern.train.stored import find_stores, taking_stored_maps
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
@@ -50,7 +50,7 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     for note in splits.notes:
         print(note)
     work = _as_training(opened, splits)
-    work.stored = find_stores(work)
+    work.stored = find_stores(work.feature_folder, work.model, splits, work.train, precision=work.feature_precision)
     with taking_stored_maps(work.model, work.stored is not None):
         records = step(work)
     state = CheckpointState(config=work.config, classes=work.classes, stage=stage, epoch=opened.epoch, push=work.push)

@@ -13,6 +13,7 @@ from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
 from protokern.data.birds.dataset import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
+from protokern.inputs.loaders import ordered_loader
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
 from protokern.metrics.context import SUBSET
 from protokern.results.places import Box
@@ -20,7 +21,6 @@ from protokern.runs.data import check_classes, data_folder, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.outputs import claim_numbers
 from protokern.runs.prototypes import read_prototypes
-from protokern.train.loaders import ordered_loader
 
 Regions = Callable[[int], Mapping[str, Region]]
 

@@ -27,6 +27,7 @@ from protokern.errors import CheckpointError
 from protokern.evaluate import score_classes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS
+from protokern.inputs.loaders import ordered_loader
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.data import (
@@ -44,7 +45,6 @@ from protokern.runs.log import read_log
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles, read_prototypes, store_frames
 from protokern.storage.files import read_file
-from protokern.train.loaders import ordered_loader
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 

@@ -11,10 +11,10 @@ import torch
 from protokern.data import ImageDataset, Splits
 from protokern.explain.framing import drawn_box
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
+from protokern.inputs.loaders import ordered_loader
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
-from protokern.train.loaders import ordered_loader
 
 
 def add_neighbours(

@@ -23,6 +23,7 @@ from protokern.config.run import RUN_FORMAT, feature_store
 from protokern.data import Splits
 from protokern.errors import LostContactError
 from protokern.explain.receptive_field import find_middle_field
+from protokern.inputs.workers import explain_lost_workers
 from protokern.models.base import PrototypeModel
 from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
@@ -51,7 +52,6 @@ from protokern.storage.lock import lock_run
 from protokern.train.batch_norms import check_batches, share_batch_norms
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.loop import train
-from protokern.train.reading import explain_lost_workers
 from protokern.train.run import TrainingRun, resume_run
 
 

@@ -19,6 +19,7 @@ from protokern.errors import TrainingError
 from protokern.evaluate import Evaluation
 from protokern.losses import last_layer_l1
 from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.ranks import Ranks
 from protokern.solvers.choice import Candidate, choose
 from protokern.solvers.convex import Solution, solve
 from protokern.solvers.problem import LastLayerProblem
@@ -69,6 +70,18 @@ def _collect(
     if not values:
         return LastLayerInputs(torch.zeros(0, columns, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     return LastLayerInputs(torch.cat(values), torch.cat(labels))
+
+
+def gather_inputs(inputs: LastLayerInputs, ranks: Ranks) -> LastLayerInputs:
+    """The inputs of the last layer of all ranks, in the order of the images, on the first rank; others have none."""
+    if ranks.size == 1:
+        return inputs
+
+    def joined(part: Tensor) -> Tensor:
+        parts = ranks.gather_to_first(part)
+        return torch.cat(parts).to(part.device) if parts else part[:0]
+
+    return LastLayerInputs(joined(inputs.values), joined(inputs.labels))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The address of `load_model` in programs of before; it is in `protokern.runs.open`."""
+"""Old address of `load_model`, kept for programs that import it from here; it lives in `protokern.runs.open`."""
 
 from protokern.runs.open import load_model
 

@@ -15,26 +15,27 @@ from protokern.config.train import TrainConfig
 from protokern.elimination import Activations
 from protokern.errors import TrainingError
 from protokern.evaluate import evaluate
+from protokern.inputs.loaders import first_image, ordered_loader
+from protokern.inputs.sources import FrozenSplits, on_features
 from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
 from protokern.results.stages import Stage
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.runs.progress import Best
+from protokern.search.shards import ShardedSearch
 from protokern.solvers.last_layer import (
     LastLayerInputs,
     can_be_solved,
     collect_activations,
     collect_inputs,
+    gather_inputs,
     solve_last_layer,
     train_last_layer,
 )
-from protokern.train.frozen import FrozenSplits, on_features
 from protokern.train.live import copy_patches
-from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.run import TrainingRun, log_records, read_own_checkpoint, restore_weights
-from protokern.train.sharded import ShardedSearch, gather_inputs
 from protokern.train.stages import Step
 from protokern.train.start import choose_images, find_starts
 

@@ -1,4 +1,4 @@
-"""The address of the solvers of the last layer in programs of before; they are in `protokern.solvers.last_layer`."""
+"""Old address of the solvers of the last layer, kept for programs that import them from here."""
 
 from protokern.solvers.last_layer import (
     LastLayerInputs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protokern.inputs.stores import FeatureRecord
 from protokern.results.stages import Stage
 from protokern.runs.log import LoggedRecord
 
@@ -27,15 +28,6 @@ class BatchRecord:
     batch: int
     batches: int
     loss: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeatureRecord:
-    """A frozen backbone has run over more images of a split; for progress bars, not logged. `done` is of `images`."""
-
-    split: str
-    done: int
-    images: int
 
 
 Record = StepRecord | BatchRecord | FeatureRecord | LoggedRecord

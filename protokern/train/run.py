@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from protokern.config.train import PruneConfig, TrainConfig
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision, fingerprint_of_files
+from protokern.inputs.loaders import DataSplits
+from protokern.inputs.sources import FrozenSplits
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.ranks import SINGLE, Ranks
@@ -29,9 +31,7 @@ from protokern.runs.checkpoints import (
 )
 from protokern.runs.log import LoggedRecord, append_record, truncate_log
 from protokern.runs.progress import Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
-from protokern.train.frozen import FrozenSplits
 from protokern.train.live import LivePrototypes
-from protokern.train.loaders import DataSplits
 from protokern.train.optimizers import make_optimizer
 
 
@@ -92,6 +92,11 @@ class TrainingRun:
     def inputs(self) -> DataSplits:
         """What the model is trained and measured on: the images, or what a frozen backbone gave for them."""
         return self.stored or self.splits
+
+    @property
+    def feature_folder(self) -> Path:
+        """Where the stores of a frozen backbone are: one folder for each split."""
+        return self.feature_store or self.folder / "features"
 
     @property
     def log_path(self) -> Path:

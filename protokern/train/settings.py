@@ -1,4 +1,4 @@
-"""The address of the settings of a training in programs of before; they are in `protokern.config.train`."""
+"""Old address of the settings of a training, kept for programs that import them from here; see `protokern.config`."""
 
 from protokern.config.train import PruneConfig, TrainConfig
 

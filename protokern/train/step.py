@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from protokern.config.train import TrainConfig
+from protokern.inputs.sources import to_device
 from protokern.losses import Labels
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.ranks import Ranks, split_evenly
-from protokern.train.frozen import to_device
 
 
 class Forward(nn.Module):

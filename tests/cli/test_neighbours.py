@@ -10,8 +10,8 @@ from PIL import Image
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.explain import find_neighbours
+from protokern.inputs.loaders import ordered_loader
 from protokern.storage.outputs import LISTING
-from protokern.train.loaders import ordered_loader
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run
 
 

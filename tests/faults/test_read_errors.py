@@ -14,10 +14,10 @@ import torch
 
 from protokern.data.decode import UnreadableImageError
 from protokern.errors import TrainingError
+from protokern.inputs.loaders import training_loader
+from protokern.inputs.workers import explain_lost_workers
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
-from protokern.train.loaders import training_loader
 from protokern.train.loop import train
-from protokern.train.reading import explain_lost_workers
 from protokern.train.run import resume_run
 from tests.train.toy import Squares, ToySplits, toy_config, toy_run
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.evaluate import Evaluation
+from protokern.inputs.loaders import ordered_loader
 from protokern.nn import PrototypeClassifier
 from protokern.runs.log import Notice, StageRecord
 from protokern.solvers.choice import Candidate, choose
@@ -21,7 +22,6 @@ from protokern.solvers.last_layer import (
     train_last_layer,
 )
 from protokern.train import head_stages
-from protokern.train.loaders import ordered_loader
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
 from tests.train.toy import Squares, toy_config, toy_run

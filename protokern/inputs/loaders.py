@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from protokern.features import FeatureStore
+from protokern.inputs.workers import ImageLoader
 from protokern.ranks import SINGLE, Ranks
-from protokern.train.reading import ImageLoader
 
 Batches = DataLoader[tuple[Tensor, Tensor]]
 _GRACE = 30  # seconds; as long as torchrun and Kubernetes wait

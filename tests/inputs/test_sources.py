@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from protokern.inputs.loaders import ordered_loader
+from protokern.inputs.sources import FrozenFeatures, on_features
 from protokern.push import push_prototypes
-from protokern.train.frozen import FrozenFeatures, on_features
-from protokern.train.loaders import ordered_loader
-
-from .toy import Squares, toy_config, toy_run
+from tests.train.toy import Squares, toy_config, toy_run
 
 
 @pytest.fixture

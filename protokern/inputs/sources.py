@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from protokern.inputs.loaders import Batches
 from protokern.models.base import PrototypeModel
 from protokern.models.build import image_format
-from protokern.train.loaders import Batches
 
 
 def to_device(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from protokern.train.loaders import ordered_loader, shuffled_batches, training_loader
-
-from .toy import Squares
+from protokern.inputs.loaders import ordered_loader, shuffled_batches, training_loader
+from tests.train.toy import Squares
 
 
 def test_every_image_comes_once_in_an_epoch() -> None:

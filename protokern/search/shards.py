@@ -1,18 +1,26 @@
-"""What ranks do together around the push: each looks at its part of the images, and all have the whole answer."""
+"""A search that ranks share: each looks at its part of the images, and all have the whole answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from protokern.models.base import PrototypeModel
 from protokern.ranks import Ranks
-from protokern.search import NearestPatches, find_nearest_patches, merge_nearest
-from protokern.solvers.last_layer import LastLayerInputs
-from protokern.train.frozen import FrozenFeatures
+from protokern.search.result import NearestPatches, merge_nearest
+from protokern.search.stream import find_nearest_patches
+
+
+class Part(Protocol):
+    """Features with labels, batch by batch, of a part of a data set; a part may have none."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class ShardedSearch:
     """
 
     ranks: Ranks
-    part: FrozenFeatures
+    part: Part
     first_image: int
 
     def __call__(
@@ -73,15 +81,3 @@ def _nothing(model: PrototypeModel, k: int, vectors: bool) -> NearestPatches:
     missing = torch.full((layer.num_prototypes, k), -1)
     vector = torch.zeros(*missing.shape, layer.prototype_dim, *layer.prototype_size) if vectors else None
     return NearestPatches(missing.to(torch.float32), missing, missing, missing, vector, (0, 0))
-
-
-def gather_inputs(inputs: LastLayerInputs, ranks: Ranks) -> LastLayerInputs:
-    """The inputs of the last layer of all ranks, in the order of the images, on the first rank; others have none."""
-    if ranks.size == 1:
-        return inputs
-
-    def joined(part: Tensor) -> Tensor:
-        parts = ranks.gather_to_first(part)
-        return torch.cat(parts).to(part.device) if parts else part[:0]
-
-    return LastLayerInputs(joined(inputs.values), joined(inputs.labels))

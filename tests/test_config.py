@@ -17,12 +17,12 @@ from protokern.config import (
     load_config,
     parse_config,
 )
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.data import PRESETS
 from protokern.errors import ConfigError
 from protokern.models import MODELS
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.protopool import ProtoPoolConfig
-from protokern.train.settings import PruneConfig, TrainConfig
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
 

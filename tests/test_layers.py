@@ -58,8 +58,14 @@ FORBIDDEN = (
     ("push", "prune"),
     ("prune", "train"),
     ("train", "explain"),
-    ("explain", "config"),
-    ("config", "cli"),
+    ("solvers", "train"),
+    ("solvers", "prune"),
+    ("config", "train"),
+    ("config", "evaluate"),
+    ("evaluate", "search"),
+    ("ranks", "evaluate"),
+    ("results", "storage"),
+    ("report", "cli"),
     ("report", "models"),
     ("report", "kernels"),
     ("data", "kernels"),
@@ -76,7 +82,10 @@ FORBIDDEN = (
 def a_package_with_the_layout(folder: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     package = folder / "protokern"
-    parts = "cli config report train explain push prune search losses models nn backbones kernels data storage errors"
+    parts = (
+        "cli report train explain push prune solvers search evaluate config "
+        "losses models nn backbones kernels data ranks storage results errors"
+    )
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()
@@ -118,6 +127,18 @@ def test_only_the_checkpoint_writes_weights() -> None:
         if path != allowed
         for call in called_names(path)
         if call in writers or call.rpartition(".")[2] in {"save_file", "save_model"}
+    }
+    assert not offenders
+
+
+def test_only_storage_renames_syncs_and_locks_files() -> None:
+    """What is safe against a kill or a full disk is so in one place."""
+    touches = {"os.replace", "os.rename", "os.fsync", "os.fdatasync"}
+    offenders = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in python_files(PACKAGE)
+        if not path.is_relative_to(PACKAGE / "storage")
+        for name in (called_names(path) & touches) | (imported_names(path) & {"fcntl", *touches})
     }
     assert not offenders
 

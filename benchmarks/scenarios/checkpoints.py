@@ -25,8 +25,8 @@ from benchmarks.scenarios.scenario import begin, columns, flags
 from protokern.config import RunConfig, config_to_dict, parse_config
 from protokern.data import Splits, open_splits
 from protokern.data.sources import BirdCounts
+from protokern.models.build import build_model
 from protokern.train import loop
-from protokern.train.build import build_model
 from protokern.train.checkpoint import load_model
 from protokern.train.records import EpochRecord
 from protokern.train.run import TrainingRun, save_progress

@@ -27,15 +27,8 @@ from benchmarks.pages.results import FROZEN, append_rows
 from benchmarks.pages.scenario_rows import FrozenRow
 from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import FROZEN_RATIO, judged
-from benchmarks.scenarios.scenario import (
-    begin,
-    columns,
-    evenly,
-    flags,
-    photo_flags,
-    photo_model,
-    time_columns,
-)
+from benchmarks.scenarios.scenario import begin, columns, evenly, flags, photo_flags, photo_model, time_columns
+from protokern.config.train import TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision
 from protokern.losses import last_layer_l1
@@ -43,7 +36,6 @@ from protokern.models import ProtoPNet
 from protokern.train.epoch import Epoch, train_epoch
 from protokern.train.loaders import StoredImages, shuffled_batches
 from protokern.train.optimizers import make_optimizer
-from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
 from protokern.train.step import make_forward
 

@@ -29,12 +29,12 @@ from benchmarks.pages.targets import MADE_UP, last_layer_verdict
 from benchmarks.scenarios.scenario import begin, columns, flags
 from protokern.backbones import build_backbone
 from protokern.cli.runs import open_data, open_run
+from protokern.config.train import TrainConfig
 from protokern.losses import last_layer_l1
 from protokern.models import ProtoPNet
 from protokern.models.base import PrototypeModel
-from protokern.train.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
+from protokern.solvers.last_layer import LastLayerInputs, collect_inputs, solve_last_layer, train_last_layer
 from protokern.train.optimizers import make_optimizer
-from protokern.train.settings import TrainConfig
 
 CUB = (5_994, 200, 10)  # images, classes, prototypes of each
 UNBOUNDED = 1e9  # a last_layer_bound that is never met
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of each of the two ways")
     parser.add_argument("--tiny", action="store_true", help="a small made-up problem, to see that it works")
     arguments = parser.parse_args(argv)
-    machine = begin(arguments, "train/test_convex.py", "train/test_last_layer.py")
+    machine = begin(arguments, "solvers/test_convex.py", "solvers/test_last_layer.py")
     problems = [from_run(run, arguments.data) for run in arguments.runs]
     if not problems:
         problems = [made_up(*((300, 10, 3) if arguments.tiny else CUB))]

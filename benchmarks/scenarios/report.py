@@ -32,9 +32,9 @@ from protokern.cli.report_data import collect_report
 from protokern.cli.runs import open_run
 from protokern.config import config_to_dict, parse_config
 from protokern.data import Splits, open_splits
+from protokern.models.build import build_model
 from protokern.push import push_prototypes
 from protokern.report.page import write_report
-from protokern.train.build import build_model
 from protokern.train.checkpoint import CheckpointState, save_checkpoint
 from protokern.train.loaders import ordered_loader
 

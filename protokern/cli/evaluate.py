@@ -11,10 +11,9 @@ from protokern.cli.out_folders import claim_numbers
 from protokern.cli.quality import marked, run_warnings, score_table
 from protokern.cli.runs import check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import image_format
+from protokern.evaluate import evaluate, score_classes
+from protokern.models.build import image_format
 from protokern.train.loaders import ordered_loader
-from protokern.train.scores import score_classes
 from protokern.train.stored import find_store, taking_stored_maps
 
 _IN_WORDS = {"test": "test", "val": "validation", "train": "training"}

@@ -12,13 +12,13 @@ from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data,
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.data import Splits
+from protokern.results.stages import Stage
+from protokern.storage.lock import lock_run
 from protokern.train.checkpoint import CheckpointState, find_checkpoint, save_checkpoint
 from protokern.train.checkpoint_index import checkpoint_folder
-from protokern.train.lock import lock_run
 from protokern.train.logger import append_record
 from protokern.train.records import LoggedRecord, Progress
 from protokern.train.run import TrainingRun
-from protokern.train.stages import Stage
 from protokern.train.stored import find_stores, taking_stored_maps
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]

@@ -36,10 +36,9 @@ from protokern.explain.importance import (
 )
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.models.build import image_format
 from protokern.nn import evaluating
 from protokern.storage.outputs import Outputs, claim_outputs
-from protokern.train.files import explain_write_errors
-from protokern.train.frozen import image_format
 
 SHOWN_PROTOTYPES = 4
 _IMAGES = "images.csv"
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    with explain_write_errors(outputs.folder), outputs.writing(last=JSON) as stage:
+    with outputs.writing(last=JSON) as stage:
         train, test = (
             _measure_split(opened, modifications, split, dataset, stage, with_local=args.local)
             for split, dataset in zip(SPLITS, (splits.push, splits.test), strict=True)
@@ -171,11 +170,7 @@ def _measure_images(
     reading = reading_of(opened.config)
     pictures = [to_display(read_pixels(path, size, reading)) for path in paths]
     lines: list[str] = []
-    with (
-        explain_write_errors(outputs.folder),
-        outputs.writing() as stage,
-        open_local_table(stage / _IMAGES) as table,
-    ):
+    with outputs.writing() as stage, open_local_table(stage / _IMAGES) as table:
         for batch in _stream(opened, modifications, iter(pictures)):
             positions = range(batch.first, batch.first + len(batch.delta))
             table.add(batch, [str(paths[position]) for position in positions])  # two may have one name

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,9 +28,7 @@ from protokern.explain.importance_statistics import Comparison
 from protokern.push import PushResult
 from protokern.report.data import Reason
 from protokern.report.importance_figure import write_importance_figure
-from protokern.storage.names import temporary_path
-from protokern.train.files import explain_write_errors, read_json, to_json_bytes, write_file
-from protokern.train.formats import check_format
+from protokern.storage.files import read_table, replacing, to_json_bytes, translate_write_errors, write_file
 
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"
@@ -104,7 +101,7 @@ def write_importance(
     Raises:
         CheckpointError: the disk is full or refuses.
     """
-    with explain_write_errors(folder):
+    with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON).unlink(missing_ok=True)
     paths = []
@@ -113,7 +110,7 @@ def write_importance(
         write_file(paths[-1], _global_table(scores))
     for name in _FIGURES:
         paths.append(folder / name)
-        with explain_write_errors(paths[-1]):
+        with translate_write_errors(paths[-1]):
             write_importance_figure(train.names, train.score, test.score, paths[-1])
     table = {
         "format": FORMAT,
@@ -138,8 +135,7 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
     path = folder / JSON
     if not path.exists():
         return None
-    table = read_json(path)
-    check_format(path, table, FORMAT, oldest=OLDEST, remedy=_REMEDY)
+    table = read_table(path, FORMAT, oldest=OLDEST, remedy=_REMEDY)
     try:
         return _files_from_table(folder, table)
     except (KeyError, TypeError, ValueError) as error:
@@ -183,15 +179,12 @@ def open_local_table(path: Path) -> Iterator[LocalTable]:
     Raises:
         CheckpointError: the disk is full or refuses.
     """
-    temporary = temporary_path(path)
-    with explain_write_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", newline="", encoding="utf-8", errors="replace") as file:
-                yield LocalTable(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with translate_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            text = io.TextIOWrapper(file, newline="", encoding="utf-8", errors="replace")
+            yield LocalTable(text)
+            text.detach()  # which writes what is left, and does not close the file
 
 
 def _global_table(scores: GlobalImportance) -> bytes:

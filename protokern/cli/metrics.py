@@ -14,7 +14,7 @@ from protokern.cli.runs import OpenRun, check_classes, data_folder, open_data, o
 from protokern.cli.show import show_progress
 from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
-from protokern.data.birds.truth import BirdTruth
+from protokern.data.birds.dataset import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
 from protokern.explain.boxes import Box
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure

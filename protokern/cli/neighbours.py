@@ -23,8 +23,8 @@ from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
 from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 _MOST_NAMED = 10
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     cards = see_neighbours(cards, opened, splits, files, found, chosen)
     entries = [_entry(cards[index], found) for index in chosen]
     content = to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries})
-    with explain_write_errors(out), outputs.writing(last=table) as stage:
+    with outputs.writing(last=table) as stage:
         for index, name in figures.items():
             write_neighbours(cards[index], stage / name)
         write_file(stage / table, content)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from protokern.data.own_split import SPLITS, OwnSplit
 from protokern.errors import CheckpointError, ProtokernError
-from protokern.train.files import read_json, to_json_bytes, write_file
-from protokern.train.formats import check_format, check_seal, seal
+from protokern.storage.files import read_table, seal, to_json_bytes, write_file
 
 SPLIT_FILE = "split.json"
 _FORMAT = "protokern-split-1"
@@ -46,9 +45,7 @@ def read_own_split(run: Path) -> OwnSplit | None:
     path = run / SPLIT_FILE
     if not path.exists():
         return None
-    table = read_json(path)
-    check_format(path, table, _FORMAT)
-    check_seal(path, table)
+    table = read_table(path, _FORMAT, sealed_from=1)
     try:
         files = {name: tuple(map(str, table["files"][name])) for name in SPLITS}
         return OwnSplit(files, int(table["seed"]))

@@ -10,8 +10,6 @@ The folder is written whole: under a temporary name first, then renamed. What so
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,10 +32,8 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.report.data import ClassWeight
-from protokern.storage.names import temporary_path
+from protokern.storage.files import read_table, replacing_folder, to_json_bytes, translate_write_errors, write_synced
 from protokern.storage.outputs import claim_outputs, list_folder
-from protokern.train.files import explain_write_errors, read_json, remove_folder, to_json_bytes, write_synced
-from protokern.train.formats import check_format
 
 FORMAT = "protokern-prototypes-3"
 OLDEST = 2
@@ -154,30 +150,22 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
     _check(model, splits, push_result)
     check_prototypes_folder(run_dir)
     folder = run_dir / "prototypes"
-    temporary = temporary_path(folder)
     images = sorted({image for image in push_result.image.tolist() if image >= 0})
-    with explain_write_errors(folder):
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
-            temporary.mkdir(parents=True)
-            first = splits.push[images[0] if images else 0][0]
-            parameter = next(model.parameters())
-            with evaluating(model):
-                field = find_receptive_field(model.features, first.to(parameter.device, parameter.dtype))
-                sources = _write_pictures(temporary, model, splits.push, push_result, images, field)
-            written = PrototypeFiles(
-                folder=folder,
-                image_size=(first.shape[1], first.shape[2]),
-                grid=push_result.grid,
-                receptive_field=field,
-                prototypes=_records(model, splits.classes, sources),
-            )
-            write_synced(temporary / _TABLE, to_json_bytes(_to_table(written)))
-            list_folder(temporary, PROTOTYPES)
-            remove_folder(folder)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with translate_write_errors(folder), replacing_folder(folder) as new:
+        first = splits.push[images[0] if images else 0][0]
+        parameter = next(model.parameters())
+        with evaluating(model):
+            field = find_receptive_field(model.features, first.to(parameter.device, parameter.dtype))
+            sources = _write_pictures(new, model, splits.push, push_result, images, field)
+        written = PrototypeFiles(
+            folder=folder,
+            image_size=(first.shape[1], first.shape[2]),
+            grid=push_result.grid,
+            receptive_field=field,
+            prototypes=_records(model, splits.classes, sources),
+        )
+        write_synced(new / _TABLE, to_json_bytes(_to_table(written)))
+        list_folder(new, PROTOTYPES)
     return written
 
 
@@ -286,8 +274,7 @@ def store_frames(files: PrototypeFiles) -> None:
     """
     path = files.folder / _TABLE
     outputs = claim_outputs(files.folder, [_TABLE], by=PROTOTYPES, argument=str(files.folder), trusts_unlisted=True)
-    with explain_write_errors(path):
-        outputs.replace(path, to_json_bytes(_to_table(files)))
+    outputs.replace(path, to_json_bytes(_to_table(files)))
 
 
 def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
@@ -300,8 +287,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     path = folder / _TABLE
     if not folder.exists():
         return None
-    table = read_json(path)
-    check_format(path, table, FORMAT, oldest=OLDEST, remedy=_REMEDY)
+    table = read_table(path, FORMAT, oldest=OLDEST, remedy=_REMEDY)
     try:
         return _files_from_table(folder, table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

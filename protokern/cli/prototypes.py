@@ -19,7 +19,6 @@ from protokern.errors import ConfigError
 from protokern.report.data import PrototypeCard
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = claim_outputs(out, [name], by="prototypes")
     frame = args.frame if args.picture == "box" else "grid"  # a heat map has no frame
     cards = _chosen(opened, args.only, args.classes, frame)
-    with explain_write_errors(out), outputs.writing() as stage:
+    with outputs.writing() as stage:
         written = write_prototype_grid(
             cards,
             stage / name,

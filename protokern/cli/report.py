@@ -16,7 +16,7 @@ from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place, write_report
-from protokern.train.files import explain_write_errors
+from protokern.storage.files import translate_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def write_page(
     outputs = claim_page(opened.folder)
     page = outputs.folder / PAGE
     data = collect_report(opened, splits, num_neighbours=num_neighbours, frame=frame)
-    with explain_write_errors(page):
+    with translate_write_errors(page):
         write_report(data, page, pictures=pictures, replace=outputs.replace)
     return page, data.warnings
 

@@ -22,9 +22,10 @@ from protokern.cli.report_reasons import (
 )
 from protokern.cli.runs import OpenRun, check_classes, prepare_colours, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
-from protokern.config import LARGEST_CONFIG
+from protokern.config.run import LARGEST_CONFIG
 from protokern.data import ImageDataset, Splits
 from protokern.errors import CheckpointError
+from protokern.evaluate import score_classes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.models.base import PrototypeModel
@@ -38,11 +39,10 @@ from protokern.report.data import (
     ReportData,
     StageResult,
 )
+from protokern.storage.files import read_file
 from protokern.train.checkpoint import read_state
-from protokern.train.files import read_file
 from protokern.train.loaders import ordered_loader
 from protokern.train.logger import read_log
-from protokern.train.scores import score_classes
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 

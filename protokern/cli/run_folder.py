@@ -10,14 +10,15 @@ from pathlib import Path
 from protokern.cli.out_folders import KEPT_FOLDERS, check_outside_data, is_inside
 from protokern.cli.own_split_file import SPLIT_FILE, is_own_split_file
 from protokern.cli.runs import data_folder, feature_store
-from protokern.config import LARGEST_CONFIG, MADE_BY, RUN_FORMAT, RunConfig, config_to_toml, load_config
+from protokern.config import RunConfig, config_to_toml, load_config
+from protokern.config.run import LARGEST_CONFIG, MADE_BY, RUN_FORMAT
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import check_store_place
+from protokern.storage.files import read_file, remove_folder
 from protokern.storage.names import left_by_a_dead_process
 from protokern.storage.outputs import Outputs, check_whole_folder, claim_outputs
 from protokern.train.checkpoint import strangers_in
 from protokern.train.checkpoint_index import checkpoint_folder, checkpoints_folder, read_index, remove_index
-from protokern.train.files import read_file, remove_folder
 
 RUN_FILE = "run.toml"
 FIRST_CHECKPOINT = "init-0"

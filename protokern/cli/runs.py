@@ -13,7 +13,8 @@ import torch
 
 import protokern
 from protokern.cli.own_split_file import read_own_split
-from protokern.config import RunConfig, apply_changes, check_text, differing_keys, parse_config, with_old_defaults
+from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
+from protokern.config.run import check_text, with_old_defaults
 from protokern.data import Splits, open_splits
 from protokern.data.class_names import composed
 from protokern.data.colours import channels_of_rgb
@@ -22,10 +23,9 @@ from protokern.data.names import name_pairs_alike
 from protokern.data.sources import BirdCounts, absolute_source, folder_of
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.models.base import PrototypeModel
+from protokern.models.build import check_image_size, place_model
 from protokern.push import PushResult
-from protokern.train.build import check_image_size
 from protokern.train.checkpoint import find_checkpoint, load_model, read_state
-from protokern.train.frozen import image_format
 
 # What may differ between a run and a later use of its model: none of it changes the net.
 _FREE_TABLES = ("data", "prune")
@@ -96,14 +96,6 @@ def open_run(path: str, *, data: str | None, changes: Sequence[str], device: tor
 def run_folder(checkpoint: Path) -> Path:
     """The run folder of a checkpoint's folder; that folder itself if it is in none."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
-
-
-def place_model(model: PrototypeModel, device: torch.device, channels_last: bool) -> PrototypeModel:
-    """Put a model on its device, its convolutions in the wanted memory format."""
-    model.to(device)
-    for part in (model.backbone, model.add_on_layers):
-        part.to(memory_format=image_format(channels_last))
-    return model
 
 
 def with_data(config: RunConfig, path: str | None) -> RunConfig:

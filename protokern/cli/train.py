@@ -26,34 +26,26 @@ from protokern.cli.run_folder import (
     got_nowhere,
     is_as_written,
 )
-from protokern.cli.runs import feature_store, open_data, open_run, place_model, versions, with_absolute_store, with_data
+from protokern.cli.runs import feature_store, open_data, open_run, versions, with_absolute_store, with_data
 from protokern.cli.show import show_training
 from protokern.cli.stop_signals import StopRequest
-from protokern.config import (
-    RUN_FORMAT,
-    RunConfig,
-    config_to_dict,
-    config_to_toml,
-    differing_keys,
-    load_config,
-    parse_config,
-    with_old_defaults,
-)
+from protokern.config import RunConfig, config_to_dict, config_to_toml, differing_keys, load_config, parse_config
+from protokern.config.run import RUN_FORMAT, with_old_defaults
 from protokern.data import Splits
 from protokern.errors import CheckpointError, ConfigError, LostContactError
 from protokern.explain.receptive_field import find_middle_field, share_of_image
 from protokern.models.base import PrototypeModel
+from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
+from protokern.ranks import Ranks, explain_lost_contact
+from protokern.storage.files import write_file
+from protokern.storage.lock import lock_run
 from protokern.train.batch_norms import check_batches, share_batch_norms
-from protokern.train.build import build_model, build_untrained
 from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
-from protokern.train.files import write_file
-from protokern.train.lock import lock_run
 from protokern.train.logger import append_record
 from protokern.train.loop import train
-from protokern.train.ranks import Ranks, explain_lost_contact
 from protokern.train.reading import explain_lost_workers
 from protokern.train.records import Notice
 from protokern.train.resume import set_seed

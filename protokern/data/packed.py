@@ -10,7 +10,7 @@ import numpy as np
 
 from protokern.data.account import PassedOver, describe_account
 from protokern.data.augment import Augmentation, find_augmentation
-from protokern.data.dataset import ImageDataset
+from protokern.data.dataset import ImageDataset, Sample, Splits
 from protokern.data.decode import (
     MAX_PIXELS,
     ImageHeader,
@@ -24,17 +24,13 @@ from protokern.data.decode import (
     read_orientation,
     read_pixels,
 )
-from protokern.data.folder import hold_out
 from protokern.data.grey import AUTO, GreyRange, Values, describe_range, measure_range
 from protokern.data.names import SPLIT_NAMES
+from protokern.data.own_split import hold_out
 from protokern.data.photos import AUGMENTATION_MARGIN
-from protokern.data.splits import Splits
 from protokern.errors import DataError
 
 _NUM_MEASURED = 512  # images that are read before training to find the range of grey values
-
-# (name, class index) of an image; the name is a path of its own, which need not be a file.
-Sample = tuple[Path, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ import numpy as np
 
 from protokern.data.confounds import Confound, find_confounds
 from protokern.data.copies import Copy, find_copies, make_small
-from protokern.data.dataset import ImageDataset
-from protokern.data.splits import Splits
+from protokern.data.dataset import ImageDataset, Splits
 
 MOST_IMAGES = 20_000  # of all splits; more are not looked at, which would take minutes
 FEW = 10  # images of a class

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from protokern.data.augment import Augmentation
 from protokern.data.birds import SyntheticBirds
+from protokern.data.dataset import OwnSplit, Splits
 from protokern.data.decode import MAX_PIXELS, ReadOptions
 from protokern.data.folder import open_photo_folder
 from protokern.data.grey import AUTO, GreyRange
 from protokern.data.hub import open_hub
-from protokern.data.own_split import OwnSplit
 from protokern.data.packed import make_splits
 from protokern.data.shards import open_shards
-from protokern.data.splits import Splits
 
 SYNTHETIC_BIRDS = "synthetic-birds"
 WEBDATASET, HUGGINGFACE = "webdataset", "huggingface"

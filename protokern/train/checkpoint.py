@@ -29,14 +29,13 @@ from torch import Tensor
 
 from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.models.base import PrototypeModel
+from protokern.models.build import build_untrained, check_memory
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
-from protokern.train.build import build_untrained, check_memory
+from protokern.storage.files import read_file, read_table, remove_folder, seal, sha256, to_json_bytes, write_folder
+from protokern.storage.lock import remove_leftovers
 from protokern.train.checkpoint_index import CheckpointIndex, checkpoint_folder, read_index, write_index
-from protokern.train.files import read_file, read_json, remove_folder, to_json_bytes, write_folder
-from protokern.train.formats import check_format, check_seal, seal, sha256
-from protokern.train.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
 WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
@@ -235,11 +234,7 @@ def read_state(checkpoint: Path) -> CheckpointState:
 
 
 def _read_table(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / STATE_FILE
-    table: dict[str, Any] = read_json(path)
-    if check_format(path, table, FORMAT) > 1:  # the first version had no checksums
-        check_seal(path, table)
-    return table
+    return read_table(checkpoint / STATE_FILE, FORMAT, sealed_from=2)
 
 
 def _broken(checkpoint: Path, error: Exception) -> CheckpointError:

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from protokern.errors import CheckpointError
-from protokern.train.files import read_json, to_json_bytes, write_file
-from protokern.train.formats import CHECKSUM, check_format, check_seal, seal
+from protokern.storage.files import CHECKSUM, check_format, check_seal, read_json, seal, to_json_bytes, write_file
 
 INDEX_FORMAT = "protokern-checkpoints-1"
 _FILE = "latest.json"

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from protokern.models.base import PrototypeModel
+from protokern.models.build import image_format
 from protokern.train.loaders import Batches
-
-
-def image_format(channels_last: bool) -> torch.memory_format:
-    """The memory format of images and convolution weights."""
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def to_device(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:

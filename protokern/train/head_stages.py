@@ -11,15 +11,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from protokern.config.train import TrainConfig
 from protokern.elimination import Activations
 from protokern.errors import TrainingError
+from protokern.evaluate import evaluate
 from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
-from protokern.train.checkpoint import load_weights, read_state
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import FrozenSplits, on_features
-from protokern.train.last_layer import (
+from protokern.results.stages import Stage
+from protokern.solvers.last_layer import (
     LastLayerInputs,
     can_be_solved,
     collect_activations,
@@ -27,14 +27,15 @@ from protokern.train.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
+from protokern.train.checkpoint import load_weights, read_state
+from protokern.train.frozen import FrozenSplits, on_features
 from protokern.train.live import copy_patches
 from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
-from protokern.train.settings import TrainConfig
 from protokern.train.sharded import ShardedSearch, gather_inputs
-from protokern.train.stages import Stage, Step
+from protokern.train.stages import Step
 from protokern.train.start import choose_images, find_starts
 
 Result = TypeVar("Result")

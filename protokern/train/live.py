@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from protokern.models.base import PrototypeModel
 from protokern.nn import SalientLayers, apply_to_rows
 from protokern.push import PushResult
+from protokern.ranks import Ranks
 from protokern.train.frozen import to_device
 from protokern.train.loaders import LabelledImages, training_loader
-from protokern.train.ranks import Ranks
 
 # Layers that make the same of a patch alone as of the patch inside of its map; so are convolutions of 1x1.
 _PATCH_BY_PATCH = (nn.ReLU, nn.Sigmoid, nn.Identity, nn.Dropout)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from protokern.features import FeatureStore
-from protokern.train.ranks import SINGLE, Ranks
+from protokern.ranks import SINGLE, Ranks
 from protokern.train.reading import ImageLoader
 
 Batches = DataLoader[tuple[Tensor, Tensor]]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from protokern.errors import CheckpointError
-from protokern.train.files import LARGEST_TABLE, explain_write_errors, read_file, write_file
-from protokern.train.formats import check_format
+from protokern.storage.files import LARGEST_TABLE, append_line, check_format, read_file, write_file
 from protokern.train.records import LoggedRecord, to_table
 
 LOG_FORMAT = "protokern-log-1"
-_HEADER = json.dumps({"kind": "format", "format": LOG_FORMAT}) + "\n"
-_LONGEST_LINE = 2**20  # bytes
+_HEADER = json.dumps({"kind": "format", "format": LOG_FORMAT})
 
 
 def append_record(path: Path, record: LoggedRecord) -> None:
@@ -26,22 +23,7 @@ def append_record(path: Path, record: LoggedRecord) -> None:
     Raises:
         CheckpointError: the disk is full or refuses.
     """
-    line = json.dumps(to_table(record)) + "\n"
-    with explain_write_errors(path), open(path, "ab+", opener=_open_own) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _LONGEST_LINE))
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            size -= len(tail.rpartition(b"\n")[2])
-            file.truncate(size)
-        file.write((line if size else _HEADER + line).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _open_own(path: str, flags: int) -> int:
-    """Open, or create, a file of the run folder itself: a link might lead out of it."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    append_line(path, json.dumps(to_table(record)), first=_HEADER)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -68,5 +50,5 @@ def truncate_log(path: Path, num_lines: int) -> None:
     lines = read_log(path)
     if len(lines) < num_lines:
         raise CheckpointError(f"{path}: must have at least {num_lines} lines to resume; got {len(lines)}.")
-    kept = [json.dumps(line) + "\n" for line in lines[:num_lines]]
-    write_file(path, "".join([_HEADER, *kept]).encode())
+    kept = [json.dumps(line) for line in lines[:num_lines]]
+    write_file(path, "".join(f"{line}\n" for line in [_HEADER, *kept]).encode())

@@ -7,9 +7,9 @@ import time
 from collections.abc import Generator, Iterator
 
 from protokern.errors import TrainingError
+from protokern.evaluate import evaluate
+from protokern.models.build import image_format
 from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import image_format
 from protokern.train.head_stages import (
     begin_live_stage,
     follow_live_epoch,

@@ -5,28 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from protokern.train.files import to_json_bytes, write_file
+from protokern.results.stages import STAGES
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.train.run import TrainingRun
 
 FORMAT = "protokern-metrics-1"
-_NAMES = {
-    "start": "after_start",
-    "warm": "after_joint",
-    "joint": "after_joint",
-    "hardening": "after_hardening",
-    "push": "after_push",
-    "live": "after_live",
-    "last_layer": "after_last_layer",
-    "prune": "after_prune",
-    "pruned_last_layer": "after_pruned_last_layer",
-}
 
 
 def summarise(run: TrainingRun) -> dict[str, Any]:
     """Accuracies after each stage that led to the final weights, prototypes, seconds and images."""
     progress = run.progress
     stages = {
-        _NAMES[result["stage"]]: {
+        STAGES[result["stage"]].summary: {
             "val": result["val_accuracy"],
             "test": result["test_accuracy"],
             "prototypes": result["num_prototypes"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from protokern.train.stages import Stage
+from protokern.results.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

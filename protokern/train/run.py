@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision, fingerprint_of_files
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
+from protokern.ranks import SINGLE, Ranks
 from protokern.train.checkpoint import (
     RESUME_FILE,
     CheckpointState,
@@ -31,10 +33,8 @@ from protokern.train.live import LivePrototypes
 from protokern.train.loaders import DataSplits
 from protokern.train.logger import append_record, truncate_log
 from protokern.train.optimizers import make_optimizer
-from protokern.train.ranks import SINGLE, Ranks
 from protokern.train.records import LoggedRecord, Progress
 from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors
-from protokern.train.settings import PruneConfig, TrainConfig
 
 
 @dataclass(kw_only=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from protokern.models.base import PrototypeModel
+from protokern.ranks import Ranks
 from protokern.search import NearestPatches, find_nearest_patches, merge_nearest
+from protokern.solvers.last_layer import LastLayerInputs
 from protokern.train.frozen import FrozenFeatures
-from protokern.train.last_layer import LastLayerInputs
-from protokern.train.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)

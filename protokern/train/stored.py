@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from protokern.config.train import TrainConfig
 from protokern.errors import DataError, OtherProcessError
 from protokern.features import (
     FeatureStore,
@@ -24,7 +25,6 @@ from protokern.train.frozen import to_device
 from protokern.train.loaders import LabelledImages, StoredImages, training_loader
 from protokern.train.records import FeatureRecord
 from protokern.train.run import TrainingRun
-from protokern.train.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

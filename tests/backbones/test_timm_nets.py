@@ -12,8 +12,8 @@ from torch import nn
 
 from protokern.backbones import build_backbone
 from protokern.errors import ConfigError, MissingPackageError
+from protokern.models.build import build_model
 from protokern.models.protopnet import ProtoPNetConfig
-from protokern.train.build import build_model
 
 
 class Net(nn.Module):

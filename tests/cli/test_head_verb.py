@@ -12,8 +12,8 @@ import torch
 
 from protokern.cli import head_verb
 from protokern.cli.main import main
+from protokern.storage.lock import lock_run
 from protokern.train.checkpoint import CheckpointState, find_checkpoint, load_model, read_state, save_checkpoint
-from protokern.train.lock import lock_run
 from protokern.train.logger import read_log
 from tests.cli.pushed_run import make_pool_run, make_run
 

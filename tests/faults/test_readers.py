@@ -25,9 +25,8 @@ from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
+from protokern.storage.files import CHECKSUM, seal, to_json_bytes
 from protokern.train.checkpoint import find_resumable, load_model, read_state
-from protokern.train.files import to_json_bytes
-from protokern.train.formats import CHECKSUM, seal
 from protokern.train.records import Progress
 from tests.cli.pushed_run import PushedRun, make_run
 

@@ -13,8 +13,8 @@ from protokern.errors import ConfigError
 from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.pictures import upsample
 from protokern.models import ProtoPNet, ProtoPool, PrototypeModel
+from protokern.models.build import build_untrained
 from protokern.nn import SalientLayers
-from protokern.train.build import build_untrained
 
 COSINE = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
 

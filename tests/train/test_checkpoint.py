@@ -7,7 +7,7 @@ import torch
 
 from protokern.errors import CheckpointError
 from protokern.push import PushResult
-from protokern.train import files
+from protokern.storage import files
 from protokern.train.checkpoint import (
     CheckpointState,
     find_checkpoint,

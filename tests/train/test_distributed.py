@@ -13,12 +13,12 @@ import torch
 
 from protokern.cli.main import main
 from protokern.errors import ConfigError, DataError, TrainingError
+from protokern.ranks import SINGLE, Ranks
 from protokern.train.checkpoint import find_resumable
 from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.head_stages import prune_step, push_step
 from protokern.train.logger import read_log
 from protokern.train.loop import train
-from protokern.train.ranks import SINGLE, Ranks
 from protokern.train.records import EpochRecord
 from protokern.train.run import TrainingRun, resume_run
 

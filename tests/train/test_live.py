@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.evaluate import Evaluation
 from protokern.losses import Labels
 from protokern.nn import SalientLayers
 from protokern.push import PushResult, push_prototypes
+from protokern.ranks import SINGLE
 from protokern.train import loop as loop_module
 from protokern.train.checkpoint import find_resumable, load_model
-from protokern.train.evaluate import Evaluation
 from protokern.train.head_stages import push_step
 from protokern.train.live import LivePrototypes
 from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
-from protokern.train.ranks import SINGLE
 from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord
 from protokern.train.run import resume_run
 from protokern.train.step import learn_from

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from protokern.errors import CheckpointError
-from protokern.train import logger
 from protokern.train.logger import append_record, read_log, truncate_log
 from protokern.train.records import Notice, StageRecord
 
@@ -64,7 +65,7 @@ def test_a_line_after_one_that_was_cut_off_takes_its_place(tmp_path) -> None:
 
 def test_a_line_is_on_the_disk_before_the_checkpoint_that_counts_it(tmp_path, monkeypatch) -> None:
     synced = []
-    monkeypatch.setattr(logger.os, "fsync", lambda descriptor: synced.append((tmp_path / "log.jsonl").read_bytes()))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((tmp_path / "log.jsonl").read_bytes()))
     append_record(tmp_path / "log.jsonl", Notice(text="hello"))
     assert [content.splitlines()[-1] for content in synced] == [b'{"kind": "notice", "text": "hello"}']
 

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
+from protokern.evaluate import Evaluation
 from protokern.train import loop as loop_module
 from protokern.train.checkpoint import load_model
 from protokern.train.checkpoint_index import checkpoints_folder
-from protokern.train.evaluate import Evaluation
 from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord, StepRecord

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.evaluate import score_classes
 from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import PushResult
 from protokern.train.quality import answer_warnings, copied_prototypes, model_warnings
-from protokern.train.scores import score_classes
 
 CLASSES = ("hat", "dress")
 

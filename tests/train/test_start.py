@@ -7,15 +7,15 @@ import itertools
 import pytest
 import torch
 
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
+from protokern.ranks import SINGLE
 from protokern.train.checkpoint import find_resumable
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.ranks import SINGLE
 from protokern.train.records import BatchRecord, StageRecord
 from protokern.train.run import resume_run
-from protokern.train.settings import TrainConfig
 from protokern.train.start import choose_images, find_starts
 
 from .toy import NET, pool_config, toy_config, toy_run

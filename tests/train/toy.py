@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.config import RunConfig, config_to_dict, parse_config
-from protokern.train.build import build_model
+from protokern.models.build import build_model
 from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun
 

@@ -13,8 +13,7 @@ from protokern.cli.runs import open_data
 from protokern.config import parse_config
 from protokern.data import SyntheticBirds
 from protokern.data.birds.scene import Scene, paint_scene
-from protokern.data.birds.species import BEAKS
-from protokern.data.birds.variants import DIFFERENCES, variant, with_chance
+from protokern.data.birds.species import BEAKS, DIFFERENCES, variant, with_chance
 
 
 def scene(difference: str, number: int) -> Scene:

@@ -11,9 +11,9 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.errors import CheckpointError
-from protokern.train import lock
-from protokern.train.files import write_folder
-from protokern.train.lock import LOCK_FILE, lock_run
+from protokern.storage import lock
+from protokern.storage.files import write_folder
+from protokern.storage.lock import LOCK_FILE, lock_run
 
 # Takes the lock as the package does, without the seconds that the import of torch would take.
 HOLDER = """
@@ -136,3 +136,12 @@ def test_a_lock_that_was_not_written_to_its_end_is_in_nobodys_way(tmp_path, cont
     (tmp_path / LOCK_FILE).write_bytes(content)
     with lock_run(tmp_path):
         pass
+
+
+def test_a_lock_that_is_not_of_the_process_excludes_a_second_writer_in_it(tmp_path) -> None:
+    first, second = lock.open_lock(tmp_path / "lock"), lock.open_lock(tmp_path / "lock")
+    assert lock.take_lock(first)
+    assert not lock.take_lock(second)
+    os.close(first)
+    assert lock.take_lock(second)
+    os.close(second)

@@ -1,4 +1,4 @@
-"""A model from its settings."""
+"""A model from its settings, and its place on a device."""
 
 from __future__ import annotations
 
@@ -103,3 +103,16 @@ def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[
             f"model: must fit into half of this machine's memory of {memory / 1e9:.1f} GB; got settings of one that "
             f"needs {needed / 1e9:.1f} GB. Open it on a larger machine, if it is what you trained."
         )
+
+
+def place_model(model: PrototypeModel, device: torch.device, channels_last: bool) -> PrototypeModel:
+    """Put a model on its device, its convolutions in the wanted memory format."""
+    model.to(device)
+    for part in (model.backbone, model.add_on_layers):
+        part.to(memory_format=image_format(channels_last))
+    return model
+
+
+def image_format(channels_last: bool) -> torch.memory_format:
+    """The memory format of images and convolution weights."""
+    return torch.channels_last if channels_last else torch.contiguous_format

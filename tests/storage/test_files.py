@@ -5,13 +5,17 @@ import os
 
 import pytest
 
-from protokern.errors import CheckpointError
-from protokern.train import files
-from protokern.train.files import (
-    explain_write_errors,
+from protokern.errors import CheckpointError, DataError
+from protokern.storage import files
+from protokern.storage.files import (
     read_json,
+    read_table,
     remove_folder,
+    replacing,
+    replacing_folder,
+    seal,
     to_json_bytes,
+    translate_write_errors,
     write_file,
     write_folder,
 )
@@ -66,7 +70,7 @@ def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path, full_disk) ->
     ],
 )
 def test_what_to_do_depends_on_why_nothing_can_be_written(tmp_path, number, advice) -> None:
-    with pytest.raises(CheckpointError) as caught, explain_write_errors(tmp_path / "a"):
+    with pytest.raises(CheckpointError) as caught, translate_write_errors(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
     assert str(caught.value).endswith(f"({os.strerror(number)}). What was written before is whole. {advice}")
 
@@ -112,3 +116,49 @@ def test_a_file_is_not_written_through_a_link_that_waits_for_it(tmp_path) -> Non
     assert (tmp_path / "precious").read_text() == "mine"
     write_file(tmp_path / "a", b"other")
     assert (tmp_path / "a").read_bytes() == b"other"
+
+
+def test_a_file_and_a_folder_are_as_they_were_where_the_writer_fails(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+
+    def fail(content: bytes) -> None:
+        with replacing(tmp_path / "file") as file, replacing_folder(tmp_path / "folder") as folder:
+            file.write(content)
+            (folder / "new").write_bytes(content)
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        fail(b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path / "folder") == []
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Make room and call again"), (errno.EROFS, "Allow to write there"), (errno.EIO, "Ask for help")],
+)
+def test_a_writer_says_what_to_do_in_its_own_words(tmp_path, number: int, advice: str) -> None:
+    words = {"error": DataError, "what": "the map was lost", "go_on": "call again", "or_else": "Ask for help"}
+    with pytest.raises(DataError) as caught, translate_write_errors(tmp_path, **words):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value).startswith(
+        f"{tmp_path}: the map was lost ({os.strerror(number)}). What was written before"
+    )
+    assert advice in str(caught.value)
+
+
+def test_a_table_is_read_once_its_format_and_its_checksum_are_right(tmp_path) -> None:
+    path = tmp_path / "table.json"
+    path.write_bytes(to_json_bytes(seal({"format": "protokern-map-2", "size": 3})))
+    assert read_table(path, "protokern-map-2", sealed_from=2)["size"] == 3
+    path.write_bytes(path.read_bytes().replace(b"3", b"4"))
+    with pytest.raises(CheckpointError, match="its checksum differs"):
+        read_table(path, "protokern-map-2", sealed_from=2)
+    with pytest.raises(CheckpointError, match="Update protokern"):
+        read_table(path, "protokern-map-1")
+    path.write_bytes(to_json_bytes({"format": "protokern-map-1", "size": 3}))  # of before there were checksums
+    assert read_table(path, "protokern-map-2", sealed_from=2)["size"] == 3
+    with pytest.raises(CheckpointError, match=r"must be of format protokern-map-2; .* Make it again\."):
+        read_table(path, "protokern-map-2", oldest=2, remedy="Make it again.")

@@ -11,7 +11,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from protokern.train.last_layer_problem import LastLayerProblem
+from protokern.solvers.problem import LastLayerProblem
 
 MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
 WIDEST = 1.5  # of the classes of a group, the most inputs over the fewest

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protokern.errors import CheckpointError
+from protokern.storage.files import open_itself, translate_write_errors
 from protokern.storage.names import left_by_a_dead_process
-from protokern.train.files import explain_write_errors
 
 LOCK_FILE = ".lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -32,6 +32,32 @@ _OF_A_RUN = {
 }
 
 
+def open_lock(path: Path) -> int:
+    """A descriptor of the file of a lock, which is made where it is missing; closing it frees the lock."""
+    return open_itself(path, os.O_RDWR | os.O_CREAT)
+
+
+def take_lock(descriptor: int, *, of_process: bool = False) -> bool:
+    """Take a lock if it is free, and say whether it was.
+
+    Args:
+        descriptor: of `open_lock`.
+        of_process: worker processes do not inherit the lock (POSIX), but within this process it excludes nobody. False:
+            it excludes everybody who has opened the file again, and is held until workers are gone too (BSD).
+
+    Raises:
+        OSError: the file system has no locks, or is broken.
+    """
+    lock = fcntl.lockf if of_process else fcntl.flock
+    try:
+        lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True
+
+
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
     """Hold the run folder `folder`, which exists, for this process; what killed writers left there is removed.
@@ -42,8 +68,8 @@ def lock_run(folder: Path) -> Iterator[None]:
         CheckpointError: another process holds it, or the file cannot be written.
     """
     path = folder / LOCK_FILE
-    with explain_write_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    with translate_write_errors(path):
+        descriptor = open_lock(path)
     try:
         _lock(descriptor, folder)
         _sign(descriptor, folder)
@@ -55,19 +81,20 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = take_lock(descriptor, of_process=True)
     except OSError as error:
-        if error.errno in _TAKEN:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise CheckpointError(
-                f"{folder}: must be written by one process at a time; {holder} is at work on it. "
-                "Wait until it is done, or choose another folder."
-            ) from error
         if error.errno not in _NO_LOCKS:
             raise CheckpointError(f"{folder}: could not be locked ({error.strerror}).") from error
         warnings.warn(
             f"{folder}: its file system has no locks ({error.strerror}); take care that no other process writes there.",
             stacklevel=4,
+        )
+        return
+    if not is_free:
+        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        raise CheckpointError(
+            f"{folder}: must be written by one process at a time; {holder} is at work on it. "
+            "Wait until it is done, or choose another folder."
         )
 
 
@@ -79,7 +106,7 @@ def _sign(descriptor: int, folder: Path) -> None:
             f"{folder}: must have no {LOCK_FILE} of another program; it has one. "
             "Choose another folder, or move it away."
         )
-    with explain_write_errors(folder / LOCK_FILE):
+    with translate_write_errors(folder / LOCK_FILE):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _HOLDER + f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 

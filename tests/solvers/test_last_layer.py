@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
+from protokern.evaluate import Evaluation
 from protokern.nn import PrototypeClassifier
-from protokern.train import head_stages
-from protokern.train.evaluate import Evaluation
-from protokern.train.last_layer import (
+from protokern.solvers.choice import Candidate, choose
+from protokern.solvers.last_layer import (
     LastLayerInputs,
     SolvedLastLayer,
     can_be_solved,
@@ -18,14 +19,12 @@ from protokern.train.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
-from protokern.train.last_layer_choice import Candidate, choose
+from protokern.train import head_stages
 from protokern.train.loaders import ordered_loader
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.records import Notice, StageRecord
-from protokern.train.settings import TrainConfig
-
-from .toy import Squares, toy_config, toy_run
+from tests.train.toy import Squares, toy_config, toy_run
 
 CONFIG = TrainConfig(last_layer_epochs=30, last_layer_lr=0.05, batch_size=8, l1=1e-3)
 

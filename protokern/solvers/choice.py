@@ -9,8 +9,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from protokern.train.convex import Solution
-from protokern.train.evaluate import Evaluation
+from protokern.evaluate import Evaluation
+from protokern.solvers.convex import Solution
 
 # A choice of fewer weights may cost so many standard errors of the best validation accuracy.
 STANDARD_ERRORS = 0.5

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.train.last_layer_problem import LastLayerProblem, certify
-from protokern.train.working_set import WorkingSet
+from protokern.solvers.problem import LastLayerProblem, certify
+from protokern.solvers.working_set import WorkingSet
 
 MAX_ROUNDS = 40
 FIRST_ITERATIONS = 30

@@ -1,17 +1,42 @@
-"""Scores by class; every number by hand."""
+"""Accuracy, loss and the scores of the classes; every number by hand."""
 
 from __future__ import annotations
+
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from protokern.evaluate import count_confusion, evaluate, score_classes
 from protokern.models.base import ModelOutput
-from protokern.train.evaluate import evaluate
-from protokern.train.scores import count_confusion, score_classes
 
 # 20 of the first class, all found, and one of the second, taken for the first; a third has no images and no answers.
 RARE = torch.tensor([[20, 0, 0], [1, 0, 0], [0, 0, 0]])
 MIXED = torch.tensor([[6, 2, 0], [1, 3, 0], [2, 1, 5]])
+
+
+def identity(logits):
+    return SimpleNamespace(logits=logits)
+
+
+def test_accuracy_and_loss_by_hand_over_uneven_batches() -> None:
+    batches = [
+        (torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0])),
+        (torch.tensor([[0.0, 0.0]]), torch.tensor([1])),
+    ]
+    result = evaluate(identity, batches, torch.device("cpu"))
+    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
+    assert result.images == 4
+    assert result.accuracy == 0.5  # equal logits answer the first class
+    assert result.loss == pytest.approx((2 * right + wrong + math.log(2)) / 4)
+
+
+def test_after_batch_is_called_for_every_batch() -> None:
+    calls = []
+    batches = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))] * 3
+    evaluate(identity, batches, torch.device("cpu"), after_batch=lambda: calls.append(1))
+    assert len(calls) == 3
 
 
 def test_a_rare_class_that_is_never_the_answer_counts_as_much_as_a_common_one() -> None:

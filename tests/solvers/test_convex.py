@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from protokern.train import working_set
-from protokern.train.convex import solve
-from protokern.train.last_layer_problem import LastLayerProblem, certify
+from protokern.solvers import working_set
+from protokern.solvers.convex import solve
+from protokern.solvers.problem import LastLayerProblem, certify
 
 RIDGE = 1e-2
 

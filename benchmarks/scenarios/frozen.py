@@ -27,15 +27,7 @@ from benchmarks.pages.results import FROZEN, append_rows
 from benchmarks.pages.scenario_rows import FrozenRow
 from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import FROZEN_RATIO, judged
-from benchmarks.scenarios.scenario import (
-    begin,
-    columns,
-    evenly,
-    flags,
-    photo_flags,
-    photo_model,
-    time_columns,
-)
+from benchmarks.scenarios.scenario import begin, columns, evenly, flags, photo_flags, photo_model, time_columns
 from protokern.config.train import TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision

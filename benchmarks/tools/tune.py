@@ -40,7 +40,7 @@ from protokern.kernels.triton_common.limits import DeviceLimits, device_limits
 
 OPS = ("min_distance", "topk_distance", "mean_activation")
 K = 5
-# Batch, depth, grid and prototypes of the tasks of the papers, as in benchmarks/cases.py.
+# Batch, depth, grid and prototypes of the tasks of the papers, as in benchmarks/ops/cases.py.
 SIZES = (
     (80, 128, 7, 7, 2000),
     (64, 512, 14, 14, 2000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from benchmarks.ops.machine import OtherWork, describe
 from benchmarks.ops.timing import Timing
 from benchmarks.pages.rows import Measurement
 from benchmarks.scenarios.scenario import begin, columns, evenly, flags, in_turns, time_columns
+
+SCENARIOS = ROOT / "benchmarks" / "scenarios"
 
 
 def test_who_comes_first_alternates() -> None:
@@ -38,6 +41,15 @@ def test_a_run_begins_with_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     begin(arguments, "search", "nn/test_rows.py")
     assert passed == [ROOT / "tests" / "search", ROOT / "tests" / "nn" / "test_rows.py"]
     assert all(path.exists() for path in passed)
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.py")), ids=lambda path: path.stem)
+def test_the_tests_of_a_gate_exist(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    named = [node.args[1:] for node in calls if isinstance(node.func, ast.Name) and node.func.id == "begin"]
+    for test in (one for arguments in named for one in arguments):
+        assert isinstance(test, ast.Constant)
+        assert (ROOT / "tests" / str(test.value)).exists()
 
 
 def test_every_row_says_its_circumstances() -> None:

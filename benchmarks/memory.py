@@ -29,7 +29,7 @@ from benchmarks.inputs import Inputs, make_inputs
 from benchmarks.machine import Machine, settle, watch_others
 from benchmarks.ops import OPS
 from benchmarks.peers import TORCH_PEERS, Compute
-from benchmarks.providers import PRECISIONS, Missing, first_line, set_torch_flags
+from benchmarks.providers import PRECISIONS, Missing, first_line, require_precision, set_torch_flags
 from benchmarks.results import MEMORY, append_rows
 from benchmarks.rows import MemoryRow
 from benchmarks.show import show_missing
@@ -59,6 +59,8 @@ def compute_of(name: str, precision: str) -> Compute:
 def results_of(name: str, precision: str, inputs: Inputs) -> list[Tensor]:
     """Value and both gradients of one forward and backward, all alive."""
     set_torch_flags(precision)
+    if name in OURS:
+        require_precision(name, precision, inputs.features)
     value = compute_of(name, precision)(inputs.features, inputs.prototypes)
     return [value, *torch.autograd.grad(value, (inputs.features, inputs.prototypes), inputs.grad)]
 

@@ -30,7 +30,7 @@ from benchmarks.ops.devices import Cpu, Device
 from benchmarks.ops.machine import Machine, settle, watch_others
 from benchmarks.ops.ops import OPS
 from benchmarks.ops.peers import TORCH_PEERS, Compute
-from benchmarks.ops.providers import PRECISIONS, Missing, first_line, set_torch_flags
+from benchmarks.ops.providers import PRECISIONS, Missing, first_line, require_precision, set_torch_flags
 from benchmarks.pages.results import MEMORY, append_rows
 from benchmarks.pages.rows import MemoryRow
 from benchmarks.pages.show import show_missing
@@ -60,6 +60,8 @@ def compute_of(name: str, precision: str) -> Compute:
 def results_of(name: str, precision: str, inputs: Inputs) -> list[Tensor]:
     """Value and both gradients of one forward and backward, all alive."""
     set_torch_flags(precision)
+    if name in OURS:
+        require_precision(name, precision, inputs.features)
     value = compute_of(name, precision)(inputs.features, inputs.prototypes)
     return [value, *torch.autograd.grad(value, (inputs.features, inputs.prototypes), inputs.grad)]
 

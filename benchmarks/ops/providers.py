@@ -13,6 +13,7 @@ from benchmarks.ops.cases import Inputs
 from benchmarks.ops.libraries import LIBRARIES, MissingPeerError
 from benchmarks.ops.ops import Op
 from benchmarks.ops.peers import LINES, NEAREST_ONLY, TORCH_PEERS, Compute, matmul
+from protokern.kernels.backends import choose_backend
 
 MODES = ("fwd", "full")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -113,7 +114,18 @@ def our_provider(op: Op, mode: str, backend: str, precision: str) -> Provider:
     def compute(features: Tensor, prototypes: Tensor, activation: str) -> Tensor:
         return op.ours(features, prototypes, backend, precision, activation)
 
-    return Provider(name=backend, precision=precision, kind="ours", bind=bind_compute(compute, mode))
+    def bind(inputs: Inputs, activation: str) -> Callable[[], Tensor]:
+        require_precision(backend, precision, inputs.features)
+        return bind_compute(compute, mode)(inputs, activation)
+
+    return Provider(name=backend, precision=precision, kind="ours", bind=bind)
+
+
+def require_precision(backend: str, precision: str, features: Tensor) -> None:
+    """Raise a ValueError where a backend would search more precisely than its row says."""
+    taken = choose_backend(backend, features.device, features.dtype, precision).precision
+    if taken != precision:
+        raise ValueError(f"precision: must be one that {backend} has on {features.device.type}; got {precision!r}.")
 
 
 def torch_provider(op: Op, mode: str, name: str, precision: str, device: str) -> Provider:

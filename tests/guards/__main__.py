@@ -43,16 +43,18 @@ CHECKS = {
     "addresses": "documented names, public names, ops, exported programs",
     "back": "the base goes on with what was stopped here, and opens what was trained here",
 }
-# What says when, where and by which commit something was made. The last line of each pair is what stands there then.
+# Clock, commit, and bytes of pages, which are compared by their facts: these may differ.
 _MASKS = (
-    (r'"(seconds|checksum|commit|sha256)": ?("[^"]*"|[\d.e+-]+)', r'"\1": _'),
+    (r'"(seconds|checksum)": ?("[^"]*"|[\d.e+-]+)', r'"\1": _'),
     (r"\b\d+\.\d s\b", "_ s"),
-    (r'(?m)^(commit) = ".*"$', r"\1 = _"),
+    (r'(?m)^git = ".*"$|^word "?[0-9a-f]{12}\+?"?,?$', "git _"),
+    (r'("name": "[^"]*\.html", .*"sha256": )"\w+"', r"\1_"),
 )
-# What is meant to be different from the base: new settings, which are at their defaults, and a new verb.
+# What is meant to be new: two settings, which are at their defaults, and a verb.
 _NEW = (
     (r'"(top_k|search_precision)": ?("auto"|1), ?|, ?"(top_k|search_precision)": ?("auto"|1)', ""),
-    (r'(?m)^(top_k = 1|search_precision = "auto")\n', ""),
+    (r'(?m)^(top_k = 1|search_precision = "auto"|word (top_k|search_precision))\n', ""),
+    (r"(?m)^ +settings .*\n|\n\n'protokern settings' prints .*", ""),
 )
 Answers = dict[str, str]
 
@@ -60,10 +62,10 @@ Answers = dict[str, str]
 class Side:
     """One revision at work in a folder: `answers` says by name what it printed, returned and wrote."""
 
-    def __init__(self, tree: Path, folder: Path, *, must_succeed: bool = False) -> None:
-        self.tree, self.folder, self.must_succeed = tree, folder, must_succeed
+    def __init__(self, tree: Path, folder: Path, runs: Sequence[str], *, must_succeed: bool = False) -> None:
+        self.tree, self.folder, self.runs, self.must_succeed = tree, folder, runs, must_succeed
         self.answers: Answers = {}
-        self._files: dict[str, str] = {}
+        self._files: dict[str, dict[str, str]] = {}  # by the folder that is watched
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "tests/guards/worker.py")],
             cwd=folder,
@@ -91,15 +93,12 @@ class Side:
         if self.must_succeed and watched is not None and answer["code"] != (143 if stop_after else 0):
             raise SystemExit(f"guards: {name} must work at the base; got {answer['code']}: {answer['stderr']}")
         for kind in ("code", "stdout", "stderr"):
-            self.answers[f"{name}: {kind}"] = self.masked(str(answer[kind]))
+            self.answers[f"{name}: {kind}"] = self.placeless(str(answer[kind]))
         if watched is not None:
             self._remember_files(name, watched)
 
-    def masked(self, text: str) -> str:
-        text = text.replace(str(self.folder), "<here>").replace(str(self.tree), "<tree>")
-        for pattern, replacement in (*_MASKS, *_NEW):
-            text = re.sub(pattern, replacement, text)
-        return text
+    def placeless(self, text: str) -> str:
+        return text.replace(str(self.folder), "<here>").replace(str(self.tree), "<tree>")
 
     def _remember_files(self, name: str, watched: str) -> None:
         """What each file holds that is new or different since the last command; HTML is for `page`."""
@@ -108,15 +107,16 @@ class Side:
             for path in sorted((self.folder / watched).rglob("*"))
             if path.is_file() and path.name != ".lock" and path.suffix not in (".html", ".jpg")
         }
-        for path in files.keys() | self._files.keys():
-            if files.get(path) != self._files.get(path):
+        before = self._files.get(watched, {})
+        for path in files.keys() | before.keys():
+            if files.get(path) != before.get(path):
                 self.answers[f"{name}: {path}"] = files.get(path, "removed")
-        self._files = files
+        self._files[watched] = files
 
     def _content(self, path: Path) -> str:
         content = path.read_bytes()
         try:
-            return self.masked(content.decode())
+            return self.placeless(content.decode())
         except UnicodeDecodeError:
             return hashlib.sha256(content).hexdigest()
 
@@ -132,8 +132,8 @@ class Side:
 
 
 def train(side: Side, photographs: Path) -> None:
-    for name, settings in RUNS.items():
-        flags = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
+    for name in side.runs:
+        flags = [part for setting in (*SMALL, *RUNS[name]) for part in ("--set", setting)]
         flags += ["--data", str(photographs)] if name in PHOTOGRAPHS else []
         side.command(f"train {name}", "train", "--out", f"trained/{name}", *flags, watched=f"trained/{name}")
         if name in STOPS:
@@ -142,7 +142,7 @@ def train(side: Side, photographs: Path) -> None:
 
 
 def resume(side: Side, stopped: Path) -> None:
-    for name in STOPS:
+    for name in (one for one in side.runs if one in STOPS):
         run = f"resumed/{name}"
         shutil.copytree(stopped / name, side.folder / run)
         side.command(f"resume {name}", "train", "--out", run, "--resume", watched=run)
@@ -150,7 +150,7 @@ def resume(side: Side, stopped: Path) -> None:
 
 def verbs(side: Side, trained: Path, chosen: Sequence[int] = range(len(VERBS))) -> None:
     folder = "verbs"
-    for name in RUNS:
+    for name in side.runs:
         shutil.copytree(trained / name, side.folder / folder / name / "run")
         for number in (one for one in chosen if one in SHORT or name not in SELDOM):
             words = [word.replace("HERE", f"{folder}/{name}") for word in VERBS[number]]
@@ -163,8 +163,8 @@ def mistakes(side: Side) -> None:
 
 
 def pages(side: Side) -> None:
-    paths = [path for name in RUNS for path in sorted((side.folder / "verbs" / name).rglob("*.html"))]
-    side.answers |= {side.masked(f"page {name}"): side.masked(text) for name, text in facts_of(paths).items()}
+    paths = [path for name in side.runs for path in sorted((side.folder / "verbs" / name).rglob("*.html"))]
+    side.answers |= {side.placeless(f"page {name}"): side.placeless(text) for name, text in facts_of(paths).items()}
 
 
 def addresses(side: Side, base: Path, names: list[str]) -> None:
@@ -198,7 +198,7 @@ def make_base(tree: Path, base: Path) -> None:
     """What the base does, in `base`, for all times."""
     if not (base.parent / "photographs").exists():
         write_photographs(base.parent / "photographs")
-    side = Side(tree, base, must_succeed=True)
+    side = Side(tree, base, tuple(RUNS), must_succeed=True)
     (base / "documented.json").write_text(json.dumps(side.call("documented", str(tree))))
     (base / "addresses.json").write_text(json.dumps({k: side.call(k) for k in ("public", "schemas", "serialized")}))
     side.call("write_programs", str(base / "programs"))
@@ -207,11 +207,11 @@ def make_base(tree: Path, base: Path) -> None:
     (base / "answers.json").write_text(json.dumps(side.answers))
 
 
-def ask_back(tree: Path, here: Path) -> Answers:
+def ask_back(tree: Path, here: Path, runs: Sequence[str]) -> Answers:
     """What the base makes of the runs of the tree at hand, under the names of what it made of its own."""
     folder = here / "back"
     folder.mkdir()
-    side = Side(tree, folder)
+    side = Side(tree, folder, runs)
     resume(side, here / "stopped")
     verbs(side, here / "trained", ASKED_BACK)
     side.close()
@@ -219,11 +219,19 @@ def ask_back(tree: Path, here: Path) -> Answers:
 
 
 def differences(wanted: Answers, found: Answers) -> Iterator[str]:
+    """Each answer that is not the same, with the first lines that differ."""
     for name in dict.fromkeys((*wanted, *found)):
-        lines = [answers.get(name, "nothing of that name").splitlines() for answers in (wanted, found)]
-        if wanted.get(name) != found.get(name):
-            shown = list(difflib.unified_diff(*lines, "base", "here", n=0, lineterm=""))[2:14]
+        before, after = (_masked(answers.get(name, "nothing of that name")) for answers in (wanted, found))
+        if before != after:
+            lines = [text.splitlines() for text in (before, after)]
+            shown = list(difflib.unified_diff(lines[0], lines[1], "base", "here", n=0, lineterm=""))[2:14]
             yield "\n    ".join([name, *(line[:300] for line in shown)])
+
+
+def _masked(text: str) -> str:
+    for pattern, replacement in (*_MASKS, *_NEW):
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 @contextmanager
@@ -248,6 +256,7 @@ def main() -> int:
     )
     said = "; ".join(f"{name}: {text}" for name, text in CHECKS.items())
     parser.add_argument("--skip", nargs="+", choices=tuple(CHECKS), default=(), help=f"leave out some. {said}")
+    parser.add_argument("--runs", nargs="+", choices=tuple(RUNS), default=tuple(RUNS), help="only these runs here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         keep = Path(args.keep or scratch).resolve()
@@ -261,12 +270,12 @@ def main() -> int:
                 make_base(tree, base)
             wanted: Answers = json.loads((base / "answers.json").read_text())
             print("here:", flush=True)
-            side = Side(HERE, here)
+            side = Side(HERE, here, args.runs)
             work(side, base, args.skip)
             side.close()
             found = list(differences(_of(side.answers, wanted), side.answers))
-            if "back" not in args.skip:
-                back = ask_back(tree, here)
+            if not {"back", "train"} & set(args.skip):
+                back = ask_back(tree, here, args.runs)
                 found += [f"back: {one}" for one in differences(_of(back, wanted), back)]
     print(*found, f"{len(wanted)} answers of {args.base}; {len(found)} differ here.", sep="\n")
     return bool(found)

@@ -136,7 +136,7 @@ def test_nan_where_none_belongs_is_wrong() -> None:
 def test_a_precision_that_a_backend_lacks_is_missing_not_crashed() -> None:
     result = check(unit("min_distance", kind="tf32"), REHEARSAL)
     assert result.status == "missing"
-    assert result.text.startswith("precision: must be None or 'fp32'")
+    assert result.text == "precision: native searches in fp32 on cpu, not in tf32"
 
 
 def test_a_backend_that_is_not_built_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

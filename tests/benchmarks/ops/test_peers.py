@@ -111,6 +111,15 @@ def test_a_peer_in_bfloat16_is_within_its_bound_and_not_exact() -> None:
         check_answer(replace(provider, precision="fp32"), inputs, DISTANCE, exact)
 
 
+def test_no_row_says_a_precision_that_the_backend_did_not_search_in() -> None:
+    inputs = make_inputs(CASE, requires_grad=False)
+    with pytest.raises(
+        MissingPeerError, match="precision: must be one that reference has on cpu; got 'bf16'"
+    ) as caught:
+        make_call(our_provider(DISTANCE, "fwd", "reference", "bf16"), inputs)
+    assert isinstance(caught.value.__cause__, ValueError)  # which a run takes for missing, not for broken
+
+
 def test_the_bound_grows_with_the_rounding() -> None:
     inputs = make_inputs(CASE, requires_grad=False)
     assert bound(inputs, "fp32") < bound(inputs, "tf32") / 100 < bound(inputs, "bf16") / 100

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,11 +124,11 @@ def test_the_points_of_an_explanation_add_up_to_the_logit(run: Path) -> None:
 class TestTheModelOfThePage(ModelContract):
     TERMS = frozenset({"cross_entropy", "cluster", "crowding"})
 
-    def coefficient(self, model: PrototypeModel, name: str, coefficients: LossCoefficients) -> float:
+    def coefficient(self, model: Any, name: str, coefficients: LossCoefficients) -> float:
         return model.crowding if name == "crowding" else super().coefficient(model, name, coefficients)
 
     def build(self, backbone: nn.Module, num_classes: int) -> PrototypeModel:
-        model = MODELS["class_sum"]
+        model: Any = MODELS["class_sum"]
         config = model.Config(prototypes_per_class=2, prototype_dim=6)
         return model(config, backbone, num_classes, 16, in_channels=self.CHANNELS)
 

@@ -16,7 +16,7 @@ from protokern.data import Splits, open_splits
 from protokern.models import ProtoPool
 from protokern.models.base import PrototypeModel
 from protokern.models.build import build_model
-from protokern.push import push_prototypes
+from protokern.push import PushResult, push_prototypes
 from protokern.train.checkpoint import CheckpointState, save_checkpoint
 
 CLASSES = ("<b>across", "down")
@@ -32,7 +32,7 @@ class PushedRun:
     data: Path
     model: PrototypeModel
     splits: Splits
-    push: Any  # PushResult or None
+    push: PushResult | None
 
 
 def write_photos(root: Path) -> None:

@@ -59,7 +59,7 @@ def tensors(output: PrototypePool | ModelOutput) -> list[Tensor]:
     return list(output) if isinstance(output, tuple) else [getattr(output, field.name) for field in fields(output)]
 
 
-def step(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+def step(model: nn.Module, inputs: Tensor) -> list[Any]:
     """Outputs, and gradients of the parameters and the inputs."""
     inputs = inputs.clone().requires_grad_()
     model.zero_grad()

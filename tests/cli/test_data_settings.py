@@ -84,9 +84,9 @@ def test_explain_and_the_data_sets_give_a_value_the_same_meaning(scans: Path, tm
     assert main(["explain", str(scans / "run"), str(dark), "--out", str(tmp_path / "out")]) == 0
     assert "1 image has more than 8 bits a channel: 0 to 4095 become black to white" in capsys.readouterr().out
     run = open_run(str(scans / "run"), data=None, changes=(), device=torch.device("cpu"))
-    image = load_image(dark, 32, channels=1, grey_range=(0, 4095))
-    assert float(image.max()) < 0.13
-    expected = run.model(image[None]).logits[0].tolist()
+    seen = load_image(dark, 32, channels=1, grey_range=(0, 4095))
+    assert float(seen.max()) < 0.13
+    expected = run.model(seen[None]).logits[0].tolist()
     said = json.loads((tmp_path / "out/dark.json").read_text())["logits"]
     assert list(said.values()) == pytest.approx(expected, rel=1e-5)
     test = open_data(run.config, run=run.folder).test

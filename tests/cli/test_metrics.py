@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
 
 def patches_of(made: PushedRun) -> list[tuple[int, list[int], list[float]]]:
     """(label, patch and distance of every prototype) of the test images."""
+    test: Any = made.splits.test
     with torch.no_grad():
-        outputs = [(label, made.model(image[None])) for image, label in made.splits.test]
+        outputs = [(label, made.model(image[None])) for image, label in test]
     return [(label, out.patches[0].tolist(), out.min_distances[0].tolist()) for label, out in outputs]
 
 
@@ -96,7 +98,8 @@ def test_the_frames_are_those_of_the_explanations(marked: PushedRun, tmp_path: P
     assert main(["metrics", str(marked.folder), "--only", "left_alone", "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "measures.json").read_text())["measures"]["left_alone"]["numbers"]
     kept = []
-    for (image, label), (_, _, distances) in zip(marked.splits.test, patches_of(marked), strict=True):
+    test: Any = marked.splits.test
+    for (image, label), (_, _, distances) in zip(test, patches_of(marked), strict=True):
         best = min(range(3 * label, 3 * label + 3), key=lambda j: distances[j])
         views = [
             evidence.view

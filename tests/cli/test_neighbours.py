@@ -33,8 +33,8 @@ def test_a_table_and_a_figure_for_every_prototype(
         *(f"prototype-{j:04d}.png" for j in range(6)),
     ]
     table = json.loads((out / "neighbours.json").read_text(encoding="utf-8"))
-    loaders = (ordered_loader(dataset, 4, workers=0) for dataset in (pushed.splits.push, pushed.splits.test))
-    found = find_neighbours(pushed.model, *loaders, 2, push=pushed.push)
+    train, test = (ordered_loader(dataset, 4, workers=0) for dataset in (pushed.splits.push, pushed.splits.test))
+    found = find_neighbours(pushed.model, train, test, 2, push=pushed.push)
     text = capsys.readouterr().out
     assert f"{int(found.belong_together.sum())} of 6 prototypes belong together with their nearest patches" in text
     assert [entry["prototype"] for entry in table["prototypes"]] == list(range(6))

@@ -66,7 +66,7 @@ class NearestOnDevice(OnDevice):
         monkeypatch.setattr(nearest_contract, "distance_at", moved(distance_at))
         monkeypatch.setattr(nearest_contract, "distance_map", moved(distance_map))
 
-    def nearest(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    def nearest(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
         return from_device(super().nearest(to_device(features), to_device(prototypes), metric, backend))
 
     @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])

@@ -48,7 +48,7 @@ class OpContract:
 
     def gradients(
         self, features: Tensor, prototypes: Tensor, metric: str, backend: str, weights: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         x, p = features.detach().requires_grad_(), prototypes.detach().requires_grad_()
         floats, _ = self.floats_and_patch(x, p, metric, backend)
         return torch.autograd.grad(floats, (x, p), weights)
@@ -136,7 +136,7 @@ class OpContract:
         for position in (0, 1):
             inputs = [features.clone(), prototypes.clone()]
             inputs[position].requires_grad_()
-            floats, _ = self.floats_and_patch(*inputs, metric, backend)
+            floats, _ = self.floats_and_patch(inputs[0], inputs[1], metric, backend)
             (grad,) = torch.autograd.grad(floats, inputs[position], weights)
             torch.testing.assert_close(grad, both[position], rtol=0, atol=0)
 

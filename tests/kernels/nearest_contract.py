@@ -250,9 +250,9 @@ class NearestContract(OpContract):
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, str]:
     """Features, prototypes and a metric: small sizes, every layout and dtype, several families of values."""
-    sizes = [draw(st.integers(1, top)) for top in (4, 40, 9, 9, 70)]
-    patch = draw(st.none() | st.tuples(st.integers(1, min(3, sizes[2])), st.integers(1, min(3, sizes[3]))))
-    case = Case(*sizes, patch)
+    batch, dim, rows, columns, count = (draw(st.integers(1, top)) for top in (4, 40, 9, 9, 70))
+    patch = draw(st.none() | st.tuples(st.integers(1, min(3, rows)), st.integers(1, min(3, columns))))
+    case = Case(batch, dim, rows, columns, count, patch)
     dtype = draw(st.sampled_from(DTYPES))
     features, prototypes = case.inputs(torch.float64, seed=draw(st.integers(0, 2**31)))
     family = draw(st.sampled_from(["normal", "sigmoid", "offset", "few_values", "zeros", "tiny"]))

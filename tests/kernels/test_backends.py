@@ -172,12 +172,13 @@ class TestChoiceOfPrecision:
         assert choose_backend("reference", torch.device("cpu"), dtype, None) == ("reference", wanted)
 
     def test_a_torch_backend_with_a_precision_of_its_own_is_followed(self) -> None:
-        before = torch.backends.mkldnn.matmul.fp32_precision
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        mkldnn: Any = torch.backends.mkldnn
+        before = mkldnn.matmul.fp32_precision
+        mkldnn.matmul.fp32_precision = "bf16"
         try:
             choice = choose_backend("reference", torch.device("cpu"), torch.float32, None)
         finally:
-            torch.backends.mkldnn.matmul.fp32_precision = before
+            mkldnn.matmul.fp32_precision = before
         assert choice.precision == "bf16"
 
     def test_float64_is_searched_in_float64_only(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., A
 def test_unknown_backend(op: Callable[..., Any]) -> None:
     for name in ("cuda", "", None):
         message = rf"backend: must be 'auto' or one of reference, native, triton; got {name!r}\."
-        assert_refused(ValueError, message, lambda name=name: op(*SMALL.inputs(), backend=name))
+        assert_refused(ValueError, message, partial(op, *SMALL.inputs(), backend=name))
 
 
 @pytest.mark.parametrize("name", ["native", "triton"])
@@ -255,10 +256,10 @@ def test_offsets_beyond_32_bits_on_either_side(op: Callable[..., Any], tmp_path:
     prototypes.copy_(few)
     results = []
     for inputs in ((values, few), (features, prototypes)):
-        inputs = tuple(tensor.detach().requires_grad_() for tensor in inputs)
-        result = outputs(op(*inputs, backend=backend))
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        result = outputs(op(*leaves, backend=backend))
         total = sum(out.sum() for out in result if out.is_floating_point())
-        results.append([*result, *torch.autograd.grad(total, inputs)])
+        results.append([*result, *torch.autograd.grad(total, leaves)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(other, one, rtol=0, atol=0)
 

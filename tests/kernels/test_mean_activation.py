@@ -218,7 +218,7 @@ def test_a_function_is_refused() -> None:
         r"Apply it to protokern\.distance_map\(features, prototypes\) and take the mean\."
     )
     with pytest.raises(ValueError, match=message):
-        mean_activation(features, prototypes, activation=torch.exp)  # type: ignore[arg-type]
+        mean_activation(features, prototypes, activation=torch.exp)
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_a_function_is_refused() -> None:
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     features, prototypes = SMALL.inputs()
     with pytest.raises(ValueError, match=message):
-        mean_activation(features, prototypes, **options)  # type: ignore[arg-type]
+        mean_activation(features, prototypes, **options)

@@ -240,4 +240,4 @@ def test_a_named_backend_that_cannot_weigh_is_refused_and_auto_passes_it_by(monk
 
 def test_the_mean_over_all_patches_takes_no_weights() -> None:
     with pytest.raises(TypeError, match="patch_weight"):
-        mean_activation(*SMALL.inputs(), patch_weight=torch.ones(2, 4, 3))  # type: ignore[call-arg]
+        mean_activation(*SMALL.inputs(), patch_weight=torch.ones(2, 4, 3))

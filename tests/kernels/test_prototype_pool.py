@@ -126,11 +126,11 @@ def test_callable_activation_is_applied_to_the_distances(backend: str) -> None:
 def test_wrong_activation(activation: object, message: str) -> None:
     features, prototypes = SMALL.inputs()
     with pytest.raises(ValueError, match=message):
-        prototype_pool(features, prototypes, activation=activation)  # type: ignore[arg-type]
+        prototype_pool(features, prototypes, activation=activation)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1e-4, math.nan, math.inf, True, "1e-4"])
 def test_wrong_epsilon(epsilon: object) -> None:
     features, prototypes = SMALL.inputs()
     with pytest.raises(ValueError, match=r"epsilon: must be a finite number above 0; got "):
-        prototype_pool(features, prototypes, epsilon=epsilon)  # type: ignore[arg-type]
+        prototype_pool(features, prototypes, epsilon=epsilon)

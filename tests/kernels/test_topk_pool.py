@@ -212,7 +212,7 @@ def test_callable_activation_is_applied_to_the_distances(backend: str) -> None:
 def test_wrong_k(k: object, message: str) -> None:
     features, prototypes = Case(1, 3, 2, 2, 4).inputs()
     with pytest.raises(ValueError, match=message):
-        topk_pool(features, prototypes, k)  # type: ignore[arg-type]
+        topk_pool(features, prototypes, k)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, math.nan])

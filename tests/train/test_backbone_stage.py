@@ -24,7 +24,7 @@ def test_a_run_on_an_earlier_stage_with_salience_is_opened_as_it_was(tmp_path, b
     run = toy_run(tmp_path, toy_config(model={**NET, **COSINE, "backbone_stage": 1}, backbone=backbone, **SHORT))
     list(train(run))
     model, _, _ = load_model(tmp_path)
-    images = torch.stack([image for image, _ in run.splits.test])
+    images = torch.stack([run.splits.test[i][0] for i in range(len(run.splits.test))])
     with torch.no_grad():
         features, found = model.features(images), model(images)
         assert features.shape == (9, 8, SIZE // 4, SIZE // 4)

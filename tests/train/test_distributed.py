@@ -263,7 +263,7 @@ def test_every_process_of_a_machine_needs_a_gpu_of_its_own(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="a GPU of its own; got cuda and 1 GPUs"):
         device_of_process(torch.device("cuda"))
-    chosen = []
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert device_of_process(torch.device("cuda")) == torch.device("cuda", 1)

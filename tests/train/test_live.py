@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def backbone_maps(run) -> torch.Tensor:
 def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_path, name, add_on) -> None:
     """Against central differences in float64; salient layers and a convolution of 3 x 3 look beyond the patch."""
     config = CONFIGS[name]
-    model = toy_run(tmp_path, config).model
+    model: Any = toy_run(tmp_path, config).model
     model.harden()
     model.takes_stored_maps = True
     channels, dim = model.add_on_layers[0].in_channels, model.prototype_layer.prototype_dim
@@ -123,7 +124,7 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
         push,
         batch_size=2,
         workers=0,
-        channels_last=False,  # type: ignore[arg-type]
+        channels_last=False,
     )
     vectors = live.write(model)
     index, expected = cut_out(model, push, maps)
@@ -191,7 +192,7 @@ def test_a_push_of_the_saved_net_moves_no_prototype(tmp_path) -> None:
     list(train(run))
     model, _, _ = load_model(tmp_path)
     before = model.prototype_layer.prototypes.detach().clone()
-    images = run.splits.push
+    images: Any = run.splits.push
     push = push_prototypes(model, [(images.images, torch.tensor(images.labels))])
     assert torch.equal(push.image, run.push.image)
     assert torch.equal(push.patch, run.push.patch)

@@ -4,6 +4,7 @@ import functools
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, name) -> 
     ("config", "batches"), STOPS, ids=lambda value: str(value) if isinstance(value, int) else value.model.name
 )
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
-    seen = []
+    seen: list[Any] = []
     run = toy_run(tmp_path, config)
     run.should_stop = lambda: len(seen) >= batches
     with pytest.raises(KeyboardInterrupt):

@@ -44,9 +44,7 @@ def test_parts_of_a_step_add_up_to_it(tmp_path, make, count, parts) -> None:
     assert sums["images"] == count
     assert in_parts.keys() == in_whole.keys()
     for name, gradient in in_whole.items():
-        torch.testing.assert_close(
-            in_parts[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, at=name: f"{at}: {text}"
-        )
+        torch.testing.assert_close(in_parts[name], gradient, rtol=1e-4, atol=1e-6, msg=f"{name}: {{}}".format)
 
 
 def test_a_compiled_step_is_the_step(tmp_path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,8 @@ def test_afterwards_the_model_takes_images_and_agrees_with_what_was_measured(tmp
     list(train(run))
     model, _, _ = load_model(tmp_path)
     for trained in (model, run.model.eval()):
-        answers = [int(trained(image[None]).logits.argmax()) == label for image, label in run.splits.test]
+        items = [run.splits.test[i] for i in range(len(run.splits.test))]
+        answers = [int(trained(image[None]).logits.argmax()) == label for image, label in items]
         assert sum(answers) / len(answers) == run.progress.results[-1]["test_accuracy"]
     image, patch = int(run.push.image[0]), int(run.push.patch[0])
     stored = torch.cat([model.prototype_layer.prototypes, run.model.prototype_layer.prototypes]).detach()
@@ -111,7 +113,7 @@ def test_a_stale_store_is_refused_and_kept(tmp_path) -> None:
 @CONFIGS
 @pytest.mark.parametrize("batches", [2, 9])
 def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
-    seen = []
+    seen: list[Any] = []
     run = toy_run(tmp_path, config)
     run.should_stop = lambda: len(seen) >= batches
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +129,7 @@ def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, bat
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_run_stopped_while_the_backbone_runs_ends_with_the_same_bits(tmp_path, lost) -> None:
     run = toy_run(tmp_path, CONFIG)
-    seen = []
+    seen: list[Any] = []
     run.should_stop = lambda: len(seen) >= 2
     with pytest.raises(KeyboardInterrupt):
         seen.extend(record for record in train(run) if isinstance(record, FeatureRecord))

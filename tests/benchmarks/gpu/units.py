@@ -42,7 +42,7 @@ def sleepy_units(settings: Settings, records: Records) -> list[Unit]:
     return []
 
 
-def do(unit: Unit, settings: Settings) -> Result:
+def do(unit: Unit, settings: Settings) -> Any:
     begun = Path(settings.home) / "begun.txt"
     with begun.open("a") as file:
         file.write(f"{unit['name']} {os.getpid()}\n")

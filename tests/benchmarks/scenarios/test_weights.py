@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_each_kind_of_call_is_what_its_name_says() -> None:
         grads = weights.make_step(inputs, weight, "cosine", "full", "reference")()
         assert isinstance(grads, tuple)
         assert len(grads) == (3 if kind == "numbers" else 2)
-        pool = weights.make_step(inputs, weight, "cosine", "fwd", "reference")()
+        pool: Any = weights.make_step(inputs, weight, "cosine", "fwd", "reference")()
         wanted = prototype_pool(
             inputs.features, inputs.prototypes, metric="cosine", backend="reference", patch_weight=weight
         )

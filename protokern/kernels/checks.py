@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .geometry import compute_dtype, grid_shape
-from .metric import METRICS
+from .metric import METRIC_TABLE, METRICS
 from .similarity import ACTIVATIONS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -105,15 +105,17 @@ def check_activation(activation: object, metric: str) -> None:
     """Check the name of an activation; callables pass.
 
     Raises:
-        ValueError: an unknown name, or "cosine" with another metric.
+        ValueError: an unknown name, or one that makes no sense of the metric.
     """
     if callable(activation):
         return
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)} or a callable; got {activation!r}.")
-    if activation == "cosine" and metric != "cosine":
+    rows = [METRIC_TABLE[metric]] if metric in METRICS else METRIC_TABLE.values()  # an unknown metric is refused later
+    if not all(activation in row.activations for row in rows):
+        fitting = " or ".join(repr(name) for name, row in METRIC_TABLE.items() if activation in row.activations)
         raise ValueError(
-            f"activation: must not be 'cosine' unless metric is 'cosine'; got metric {metric!r}. "
+            f"activation: must not be {activation!r} unless metric is {fitting}; got metric {metric!r}. "
             "Choose another activation."
         )
 
@@ -122,7 +124,7 @@ def check_named_activation(activation: object, metric: str) -> None:
     """Check the activation of an op that computes it inside and takes no callables.
 
     Raises:
-        ValueError: a callable, an unknown name, or "cosine" with another metric.
+        ValueError: a callable, an unknown name, or one that makes no sense of the metric.
     """
     if callable(activation):
         raise ValueError(

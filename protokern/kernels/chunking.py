@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .metric import Vectors
+from .metric import METRIC_TABLE, Vectors
 
 
 def chunk_budget(device: torch.device) -> int:
@@ -37,3 +37,8 @@ def product_dtype(values: Tensor) -> torch.dtype:
 def centre_of(p: Vectors) -> Tensor:
     """Mean (K,) of the finite prototypes (P, K): subtracted before a product, it keeps an offset from taking digits."""
     return torch.where(p.is_finite[:, None], p.values, 0).sum(0) / p.is_finite.sum().clamp_min(1)
+
+
+def gradient_centre_of(p: Vectors, metric: str) -> Tensor:
+    """The same (K,) for the products of a gradient; zeros where the metric's gradient is not one of differences."""
+    return centre_of(p) if METRIC_TABLE[metric].is_centred else torch.zeros_like(centre_of(p))

@@ -19,7 +19,7 @@ from protokern.kernels import (
 )
 from protokern.kernels.checks import MOST_PATCHES, check_activation, check_epsilon
 from protokern.kernels.geometry import compute_dtype
-from protokern.kernels.metric import METRICS
+from protokern.kernels.metric import METRIC_TABLE, METRICS
 from protokern.kernels.similarity import activate
 from protokern.nn.mean_distance import mean_distance
 
@@ -91,8 +91,7 @@ class PrototypeLayer(nn.Module):
         self.precision = precision
         self.backend = backend
         size = () if tuple(prototype_size) == (1, 1) else tuple(prototype_size)
-        draw = torch.rand if metric == "sqeuclidean" else torch.randn
-        self.prototypes = nn.Parameter(draw(num_prototypes, prototype_dim, *size))
+        self.prototypes = nn.Parameter(METRIC_TABLE[metric].start(num_prototypes, prototype_dim, *size))
 
     @property
     def num_prototypes(self) -> int:

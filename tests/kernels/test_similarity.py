@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
 from torch import Tensor
 
-from protokern.kernels import mean_activation, prototype_pool
-from protokern.kernels.metric import METRICS
+from protokern.kernels import dispatch, mean_activation, native_library, prototype_pool
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.kernels.similarity import ACTIVATIONS, SIMILARITIES, activate, slope
 
 from . import oracle
 from .cases import TOLERANCE, gradient_tolerance
 
 EPSILON = 1e-3
-# "cosine" is refused for a metric whose distances go beyond 2.
-MEANINGFUL = [pair for pair in itertools.product(ACTIVATIONS, METRICS) if pair[0] != "cosine" or pair[1] == "cosine"]
+# The others are refused.
+MEANINGFUL = [(activation, name) for name, metric in METRIC_TABLE.items() for activation in metric.activations]
 
 
 def distances(dtype: torch.dtype) -> Tensor:
@@ -78,3 +79,15 @@ def test_an_unknown_name_is_never_another_similarity() -> None:
     for function in (activate, slope):
         with pytest.raises(KeyError):
             function(distances(torch.float32), "none", EPSILON)
+
+
+def test_the_compiled_library_has_the_same_names() -> None:
+    if not native_library.is_available():
+        pytest.skip("the C++ library is not built")
+    x, p = inputs("cosine", torch.float32)
+    implementation = dispatch.implementation("mean_activation", "native")
+    for name in ACTIVATIONS:
+        implementation(x, p, "cosine", name, EPSILON, "fp32")
+    with pytest.raises(RuntimeError, match="activation: must be") as error:
+        implementation(x, p, "cosine", "none", EPSILON, "fp32")
+    assert tuple(re.findall(r"'(\w+)'", str(error.value).partition("; got")[0])) == ACTIVATIONS

@@ -11,7 +11,7 @@ from .. import dispatch
 from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..metric import weigh, weigh_gradient
+from ..metric import METRIC_TABLE, weigh, weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -104,8 +104,8 @@ class _DistanceMapFunction(torch.autograd.Function):
         *needs, needs_weight = tensors_needed(ctx)
         to_weight = None
         if patch_weight is not None:
-            distance = grad  # its values are wanted for the gradient of the weights alone, and under cosine alone
-            if needs_weight and ctx.metric == "cosine":
+            distance = grad  # its values are wanted for the gradient of the weights alone, and by some metrics alone
+            if needs_weight and METRIC_TABLE[ctx.metric].weight_needs_distance:
                 distance = below_autograd(_distance_map_op, features, prototypes, ctx.metric, ctx.backend)
             slopes = weigh_gradient(distance, patch_weight[:, None], ctx.metric)
             to_weight = (grad * slopes[1]).sum(1) if needs_weight else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chunking import centre_of, chunk_budget, chunks, product_dtype
+from ..chunking import chunk_budget, chunks, gradient_centre_of, product_dtype
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import Vectors, distance, prepare
+from ..metric import METRIC_TABLE, Vectors, distance, prepare, zero_pairs
 
 
 def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
@@ -38,7 +38,7 @@ def distance_map_backward(
     size = prototype_size(prototypes)
     grid = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = centre_of(p) if metric == "sqeuclidean" else torch.zeros_like(centre_of(p))
+    centre = gradient_centre_of(p, metric)
     grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
     grad_p = torch.zeros_like(p.values)
     per_image = grid[0] * grid[1] * p.values.shape[1]
@@ -57,14 +57,15 @@ def distance_map_backward(
 def map_gradients(g: Tensor, x: Vectors, p: Vectors, centre: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Gradients of sum(g * distance) for g (b, P, N): to x (b, N, K), and to p (P, K) summed over images."""
     wide = product_dtype(x.values)
-    if metric == "cosine":
-        g = g.masked_fill(x.is_zero[:, None, :] | p.is_zero[:, None], 0)
+    has_zero = zero_pairs(x, p, metric)
+    if has_zero is not None:
+        g = g.masked_fill(has_zero, 0)
     g = g.to(wide)
     x_centred = (x.values - centre).to(wide)
     p_centred = (p.values - centre).to(wide)
     from_p = g.transpose(1, 2) @ p_centred  # (b, N, K)
     from_x = (g @ x_centred).sum(0)  # (P, K)
-    if metric == "sqeuclidean":
+    if METRIC_TABLE[metric].is_centred:
         to_x = 2 * (x_centred * g.sum(1)[..., None] - from_p)
         to_p = 2 * (p_centred * g.sum((0, 2))[:, None] - from_x)
         return to_x.to(x.values.dtype), to_p.to(x.values.dtype)

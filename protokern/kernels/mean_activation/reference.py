@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..candidates import Centred, centred, expanded
-from ..chunking import add_rows_, centre_of, chunk_budget, chunks
+from ..chunking import add_rows_, chunk_budget, chunks, gradient_centre_of
 from ..distance_map.reference import map_gradients
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import Vectors, distance, distance_gradient, prepare
+from ..metric import Vectors, distance, distance_gradient, prepare, zero_pairs
 from ..similarity import activate, slope
 
 # A pair is close where the squared distance is below this share of the squared lengths: elsewhere the expanded form
@@ -28,7 +28,7 @@ def mean_activation(features: Tensor, prototypes: Tensor, metric: str, activatio
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = _centre(p, metric)
+    centre = gradient_centre_of(p, metric)
     p_centred = centred(p, centre)
     result = features.new_empty((len(features), len(prototypes)), dtype=dtype)
     for images in _image_chunks(features, rows * columns, p):
@@ -58,7 +58,7 @@ def mean_activation_backward(
     size = prototype_size(prototypes)
     grid = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = _centre(p, metric)
+    centre = gradient_centre_of(p, metric)
     p_centred = centred(p, centre)
     grad_features = torch.empty_like(features) if need_features else features.new_empty(0)
     grad_p = torch.zeros_like(p.values)
@@ -82,10 +82,6 @@ def mean_activation_backward(
     return grad_features, torch.empty_like(prototypes).copy_(grad_p.view(prototypes.shape))
 
 
-def _centre(p: Vectors, metric: str) -> Tensor:
-    return centre_of(p) if metric == "sqeuclidean" else torch.zeros_like(centre_of(p))
-
-
 def _image_chunks(features: Tensor, num_patches: int, p: Vectors) -> list[slice]:
     budget = chunk_budget(features.device)
     return chunks(len(features), max(1, budget // (num_patches * p.values.shape[1])))
@@ -102,8 +98,8 @@ def _distances(x: Vectors, x_centred: Centred, p: Vectors, p_centred: Centred, m
     # A square that overflows leaves inf or NaN: the difference form knows which.
     close = ~(squared >= CLOSE * norms)
     result = squared.to(x.values.dtype)
-    if metric == "cosine":
-        has_zero = x.is_zero[:, None, :] | p.is_zero[:, None]
+    has_zero = zero_pairs(x, p, metric)
+    if has_zero is not None:
         close = close & ~has_zero
         result = (0.5 * result).masked_fill(has_zero, 1)
     is_finite = x.is_finite[:, None, :] & p.is_finite[:, None]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
+from ..metric import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh, zero_pairs
 from ..similarity import activate
 
 
@@ -38,7 +38,7 @@ def min_distance(
         weight = None if patch_weight is None else patch_weight[images].flatten(1)  # (b, N)
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
-            has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
+            has_zero = zero_pairs(x, some, metric)
             in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, weight=weight)
             nearest = _first_nearest(x, some, in_doubt, metric, budget, weight)
             bad = first_bad(x.is_finite, weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..chunking import add_rows_
-from ..metric import weigh_gradient
+from ..metric import METRIC_TABLE, weigh_gradient
 from ..registration import below_autograd, no_second_derivative, register_op
 
 
@@ -42,8 +42,8 @@ def _implementation(
     backend: str,
 ) -> Tensor:
     weight = weight_at(patch_weight, patch)
-    distance = weight  # sqeuclidean does not need it
-    if metric == "cosine":
+    distance = weight  # of which only the type counts where the metric needs no distance
+    if METRIC_TABLE[metric].weight_needs_distance:
         distance_at = torch.ops.protokern.distance_at.default
         distance = below_autograd(distance_at, features, prototypes, patch, metric, backend)
     grad = grad_value * weigh_gradient(distance, weight, metric)[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
-from ..metric import Vectors, distance, prepare
+from ..metric import Vectors, distance, prepare, zero_pairs
 from ..min_distance.reference import first_bad, mark_non_finite, weigh_rows
 
 
@@ -40,7 +40,7 @@ def topk_distance(
         weight = None if patch_weight is None else patch_weight[images].flatten(1)  # (b, N)
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
-            has_zero = x.is_zero[:, None, :] | some.is_zero[:, None] if metric == "cosine" else None
+            has_zero = zero_pairs(x, some, metric)
             in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, k, weight)
             nearest = _first_nearest(x, some, in_doubt, k, metric, budget, weight)
             bad = first_bad(x.is_finite, weight)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils import _pytree
 
-from protokern import PrototypePool
-from protokern.models import ModelOutput, ProtoPNet
+from protokern import MinDistance, PrototypePool, TopKPool
+from protokern.models import ModelOutput, ProtoPNet, ProtoPoolOutput
 from protokern.nn import PrototypeLayer
 
 FIELDS = ("activation", "min_distance", "patch")
@@ -195,6 +196,19 @@ class TestExport:
         loaded = torch._inductor.aoti_load_package(path)
         for inputs in (features, torch.rand(7, 4, 6, 7)):
             assert_same(tensors(layer(inputs)), tensors(loaded(inputs)))
+
+
+    def test_types_in_saved_programs_keep_their_names(self) -> None:
+        """A program that was saved says these names, wherever the classes are now."""
+        names = {
+            "protokern.kernels.min_distance.op.MinDistance": MinDistance,
+            "protokern.kernels.prototype_pool.op.PrototypePool": PrototypePool,
+            "protokern.kernels.topk_pool.op.TopKPool": TopKPool,
+            "protokern.models.base.ModelOutput": ModelOutput,
+            "protokern.models.protopool.ProtoPoolOutput": ProtoPoolOutput,
+        }
+        serialized = _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
+        assert {name: kind for name, kind in serialized.items() if name.startswith("protokern.")} == names
 
 
 class TestFunctions:

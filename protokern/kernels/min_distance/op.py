@@ -37,7 +37,7 @@ class MinDistance(NamedTuple):
     patch: Tensor
 
 
-register_result(MinDistance)
+register_result(MinDistance, "protokern.kernels.min_distance.op.MinDistance")
 
 
 def min_distance(
@@ -60,10 +60,11 @@ def min_distance(
             W' = W - w + 1); dtype and device of `features`. Under `torch.autocast` the dtypes may differ, and the
             wider one is used.
         metric: "sqeuclidean", sum (x - p)^2, or "cosine", 1 - cos(x, p) with 1 for a zero vector.
-        precision: how the nearest patch is searched: "fp32", "tf32" or "bf16". None takes what holds half inputs
-            without loss, and for float32 inputs follows `torch.get_float32_matmul_precision()`, or is more precise
-            where the backend lacks that. Whatever it is, `value` is exact at `patch`; a coarse search may only take a
-            patch that is nearly the nearest. float64 inputs are searched in float64.
+        precision: how coarse the search for the nearest patch may be: "fp32", "tf32" or "bf16". Where the backend lacks
+            it, the next more precise one is used, so the same call runs on every machine; `protokern doctor` lists what
+            is there. None allows what holds half inputs without loss, and for float32 inputs follows
+            `torch.get_float32_matmul_precision()`. In every precision `value` is exact at `patch`; a coarse search may
+            only take a patch that is nearly the nearest. float64 inputs are searched in float64.
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch of the grid counts, (B, H', W') in [0, 1]: floating, of the dtype of features
             or float32 with half features, or bool. Distances d become (1 - w) + w d under "cosine", so that the
@@ -79,8 +80,7 @@ def min_distance(
 
     Raises:
         TypeError: an input is not a tensor.
-        ValueError: shapes, dtypes or devices disagree, the grid is empty, a name is unknown, or the backend cannot
-            search in that precision.
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, or a name is unknown.
         BackendUnavailableError: `backend` was named but cannot run here.
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.1; maths in kernels/min_distance/README.md.

@@ -31,7 +31,7 @@ class PrototypePool(NamedTuple):
     patch: Tensor
 
 
-register_result(PrototypePool)
+register_result(PrototypePool, "protokern.kernels.prototype_pool.op.PrototypePool")
 
 
 def prototype_pool(

@@ -38,7 +38,7 @@ class TopKPool(NamedTuple):
     patch: Tensor
 
 
-register_result(TopKPool)
+register_result(TopKPool, "protokern.kernels.topk_pool.op.TopKPool")
 
 
 def topk_pool(

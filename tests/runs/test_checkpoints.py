@@ -7,6 +7,7 @@ import torch
 
 from protokern.errors import CheckpointError
 from protokern.push import PushResult
+from protokern.runs import checkpoints
 from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.checkpoints import (
     CheckpointState,
@@ -17,8 +18,9 @@ from protokern.runs.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from protokern.runs.open import load_model
+from protokern.runs.open import load_model, open_run
 from protokern.storage import files
+from protokern.train.run import resume_run, save_progress
 from tests.train.tampering import change_table, change_tensors
 from tests.train.toy import CLASSES, toy_config, toy_run
 
@@ -351,3 +353,21 @@ def test_a_run_folder_may_be_a_link_and_have_links_inside(run, tmp_path) -> None
     (tmp_path / "elsewhere").symlink_to(run.folder)
     (run.folder / "best").symlink_to("checkpoints/joint-1")
     assert load_model(tmp_path / "elsewhere")[0].num_prototypes == run.model.num_prototypes
+
+
+def test_opening_and_resuming_a_run_read_each_file_once(run, monkeypatch) -> None:
+    names = []
+    read_file = files.read_file
+
+    def count(path, at_most: int) -> bytes:
+        names.append(path.name)
+        return read_file(path, at_most)
+
+    save_progress(run, "init-0")
+    monkeypatch.setattr(files, "read_file", count)
+    monkeypatch.setattr(checkpoints, "read_file", count)
+    open_run(str(run.folder), data=None, changes=(), device=torch.device("cpu"))
+    assert sorted(names) == ["latest.json", "model.safetensors", "state.json"]
+    names.clear()
+    resume_run(run, read_checkpoint(find_resumable(run.folder)))
+    assert sorted(names) == ["latest.json", "model.safetensors", "resume.safetensors", "state.json"]

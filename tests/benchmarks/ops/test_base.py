@@ -135,5 +135,5 @@ def test_a_tree_whose_libraries_do_not_build_ends_the_run(repository: Path, tmp_
 
 
 def test_what_is_no_revision_is_refused(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"--base: must be a revision of the repository in .*; got 'mian'"):
-        check_out("mian", repository, tmp_path / "bases")
+    with pytest.raises(SystemExit, match=r"--base: must be a revision of the repository in .*; got 'no-such-branch'"):
+        check_out("no-such-branch", repository, tmp_path / "bases")

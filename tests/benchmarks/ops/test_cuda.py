@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +13,11 @@ import pytest
 import torch
 
 from benchmarks.ops import cuda, gate, memory, run
-from benchmarks.ops.cases import CASES, make_inputs
+from benchmarks.ops.base import Session, Side, compare, lines
+from benchmarks.ops.cases import CASES, Point, make_inputs
 from benchmarks.ops.cuda import Cuda, EventClock, ask_nvidia_smi
 from benchmarks.ops.ops import OPS
+from benchmarks.ops.point import Plan
 from benchmarks.ops.providers import library_provider, our_provider
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.rows import MemoryRow, SpeedRow
@@ -199,3 +203,24 @@ def test_the_clocks_are_those_the_driver_tells(monkeypatch: pytest.MonkeyPatch, 
     program.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(program))
     assert device.clocks() == "SM and memory 1980 MHz and 3201 MHz"
+
+
+class SideHere(Side):
+    """A tree that is measured in this process."""
+
+    def __init__(self, name: str, device: Cuda) -> None:
+        self.name, self.session = name, Session(device)
+
+    def ask(self, do: str, **details: Any) -> Any:
+        answers = io.StringIO()
+        self.session.answer(io.StringIO(json.dumps({"do": do, **details})), answers)
+        return json.loads(answers.getvalue())
+
+
+def test_two_trees_are_compared_by_every_timer(device: Cuda) -> None:
+    plan = Plan(backends=["native"], peers=[], precisions=["fp32"], seconds=0.05, least=3)
+    compared = compare(SideHere("base", device), SideHere("here", device), plan, Point("min_distance", "tiny", "fwd"))
+    assert list(compared.timings) == ["native fp32 eager", "native fp32 graph"]
+    assert all(side.rounds >= 3 and side.p50 > 0 for pair in compared.timings.values() for side in pair)
+    assert [line.split()[:3] for line in lines(compared)][1] == ["native", "fp32", "graph"]
+    assert (compared.missing, compared.wrong) == ([], [])

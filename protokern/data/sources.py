@@ -93,7 +93,6 @@ def open_splits(
     reading = ReadOptions(max_pixels=max_image_pixels, channels=channels, grey_range=grey_range)
     if root is None or str(root) == SYNTHETIC_BIRDS:
         return _open_birds(birds or BirdCounts(), image_size, seed, augmentation, reading)
-    size, views = parse_image_size(image_size), find_augmentation(augmentation)
     kind, _, rest = str(root).partition(":")
     opener: Callable[..., Splits]
     if kind in (WEBDATASET, HUGGINGFACE):
@@ -103,10 +102,10 @@ def open_splits(
             open_photo_folder, Path(root), test_fraction=test_fraction, checked_part=checked_part, own_split=own_split
         )
     return opener(
-        image_size=size,
+        image_size=parse_image_size(image_size),
         val_fraction=val_fraction,
         seed=seed,
-        augmentation=views,
+        augmentation=find_augmentation(augmentation),
         on_unreadable=on_unreadable,
         cache=cache,
         reading=reading,

@@ -197,7 +197,6 @@ class TestExport:
         for inputs in (features, torch.rand(7, 4, 6, 7)):
             assert_same(tensors(layer(inputs)), tensors(loaded(inputs)))
 
-
     def test_types_in_saved_programs_keep_their_names(self) -> None:
         """A program that was saved says these names, wherever the classes are now."""
         names = {

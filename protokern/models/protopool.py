@@ -32,9 +32,11 @@ class ProtoPoolConfig(ModelConfig):
     Attributes:
         num_prototypes: in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
         slots_per_class: prototypes that a class uses.
-        focal: "distance" or "similarity"; see `ProtoPool`.
+        focal: "distance": the focal similarity is one of mixed distances, as in the released program; "similarity": it
+            is the largest similarity less the mean one, as in the paper.
         last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
-        schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages.
+        schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages. The paper's
+            epochs have about 2,250 steps: a small data set, where they have few, needs more.
         correct_class_weight: initial weight of a slot for its own class.
         incorrect_class_weight: initial weight of a slot for every other class.
         compat: the orthogonality and separation terms of the released program.

@@ -46,8 +46,8 @@ class ModelConfig:
             image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
         top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,
             frames, measured reasons and the push are about the nearest one.
-        search_precision: in which the nearest patch is searched, see `protokern.min_distance`: "fp32", "tf32", "bf16"
-            or "auto".
+        search_precision: how coarsely the nearest patch may be searched, see `protokern.min_distance`: "fp32", "tf32",
+            "bf16" or "auto".
     """
 
     # A plain dict, so that using a model does not import pydantic.

@@ -55,7 +55,7 @@ class TestProtoPNetWithTheMeanOfTheNearest(ModelContract):
 
 
 def test_every_model_has_a_contract_test():
-    assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool.py has that of the other
+    assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool_contract.py has that of the other
 
 
 def conv_net(channels: int = 6) -> nn.Sequential:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from .similarity import ActivationName
+from .similarity import ACTIVATIONS, ActivationName
 
 MetricName = Literal["sqeuclidean", "cosine"]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
@@ -116,7 +116,8 @@ METRIC_TABLE: dict[str, Metric] = {
     "sqeuclidean": Metric(
         is_unit=False,
         is_centred=True,
-        activations=("log", "linear", "exp"),
+        # 1 - d is for distances of at most 2.
+        activations=tuple(name for name in ACTIVATIONS if name != "cosine"),
         start=torch.rand,
         weight_needs_distance=False,
         prepare=_as_they_are,
@@ -129,7 +130,7 @@ METRIC_TABLE: dict[str, Metric] = {
     "cosine": Metric(
         is_unit=True,
         is_centred=False,
-        activations=("log", "linear", "exp", "cosine"),
+        activations=ACTIVATIONS,
         start=torch.randn,
         weight_needs_distance=True,
         prepare=_unit_vectors,

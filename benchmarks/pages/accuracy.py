@@ -30,10 +30,13 @@ class AccuracyRow:
     """What one run reached; accuracies in percent, on the test images unless it says `val`.
 
     Attributes:
-        config: the file of examples/configs that was trained, without its ending.
-        joint: before the push; None for a model that makes its choices final before that, or that has no such stage.
+        config: the file of examples/configs that was trained, without its ending, and ", fine-tuned" where the weights
+            of the backbone came from a file; or "black box", see benchmarks/scenarios/black_box.py.
+        joint: before the push, or of a black box; None for a model that makes its choices final
+            before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
         push: None where prototypes live from the start.
+        last_layer: None for a black box.
         prune, pruned_last_layer: None without pruning.
         live: after the push or the start; None without live epochs.
         prototypes: left at the end.
@@ -49,7 +52,7 @@ class AccuracyRow:
     joint: float | None
     hardening: float | None
     push: float | None
-    last_layer: float
+    last_layer: float | None
     prune: float | None
     pruned_last_layer: float | None
     val: float
@@ -97,17 +100,20 @@ def read_run(folder: Path) -> AccuracyRow:
 
 
 def recipe_of(config: dict[str, Any]) -> str:
-    """Name of the one file in examples/configs whose settings the run has; the seed may differ."""
+    """Name of the one file in examples/configs whose settings the run has; seed and file of weights may differ."""
     names = []
+    has_own_weights = config["model"]["weights"] not in ("auto", "imagenet", "none")
     for path in sorted(CONFIGS.glob("*.toml")):
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         wanted = {(table, key): value for table, values in recipe.items() for key, value in values.items()}
         wanted.pop(("train", "seed"), None)
+        if has_own_weights:
+            wanted.pop(("model", "weights"), None)
         if all(config.get(table, {}).get(key) == value for (table, key), value in wanted.items()):
             names.append(path.stem)
     if len(names) != 1:
         raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {names or 'none'}.")
-    return names[0]
+    return f"{names[0]}, fine-tuned" if has_own_weights else names[0]
 
 
 def table(rows: Sequence[AccuracyRow]) -> str:

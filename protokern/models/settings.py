@@ -94,19 +94,19 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
         kind: the model's `Config`.
         config: an instance of it, or None.
         settings: fields of `kind` by name, other than those that say how the backbone is built.
-        activation: a name, which is a setting too; anything else is left to the constructor.
+        activation: a name, which is a setting too, or a function or None, which are left to the constructor.
 
     Raises:
         TypeError: `config` is no `kind`, there are settings besides it, or one of them is no field.
         ConfigError: a value is out of range.
     """
-    if isinstance(activation, str):
+    if activation is not None and not callable(activation):
         settings = {**settings, "activation": activation}
     if config is None:
         _check_names(kind, settings)
         return kind(**settings)
     if not isinstance(config, kind):
-        # Once the third argument was the first number that is a model's own.
+        # Where a number is given, the caller means the first field that is the model's own.
         own = [field.name for field in fields(kind) if field.name not in ModelConfig.__dataclass_fields__]
         advice = f"Write {own[0]}={config}." if isinstance(config, int) and own else "Or give its fields by name."
         got = f"a {type(config).__name__}" if isinstance(config, ModelConfig) else repr(config)

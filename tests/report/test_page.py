@@ -285,22 +285,6 @@ def test_many_classes_get_a_list_of_mistakes_instead_of_a_matrix() -> None:
     assert "class 7 class 9 2 class 3 class 1 1" in page.text
 
 
-@pytest.mark.parametrize(
-    ("speaking", "words"),
-    [
-        (6, "The points of all 6 prototypes add up to 5.25"),
-        (5, "The points of the 5 prototypes of 6 that have any add up to 5.25"),
-        (1, "The points of the one prototype of 6 that has any add up to 5.25"),
-    ],
-)
-def test_the_example_counts_the_prototypes_that_have_points(
-    report_data: ReportData, explained: ExplainedImage, speaking: int, words: str
-) -> None:
-    first, *others = explained.classes
-    item = replace(explained, classes=(replace(first, num_speaking=speaking), *others))
-    assert words in Page(render_report(replace(report_data, explanations=(item,)))).text
-
-
 def test_a_total_of_zero_and_no_matches_are_drawn(explained: ExplainedImage) -> None:
     one = ClassPoints(
         class_index=0,

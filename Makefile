@@ -117,34 +117,35 @@ check: install ## Lint, formatting, types, import rules, spelling
 format: install ## Rewrite the sources the way `check` wants them
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
+	$(RUN) build_tools/settings_table.py
 	$(if $(CPP_SOURCES),$(BIN)clang-format -i $(CPP_SOURCES))
 
 bench: install ## Measure on this CPU and store the rows in benchmarks/results (quiet machine, see benchmarks/README.md)
-	$(RUN) -m benchmarks.run --seconds 3 --minutes 5 $(BENCH)
+	$(RUN) -m benchmarks ops --seconds 3 --minutes 5 $(BENCH)
 	@if $(RUN) -c 'import sys; from protokern import _host; sys.exit(_host.chosen_instruction_set() != "amx")'; then \
-	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks.run --set isa --seconds 1 --minutes 2; fi
-	$(RUN) -m benchmarks.memory
-	$(RUN) -m benchmarks.table --write
-	$(RUN) -m benchmarks.scaling --write
-	$(RUN) -m benchmarks.plot --write
-	@$(RUN) -m benchmarks.summary
+	    PROTOKERN_ISA=avx512 $(RUN) -m benchmarks ops --set isa --seconds 1 --minutes 2; fi
+	$(RUN) -m benchmarks memory
+	$(RUN) -m benchmarks tables --write
+	$(RUN) -m benchmarks scaling --write
+	$(RUN) -m benchmarks plot --write
+	@$(RUN) -m benchmarks summary
 
 # A backend that answers wrong or breaks fails the target at the end; the others are measured all the same.
 bench-gpu: install ## Measure on a CUDA device and store the rows; below eight minutes, no network
 	@status=0; \
-	$(RUN) -m benchmarks.run --device cuda --seconds 3 --minutes 6 $(BENCH) || status=1; \
-	$(RUN) -m benchmarks.memory --device cuda || status=1; \
-	$(RUN) -m benchmarks.table --write > /dev/null || status=1; \
-	$(RUN) -m benchmarks.plot --write || status=1; \
-	$(RUN) -m benchmarks.summary --device cuda || status=1; \
+	$(RUN) -m benchmarks ops --device cuda --seconds 3 --minutes 6 $(BENCH) || status=1; \
+	$(RUN) -m benchmarks memory --device cuda || status=1; \
+	$(RUN) -m benchmarks tables --write > /dev/null || status=1; \
+	$(RUN) -m benchmarks plot --write || status=1; \
+	$(RUN) -m benchmarks summary --device cuda || status=1; \
 	exit $$status
 
 # With INSTALL=no nothing runs before the clock does: the first stage builds what is missing.
 gpu: $(if $(filter no,$(INSTALL)),,install) ## All that a CUDA device is wanted for, within nine minutes; OUT=DIR: results go there too
-	$(RUN) -m benchmarks.gpu $(if $(OUT),--out '$(OUT)') $(GPU)
+	$(RUN) -m benchmarks gpu $(if $(OUT),--out '$(OUT)') $(GPU)
 
 tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
-	$(RUN) -m benchmarks.tune
+	$(RUN) -m benchmarks tune
 
 # By hand: five gigabytes. docs/compatibility.md has the last result. The checkers stay out: they need newer packages.
 test-oldest: ## Run the tests on the oldest packages that are supported, in OLDEST_VENV

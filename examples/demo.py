@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data.birds import SyntheticBirds
+from protokern.runs.data import open_data
+from protokern.runs.open import OpenRun, open_run
 
 
 def open_checkpoint(path: Path) -> OpenRun:

@@ -5,7 +5,6 @@ The command line shows any of these as one line and exits with code 2.
 
 from __future__ import annotations
 
-import errno
 import math
 from importlib import import_module
 from importlib.util import find_spec
@@ -70,16 +69,6 @@ def require_number(settings: Any, *names: str, minimum: float = 0, above: bool =
         require(is_countable, name, f"a number of at most {LARGEST_NUMBER}", value)
         inside = math.isfinite(value) and (value > minimum if above else value >= minimum)
         require(inside, name, f"a finite number {'greater than' if above else 'of at least'} {minimum}", value)
-
-
-def advice_on_write(error: OSError, go_on: str, or_else: str) -> str:
-    """What to do after a failed write, in a sentence or two: make room and `go_on`, get permission, or `or_else`."""
-    whole = "What was written before is whole."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{whole} Make room and {go_on}."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{whole} Allow to write there, or give another folder."
-    return f"{whole} {or_else}."
 
 
 def import_optional(module: str, *, package: str, needed_for: str, install: str) -> ModuleType:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,12 @@ from protokern.config import (
     load_config,
     parse_config,
 )
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.data import PRESETS
 from protokern.errors import ConfigError
 from protokern.models import MODELS
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.protopool import ProtoPoolConfig
-from protokern.train.settings import PruneConfig, TrainConfig
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
 
@@ -37,8 +38,9 @@ def mistake(*changes: str) -> str:
 
 def test_the_defaults_are_the_original_s_numbers() -> None:
     config = RunConfig()
-    assert (config.model.prototypes_per_class, config.model.prototype_dim, config.model.epsilon) == (10, 128, 1e-4)
-    assert (config.model.correct_class_weight, config.model.incorrect_class_weight) == (1.0, -0.5)
+    model: Any = config.model
+    assert (model.prototypes_per_class, model.prototype_dim, model.epsilon) == (10, 128, 1e-4)
+    assert (model.correct_class_weight, model.incorrect_class_weight) == (1.0, -0.5)
     train = config.train
     assert (train.cross_entropy, train.cluster, train.separation, train.l1) == (1.0, 0.8, -0.08, 1e-4)
     assert (train.backbone_lr, train.add_on_lr, train.prototype_lr, train.last_layer_lr) == (1e-4, 3e-3, 3e-3, 1e-4)
@@ -49,6 +51,22 @@ def test_the_defaults_are_the_original_s_numbers() -> None:
 
 def test_an_empty_table_is_the_defaults() -> None:
     assert parse_config({}) == RunConfig() == load_config(None)
+
+
+def test_a_run_of_before_searches_as_it_did() -> None:
+    table = config_to_dict(RunConfig())
+    written = {**table, "model": {k: v for k, v in table["model"].items() if k not in ("top_k", "search_precision")}}
+    config = parse_config(written)
+    assert (config.model.top_k, config.model.search_precision) == (1, "auto")
+    assert config == RunConfig()
+
+
+def test_how_a_run_searches_is_written_down() -> None:
+    config = load_config(None, ["model.top_k=3", "model.search_precision=tf32"])
+    model = tomllib.loads(config_to_toml(config, {}))["model"]
+    assert (model["top_k"], model["search_precision"]) == (3, "tf32")
+    assert mistake("model.search_precision=fp8").startswith("model.search_precision: must be 'auto', 'fp32', ")
+    assert mistake("model.top_k=9") == "model.top_k: must be from 1 to 8; got 9."
 
 
 def test_a_written_configuration_is_read_back_the_same(tmp_path) -> None:

@@ -14,8 +14,8 @@ from protokern.backbones import build_backbone
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint
 from protokern.models import ProtoPNet
 from protokern.push import apply_push
+from protokern.runs import open as opening
 from protokern.search import find_nearest_patches, merge_nearest
-from protokern.train import checkpoint
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 IMAGES = 12
@@ -31,7 +31,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
     backbone = build_backbone("tiny", weights="none")
     model = ProtoPNet(backbone, 3, prototypes_per_class=2, prototype_dim=4, image_size=32).eval()
-    monkeypatch.setattr(checkpoint, "load_model", lambda folder: (model, {}, ("a", "b", "c")))
+    monkeypatch.setattr(opening, "load_model", lambda folder: (model, {}, ("a", "b", "c")))
     images, labels, index = torch.rand(IMAGES, 3, 32, 32), torch.arange(IMAGES) % 3, torch.arange(IMAGES)
     with torch.no_grad():
         maps = backbone(images)
@@ -80,8 +80,8 @@ def test_a_push_from_parts_where_patches_have_weights(names: dict[str, Any]) -> 
     model = ProtoPNet(
         names["backbone"],
         3,
-        2,
-        4,
+        prototypes_per_class=2,
+        prototype_dim=4,
         metric="cosine",
         activation="cosine",
         add_on_layers="linear",

@@ -58,8 +58,19 @@ FORBIDDEN = (
     ("push", "prune"),
     ("prune", "train"),
     ("train", "explain"),
-    ("explain", "config"),
-    ("config", "cli"),
+    ("solvers", "runs"),
+    ("runs", "train"),
+    ("solvers", "prune"),
+    ("inputs", "solvers"),
+    ("inputs", "runs"),
+    ("config", "train"),
+    ("config", "evaluate"),
+    ("evaluate", "search"),
+    ("ranks", "evaluate"),
+    ("results", "storage"),
+    ("report", "cli"),
+    ("report", "data"),
+    ("runs", "explain"),
     ("report", "models"),
     ("report", "kernels"),
     ("data", "kernels"),
@@ -76,7 +87,10 @@ FORBIDDEN = (
 def a_package_with_the_layout(folder: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", folder)
     package = folder / "protokern"
-    parts = "cli config report train explain push prune search losses models nn backbones kernels data storage errors"
+    parts = (
+        "cli report train explain runs push prune solvers inputs search evaluate config "
+        "losses models nn backbones kernels data features ranks storage results errors"
+    )
     for part in parts.split():
         (package / part).mkdir(parents=True)
         (package / part / "__init__.py").touch()
@@ -111,13 +125,25 @@ def test_kernels_know_tensors_only() -> None:
 
 def test_only_the_checkpoint_writes_weights() -> None:
     writers = {"torch.save", "pickle.dump", "pickle.dumps"}
-    allowed = PACKAGE / "train" / "checkpoint.py"
+    allowed = PACKAGE / "runs" / "checkpoints.py"
     offenders = {
         f"{path.relative_to(ROOT)}: {call}"
         for path in python_files(PACKAGE)
         if path != allowed
         for call in called_names(path)
         if call in writers or call.rpartition(".")[2] in {"save_file", "save_model"}
+    }
+    assert not offenders
+
+
+def test_only_storage_renames_syncs_and_locks_files() -> None:
+    """What is safe against a kill or a full disk is so in one place."""
+    touches = {"os.replace", "os.rename", "os.fsync", "os.fdatasync"}
+    offenders = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in python_files(PACKAGE)
+        if not path.is_relative_to(PACKAGE / "storage")
+        for name in (called_names(path) & touches) | (imported_names(path) & {"fcntl", *touches})
     }
     assert not offenders
 

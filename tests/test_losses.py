@@ -262,7 +262,8 @@ def test_compat_equals_the_release_in_value_and_gradient(prototypes, slots, scal
     generator = torch.Generator().manual_seed(0)
     classes, batch = 4, 6
     identity = F.one_hot(torch.arange(classes * slots) // slots, classes).float()
-    labels = Labels(*torch.randint(0, classes, (2, batch), generator=generator), 0.7)
+    own, mixed_in = torch.randint(0, classes, (2, batch), generator=generator)
+    labels = Labels(own, mixed_in, 0.7)
     leaves = [
         torch.randn(batch, classes, generator=generator),
         5 * torch.rand(batch, prototypes, generator=generator),  # the bound is 4

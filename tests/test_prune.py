@@ -17,7 +17,13 @@ from protokern.prune import prune_by_number, prune_prototypes
 def bare_model(prototypes, num_classes):
     """A model whose features are its images."""
     depth = prototypes.shape[1]
-    model = ProtoPNet(nn.Identity(), num_classes, len(prototypes) // num_classes, depth, in_channels=depth)
+    model = ProtoPNet(
+        nn.Identity(),
+        num_classes,
+        prototypes_per_class=len(prototypes) // num_classes,
+        prototype_dim=depth,
+        in_channels=depth,
+    )
     model.add_on_layers = nn.Sequential()
     with torch.no_grad():
         model.prototype_layer.prototypes.copy_(prototypes)
@@ -70,7 +76,7 @@ def test_the_first_is_spared_when_all_are_equal():
 
 
 def test_a_model_that_still_chooses_is_not_pruned():
-    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3)
+    model = ProtoPool(nn.Identity(), 2, num_prototypes=4, slots_per_class=2, prototype_dim=3, in_channels=3)
     with pytest.raises(ValueError, match=r"model: must have made its choices final before pruning.*model.harden\(\)"):
         prune_prototypes(model, [(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 0, 1]))])
     assert model.num_prototypes == 4
@@ -145,8 +151,8 @@ def test_threshold_must_be_reachable(threshold):
 def bare_pool(prototypes: list[float], slots: list[list[int]], **options: str) -> ProtoPool:
     """A hardened pool of prototypes of depth 1 whose features are its images; class k has the prototypes `slots[k]`."""
     chosen = torch.tensor(slots)
-    shape = len(slots), len(prototypes), chosen.shape[1]
-    model = ProtoPool(nn.Identity(), *shape, 1, in_channels=1, image_size=8, **options)
+    sizes = {"num_prototypes": len(prototypes), "slots_per_class": chosen.shape[1], "prototype_dim": 1}
+    model = ProtoPool(nn.Identity(), len(slots), in_channels=1, image_size=8, **sizes, **options)
     model.add_on_layers = nn.Sequential()
     with torch.no_grad():
         model.prototype_layer.prototypes.copy_(torch.tensor(prototypes)[:, None])
@@ -270,6 +276,6 @@ def test_numbers_that_cannot_be_dropped_are_named_and_change_nothing(choice, mes
 
 
 def test_a_model_that_still_chooses_drops_no_number():
-    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3)
+    model = ProtoPool(nn.Identity(), 2, num_prototypes=4, slots_per_class=2, prototype_dim=3, in_channels=3)
     with pytest.raises(ValueError, match="model: must have made its choices final before pruning"):
         prune_by_number(model, drop=[0])

@@ -135,7 +135,7 @@ def test_activations_that_say_nothing_are_refused(change, message):
 
 
 def test_a_model_that_still_chooses_is_not_pruned_by_need():
-    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3)
+    model = ProtoPool(nn.Identity(), 2, num_prototypes=4, slots_per_class=2, prototype_dim=3, in_channels=3)
     images = Activations(torch.rand(4, 4), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="model: must have made its choices final before pruning"):
         prune_by_need(model, images, images)

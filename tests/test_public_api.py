@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -52,3 +53,19 @@ def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
     """Plots, pages, progress bars and the backbone zoo are loaded by those who use them."""
     heavy = "{'matplotlib', 'jinja2', 'rich', 'torchvision', 'pydantic', 'PIL'}"
     assert run_python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("train.checkpoint", "runs.open", "load_model"),
+        ("cli.runs", "runs.open", "OpenRun open_run"),
+        ("cli.runs", "runs.data", "open_data"),
+        ("train.settings", "config.train", "PruneConfig TrainConfig"),
+        ("train.last_layer", "solvers.last_layer", "collect_activations collect_inputs solve_last_layer"),
+    ],
+)
+def test_old_addresses_still_work(old: str, new: str, names: str) -> None:
+    """Documents named them, so programs import from there."""
+    there, here = import_module(f"protokern.{old}"), import_module(f"protokern.{new}")
+    assert all(getattr(there, name) is getattr(here, name) for name in names.split())

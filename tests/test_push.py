@@ -21,7 +21,16 @@ def bare_model(prototypes, num_classes, **options):
     """A model whose features are its images."""
     depth, size = prototypes.shape[1], tuple(prototypes.shape[2:]) or (1, 1)
     per_class = len(prototypes) // num_classes
-    model = ProtoPNet(nn.Identity(), num_classes, per_class, depth, size, in_channels=depth, image_size=8, **options)
+    model = ProtoPNet(
+        nn.Identity(),
+        num_classes,
+        prototypes_per_class=per_class,
+        prototype_dim=depth,
+        prototype_size=size,
+        in_channels=depth,
+        image_size=8,
+        **options,
+    )
     model.add_on_layers = nn.Sequential()
     with torch.no_grad():
         model.prototype_layer.prototypes.copy_(prototypes)
@@ -111,7 +120,7 @@ def test_pushed_prototypes_are_patches_of_the_push_set(seed, size, offset, metri
 def test_pushed_prototypes_of_a_whole_net_are_found_again():
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    model = ProtoPNet(backbone, 3, 4, 16).train()
+    model = ProtoPNet(backbone, 3, prototypes_per_class=4, prototype_dim=16).train()
     images, labels = torch.rand(9, 3, 20, 20), torch.arange(9) % 3
     model(images)  # moves the BatchNorm statistics
     push_prototypes(model, DataLoader(TensorDataset(images, labels), batch_size=4))
@@ -126,7 +135,15 @@ def test_pushed_prototypes_of_a_whole_net_are_found_again():
 def bare_pool(prototypes: list[float], slots: list[list[int]], *, hard: bool = True) -> ProtoPool:
     """A pool of prototypes of depth 1 whose features are its images; class k has the prototypes `slots[k]`."""
     chosen = torch.tensor(slots)
-    model = ProtoPool(nn.Identity(), len(slots), len(prototypes), chosen.shape[1], 1, in_channels=1, image_size=8)
+    model = ProtoPool(
+        nn.Identity(),
+        len(slots),
+        num_prototypes=len(prototypes),
+        slots_per_class=chosen.shape[1],
+        prototype_dim=1,
+        in_channels=1,
+        image_size=8,
+    )
     model.add_on_layers = nn.Sequential()
     with torch.no_grad():
         model.prototype_layer.prototypes.copy_(torch.tensor(prototypes)[:, None])
@@ -218,7 +235,16 @@ def test_a_prototype_that_is_a_patch_stays_where_another_patch_counts_for_more()
 def test_a_second_push_changes_nothing_where_patches_have_weights(size):
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU())
-    model = ProtoPNet(backbone, 3, 6, 5, size or (1, 1), image_size=16, add_on_layers="linear", **WEIGHTED)
+    model = ProtoPNet(
+        backbone,
+        3,
+        prototypes_per_class=6,
+        prototype_dim=5,
+        prototype_size=size or (1, 1),
+        image_size=16,
+        add_on_layers="linear",
+        **WEIGHTED,
+    )
     loader = DataLoader(TensorDataset(torch.rand(9, 3, 16, 16), torch.arange(9) % 3), batch_size=4)
     first = push_prototypes(model, loader)
     before = model.prototype_layer.prototypes.detach().clone()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.table import from_results, insert, short
+from benchmarks.pages.tables import PLACE, from_results, short
 from protokern.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def test_the_example_prints_distances_of_exactly_zero() -> None:
 
 
 def test_the_speed_table_is_what_the_rows_generate() -> None:
-    assert insert(README, short(from_results())) == README, "run: python -m benchmarks.table --write"
+    assert PLACE.insert(README, short(from_results())) == README, "run: python -m benchmarks tables --write"
 
 
 def test_every_model_stands_in_the_table() -> None:

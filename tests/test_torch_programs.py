@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils import _pytree
 
-from protokern import PrototypePool
-from protokern.models import ModelOutput, ProtoPNet
+from protokern import MinDistance, PrototypePool, TopKPool
+from protokern.models import ModelOutput, ProtoPNet, ProtoPoolOutput
 from protokern.nn import PrototypeLayer
 
 FIELDS = ("activation", "min_distance", "patch")
@@ -51,7 +52,7 @@ def net(backend: str = "auto") -> ProtoPNet:
     torch._dynamo.reset()
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU())
-    return ProtoPNet(conv, 3, 2, 5, backend=backend)
+    return ProtoPNet(conv, 3, prototypes_per_class=2, prototype_dim=5, backend=backend)
 
 
 def tensors(output: PrototypePool | ModelOutput) -> list[Tensor]:
@@ -91,6 +92,7 @@ class TestCompile:
 
     def test_methods_of_the_layer_are_one_graph_each(self, layer: PrototypeLayer) -> None:
         features, index = torch.rand(2, 4, 5, 6), torch.tensor([3, 0])
+        method: Any
         for method in (layer.min_distance, layer.distance_map, lambda x: layer.distance_map(x, index)):
             wanted, got = method(features), torch.compile(method, fullgraph=True, backend="aot_eager")(features)
             assert_same(list(wanted), list(got))
@@ -195,6 +197,18 @@ class TestExport:
         loaded = torch._inductor.aoti_load_package(path)
         for inputs in (features, torch.rand(7, 4, 6, 7)):
             assert_same(tensors(layer(inputs)), tensors(loaded(inputs)))
+
+    def test_types_in_saved_programs_keep_their_names(self) -> None:
+        """A program that was saved says these names, wherever the classes are now."""
+        names = {
+            "protokern.kernels.min_distance.op.MinDistance": MinDistance,
+            "protokern.kernels.prototype_pool.op.PrototypePool": PrototypePool,
+            "protokern.kernels.topk_pool.op.TopKPool": TopKPool,
+            "protokern.models.base.ModelOutput": ModelOutput,
+            "protokern.models.protopool.ProtoPoolOutput": ProtoPoolOutput,
+        }
+        serialized = _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
+        assert {name: kind for name, kind in serialized.items() if name.startswith("protokern.")} == names
 
 
 class TestFunctions:

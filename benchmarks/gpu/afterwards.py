@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASES
 from benchmarks.gpu.store import read_table
-from benchmarks.groups import Comparison, newest
-from benchmarks.providers import PRECISIONS
-from benchmarks.results import DEVICE, MEMORY, RESULTS, SPEED, append_rows, read_rows
-from benchmarks.rows import DeviceRow, MemoryRow, SpeedRow
-from benchmarks.tune import merged
+from benchmarks.ops.cases import CASES
+from benchmarks.ops.providers import PRECISIONS
+from benchmarks.pages.groups import Comparison, newest
+from benchmarks.pages.results import DEVICE, MEMORY, RESULTS, SPEED, append_rows, read_rows
+from benchmarks.pages.rows import DeviceRow, MemoryRow, SpeedRow
+from benchmarks.tools.tune import merged
 from protokern.kernels import fastest
 from protokern.kernels.fastest import Measured
 from protokern.kernels.triton_common import configs
@@ -32,7 +32,7 @@ def main(folder: Path | None, *, choose: bool) -> int:
         if table:
             fastest.write_rows(table)
         print(f"{len(table)} problems on which both CUDA backends were measured" + (", stored" if table else ""))
-    print("python -m benchmarks.table --write && python -m benchmarks.plot --write make the pages of it")
+    print("python -m benchmarks tables --write && python -m benchmarks plot --write make the pages of it")
     return 0
 
 

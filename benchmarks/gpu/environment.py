@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.commit import ROOT
-from benchmarks.cuda import ask_nvidia_smi
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.worker import Result
+from benchmarks.ops.cuda import ask_nvidia_smi
 
 # What a driver says of the first GPU, in one line.
 FACTS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"

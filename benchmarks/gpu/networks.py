@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.cuda import open_cuda
-from benchmarks.devices import Cpu, Device
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.worker import Result
-from benchmarks.memory import status_bytes
-from benchmarks.rows import DeviceRow
+from benchmarks.ops.cuda import open_cuda
+from benchmarks.ops.devices import Cpu, Device
+from benchmarks.ops.memory import status_bytes
+from benchmarks.pages.rows import DeviceRow
 from protokern.backbones import build_backbone
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import ProtoPNet
@@ -62,7 +62,11 @@ def measure(unit: Unit, settings: Settings) -> Result:
     torch.set_float32_matmul_precision("high")
     backbone = build_backbone(sizes.backbone, weights="none")
     model = ProtoPNet(
-        backbone, sizes.classes, sizes.prototypes_per_class, image_size=sizes.image_size, backend=unit["backend"]
+        backbone,
+        sizes.classes,
+        prototypes_per_class=sizes.prototypes_per_class,
+        image_size=sizes.image_size,
+        backend=unit["backend"],
     ).to(device.place)
     model = model.to(memory_format=torch.channels_last)
     if unit["task"] == "train":

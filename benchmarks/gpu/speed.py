@@ -11,21 +11,20 @@ from io import StringIO
 
 import torch
 
-from benchmarks.cases import CASES, FULL
-from benchmarks.cuda import Cuda, open_cuda
-from benchmarks.devices import Cpu, Device
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.smoke_table import broken
 from benchmarks.gpu.worker import Result
-from benchmarks.memory import make_row as make_memory_row
-from benchmarks.memory import measure_apart, measure_on_cuda
-from benchmarks.point import Plan, run_point
-from benchmarks.points import Point
-from benchmarks.providers import COMPILED, PRECISIONS, first_line
-from benchmarks.run import our_backends
-from benchmarks.show import show_missing, show_rows
-from benchmarks.targets import CUDA_MEMORY_CASE
-from benchmarks.tune_ahead import compile_ahead
+from benchmarks.ops.cases import CASES, FULL, Point
+from benchmarks.ops.cuda import Cuda, open_cuda
+from benchmarks.ops.devices import Cpu, Device
+from benchmarks.ops.memory import make_row as make_memory_row
+from benchmarks.ops.memory import measure_apart, measure_on_cuda
+from benchmarks.ops.point import Plan, run_point
+from benchmarks.ops.providers import COMPILED, PRECISIONS, first_line
+from benchmarks.ops.run import our_backends
+from benchmarks.pages.show import show_missing, show_rows
+from benchmarks.pages.targets import CUDA_MEMORY_CASE
+from benchmarks.tools.tune_ahead import compile_ahead
 from protokern.kernels.mean_activation import triton_backward as mean_backward
 from protokern.kernels.mean_activation import triton_launch as mean_activation
 from protokern.kernels.min_distance import triton_backward

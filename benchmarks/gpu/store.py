@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.commit import ROOT
 from benchmarks.gpu.plan import DONE, MOST_TRIES, Phase, Record, Unit
-from benchmarks.results import append_dicts
+from benchmarks.pages.results import append_dicts
 
 STATE, LOG, SUMMARY = "state.jsonl", "log.txt", "summary.md"
 TABLES = ("smoke", "speed", "memory", "tiles", "device")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import plot, table
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.store import read_table
 from benchmarks.gpu.worker import Result
-from benchmarks.results import read_rows
-from benchmarks.rows import DeviceRow, MemoryRow, SpeedRow
-from benchmarks.summary import summarise
-from benchmarks.targets import memory_verdict
-from benchmarks.targets import summary as target_lines
+from benchmarks.pages import plot, tables
+from benchmarks.pages.results import read_rows
+from benchmarks.pages.rows import DeviceRow, MemoryRow, SpeedRow
+from benchmarks.pages.summary import summarise
+from benchmarks.pages.targets import memory_verdict
+from benchmarks.pages.targets import summary as target_lines
 
 MOST_LINES = 20
 
@@ -24,7 +24,7 @@ def tell_units(settings: Settings, records: Records) -> list[Unit]:
 
 def tell(unit: Unit, settings: Settings) -> Result:
     if unit["name"] == "pages":
-        table.main(["--write"])
+        tables.main(["--write"])
         plot.main(["--write"])
         return Result(status="done")
     return Result(status="done", data={"text": "\n\n".join(parts(Path(settings.home), settings.rehearse))})

@@ -9,12 +9,12 @@ from math import log2
 
 import torch
 
-from benchmarks.cases import CASES
-from benchmarks.cuda import ask_nvidia_smi
 from benchmarks.gpu.plan import Records, Settings, Unit
 from benchmarks.gpu.speed import limits_here
 from benchmarks.gpu.worker import Result
-from benchmarks.tune import (
+from benchmarks.ops.cases import CASES
+from benchmarks.ops.cuda import ask_nvidia_smi
+from benchmarks.tools.tune import (
     WRONG,
     Task,
     Timer,
@@ -26,7 +26,7 @@ from benchmarks.tune import (
     median_milliseconds,
     merged,
 )
-from benchmarks.tune_ahead import compile_candidate
+from benchmarks.tools.tune_ahead import compile_candidate
 from protokern.kernels.triton_common import configs
 from protokern.kernels.triton_common.configs import Config, row_for
 from protokern.kernels.triton_common.limits import KNOWN_LIMITS, DeviceLimits

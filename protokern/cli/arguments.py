@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import torch
+from protokern.errors import ConfigError
 
-from protokern.errors import BackendUnavailableError, ConfigError
-
-# torch raises each of them for a device that is missing, or that it was built without.
-_NO_DEVICE = (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError, OSError)
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
 
@@ -80,24 +76,3 @@ def check_count(name: str, value: int) -> None:
     """Raise a ConfigError unless the flag `name` is at least 1."""
     if value < 1:
         raise ConfigError(f"--{name}: must be at least 1; got {value}.")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that --device means.
-
-    Raises:
-        BackendUnavailableError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.zeros(1, device=device)
-    except _NO_DEVICE as error:
-        reason = str(error).partition("\n")[0]
-        raise BackendUnavailableError(
-            f"--device: must be a device of this machine; got {name!r} ({reason}). Use cpu."
-        ) from error
-    return device

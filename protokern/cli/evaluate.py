@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 
-from protokern.cli.arguments import add_run_arguments, choose_device
+from protokern.cli.arguments import add_run_arguments
 from protokern.cli.evaluation_files import NAMES, write_evaluation
-from protokern.cli.out_folders import claim_numbers
 from protokern.cli.quality import marked, run_warnings, score_table
-from protokern.cli.runs import check_classes, feature_store, open_data, open_run
 from protokern.cli.show import show_progress
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import image_format
-from protokern.train.loaders import ordered_loader
-from protokern.train.scores import score_classes
-from protokern.train.stored import find_store, taking_stored_maps
+from protokern.config.run import feature_store
+from protokern.evaluate import evaluate, score_classes
+from protokern.inputs.loaders import ordered_loader
+from protokern.inputs.stores import find_store, taking_stored_maps
+from protokern.models.build import image_format
+from protokern.runs.data import check_classes, open_data
+from protokern.runs.open import choose_device, open_run
+from protokern.runs.outputs import claim_numbers
 
 _IN_WORDS = {"test": "test", "val": "validation", "train": "training"}
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from protokern.evaluate import ClassScore, Scores
+from protokern.storage.files import to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_synced
-from protokern.train.scores import ClassScore, Scores
 
 FORMAT = "protokern-evaluation-1"
 NAMES = TABLE, CLASSES, CONFUSION = "evaluation.json", "evaluation-classes.csv", "evaluation-confusion.csv"
@@ -57,7 +57,7 @@ def write_evaluation(
         "warnings": list(warnings),
     }
     contents[TABLE] = to_json_bytes(table)
-    with explain_write_errors(outputs.folder), outputs.writing(last=TABLE) as stage:
+    with outputs.writing(last=TABLE) as stage:
         for name, content in contents.items():
             write_synced(stage / name, content)
     return [outputs.folder / name for name in NAMES]

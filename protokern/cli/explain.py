@@ -9,16 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument, choose_device
-from protokern.cli.out_folders import check_out
+from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
 from protokern.cli.printing import one_line
-from protokern.cli.prototype_files import PrototypeFiles
 from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, open_run, reading_of
 from protokern.cli.views import explain_for_people, prototype_cards, with_cards
 from protokern.data.decode import read_image
-from protokern.data.scan import describe_deep
+from protokern.data.folder import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.local import ClassExplanation, Evidence, Explanation
@@ -26,9 +23,13 @@ from protokern.report.data import ClassPoints, ExplainedImage
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
 from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
+from protokern.runs.data import reading_of
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.runs.outputs import check_out
+from protokern.runs.prototypes import PrototypeFiles
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.names import fit_name, longest_name, look_alike_key
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         field = explanation.receptive_field
         entries = explanation_table(path.name, explanation, opened.classes, files)
         share = field.share((image.shape[1], image.shape[2]))
-        with explain_write_errors(out), outputs.writing() as stage:
+        with outputs.writing() as stage:
             page, figure, table = (stage / name for name in of_image)
             write_explanation(item, opened.folder.resolve().name, page)
             write_figure(item, figure)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from protokern.explain.boxes import Box, cell_box, patch_box
+from protokern.explain.boxes import cell_box, patch_box
 from protokern.explain.pictures import upsample
 from protokern.explain.sufficient import sufficient_frame
 from protokern.metrics.context import FrameOf
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
+from protokern.results.places import Box
 
 
 def grid_frame(model: PrototypeModel) -> FrameOf:

@@ -6,20 +6,20 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from protokern.cli.arguments import choose_device
-from protokern.cli.run_folder import check_prototypes_folder
-from protokern.cli.runs import OpenRun, check_classes, feature_store, open_data, open_run, run_folder
 from protokern.cli.show import describe
 from protokern.config import config_to_dict
+from protokern.config.run import feature_store
 from protokern.data import Splits
-from protokern.train.checkpoint import CheckpointState, find_checkpoint, save_checkpoint
-from protokern.train.checkpoint_index import checkpoint_folder
-from protokern.train.lock import lock_run
-from protokern.train.logger import append_record
-from protokern.train.records import LoggedRecord, Progress
+from protokern.inputs.stores import find_stores, taking_stored_maps
+from protokern.results.stages import Stage
+from protokern.runs.checkpoints import CheckpointState, find_checkpoint, run_folder, save_checkpoint
+from protokern.runs.data import check_classes, open_data
+from protokern.runs.folder import check_prototypes_folder
+from protokern.runs.log import LoggedRecord, append_record
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.runs.progress import Progress
+from protokern.storage.lock import lock_run
 from protokern.train.run import TrainingRun
-from protokern.train.stages import Stage
-from protokern.train.stored import find_stores, taking_stored_maps
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
@@ -50,12 +50,11 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     for note in splits.notes:
         print(note)
     work = _as_training(opened, splits)
-    work.stored = find_stores(work)
+    work.stored = find_stores(work.feature_folder, work.model, splits, work.train, precision=work.feature_precision)
     with taking_stored_maps(work.model, work.stored is not None):
         records = step(work)
-    name = _new_name(opened.folder, stage, opened.epoch)
     state = CheckpointState(config=work.config, classes=work.classes, stage=stage, epoch=opened.epoch, push=work.push)
-    path = save_checkpoint(opened.folder, name, work.model, state)
+    path = save_checkpoint(opened.folder, f"{stage}-{opened.epoch}", work.model, state, is_numbered=True)
     for record in records:
         append_record(work.log_path, record)
         print(describe(record))
@@ -81,14 +80,6 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
         push=opened.push,
         feature_store=feature_store(opened.config),
     )
-
-
-def _new_name(folder: Path, stage: Stage, epoch: int) -> str:
-    """A checkpoint name that is not taken."""
-    number = 2
-    while checkpoint_folder(folder, f"{stage}-{epoch}-{number}").exists():
-        number += 1
-    return f"{stage}-{epoch}-{number}"
 
 
 def _write_pictures(work: TrainingRun, splits: Splits) -> None:

@@ -9,37 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from protokern.cli.arguments import add_run_arguments, choose_device
-from protokern.cli.importance_files import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
+from protokern.cli.arguments import add_run_arguments
 from protokern.cli.importance_words import local_lines, summary_lines
-from protokern.cli.out_folders import check_out, is_inside
-from protokern.cli.runs import (
-    OpenRun,
-    check_classes,
-    check_pushed,
-    open_data,
-    open_run,
-    prepare_colours,
-    reading_of,
-)
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
 from protokern.data.decode import parse_image_size, pixels_to_tensor, read_pixels
 from protokern.data.pixels import to_display
 from protokern.errors import ConfigError
-from protokern.explain.importance import (
-    REPLICATES,
-    GlobalImportance,
-    ImportanceBatch,
-    stream_importance,
-    summarise_importance,
-)
+from protokern.explain.importance import REPLICATES, stream_importance, summarise_importance
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.models.build import image_format
 from protokern.nn import evaluating
+from protokern.results.importance import GlobalImportance, ImportanceBatch
+from protokern.runs.data import check_classes, open_data, prepare_colours, reading_of
+from protokern.runs.importance import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
+from protokern.runs.open import OpenRun, check_pushed, choose_device, open_run
+from protokern.runs.outputs import check_out, is_inside
 from protokern.storage.outputs import Outputs, claim_outputs
-from protokern.train.files import explain_write_errors
-from protokern.train.frozen import image_format
 
 SHOWN_PROTOTYPES = 4
 _IMAGES = "images.csv"
@@ -77,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    with explain_write_errors(outputs.folder), outputs.writing(last=JSON) as stage:
+    with outputs.writing(last=JSON) as stage:
         train, test = (
             _measure_split(opened, modifications, split, dataset, stage, with_local=args.local)
             for split, dataset in zip(SPLITS, (splits.push, splits.test), strict=True)
@@ -171,11 +158,7 @@ def _measure_images(
     reading = reading_of(opened.config)
     pictures = [to_display(read_pixels(path, size, reading)) for path in paths]
     lines: list[str] = []
-    with (
-        explain_write_errors(outputs.folder),
-        outputs.writing() as stage,
-        open_local_table(stage / _IMAGES) as table,
-    ):
+    with outputs.writing() as stage, open_local_table(stage / _IMAGES) as table:
         for batch in _stream(opened, modifications, iter(pictures)):
             positions = range(batch.first, batch.first + len(batch.delta))
             table.add(batch, [str(paths[position]) for position in positions])  # two may have one name
@@ -189,8 +172,7 @@ def _measure_images(
 def _strongest(opened: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
     """The class that the model gives a picture, and the prototypes with the most points for it."""
     model = opened.model
-    parameter = next(model.parameters())
-    image = pixels_to_tensor(picture[np.newaxis].copy()).to(parameter.device, parameter.dtype)
+    image = pixels_to_tensor(picture[np.newaxis].copy()).to(model.device, model.dtype)
     prepare = prepare_colours(opened.config)
     if prepare is not None:
         image = prepare(image)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from protokern.explain.importance import GlobalImportance, ImportanceBatch
-from protokern.explain.importance_statistics import Comparison
-from protokern.report.data import Reason
 from protokern.report.words import join_names, main_reasons
+from protokern.results.importance import Comparison, GlobalImportance, ImportanceBatch, Reason
 
 LEVEL = 0.05  # p-values below it are called a difference
 _UNKNOWN = "-"

@@ -35,6 +35,7 @@ VERBS = (
     ("neighbours", "show the nearest patches of every prototype in the training and test images"),
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),
+    ("settings", "every setting of a run: default, values, meaning"),
     ("doctor", "versions, backends, and why one is missing"),
 )
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from protokern.cli.arguments import add_run_arguments, check_count, choose_device
+from protokern.cli.arguments import add_run_arguments, check_count
 from protokern.cli.frames import FRAMES
 from protokern.cli.metrics_files import NAMES, result_lines, write_measures
-from protokern.cli.out_folders import claim_numbers
-from protokern.cli.prototype_files import read_prototypes
-from protokern.cli.runs import OpenRun, check_classes, data_folder, open_data, open_run
 from protokern.cli.show import show_progress
 from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
-from protokern.data.birds.truth import BirdTruth
+from protokern.data.birds.dataset import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
-from protokern.explain.boxes import Box
+from protokern.inputs.loaders import ordered_loader
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
 from protokern.metrics.context import SUBSET
-from protokern.train.loaders import ordered_loader
+from protokern.results.places import Box
+from protokern.runs.data import check_classes, data_folder, open_data
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.runs.outputs import claim_numbers
+from protokern.runs.prototypes import read_prototypes
 
 Regions = Callable[[int], Mapping[str, Region]]
 

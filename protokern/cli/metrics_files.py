@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from protokern.metrics import Estimate, MeasureResult, Pair
+from protokern.storage.files import to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_synced
 
 FORMAT = "protokern-measures-1"
 NAMES = TABLE, NUMBERS, PAIRS = "measures.json", "measures.csv", "duplicates.csv"
@@ -69,7 +69,7 @@ def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence
     if pairs is not None:
         contents[PAIRS] = _csv([Pair._fields, *(list(row.values()) for row in pairs)])
     contents[TABLE] = to_json_bytes({"format": FORMAT, **facts, "measures": {one.name: _entry(one) for one in results}})
-    with explain_write_errors(outputs.folder), outputs.writing(last=TABLE) as stage:
+    with outputs.writing(last=TABLE) as stage:
         for name, content in contents.items():
             write_synced(stage / name, content)
     if pairs is None:

@@ -14,19 +14,19 @@ from protokern.cli.arguments import (
     add_run_arguments,
     check_count,
     check_only,
-    choose_device,
 )
-from protokern.cli.out_folders import check_out
 from protokern.cli.prototype_frames import frame_prototypes
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.report_neighbours import find_in_splits, see_neighbours
-from protokern.cli.runs import OpenRun, check_classes, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
 from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.grids import write_neighbours
+from protokern.runs.data import check_classes, open_data
+from protokern.runs.open import OpenRun, check_pushed, choose_device, open_run
+from protokern.runs.outputs import check_out
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors, to_json_bytes, write_file
 
 _MOST_NAMED = 10
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     cards = see_neighbours(cards, opened, splits, files, found, chosen, args.frame)
     entries = [_entry(cards[index], found) for index in chosen]
     content = to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries})
-    with explain_write_errors(out), outputs.writing(last=table) as stage:
+    with outputs.writing(last=table) as stage:
         for index, name in figures.items():
             write_neighbours(cards[index], stage / name)
         write_file(stage / table, content)

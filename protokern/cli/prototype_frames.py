@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from protokern.cli.prototype_files import PrototypeFiles, PrototypeRecord, PrototypeSource
-from protokern.cli.runs import OpenRun
 from protokern.cli.show import show_progress
 from protokern.data import Splits
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.results.prototypes import PrototypeRecord, PrototypeSource
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles
 
 _IMAGES = 4  # at a time: for the memory, and so that the bar moves every few seconds
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from protokern.cli.arguments import add_format_argument, add_frame_argument, add_only_argument, check_count, check_only
-from protokern.cli.out_folders import check_out
 from protokern.cli.prototype_frames import frame_prototypes
 from protokern.cli.report_data import find_prototypes
-from protokern.cli.runs import OpenRun, check_pushed, open_data, open_run
 from protokern.cli.views import prototype_cards
 from protokern.errors import ConfigError
 from protokern.report.data import PrototypeCard
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.runs.data import open_data
+from protokern.runs.open import OpenRun, check_pushed, open_run
+from protokern.runs.outputs import check_out
 from protokern.storage.outputs import claim_outputs
-from protokern.train.files import explain_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = claim_outputs(out, [name], by="prototypes")
     frame = args.frame if args.picture == "box" else "grid"  # a heat map has no frame
     cards = _chosen(opened, args.only, args.classes, frame)
-    with explain_write_errors(out), outputs.writing() as stage:
+    with outputs.writing() as stage:
         written = write_prototype_grid(
             cards,
             stage / name,

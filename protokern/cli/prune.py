@@ -7,9 +7,9 @@ from functools import partial
 
 from protokern.cli.arguments import add_run_arguments
 from protokern.cli.head_verb import run_head_step
-from protokern.cli.runs import OpenRun
 from protokern.errors import ConfigError
 from protokern.prune import choose_by_number
+from protokern.runs.open import OpenRun
 from protokern.train.head_stages import prune_by_number_step, prune_step
 
 

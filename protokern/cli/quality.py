@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from protokern.cli.runs import OpenRun
 from protokern.data import Splits, data_warnings
+from protokern.evaluate import Scores
 from protokern.report.numbers import percent
+from protokern.runs.open import OpenRun
 from protokern.train.quality import answer_warnings, model_warnings
-from protokern.train.scores import Scores
 
 MARK = "warning: "
 _MOST_ROWS = 30  # classes in a table on a terminal; of more the worst are shown

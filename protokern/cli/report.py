@@ -8,15 +8,16 @@ from typing import get_args
 
 import torch
 
-from protokern.cli.arguments import add_frame_argument, add_run_arguments, choose_device
+from protokern.cli.arguments import add_frame_argument, add_run_arguments
 from protokern.cli.quality import marked
 from protokern.cli.report_data import collect_report
-from protokern.cli.run_folder import PAGE, claim_page
-from protokern.cli.runs import OpenRun, open_data, open_run
 from protokern.data import Splits
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place, write_report
-from protokern.train.files import explain_write_errors
+from protokern.runs.data import open_data
+from protokern.runs.folder import PAGE, claim_page
+from protokern.runs.open import OpenRun, choose_device, open_run
+from protokern.storage.files import translate_write_errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ def write_page(
     outputs = claim_page(opened.folder)
     page = outputs.folder / PAGE
     data = collect_report(opened, splits, num_neighbours=num_neighbours, frame=frame)
-    with explain_write_errors(page):
+    with translate_write_errors(page):
         write_report(data, page, pictures=pictures, replace=outputs.replace)
     return page, data.warnings
 

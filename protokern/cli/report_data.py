@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protokern.cli.prototype_files import PrototypeFiles, read_prototypes, store_frames, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.prototype_frames import frame_prototypes, other_image
 from protokern.cli.quality import run_warnings
 from protokern.cli.report_neighbours import add_neighbours
@@ -20,13 +20,14 @@ from protokern.cli.report_reasons import (
     choose_local_modifications,
     find_importance,
 )
-from protokern.cli.runs import OpenRun, check_classes, prepare_colours, versions
 from protokern.cli.views import class_slots, explain_for_people, prototype_cards
-from protokern.config import LARGEST_CONFIG
+from protokern.config.run import LARGEST_CONFIG
 from protokern.data import ImageDataset, Splits
 from protokern.errors import CheckpointError
+from protokern.evaluate import score_classes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS
+from protokern.inputs.loaders import ordered_loader
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.data import (
@@ -38,11 +39,12 @@ from protokern.report.data import (
     ReportData,
     StageResult,
 )
-from protokern.train.checkpoint import read_state
-from protokern.train.files import read_file
-from protokern.train.loaders import ordered_loader
-from protokern.train.logger import read_log
-from protokern.train.scores import score_classes
+from protokern.runs.data import check_classes, prepare_colours
+from protokern.runs.folder import versions
+from protokern.runs.log import read_log
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles, read_prototypes, store_frames
+from protokern.storage.files import read_file
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 
@@ -177,11 +179,10 @@ def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, not
 
 def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:
     """Classify every image of a data set."""
-    parameter = next(model.parameters())
     labels, answers = [], []
     with evaluating(model):
         for images, batch_labels in ordered_loader(dataset, batch_size, workers=0):
-            logits = model(images.to(parameter.device, parameter.dtype)).logits
+            logits = model(images.to(model.device, model.dtype)).logits
             answers.append(logits.argmax(dim=1).cpu())
             labels.append(batch_labels)
     return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())
@@ -262,7 +263,7 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
 def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
-    stage = read_state(run.checkpoint).stage.replace("_", " ")
+    stage = run.stage.replace("_", " ")
     num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
     patches: list[tuple[str, str]] = []
     if files is not None:

@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 
-from protokern.cli.prototype_files import PrototypeFiles
-from protokern.cli.runs import OpenRun
 from protokern.data import ImageDataset, Splits
 from protokern.explain.framing import drawn_box
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
+from protokern.inputs.loaders import ordered_loader
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, SeenPicture
-from protokern.train.loaders import ordered_loader
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles
 
 
 def add_neighbours(

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from protokern.cli.importance_files import ImportanceFiles, read_importance
-from protokern.cli.runs import OpenRun
 from protokern.errors import MissingPackageError
 from protokern.explain.importance import Prepare, local_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ExplainedImage, Match, PrototypeCard, Reason
+from protokern.report.data import ExplainedImage, Match, PrototypeCard
+from protokern.results.importance import Reason
+from protokern.runs.importance import ImportanceFiles, read_importance
+from protokern.runs.open import OpenRun
 
 
 def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:

@@ -8,25 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from protokern.cli.printing import one_line
-from protokern.train.records import BatchRecord, EpochRecord, FeatureRecord, Notice, Record, StageRecord, StepRecord
+from protokern.results.stages import STAGES
+from protokern.runs.log import EpochRecord, Notice, StageRecord
+from protokern.train.records import BatchRecord, FeatureRecord, Record, StepRecord
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
-
-_STAGES = {
-    "start": "start",
-    "warm": "warm",
-    "joint": "joint",
-    "hardening": "hardening",
-    "push": "push",
-    "live": "live",
-    "last_layer": "last layer",
-    "prune": "prune",
-    "pruned_last_layer": "last layer after pruning",
-}
 
 
 def show_training(records: Iterable[Record]) -> None:
@@ -44,7 +34,7 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
         task = progress.add_task("", total=None, note="")
         for record in records:
             if isinstance(record, StepRecord):
-                name = _STAGES[record.stage]
+                name = STAGES[record.stage].terminal
                 title = f"{name} epoch {record.epoch}" if record.stage in LEARNING else name
                 progress.remove_task(task)
                 task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
@@ -98,7 +88,7 @@ def describe(record: EpochRecord | StageRecord | Notice) -> str:
     """A record as one line."""
     if isinstance(record, Notice):
         return one_line(record.text)
-    name = _STAGES[record.stage]
+    name = STAGES[record.stage].terminal
     if isinstance(record, EpochRecord):
         shown = {term.replace("_", " "): value for term, value in record.terms.items() if term != "l1"}
         terms = ", ".join(f"{term} {value:.4f}" for term, value in shown.items())

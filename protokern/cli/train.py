@@ -14,61 +14,45 @@ from pathlib import Path
 import torch
 
 from protokern.backbones import has_imagenet_weights
-from protokern.cli.arguments import add_device_argument, add_set_argument, choose_device
-from protokern.cli.own_split_file import settle_own_split
+from protokern.cli.arguments import add_device_argument, add_set_argument
 from protokern.cli.quality import look_at, marked
-from protokern.cli.run_folder import (
+from protokern.cli.show import show_training
+from protokern.cli.stop_signals import StopRequest
+from protokern.config import RunConfig, config_to_dict, config_to_toml
+from protokern.config.run import RUN_FORMAT, feature_store
+from protokern.data import Splits
+from protokern.errors import LostContactError
+from protokern.explain.receptive_field import find_middle_field
+from protokern.inputs.workers import explain_lost_workers
+from protokern.models.base import PrototypeModel
+from protokern.models.build import build_model, build_untrained, place_model
+from protokern.models.feature_shape import in_channels_of
+from protokern.nn import evaluating
+from protokern.ranks import Ranks, explain_lost_contact
+from protokern.results.places import share_of_image
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.data import open_data
+from protokern.runs.folder import (
     RUN_FILE,
-    check_new_run,
-    check_results,
+    check_agreement,
     check_vacant,
     forget_first_checkpoint,
     got_nowhere,
     is_as_written,
+    new_config,
+    resumed_config,
+    versions,
 )
-from protokern.cli.runs import feature_store, open_data, open_run, place_model, versions, with_absolute_store, with_data
-from protokern.cli.show import show_training
-from protokern.cli.stop_signals import StopRequest
-from protokern.config import (
-    RUN_FORMAT,
-    RunConfig,
-    config_to_dict,
-    config_to_toml,
-    differing_keys,
-    load_config,
-    parse_config,
-    with_old_defaults,
-)
-from protokern.data import Splits
-from protokern.errors import CheckpointError, ConfigError, LostContactError
-from protokern.explain.receptive_field import find_middle_field, share_of_image
-from protokern.models.base import PrototypeModel
-from protokern.models.feature_shape import in_channels_of
-from protokern.nn import evaluating
+from protokern.runs.log import Notice, append_record
+from protokern.runs.open import choose_device, open_run
+from protokern.runs.progress import set_seed
+from protokern.runs.split import settle_own_split
+from protokern.storage.files import write_file
+from protokern.storage.lock import lock_run
 from protokern.train.batch_norms import check_batches, share_batch_norms
-from protokern.train.build import build_model, build_untrained
-from protokern.train.checkpoint import find_resumable, read_state
 from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
-from protokern.train.files import write_file
-from protokern.train.lock import lock_run
-from protokern.train.logger import append_record
 from protokern.train.loop import train
-from protokern.train.ranks import Ranks, explain_lost_contact
-from protokern.train.reading import explain_lost_workers
-from protokern.train.records import Notice
-from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun, resume_run
-
-# Where the images are, how they are read and how a step is computed may change between a run and its resumption.
-_FREE_KEYS = (
-    "data.path",
-    "data.workers",
-    "data.cache",
-    "data.max_image_pixels",
-    "data.feature_store",
-    "train.accumulation",
-    "train.compile",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     add_device_argument(parser)
     add_set_argument(parser)
+    parser.epilog = "'protokern settings' prints every setting that --config and --set take."
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
-    config = _resumed_config(args, folder) if args.resume else _new_config(args, folder)
+    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data)
     checkpoint = find_resumable(folder) if args.resume else None
     splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
@@ -107,9 +92,10 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
-        _check_agreement(folder / RUN_FILE, config, checkpoint)
+        resumed = read_checkpoint(checkpoint)
+        check_agreement(folder / RUN_FILE, config, resumed)
         print(f"going on from {checkpoint}", flush=True)
-        resume_run(work, checkpoint)
+        resume_run(work, resumed)
     elif ranks.is_first:
         _begin(folder, config, splits, held, is_resumed=args.resume)
     stop = StopRequest()
@@ -154,50 +140,6 @@ def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, 
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
 
 
-def _new_config(args: argparse.Namespace, folder: Path) -> RunConfig:
-    check_vacant(folder)
-    config = with_absolute_store(with_data(load_config(args.config, args.changes), args.data))
-    check_new_run(folder, config)
-    return config
-
-
-def _resumed_config(args: argparse.Namespace, folder: Path) -> RunConfig:
-    """The run's own configuration; what is given again must agree with it."""
-    run_file = folder / RUN_FILE
-    if not run_file.exists():
-        raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
-    before = load_config(run_file)
-    config = with_data(load_config(args.config or run_file, args.changes), args.data or before.data.path or None)
-    check_results(folder)
-    if config.data.grey_range == "auto":  # which was measured when the run began
-        config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))
-    changed = [key for key in differing_keys(before, config) if key not in _FREE_KEYS]
-    if changed:
-        old, new = (_value_of(one, changed[0]) for one in (before, config))
-        raise ConfigError(
-            f"{changed[0]}: must stay {old!r}, as in {run_file}, to resume; got {new!r}. "
-            "Leave it out, or start a new run in another folder."
-        )
-    return with_absolute_store(config)
-
-
-def _check_agreement(run_file: Path, config: RunConfig, checkpoint: Path) -> None:
-    """A run.toml that was changed, by hand or by a failing disk, would silently go on with another training."""
-    trained = parse_config(with_old_defaults(read_state(checkpoint).config))
-    changed = [key for key in differing_keys(trained, config) if key not in _FREE_KEYS]
-    if changed:
-        old, new = (_value_of(one, changed[0]) for one in (trained, config))
-        raise CheckpointError(
-            f"{run_file}: must say what {checkpoint.name} was trained with, {changed[0]} = {old!r}; got {new!r}. "
-            "Write it back, or start a new run in another folder."
-        )
-
-
-def _value_of(config: RunConfig, key: str) -> object:
-    table, name = key.split(".")
-    return config_to_dict(config)[table][name]
-
-
 def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
     """That a backbone starts from nothing where one would take it to be trained."""
     model, channels = config.model, config.data.channels
@@ -209,8 +151,7 @@ def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
 def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
     """How many patches an image of `image_size` (Y, X) has, and how much of it one of them can depend on."""
     channels = in_channels_of(model.backbone)
-    parameter = next(model.parameters())
-    image = torch.zeros(channels, *image_size, device=parameter.device, dtype=parameter.dtype)
+    image = torch.zeros(channels, *image_size, device=model.device, dtype=model.dtype)
     with evaluating(model):
         rows, columns = model.features(image[None]).shape[2:]
         share = share_of_image(find_middle_field(model.features, image), image_size)

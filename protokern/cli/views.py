@@ -9,13 +9,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from protokern.cli.prototype_files import PrototypeFiles, class_weights
+from protokern.cli.prototype_files import class_weights
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box, frame_explanation
 from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture
-from protokern.explain.receptive_field import ReceptiveField
-from protokern.explain.sufficient import SufficientFrame
 from protokern.models.base import PrototypeModel
 from protokern.report.data import (
     ClassPoints,
@@ -27,6 +25,8 @@ from protokern.report.data import (
     PrototypeCard,
     SeenPicture,
 )
+from protokern.results.places import ReceptiveField, SufficientFrame
+from protokern.runs.prototypes import PictureKind, PrototypeFiles
 
 SHOWN_MATCHES = 4
 
@@ -69,7 +69,7 @@ def prototype_cards(
     return tuple(cards)
 
 
-def _lazy(files: PrototypeFiles, index: int, kind: str) -> LazyPicture:
+def _lazy(files: PrototypeFiles, index: int, kind: PictureKind) -> LazyPicture:
     return LazyPicture(load=partial(files.picture, index, kind), shape=(*files.image_size, 3), key=(kind, index))
 
 

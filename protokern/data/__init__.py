@@ -2,12 +2,11 @@
 
 from protokern.data.augment import PRESETS, Augmentation
 from protokern.data.birds import BirdAnnotation, SyntheticBirds
-from protokern.data.dataset import ImageDataset
-from protokern.data.decode import UnreadableImageError, load_image
+from protokern.data.dataset import ImageDataset, Splits
+from protokern.data.decode import ReadOptions, UnreadableImageError, load_image
 from protokern.data.photos import PhotoDataset
 from protokern.data.quality import data_warnings
 from protokern.data.sources import SYNTHETIC_BIRDS, BirdCounts, open_splits
-from protokern.data.splits import Splits
 
 __all__ = [
     "PRESETS",
@@ -17,6 +16,7 @@ __all__ = [
     "BirdCounts",
     "ImageDataset",
     "PhotoDataset",
+    "ReadOptions",
     "Splits",
     "SyntheticBirds",
     "UnreadableImageError",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+HIDDEN = "hidden"
 _NUM_NAMES = 3
+_NUM_LISTED = 10
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -76,3 +78,14 @@ def share_in_words(taken: Sequence[int], of: Sequence[int], wanted: float) -> st
     low, high = min(shares), max(shares)
     got = f"{low}% of each class" if low == high else f"{low}% to {high}% of a class"
     return f"{got}, as near to {asked}% as whole images come"
+
+
+def listed(items: Sequence[object], limit: int = _NUM_LISTED) -> str:
+    """The first items, separated by commas, and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def counted(items: Sequence[object], noun: str) -> str:
+    """How many there are of something, in words."""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -25,7 +25,7 @@ LOOK = 4 * SIDE  # pixels it is first read at: a JPEG that is decoded at an eigh
 LEAST_CORRELATION = 0.99
 LARGEST_DIFFERENCE = 10  # of 255, on average over all pixels and colours
 _FLAT = 2.0  # standard deviation of the colours below which a picture has no pattern to compare
-_ROWS = 512
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,12 @@ def patterns_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def find_copies(
-    images: ImageDataset, small: SmallPictures, others: ImageDataset, small_others: SmallPictures
+    images: ImageDataset,
+    small: SmallPictures,
+    others: ImageDataset,
+    small_others: SmallPictures,
+    *,
+    at_once: int = _AT_ONCE,
 ) -> list[Copy]:
     """The images that are, wholly or nearly, one of the others; each once, with the most similar one.
 
@@ -95,15 +100,16 @@ def find_copies(
         small: its images, made small.
         others: another one.
         small_others: its images, made small.
+        at_once: how many images are compared with all the others in one product.
     """
     copies = []
     for index in range(len(images)):
-        if index % _ROWS == 0:
-            part = slice(index, index + _ROWS)
+        if index % at_once == 0:
+            part = slice(index, index + at_once)
             likeness = small.pattern[part] @ small_others.pattern.T  # (B, M)
         if not small.is_readable[index]:
             continue
-        row = likeness[index % _ROWS]
+        row = likeness[index % at_once]
         candidates = np.flatnonzero(row >= LEAST_CORRELATION)
         if not small.pattern[index].any():
             equal = (small_others.pixels == small.pixels[index]).all(axis=(1, 2, 3))

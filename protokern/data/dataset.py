@@ -1,16 +1,17 @@
 """What every image data set of the package offers: items in [0, 1], plain pictures for people, names and labels.
 
 A subclass says how image `index` looks at a given size (`render`) and what it is called; augmentation, the cache in
-memory and threads live here.
+memory and threads live here. `Splits` holds the data sets of one run.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -20,8 +21,12 @@ from torch.utils.data import Dataset, get_worker_info
 
 from protokern.data.augment import Augmentation, draw_quad, warp
 from protokern.data.decode import ImageHeader, pixels_to_tensor
+from protokern.data.grey import AUTO, GreyRange
 from protokern.data.pixels import check_channels, to_display
 from protokern.errors import DataError
+
+# (path, class index) of an image; the path of one in a larger file is a name, and no file.
+Sample = tuple[Path, int]
 
 CACHES = ("none", "memory")
 
@@ -195,3 +200,43 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
             self._kept[index] = pixels
             self._is_kept[index] = True
         return self._kept[index]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSplit:
+    """Which images of a folder are in which split.
+
+    Attributes:
+        files: paths within the data folder, by split.
+        seed: that drew them.
+    """
+
+    files: Mapping[str, tuple[str, ...]]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The data sets of one run.
+
+    Attributes:
+        train: augmented training images.
+        push: the same images in the same order, without augmentation.
+        val: images that choose the best epoch.
+        test: images for the final accuracy; nothing is chosen by them.
+        classes: class names.
+        notes: what the user should know about the data, one line each; for the log.
+        warnings: what speaks against trusting results on these data, see `data_warnings`; None: nobody has looked.
+        grey_range: of files with more than 8 bits, as it was given or measured; see `load_image`.
+        own_split: how a folder without split folders was split by itself; None for other data.
+    """
+
+    train: ImageDataset
+    push: ImageDataset
+    val: ImageDataset
+    test: ImageDataset
+    classes: list[str]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] | None = None
+    grey_range: GreyRange = AUTO
+    own_split: OwnSplit | None = None

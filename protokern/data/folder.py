@@ -1,29 +1,37 @@
-"""Opens a folder of photographs, train/ val/ test/ with one folder a class, after checking all of it."""
+"""Opens a folder of photographs, train/ val/ test/ with one folder a class, after decoding every file once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from protokern.data.account import PassedOver, describe_account, share_in_words
-from protokern.data.augment import Augmentation, find_augmentation
+from protokern.data.account import PassedOver, counted, describe_account, listed
+from protokern.data.augment import Augmentation
 from protokern.data.copies import LOOK
-from protokern.data.decode import DEFAULT, PhotoFacts, ReadOptions, is_deep_photo, parse_image_size, read_pixels
+from protokern.data.dataset import OwnSplit, Sample, Splits
+from protokern.data.decode import (
+    PhotoFacts,
+    ReadOptions,
+    inspect_photo,
+    is_deep_photo,
+    read_pixels,
+)
 from protokern.data.grey import AUTO, describe_range, measure_range
-from protokern.data.layout import ALL, find_images
+from protokern.data.layout import ALL, find_images, no_images_message
 from protokern.data.likeness import THUMBNAIL
 from protokern.data.names import SPLIT_NAMES
-from protokern.data.own_split import OwnSplit, apply_split, draw_split
+from protokern.data.own_split import apply_split, draw_split, hold_out
 from protokern.data.photos import PhotoDataset
 from protokern.data.pixels import to_display
-from protokern.data.scan import Sample, counted, inspect_photos, listed, listed_files, no_images_message, quiet_pillow
-from protokern.data.splits import Splits
 from protokern.errors import DataError
 
 ON_UNREADABLE = ("stop", "skip")
@@ -32,16 +40,16 @@ ON_UNREADABLE = ("stop", "skip")
 def open_photo_folder(
     root: Path,
     *,
-    image_size: int | tuple[int, int],
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    augmentation: str | Augmentation | None = "protopnet",
-    on_unreadable: str = "stop",
-    cache: str = "none",
-    reading: ReadOptions = DEFAULT,
-    checked_part: tuple[int, int] = (0, 1),
-    own_split: OwnSplit | None = None,
+    image_size: tuple[int, int],
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    augmentation: Augmentation | None,
+    on_unreadable: str,
+    cache: str,
+    reading: ReadOptions,
+    checked_part: tuple[int, int],
+    own_split: OwnSplit | None,
 ) -> Splits:
     """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
 
@@ -58,7 +66,6 @@ def open_photo_folder(
         DataError: the folder cannot be used as it is; the message says what to do.
         ValueError: an argument is out of range.
     """
-    size, views = parse_image_size(image_size), find_augmentation(augmentation)
     _check_arguments(on_unreadable, val_fraction=val_fraction, test_fraction=test_fraction)
     draw = partial(draw_split, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     gathered = _gather(root, on_unreadable, reading, checked_part, draw, own_split)
@@ -70,15 +77,13 @@ def open_photo_folder(
     open_photos = partial(
         PhotoDataset,
         root=root,
-        image_size=size,
+        image_size=image_size,
         seed=seed,
         cache=cache,
-        max_pixels=reading.max_pixels,
-        channels=reading.channels,
-        grey_range=reading.grey_range,
+        reading=reading,
         has_deep_images=any(one.values is not None for one in gathered.facts.values()),
     )
-    train = open_photos(samples["train"], classes, augmentation=views)
+    train = open_photos(samples["train"], classes, augmentation=augmentation)
     return Splits(
         train=train,
         push=train.without_augmentation(),
@@ -149,41 +154,6 @@ def _check_arguments(on_unreadable: str, **fractions: float) -> None:
     for name, fraction in fractions.items():
         if not 0 < fraction < 1:
             raise ValueError(f"{name}: must be between 0 and 1; got {fraction}. Use for example 0.1.")
-
-
-def hold_out(
-    samples: Sequence[Sample], classes: Sequence[str], fraction: float, seed: int
-) -> tuple[list[Sample], list[Sample], str]:
-    """Split off a share of each class, at least one image and not the last one.
-
-    Returns:
-        The images that remain and those held out, both in their old order, and a line for the log.
-
-    Raises:
-        DataError: a class has a single image.
-    """
-    rng = np.random.default_rng(seed)
-    held: set[int] = set()
-    counts: list[int] = []
-    of_class: list[list[int]] = [[] for _ in classes]
-    for i, (_, label) in enumerate(samples):
-        of_class[label].append(i)
-    for members, name in zip(of_class, classes, strict=True):
-        if len(members) < 2:
-            raise DataError(
-                f"data: must hold at least two training images of each class to hold one out for validation; "
-                f"got {len(members)} of {name}. Add images, or give validation images of their own (val)."
-            )
-        num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held.update(members[i] for i in rng.permutation(len(members))[:num_held])
-        counts.append(num_held)
-    train = [sample for i, sample in enumerate(samples) if i not in held]
-    val = [sample for i, sample in enumerate(samples) if i in held]
-    note = (
-        f"no folder val/: held out {len(val)} of {len(samples)} training images for validation "
-        f"({share_in_words(counts, [len(members) for members in of_class], fraction)}, seed {seed})"
-    )
-    return train, val, note
 
 
 def _split_by_itself(
@@ -267,11 +237,40 @@ def _keep_readable(
     files = f"{len(unreadable)} unreadable file{'' if len(unreadable) == 1 else 's'}"
     if on_unreadable == "stop":
         raise DataError(
-            f"data: must hold only images that can be read; got {files}: {listed_files(unreadable)}. "
+            f"data: must hold only images that can be read; got {files}: {_listed_files(unreadable)}. "
             'Replace or remove them, or leave them out with on_unreadable = "skip".'
         )
     bad = {path for path, _ in unreadable}
     for path, _ in unreadable:
         passed.add("unreadable", path.name)
     kept = {name: [sample for sample in split if sample[0] not in bad] for name, split in samples.items()}
-    return kept, facts, [*notes, f"skipped {files}: {listed_files(unreadable)}"]
+    return kept, facts, [*notes, f"skipped {files}: {_listed_files(unreadable)}"]
+
+
+def inspect_photos(samples: Sequence[Sample], options: ReadOptions) -> dict[Path, PhotoFacts]:
+    """Decode every file once, by several threads, and say what each turned out to be."""
+    paths = [path for path, _ in samples]
+    with quiet_pillow(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        facts = list(pool.map(partial(inspect_photo, options=options), paths))
+    return dict(zip(paths, facts, strict=True))
+
+
+def describe_deep(paths: Sequence[Path], options: ReadOptions) -> str | None:
+    """A line for people about those of some photographs that have more than 8 bits; None where none has."""
+    deep = [(path, 0) for path in paths if is_deep_photo(path, options)]
+    values = [facts.values for facts in inspect_photos(deep, options).values() if facts.values is not None]
+    return describe_range(options.grey_range, values, is_measured=False) if values else None
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Leave out Pillow's warnings of damaged metadata and of its size limit; what matters of it is in the reasons."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _listed_files(unreadable: Sequence[tuple[Path, str]]) -> str:
+    """The first unreadable files with their reasons, and how many more there are."""
+    return listed([f"{path} ({reason})" for path, reason in unreadable])

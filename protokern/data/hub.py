@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from protokern.data.account import PassedOver
+from protokern.data.dataset import Sample
 from protokern.data.names import SPLIT_NAMES, split_of
-from protokern.data.packed import PackedSource, PackedSplit, Sample
+from protokern.data.packed import PackedSource, PackedSplit
 from protokern.errors import DataError, MissingPackageError, import_optional
 
 _OLDEST = 4  # versions before run the code that comes with a data set, where a prompt or the environment says so

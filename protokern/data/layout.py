@@ -1,29 +1,27 @@
-"""Which folders of a data folder are splits and classes, in every way that people name and arrange them."""
+"""What a data folder holds: its splits, its classes and their files, in every way that people arrange and name them.
+
+What cannot be used as it is, is refused, with what to do about it. No file is opened but to say what it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protokern.data.account import PassedOver
-from protokern.data.class_names import class_indices
+from protokern.data.account import HIDDEN, PassedOver, counted, listed
+from protokern.data.class_names import check_distinct, class_indices, composed
+from protokern.data.dataset import Sample
 from protokern.data.links import check_links
-from protokern.data.names import SPLIT_NAMES, pairs_within, similar_split, split_of
-from protokern.data.scan import (
-    Sample,
-    check_same_classes,
-    find_samples,
-    is_ignored,
-    listed,
-    num_files,
-    pass_beside,
-    tables_message,
-)
+from protokern.data.names import SPLIT_NAMES, is_ignored, name_pairs_alike, pairs_within, similar_split, split_of
 from protokern.data.signatures import HEAD_BYTES, describe_content
 from protokern.errors import DataError
 
 ALL = "all"
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls", ".parquet", ".yaml", ".yml")
+# Folders of data that are arranged by what their files are, not by class.
+_NO_CLASSES = ("image", "images", "img", "imgs", "label", "labels", "mask", "masks", "annotations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +50,20 @@ def find_images(root: Path, passed: PassedOver) -> Found:
     folders = _split_folders(root)
     if folders:
         _check_for_table(root, folders["train"])
-        scanned = {name: find_samples(folder, passed) for name, folder in folders.items()}
+        scanned = {name: _find_samples(folder, passed) for name, folder in folders.items()}
         classes = scanned["train"][1]
         for name, (_, split_classes) in scanned.items():
-            check_same_classes(classes, split_classes, folders[name])
+            _check_same_classes(classes, split_classes, folders[name])
         found = {}
         for name, (split_samples, split_classes) in scanned.items():
             index = class_indices(classes, split_classes)
             found[name] = [(path, index[label]) for path, label in split_samples]
-        pass_beside(root, list(folders.values()), passed)
+        _pass_beside(root, list(folders.values()), passed)
     else:
         _check_classes_of(root)
-        pass_beside(root, [entry for entry in sorted(root.iterdir()) if entry.is_dir()], passed)
+        _pass_beside(root, [entry for entry in sorted(root.iterdir()) if entry.is_dir()], passed)
         found = {}
-        found[ALL], classes = find_samples(root, passed, has_files=True)
+        found[ALL], classes = _find_samples(root, passed, has_files=True)
     samples, notes = check_links(root, found, classes, passed)
     similar = pairs_within(classes)
     if similar:
@@ -112,7 +110,7 @@ _ADVICE = "Give the folder that holds train/ and test/, or one folder for each c
 
 
 def _missing_message(root: Path, inside: Sequence[str], lacking: Sequence[str]) -> str:
-    table = tables_message(root)
+    table = _tables_message(root)
     if table is not None and len(inside) < 2:
         return table
     found = f"the folders {', '.join(inside[:10])}" if inside else "no folder"
@@ -153,15 +151,15 @@ def _check_classes_of(root: Path) -> None:
                 f"data: must be one data folder; got {root}, in which {entry.name}/ holds {listed(splits)}. "
                 f"Give {entry}."
             )
-    if sum(num_files(entry) > 0 for entry in inside) < 2:
-        table = tables_message(root)
+    if sum(_num_files(entry) > 0 for entry in inside) < 2:
+        table = _tables_message(root)
         if table is not None:
             raise DataError(table)
 
 
 def _check_for_table(root: Path, train: Path) -> None:
     """Refuse images without class folders whose labels are in a table beside train/."""
-    table = tables_message(root)
+    table = _tables_message(root)
     if table is not None and not any(entry.is_dir() and not is_ignored(entry.name) for entry in train.iterdir()):
         raise DataError(table)
 
@@ -175,3 +173,159 @@ def _kind_of(path: Path) -> str:
         return ""
     said = describe_content(head, len(head)).removeprefix("not an image: ") if head else ""
     return f" ({said})" if "archive" in said else ""
+
+
+def _find_samples(split: Path, passed: PassedOver, *, has_files: bool = False) -> tuple[list[Sample], list[str]]:
+    """List the files of one folder of class folders.
+
+    Files in sub-folders of a class belong to the class. Hidden names, Thumbs.db and desktop.ini are passed over.
+
+    Args:
+        split: the folder.
+        passed: gets what does not count.
+        has_files: whether files may lie beside the class folders; who lets them has counted them.
+
+    Returns:
+        (file, class index) sorted by class and path; and the class names, sorted.
+
+    Raises:
+        DataError: no class folders, only one, an empty class folder, or files beside the class folders.
+    """
+    if has_files:
+        entries = [entry for entry in _listing(split) if entry.is_dir() and not is_ignored(entry.name)]
+    else:
+        entries = [entry for entry in _listing(split) if not _pass_hidden(entry, passed)]
+    strays = [entry.name for entry in entries if not entry.is_dir()]
+    if strays:
+        raise DataError(
+            f"data: must hold only class folders in {split}; got {counted(strays, 'file')} there: "
+            f"{listed(strays)}. {_advice_on_tables(strays) or 'Move each file into the folder of its class.'}"
+        )
+    if len(entries) < 2:
+        found = f"one class, {entries[0].name}" if entries else "none"
+        raise DataError(
+            f"data: must hold at least two class folders in {split}; got {found}. "
+            "Make one folder for each class and put its images there."
+        )
+    if all(entry.name.lower() in _NO_CLASSES for entry in entries):
+        raise DataError(
+            f"data: must have one folder for each class in {split}; got {listed([entry.name for entry in entries])}, "
+            "as data for detection or with several labels in an image (multi-label) have them. "
+            "Sort the images into one folder for each class."
+        )
+    check_distinct([folder.name for folder in entries], split)
+    files_of = [_files_below(folder, passed) for folder in entries]
+    empty = [folder.name for folder, files in zip(entries, files_of, strict=True) if not files]
+    if empty:
+        raise DataError(no_images_message(split, empty))
+    samples = [(path, label) for label, files in enumerate(files_of) for path in files]
+    return samples, [folder.name for folder in entries]
+
+
+def no_images_message(split: Path, classes: Sequence[str]) -> str:
+    return (
+        f"data: must hold at least one image in each class folder of {split}; got none in {listed(classes)}. "
+        "Add images or remove the folder from every split."
+    )
+
+
+def _check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
+    """Raise a DataError unless both splits have the same class folders, whatever the form of accents in their names."""
+    missing, extra = (
+        [name for name in one if composed(name) not in {composed(name) for name in rest}]
+        for one, rest in ((train, other), (other, train))
+    )
+    if not missing and not extra:
+        return
+    differences = [f"no folder for {listed(missing)}"] if missing else []
+    differences += [f"{listed(extra)}, unknown to train"] if extra else []
+    similar = name_pairs_alike(missing, extra)
+    raise DataError(
+        f"data: must have the classes of train in {split}; got {' and '.join(differences)}. "
+        + (f"{similar}. " if similar else "")
+        + "Give every split one folder for each class, with the same names."
+    )
+
+
+def _pass_beside(root: Path, taken: Sequence[Path], passed: PassedOver) -> None:
+    """Count what lies in the data folder beside the folders that are `taken`."""
+    for entry in _listing(root):
+        if _pass_hidden(entry, passed) or entry in taken:
+            continue
+        if entry.is_dir():
+            passed.add("in folders that are no split", f"{entry.name}/", _num_files(entry))
+        else:
+            passed.add("beside the folders", entry.name)
+
+
+def _tables_message(root: Path) -> str | None:
+    """What to say where a folder has a table of labels, and no class folders; None where it has none."""
+    tables = [entry.name for entry in _listing(root) if entry.is_file() and entry.suffix.lower() in _TABLES]
+    if not tables:
+        return None
+    return f"data: must have one folder for each class; got {listed(tables)} in {root}. {_advice_on_tables(tables)}"
+
+
+def _advice_on_tables(names: Sequence[str]) -> str:
+    if not any(Path(name).suffix.lower() in _TABLES for name in names):
+        return ""
+    return (
+        "A table of labels is not read, and an image has one class: several labels of an image (multi-label) cannot "
+        "be learnt. Sort each image into the folder of its class."
+    )
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise _unreadable_folder(error) from error
+
+
+def _pass_hidden(entry: Path, passed: PassedOver) -> bool:
+    """Whether an entry is hidden; then it is counted."""
+    if not is_ignored(entry.name):
+        return False
+    is_folder = entry.is_dir() and not entry.is_symlink()
+    passed.add(HIDDEN, f"{entry.name}/" if is_folder else entry.name, _num_files(entry) if is_folder else 1)
+    return True
+
+
+def _num_files(folder: Path) -> int:
+    """Of files at any depth, links to folders not followed."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+def _files_below(folder: Path, passed: PassedOver) -> list[Path]:
+    """The files of a class, at any depth, also behind links to folders; each folder is entered once."""
+    entered = {folder.resolve()}
+    found = []
+    for parent, folders, names in _walk(folder):
+        stays = []
+        for name in sorted(folders, key=lambda name: ((parent / name).is_symlink(), name)):  # links last
+            path = parent / name
+            if _pass_hidden(path, passed):
+                continue
+            real = path.resolve()
+            if path.is_symlink() and any(one.is_relative_to(real) for one in entered):
+                passed.add("by a link to a folder that is read already", str(path.relative_to(folder.parent)))
+                continue
+            entered.add(real)
+            stays.append(name)
+        folders[:] = stays
+        found += [parent / name for name in names if not _pass_hidden(parent / name, passed)]
+    return sorted(found)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    def stop(error: OSError) -> None:
+        raise _unreadable_folder(error) from error
+
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        yield Path(parent), folders, names
+
+
+def _unreadable_folder(error: OSError) -> DataError:
+    return DataError(
+        f"data: must be a readable folder; got {error.filename} ({error.strerror}). Check its permissions."
+    )

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from protokern.data.account import PassedOver
-from protokern.data.scan import Sample, counted, listed
+from protokern.data.account import PassedOver, counted, listed
+from protokern.data.dataset import Sample
 from protokern.errors import DataError
 
 

@@ -14,6 +14,7 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing"),
 }
+_IGNORED_FILES = ("thumbs.db", "desktop.ini")
 _SAME_SHAPE = str.maketrans({"0": "o", "1": "l", "I": "l", "|": "l", "5": "s"})
 _CLOSE = 0.65  # so that va1, tets and trian are close to what they should be
 
@@ -22,6 +23,11 @@ def split_of(name: str) -> str | None:
     """The split that a folder, a tar file or a table of this name holds; None: no split is called so."""
     folded = name.strip().casefold()
     return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's."""
+    return name.startswith(".") or name.lower() in _IGNORED_FILES
 
 
 def similar_split(name: str, missing: Iterable[str]) -> str | None:

@@ -1,7 +1,8 @@
-"""Splits a folder of class folders that has no train/ and test/ by itself.
+"""Splits that a data folder does not bring.
 
-Every class gives a share of its images to the test and one of the others to the validation; images that are nearly the
-same stay together, so that no test image is a training image in other clothes.
+Of class folders alone, every class gives a share of its images to the test and one of the others to the validation.
+Images that are nearly the same stay together, so that no test image is a training image in other clothes.
+Where only the validation is missing, it is held out of the training images.
 """
 
 from __future__ import annotations
@@ -10,28 +11,16 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from protokern.data.account import PassedOver, share_in_words
+import numpy as np
+
+from protokern.data.account import PassedOver, counted, listed, share_in_words
+from protokern.data.dataset import OwnSplit, Sample
 from protokern.data.likeness import group_alike
-from protokern.data.scan import Sample, counted, listed
 from protokern.errors import DataError
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class OwnSplit:
-    """Which images of a folder are in which split.
-
-    Attributes:
-        files: paths within the data folder, by split.
-        seed: that drew them.
-    """
-
-    files: Mapping[str, tuple[str, ...]]
-    seed: int
 
 
 def draw_split(
@@ -113,6 +102,41 @@ def apply_split(
         part: [found[name] for name in sorted(names, key=lambda name: (found[name][1], found[name][0]))]
         for part, names in split.files.items()
     }
+
+
+def hold_out(
+    samples: Sequence[Sample], classes: Sequence[str], fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample], str]:
+    """Split off a share of each class, at least one image and not the last one.
+
+    Returns:
+        The images that remain and those held out, both in their old order, and a line for the log.
+
+    Raises:
+        DataError: a class has a single image.
+    """
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    counts: list[int] = []
+    of_class: list[list[int]] = [[] for _ in classes]
+    for i, (_, label) in enumerate(samples):
+        of_class[label].append(i)
+    for members, name in zip(of_class, classes, strict=True):
+        if len(members) < 2:
+            raise DataError(
+                f"data: must hold at least two training images of each class to hold one out for validation; "
+                f"got {len(members)} of {name}. Add images, or give validation images of their own (val)."
+            )
+        num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.update(members[i] for i in rng.permutation(len(members))[:num_held])
+        counts.append(num_held)
+    train = [sample for i, sample in enumerate(samples) if i not in held]
+    val = [sample for i, sample in enumerate(samples) if i in held]
+    note = (
+        f"no folder val/: held out {len(val)} of {len(samples)} training images for validation "
+        f"({share_in_words(counts, [len(members) for members in of_class], fraction)}, seed {seed})"
+    )
+    return train, val, note
 
 
 def _groups(samples: Sequence[Sample], heads: Sequence[int]) -> list[list[int]]:

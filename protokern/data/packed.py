@@ -9,32 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from protokern.data.account import PassedOver, describe_account
-from protokern.data.augment import Augmentation, find_augmentation
-from protokern.data.dataset import ImageDataset
+from protokern.data.augment import Augmentation
+from protokern.data.dataset import ImageDataset, Sample, Splits
 from protokern.data.decode import (
-    MAX_PIXELS,
     ImageHeader,
     ReadOptions,
     describe_ends,
     inspect_photo,
     is_deep_photo,
     most_bytes,
-    parse_image_size,
     read_header,
     read_orientation,
     read_pixels,
 )
-from protokern.data.folder import hold_out
-from protokern.data.grey import AUTO, GreyRange, Values, describe_range, measure_range
+from protokern.data.grey import AUTO, Values, describe_range, measure_range
 from protokern.data.names import SPLIT_NAMES
+from protokern.data.own_split import hold_out
 from protokern.data.photos import AUGMENTATION_MARGIN
-from protokern.data.splits import Splits
 from protokern.errors import DataError
 
 _NUM_MEASURED = 512  # images that are read before training to find the range of grey values
-
-# (name, class index) of an image; the name is a path of its own, which need not be a file.
-Sample = tuple[Path, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +76,9 @@ class PackedPhotos(ImageDataset):
         split: where they are.
         samples: which of them.
         classes: class names.
-        image_size: pixels, one number or (rows, columns).
-        augmentation: "none", "protopnet", "crop" or an Augmentation.
-        seed: chooses the random views.
-        cache: "none" decodes at each access; "memory" keeps the decoded pixels, 3 bytes a pixel.
-        max_pixels: of an image; one with more is refused.
-        channels: of the images, see `load_image`.
-        grey_range: of files with more than 8 bits a channel, see `load_image`.
-        has_deep_images: whether there are such files; the cache then keeps 12 bytes a pixel.
+        image_size: (rows, columns), pixels.
+        augmentation: None for the images as they are.
+        seed, cache, reading, has_deep_images: as there.
 
     Raises:
         ValueError: an argument is out of range.
@@ -101,35 +90,33 @@ class PackedPhotos(ImageDataset):
         samples: Sequence[Sample],
         classes: Sequence[str],
         *,
-        image_size: int | tuple[int, int],
-        augmentation: str | Augmentation | None = "none",
-        seed: int = 0,
-        cache: str = "none",
-        max_pixels: int = MAX_PIXELS,
-        channels: int = 3,
-        grey_range: GreyRange = AUTO,
-        has_deep_images: bool = False,
+        image_size: tuple[int, int],
+        augmentation: Augmentation | None,
+        seed: int,
+        cache: str,
+        reading: ReadOptions,
+        has_deep_images: bool,
     ) -> None:
         super().__init__(
             labels=[label for _, label in samples],
             classes=classes,
-            image_size=parse_image_size(image_size),
-            augmentation=find_augmentation(augmentation),
+            image_size=image_size,
+            augmentation=augmentation,
             augmentation_margin=AUGMENTATION_MARGIN,
             seed=seed,
             cache=cache,
-            channels=channels,
+            channels=reading.channels,
             has_deep_images=has_deep_images,
         )
         self._split = split
-        self._options = ReadOptions(max_pixels=max_pixels, channels=channels, grey_range=grey_range)
+        self._reading = reading
         self._names = [name for name, _ in samples]
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Decode the photograph; raises DataError when it is damaged."""
         name = self._names[index]
-        content = self._split.read(name, most_bytes(self._options.max_pixels))
-        return read_pixels(name, size, self._options, content)
+        content = self._split.read(name, most_bytes(self._reading.max_pixels))
+        return read_pixels(name, size, self._reading, content)
 
     def sample_name(self, index: int) -> str:
         return self._names[index].as_posix()
@@ -139,7 +126,7 @@ class PackedPhotos(ImageDataset):
 
     def content(self, index: int) -> bytes | None:
         try:
-            return self._split.read(self._names[index], most_bytes(self._options.max_pixels))
+            return self._split.read(self._names[index], most_bytes(self._reading.max_pixels))
         except DataError:
             return None
 
@@ -153,17 +140,17 @@ class PackedPhotos(ImageDataset):
 
     def transform(self) -> str:
         origin = self._split.origin
-        words = super().transform() + describe_ends(self._options)
+        words = super().transform() + describe_ends(self._reading)
         return f"{words}, {origin}" if origin else words
 
 
 def make_splits(
     source: PackedSource,
     *,
-    image_size: int | tuple[int, int],
+    image_size: tuple[int, int],
     val_fraction: float,
     seed: int,
-    augmentation: str | Augmentation | None,
+    augmentation: Augmentation | None,
     on_unreadable: str,
     cache: str,
     reading: ReadOptions,
@@ -207,9 +194,7 @@ def make_splits(
             augmentation=augmentation if name == "train" else None,
             seed=seed,
             cache=cache,
-            max_pixels=reading.max_pixels,
-            channels=reading.channels,
-            grey_range=reading.grey_range,
+            reading=reading,
             has_deep_images=bool(ranges),
         )
         for name in SPLIT_NAMES

@@ -10,7 +10,7 @@ import numpy as np
 from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.dataset import ImageDataset
 from protokern.data.decode import (
-    MAX_PIXELS,
+    DEFAULT,
     ImageHeader,
     ReadOptions,
     describe_ends,
@@ -19,7 +19,6 @@ from protokern.data.decode import (
     read_orientation,
     read_pixels,
 )
-from protokern.data.grey import AUTO, GreyRange
 
 # Crops of half the area enlarge by 1.41; kept a quarter larger, most of that comes from real pixels.
 AUGMENTATION_MARGIN = 1.25
@@ -35,11 +34,9 @@ class PhotoDataset(ImageDataset):
         image_size: pixels, one number or (rows, columns).
         augmentation: "none", "protopnet", "crop" or an Augmentation.
         seed: chooses the random views.
-        max_pixels: of a file; one with more is refused.
         cache: "none" decodes at each access; "memory" keeps the decoded pixels, 3 bytes a pixel.
-        channels: of the images, see `load_image`.
-        grey_range: of files with more than 8 bits a channel, see `load_image`.
-        has_deep_images: whether there are such files; the cache then keeps 12 bytes a pixel.
+        reading: how files become pixels: most pixels of a file, channels, range of grey values.
+        has_deep_images: whether some files have more than 8 bits a channel; the cache then keeps 12 bytes a pixel.
 
     Raises:
         ValueError: an argument is out of range.
@@ -55,9 +52,7 @@ class PhotoDataset(ImageDataset):
         augmentation: str | Augmentation | None = "none",
         seed: int = 0,
         cache: str = "none",
-        max_pixels: int = MAX_PIXELS,
-        channels: int = 3,
-        grey_range: GreyRange = AUTO,
+        reading: ReadOptions = DEFAULT,
         has_deep_images: bool = False,
     ) -> None:
         super().__init__(
@@ -68,16 +63,16 @@ class PhotoDataset(ImageDataset):
             augmentation_margin=AUGMENTATION_MARGIN,
             seed=seed,
             cache=cache,
-            channels=channels,
+            channels=reading.channels,
             has_deep_images=has_deep_images,
         )
         self.samples = list(samples)
         self.root = root
-        self._options = ReadOptions(max_pixels=max_pixels, channels=channels, grey_range=grey_range)
+        self._reading = reading
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
         """Decode the photograph; raises DataError when its file is gone or damaged by now."""
-        return read_pixels(self.samples[index][0], size, self._options)
+        return read_pixels(self.samples[index][0], size, self._reading)
 
     def sample_name(self, index: int) -> str:
         return self.samples[index][0].relative_to(self.root).as_posix()
@@ -98,4 +93,4 @@ class PhotoDataset(ImageDataset):
         return read_orientation(self.samples[index][0])
 
     def transform(self) -> str:
-        return super().transform() + describe_ends(self._options)
+        return super().transform() + describe_ends(self._reading)

@@ -8,10 +8,9 @@ import numpy as np
 
 from protokern.data.confounds import Confound, find_confounds
 from protokern.data.copies import Copy, find_copies, make_small
-from protokern.data.dataset import ImageDataset
-from protokern.data.splits import Splits
+from protokern.data.dataset import ImageDataset, Splits
 
-MOST_IMAGES = 20_000  # of all splits; more are not looked at, which would take minutes
+MOST_IMAGES = 20_000
 FEW = 10  # images of a class
 _RARE = 10  # times as many images has the class with most of them as a rare one
 _LISTED = 3
@@ -23,11 +22,16 @@ _REMEDIES = {
 }
 
 
-def data_warnings(splits: Splits) -> tuple[str, ...]:
+def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[str, ...]:
     """What is wrong with some data although they can be read; every image is looked at once.
 
     Looked for: classes with few images; test or validation images that are training images; a size, shape, mode or
     format of file by which a class could be told. Painted images have none of it, and are not looked at.
+
+    Args:
+        splits: the data of a run.
+        most_images: of all splits together; among more, no copies and no properties of files are looked for, which
+            would take minutes.
 
     Returns:
         Sentences, the gravest first; none where nothing was found.
@@ -36,9 +40,9 @@ def data_warnings(splits: Splits) -> tuple[str, ...]:
     if not len(splits.test) or splits.test.content(0) is None:
         return counts
     total = sum(map(len, (splits.push, splits.val, splits.test)))
-    if total > MOST_IMAGES:
+    if total > most_images:
         unsaid = (
-            f"{total} images are more than the {MOST_IMAGES} among which copies are looked for: whether test images "
+            f"{total} images are more than the {most_images} among which copies are looked for: whether test images "
             "are training images, or a class can be told by the size of its files, is not known."
         )
         return (*counts, unsaid)

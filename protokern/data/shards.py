@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from protokern.data.account import PassedOver
-from protokern.data.names import SPLIT_NAMES, split_of
-from protokern.data.packed import PackedSource, PackedSplit, Sample
-from protokern.data.scan import HIDDEN, is_ignored
+from protokern.data.account import HIDDEN, PassedOver
+from protokern.data.dataset import Sample
+from protokern.data.names import SPLIT_NAMES, is_ignored, split_of
+from protokern.data.packed import PackedSource, PackedSplit
 from protokern.errors import DataError, ProtokernError
 
 IMAGE_SUFFIXES = (

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from protokern.data.augment import Augmentation
+from protokern.data.augment import Augmentation, find_augmentation
 from protokern.data.birds import SyntheticBirds
-from protokern.data.decode import MAX_PIXELS, ReadOptions
+from protokern.data.dataset import OwnSplit, Splits
+from protokern.data.decode import MAX_PIXELS, ReadOptions, parse_image_size
 from protokern.data.folder import open_photo_folder
 from protokern.data.grey import AUTO, GreyRange
 from protokern.data.hub import open_hub
-from protokern.data.own_split import OwnSplit
 from protokern.data.packed import make_splits
 from protokern.data.shards import open_shards
-from protokern.data.splits import Splits
 
 SYNTHETIC_BIRDS = "synthetic-birds"
 WEBDATASET, HUGGINGFACE = "webdataset", "huggingface"
@@ -94,6 +93,7 @@ def open_splits(
     reading = ReadOptions(max_pixels=max_image_pixels, channels=channels, grey_range=grey_range)
     if root is None or str(root) == SYNTHETIC_BIRDS:
         return _open_birds(birds or BirdCounts(), image_size, seed, augmentation, reading)
+    size, views = parse_image_size(image_size), find_augmentation(augmentation)
     kind, _, rest = str(root).partition(":")
     opener: Callable[..., Splits]
     if kind in (WEBDATASET, HUGGINGFACE):
@@ -103,10 +103,10 @@ def open_splits(
             open_photo_folder, Path(root), test_fraction=test_fraction, checked_part=checked_part, own_split=own_split
         )
     return opener(
-        image_size=image_size,
+        image_size=size,
         val_fraction=val_fraction,
         seed=seed,
-        augmentation=augmentation,
+        augmentation=views,
         on_unreadable=on_unreadable,
         cache=cache,
         reading=reading,

@@ -1,14 +1,16 @@
 """Why an image was classified as it was: points, patches, heat maps, boxes, receptive fields. No files, no pages."""
 
-from protokern.explain.boxes import Box, activation_box, patch_box
+from protokern.explain.boxes import activation_box, patch_box
 from protokern.explain.framing import FRAMES, frame_explanation
 from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
-from protokern.explain.importance import GlobalImportance, LocalImportance, importance, local_importance
+from protokern.explain.importance import importance, local_importance
 from protokern.explain.local import ClassExplanation, Evidence, Explanation, PatchView, explain_image
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.explain.neighbours import GlobalExplanation, SplitNeighbours, find_neighbours, view_neighbours
-from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
-from protokern.explain.sufficient import FrameTarget, SufficientFrame, sufficient_frame, sufficient_frames
+from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.sufficient import FrameTarget, sufficient_frame, sufficient_frames
+from protokern.results.importance import GlobalImportance, LocalImportance
+from protokern.results.places import Box, ReceptiveField, SufficientFrame
 
 __all__ = [
     "FRAMES",

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from protokern.results.places import Box
+
 ACTIVATION_PERCENTILE = 95.0
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels, half-open: rows y0 <= y < y1 and columns x0 <= x < x1."""
-
-    y0: int
-    x0: int
-    y1: int
-    x1: int
-
-    @property
-    def height(self) -> int:
-        return self.y1 - self.y0
-
-    @property
-    def width(self) -> int:
-        return self.x1 - self.x0
-
-    @property
-    def area(self) -> int:
-        return self.height * self.width
 
 
 def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:
@@ -93,23 +72,12 @@ def find_boxes(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_P
 
 def _box_around_connected(high: np.ndarray, cell: Box) -> Box:
     """Around a cell and the pixels of `high` that are connected with it."""
+    from scipy import ndimage  # takes a sixth of a second to import
+
     allowed = high.copy()
     allowed[cell.y0 : cell.y1, cell.x0 : cell.x1] = True
-    y0, x0, y1, x1 = _box_around(allowed)  # nothing outside of it can be reached
-    allowed = allowed[y0:y1, x0:x1]
-    reached = np.zeros_like(allowed)
-    reached[cell.y0 - y0 : cell.y1 - y0, cell.x0 - x0 : cell.x1 - x0] = True
-    while True:
-        grown = reached.copy()
-        grown[1:] |= reached[:-1]
-        grown[:-1] |= reached[1:]
-        grown[:, 1:] |= reached[:, :-1]
-        grown[:, :-1] |= reached[:, 1:]
-        grown &= allowed
-        if (grown == reached).all():
-            box = _box_around(reached)
-            return Box(box.y0 + y0, box.x0 + x0, box.y1 + y0, box.x1 + x0)
-        reached = grown
+    parts, _ = ndimage.label(allowed)  # (Y, X): the pixels of one part touch along edges, not at corners alone
+    return _box_around(parts == parts[cell.y0, cell.x0])
 
 
 def _high_pixels(heat_map: np.ndarray, percentile: float) -> np.ndarray:

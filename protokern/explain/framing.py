@@ -8,10 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from protokern.explain.boxes import Box
 from protokern.explain.local import Explanation
-from protokern.explain.sufficient import FrameTarget, SufficientFrame, sufficient_frames
+from protokern.explain.sufficient import FrameTarget, sufficient_frames
 from protokern.models.base import PrototypeModel
+from protokern.results.places import Box, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
 

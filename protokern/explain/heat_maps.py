@@ -68,9 +68,8 @@ def gradient_heat_map(
     """
     _check(model, prototype, method, samples, noise)
     attribution = _captum()
-    parameter = next(model.parameters())
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        pixels = image.detach().to(parameter.device, parameter.dtype, copy=True)[None].requires_grad_()
+        pixels = image.detach().to(model.device, model.dtype, copy=True)[None].requires_grad_()
         similarity = _Similarity(model, prototype, patch)
         if method == "gradient":
             gradient = attribution.Saliency(similarity).attribute(pixels, abs=False)  # (1, C, Y, X)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -21,80 +20,13 @@ from protokern.explain.importance_sums import ImportanceSums
 from protokern.explain.modifications import Modification, check_image, choose_modifications, modify
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
+from protokern.results.importance import GlobalImportance, ImportanceBatch, LocalImportance
 
 BATCH_SIZE = 32
 REPLICATES = 500
 _MOST_THREADS = 8
 
 Prepare = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalImportance:
-    """What every modification of one image takes from the similarity to every prototype.
-
-    Similarities are activations of the nearest patch; for ProtoPool that is the similarity before the image's average
-    is taken off.
-
-    Attributes:
-        names: (M) of the modifications.
-        delta: (M, P) float64, similarity of the original less that of the modified image, at the original's nearest
-            patch. Positive: the property mattered.
-        similarity: (P,) float64, of the original.
-        distance: (P,) float64, of the original.
-        modified_distance: (M, P) float64, at the original's nearest patch.
-        patch: (P,) int64, that patch, row * W' + column.
-    """
-
-    names: tuple[str, ...]
-    delta: np.ndarray
-    similarity: np.ndarray
-    distance: np.ndarray
-    modified_distance: np.ndarray
-    patch: np.ndarray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportanceBatch:
-    """The local importance of B images: what `LocalImportance` has, with the images as the first axis.
-
-    Attributes:
-        first: position of the first image among all that were given.
-        names: (M) of the modifications.
-        delta: (B, M, P).
-        similarity: (B, P).
-        distance: (B, P).
-        modified_distance: (B, M, P).
-        patch: (B, P).
-    """
-
-    first: int
-    names: tuple[str, ...]
-    delta: np.ndarray
-    similarity: np.ndarray
-    distance: np.ndarray
-    modified_distance: np.ndarray
-    patch: np.ndarray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlobalImportance:
-    """The mean over many images of what modifications take from the similarity to every prototype.
-
-    Attributes:
-        names: (M) of the modifications.
-        score: (M, P) float64, sum of delta x weight over the sum of weights; an image's weight is its similarity.
-        low, high: (M, P) float64, ends of the 95 % bootstrap interval; NaN for fewer than two images.
-        similarity: (P,) float64, mean similarity of the images, not weighted.
-        num_images: over how many.
-    """
-
-    names: tuple[str, ...]
-    score: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    similarity: np.ndarray
-    num_images: int
 
 
 def local_importance(
@@ -238,7 +170,6 @@ class _Measure:
         self.modifications = modifications
         self.prepare = prepare
         self.memory_format = memory_format
-        self.dtype = next(model.parameters()).dtype
 
     def batches(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[ImportanceBatch]:
         size: tuple[int, ...] | None = None
@@ -282,7 +213,7 @@ class _Measure:
     def features(self, images: list[np.ndarray]) -> Tensor:
         """Features (B, D, H, W) of uint8 images, scaled as the package's data sets scale them."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.model.device)
-        scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.dtype)
+        scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.model.dtype)
         return self.model.features(scaled if self.prepare is None else self.prepare(scaled))
 
     def check_finite(self, distances: np.ndarray, first: int) -> None:

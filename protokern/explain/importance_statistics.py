@@ -2,52 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from protokern.explain.importance import GlobalImportance
+from protokern.results.importance import Comparison, GlobalImportance, ScoreSummary
 
 _LEAST_FOR_SHAPIRO, _MOST_FOR_SHAPIRO = 3, 5000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSummary:
-    """The global scores of all prototypes for one modification, over one set of images.
-
-    Attributes:
-        mean: over the prototypes.
-        std: sample standard deviation over the prototypes; None for a single one.
-        shapiro_p: p-value of Shapiro and Wilk's test, small where the scores are not normally distributed; None where
-            the test has none: fewer than 3 or more than 5,000 prototypes, or all scores alike.
-    """
-
-    mean: float
-    std: float | None
-    shapiro_p: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Scores over training images against scores over test images, for one modification.
-
-    Attributes:
-        name: of the modification.
-        train: over the training images.
-        test: over the test images.
-        welch_t: Welch's t of the two means, positive where the training images give more; None for a single prototype,
-            or where neither set has any spread.
-        welch_p: its two-sided p-value; small where the means differ. None likewise.
-        first_for: for how many prototypes this modification has the highest score over the training images.
-    """
-
-    name: str
-    train: ScoreSummary
-    test: ScoreSummary
-    welch_t: float | None
-    welch_p: float | None
-    first_for: int
 
 
 def compare_importance(train: GlobalImportance, test: GlobalImportance) -> tuple[Comparison, ...]:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.explain.boxes import Box, cell_box, find_boxes
+from protokern.explain.boxes import cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.pictures import upsample
-from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
-from protokern.explain.sufficient import SufficientFrame
+from protokern.explain.receptive_field import find_receptive_field
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.nn import evaluating
+from protokern.results.places import Box, ReceptiveField, SufficientFrame
 
 EXPLAINED_CLASSES = 3
 
@@ -161,8 +161,7 @@ def explain_image(
     """
     _check(model, image, top, classes)
     check_heat_map(heat_map)
-    parameter = next(model.parameters())
-    image = image.to(parameter.device, parameter.dtype)
+    image = image.to(model.device, model.dtype)
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
         if receptive_field is None:

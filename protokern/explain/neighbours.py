@@ -11,10 +11,11 @@ from torch import Tensor
 
 from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import PatchView, show_gradient, view_patches
-from protokern.explain.receptive_field import ReceptiveField, find_receptive_field
+from protokern.explain.receptive_field import find_receptive_field
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
+from protokern.results.places import ReceptiveField
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 NEIGHBOURS = 5
@@ -205,13 +206,12 @@ def _views(
     batch_size: int,
 ) -> Iterator[NeighbourView]:
     """No yield within `evaluating`: between two views the modes and gradients are the caller's."""
-    parameter = next(model.parameters())
     indices = list(shown)
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
         images = torch.stack([dataset[index][0] for index in batch])
         with evaluating(model):
-            on_device = images.to(parameter.device, parameter.dtype)
+            on_device = images.to(model.device, model.dtype)
             field = field or find_receptive_field(model.features, on_device[0])
             features = model.features(on_device)  # (b, D, H, W)
         for index, pixels, feature in zip(batch, images, features, strict=True):

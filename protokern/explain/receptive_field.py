@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from protokern.explain.boxes import Box
+from protokern.results.places import Box, ReceptiveField
 
 _BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ReceptiveField:
-    """Pixel intervals that the rows and columns of a feature map depend on.
-
-    Attributes:
-        rows: for every grid row the half-open interval of pixel rows.
-        columns: for every grid column the half-open interval of pixel columns.
-    """
-
-    rows: tuple[tuple[int, int], ...]
-    columns: tuple[tuple[int, int], ...]
-
-    def box(self, row: int, column: int, size: tuple[int, int] = (1, 1)) -> Box:
-        """Pixels seen by the patch of `size` (h, w) cells whose first cell is (row, column)."""
-        last_row, last_column = row + size[0] - 1, column + size[1] - 1
-        return Box(self.rows[row][0], self.columns[column][0], self.rows[last_row][1], self.columns[last_column][1])
-
-    def share(self, image_size: tuple[int, int]) -> float:
-        """How much of an image of `image_size` (Y, X) the cell in the middle of the grid can depend on, from 0 to 1."""
-        return share_of_image(self.box(len(self.rows) // 2, len(self.columns) // 2), image_size)
-
-
-def share_of_image(box: Box, image_size: tuple[int, int]) -> float:
-    """The area of a box as a share of an image of `image_size` (Y, X)."""
-    return box.height * box.width / (image_size[0] * image_size[1])
 
 
 def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> ReceptiveField:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator
 from typing import NamedTuple
 
-from protokern.explain.boxes import Box
+from protokern.results.places import Box
 
 _LEAST_STEPS = 14  # of an axis: cells are cut in equal parts until there are so many
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protokern.backbones.folding import folded_batch_norms
-from protokern.explain.boxes import Box
 from protokern.explain.shrinking import Lines, Seeker, Sides, is_inside
 from protokern.explain.similarity import similarity_at
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
+from protokern.results.places import Box, SufficientFrame
 
 SHARE = 0.9
 GREY = 0.5
@@ -40,37 +39,6 @@ class FrameTarget(NamedTuple):
     image: int
     prototype: int
     patch: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SufficientFrame:
-    """The smallest box found around a patch whose content alone keeps most of a similarity.
-
-    Shares are of `similarity` and may be above 1: what is outside of a box can speak against a prototype.
-
-    Attributes:
-        box: pixels, with the patch's own cells inside; None where `similarity` is not positive, for then there is
-            nothing of which a share could be kept.
-        similarity: of the prototype and the patch in the whole image, before weights.
-        kept_grey: share that is left where all outside of the box is grey; at least what was asked for.
-        kept_blur: share that is left where all outside is the blurred image instead.
-        kept_other: share that is left where all outside is another image instead; None where none was given.
-        area: of the box, as a share of the image.
-        passes: images that went through the net for this frame; those that frames of one image share count once.
-    """
-
-    box: Box | None
-    similarity: float
-    kept_grey: float | None
-    kept_blur: float | None
-    kept_other: float | None
-    area: float | None
-    passes: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it takes the whole image."""
-        return self.area == 1.0
 
 
 def sufficient_frame(
@@ -140,9 +108,8 @@ def sufficient_frames(
     _check(model, images, targets, others, share)
     if not targets:
         return []
-    dtype = next(model.parameters()).dtype
-    images = images.to(model.device, dtype)
-    others = None if others is None else others.to(model.device, dtype)
+    images = images.to(model.device, model.dtype)
+    others = None if others is None else others.to(model.device, model.dtype)
     with evaluating(model), torch.inference_mode(), folded_batch_norms(model.backbone):
         patches = _Patches(model, images, targets)
         return _measured(patches, others, _found(patches, share))

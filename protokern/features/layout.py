@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import stat
 import sys
 import zlib
@@ -26,6 +25,7 @@ import torch
 
 from protokern.errors import DataError
 from protokern.features.fingerprint import Fingerprint
+from protokern.storage.files import replacing
 
 FORMAT = "protokern-features-"
 VERSION = 1
@@ -85,25 +85,15 @@ class Layout:
 
 
 def write_layout(path: Path, layout: Layout) -> None:
-    """Write `store.json`, whole or not at all."""
+    """Write `store.json`, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
     table = {"format": f"{FORMAT}{VERSION}", **asdict(layout)}
     table["checksum"] = _checksum(table)
-    temporary = path / f".{HEADER}.{os.getpid()}.tmp"
-    with open(temporary, "wb", opener=open_own) as file:
+    with replacing(path / HEADER) as file:
         file.write(json.dumps(table, indent=1).encode())  # to the last byte of use: a file that was cut off is broken
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path / HEADER)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def open_own(path: Path | str, flags: int) -> int:
-    """Open, or create, a file of the store itself: a link might lead out of it."""
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def read_layout(path: Path) -> Layout | None:

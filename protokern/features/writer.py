@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.errors import DataError, advice_on_write
+from protokern.errors import DataError
 from protokern.features.fingerprint import Fingerprint
 from protokern.features.layout import (
     CHUNK_IMAGES,
@@ -32,12 +31,13 @@ from protokern.features.layout import (
     chunk_checksum,
     completed,
     make_record,
-    open_own,
     read_layout,
     read_records,
     write_layout,
 )
 from protokern.features.store import check_fresh
+from protokern.storage.files import translate_write_errors, write_at
+from protokern.storage.lock import open_lock, take_lock
 
 
 def _wait_a_moment() -> None:
@@ -91,9 +91,9 @@ class FeatureWriter:
 
     def __enter__(self) -> Self:
         check_store_place(self.path)  # before anything is put into a folder of something else
-        with _explain_errors(self.path):
+        with _translate_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open_own(self.path / LOCK, os.O_RDWR)
+            self._lock = open_lock(self.path / LOCK)
         try:
             while not self._takes_lock():
                 self._wait()
@@ -148,9 +148,9 @@ class FeatureWriter:
         content = rows.flatten().view(torch.uint8).numpy().data
         chunk = self.done // layout.chunk_images
         record = make_record(classes, chunk_checksum(content, chunk), chunk, layout)
-        with _explain_errors(self.path):
-            _write_at(self.path / FEATURES, self.done * layout.image_bytes, content)
-            _write_at(self.path / CHUNKS, chunk * layout.record_bytes, memoryview(record))
+        with _translate_errors(self.path):
+            write_at(self.path / FEATURES, self.done * layout.image_bytes, content)
+            write_at(self.path / CHUNKS, chunk * layout.record_bytes, memoryview(record))
             self.done += len(features)
             if self.done == self._images:
                 write_layout(self.path, completed(layout))
@@ -158,14 +158,11 @@ class FeatureWriter:
     def _takes_lock(self) -> bool:
         assert self._lock is not None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return take_lock(self._lock)
         except OSError as error:
             raise DataError(
                 f"{self.path}: could not be locked ({error.strerror}). Give a folder on a file system with locks."
             ) from error
-        return True
 
     def _take_up(self) -> None:
         """See what is there already."""
@@ -191,7 +188,7 @@ class FeatureWriter:
             precision=self._precision,
             fingerprint=self._fingerprint,
         )
-        with _explain_errors(self.path):
+        with _translate_errors(self.path):
             write_layout(self.path, layout)
         self._layout = layout
         return layout
@@ -203,7 +200,7 @@ def check_store_place(path: Path) -> Layout | None:
     Raises:
         DataError: something else is there, or a damaged store, or it cannot be read.
     """
-    with _explain_errors(path):
+    with _translate_errors(path):
         if path.exists() and not path.is_dir():
             raise DataError(f"{path}: must be a folder; it is a file. Give another folder.")
         names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
@@ -231,24 +228,12 @@ def _check_labels(labels: Tensor) -> np.ndarray:
     return labels.cpu().numpy()
 
 
-def _write_at(path: Path, offset: int, content: memoryview) -> None:
-    """Write `content` at `offset`, cut off what is behind it, and see it to the disk."""
-    descriptor = open_own(path, os.O_WRONLY)
-    try:
-        while len(content):
-            count = os.pwrite(descriptor, content, offset)
-            content, offset = content[count:], offset + count
-        os.ftruncate(descriptor, offset)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _explain_errors(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> AbstractContextManager[None]:
     """Turn a failing disk (full, read-only, over quota) into one line that names the store."""
-    try:
-        yield
-    except OSError as error:
-        advice = advice_on_write(error, "go on, or give another folder", "Give another folder")
-        raise DataError(f"{path}: the features could not be written ({error.strerror or error}). {advice}") from error
+    return translate_write_errors(
+        path,
+        error=DataError,
+        what="the features could not be written",
+        go_on="go on, or give another folder",
+        or_else="Give another folder",
+    )

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protokern.kernels import PrototypePool, distance_map, prototype_pool
-from protokern.kernels.activations import activate
 from protokern.kernels.backends import check_names
 from protokern.kernels.checks import check_activation, check_epsilon
-from protokern.kernels.metrics import METRICS
+from protokern.kernels.metric import METRICS
+from protokern.kernels.similarity import activate
 from protokern.nn import mean_distance
 
 try:

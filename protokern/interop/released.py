@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from protokern.kernels.activations import activate
 from protokern.kernels.backends import check_names
+from protokern.kernels.similarity import activate
 
 from .accelerated import Accelerated, AcceleratedProtoPNet, AcceleratedProtoPool, accelerated_class
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ BACKENDS = ("reference", "native", "triton")
 # Devices on which the search of a backend takes weights of the patches; "any" for all.
 WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu", "cuda"), "triton": ("any",)}
 # From the most to the least precise.
-PRECISIONS = ("fp32", "tf32", "bf16")
+PrecisionName = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,16 @@ def choose_backend(
     """The backend and the precision that serve a call with tensors of `dtype` on `device`.
 
     "auto" takes, of those that can run on the device, triton before native before reference; on a CUDA device on which
-    both of the first were measured (fastest.py), the quicker one, if `op` and its inputs are given. A precision of None
-    is what `dtype` holds without loss for half inputs, and what torch is told to use for products of float32 inputs;
-    where the backend lacks it, the next more precise one. With `is_weighted`, "auto" takes only backends whose search
-    has weights of the patches.
+    both of the first were measured (fastest.py), the quicker one, if `op` and its inputs are given. With `is_weighted`,
+    "auto" takes only backends whose search has weights of the patches.
+
+    `precision` is the coarsest that is allowed: where the backend lacks it, the next more precise one serves, and
+    float64 inputs are always searched in float64. None allows what holds half inputs without loss, and what torch is
+    told to use for products of float32 inputs.
 
     Called when the op runs, not when it is traced, so that a compiled graph finds what its own process has.
 
     Raises:
-        ValueError: the backend cannot search in that precision.
         BackendUnavailableError: `backend` was named but cannot run here, not on this device or not with weights.
     """
     if backend == "auto":
@@ -102,27 +104,11 @@ def choose_backend(
                 "Use backend='auto', or leave the weights out."
             )
         chosen = backend
-    offered = _precisions(chosen, device)
-    if dtype == torch.float64:
-        offered = ("fp32",)
-    if precision is None:
-        natural = _natural_precision(device, dtype)
-        if natural in offered:
-            return Choice(chosen, natural)
-        finer = PRECISIONS[: PRECISIONS.index(natural)]
-        return Choice(chosen, next(name for name in reversed(finer) if name in offered))
-    if precision not in offered:
-        names = " or ".join(repr(name) for name in offered)
-        raise ValueError(
-            f"precision: must be None or {names} for backend {chosen!r} on {device.type} with {dtype}; "
-            f"got {precision!r}. Leave it out, or choose another backend."
-        )
+    offered = ("fp32",) if dtype == torch.float64 else precisions(chosen, device.type)
+    coarsest = precision or _natural_precision(device, dtype)
+    allowed = PRECISIONS[: PRECISIONS.index(coarsest) + 1]
+    precision = next(name for name in reversed(allowed) if name in offered)
     return Choice(chosen, precision)
-
-
-def given(patch_weight: Tensor | None) -> tuple[Tensor, ...]:
-    """The last arguments of a compiled search: the weights of the patches, if there are any."""
-    return () if patch_weight is None else (patch_weight,)
 
 
 def _first_choice(device: torch.device, is_weighted: bool) -> str:
@@ -156,12 +142,13 @@ def _quicker(op: str, direction: str, precision: str | None, features: Tensor, p
     return fastest.quicker(op, direction, arch, searched, depth, positions, number)
 
 
-def _precisions(backend: str, device: torch.device) -> tuple[str, ...]:
+def precisions(backend: str, device_type: str) -> tuple[str, ...]:
+    """Those of PRECISIONS in which a backend that runs here searches on such a device; "fp32" is always one."""
     if backend == "native":
-        return native_library.precisions(device.type)
+        return native_library.precisions(device_type)
     if backend == "triton":
         # The interpreter multiplies bfloat16 numbers wrongly; TF32 it computes in float32.
-        return PRECISIONS if device.type == "cuda" else ("fp32", "tf32")
+        return PRECISIONS if device_type == "cuda" else ("fp32", "tf32")
     return ("fp32",)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .chunking import product_dtype
-from .metrics import Vectors, takes_part, weigh
+from .metric import Vectors, takes_part, weigh
 
 
 class Centred(NamedTuple):

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS
 from .geometry import compute_dtype, grid_shape
-from .metrics import METRICS
+from .metric import METRICS
+from .similarity import ACTIVATIONS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Of one prototype and image, that topk_pool finds.

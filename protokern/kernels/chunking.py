@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .metrics import Vectors
+from .metric import Vectors
 
 
 def chunk_budget(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """Which of the two backends for CUDA devices is quicker, by a checked-in table of measurements; `auto` asks it.
 
-The table has no row until both were measured on a device: `python -m benchmarks.gpu --choose` writes it from stored
+The table has no row until both were measured on a device: `python -m benchmarks gpu --choose` writes it from stored
 rows. Like the tiles, a choice depends on the model and not on the number of images, so an image has the same result in
 any batch.
 """

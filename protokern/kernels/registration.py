@@ -61,9 +61,14 @@ def register_op(
     return overload
 
 
-def register_result(kind: type[tuple]) -> None:
-    """Let an exported program that returns the named tuple `kind` be saved and loaded, under the tuple's full name."""
-    _register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+def register_result(kind: type[tuple], address: str) -> None:
+    """Let an exported program that returns the named tuple `kind` be saved and loaded.
+
+    Args:
+        kind: the tuple.
+        address: what saved programs call it; stays as it is wherever the class moves.
+    """
+    _register_namedtuple(kind, serialized_type_name=address)
 
 
 def below_autograd(overload: torch._ops.OpOverload, *args: Any) -> Any:

@@ -66,11 +66,10 @@ def _start(name: str, model: PrototypeModel, context: Context, num_images: int) 
 
 def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:
     """Show every batch to all measures; the number of images."""
-    dtype = model.prototype_layer.prototypes.dtype
     count = 0
     with evaluating(model):
         for batch in read_batches(loader, model.num_classes, 0):
-            images = batch.images.to(model.device, dtype)
+            images = batch.images.to(model.device, model.dtype)
             features = model.features(images)  # (B, D, H, W)
             cells = (features.shape[2], features.shape[3])
             seen = Seen(images, batch.labels, batch.index, model.head(features), cells)

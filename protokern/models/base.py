@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.losses import Labels, LossCoefficients, ModelLoss
-from protokern.models.feature_shape import check_grid, find_feature_shape
+from protokern.models.feature_shape import check_grid, find_feature_shape, in_channels_of
 from protokern.models.settings import ModelConfig
 from protokern.nn import PrototypeLayer, apply_to_rows, make_add_on_layers
 from protokern.nn.prototype_layer import Activation
@@ -41,8 +41,20 @@ torch.export.register_dataclass(ModelOutput, serialized_type_name="protokern.mod
 class PrototypeModel(nn.Module):
     """Backbone, add-on layers, prototypes, last layer; the contract of all models.
 
-    A model defines `from_config`, `class_identity`, `head` and `loss`, and overrides the rest where it differs from
-    ProtoPNet. `docs/adding-a-model.md` shows one from top to bottom.
+    A model defines its constructor, `class_identity`, `head` and `loss`, and overrides the rest where it differs from
+    ProtoPNet. All constructors take the same arguments:
+
+        backbone: maps images (B, in_channels, Y, X) to (B, C, H, W). It is run once on a black image, in eval mode and
+            without gradients, to find C, H and W.
+        num_classes: K, >= 1.
+        config: an instance of `Config`; None: one of the settings that are given by name.
+        image_size: side or (Y, X) of the image for that one run, in pixels; the model takes other sizes too.
+        in_channels: channels of the images.
+        backend: see `protokern.min_distance`.
+        activation: a name, as in `Config`, or a function as in `PrototypeLayer`, which no configuration can hold.
+        settings: fields of `Config`, in place of `config`; see `settings_of`.
+
+    `docs/adding-a-model.md` shows a model from top to bottom.
 
     Attributes:
         Config: its settings in a configuration file.
@@ -83,48 +95,50 @@ class PrototypeModel(nn.Module):
         Raises:
             ValueError: the parts do not fit each other.
         """
-        raise NotImplementedError(f"{cls.__name__} must define from_config")
+        return cls(backbone, num_classes, config, image_size=image_size, in_channels=in_channels_of(backbone))
 
     def _make_parts(
         self,
         backbone: nn.Module,
         num_prototypes: int,
-        prototype_dim: int,
-        prototype_size: tuple[int, int],
+        config: ModelConfig,
         *,
-        add_on_layers: str,
-        activation: Activation,
-        metric: str,
-        epsilon: float,
-        in_channels: int,
         image_size: int | tuple[int, int],
+        in_channels: int,
         backend: str,
-        salience: float = 0.0,
+        activation: Activation | None,
     ) -> None:
         """Set backbone, add-on layers and prototype layer; the backbone is run once to find its channels."""
-        if salience and metric != "cosine":
-            raise ValueError(f'metric: must be "cosine" when salience is above 0; got {metric!r}. Change one of them.')
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         channels, height, width = find_feature_shape(backbone, in_channels, size)
         self.backbone = backbone
-        self.add_on_layers = make_add_on_layers(channels, prototype_dim, add_on_layers, salience=salience)
+        self.add_on_layers = make_add_on_layers(
+            channels, config.prototype_dim, config.add_on_layers, salience=config.salience
+        )
         self.prototype_layer = PrototypeLayer(
             num_prototypes,
-            prototype_dim,
-            prototype_size,
-            activation=activation,
-            metric=metric,
-            epsilon=epsilon,
+            config.prototype_dim,
+            config.prototype_size,
+            activation=activation if callable(activation) else config.activation,
+            metric=config.metric,
+            epsilon=config.epsilon,
+            top_k=config.top_k,
+            precision=None if config.search_precision == "auto" else config.search_precision,
             backend=backend,
-            norm_as_weight=salience > 0,
+            norm_as_weight=config.salience > 0,
         )
-        check_grid((height, width), prototype_size, size)
-        self._has_bounded_features = add_on_layers != "linear"
+        check_grid((height, width), size, config)
+        self._has_bounded_features = config.add_on_layers != "linear"
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.prototype_layer.prototypes.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and takes its images in."""
+        return self.prototype_layer.prototypes.dtype
 
     @property
     def num_prototypes(self) -> int:

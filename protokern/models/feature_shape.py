@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from protokern.models.settings import ModelConfig
 from protokern.nn import evaluating
 
 # What nets say of images of a size that they do not take; some check it by assertions.
@@ -58,11 +59,19 @@ def in_channels_of(backbone: nn.Module) -> int:
     return channels if isinstance(channels, int) else 3
 
 
-def check_grid(grid: tuple[int, int], prototype_size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Raise a ValueError unless prototypes of `prototype_size` fit the feature grid of images of `image_size`."""
-    height, width = grid
-    if height < prototype_size[0] or width < prototype_size[1]:
+def check_grid(grid: tuple[int, int], image_size: tuple[int, int], config: ModelConfig) -> None:
+    """Raise a ValueError unless the feature grid of images of `image_size` has room for what `config` asks of it.
+
+    That is prototypes of its size, and as many patches as a similarity is taken from.
+    """
+    rows, columns = grid[0] - config.prototype_size[0] + 1, grid[1] - config.prototype_size[1] + 1
+    if rows < 1 or columns < 1:
         raise ValueError(
-            f"prototype_size: must fit the feature grid {grid} of {image_size} pixels; got {prototype_size}. "
+            f"prototype_size: must fit the feature grid {grid} of {image_size} pixels; got {config.prototype_size}. "
             "Take smaller prototypes, or give the image_size that the model is for."
+        )
+    if rows * columns < config.top_k:
+        raise ValueError(
+            f"top_k: must be at most {rows * columns}, the patches in the feature grid {grid} of {image_size} pixels; "
+            f"got {config.top_k}. Take fewer, or give the image_size that the model is for."
         )

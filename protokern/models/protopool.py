@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,15 @@ from protokern.errors import require, require_number
 from protokern.kernels import mean_activation
 from protokern.losses import Labels, LossCoefficients, ModelLoss, protopool_loss
 from protokern.models.base import ModelOutput, PrototypeModel
-from protokern.models.feature_shape import in_channels_of
-from protokern.models.settings import ModelConfig
+from protokern.models.settings import ModelConfig, settings_of
 from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum
+from protokern.nn.add_on import AddOnName
 from protokern.nn.prototype_layer import Activation
 
-FOCALS = ("distance", "similarity")
-LAST_LAYERS = ("linear", "sum")
+Focal = Literal["distance", "similarity"]
+LastLayerName = Literal["linear", "sum"]
+FOCALS: tuple[Focal, ...] = get_args(Focal)
+LAST_LAYERS: tuple[LastLayerName, ...] = get_args(LastLayerName)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,20 +32,22 @@ class ProtoPoolConfig(ModelConfig):
     Attributes:
         num_prototypes: in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
         slots_per_class: prototypes that a class uses.
-        focal: "distance" or "similarity"; see `ProtoPool`.
-        last_layer: "linear" or "sum" over the slots.
-        schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages.
+        focal: "distance": the focal similarity is one of mixed distances, as in the released program; "similarity": it
+            is the largest similarity less the mean one, as in the paper.
+        last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
+        schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages. The paper's
+            epochs have about 2,250 steps: a small data set, where they have few, needs more.
         correct_class_weight: initial weight of a slot for its own class.
         incorrect_class_weight: initial weight of a slot for every other class.
         compat: the orthogonality and separation terms of the released program.
     """
 
     name: Literal["protopool"] = "protopool"
-    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "single"
+    add_on_layers: AddOnName = "single"
     num_prototypes: int = 0
     slots_per_class: int = 10
-    focal: Literal["distance", "similarity"] = "distance"
-    last_layer: Literal["linear", "sum"] = "linear"
+    focal: Focal = "distance"
+    last_layer: LastLayerName = "linear"
     schedule_epochs: int = 30
     correct_class_weight: float = 1.0
     incorrect_class_weight: float = 0.0
@@ -60,6 +64,14 @@ class ProtoPoolConfig(ModelConfig):
             "num_prototypes",
             f"at least slots_per_class ({self.slots_per_class}), or 0",
             self.num_prototypes,
+        )
+        # Soft slots mix the smallest distances otherwise, which says nothing of the next nearest ones.
+        is_mean_of_similarities = self.focal == "similarity" and not self.salience
+        require(
+            self.top_k == 1 or is_mean_of_similarities,
+            "top_k",
+            '1 unless focal is "similarity" and salience is 0',
+            self.top_k,
         )
 
 
@@ -86,33 +98,21 @@ class ProtoPool(PrototypeModel):
     focal similarity: high where one part of the image is like the prototype, low where all of it is. While the choices
     are soft, a slot holds a mixture; `harden` makes them final, which training does before the push.
 
+    `focal="distance"` mixes the smallest and the mean distance of the prototypes and takes the similarity of both, as
+    the released program does. `focal="similarity"` mixes the prototypes' own focal similarities, maximum less mean of
+    the similarity over the image, as the paper says. With final choices the mixing is the same, and they differ in that
+    mean: similarity of the mean distance, or mean of the similarity.
+
     Args:
-        backbone: maps images (B, in_channels, Y, X) to (B, C, H, W).
-        num_classes: K, >= 1.
-        num_prototypes: P, >= slots_per_class.
-        slots_per_class: S, >= 1.
-        prototype_dim: D.
-        prototype_size: (h, w) in patches.
-        focal: "distance" mixes the smallest and the mean distance of the prototypes and takes the similarity of both,
-            as the released program does; "similarity" mixes the prototypes' own focal similarities, maximum less mean
-            of the similarity over the image, as the paper says. With final choices the mixing is the same, and they
-            differ in that mean: similarity of the mean distance, or mean of the similarity.
-        last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
-        schedule_epochs: see `SlotAssignment`.
-        add_on_layers, activation, metric, epsilon: as in `ProtoPNet`. `activation` may be a function of distances with
-            focal="distance" only.
-        correct_class_weight: first weight of the last layer from a slot to its own class.
-        incorrect_class_weight: first weight from a slot to every other class.
-        compat: train with the released program's orthogonality and separation; see `protopool_loss`.
-        in_channels: channels of the images.
-        image_size: as in `ProtoPNet`.
-        backend: see `protokern.min_distance`.
-        salience: as in `ProtoPNet`; with focal="similarity" for the activations "cosine" and "linear" only.
+        backbone, num_classes, image_size, in_channels, backend: see `PrototypeModel`.
+        config: a `ProtoPoolConfig`, or its fields by name.
+        activation: see `PrototypeModel`; a function with focal="distance" only.
 
     Attributes:
         assignment: the `SlotAssignment`; its `presence_logits` are (K, P, S).
 
     Raises:
+        TypeError: `config` is no ProtoPoolConfig, or a setting is none of its fields.
         ValueError: an argument is out of range, the backbone gives no feature maps, or its grid is smaller than
             `prototype_size`.
 
@@ -125,94 +125,48 @@ class ProtoPool(PrototypeModel):
     mixup = 0.5
     is_focal = True
 
+    slot_identity: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
         num_classes: int,
-        num_prototypes: int,
-        slots_per_class: int = 10,
-        prototype_dim: int = 128,
-        prototype_size: tuple[int, int] = (1, 1),
+        config: ProtoPoolConfig | None = None,
         *,
-        focal: str = "distance",
-        last_layer: str = "linear",
-        schedule_epochs: int = 30,
-        add_on_layers: str = "single",
-        activation: Activation = "log",
-        metric: str = "sqeuclidean",
-        epsilon: float = 1e-4,
-        correct_class_weight: float = 1.0,
-        incorrect_class_weight: float = 0.0,
-        compat: bool = False,
-        in_channels: int = 3,
         image_size: int | tuple[int, int] = 64,
+        in_channels: int = 3,
         backend: str = "auto",
-        salience: float = 0.0,
+        activation: Activation | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        _check_options(focal, last_layer, activation)
-        if salience and focal == "similarity" and activation not in ("cosine", "linear"):
-            raise ValueError(
-                f'activation: must be "cosine" or "linear" with salience and focal="similarity"; got {activation!r}. '
-                'Choose one of these, or use focal="distance".'
-            )
-        self.assignment = SlotAssignment(num_classes, num_prototypes, slots_per_class, schedule_epochs=schedule_epochs)
+        config = settings_of(ProtoPoolConfig, config, settings, activation)
+        _check_options(config, activation)
+        num_slots = config.slots_per_class
+        num_prototypes = config.num_prototypes or max(num_classes, 2 * num_slots)
+        self.assignment = SlotAssignment(num_classes, num_prototypes, num_slots, schedule_epochs=config.schedule_epochs)
         self._make_parts(
             backbone,
             num_prototypes,
-            prototype_dim,
-            prototype_size,
-            add_on_layers=add_on_layers,
-            activation=activation,
-            metric=metric,
-            epsilon=epsilon,
-            in_channels=in_channels,
+            config,
             image_size=image_size,
+            in_channels=in_channels,
             backend=backend,
-            salience=salience,
+            activation=activation,
         )
-        slot_class = torch.arange(num_classes).repeat_interleave(slots_per_class)
+        slot_class = torch.arange(num_classes).repeat_interleave(num_slots)
         self.register_buffer("slot_identity", F.one_hot(slot_class, num_classes).float())
         self.last_layer = (
             SlotSum(num_classes)
-            if last_layer == "sum"
+            if config.last_layer == "sum"
             else PrototypeClassifier(
                 self.slot_identity,
-                correct_class_weight=correct_class_weight,
-                incorrect_class_weight=incorrect_class_weight,
+                correct_class_weight=config.correct_class_weight,
+                incorrect_class_weight=config.incorrect_class_weight,
             )
         )
-        self.focal = focal
-        self.compat = compat
-
-    slot_identity: Tensor
-
-    @classmethod
-    def from_config(
-        cls, config: ProtoPoolConfig, backbone: nn.Module, num_classes: int, image_size: int | tuple[int, int]
-    ) -> Self:
-        """The model of a configuration."""
-        return cls(
-            backbone,
-            num_classes,
-            config.num_prototypes or max(num_classes, 2 * config.slots_per_class),
-            config.slots_per_class,
-            config.prototype_dim,
-            config.prototype_size,
-            focal=config.focal,
-            last_layer=config.last_layer,
-            schedule_epochs=config.schedule_epochs,
-            add_on_layers=config.add_on_layers,
-            activation=config.activation,
-            metric=config.metric,
-            epsilon=config.epsilon,
-            correct_class_weight=config.correct_class_weight,
-            incorrect_class_weight=config.incorrect_class_weight,
-            compat=config.compat,
-            in_channels=in_channels_of(backbone),
-            image_size=image_size,
-            salience=config.salience,
-        )
+        self.focal = config.focal
+        self.compat = config.compat
 
     @property
     def num_classes(self) -> int:
@@ -354,12 +308,19 @@ class ProtoPool(PrototypeModel):
         self.assignment.keep_prototypes(kept)
 
 
-def _check_options(focal: str, last_layer: str, activation: Activation) -> None:
-    for name, value, allowed in (("focal", focal, FOCALS), ("last_layer", last_layer, LAST_LAYERS)):
+def _check_options(config: ProtoPoolConfig, activation: Activation | None) -> None:
+    for name, value, allowed in (("focal", config.focal, FOCALS), ("last_layer", config.last_layer, LAST_LAYERS)):
         if value not in allowed:
             raise ValueError(f"{name}: must be one of {', '.join(allowed)}; got {value!r}. Check the spelling.")
-    if focal == "similarity" and not isinstance(activation, str):
+    if config.focal != "similarity":
+        return
+    if callable(activation):
         raise ValueError(
             'activation: must be a name with focal="similarity", whose mean is taken inside the op; got a function. '
             'Use focal="distance", or a named activation.'
+        )
+    if config.salience and config.activation not in ("cosine", "linear"):
+        raise ValueError(
+            f'activation: must be "cosine" or "linear" with salience and focal="similarity"; got '
+            f'{config.activation!r}. Choose one of these, or use focal="distance".'
         )

@@ -1,12 +1,26 @@
-"""What a configuration says about every model. Each model adds its own settings beside its class."""
+"""What a configuration says about every model. Each model adds its own settings beside its class.
+
+The one place where settings that are given by name become a configuration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.errors import require, require_number
+from protokern.kernels.backends import PRECISIONS, PrecisionName
+from protokern.kernels.checks import MOST_PATCHES
+from protokern.kernels.metric import MetricName
+from protokern.kernels.similarity import ActivationName
+from protokern.nn.add_on import AddOnName
+
+# How a backbone is built; a model is given one that is built already.
+_OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage")
+_NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,20 +28,26 @@ class ModelConfig:
     """The net: backbone, prototypes and how they speak.
 
     Attributes:
-        name: a key of `protokern.models.MODELS`.
+        name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
         backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
         weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
             there are such weights.
         backbone_stage: which of the backbone's stages gives the feature map: 0 for the first and finest one, -2 for the
-            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. None: the last one.
+            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
+            one.
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
-        add_on_layers: the 1x1 convolutions between backbone and prototypes, see `protokern.nn.make_add_on_layers`.
-        activation: similarity as a function of distance.
+        add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
+            "single" is one, all with a sigmoid at the end; "linear" is one without, for the cosine metric.
+        activation: similarity as a function of distance; "cosine" needs metric "cosine".
         metric: distance between a patch and a prototype.
         epsilon: of the "log" activation.
         salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
             image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
+        top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,
+            frames, measured reasons and the push are about the nearest one.
+        search_precision: in which the nearest patch is searched, see `protokern.min_distance`: "fp32", "tf32", "bf16"
+            or "auto".
     """
 
     # A plain dict, so that using a model does not import pydantic.
@@ -39,11 +59,13 @@ class ModelConfig:
     backbone_stage: int | None = None
     prototype_dim: int = 128
     prototype_size: tuple[int, int] = (1, 1)
-    add_on_layers: Literal["regular", "bottleneck", "single", "linear"] = "regular"
-    activation: Literal["log", "linear", "exp", "cosine"] = "log"
-    metric: Literal["sqeuclidean", "cosine"] = "sqeuclidean"
+    add_on_layers: AddOnName = "regular"
+    activation: ActivationName = "log"
+    metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
+    top_k: int = 1
+    search_precision: Literal["auto", PrecisionName] = "auto"
 
     def __post_init__(self) -> None:
         backbones = list_backbones()
@@ -57,3 +79,55 @@ class ModelConfig:
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
+        require(1 <= self.top_k <= MOST_PATCHES, "top_k", f"from 1 to {MOST_PATCHES}", self.top_k)
+        is_known = self.search_precision in ("auto", *PRECISIONS)
+        require(is_known, "search_precision", f"one of auto, {', '.join(PRECISIONS)}", self.search_precision)
+
+
+Config = TypeVar("Config", bound=ModelConfig)
+
+
+def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str, Any], activation: object) -> Config:
+    """The settings that a model's constructor was given: `config`, or one made of those that were given by name.
+
+    Args:
+        kind: the model's `Config`.
+        config: an instance of it, or None.
+        settings: fields of `kind` by name, other than those that say how the backbone is built.
+        activation: a name, which is a setting too; anything else is left to the constructor.
+
+    Raises:
+        TypeError: `config` is no `kind`, there are settings besides it, or one of them is no field.
+        ConfigError: a value is out of range.
+    """
+    if isinstance(activation, str):
+        settings = {**settings, "activation": activation}
+    if config is None:
+        _check_names(kind, settings)
+        return kind(**settings)
+    if not isinstance(config, kind):
+        # Once the third argument was the first number that is a model's own.
+        own = [field.name for field in fields(kind) if field.name not in ModelConfig.__dataclass_fields__]
+        advice = f"Write {own[0]}={config}." if isinstance(config, int) and own else "Or give its fields by name."
+        got = f"a {type(config).__name__}" if isinstance(config, ModelConfig) else repr(config)
+        raise TypeError(f"config: must be a {kind.__name__}; got {got}. {advice}")
+    if settings:
+        raise TypeError(
+            f"config: must be None where settings are given by name; got both, with {', '.join(settings)}. "
+            "Set them in the config."
+        )
+    return config
+
+
+def _check_names(kind: type[ModelConfig], settings: Mapping[str, Any]) -> None:
+    """Raise a TypeError unless all names are fields of `kind` that a model with its backbone can be given."""
+    allowed = [field.name for field in fields(kind) if field.name not in _NO_SETTINGS]
+    for name in settings:
+        if name in _OF_THE_BACKBONE:
+            raise TypeError(f"{name}: must be given to build_backbone; got it for a model, whose backbone is built.")
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise TypeError(
+                f"{name}: must be a field of {kind.__name__}; got an unknown name. {hint}Fields: {', '.join(allowed)}."
+            )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from protokern.kernels.geometry import compute_dtype
 
-KINDS = ("regular", "bottleneck", "single", "linear")
+AddOnName = Literal["regular", "bottleneck", "single", "linear"]
+KINDS: tuple[AddOnName, ...] = get_args(AddOnName)
 
 
 class SalientLayers(nn.Sequential):

@@ -17,10 +17,10 @@ from protokern.kernels import (
     prototype_pool,
     topk_pool,
 )
-from protokern.kernels.activations import activate
 from protokern.kernels.checks import MOST_PATCHES, check_activation, check_epsilon
 from protokern.kernels.geometry import compute_dtype
-from protokern.kernels.metrics import METRICS
+from protokern.kernels.metric import METRICS
+from protokern.kernels.similarity import activate
 from protokern.nn.mean_distance import mean_distance
 
 Activation = str | Callable[[Tensor], Tensor]

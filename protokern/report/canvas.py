@@ -13,8 +13,8 @@ from unicodedata import east_asian_width
 import numpy as np
 
 from protokern.report.data import Picture, PixelBox
-from protokern.report.files import replace_file
 from protokern.report.fonts import NO_FONT, drawable, find_families
+from protokern.storage.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

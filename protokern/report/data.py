@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from protokern.results.importance import Reason
+from protokern.results.prototypes import ClassWeight
+
 PixelBox = tuple[int, int, int, int]  # (y0, x0, y1, x1), half-open pixels of the picture it belongs to
 
 
@@ -71,24 +74,6 @@ class SeenPicture:
     proof: FrameProof | None = None
 
 
-class Reason(NamedTuple):
-    """How much one visible property matters to a prototype: the similarity that is lost when it is changed.
-
-    Attributes:
-        modification: which property: "hue", "shape", or another change's name.
-        score: of a prototype, its weighted mean over the training images; of a match, the loss in that image.
-        low: lower end of the 95 % bootstrap interval of a prototype's score; None for a match.
-        high: its upper end, None likewise.
-        test_score: the prototype's score over the test images; None where there is none.
-    """
-
-    modification: str
-    score: float
-    low: float | None = None
-    high: float | None = None
-    test_score: float | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
     """One of the patches that are nearest to a prototype.
@@ -125,14 +110,6 @@ class Neighbours:
     test: tuple[Neighbour, ...]
     agreement_train: float
     agreement_test: float
-
-
-class ClassWeight(NamedTuple):
-    """A class that a prototype belongs to: its index, its name, and the prototype's weight for it."""
-
-    class_index: int
-    class_name: str
-    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

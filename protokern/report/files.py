@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from protokern.report.images import NAME_LENGTH, Stored, name_of
-from protokern.storage.names import temporary_path
+from protokern.storage.files import replace_file
 
 PICTURES = "pictures"  # folder beside the page
 _NAME = re.compile(rf"[0-9a-f]{{{NAME_LENGTH}}}\.jpg")
 _HALF = re.compile(rf"\.{_NAME.pattern}\.\d+\.tmp")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in place of one that may be there, at once: half of it is never seen under its name."""
-    temporary = temporary_path(path)
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_page(

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from protokern.errors import ConfigError
 from protokern.report import charts
 from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
-from protokern.report.files import PICTURES, replace_file, write_page
+from protokern.report.files import PICTURES, write_page
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, percent, short, whole_percent
 from protokern.report.pool import view_pool
@@ -41,6 +41,8 @@ from protokern.report.words import (
     say_frame,
     say_role,
 )
+from protokern.results.stages import STAGES
+from protokern.storage.files import replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,17 +51,6 @@ MOST_INSIDE = 16_000_000  # bytes of pictures; a page that holds more opens slow
 LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 makes four of three
 MOST_DRAWN = 200  # prototypes; of more, only those in sight are laid out and drawn
 Place = Literal["auto", "inside", "beside"]
-_STAGES = {
-    "start": "start at patches",
-    "warm": "warm-up",
-    "joint": "joint training, best epoch",
-    "push": "push",
-    "live": "live prototypes",
-    "hardening": "hardening",
-    "last_layer": "last layer",
-    "prune": "pruning",
-    "pruned_last_layer": "last layer after pruning",
-}
 
 
 def write_report(
@@ -231,7 +222,8 @@ def _largest_points(one: ClassPoints) -> float:
 
 
 def _stage_name(row: StageResult) -> str:
-    return _STAGES.get(row.stage, row.stage)
+    names = STAGES.get(row.stage)
+    return names.page if names else row.stage
 
 
 def _main_names(card: PrototypeCard) -> str:

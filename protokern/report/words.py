@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.data import ClassPoints, FrameProof, Match, Neighbour, PrototypeCard, Reason
+from protokern.report.data import ClassPoints, FrameProof, Match, Neighbour, PrototypeCard
 from protokern.report.numbers import whole_percent
+from protokern.results.importance import Reason
 
 MOST_NAMES = 3
 MOST_REASONS = 3

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protokern.errors import CheckpointError
+from protokern.storage.files import append_synced, replacing, sha256, translate_write_errors
 from protokern.storage.names import left_by_a_dead_process, temporary_path
 
 LISTING = ".protokern-outputs.jsonl"
@@ -75,38 +76,34 @@ class Outputs:
         """A new folder to write files into; as the block ends, they get their places, the file `last` after the others.
 
         Raises:
-            CheckpointError: a place was taken meanwhile; nothing was replaced.
-            OSError: the disk is full or refuses.
+            CheckpointError: a place was taken meanwhile, and nothing was replaced; or the disk is full or refuses.
         """
-        self._make_folder()
-        stage = temporary_path(self.folder / _STAGE)
-        stage.mkdir()
-        try:
-            yield stage
-            files = sorted(stage.iterdir(), key=lambda path: (path.name == last, path.name))
-            self.check(path.name for path in files)
-            self._list([(path.name, _checksum(path)) for path in files])
-            for path in files:
-                os.replace(path, self.folder / path.name)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        with translate_write_errors(self.folder):
+            self._make_folder()
+            stage = temporary_path(self.folder / _STAGE)
+            stage.mkdir()
+            try:
+                yield stage
+                files = sorted(stage.iterdir(), key=lambda path: (path.name == last, path.name))
+                self.check(path.name for path in files)
+                self._list([(path.name, _checksum(path)) for path in files])
+                for path in files:
+                    os.replace(path, self.folder / path.name)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
 
     def replace(self, path: Path, content: bytes) -> None:
         """Write the file `path` of the folder at once.
 
         Raises:
-            CheckpointError: the place was taken meanwhile.
-            OSError: the disk is full or refuses.
+            CheckpointError: the place was taken meanwhile, or the disk is full or refuses.
         """
-        self._make_folder()
-        temporary = temporary_path(path)
-        try:
-            temporary.write_bytes(content)
-            self.check([path.name])
-            self._list([(path.name, hashlib.sha256(content).hexdigest())])
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with translate_write_errors(path):
+            self._make_folder()
+            with replacing(path, is_durable=False) as file:
+                file.write(content)
+                self.check([path.name])
+                self._list([(path.name, sha256(content))])
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if this command wrote it; one of somebody else stays."""
@@ -139,10 +136,7 @@ class Outputs:
         if not path.exists():
             _write_listing(self.folder, new)
             return
-        with open(path, "ab", opener=_open_own) as file:
-            file.write("".join(["\n", *map(_line, sorted(new))]).encode())  # the last line may have been cut off
-            file.flush()
-            os.fsync(file.fileno())
+        append_synced(path, "".join(["\n", *map(_line, sorted(new))]).encode())  # the last line may have been cut off
 
 
 def claim_outputs(
@@ -226,14 +220,8 @@ def _is_there(folder: Path, one: tuple[str, str, str]) -> bool:
 
 
 def _write_listing(folder: Path, written: _Written) -> None:
-    path = folder / LISTING
-    temporary = temporary_path(path)
-    with open(temporary, "wb", opener=_open_own) as file:
-        file.truncate()
+    with replacing(folder / LISTING) as file:
         file.write("".join([_HEADER, *map(_line, sorted(written))]).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _read_listing(folder: Path) -> _Written:
@@ -267,8 +255,3 @@ def _parse(line: str) -> tuple[str, str, str] | None:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open_own(path: str, flags: int) -> int:
-    """Open, or create, a file of the folder itself: a link might lead out of it."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

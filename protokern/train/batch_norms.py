@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import nn
 
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError
 from protokern.models.base import PrototypeModel
+from protokern.ranks import Ranks
 from protokern.train.optimizers import freeze
-from protokern.train.ranks import Ranks
-from protokern.train.settings import TrainConfig
 
 
 def share_batch_norms(model: PrototypeModel, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:

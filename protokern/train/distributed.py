@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from protokern.errors import ConfigError, LostContactError, OtherProcessError, TrainingError
-from protokern.train.ranks import SINGLE, Ranks, explain_lost_contact
+from protokern.ranks import SINGLE, Ranks, explain_lost_contact
 
 # How long a rank waits for the others: longer than the first one ever works alone, such as on the last layer.
 SILENCE_MINUTES = 30

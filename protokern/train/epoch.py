@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from protokern.config.train import TrainConfig
 from protokern.errors import TrainingError
+from protokern.inputs.loaders import LabelledImages, training_loader
 from protokern.models.base import PrototypeModel
+from protokern.ranks import SINGLE, Ranks
 from protokern.train.live import LivePrototypes
-from protokern.train.loaders import LabelledImages, training_loader
 from protokern.train.optimizers import schedule_factor, set_learning_rates
-from protokern.train.ranks import SINGLE, Ranks
 from protokern.train.records import BatchRecord
-from protokern.train.settings import TrainConfig
 from protokern.train.stages import Step
 from protokern.train.step import learn_from
 

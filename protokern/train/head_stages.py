@@ -11,30 +11,32 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from protokern.config.train import TrainConfig
 from protokern.elimination import Activations
 from protokern.errors import TrainingError
+from protokern.evaluate import evaluate
+from protokern.inputs.loaders import first_image, ordered_loader
+from protokern.inputs.sources import FrozenSplits, on_features
 from protokern.models.base import PrototypeModel
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
-from protokern.train.checkpoint import load_weights, read_state
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import FrozenSplits, on_features
-from protokern.train.last_layer import (
+from protokern.results.stages import Stage
+from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord
+from protokern.runs.progress import Best
+from protokern.search.shards import ShardedSearch
+from protokern.solvers.last_layer import (
     LastLayerInputs,
     can_be_solved,
     collect_activations,
     collect_inputs,
+    gather_inputs,
     solve_last_layer,
     train_last_layer,
 )
 from protokern.train.live import copy_patches
-from protokern.train.loaders import first_image, ordered_loader
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import Best, EpochRecord, LoggedRecord, Notice, StageRecord
-from protokern.train.run import TrainingRun, checkpoint_path, log_records, restore_weights
-from protokern.train.settings import TrainConfig
-from protokern.train.sharded import ShardedSearch, gather_inputs
-from protokern.train.stages import Stage, Step
+from protokern.train.run import TrainingRun, log_records, read_own_checkpoint, restore_weights
+from protokern.train.stages import Step
 from protokern.train.start import choose_images, find_starts
 
 Result = TypeVar("Result")
@@ -54,7 +56,7 @@ def _restore_best(run: TrainingRun) -> Best | None:
     progress = run.progress
     best = progress.best_joint
     if best is not None and best.epoch != progress.epoch:
-        restore_weights(run, checkpoint_path(run, best.checkpoint))
+        restore_weights(run, best.checkpoint)
         progress.epoch = best.epoch
     return best
 
@@ -138,7 +140,7 @@ def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[
     taken = step.live_epoch + 1
     if _is_clearly_better(best.accuracy, epoch.val_accuracy, len(run.inputs.val)):
         taken = best.epoch
-        load_weights(run.model, checkpoint_path(run, best.checkpoint))
+        read_own_checkpoint(run, best.checkpoint).load_weights(run.model)
     progress.best_live, run.live = None, None
     run.optimizer, progress.optimizer_stage = None, None  # the weights may be older than its state
     freeze(run.model, "push", run.train)
@@ -298,9 +300,9 @@ def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
     progress, best = run.progress, run.progress.best_pushed
     if best is None or best.epoch == progress.epoch:
         return []
-    checkpoint = checkpoint_path(run, best.checkpoint)
-    load_weights(run.model, checkpoint)
-    run.push = read_state(checkpoint).push
+    checkpoint = read_own_checkpoint(run, best.checkpoint)
+    checkpoint.load_weights(run.model)
+    run.push = checkpoint.state.push
     run.frozen = None
     run.optimizer, progress.optimizer_stage = None, None  # no epoch follows
     progress.epoch = best.epoch

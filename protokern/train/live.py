@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from protokern.inputs.loaders import LabelledImages, training_loader
+from protokern.inputs.sources import to_device
 from protokern.models.base import PrototypeModel
 from protokern.nn import SalientLayers, apply_to_rows
 from protokern.push import PushResult
-from protokern.train.frozen import to_device
-from protokern.train.loaders import LabelledImages, training_loader
-from protokern.train.ranks import Ranks
+from protokern.ranks import Ranks
 
 # Layers that make the same of a patch alone as of the patch inside of its map; so are convolutions of 1x1.
 _PATCH_BY_PATCH = (nn.ReLU, nn.Sigmoid, nn.Identity, nn.Dropout)

@@ -7,9 +7,14 @@ import time
 from collections.abc import Generator, Iterator
 
 from protokern.errors import TrainingError
+from protokern.evaluate import evaluate
+from protokern.inputs.loaders import ordered_loader, shuffled_batches
+from protokern.inputs.stores import FeatureRecord, open_stores, taking_stored_maps
+from protokern.models.build import image_format
+from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord, to_table
+from protokern.runs.progress import Best, set_seed
+from protokern.runs.summary import write_metrics
 from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
-from protokern.train.evaluate import evaluate
-from protokern.train.frozen import image_format
 from protokern.train.head_stages import (
     begin_live_stage,
     follow_live_epoch,
@@ -22,25 +27,11 @@ from protokern.train.head_stages import (
     start_step,
 )
 from protokern.train.live import LivePrototypes
-from protokern.train.loaders import ordered_loader, shuffled_batches
-from protokern.train.metrics import write_metrics
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import (
-    BatchRecord,
-    Best,
-    EpochRecord,
-    LoggedRecord,
-    Notice,
-    Record,
-    StageRecord,
-    StepRecord,
-    to_table,
-)
-from protokern.train.resume import set_seed
+from protokern.train.records import BatchRecord, Record, StepRecord
 from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
 from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
 from protokern.train.step import make_forward
-from protokern.train.stored import notes_on_stores, open_stores, taking_stored_maps
 
 
 def train(run: TrainingRun) -> Iterator[Record]:
@@ -66,12 +57,12 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
     if not progress.images:
         progress.images, progress.names = count_images(run.splits), name_images(run.splits)
         cut_log(run, 0)  # of a run that was killed before its first checkpoint
-        notes = [Notice(text=note) for note in (*run.splits.notes, *notes_on_stores(run))]
+        notes = [Notice(text=note) for note in (*run.splits.notes, *_notes_on_stores(run))]
         log_records(run, notes)
         save_progress(run, "init-0")
         yield from notes
     if run.train.backbone == "frozen":
-        yield from open_stores(run)
+        yield from _open_stores(run)
 
     while progress.position < len(steps):
         step = steps[progress.position]
@@ -118,7 +109,39 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         if progress.position < len(steps) and run.ranks.any(run.should_stop()):
             raise KeyboardInterrupt
 
-    write_metrics(run.folder / "metrics.json", run)
+    if run.ranks.is_first:
+        _write_summary(run)
+
+
+def _open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
+    run.stored = yield from open_stores(
+        run.feature_folder,
+        run.model,
+        run.splits,
+        run.train,
+        precision=run.feature_precision,
+        workers=run.workers,
+        ranks=run.ranks,
+        should_stop=run.should_stop,
+    )
+
+
+def _notes_on_stores(run: TrainingRun) -> tuple[str, ...]:
+    """What a person should know about a run on a frozen backbone; nothing about another one."""
+    if run.train.backbone != "frozen":
+        return ()
+    where = run.feature_folder
+    return (f"the backbone is frozen: all stages read its features of the un-augmented images from {where}",)
+
+
+def _write_summary(run: TrainingRun) -> None:
+    write_metrics(
+        run.folder / "metrics.json",
+        run.progress,
+        num_prototypes=run.model.num_prototypes,
+        num_classes=len(run.classes),
+        seed=run.train.seed,
+    )
 
 
 def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, EpochRecord]:

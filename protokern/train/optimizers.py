@@ -8,10 +8,10 @@ import math
 import torch
 from torch import nn
 
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError
 from protokern.models.base import PrototypeModel
-from protokern.train.settings import TrainConfig
-from protokern.train.stages import Stage
+from protokern.results.stages import Stage
 
 
 def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> dict[str, float]:

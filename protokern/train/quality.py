@@ -6,9 +6,9 @@ from collections.abc import Sequence, Sized
 
 import torch
 
+from protokern.evaluate import Scores
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
-from protokern.train.scores import Scores
 
 _LISTED = 3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,30 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision, fingerprint_of_files
+from protokern.inputs.loaders import DataSplits
+from protokern.inputs.sources import FrozenSplits
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
-from protokern.train.checkpoint import (
+from protokern.ranks import SINGLE, Ranks
+from protokern.runs.checkpoint_index import checkpoint_folder
+from protokern.runs.checkpoints import (
     RESUME_FILE,
+    Checkpoint,
     CheckpointState,
     find_resumable,
-    load_weights,
-    read_state,
-    read_tensors,
+    read_checkpoint,
     save_checkpoint,
     size_in_bytes,
 )
-from protokern.train.checkpoint_index import checkpoint_folder
-from protokern.train.frozen import FrozenSplits
+from protokern.runs.log import LoggedRecord, append_record, truncate_log
+from protokern.runs.progress import Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
 from protokern.train.live import LivePrototypes
-from protokern.train.loaders import DataSplits
-from protokern.train.logger import append_record, truncate_log
 from protokern.train.optimizers import make_optimizer
-from protokern.train.ranks import SINGLE, Ranks
-from protokern.train.records import LoggedRecord, Progress
-from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors
-from protokern.train.settings import PruneConfig, TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -96,6 +94,11 @@ class TrainingRun:
         return self.stored or self.splits
 
     @property
+    def feature_folder(self) -> Path:
+        """Where the stores of a frozen backbone are: one folder for each split."""
+        return self.feature_store or self.folder / "features"
+
+    @property
     def log_path(self) -> Path:
         """Where the log is."""
         return self.folder / "log.jsonl"
@@ -150,24 +153,27 @@ def _write_progress(run: TrainingRun, name: str) -> Path:
     )
 
 
-def resume_run(run: TrainingRun, checkpoint: Path) -> None:
+def resume_run(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put `run`, made with the same configuration, where it was when `checkpoint` was written.
 
     Raises:
         CheckpointError: the checkpoint is broken, or the data or the model are not the run's.
     """
-    state = read_state(checkpoint)
+    state, folder = checkpoint.state, checkpoint.folder
     if state.progress is None:
-        raise CheckpointError(f"{checkpoint}: must be a checkpoint of a training to resume; another command wrote it.")
+        raise CheckpointError(f"{folder}: must be a checkpoint of a training to resume; another command wrote it.")
     try:
         progress = Progress.from_table(state.progress)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint}: must say where the training stands; it is broken ({error}).") from error
+        raise CheckpointError(f"{folder}: must say where the training stands; it is broken ({error}).") from error
     _check_data(run, state, progress)
-    run.progress, run.push, run.last_checkpoint = progress, state.push, checkpoint
-    restore_weights(run, checkpoint)
-    with _explain_broken_states(checkpoint):
-        load_random(_read_resume(run, checkpoint), run.device)
+    run.progress, run.push, run.last_checkpoint = progress, state.push, folder
+    run.frozen = None
+    checkpoint.load_weights(run.model)
+    with _translate_broken_states(checkpoint):
+        states = _read_states(run, checkpoint)
+        _restore_optimizer(run, states)
+        load_random(states, run.device)
     cut_log(run, progress.log_lines)
 
 
@@ -187,24 +193,29 @@ def _check_data(run: TrainingRun, state: CheckpointState, progress: Progress) ->
         )
 
 
-def restore_weights(run: TrainingRun, checkpoint: Path) -> None:
-    """Take model weights, and the optimizer with its state where there is one, from a checkpoint of this run."""
-    load_weights(run.model, checkpoint)
+def restore_weights(run: TrainingRun, name: str) -> None:
+    """Take the weights, and the optimizer with its state where there is one, from the checkpoint `name` of this run."""
+    checkpoint = read_own_checkpoint(run, name)
     run.frozen = None
+    checkpoint.load_weights(run.model)
+    with _translate_broken_states(checkpoint):
+        _restore_optimizer(run, {} if run.progress.optimizer_stage is None else _read_states(run, checkpoint))
+
+
+def _restore_optimizer(run: TrainingRun, states: Mapping[str, Tensor]) -> None:
     run.optimizer = None
     if run.progress.optimizer_stage is not None:
         run.optimizer = make_optimizer(run.model, run.progress.optimizer_stage, run.train)
-        with _explain_broken_states(checkpoint):
-            load_optimizer(run.optimizer, run.model, _read_resume(run, checkpoint))
+        load_optimizer(run.optimizer, run.model, states)
 
 
-def _read_resume(run: TrainingRun, checkpoint: Path) -> dict[str, Tensor]:
+def _read_states(run: TrainingRun, checkpoint: Checkpoint) -> dict[str, Tensor]:
     # Adam has two tensors for every one that learns.
-    return read_tensors(checkpoint / RESUME_FILE, at_most=3 * size_in_bytes(run.model))
+    return checkpoint.read_tensors(RESUME_FILE, at_most=3 * size_in_bytes(run.model))
 
 
 @contextmanager
-def _explain_broken_states(checkpoint: Path) -> Iterator[None]:
+def _translate_broken_states(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except ProtokernError:
@@ -212,14 +223,14 @@ def _explain_broken_states(checkpoint: Path) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise CheckpointError(
-            f"{checkpoint / RESUME_FILE}: must hold the states of the optimizer and the generators; it is broken "
-            f"({reason})."
+            f"{checkpoint.folder / RESUME_FILE}: must hold the states of the optimizer and the generators; it is "
+            f"broken ({reason})."
         ) from error
 
 
-def checkpoint_path(run: TrainingRun, name: str) -> Path:
-    """The folder of a checkpoint of this run."""
-    return checkpoint_folder(run.folder, name)
+def read_own_checkpoint(run: TrainingRun, name: str) -> Checkpoint:
+    """The checkpoint `name` of this run."""
+    return read_checkpoint(checkpoint_folder(run.folder, name))
 
 
 def count_images(splits: DataSplits) -> dict[str, int]:

@@ -21,11 +21,10 @@ it follows the start: then prototypes are patches all the time, and there is no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from protokern.train.settings import PruneConfig, TrainConfig
+from protokern.config.train import PruneConfig, TrainConfig
+from protokern.results.stages import Stage
 
-Stage = Literal["start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
 LEARNING: tuple[Stage, ...] = ("warm", "joint", "hardening", "live")  # in epochs, over the training images
 
 

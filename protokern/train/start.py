@@ -13,7 +13,7 @@ from protokern.errors import TrainingError
 from protokern.models.base import PrototypeModel
 from protokern.nn import PrototypeLayer
 from protokern.push import PushResult
-from protokern.train.ranks import Ranks
+from protokern.ranks import Ranks
 
 _MOST_OF_CLASS, _MOST_IMAGES = 300, 20_000  # more hardly move the middle of a group of patches, and fill the memory
 _ROUNDS = 10  # k-means has settled by then

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from protokern.config.train import TrainConfig
+from protokern.inputs.sources import to_device
 from protokern.losses import Labels
 from protokern.models.base import ModelOutput, PrototypeModel
-from protokern.train.frozen import to_device
-from protokern.train.ranks import Ranks, split_evenly
-from protokern.train.settings import TrainConfig
+from protokern.ranks import Ranks, split_evenly
 
 
 class Forward(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 
 from protokern.backbones import build_backbone
 from protokern.errors import ConfigError, MissingPackageError
+from protokern.models.build import build_model
 from protokern.models.protopnet import ProtoPNetConfig
-from protokern.train.build import build_model
 
 
 class Net(nn.Module):
@@ -29,8 +30,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def timm(monkeypatch) -> ModuleType:
-    module = ModuleType("timm")
+def timm(monkeypatch) -> Any:
+    module: Any = ModuleType("timm")
     module.__version__ = "1.0"
     module.calls = []
 
@@ -38,7 +39,7 @@ def timm(monkeypatch) -> ModuleType:
         module.calls.append((name, options))
         if name == "no_features":
             raise RuntimeError("features_only not implemented\nfor this net")
-        net = Net(options["in_chans"])
+        net: Any = Net(options["in_chans"])
         if name == "channels_last":
             net.forward = lambda images: [net.conv(images).permute(0, 2, 3, 1)]
         overlay = options.get("pretrained_cfg_overlay")

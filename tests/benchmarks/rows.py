@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.rows import DeviceRow, MemoryRow, PoolRow, PushRow, SpeedRow
+from benchmarks.pages.rows import DeviceRow, MemoryRow, SpeedRow
+from benchmarks.pages.scenario_rows import PoolRow, PushRow
 
 MACHINE = {
     "date": "2026-11-21T10:00:00Z",

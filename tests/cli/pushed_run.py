@@ -15,9 +15,9 @@ from protokern.config import config_to_dict, config_to_toml, parse_config
 from protokern.data import Splits, open_splits
 from protokern.models import ProtoPool
 from protokern.models.base import PrototypeModel
+from protokern.models.build import build_model
 from protokern.push import PushResult, push_prototypes
-from protokern.train.build import build_model
-from protokern.train.checkpoint import CheckpointState, save_checkpoint
+from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 
 CLASSES = ("<b>across", "down")
 SIZE = 32

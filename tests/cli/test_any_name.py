@@ -14,8 +14,8 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.runs import check_classes
 from protokern.errors import DataError
+from protokern.runs.data import check_classes
 from protokern.storage.outputs import LISTING
 from tests.cli import pushed_run
 from tests.cli.pushed_run import PushedRun, make_run

@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_line(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full when the third checkpoint is written; the second stays whole, and the run goes on from it."""
-    from protokern.train import files
+    from protokern.storage import files
 
     syncs, real = [], files.os.fsync
 

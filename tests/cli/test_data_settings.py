@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.runs import open_data, open_run
 from protokern.cli.train import notes_on_weights
 from protokern.config import load_config
 from protokern.data import load_image
+from protokern.runs.data import open_data
+from protokern.runs.open import open_run
 from tests.train.tampering import change_table
 
 SETTINGS = {

@@ -12,15 +12,16 @@ import torch
 
 from protokern.cli import head_verb
 from protokern.cli.main import main
-from protokern.train.checkpoint import CheckpointState, find_checkpoint, load_model, read_state, save_checkpoint
-from protokern.train.lock import lock_run
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import CheckpointState, find_checkpoint, read_checkpoint, save_checkpoint
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
+from protokern.storage.lock import lock_run
 from tests.cli.pushed_run import make_pool_run, make_run
 
 
 def test_a_push_starts_from_what_another_process_wrote_just_before(tmp_path, monkeypatch, capsys) -> None:
     made = make_run(tmp_path)
-    before = read_state(find_checkpoint(made.folder))
+    before = read_checkpoint(find_checkpoint(made.folder)).state
 
     @contextmanager
     def lock_after_another(folder: Path) -> Iterator[None]:
@@ -140,5 +141,5 @@ def test_the_last_layer_of_a_pool_stays_where_a_shared_prototype_goes(tmp_path) 
     assert main(["prune", str(made.folder), "--drop", "2", "4"]) == 0
     model, _, _ = load_model(made.folder)
     assert model.slots.tolist() == [[0, 1, -1], [-1, 2, 0]]
-    state = read_state(find_checkpoint(made.folder))
+    state = read_checkpoint(find_checkpoint(made.folder)).state
     assert state.push.image.tolist() == made.push.image[[0, 1, 3, 5]].tolist()

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from protokern.cli.importance_files import open_local_table, read_importance
 from protokern.cli.main import main
 from protokern.data.decode import read_photo
 from protokern.errors import CheckpointError
 from protokern.explain import importance, local_importance
-from protokern.explain.importance import ImportanceBatch
 from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.push import PushResult
+from protokern.results.importance import ImportanceBatch
+from protokern.runs.importance import open_local_table, read_importance
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
 

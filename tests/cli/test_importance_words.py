@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from protokern.cli.importance_words import local_lines, summary_lines
-from protokern.explain.importance import GlobalImportance, ImportanceBatch
 from protokern.explain.importance_statistics import compare_importance
+from protokern.results.importance import GlobalImportance, ImportanceBatch
 
 
 def scores(hue: list[float], shape: list[float], *, width: float = 0.1) -> GlobalImportance:

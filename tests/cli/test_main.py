@@ -9,6 +9,7 @@ import pytest
 import protokern
 from protokern.cli import doctor
 from protokern.cli.main import VERBS, main
+from protokern.kernels.backends import BackendStatus
 
 
 def test_help_lists_every_verb_without_importing_torch() -> None:
@@ -91,6 +92,17 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "run", fail)
     with pytest.raises(ZeroDivisionError):
         main(["doctor", "--debug"])
+
+
+def test_doctor_tells_in_which_precisions_the_backends_search(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16")}
+    monkeypatch.setattr(doctor, "available_backends", lambda: {"native": BackendStatus(True, tuple(offered), "")})
+    monkeypatch.setattr(doctor, "precisions", lambda backend, device: offered[device])
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("backend native"))
+    name, value = lines[at + 1].strip().split("  ", 1)
+    assert (name, value.strip()) == ("precisions", "cpu: fp32, bf16; cuda: fp32, tf32, bf16")
 
 
 def test_doctor_tells_versions_backends_and_reasons(capsys) -> None:

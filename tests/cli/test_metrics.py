@@ -20,9 +20,9 @@ from protokern.config import config_to_dict, parse_config
 from protokern.data import SyntheticBirds
 from protokern.explain import explain_image
 from protokern.metrics import MEASURES, similarity_left
+from protokern.models.build import build_model
+from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.storage.outputs import LISTING
-from protokern.train.build import build_model
-from protokern.train.checkpoint import CheckpointState, save_checkpoint
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
 
 FILES = ["duplicates.csv", "measures.csv", "measures.json"]

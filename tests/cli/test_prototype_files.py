@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.errors import CheckpointError, DataError
 from protokern.explain.local import explain_image
 from protokern.explain.pictures import to_picture
 from protokern.push import PushResult
+from protokern.runs.prototypes import read_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 

@@ -13,11 +13,12 @@ import torch
 
 from protokern.cli import prototype_frames
 from protokern.cli.main import main
-from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.prototype_frames import other_image
 from protokern.cli.report import build_report
-from protokern.cli.runs import open_run
-from protokern.train.checkpoint import read_state, save_checkpoint
+from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+from protokern.runs.open import open_run
+from protokern.runs.prototypes import read_prototypes
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
 
 
@@ -107,8 +108,8 @@ def test_frames_of_older_weights_are_noticed(reported: PushedRun, tmp_path: Path
     with torch.no_grad():
         for parameter in model.prototype_layer.parameters():
             parameter.mul_(0.9)
-    (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.is_dir())
-    save_checkpoint(tmp_path / "run", "push-1", model, read_state(checkpoint))
+    state = read_checkpoint(find_checkpoint(tmp_path / "run")).state
+    save_checkpoint(tmp_path / "run", "push-1", model, state)
     # Without the data nothing can be said of the new weights.
     photo = reported.data / "test" / CLASSES[0] / "0.png"
     assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(tmp_path / "out")]) == 0

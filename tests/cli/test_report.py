@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protokern.cli.importance_files import write_importance
 from protokern.cli.main import main
 from protokern.cli.report import build_report
 from protokern.cli.report_data import Predictions, choose_images, collect_report, count_confusion, read_progress
-from protokern.cli.runs import open_data, open_run
 from protokern.cli.views import class_slots
-from protokern.explain.importance import GlobalImportance, local_importance
-from protokern.report.data import Reason
+from protokern.explain.importance import local_importance
+from protokern.results.importance import GlobalImportance, Reason
+from protokern.runs.data import open_data
+from protokern.runs.importance import write_importance
+from protokern.runs.log import EpochRecord, Notice, StageRecord, append_record
+from protokern.runs.open import open_run
 from protokern.storage.outputs import LISTING
-from protokern.train.logger import append_record
-from protokern.train.records import EpochRecord, Notice, StageRecord
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, choose, make_pool_run, make_run
 
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from protokern.cli.show import describe, show_progress, show_training
-from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord, StepRecord
+from protokern.runs.log import EpochRecord, Notice, StageRecord
+from protokern.train.records import BatchRecord, StepRecord
 
 EPOCH = EpochRecord(
     stage="joint",

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from protokern.cli.main import main
-from protokern.train.logger import read_log
+from protokern.runs.log import read_log
 from tests.cli.pushed_run import write_photos
 
 SETTINGS = {

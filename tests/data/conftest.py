@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture
-def fake_datasets(monkeypatch) -> types.ModuleType:
-    package = types.ModuleType("datasets")
+def fake_datasets(monkeypatch: pytest.MonkeyPatch) -> Any:
+    package: Any = types.ModuleType("datasets")
     package.__version__ = "4.0.0"
 
     class ImageKind:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
 
-from protokern.data import SyntheticBirds, load_image
+from protokern.data import PhotoDataset, ReadOptions, SyntheticBirds, load_image
 from protokern.data.colours import channels_of_rgb, from_rgb
 from protokern.data.decode import check_photo
 from protokern.data.pixels import to_display
@@ -17,7 +18,7 @@ from protokern.data.pixels import to_display
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
 
 
-def saved(path: Path, image: Image.Image, **options: object) -> Path:
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
@@ -28,6 +29,15 @@ def test_grey_is_one_channel_and_colour_becomes_grey(tmp_path: Path) -> None:
     colour = saved(tmp_path / "colour.png", Image.fromarray(PIXELS[..., :3]))
     luma = PIXELS[..., :3] @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(load_image(colour, (6, 8), channels=1)[0] * 255, luma, atol=0.51)
+
+
+def test_a_data_set_reads_its_files_as_it_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.png", Image.fromarray(PIXELS[..., :3]))
+    reading = ReadOptions(channels=1)
+    images = PhotoDataset([(path, 0)], ["one"], root=tmp_path, image_size=(6, 8), reading=reading)
+    assert images.channels == 1
+    assert torch.equal(images[0][0], load_image(path, (6, 8), channels=1))
+    assert images.transform() == "6 x 8 pixels, antialiased bilinear, 1 channels in [0, 1]"
 
 
 def test_opacity_is_a_channel_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -78,6 +88,7 @@ def odd_modes() -> dict[str, Image.Image]:
     lab = ImageCms.profileToProfile(
         colour, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
+    assert lab is not None
     return {
         "1.png": colour.convert("1"),
         "L.png": colour.convert("L"),

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def make_data(
     return root
 
 
-def opened(root: Path, **options: object) -> Splits:
+def opened(root: Path, **options: Any) -> Splits:
     return open_splits(root, image_size=8, augmentation="none", **options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def make_classes(root: Path, **counts: int) -> Path:
     return root
 
 
-def opened(root: Path, *, own_split: OwnSplit | None = None, seed: int = 0, **options: object) -> Splits:
+def opened(root: Path, *, own_split: OwnSplit | None = None, seed: int = 0, **options: Any) -> Splits:
     return open_splits(root, image_size=8, augmentation="none", seed=seed, own_split=own_split, **options)
 
 

@@ -90,7 +90,7 @@ def test_several_labels_of_an_image_are_refused_by_name(tmp_path, members) -> No
 
 def test_the_range_of_grey_values_is_measured_over_shards(tmp_path) -> None:
     for split, top in (("train", 4000), ("val", 900), ("test", 900)):
-        members = {}
+        members: dict[str, bytes] = {}
         for i in range(4):
             file = io.BytesIO()
             Image.fromarray(np.linspace(0, top, 64).astype(np.uint16).reshape(8, 8)).save(file, "PNG")

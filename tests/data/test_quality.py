@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.data import BirdCounts, data_warnings, open_splits
+from protokern.data import Splits, SyntheticBirds, data_warnings, open_splits
 from tests.data.test_copies import scene
 
 
@@ -116,23 +116,22 @@ def test_images_in_tar_files_are_looked_at_as_well(tmp_path: Path) -> None:
     assert "(1 by their bytes): test-0.tar/0.png is train-0.tar/2.png" in copies[0]
 
 
-def test_painted_birds_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protokern.data.quality.make_small", lambda _: pytest.fail("birds are painted, not read"))
-    assert (
-        data_warnings(
-            open_splits(
-                None,
-                image_size=16,
-                birds=BirdCounts(num_classes=2, train_per_class=10, val_per_class=1, test_per_class=10),
-            )
-        )
-        == ()
+class UnseenBirds(SyntheticBirds):
+    def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        pytest.fail("birds are painted, not read")
+
+
+def test_painted_birds_are_not_looked_at() -> None:
+    train, val, test = (
+        UnseenBirds(split, num_classes=2, images_per_class=count, image_size=16)
+        for split, count in (("train", 10), ("val", 1), ("test", 10))
     )
+    assert data_warnings(Splits(train, train, val, test, train.classes)) == ()
 
 
-def test_more_images_than_are_looked_at_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protokern.data.quality.MOST_IMAGES", 40)
-    (unknown,) = warnings_of(photos(tmp_path / "d", GOOD))
+def test_more_images_than_are_looked_at_are_said(tmp_path: Path) -> None:
+    splits = open_splits(photos(tmp_path / "d", GOOD), image_size=32)
+    (unknown,) = data_warnings(splits, most_images=40)
     assert unknown.startswith(
         "44 images are more than the 40 among which copies are looked for: whether test images are"
     )

@@ -8,6 +8,7 @@ import tarfile
 import types
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_an_image_with_another_suffix_is_read(tmp_path: Path) -> None:
 def test_heic_is_read_where_pillow_heif_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package of that name registers a reader; a plain one takes its place here."""
     asked = []
-    package = types.ModuleType("pillow_heif")
+    package: Any = types.ModuleType("pillow_heif")
 
     def register_heif_opener() -> None:
         asked.append("registered")

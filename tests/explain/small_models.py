@@ -37,7 +37,14 @@ def small_pool(*, focal: str = "distance", last_layer: str = "linear", is_hard: 
         nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2, padding=1)
     )
     model = ProtoPool(
-        backbone, 4, 7, slots_per_class=3, prototype_dim=5, focal=focal, last_layer=last_layer, image_size=32
+        backbone,
+        4,
+        num_prototypes=7,
+        slots_per_class=3,
+        prototype_dim=5,
+        focal=focal,
+        last_layer=last_layer,
+        image_size=32,
     )
     if last_layer == "linear":
         nn.init.normal_(model.last_layer.weight)

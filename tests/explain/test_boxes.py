@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from protokern.explain.boxes import Box, activation_box, cell_box, find_boxes, patch_box
+from protokern.explain.boxes import activation_box, cell_box, find_boxes, patch_box
+from protokern.results.places import Box
 
 
 def test_box_holds_the_highest_twentieth_and_is_half_open() -> None:

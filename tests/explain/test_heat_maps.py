@@ -53,7 +53,15 @@ NETS = {
 def test_the_map_is_the_gradient_of_the_similarity_and_zero_outside_the_receptive_field(
     net: str, size: tuple[int, int]
 ) -> None:
-    model = ProtoPNet(NETS[net](), 2, 2, 5, size, add_on_layers="single", image_size=32).eval()
+    model = ProtoPNet(
+        NETS[net](),
+        2,
+        prototypes_per_class=2,
+        prototype_dim=5,
+        prototype_size=size,
+        add_on_layers="single",
+        image_size=32,
+    ).eval()
     image = torch.rand(3, 32, 40)
     field = find_receptive_field(model.features, image)
     explanation = explain_image(model, image, heat_map="gradient", receptive_field=field)
@@ -72,7 +80,7 @@ def test_the_map_is_the_gradient_of_the_similarity_and_zero_outside_the_receptiv
 
 def test_a_patch_that_counts_by_its_norm_is_shown_with_that_weight() -> None:
     settings = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "image_size": 32}
-    model = ProtoPNet(NETS["two-convs"](), 2, 2, 5, **settings).eval()
+    model = ProtoPNet(NETS["two-convs"](), 2, prototypes_per_class=2, prototype_dim=5, **settings).eval()
     model.prototype_layer.norm_as_weight = True
     image = torch.rand(3, 32, 40)
     pixels = image[None].clone().requires_grad_()

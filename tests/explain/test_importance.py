@@ -6,6 +6,7 @@ import gc
 import math
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ def protopnet(**settings: object) -> ProtoPNet:
 
 
 def protopool(focal: str) -> ProtoPool:
-    return ProtoPool(backbone(), 3, 6, slots_per_class=2, prototype_dim=5, focal=focal, image_size=16).eval()
+    return ProtoPool(
+        backbone(), 3, num_prototypes=6, slots_per_class=2, prototype_dim=5, focal=focal, image_size=16
+    ).eval()
 
 
 def photos(count: int = 5, size: tuple[int, int] = (16, 20)) -> list[np.ndarray]:
@@ -162,7 +165,7 @@ def test_prepare_makes_what_the_backbone_takes() -> None:
 
 def test_the_model_keeps_its_modes_and_the_caller_its_gradients() -> None:
     model = protopnet().train()
-    stream = stream_importance(model, photos(), FEW, batch_size=2)
+    stream: Any = stream_importance(model, photos(), FEW, batch_size=2)
     next(stream)
     assert model.training
     assert torch.is_grad_enabled()

@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from protokern.explain.importance import GlobalImportance
 from protokern.explain.importance_statistics import compare_importance
+from protokern.results.importance import GlobalImportance
 
 
 def scores(values: list[list[float]], names: tuple[str, ...] = ("hue", "shape")) -> GlobalImportance:

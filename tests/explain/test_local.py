@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protokern.explain.boxes import Box, activation_box, patch_box
+from protokern.explain.boxes import activation_box, patch_box
 from protokern.explain.local import EXPLAINED_CLASSES, explain_image
+from protokern.results.places import Box
 from tests.explain.small_models import small_model, small_pool
 
 

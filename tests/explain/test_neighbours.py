@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.explain import explain_image
-from protokern.explain.boxes import Box
 from protokern.explain.neighbours import (
     GlobalExplanation,
     SplitNeighbours,
@@ -16,6 +15,7 @@ from protokern.explain.neighbours import (
     view_neighbours,
 )
 from protokern.push import PushResult, push_prototypes
+from protokern.results.places import Box
 from tests.explain.small_models import small_model, small_pool
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from protokern.explain.boxes import Box
 from protokern.explain.pictures import draw_box, make_visible, overlay_heat, to_picture, upsample
+from protokern.results.places import Box
 
 
 def test_bicubic_upsampling_keeps_a_constant_and_equals_the_cubic_kernel() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protokern.explain.boxes import Box
-from protokern.explain.receptive_field import find_middle_field, find_receptive_field, share_of_image
+from protokern.explain.receptive_field import find_middle_field, find_receptive_field
+from protokern.results.places import Box, share_of_image
 
 
 def formula(layers: list[tuple[int, int, int]], size: int) -> list[tuple[int, int]]:

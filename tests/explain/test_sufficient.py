@@ -190,6 +190,7 @@ def test_a_part_of_a_bird_is_framed_where_it_is(part: str) -> None:
         ys, xs = mask.nonzero(as_tuple=True)
         patch = int(ys.float().mean()) // 8, int(xs.float().mean()) // 8
         frame = sufficient_frame(model, image, 0, patch)
+        assert frame.box is not None
         y0, x0, y1, x1 = frame.box
         assert mask[y0:y1, x0:x1].sum() >= 0.9 * mask.sum()
         cell = Box(8 * patch[0], 8 * patch[1], 8 * patch[0] + 8, 8 * patch[1] + 8)

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from protokern.runs.checkpoints import find_checkpoint
+from protokern.runs.log import read_log
 from protokern.storage.outputs import LISTING
-from protokern.train.checkpoint import find_checkpoint
-from protokern.train.logger import read_log
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a tmpfs; tests/train/test_checkpoint.py fills the disk by injected errors")
+        pytest.skip("only root may mount a tmpfs; tests/runs/test_checkpoints.py fills the disk by injected errors")
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"no tmpfs may be mounted here ({mounted.stderr.strip()})")

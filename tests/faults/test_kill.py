@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from protokern.errors import CheckpointError
-from protokern.train.checkpoint import load_model
+from protokern.runs.open import load_model
 
 from .conftest import Forks, WholeRun
 from .outcome import check_same

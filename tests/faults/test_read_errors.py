@@ -14,10 +14,10 @@ import torch
 
 from protokern.data.decode import UnreadableImageError
 from protokern.errors import TrainingError
-from protokern.train.checkpoint import find_resumable
-from protokern.train.loaders import training_loader
+from protokern.inputs.loaders import training_loader
+from protokern.inputs.workers import explain_lost_workers
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.train.loop import train
-from protokern.train.reading import explain_lost_workers
 from protokern.train.run import resume_run
 from tests.train.toy import Squares, ToySplits, toy_config, toy_run
 
@@ -80,7 +80,7 @@ def test_after_a_read_error_the_run_goes_on_to_the_same_bits(
     checkpoint = find_resumable(tmp_path)
     assert checkpoint is not None
     assert checkpoint.name == {"train": "joint-1", "val": "init-0", "push": "joint-2"}[split]
-    resume_run(again, checkpoint)
+    resume_run(again, read_checkpoint(checkpoint))
     list(train(again))
     weights = again.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in whole_weights().items())

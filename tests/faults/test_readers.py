@@ -19,16 +19,17 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from protokern.backbones.weights import read_state as read_weights
-from protokern.cli.importance_files import read_importance
-from protokern.cli.prototype_files import read_prototypes, write_prototypes
+from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
-from protokern.train.checkpoint import find_resumable, load_model, read_state
-from protokern.train.files import to_json_bytes
-from protokern.train.formats import CHECKSUM, seal
-from protokern.train.records import Progress
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.importance import read_importance
+from protokern.runs.open import load_model
+from protokern.runs.progress import Progress
+from protokern.runs.prototypes import read_prototypes
+from protokern.storage.files import CHECKSUM, seal, to_json_bytes
 from tests.cli.pushed_run import PushedRun, make_run
 
 FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,7 +102,7 @@ def test_a_checkpoint_with_another_table(pushed: PushedRun, copy: Path, data: st
     (copy / name).write_bytes(to_json_bytes(seal(replaced(table, data.draw))))
     survive(lambda: load_model(copy))
     survive(lambda: find_resumable(copy))
-    survive(lambda: read_state(copy / "checkpoints" / "push-2"))
+    survive(lambda: read_checkpoint(copy / "checkpoints" / "push-2"))
     shutil.copy(pushed.folder / name, copy / name)
 
 

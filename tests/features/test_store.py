@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_pages_of_stores_that_are_larger_than_may_be_mapped_are_given_back(tmp_p
     """Two passes, in batches of 10 images of 96 bytes each."""
     monkeypatch.setattr("protokern.features.store._MOST_MAPPED", most)
     write(tmp_path)
-    store = FeatureStore.open(tmp_path)
+    store: Any = FeatureStore.open(tmp_path)
     store._map = Recorder()
     for _ in range(2):
         assert sum(len(labels) for _, labels in store.batches(10)) == IMAGES

@@ -1,5 +1,8 @@
 """The contract battery on a CUDA device for every backend that runs there, and what only a device can show."""
 
+# mypy: disable-error-code=misc
+# The classes here are mixed into contracts, whose methods they call and replace.
+
 from __future__ import annotations
 
 from collections.abc import Callable

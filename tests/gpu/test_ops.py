@@ -274,7 +274,8 @@ def test_the_nearest_few(case: Case, backend: str) -> None:
 def test_the_mean_similarity(case: Case, activation: str, backend: str) -> None:
     # Short vectors: exp of a long distance is nothing in float32.
     features, prototypes = (0.1 * tensor for tensor in pushed(case, torch.float32))
-    found, expected = [], []
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
     for inputs, place, chosen in (
         ((features, prototypes), PLACE, backend),
         ((features.double(), prototypes.double()), "cpu", "reference"),

@@ -107,7 +107,7 @@ class PrototypeChooser(nn.Module):
         slots = num_classes * num_descriptive
         if self.use_last_layer:
             self.prototype_class_identity = F.one_hot(torch.arange(slots) // num_descriptive, num_classes).float()
-            self.last_layer = nn.Linear(slots, num_classes, bias=False)
+            self.last_layer: nn.Module = nn.Linear(slots, num_classes, bias=False)
             self.last_layer.weight.data.copy_(self.prototype_class_identity.T)
         else:
             self.last_layer = nn.Identity()

@@ -23,6 +23,7 @@ MODULES = frozenset(
         "test_patch_weight",
         "test_patch_weight_edges",
         "test_prototype_pool",
+        "test_similarity",
         "test_topk_pool",
     }
 )

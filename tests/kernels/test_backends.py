@@ -103,26 +103,23 @@ class TestPrecision:
             assert torch.equal(one, other)
 
     @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-    def test_a_precision_the_backend_lacks_is_refused(
+    def test_a_precision_the_backend_lacks_becomes_the_next_more_precise_one(
         self, op_with_precision: Callable[..., Any], precision: str, backend: str
     ) -> None:
-        offered = native_library.precisions("cpu") if backend == "native" else ("fp32",)
-        if precision in offered:
-            pytest.skip("this instruction set has it")
-        names = " or ".join(repr(name) for name in offered)
-        message = (
-            rf"precision: must be None or {names} for backend '{backend}' on cpu with torch\.float32; "
-            rf"got '{precision}'\. Leave it out, or choose another backend\."
-        )
-        with pytest.raises(ValueError, match=message):
-            op_with_precision(*SMALL.inputs(), precision=precision, backend=backend)
+        if precision in backends.precisions(backend, "cpu"):
+            pytest.skip("this backend has it here")
+        features, prototypes = SMALL.inputs()
+        wanted = op_with_precision(features, prototypes, precision="fp32", backend=backend)
+        got = op_with_precision(features, prototypes, precision=precision, backend=backend)
+        for one, other in zip(outputs(wanted), outputs(got), strict=True):
+            assert torch.equal(one, other)
 
     @pytest.mark.parametrize("said", ["highest", "high", "medium"])
     def test_torch_may_allow_less_than_the_backend_has(
         self, op_with_precision: Callable[..., Any], said: str, backend: str
     ) -> None:
         features, prototypes = SMALL.inputs()
-        has_it = said == "medium" and backend == "native" and "bf16" in native_library.precisions("cpu")
+        has_it = said == "medium" and backend == "native" and "bf16" in backends.precisions("native", "cpu")
         precision = "bf16" if has_it else "fp32"
         wanted = op_with_precision(features, prototypes, precision=precision, backend=backend)
         before = torch.get_float32_matmul_precision()
@@ -155,7 +152,7 @@ class TestChoiceOfPrecision:
 
     @pytest.fixture(autouse=True)
     def every_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backends, "_precisions", lambda backend, device: ("fp32", "tf32", "bf16"))
+        monkeypatch.setattr(backends, "precisions", lambda backend, device_type: ("fp32", "tf32", "bf16"))
 
     @pytest.mark.parametrize(
         ("dtype", "said", "wanted"),
@@ -184,14 +181,32 @@ class TestChoiceOfPrecision:
         assert choice.precision == "bf16"
 
     def test_float64_is_searched_in_float64_only(self) -> None:
-        message = r"precision: must be None or 'fp32' for backend 'reference' on cpu with torch\.float64; got 'bf16'"
-        with pytest.raises(ValueError, match=message):
-            choose_backend("reference", torch.device("cpu"), torch.float64, "bf16")
+        choice = choose_backend("reference", torch.device("cpu"), torch.float64, "bf16")
+        assert choice.precision == "fp32"
 
-    def test_what_the_backend_lacks_becomes_more_precise(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backends, "_precisions", lambda backend, device: ("fp32", "bf16"))
-        chosen = choose_backend("reference", torch.device("cpu"), torch.float16, None)
-        assert chosen.precision == "fp32"
+    @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+    def test_what_the_backend_has_is_taken(self, precision: str) -> None:
+        assert choose_backend("reference", torch.device("cpu"), torch.float32, precision).precision == precision
+
+    @pytest.mark.parametrize(
+        ("dtype", "asked", "offered", "wanted"),
+        [
+            (torch.float32, "tf32", ("fp32", "bf16"), "fp32"),
+            (torch.float32, "bf16", ("fp32", "tf32"), "tf32"),
+            (torch.float32, "bf16", ("fp32",), "fp32"),
+            (torch.float16, None, ("fp32", "bf16"), "fp32"),
+        ],
+    )
+    def test_what_the_backend_lacks_becomes_more_precise(
+        self,
+        dtype: torch.dtype,
+        asked: str | None,
+        offered: tuple[str, ...],
+        wanted: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(backends, "precisions", lambda backend, device_type: offered)
+        assert choose_backend("reference", torch.device("cpu"), dtype, asked).precision == wanted
 
 
 def pretend_native_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from protokern import distance_map, mean_activation
-from protokern.kernels.activations import activate
+from protokern.kernels.similarity import activate
 
 from . import oracle
 from .cases import SMALL, SMALL_PATCHES, TOLERANCE, Case, gradient_tolerance

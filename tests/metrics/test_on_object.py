@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from protokern.data import SyntheticBirds
-from protokern.data.birds.annotation import share_on_bird
-from protokern.data.birds.truth import BirdTruth
+from protokern.data.birds.dataset import BirdTruth, share_on_bird
 from protokern.data.regions import BoxRegion, MaskRegion
 from protokern.metrics import Context, measure, object_shares, patches_on
 from tests.metrics import plain

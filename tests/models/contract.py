@@ -180,7 +180,9 @@ class ModelContract:
             model.keep_prototypes(index)
 
     def test_double_precision_works(self, model, images):
-        assert model.double()(images.double()).logits.dtype == torch.float64
+        assert model.dtype == torch.float32
+        assert model.double().dtype == torch.float64
+        assert model(images.double()).logits.dtype == torch.float64
 
     def test_training_step_runs_under_compile(self, model, images):
         torch._dynamo.reset()

@@ -19,8 +19,8 @@ from protokern.errors import ConfigError
 from protokern.explain import explain_image
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, PrototypeModel
-from protokern.train.checkpoint import load_model
-from protokern.train.logger import read_log
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
 from tests.cli.pushed_run import write_photos
 from tests.models.contract import ModelContract
 
@@ -128,8 +128,13 @@ class TestTheModelOfThePage(ModelContract):
 
     def build(self, backbone: nn.Module, num_classes: int) -> PrototypeModel:
         model = MODELS["class_sum"]
-        config = model.Config(prototypes_per_class=2, prototype_dim=6)
-        return model(config, backbone, num_classes, 16, in_channels=self.CHANNELS)
+        settings = {"prototypes_per_class": 2, "prototype_dim": 6}
+        return model(backbone, num_classes, image_size=16, in_channels=self.CHANNELS, **settings)
+
+    def test_it_is_made_as_the_page_says(self):
+        assert "`ClassSum(backbone, 10, crowding=0.2)`" in PAGE.read_text()
+        model = MODELS["class_sum"](nn.Conv2d(3, 6, 3), 10, crowding=0.2)
+        assert (model.crowding, model.num_prototypes) == (0.2, 30)
 
     def test_its_loss_by_hand(self, model, images):
         output = model(images)

@@ -14,24 +14,44 @@ from tests.models.contract import ModelContract
 
 class TestProtoPNet(ModelContract):
     def build(self, backbone, num_classes):
-        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, image_size=16)
+        return ProtoPNet(
+            backbone, num_classes, prototypes_per_class=2, prototype_dim=5, in_channels=self.CHANNELS, image_size=16
+        )
 
 
 class TestProtoPNetWithLargePrototypes(ModelContract):
     def build(self, backbone, num_classes):
-        return ProtoPNet(backbone, num_classes, 2, 5, (2, 1), in_channels=self.CHANNELS, image_size=(16, 8))
+        return ProtoPNet(
+            backbone,
+            num_classes,
+            prototypes_per_class=2,
+            prototype_dim=5,
+            prototype_size=(2, 1),
+            in_channels=self.CHANNELS,
+            image_size=(16, 8),
+        )
 
 
 class TestProtoPNetWithCosine(ModelContract):
     def build(self, backbone, num_classes):
         options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine"}
-        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, **options)
+        return ProtoPNet(
+            backbone, num_classes, prototypes_per_class=2, prototype_dim=5, in_channels=self.CHANNELS, **options
+        )
 
 
 class TestProtoPNetWithSalience(ModelContract):
     def build(self, backbone, num_classes):
         options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine", "salience": 2.0}
-        return ProtoPNet(backbone, num_classes, 2, 5, in_channels=self.CHANNELS, **options)
+        return ProtoPNet(
+            backbone, num_classes, prototypes_per_class=2, prototype_dim=5, in_channels=self.CHANNELS, **options
+        )
+
+
+class TestProtoPNetWithTheMeanOfTheNearest(ModelContract):
+    def build(self, backbone, num_classes):
+        sizes = {"prototypes_per_class": 2, "prototype_dim": 5, "image_size": 16}
+        return ProtoPNet(backbone, num_classes, in_channels=self.CHANNELS, top_k=3, **sizes)
 
 
 def test_every_model_has_a_contract_test():
@@ -43,7 +63,7 @@ def conv_net(channels: int = 6) -> nn.Sequential:
 
 
 def test_prototypes_are_dealt_to_the_classes_in_order():
-    model = ProtoPNet(conv_net(), 3, 2, 4)
+    model = ProtoPNet(conv_net(), 3, prototypes_per_class=2, prototype_dim=4)
     assert model.class_identity.tolist() == [[1, 0, 0]] * 2 + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
     assert "class_identity" in dict(model.named_buffers())
 
@@ -59,7 +79,7 @@ def test_defaults_are_the_original_ones():
 
 
 def test_logits_are_weighted_activations():
-    model = ProtoPNet(conv_net(), 3, 2, 4)
+    model = ProtoPNet(conv_net(), 3, prototypes_per_class=2, prototype_dim=4)
     output = model(torch.rand(2, 3, 16, 16))
     torch.testing.assert_close(output.logits, output.activations @ model.last_layer.weight.T)
     assert torch.equal(model.prototype_weight, model.last_layer.weight)
@@ -78,7 +98,7 @@ def test_logits_are_weighted_activations():
     ],
 )
 def test_max_distance_is_the_bound_of_the_metric(options, expected):
-    model = ProtoPNet(conv_net(), 2, 1, 4, **options)
+    model = ProtoPNet(conv_net(), 2, prototypes_per_class=1, prototype_dim=4, **options)
     assert model.max_distance == expected
 
 
@@ -86,7 +106,7 @@ def test_dry_run_leaves_the_backbone_as_it_was():
     backbone = conv_net()
     backbone[1].eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    ProtoPNet(backbone, 2, 1, 4)
+    ProtoPNet(backbone, 2, prototypes_per_class=1, prototype_dim=4)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, before[name])
     assert [module.training for module in backbone.modules()] == [True, True, False, True]
@@ -101,18 +121,18 @@ def test_dry_run_gives_the_shape_and_draws_no_random_numbers():
 
 
 def test_backbone_of_another_type_is_run_in_its_own_type():
-    model = ProtoPNet(conv_net().double(), 2, 1, 4)
+    model = ProtoPNet(conv_net().double(), 2, prototypes_per_class=1, prototype_dim=4)
     assert model.backbone(torch.rand(1, 3, 16, 16, dtype=torch.float64)).shape[1] == 6
 
 
 def test_backbone_on_the_meta_device_is_run_there():
     with torch.device("meta"):
-        model = ProtoPNet(conv_net(), 2, 1, 4)
+        model = ProtoPNet(conv_net(), 2, prototypes_per_class=1, prototype_dim=4)
     assert model.prototype_layer.prototypes.is_meta
 
 
 def test_backbone_without_parameters_works():
-    model = ProtoPNet(nn.AvgPool2d(4), 2, 1, 4, in_channels=5)
+    model = ProtoPNet(nn.AvgPool2d(4), 2, prototypes_per_class=1, prototype_dim=4, in_channels=5)
     assert model(torch.rand(2, 5, 16, 16)).logits.shape == (2, 2)
 
 
@@ -121,8 +141,6 @@ def test_a_model_of_ones_own_must_say_what_its_head_does():
         PrototypeModel().head(torch.rand(1, 2, 3, 3))
     with pytest.raises(NotImplementedError, match="PrototypeModel must define loss"):
         PrototypeModel().loss(None, Labels(torch.tensor([0])), LossCoefficients())
-    with pytest.raises(NotImplementedError, match="PrototypeModel must define from_config"):
-        PrototypeModel.from_config(PrototypeModel.Config(), nn.Identity(), 2, 16)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -160,7 +178,11 @@ class Pair(nn.Module):
             r"prototype_size: must fit the feature grid \(2, 2\) of .*; got",
         ),
         (nn.Identity(), {"num_classes": 0}, "num_classes: must be at least 1; got 0. Give a positive number."),
-        (nn.Identity(), {"prototypes_per_class": 0}, "prototypes_per_class: must be at least 1; got 0."),
+        (
+            nn.Identity(),
+            {"prototypes_per_class": 0},
+            "prototypes_per_class: must be a finite number of at least 1; got 0.",
+        ),
         (
             nn.Identity(),
             {"add_on_layers": "none"},

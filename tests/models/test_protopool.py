@@ -25,7 +25,16 @@ class PoolContract(ModelContract):
     """Five prototypes in two slots of three classes, so that one at least is shared."""
 
     def build(self, backbone, num_classes, **options):
-        return ProtoPool(backbone, num_classes, 5, 2, 4, in_channels=self.CHANNELS, image_size=16, **options)
+        return ProtoPool(
+            backbone,
+            num_classes,
+            num_prototypes=5,
+            slots_per_class=2,
+            prototype_dim=4,
+            in_channels=self.CHANNELS,
+            image_size=16,
+            **options,
+        )
 
 
 class TestFocalDistance(PoolContract):
@@ -59,6 +68,11 @@ class TestLargePrototypes(PoolContract):
         return super().build(backbone, num_classes, prototype_size=(2, 1), focal="similarity", last_layer="sum")
 
 
+class TestMeanOfTheNearest(PoolContract):
+    def build(self, backbone, num_classes):
+        return super().build(backbone, num_classes, focal="similarity", top_k=2)
+
+
 def conv_net() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU())
@@ -66,7 +80,7 @@ def conv_net() -> nn.Sequential:
 
 def pool(**options: object) -> ProtoPool:
     """Seven prototypes in three slots of two classes."""
-    return ProtoPool(conv_net(), 2, 7, 3, 5, **options)
+    return ProtoPool(conv_net(), 2, num_prototypes=7, slots_per_class=3, prototype_dim=5, **options)
 
 
 def images(count: int = 4) -> Tensor:
@@ -74,7 +88,7 @@ def images(count: int = 4) -> Tensor:
 
 
 def test_defaults_are_those_of_the_release():
-    model = ProtoPool(conv_net(), 3, 12)
+    model = ProtoPool(conv_net(), 3, num_prototypes=12)
     assert model.assignment.presence_logits.shape == (3, 12, 10)
     assert model.assignment.schedule_epochs == 30
     assert model.prototype_layer.prototypes.shape == (12, 128)
@@ -270,7 +284,7 @@ def test_soft_choices_have_no_weights():
 
 
 def test_hardening_reports_what_it_did():
-    model = ProtoPool(conv_net(), 2, 6, 2, 5)
+    model = ProtoPool(conv_net(), 2, num_prototypes=6, slots_per_class=2, prototype_dim=5)
     with torch.no_grad():
         logits = model.assignment.presence_logits.fill_(-30)
         logits[0, 1, 0] = logits[0, 1, 1] = logits[0, 2, 1] = logits[1, 2, 0] = 30
@@ -313,7 +327,17 @@ def test_training_draws_noise_and_evaluation_does_not():
     "options", [{}, {"metric": "cosine", "add_on_layers": "linear"}, {"prototype_size": (2, 2)}], ids=str
 )
 def test_no_tensor_of_all_distances_in_memory(options, focal, hard):
-    model = ProtoPool(nn.Identity(), 3, 1024, 2, 6, in_channels=6, image_size=16, focal=focal, **options)
+    model = ProtoPool(
+        nn.Identity(),
+        3,
+        num_prototypes=1024,
+        slots_per_class=2,
+        prototype_dim=6,
+        in_channels=6,
+        image_size=16,
+        focal=focal,
+        **options,
+    )
     model.set_progress(1)
     if hard:
         model.harden()

@@ -59,9 +59,9 @@ def test_wrong_settings(settings, message):
     ("options", "message"),
     [
         ({"num_classes": 0}, r"num_classes: must be at least 1; got 0\."),
-        ({"slots_per_class": 0}, r"slots_per_class: must be at least 1; got 0\."),
-        ({"slots_per_class": 8}, r"num_prototypes: must be at least slots_per_class = 8, .*; got 7\."),
-        ({"schedule_epochs": 0}, r"schedule_epochs: must be at least 1; got 0\."),
+        ({"slots_per_class": 0}, r"slots_per_class: must be a finite number of at least 1; got 0\."),
+        ({"slots_per_class": 8}, r"num_prototypes: must be at least slots_per_class \(8\), or 0; got 7\."),
+        ({"schedule_epochs": 0}, r"schedule_epochs: must be a finite number of at least 1; got 0\."),
         ({"focal": "max"}, r"focal: must be one of distance, similarity; got 'max'\. Check the spelling\."),
         ({"last_layer": "mean"}, r"last_layer: must be one of linear, sum; got 'mean'\. Check the spelling\."),
         (

@@ -13,8 +13,8 @@ from protokern.errors import ConfigError
 from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.pictures import upsample
 from protokern.models import ProtoPNet, ProtoPool, PrototypeModel
+from protokern.models.build import build_untrained
 from protokern.nn import SalientLayers
-from protokern.train.build import build_untrained
 
 COSINE = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
 
@@ -25,12 +25,23 @@ def conv_net() -> nn.Sequential:
 
 def protopnet(salience: float = 1.0) -> ProtoPNet:
     torch.manual_seed(0)
-    return ProtoPNet(conv_net(), 3, 2, 5, image_size=16, salience=salience, **COSINE).eval()
+    return ProtoPNet(
+        conv_net(), 3, prototypes_per_class=2, prototype_dim=5, image_size=16, salience=salience, **COSINE
+    ).eval()
 
 
 def protopool(salience: float = 1.0, **options: str) -> ProtoPool:
     torch.manual_seed(0)
-    model = ProtoPool(conv_net(), 3, 5, 2, 4, image_size=16, salience=salience, **{**COSINE, **options}).eval()
+    model = ProtoPool(
+        conv_net(),
+        3,
+        num_prototypes=5,
+        slots_per_class=2,
+        prototype_dim=4,
+        image_size=16,
+        salience=salience,
+        **{**COSINE, **options},
+    ).eval()
     model.harden()
     return model
 
@@ -183,7 +194,7 @@ def test_a_salience_that_is_no_power_is_refused(salience):
 
 def test_salience_needs_the_cosine_metric():
     with pytest.raises(ValueError, match=r'metric: must be "cosine" when salience is above 0; got \'sqeuclidean\''):
-        ProtoPNet(conv_net(), 3, 2, 5, salience=1.0)
+        ProtoPNet(conv_net(), 3, prototypes_per_class=2, prototype_dim=5, salience=1.0)
 
 
 def test_a_focal_mean_of_similarities_that_are_not_linear_is_refused():

@@ -10,7 +10,6 @@ import pytest
 from protokern.report.data import (
     ClassPoints,
     ClassSlots,
-    ClassWeight,
     Confusion,
     EpochPoint,
     ExplainedImage,
@@ -19,11 +18,12 @@ from protokern.report.data import (
     Neighbour,
     Neighbours,
     PrototypeCard,
-    Reason,
     ReportData,
     SeenPicture,
     StageResult,
 )
+from protokern.results.importance import Reason
+from protokern.results.prototypes import ClassWeight
 
 CLASSES = ("<script>alert(1)</script>", "jay \"& co'", "Eichelhäher Šojka")
 FILE_NAME = 'train/a/"><img src=x onerror=alert(2)>.jpg'

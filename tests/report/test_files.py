@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from protokern.report import files
 from protokern.report.files import write_page
 from protokern.report.images import PictureShelf, Stored
 
@@ -38,19 +38,19 @@ def test_an_old_page_keeps_its_pictures_until_the_new_one_is_there(
 ) -> None:
     page, (one, two) = tmp_path / "index.html", make_pictures(0, 100)
     write_page("old", page, [one])
-    replace = files.os.replace
+    replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
         if target == page:
             raise OSError(28, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         write_page("new", page, [two])
     assert page.read_text() == "old"
     assert (tmp_path / "pictures" / one.name).read_bytes() == one.data
-    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     write_page("new", page, [two])
     assert names(tmp_path) == {"index.html", f"pictures/{two.name}"}
 

@@ -25,7 +25,7 @@ def svg_words(path: Path) -> list[str]:
 def margins(path: Path) -> list[float]:
     """Inches of white at the four sides of a PNG file."""
     with Image.open(path) as image:
-        ink = (np.asarray(image.convert("RGB")) < 250).any(axis=2)
+        ink: np.ndarray = (np.asarray(image.convert("RGB")) < 250).any(axis=2)
         dpi = 160
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ends = (rows[0], ink.shape[0] - 1 - rows[-1], columns[0], ink.shape[1] - 1 - columns[-1])

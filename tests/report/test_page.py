@@ -15,16 +15,9 @@ from PIL import Image
 
 from protokern.cli.explain import summarise
 from protokern.report import page as page_module
-from protokern.report.data import (
-    ClassPoints,
-    ClassSlots,
-    ClassWeight,
-    Confusion,
-    ExplainedImage,
-    PrototypeCard,
-    ReportData,
-)
+from protokern.report.data import ClassPoints, ClassSlots, Confusion, ExplainedImage, PrototypeCard, ReportData
 from protokern.report.page import render_explanation, render_report, write_explanation, write_report
+from protokern.results.prototypes import ClassWeight
 from tests.report.conftest import CLASSES
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from protokern.report.data import ClassWeight, ExplainedImage, FrameProof, Match, PrototypeCard, Reason
+from protokern.report.data import ExplainedImage, FrameProof, Match, PrototypeCard
 from protokern.report.words import (
     join_names,
     main_reasons,
@@ -19,6 +19,8 @@ from protokern.report.words import (
     say_frame,
     say_role,
 )
+from protokern.results.importance import Reason
+from protokern.results.prototypes import ClassWeight
 from tests.report.conftest import make_neighbour
 
 

@@ -17,7 +17,15 @@ def bare_model(prototypes: Tensor, num_classes: int) -> ProtoPNet:
     """A model whose features are its images."""
     depth, size = prototypes.shape[1], tuple(prototypes.shape[2:]) or (1, 1)
     per_class = len(prototypes) // num_classes
-    model = ProtoPNet(nn.Identity(), num_classes, per_class, depth, size, in_channels=depth, image_size=8)
+    model = ProtoPNet(
+        nn.Identity(),
+        num_classes,
+        prototypes_per_class=per_class,
+        prototype_dim=depth,
+        prototype_size=size,
+        in_channels=depth,
+        image_size=8,
+    )
     model.add_on_layers = nn.Sequential()
     model.to(prototypes.dtype)
     with torch.no_grad():
@@ -64,6 +72,6 @@ def plain_search(
         entries.sort()
         if distinct:
             entries = [e for at, e in enumerate(entries) if all(e[3] != before[3] for before in entries[:at])]
-        entries = [entry[:3] for entry in entries[:k]]
-        found.append(entries + [(float("inf"), -1, -1)] * (k - len(entries)))
+        best = [entry[:3] for entry in entries[:k]]
+        found.append(best + [(float("inf"), -1, -1)] * (k - len(entries)))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def test_cosine_search_takes_the_smallest_angle():
 def small_net() -> ProtoPNet:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
-    return ProtoPNet(backbone, 2, 2, 4)
+    return ProtoPNet(backbone, 2, prototypes_per_class=2, prototype_dim=4)
 
 
 def test_search_leaves_the_model_as_it_was():
@@ -125,7 +127,7 @@ def test_loaders_that_change_the_order_are_refused():
     )
     with pytest.raises(ValueError, match=message.format("RandomSampler")):
         find_nearest_patches(model, DataLoader(data, shuffle=True))
-    shard = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
+    shard: DistributedSampler[Any] = DistributedSampler(data, num_replicas=2, rank=1, shuffle=False)
     with pytest.raises(ValueError, match=message.format("DistributedSampler")):
         find_nearest_patches(model, DataLoader(data, sampler=shard))
 

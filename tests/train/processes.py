@@ -15,10 +15,10 @@ from torch.distributed import TCPStore
 
 from protokern.config import RunConfig, config_to_dict, parse_config
 from protokern.data import BirdCounts, open_splits
+from protokern.models.build import build_model
+from protokern.ranks import Ranks
+from protokern.runs.progress import set_seed
 from protokern.train.batch_norms import share_batch_norms
-from protokern.train.build import build_model
-from protokern.train.ranks import Ranks
-from protokern.train.resume import set_seed
 from protokern.train.run import TrainingRun
 
 CPU = torch.device("cpu")

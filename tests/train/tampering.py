@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from protokern.train.formats import CHECKSUM, seal, sha256
+from protokern.storage.files import CHECKSUM, seal, sha256
 
 
 def change_table(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from protokern.config.train import TrainConfig
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.features import FeatureStore
-from protokern.train.build import build_model
-from protokern.train.checkpoint import load_model
+from protokern.models.build import build_model
+from protokern.runs.open import load_model
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
-from protokern.train.settings import TrainConfig
 
 from .toy import CLASSES, NET, SIZE, toy_config, toy_run
 

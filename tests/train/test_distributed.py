@@ -13,13 +13,12 @@ import torch
 
 from protokern.cli.main import main
 from protokern.errors import ConfigError, DataError, TrainingError
-from protokern.train.checkpoint import find_resumable
+from protokern.ranks import SINGLE, Ranks
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import EpochRecord, read_log
 from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.head_stages import prune_step, push_step
-from protokern.train.logger import read_log
 from protokern.train.loop import train
-from protokern.train.ranks import SINGLE, Ranks
-from protokern.train.records import EpochRecord
 from protokern.train.run import TrainingRun, resume_run
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
@@ -123,7 +122,7 @@ def train_with_and_without_a_stop(folder: Path) -> int:
         resumed = birds_run(folder / "stopped", config, ranks)
         checkpoint = find_resumable(folder / "stopped")
         assert checkpoint is not None
-        resume_run(resumed, checkpoint)
+        resume_run(resumed, read_checkpoint(checkpoint))
         assert resumed.progress.batch == 2
         list(train(resumed))
         for (name, one), other in zip(

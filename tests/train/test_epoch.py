@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from protokern.config.train import TrainConfig
 from protokern.losses import mixed_cross_entropy
 from protokern.train import step as step_module
 from protokern.train.loop import train
-from protokern.train.settings import TrainConfig
 from protokern.train.step import mix, mixup_of
 
 from .toy import pool_config, toy_config, toy_run

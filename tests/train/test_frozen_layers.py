@@ -7,10 +7,10 @@ import torch
 
 from protokern.backbones import build_backbone
 from protokern.config import parse_config
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError
 from protokern.models import ProtoPNet
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.settings import TrainConfig
 
 
 @pytest.fixture

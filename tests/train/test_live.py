@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.evaluate import Evaluation
 from protokern.losses import Labels
 from protokern.nn import SalientLayers
 from protokern.push import PushResult, push_prototypes
+from protokern.ranks import SINGLE
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
+from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
-from protokern.train.checkpoint import find_resumable, load_model
-from protokern.train.evaluate import Evaluation
 from protokern.train.head_stages import push_step
 from protokern.train.live import LivePrototypes
-from protokern.train.logger import read_log
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
-from protokern.train.ranks import SINGLE
-from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
 from protokern.train.step import learn_from
 
@@ -285,7 +286,7 @@ def story(run) -> tuple[dict, list]:
 
 def resumed(folder, config):
     run = toy_run(folder, config)
-    resume_run(run, find_resumable(folder))
+    resume_run(run, read_checkpoint(find_resumable(folder)))
     return run
 
 

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from protokern.errors import CheckpointError, TrainingError
-from protokern.train import files, head_stages
+from protokern.evaluate import Evaluation
+from protokern.runs.checkpoints import find_resumable
+from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
+from protokern.runs.open import load_model
+from protokern.storage import files
+from protokern.train import head_stages
 from protokern.train import loop as loop_module
-from protokern.train.checkpoint import find_resumable, load_model
-from protokern.train.evaluate import Evaluation
-from protokern.train.logger import read_log
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord, StepRecord
+from protokern.train.records import BatchRecord, StepRecord
 
 from .toy import Squares, ToySplits, toy_config, toy_run
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.config.train import TrainConfig
 from protokern.train.optimizers import freeze, make_optimizer, schedule_factor, set_learning_rates
-from protokern.train.settings import TrainConfig
 
 from .toy import toy_config, toy_run
 

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
+from protokern.evaluate import Evaluation
+from protokern.runs.checkpoint_index import checkpoints_folder
+from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
+from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
-from protokern.train.checkpoint import load_model
-from protokern.train.checkpoint_index import checkpoints_folder
-from protokern.train.evaluate import Evaluation
-from protokern.train.logger import read_log
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, EpochRecord, Notice, StageRecord, StepRecord
+from protokern.train.records import BatchRecord, StepRecord
 from protokern.train.run import save_progress
 
 from .toy import ToySplits, pool_config, toy_run

@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.evaluate import score_classes
 from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import PushResult
 from protokern.train.quality import answer_warnings, copied_prototypes, model_warnings
-from protokern.train.scores import score_classes
 
 CLASSES = ("hat", "dress")
 
 
 def net(prototypes: list[float], weight: list[list[float]] | None = None) -> ProtoPNet:
     """Two classes with half of the prototypes each, of depth 1."""
-    model = ProtoPNet(nn.Identity(), 2, len(prototypes) // 2, 1, in_channels=1, image_size=4)
+    model = ProtoPNet(
+        nn.Identity(), 2, prototypes_per_class=len(prototypes) // 2, prototype_dim=1, in_channels=1, image_size=4
+    )
     with torch.no_grad():
         model.prototype_layer.prototypes.copy_(torch.tensor(prototypes)[:, None])
         if weight is not None:
@@ -78,12 +80,21 @@ def test_prototypes_against_their_own_class_are_named() -> None:
 
 
 def test_a_pool_that_still_chooses_has_nothing_to_look_at() -> None:
-    assert model_warnings(ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3), None, CLASSES) == ()
+    assert (
+        model_warnings(
+            ProtoPool(nn.Identity(), 2, num_prototypes=4, slots_per_class=2, prototype_dim=3, in_channels=3),
+            None,
+            CLASSES,
+        )
+        == ()
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_prototypes_that_no_class_of_a_pool_uses_weigh_nothing() -> None:
-    model = ProtoPool(nn.Identity(), 2, 4, 2, 3, in_channels=3, image_size=4)
+    model = ProtoPool(
+        nn.Identity(), 2, num_prototypes=4, slots_per_class=2, prototype_dim=3, in_channels=3, image_size=4
+    )
     model.harden()
     assert model_warnings(model, None, CLASSES) == ()
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from protokern.errors import CheckpointError
-from protokern.train.checkpoint import find_resumable, read_tensors
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import EpochRecord, read_log
+from protokern.runs.progress import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord, EpochRecord
-from protokern.train.resume import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
 from protokern.train.stages import plan
 
@@ -74,7 +74,7 @@ def check_same_end(run, whole) -> None:
 
 def resumed(folder, config=CONFIG):
     run = toy_run(folder, config)
-    resume_run(run, find_resumable(folder))
+    resume_run(run, read_checkpoint(find_resumable(folder)))
     return run
 
 
@@ -148,7 +148,7 @@ def test_other_data_are_refused(tmp_path) -> None:
     list(train(toy_run(tmp_path, CONFIG)))
     run = toy_run(tmp_path, CONFIG, ToySplits(val=Squares(10, seed=2)))
     with pytest.raises(CheckpointError, match=r"data: must be that of the run to resume it.*'val': 12.*'val': 10"):
-        resume_run(run, find_resumable(tmp_path))
+        resume_run(run, read_checkpoint(find_resumable(tmp_path)))
 
 
 @pytest.mark.parametrize("names", [5, ["train"], "train"])
@@ -157,7 +157,7 @@ def test_names_of_images_that_are_no_table_are_refused(tmp_path, names) -> None:
     checkpoint = find_resumable(tmp_path)
     change_table(checkpoint / "state.json", lambda table: table["progress"].update(names=names))
     with pytest.raises(CheckpointError, match=r"must say where the training stands; it is broken"):
-        resume_run(toy_run(tmp_path, CONFIG), checkpoint)
+        resume_run(toy_run(tmp_path, CONFIG), read_checkpoint(checkpoint))
 
 
 def test_a_checkpoint_without_names_of_images_is_of_any(tmp_path) -> None:
@@ -165,7 +165,7 @@ def test_a_checkpoint_without_names_of_images_is_of_any(tmp_path) -> None:
     list(train(toy_run(tmp_path, CONFIG)))
     checkpoint = find_resumable(tmp_path)
     change_table(checkpoint / "state.json", lambda table: table["progress"].pop("names"))
-    resume_run(toy_run(tmp_path, CONFIG), checkpoint)
+    resume_run(toy_run(tmp_path, CONFIG), read_checkpoint(checkpoint))
 
 
 def test_optimizer_states_come_back_in_full(tmp_path) -> None:
@@ -253,7 +253,5 @@ def test_seeds_differ_by_seed_and_by_position() -> None:
 def test_the_resume_file_is_plain_tensors(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config(warm_epochs=1, joint_epochs=0))
     list(train(run))
-    assert {name.split("/")[0] for name in read_tensors(run.last_checkpoint / "resume.safetensors", at_most=10**7)} == {
-        "optimizer",
-        "random",
-    }
+    tensors = read_checkpoint(run.last_checkpoint).read_tensors("resume.safetensors", at_most=10**7)
+    assert {name.split("/")[0] for name in tensors} == {"optimizer", "random"}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from protokern.train.settings import PruneConfig, TrainConfig
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.train.stages import Step, plan, skip_after_early_stop
 
 

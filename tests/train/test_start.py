@@ -7,15 +7,16 @@ import itertools
 import pytest
 import torch
 
+from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
-from protokern.train.checkpoint import find_resumable
+from protokern.ranks import SINGLE
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import StageRecord
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.ranks import SINGLE
-from protokern.train.records import BatchRecord, StageRecord
+from protokern.train.records import BatchRecord
 from protokern.train.run import resume_run
-from protokern.train.settings import TrainConfig
 from protokern.train.start import choose_images, find_starts
 
 from .toy import NET, pool_config, toy_config, toy_run
@@ -43,8 +44,8 @@ def net(maps: torch.Tensor, prototypes_per_class: int, metric: str = "sqeuclidea
     model = ProtoPNet(
         torch.nn.Conv2d(maps.shape[1], maps.shape[1], 1),
         2,
-        prototypes_per_class,
-        maps.shape[1],
+        prototypes_per_class=prototypes_per_class,
+        prototype_dim=maps.shape[1],
         metric=metric,
         activation="cosine" if metric == "cosine" else "log",
         add_on_layers="linear",
@@ -121,7 +122,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(config, tmp_path) -> N
             run.should_stop = lambda: True
             break
     stopped = toy_run(tmp_path / "stopped", config)
-    resume_run(stopped, find_resumable(stopped.folder))
+    resume_run(stopped, read_checkpoint(find_resumable(stopped.folder)))
     list(train(stopped))
     assert sources(stopped) == sources(whole)
     for name, value in weights(whole).items():

@@ -10,8 +10,9 @@ import torch
 
 from protokern.errors import DataError
 from protokern.features import FeatureStore
-from protokern.train.checkpoint import find_resumable, load_model
-from protokern.train.logger import read_log
+from protokern.runs.checkpoints import find_resumable, read_checkpoint
+from protokern.runs.log import read_log
+from protokern.runs.open import load_model
 from protokern.train.loop import train
 from protokern.train.records import BatchRecord, FeatureRecord
 from protokern.train.run import resume_run
@@ -116,7 +117,7 @@ def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, bat
     with pytest.raises(KeyboardInterrupt):
         seen.extend(record for record in train(run) if isinstance(record, BatchRecord))
     again = toy_run(tmp_path, config)
-    resume_run(again, find_resumable(tmp_path))
+    resume_run(again, read_checkpoint(find_resumable(tmp_path)))
     images = count_images(again)
     list(train(again))
     assert images == []
@@ -134,7 +135,7 @@ def test_a_run_stopped_while_the_backbone_runs_ends_with_the_same_bits(tmp_path,
     if lost:
         shutil.rmtree(tmp_path / "features")
     again = toy_run(tmp_path, CONFIG)
-    resume_run(again, find_resumable(tmp_path))
+    resume_run(again, read_checkpoint(find_resumable(tmp_path)))
     images = count_images(again)
     list(train(again))
     assert sum(images) == (51 if lost else 9)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from protokern.config import RunConfig, config_to_dict, parse_config
-from protokern.train.build import build_model
-from protokern.train.resume import set_seed
+from protokern.models.build import build_model
+from protokern.runs.progress import set_seed
 from protokern.train.run import TrainingRun
 
 CLASSES = ("red", "green", "blue")

@@ -8,15 +8,21 @@ from functools import cache
 
 import numpy as np
 
-from protokern.data.birds.beaks import draw_beak
-from protokern.data.birds.breasts import draw_breast
-from protokern.data.birds.crests import draw_crest_before, draw_crest_behind
-from protokern.data.birds.curves import Point, closed_curve, path, stroke, turned
-from protokern.data.birds.faces import EYE, draw_eye, draw_face
-from protokern.data.birds.shapes import Drawing, Group, Shape, darker, lighter
+from protokern.data.birds.body import TAIL_ROOT, draw_breast, draw_tail, draw_wing
+from protokern.data.birds.head import EYE, draw_beak, draw_crest_before, draw_crest_behind, draw_eye, draw_face
+from protokern.data.birds.shapes import (
+    Drawing,
+    Group,
+    Point,
+    Shape,
+    closed_curve,
+    darker,
+    lighter,
+    path,
+    stroke,
+    turned,
+)
 from protokern.data.birds.species import Colour, Species
-from protokern.data.birds.tails import TAIL_ROOT, draw_tail
-from protokern.data.birds.wings import draw_wing
 
 # The height at which the feet stand, and where between them.
 FOOT: Point = (0.08, 0.47)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_inputs, check_patch, check_patch_weight, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..metrics import weigh
+from ..metric import weigh
 from ..min_distance.op import min_distance_backward
 from ..min_distance.weight_gradient import weight_at
 from ..registration import below_autograd, refuse_transforms, register_op, tensors_needed
-from . import native, reference
 
 
 def distance_at(
@@ -72,14 +72,7 @@ def _implementation(
 def _unweighted(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str, backend: str) -> Tensor:
     rows, columns = grid_shape(features, prototypes)
     check_range(patch, "patch", rows * columns)
-    chosen = choose_backend(backend, features.device, features.dtype, None).backend
-    if chosen == "native":
-        return native.distance_at(features, prototypes, patch, metric)
-    if chosen == "triton":
-        from . import triton_launch
-
-        return triton_launch.distance_at(features, prototypes, patch, metric)
-    return reference.distance_at(features, prototypes, patch, metric)
+    return dispatch.evaluate("distance_at", (features, prototypes, patch, metric), backend)
 
 
 def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..chunking import chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
-from ..metrics import distance, prepare
+from ..metric import distance, prepare
 
 
 def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str) -> Tensor:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
-from ..metrics import weigh, weigh_gradient
+from ..metric import weigh, weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -20,7 +21,7 @@ from ..registration import (
     register_op,
     tensors_needed,
 )
-from . import native, reference
+from . import reference
 
 
 def distance_map(
@@ -80,14 +81,7 @@ def _implementation(
 
 
 def _unweighted(features: Tensor, prototypes: Tensor, metric: str, backend: str) -> Tensor:
-    chosen = choose_backend(backend, features.device, features.dtype, None).backend
-    if chosen == "native":
-        return native.distance_map(features, prototypes, metric)
-    if chosen == "triton":
-        from . import triton_launch
-
-        return triton_launch.distance_map(features, prototypes, metric)
-    return reference.distance_map(features, prototypes, metric)
+    return dispatch.evaluate("distance_map", (features, prototypes, metric), backend)
 
 
 def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:

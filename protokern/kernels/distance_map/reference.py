@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..chunking import centre_of, chunk_budget, chunks, product_dtype
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, prepare
+from ..metric import Vectors, distance, prepare
 
 
 def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:

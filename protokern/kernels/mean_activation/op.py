@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_epsilon, check_inputs, check_named_activation
 from ..geometry import compute_dtype
 from ..registration import (
@@ -18,7 +19,6 @@ from ..registration import (
     refuse_transforms,
     register_op,
 )
-from . import native, reference
 
 
 def mean_activation(
@@ -76,16 +76,8 @@ def _implementation(
     precision: str | None,
     backend: str,
 ) -> Tensor:
-    choice = choose_backend(
-        backend, features.device, features.dtype, precision, "mean_activation", features, prototypes
-    )
-    if choice.backend == "native":
-        return native.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
-    if choice.backend == "triton":
-        from . import triton_launch
-
-        return triton_launch.mean_activation(features, prototypes, metric, activation, epsilon, choice.precision)
-    return reference.mean_activation(features, prototypes, metric, activation, epsilon)
+    inputs = (features, prototypes, metric, activation, epsilon)
+    return dispatch.search("mean_activation", inputs, precision, backend)
 
 
 def _fake(features: Tensor, prototypes: Tensor, *_settings: Any) -> Tensor:
@@ -119,16 +111,7 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad, features, prototypes, metric, activation, epsilon, need_features, need_prototypes)
-    chosen = choose_backend(
-        backend, features.device, features.dtype, None, "mean_activation", features, prototypes, "backward"
-    ).backend
-    if chosen == "native":
-        return native.mean_activation_backward(*inputs)
-    if chosen == "triton":
-        from . import triton_backward
-
-        return triton_backward.mean_activation_backward(*inputs)
-    return reference.mean_activation_backward(*inputs)
+    return dispatch.gradient("mean_activation", inputs, backend)
 
 
 _mean_activation_op = register_op(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..activations import activate, activation_derivative
 from ..candidates import Centred, centred, expanded
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..distance_map.reference import map_gradients
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, distance_gradient, prepare
+from ..metric import Vectors, distance, distance_gradient, prepare
+from ..similarity import activate, slope
 
 # A pair is close where the squared distance is below this share of the squared lengths: elsewhere the expanded form
 # loses three bits at most.
@@ -70,7 +70,7 @@ def mean_activation_backward(
             some = p.select((chosen,))
             distances, close = _distances(x, x_centred, some, p_centred.select(chosen), metric)
             weight = grad[images, chosen, None].to(dtype) / distances.shape[-1]
-            weight = weight * activation_derivative(distances, activation, epsilon)  # (b, P, N)
+            weight = weight * slope(distances, activation, epsilon)  # (b, P, N)
             to_x, to_p = map_gradients(weight.masked_fill(close, 0), x, some, centre, metric)
             grad_x += to_x
             grad_p[chosen] += to_p

@@ -1,4 +1,4 @@
-"""The gradient of `mean_activation` in Triton: its launches, with the signature of native.py."""
+"""The gradient of `mean_activation` in Triton: its launches, with the arguments of reference.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
-from ..activations import activation_derivative
 from ..chunking import chunk_budget, chunks
 from ..distance_map.reference import distance_map_backward
 from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..similarity import slope
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import full_precision, prepare_operands
@@ -75,7 +75,7 @@ def _from_maps(
     for images in chunks(len(features), max(1, chunk_budget(features.device) // per_image)):
         x = features[images].to(weight.dtype)
         maps = distance_map(x, p, metric)
-        maps = weight[images, :, None, None] * activation_derivative(maps, activation, epsilon)
+        maps = weight[images, :, None, None] * slope(maps, activation, epsilon)
         to_x, to_p = distance_map_backward(maps, x, p, metric, grad_features.numel() > 0, True)
         if grad_features.numel() > 0:
             grad_features[images] = to_x

@@ -1,6 +1,6 @@
 """The Triton kernels of the gradient of `mean_activation`: distances are computed again, tile by tile. No launches.
 
-With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metrics.py):
+With w = g / N * activation'(d) for every pair, the gradients are sums of w times that of the distance (metric.py):
 products of a tile of w with a tile of vectors, and for close pairs, which are left out of those, differences. Letters
 as in triton_kernels.py; a program writes DB channels of its rows. Factors are float32.
 """
@@ -10,22 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..similarity import triton_slope
 from ..triton_common.difference import unit_divisors
 from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
 from ..triton_common.search_tile import pair_products, patch_square, prototype_square, tap_row
 from .triton_kernels import column_offset, exact_distance, expanded_distance, first_of_row
 
-
-@triton.jit
-def slope(distance, epsilon, ACTIVATION: tl.constexpr):
-    """Derivative of the activation with respect to the distance."""
-    if ACTIVATION == "log":
-        result = (epsilon - 1) / ((distance + 1) * (distance + epsilon))
-    elif ACTIVATION == "exp":
-        result = -tl.exp(-distance)
-    else:
-        result = 0.0 * distance - 1.0
-    return result
+slope = triton_slope()
 
 
 @triton.jit

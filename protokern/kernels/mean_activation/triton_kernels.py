@@ -9,9 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import is_finite_row, row_distance, similarity
+from ..similarity import triton_value
+from ..triton_common.difference import is_finite_row, row_distance
 from ..triton_common.indexing import cell_offset, first_cell, take_split
 from ..triton_common.search_tile import of_image, pair_products, patch_square, prototype_square
+
+similarity = triton_value()
 
 # As in reference.py: nearer than this share of the squared lengths, the expanded form has lost three bits.
 CLOSE = tl.constexpr(0.125)

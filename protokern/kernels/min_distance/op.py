@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import check_names, choose_backend, given
+from .. import dispatch
+from ..backends import check_names
 from ..checks import check_inputs, check_patch_weight
 from ..geometry import compute_dtype
-from ..metrics import weigh_gradient
+from ..metric import weigh_gradient
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -21,7 +22,6 @@ from ..registration import (
     register_result,
     tensors_needed,
 )
-from . import native, reference
 from .weight_gradient import min_distance_weight_backward, weight_at
 
 
@@ -37,7 +37,7 @@ class MinDistance(NamedTuple):
     patch: Tensor
 
 
-register_result(MinDistance)
+register_result(MinDistance, "protokern.kernels.min_distance.op.MinDistance")
 
 
 def min_distance(
@@ -60,10 +60,11 @@ def min_distance(
             W' = W - w + 1); dtype and device of `features`. Under `torch.autocast` the dtypes may differ, and the
             wider one is used.
         metric: "sqeuclidean", sum (x - p)^2, or "cosine", 1 - cos(x, p) with 1 for a zero vector.
-        precision: how the nearest patch is searched: "fp32", "tf32" or "bf16". None takes what holds half inputs
-            without loss, and for float32 inputs follows `torch.get_float32_matmul_precision()`, or is more precise
-            where the backend lacks that. Whatever it is, `value` is exact at `patch`; a coarse search may only take a
-            patch that is nearly the nearest. float64 inputs are searched in float64.
+        precision: how coarse the search for the nearest patch may be: "fp32", "tf32" or "bf16". Where the backend lacks
+            it, the next more precise one is used, so the same call runs on every machine; `protokern doctor` lists what
+            is there. None allows what holds half inputs without loss, and for float32 inputs follows
+            `torch.get_float32_matmul_precision()`. In every precision `value` is exact at `patch`; a coarse search may
+            only take a patch that is nearly the nearest. float64 inputs are searched in float64.
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch of the grid counts, (B, H', W') in [0, 1]: floating, of the dtype of features
             or float32 with half features, or bool. Distances d become (1 - w) + w d under "cosine", so that the
@@ -79,8 +80,7 @@ def min_distance(
 
     Raises:
         TypeError: an input is not a tensor.
-        ValueError: shapes, dtypes or devices disagree, the grid is empty, a name is unknown, or the backend cannot
-            search in that precision.
+        ValueError: shapes, dtypes or devices disagree, the grid is empty, or a name is unknown.
         BackendUnavailableError: `backend` was named but cannot run here.
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.1; maths in kernels/min_distance/README.md.
@@ -126,23 +126,8 @@ def _implementation(
     backend: str,
     patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(
-        backend,
-        features.device,
-        features.dtype,
-        precision,
-        "min_distance",
-        features,
-        prototypes,
-        is_weighted=patch_weight is not None,
-    )
-    if choice.backend == "native":
-        return native.min_distance(features, prototypes, metric, choice.precision, patch_weight)
-    if choice.backend == "triton":
-        from . import triton_launch
-
-        return triton_launch.min_distance(features, prototypes, metric, choice.precision, *given(patch_weight))
-    return reference.min_distance(features, prototypes, metric, patch_weight)
+    inputs = (features, prototypes, metric)
+    return dispatch.search("min_distance", inputs, precision, backend, patch_weight)
 
 
 def _fake(
@@ -198,16 +183,7 @@ def _backward_implementation(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     inputs = (grad_value, features, prototypes, patch, metric, need_features, need_prototypes)
-    chosen = choose_backend(
-        backend, features.device, features.dtype, None, "min_distance", features, prototypes, "backward"
-    ).backend
-    if chosen == "native":
-        return native.min_distance_backward(*inputs)
-    if chosen == "triton":
-        from . import triton_backward
-
-        return triton_backward.min_distance_backward(*inputs)
-    return reference.min_distance_backward(*inputs)
+    return dispatch.gradient("min_distance", inputs, backend)
 
 
 _min_distance_op = register_op(

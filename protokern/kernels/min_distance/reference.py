@@ -1,4 +1,4 @@
-"""The definition of `min_distance` and of its gradient, in plain torch, for any device.
+"""The definition of `min_distance`, `prototype_pool` and their gradient, in plain torch, for any device.
 
 The nearest patch is the first one with the smallest difference-form distance. A matrix product finds the few patches
 that rounding leaves in doubt; only those are compared by the difference form, so the result does not depend on how the
@@ -13,7 +13,8 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metrics import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
+from ..metric import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh
+from ..similarity import activate
 
 
 def min_distance(
@@ -43,6 +44,19 @@ def min_distance(
             bad = first_bad(x.is_finite, weight)
             value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, bad, some.is_finite)
     return value, patch
+
+
+def prototype_pool(
+    features: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    activation: str,
+    epsilon: float,
+    patch_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarity (B, P), smallest distance (B, P) and the flat index of its patch (B, P) int64."""
+    value, patch = min_distance(features, prototypes, metric, patch_weight)
+    return activate(value, activation, epsilon), value, patch
 
 
 def min_distance_backward(

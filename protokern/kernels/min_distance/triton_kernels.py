@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import is_finite_row, row_distance, similarity
+from ..similarity import triton_value
+from ..triton_common.difference import is_finite_row, row_distance
 from ..triton_common.indexing import cell_offset, first_cell, take_split, take_tile, wide
 from ..triton_common.search_tile import (
     NO_POSITION,
@@ -23,6 +24,8 @@ from ..triton_common.search_tile import (
 )
 from ..triton_common.strided_tile import strided_scores
 from ..triton_common.weight_kernels import first_spoilt, first_usable, of_weighted_image, weigh
+
+similarity = triton_value()
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Launches of the Triton search: `min_distance` as in native.py, and the search that `prototype_pool` shares.
+"""Launches of the Triton search: `min_distance` and, with the activation in its last step, `prototype_pool`.
 
 Which kernels run: float64 and tiny problems go directly through the difference forms of all pairs, in one launch. All
 others take a pass that makes operands; a search by products, with the positions split and then combined where that
@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..similarity import activate
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import MOST_FOR_STRIDED, Config, choose, num_splits, shrink
 from ..triton_common.device import OPTIONS, cells_of, on_device
@@ -63,6 +64,19 @@ def min_distance(
     """Smallest distance over the grid (B, P) and the flat index of its patch (B, P) int64."""
     result = search(features, prototypes, metric, precision, "none", 0.0, patch_weight)
     return result.value, result.patch
+
+
+def prototype_pool(
+    features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float, precision: str,
+    patch_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Similarity (B, P), smallest distance (B, P) and the flat index of its patch (B, P) int64."""
+    if features.dtype == torch.float64:
+        # A kernel takes epsilon as a float32, which is too coarse for float64 similarities.
+        value, patch = min_distance(features, prototypes, metric, precision, patch_weight)
+        return activate(value, activation, epsilon), value, patch
+    found = search(features, prototypes, metric, precision, activation, epsilon, patch_weight)
+    return found.similarity, found.value, found.patch
 
 
 def search(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..chunking import add_rows_
-from ..metrics import weigh_gradient
+from ..metric import weigh_gradient
 from ..registration import below_autograd, no_second_derivative, register_op
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..activations import activate
-from ..backends import check_names, choose_backend, given
+from .. import dispatch
+from ..backends import check_names
 from ..checks import (
     check_activation,
     check_activation_result,
@@ -21,7 +21,7 @@ from ..checks import (
 from ..geometry import compute_dtype
 from ..min_distance.op import min_distance_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
-from . import native, reference
+from ..similarity import activate
 
 
 class TopKPool(NamedTuple):
@@ -38,7 +38,7 @@ class TopKPool(NamedTuple):
     patch: Tensor
 
 
-register_result(TopKPool)
+register_result(TopKPool, "protokern.kernels.topk_pool.op.TopKPool")
 
 
 def topk_pool(
@@ -126,23 +126,8 @@ def _implementation(
     backend: str,
     patch_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    choice = choose_backend(
-        backend,
-        features.device,
-        features.dtype,
-        precision,
-        "topk_pool",
-        features,
-        prototypes,
-        is_weighted=patch_weight is not None,
-    )
-    if choice.backend == "native":
-        return native.topk_distance(features, prototypes, k, metric, choice.precision, patch_weight)
-    if choice.backend == "triton":
-        from . import triton_launch
-
-        return triton_launch.topk_distance(features, prototypes, k, metric, choice.precision, *given(patch_weight))
-    return reference.topk_distance(features, prototypes, k, metric, patch_weight)
+    inputs = (features, prototypes, k, metric)
+    return dispatch.search("topk_pool", inputs, precision, backend, patch_weight)
 
 
 def _fake(features: Tensor, prototypes: Tensor, k: int, *_settings: Any) -> tuple[Tensor, Tensor]:

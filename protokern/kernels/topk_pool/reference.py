@@ -12,7 +12,7 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
-from ..metrics import Vectors, distance, prepare
+from ..metric import Vectors, distance, prepare
 from ..min_distance.reference import first_bad, mark_non_finite, weigh_rows
 
 

@@ -269,7 +269,7 @@ def topk_exhaustive_kernel(
                 # A prototype that is not finite takes patch 0. One number, since the interpreter takes no scalar masks.
                 first_bad = first_spoilt(first, image, first_bad)
                 first_bad = tl.minimum(first_bad, tl.where(tl.min(p_finite.to(tl.int32), 0) == 0, 0, NO_POSITION))
-                first = tl.zeros([SLOTS], tl.int32) + first_bad
-                spoilt = (slot < K) & (first < NO_POSITION)
+                spoiling = tl.zeros([SLOTS], tl.int32) + first_bad
+                spoilt = (slot < K) & (spoiling < NO_POSITION)
                 tl.store(value_ptr + out * K + slot, tl.full([SLOTS], float("nan"), COMPUTE), mask=spoilt)
-                tl.store(patch_ptr + out * K + slot, first.to(tl.int64), mask=spoilt)
+                tl.store(patch_ptr + out * K + slot, spoiling.to(tl.int64), mask=spoilt)

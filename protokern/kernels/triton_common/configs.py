@@ -1,6 +1,6 @@
 """Which tiles a kernel runs with: a checked-in table, its nearest row, and a rule that makes tiles fit the device.
 
-No call is ever tuned: the table comes from `python -m benchmarks.tune`, and a row nobody has measured says "derived".
+No call is ever tuned: the table comes from `python -m benchmarks tune`, and a row nobody has measured says "derived".
 """
 
 from __future__ import annotations

@@ -142,21 +142,3 @@ def is_finite_row(
             x = load_terms(pointer, offset, stride_d, stride_y, stride_x, mask, tap, k0 + column, depth, KW, COMPUTE)
             bad = tl.where(tl.abs(x) < float("inf"), bad, 1)
     return tl.max(bad, 1) == 0
-
-
-@triton.jit
-def similarity(distance, epsilon, ACTIVATION: tl.constexpr):
-    """The activation of a distance, elementwise: log, linear, exp or cosine, as in kernels/activations.py."""
-    if ACTIVATION == "log":
-        # log(1 + u) loses u where it is small; the quotient puts back what 1 + u rounded away.
-        u = (1 - epsilon) / (distance + epsilon)
-        w = 1 + u
-        rest = tl.where((w == 1) | (w == float("inf")), 1.0, w - 1)
-        result = tl.where(w == 1, u, tl.log(w) * tl.where(w == float("inf"), 1.0, u / rest))
-    elif ACTIVATION == "linear":
-        result = -distance
-    elif ACTIVATION == "exp":
-        result = tl.exp(-distance)
-    else:
-        result = 1 - distance
-    return result

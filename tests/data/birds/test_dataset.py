@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from protokern.data import BirdCounts, SyntheticBirds, open_splits
-from protokern.data.birds.annotation import ANNOTATED_PARTS, share_on_bird
+from protokern.data.birds.dataset import ANNOTATED_PARTS, share_on_bird
 
 
 def small(split: str = "train", num_classes: int = 4, images_per_class: int = 3, seed: int = 0) -> SyntheticBirds:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from protokern.data.birds.anatomy import Individual, draw_bird
-from protokern.data.birds.annotation import ANNOTATED_PARTS, annotate
+from protokern.data.birds.dataset import ANNOTATED_PARTS, annotate
 from protokern.data.birds.scene import paint_scene
 from protokern.data.birds.species import (
     BEAKS,

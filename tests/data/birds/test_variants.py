@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.cli.runs import open_data
 from protokern.config import parse_config
 from protokern.data import SyntheticBirds
 from protokern.data.birds.scene import Scene, paint_scene
-from protokern.data.birds.species import BEAKS
-from protokern.data.birds.variants import DIFFERENCES, variant, with_chance
+from protokern.data.birds.species import BEAKS, DIFFERENCES, variant, with_chance
+from protokern.runs.data import open_data
 
 
 def scene(difference: str, number: int) -> Scene:

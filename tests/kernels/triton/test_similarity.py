@@ -1,17 +1,21 @@
-"""The activation in the last step of a kernel is that of kernels/activations.py."""
+"""The similarities in Triton's language are those of the table in torch."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
+from torch import Tensor
 
-from protokern.kernels.activations import activate
-from protokern.kernels.prototype_pool import triton_launch
+from protokern.kernels.min_distance import triton_launch
+from protokern.kernels.similarity import ACTIVATIONS, activate, slope, triton_slope, triton_value
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
 ]
+value_in_kernel, slope_in_kernel = triton_value(), triton_slope()
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +24,37 @@ def interpreted() -> None:
         pytest.skip("the interpreter is for machines without a GPU")
 
 
+@triton.jit
+def both_kernel(distance_ptr, epsilon_ptr, value_ptr, slope_ptr, count, ACTIVATION: tl.constexpr, SIZE: tl.constexpr):
+    """Value and slope of `count` distances."""
+    i = tl.arange(0, SIZE)
+    distance = tl.load(distance_ptr + i, mask=i < count, other=1.0)
+    epsilon = tl.load(epsilon_ptr)
+    tl.store(value_ptr + i, value_in_kernel(distance, epsilon, ACTIVATION), mask=i < count)
+    tl.store(slope_ptr + i, slope_in_kernel(distance, epsilon, ACTIVATION), mask=i < count)
+
+
+def both(distance: Tensor, activation: str, epsilon: float) -> tuple[Tensor, Tensor]:
+    value, derivative = torch.empty_like(distance), torch.empty_like(distance)
+    constant = torch.full((1,), epsilon, dtype=distance.dtype)
+    both_kernel[(1,)](distance, constant, value, derivative, len(distance), ACTIVATION=activation, SIZE=16)
+    return value, derivative
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("epsilon", [1e-4, 1e-12, 0.5])
-@pytest.mark.parametrize("activation", ["log", "linear", "exp", "cosine"])
-def test_similarity_of_any_distance(activation: str, epsilon: float, dtype: torch.dtype) -> None:
-    roots = torch.tensor([0, 1e-12, 1e-4, 0.1, 1, 3, 30, 1e3, 1e6, 1e18], dtype=dtype)
-    found, value, _ = triton_launch.prototype_pool(
-        torch.zeros(1, 1, 1, 2, dtype=dtype), roots[:, None], "sqeuclidean", activation, epsilon, "fp32"
-    )
-    torch.testing.assert_close(value[0], roots.square(), rtol=1e-6, atol=0)
-    rtol, atol = (1e-6, 1e-7) if dtype == torch.float32 else (0, 0)
-    torch.testing.assert_close(found, activate(value, activation, epsilon), rtol=rtol, atol=atol)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_value_and_slope_of_any_distance(activation: str, epsilon: float, dtype: torch.dtype) -> None:
+    distance = torch.tensor([0, 1e-24, 1e-8, 0.01, 1, 9, 900, 1e6, 1e12], dtype=dtype)
+    value, derivative = both(distance, activation, epsilon)
+    rtol, atol = (1e-6, 1e-7) if dtype == torch.float32 else (1e-12, 1e-13)
+    torch.testing.assert_close(value, activate(distance, activation, epsilon), rtol=rtol, atol=atol)
+    torch.testing.assert_close(derivative, slope(distance, activation, epsilon), rtol=rtol, atol=atol)
+
+
+def test_an_unknown_name_is_never_another_similarity() -> None:
+    with pytest.raises(Exception, match="an activation without a value"):
+        both(torch.ones(3), "none", 1e-4)
 
 
 def test_similarity_of_what_is_not_finite() -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from protokern.kernels.min_distance import triton_launch
-from protokern.kernels.prototype_pool import triton_launch as pool_launch
 from protokern.kernels.topk_pool import triton_launch as topk_launch
 from protokern.kernels.triton_common.configs import Config
 from protokern.kernels.triton_common.weights import prepare_weights
@@ -239,7 +238,7 @@ def test_a_similarity_is_multiplied_with_the_weight(metric: str, activation: str
     features, prototypes = ODD.inputs(dtype)
     weight = random_weight(ODD, dtype).clamp(0.1)
     inputs = 0.2 * features, 0.2 * prototypes, metric
-    found, value, patch = pool_launch.prototype_pool(*inputs, activation, 1e-4, "fp32", weight)
+    found, value, patch = triton_launch.prototype_pool(*inputs, activation, 1e-4, "fp32", weight)
     nearest = search(*inputs, weight)
     assert torch.equal(value, nearest[0])
     assert torch.equal(patch, nearest[1])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protokern.report.data import ClassWeight, PrototypeCard, ReportData
+from protokern.report.data import PrototypeCard, ReportData
 from protokern.report.page import write_explanation, write_report
 from protokern.report.words import say_frame
+from protokern.results.prototypes import ClassWeight
 from tests.report.conftest import CLASSES, FILE_NAME, PROOF, with_tested_frames
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def test_a_tested_frame_says_its_numbers_and_marks_the_patch_and_nearest_patches
     wait_until_open(page)
     assert say_frame(PROOF) in page.text_content("#sheet-body")
     own = page.locator("#sheet .sheet-pictures .seen").first
-    picture, mark = own.bounding_box(), own.locator(".cell-mark").bounding_box()
+    picture: Any = own.bounding_box()
+    mark: Any = own.locator(".cell-mark").bounding_box()
     # (8, 10, 12, 14) of 24 x 32 pixels.
     for side, share, whole in (("x", 10 / 32, "width"), ("y", 8 / 24, "height")):
         assert mark[side] - picture[side] == pytest.approx(share * picture[whole], abs=1)
@@ -250,7 +252,7 @@ def test_nothing_is_wider_than_a_phone(
 
 
 def test_pictures_beside_the_page_come_when_they_are_seen(
-    open_page: OpenPage, report_data: ReportData, tmp_path: Path
+    open_page: Any, report_data: ReportData, tmp_path: Path
 ) -> None:
     path = tmp_path / "index.html"
     many = tuple(replace(report_data.prototypes[k % 5], index=k) for k in range(400))

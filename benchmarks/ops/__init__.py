@@ -1,0 +1,1 @@
+"""The ops: who computes them, how they are timed and checked."""

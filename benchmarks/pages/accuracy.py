@@ -1,0 +1,162 @@
+"""Accuracies of finished runs: `python -m benchmarks accuracy RUN...` stores them, `--write` fills docs/results.md.
+
+A run speaks for itself: its `run.toml` has the configuration, seed, versions and commit, its `metrics.json` the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.commit import ROOT
+from benchmarks.ops.machine import cpu_name
+from benchmarks.pages.results import RESULTS, Place, append_rows, read_rows
+
+ACCURACY = RESULTS / "accuracy.csv"
+PAGE = ROOT / "docs" / "results.md"
+CONFIGS = ROOT / "examples" / "configs"
+PLACE = Place("accuracies", "accuracy")
+STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """What one run reached; accuracies in percent, on the test images unless it says `val`.
+
+    Attributes:
+        config: the file of examples/configs that was trained, without its ending.
+        joint: before the push; None for a model that makes its choices final before that, or that has no such stage.
+        hardening: with those choices final; None for a model that makes none.
+        push: None where prototypes live from the start.
+        prune, pruned_last_layer: None without pruning.
+        live: after the push or the start; None without live epochs.
+        prototypes: left at the end.
+        minutes: of training, all stages together.
+    """
+
+    config: str
+    data: str
+    seed: int
+    image_size: str
+    train_images: int
+    test_images: int
+    joint: float | None
+    hardening: float | None
+    push: float | None
+    last_layer: float
+    prune: float | None
+    pruned_last_layer: float | None
+    val: float
+    prototypes: int
+    minutes: float
+    git_sha: str
+    torch_version: str
+    device: str
+    live: float | None = None
+
+
+def read_run(folder: Path) -> AccuracyRow:
+    """The row of a finished run folder.
+
+    Raises:
+        ValueError: its settings are those of none of examples/configs.
+    """
+    config = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    stages = metrics["stages"]
+    last = stages.get("after_pruned_last_layer", stages["after_last_layer"])
+    percent = {name: round(100 * stages[f"after_{name}"]["test"], 2) for name in STAGES if f"after_{name}" in stages}
+    path = config["data"]["path"]
+    return AccuracyRow(
+        config=recipe_of(config),
+        data=Path(path).name if path else "synthetic birds",
+        seed=metrics["seed"],
+        image_size=str(config["data"]["image_size"]),
+        train_images=metrics["images"]["train"],
+        test_images=metrics["images"]["test"],
+        joint=percent.get("joint"),
+        hardening=percent.get("hardening"),
+        push=percent.get("push"),
+        last_layer=percent["last_layer"],
+        prune=percent.get("prune"),
+        pruned_last_layer=percent.get("pruned_last_layer"),
+        val=round(100 * last["val"], 2),
+        prototypes=metrics["prototypes"],
+        minutes=round(sum(metrics["seconds"].values()) / 60, 1),
+        git_sha=config["made_by"]["git"],
+        torch_version=config["made_by"]["torch"],
+        device=cpu_name(),
+        live=percent.get("live"),
+    )
+
+
+def recipe_of(config: dict[str, Any]) -> str:
+    """Name of the one file in examples/configs whose settings the run has; the seed may differ."""
+    names = []
+    for path in sorted(CONFIGS.glob("*.toml")):
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        wanted = {(table, key): value for table, values in recipe.items() for key, value in values.items()}
+        wanted.pop(("train", "seed"), None)
+        if all(config.get(table, {}).get(key) == value for (table, key), value in wanted.items()):
+            names.append(path.stem)
+    if len(names) != 1:
+        raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {names or 'none'}.")
+    return names[0]
+
+
+def table(rows: Sequence[AccuracyRow]) -> str:
+    """The newest row of each recipe, data set and seed, and the mean over the seeds."""
+    newest = {(row.config, row.data, row.seed): row for row in rows}
+    lines = [
+        "| recipe | data | seed | joint | hardening | push | live | last layer | prune | last layer again | prototypes "
+        "| minutes | commit |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for config, data in dict.fromkeys((row.config, row.data) for row in newest.values()):
+        found = (row for row in newest.values() if (row.config, row.data) == (config, data))
+        group = sorted(found, key=lambda row: row.seed)
+        for row in group:
+            accuracies = [percent(getattr(row, stage)) for stage in STAGES]
+            cells = [
+                f"`{config}`",
+                data,
+                str(row.seed),
+                *accuracies,
+                str(row.prototypes),
+                f"{row.minutes:.0f}",
+                row.git_sha,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        if len(group) > 1:
+            means = [[getattr(row, stage) for row in group] for stage in STAGES]
+            cells = [percent(None if None in values else statistics.mean(values)) for values in means]
+            bold = " | ".join(f"**{cell}**" if cell else "" for cell in cells)
+            lines.append(f"| **mean** | {data} | {len(group)} seeds | {bold} | | | |")
+    devices = ", ".join(dict.fromkeys(f"{row.device} with torch {row.torch_version}" for row in newest.values()))
+    return "\n".join([*lines, "", f"Trained on two cores: {devices}."])
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def from_results() -> str:
+    return table(read_rows(ACCURACY, AccuracyRow))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy", description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="finished run folders to store")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
+    arguments = parser.parse_args(argv)
+    append_rows(ACCURACY, [read_run(folder) for folder in arguments.runs])
+    print(from_results())
+    if arguments.write:
+        PLACE.write(PAGE, from_results())
+    return 0

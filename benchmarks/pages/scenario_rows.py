@@ -1,0 +1,267 @@
+"""What one measurement of a scenario is, column by column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.pages.rows import Measurement
+
+
+@dataclass(frozen=True)
+class PushRow(Measurement):
+    """A push over a folder of images against the bare backbone over the same images.
+
+    Attributes:
+        rounds: passes of each kind; they alternate.
+        ratio: median over rounds of push time over backbone time of the same round.
+    """
+
+    backbone: str
+    images: int
+    image_size: int
+    prototypes: int
+    threads: int
+    rounds: int
+    backbone_s: float
+    push_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class SearchRow(Measurement):
+    """A search over stored features against what it replaces.
+
+    Attributes:
+        case: "push", "prune" or "stream".
+        baseline: "original" for the released program's loops, "op" for `min_distance` alone on batches in memory.
+        rounds: passes of each kind; they alternate.
+        search_s: one pass over all images, reading included.
+        baseline_images: how many images the baseline ran over; `baseline_s` is scaled to all.
+        ratio: median over rounds of baseline time over search time of the same round.
+        peak_mb: the most memory that the process of a stream held, Python and torch included, in 1e6 bytes.
+    """
+
+    case: str
+    baseline: str
+    images: int
+    side: int
+    depth: int
+    prototypes: int
+    classes: int
+    k: int
+    batch_size: int
+    threads: int
+    rounds: int
+    search_s: float
+    baseline_images: int
+    baseline_s: float
+    ratio: float
+    peak_mb: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointRow(Measurement):
+    """Epochs of a training with a checkpoint at the end, and without.
+
+    Attributes:
+        rounds: epochs of each kind; they alternate.
+        epoch_s: one without, validation included.
+        checkpoint_s: writing one, until it is on the disk.
+        checkpoint_mb: its size, in 1e6 bytes.
+        share: `checkpoint_s` over `epoch_s`.
+        ratio: median over rounds of an epoch with one over an epoch without of the same round.
+    """
+
+    backbone: str
+    images: int
+    image_size: int
+    prototypes: int
+    threads: int
+    rounds: int
+    epoch_s: float
+    checkpoint_s: float
+    checkpoint_mb: float
+    share: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class LastLayerRow(Measurement):
+    """The last-layer stage in one of the two ways.
+
+    Attributes:
+        problem: "made up", or the folder of a run.
+        solver: "convex" or "compat".
+        inputs: of the last layer: prototypes, or a pool's slots.
+        path: strengths of L1 that were tried.
+        seconds: median over the rounds, of the whole stage but the activations.
+        gap: relative distance to the minimum, at most; None where nobody knows.
+        l1: strength that was kept.
+        objective: cross entropy and L1 as the paper has them, at the run's own strength.
+        nonzero: weights to other classes that are not zero.
+        test_accuracy: in [0, 1]; None where there are no test images.
+    """
+
+    problem: str
+    solver: str
+    images: int
+    inputs: int
+    classes: int
+    path: int
+    threads: int
+    rounds: int
+    seconds: float
+    gap: float | None
+    l1: float
+    evaluations: int | None
+    objective: float
+    nonzero: int
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class ImportanceRow(Measurement):
+    """The importance of modifications against what it cannot do without.
+
+    Attributes:
+        modifications: how many.
+        rounds: of each kind; they alternate.
+        backbone_s: the bare backbone over the images, once for the originals and once for each modification.
+        modifications_s: all modifications of all images, with the same threads.
+        ratio: median over rounds of importance time over the sum of these two of the same round.
+    """
+
+    backbone: str
+    images: int
+    image_size: int
+    prototypes: int
+    modifications: int
+    batch_size: int
+    threads: int
+    rounds: int
+    backbone_s: float
+    modifications_s: float
+    importance_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class ReportRow(Measurement):
+    """The page of a made-up run: building it, opening it in Chromium, its size.
+
+    Attributes:
+        threads: of torch, while it was built.
+        build_s: from the run folder and its data to the page, once.
+        page_s: of this, from what was computed to the page: pictures drawn and stored, HTML rendered and written.
+        peak_mb: the most memory that the process held, the making of the run included.
+        page_mb: the page itself; pictures, pictures_mb: files beside it.
+        rounds: times that the page was opened; the milliseconds are medians of them.
+        browser: version of Chromium; None, as the milliseconds, where there was none.
+        paint_ms: first contentful paint.
+        load_ms: end of the load event.
+        open_ms: from a click on a prototype to its sheet.
+    """
+
+    prototypes: int
+    classes: int
+    train_images: int
+    test_images: int
+    image_size: int
+    threads: int
+    build_s: float
+    page_s: float
+    peak_mb: float
+    page_mb: float
+    pictures: int
+    pictures_mb: float
+    rounds: int
+    browser: str | None
+    paint_ms: float | None
+    load_ms: float | None
+    open_ms: float | None
+
+
+@dataclass(frozen=True)
+class FrozenRow(Measurement):
+    """A step of training of a head on the features of a frozen backbone, by one provider.
+
+    Attributes:
+        provider: "store bf16", "store fp32", "eager", "eager channels last", or "backbone", which runs on every batch.
+        channels: of the features.
+        side: rows and columns of the features.
+        batch: images in a step.
+        faster_than_eager: median of "eager" over this median, from the same rounds.
+        faster_than_backbone: median of "backbone" over this median.
+    """
+
+    provider: str
+    backbone: str
+    image_size: int
+    channels: int
+    side: int
+    prototypes: int
+    batch: int
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    images_per_s: float
+    faster_than_eager: float
+    faster_than_backbone: float
+
+
+@dataclass(frozen=True)
+class PoolRow(Measurement):
+    """Forward and backward of ProtoPool's head by one provider.
+
+    Attributes:
+        provider: "protokern", "original" or "eager".
+        scale: of the logits of the choices; None: the choices are final.
+        faster_than_original: median of the released formula over this median, from the same rounds.
+        extra_mb: peak of the resident memory less what the results need, in 1e6 bytes.
+        map_mb: one B x P x H x W float32 tensor of the case.
+    """
+
+    provider: str
+    case: str
+    focal: str
+    scale: float | None
+    images: int
+    depth: int
+    side: int
+    prototypes: int
+    classes: int
+    slots: int
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    faster_than_original: float | None
+    extra_mb: float
+    map_mb: float
+
+
+@dataclass(frozen=True)
+class WeightRow(Measurement):
+    """`prototype_pool` with weights of the patches, or without.
+
+    Attributes:
+        mode: "fwd", or "full" for forward and backward with all gradients.
+        weights: "none", "numbers" (random ones) or "mask".
+        slower_than_none: 20th percentile over that of the call without weights, from the same rounds. Whatever else a
+            machine does only adds to times, so quick rounds tell calls apart best.
+    """
+
+    case: str
+    metric: str
+    mode: str
+    backend: str
+    weights: str
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    slower_than_none: float

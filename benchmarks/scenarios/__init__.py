@@ -1,0 +1,1 @@
+"""What is made of the ops, timed against what it replaces; one file each."""

@@ -1,0 +1,1 @@
+"""Tables that the package ships with, made by measuring and compiling."""

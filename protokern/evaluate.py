@@ -1,0 +1,147 @@
+"""Accuracy and cross entropy over a data set, and the scores of its classes: precision, recall, F1 and their means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protokern.models.base import ModelOutput
+from protokern.ranks import SINGLE, Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Accuracy in [0, 1], mean cross entropy, and the number of images they are over.
+
+    `confusion` (K, K) int64 on the CPU counts the images, row = true class, column = answer; None where it was not
+    asked for.
+    """
+
+    accuracy: float
+    loss: float
+    images: int
+    confusion: Tensor | None = None
+
+
+def evaluate(
+    model: Callable[[Tensor], ModelOutput],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    *,
+    memory_format: torch.memory_format = torch.preserve_format,
+    after_batch: Callable[[], None] = lambda: None,
+    ranks: Ranks = SINGLE,
+    num_classes: int | None = None,
+) -> Evaluation:
+    """Run `model`, in evaluation mode, over (input, labels) batches: images, or features with a model's `head`.
+
+    Args:
+        model: from (B, ...) to an output with logits (B, K).
+        batches: inputs and labels (B,) int64.
+        device: of the model.
+        memory_format: of the inputs.
+        after_batch: called after every batch, for progress bars and interrupts.
+        ranks: each has its own batches; all get the numbers over all of them.
+        num_classes: K, to count the answers by class; None: they are not counted.
+    """
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    images = 0
+    confusion = None if num_classes is None else torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    for inputs, labels in batches:
+        targets = labels.to(device)
+        with torch.inference_mode():
+            logits = model(inputs.to(device, memory_format=memory_format)).logits  # (B, K)
+            answers = logits.argmax(dim=1)
+            correct += (answers == targets).sum()
+            if confusion is not None:
+                confusion += count_confusion(targets, answers, len(confusion))
+            loss += F.cross_entropy(logits, targets, reduction="sum")
+        images += len(labels)
+        after_batch()
+    all_correct, all_loss, all_images = ranks.sum([float(correct), float(loss), images])
+    if confusion is not None and ranks.size > 1:
+        confusion = (
+            torch.tensor(ranks.sum(confusion.flatten().double().tolist()), dtype=torch.float64)
+            .long()
+            .view(confusion.shape)
+        )
+    return Evaluation(
+        all_correct / max(all_images, 1),
+        all_loss / max(all_images, 1),
+        int(all_images),
+        None if confusion is None else confusion.cpu(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """How a class fares.
+
+    Attributes:
+        images: of the class.
+        answers: images that were called this class, rightly or not.
+        correct: images of the class that were called so.
+    """
+
+    images: int
+    answers: int
+    correct: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the answers that are right; None where the class was never the answer."""
+        return self.correct / self.answers if self.answers else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the images that were found; None where there are none."""
+        return self.correct / self.images if self.images else None
+
+    @property
+    def f1(self) -> float | None:
+        """2 correct / (images + answers), the harmonic mean of both; None where neither are any."""
+        both = self.images + self.answers
+        return 2 * self.correct / both if both else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How all classes fare; `classes` in the order of the logits."""
+
+    classes: tuple[ClassScore, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all images with the right answer; 0 without images."""
+        return sum(one.correct for one in self.classes) / max(1, sum(one.images for one in self.classes))
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images; 0 without images."""
+        return _mean([one.recall for one in self.classes])
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that have images or were an answer; 0 without images."""
+        return _mean([one.f1 for one in self.classes])
+
+
+def score_classes(confusion: Tensor) -> Scores:
+    """The scores of a confusion matrix (K, K), row = true class, column = answer."""
+    images, answers, correct = (one.tolist() for one in (confusion.sum(1), confusion.sum(0), confusion.diagonal()))
+    return Scores(tuple(ClassScore(*counts) for counts in zip(images, answers, correct, strict=True)))
+
+
+def count_confusion(labels: Tensor, answers: Tensor, num_classes: int) -> Tensor:
+    """(K, K) int64, row = true class, column = answer, of labels and answers (N,) int64."""
+    return torch.bincount(labels * num_classes + answers, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0

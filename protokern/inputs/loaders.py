@@ -1,0 +1,181 @@
+"""Batches: shuffled ones that can start in the middle of an epoch, and plain ones in data-set order."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from protokern.features import FeatureStore
+from protokern.inputs.workers import ImageLoader
+from protokern.ranks import SINGLE, Ranks
+
+Batches = DataLoader[tuple[Tensor, Tensor]]
+_GRACE = 30  # seconds; as long as torchrun and Kubernetes wait
+
+
+class LabelledImages(Protocol):
+    """What training asks of a data set; `protokern.data` offers it."""
+
+    labels: list[int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+    def sample_name(self, index: int) -> str: ...
+
+    def source_path(self, index: int) -> Path | None: ...
+
+    def transform(self) -> str: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class StoredImages:
+    """The features of a data set's images in their place: item = ((C, H, W) of the backbone, class index).
+
+    Args:
+        store: of these images.
+        images: what the features are of.
+        dtype: of the features.
+    """
+
+    def __init__(self, store: FeatureStore, images: LabelledImages, dtype: torch.dtype = torch.float32) -> None:
+        self.store = store
+        self.images = images
+        self.dtype = dtype
+        self.labels = images.labels
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.store.read([index], self.dtype)[0], self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch, (B, C, H, W) and (B,); the loaders of this module take it as it is."""
+        return self.store.read(indices, self.dtype), self.store.labels[indices]
+
+    def sample_name(self, index: int) -> str:
+        return self.images.sample_name(index)
+
+    def source_path(self, index: int) -> Path | None:
+        return self.images.source_path(index)
+
+    def transform(self) -> str:
+        return self.images.transform()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: features are of un-augmented images."""
+
+
+class DataSplits(Protocol):
+    """The data sets of a run: augmented training images, the same un-augmented for the push, and the held-out ones."""
+
+    @property
+    def train(self) -> LabelledImages: ...
+
+    @property
+    def push(self) -> LabelledImages: ...
+
+    @property
+    def val(self) -> LabelledImages: ...
+
+    @property
+    def test(self) -> LabelledImages: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Image indices of every batch of an epoch; the same for the same seed and epoch.
+
+    A last batch of a single image joins the one before: batch norms cannot learn from one image.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(num_images).tolist()
+    batches = [order[start : start + batch_size] for start in range(0, num_images, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        single = batches.pop()
+        batches[-1] += single
+    return batches
+
+
+def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int, seed: int) -> Batches:
+    """Load the given batches in the given order.
+
+    The workers are seeded from `seed`, not from torch's generator: a loader made anew in the middle of an epoch would
+    move that on, and what a model draws there (mixup, Gumbel noise, dropout) would not be what it draws without a stop.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = dataset[0][0].shape if any(not batch for batch in batches) else None
+    return ImageLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=_workers_for(dataset, workers),
+        worker_init_fn=_start_worker,
+        collate_fn=_collate_for(dataset, shape),
+        generator=generator,
+    )
+
+
+def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks: Ranks = SINGLE) -> Batches:
+    """Load a data set from first to last image; of several ranks each loads its part of the same batches."""
+    starts = range(0, len(dataset), batch_size)
+    batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in ranks.part_of(starts)]
+    return ImageLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=_workers_for(dataset, workers),
+        worker_init_fn=_start_worker,
+        collate_fn=_collate_for(dataset),
+    )
+
+
+def first_image(dataset: LabelledImages, batch_size: int, ranks: Ranks) -> int:
+    """The first image that `ordered_loader` loads on this rank."""
+    starts = ranks.part_of(range(0, len(dataset), batch_size))
+    return starts[0] if starts else len(dataset)
+
+
+def _workers_for(dataset: LabelledImages, workers: int) -> int:
+    """Features are copied from memory: handing them from process to process would cost more than reading them."""
+    return 0 if isinstance(dataset, StoredImages) else workers
+
+
+def _collate_for(dataset: LabelledImages, shape: torch.Size | None = None) -> Callable[[Any], Any]:
+    return _as_it_is if isinstance(dataset, StoredImages) else partial(_collate, shape=shape)
+
+
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def _collate(items: list[tuple[Tensor, int]], *, shape: torch.Size | None) -> tuple[Tensor, Tensor]:
+    """A batch; one without images has them in `shape` (C, Y, X)."""
+    if not items and shape is not None:
+        return torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64)
+    batch: tuple[Tensor, Tensor] = default_collate(items)
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Seed Python and NumPy as torch already is; leave signals that reach all processes to the main one.
+
+    A terminal sends Ctrl-C to all, and some schedulers SIGTERM; the main process still needs images to finish its
+    batch. It sends SIGTERM itself to a worker that does not end, so that one only puts off the end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)

@@ -1,0 +1,94 @@
+"""Similarities: decreasing functions of a distance, with their slopes. Elementwise, any shape.
+
+One row each in torch, which is the definition, and the same functions in Triton's language for the kernels. Those of
+C++ are in csrc/core/similarity.h. A name that one of them lacks is an error there, never another similarity.
+
+Source: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from .triton_common.language import jit, tl
+
+ActivationName = Literal["log", "linear", "exp", "cosine"]
+ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
+
+
+class Similarity(NamedTuple):
+    """A similarity.
+
+    Attributes:
+        value: of a distance and epsilon.
+        slope: its derivative with respect to the distance.
+    """
+
+    value: Callable[[Tensor, float], Tensor]
+    slope: Callable[[Tensor, float], Tensor]
+
+
+SIMILARITIES: dict[ActivationName, Similarity] = {
+    # log((d + 1) / (d + epsilon)), without the cancellation of two logarithms at large distances.
+    "log": Similarity(
+        lambda distance, epsilon: torch.log1p((1 - epsilon) / (distance + epsilon)),
+        lambda distance, epsilon: (epsilon - 1) / ((distance + 1) * (distance + epsilon)),
+    ),
+    "linear": Similarity(lambda distance, epsilon: -distance, lambda distance, epsilon: torch.full_like(distance, -1)),
+    "exp": Similarity(lambda distance, epsilon: torch.exp(-distance), lambda distance, epsilon: -torch.exp(-distance)),
+    "cosine": Similarity(
+        lambda distance, epsilon: 1 - distance, lambda distance, epsilon: torch.full_like(distance, -1)
+    ),
+}
+assert tuple(SIMILARITIES) == ACTIVATIONS
+
+
+@jit
+def triton_value(distance, epsilon, ACTIVATION: tl.constexpr):
+    """The similarity of a distance."""
+    if ACTIVATION == "log":
+        # log(1 + u) loses u where it is small; the quotient puts back what 1 + u rounded away.
+        u = (1 - epsilon) / (distance + epsilon)
+        w = 1 + u
+        rest = tl.where((w == 1) | (w == float("inf")), 1.0, w - 1)
+        result = tl.where(w == 1, u, tl.log(w) * tl.where(w == float("inf"), 1.0, u / rest))
+    elif ACTIVATION == "linear":
+        result = -distance
+    elif ACTIVATION == "exp":
+        result = tl.exp(-distance)
+    elif ACTIVATION == "cosine":
+        result = 1 - distance
+    else:
+        tl.static_assert(False, "an activation without a value")
+    return result
+
+
+@jit
+def triton_slope(distance, epsilon, ACTIVATION: tl.constexpr):
+    """The derivative of the similarity with respect to the distance."""
+    if ACTIVATION == "log":
+        result = (epsilon - 1) / ((distance + 1) * (distance + epsilon))
+    elif ACTIVATION == "exp":
+        result = -tl.exp(-distance)
+    elif ACTIVATION == "linear" or ACTIVATION == "cosine":
+        result = 0.0 * distance - 1.0
+    else:
+        tl.static_assert(False, "an activation without a slope")
+    return result
+
+
+def activate(distance: Tensor, activation: str, epsilon: float) -> Tensor:
+    """Similarity of a distance.
+
+    `log` is log((d + 1) / (d + epsilon)), `linear` is -d, `exp` is exp(-d), `cosine` is 1 - d.
+    """
+    return SIMILARITIES[activation].value(distance, epsilon)  # type: ignore[index]
+
+
+def slope(distance: Tensor, activation: str, epsilon: float) -> Tensor:
+    """Derivative of `activate` with respect to the distance."""
+    return SIMILARITIES[activation].slope(distance, epsilon)  # type: ignore[index]

@@ -1,0 +1,85 @@
+"""Places in an image: boxes of pixels, what a patch can depend on, and the smallest part that keeps a similarity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels, half-open: rows y0 <= y < y1 and columns x0 <= x < x1."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptiveField:
+    """Pixel intervals that the rows and columns of a feature map depend on.
+
+    Attributes:
+        rows: for every grid row the half-open interval of pixel rows.
+        columns: for every grid column the half-open interval of pixel columns.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+    def box(self, row: int, column: int, size: tuple[int, int] = (1, 1)) -> Box:
+        """Pixels seen by the patch of `size` (h, w) cells whose first cell is (row, column)."""
+        last_row, last_column = row + size[0] - 1, column + size[1] - 1
+        return Box(self.rows[row][0], self.columns[column][0], self.rows[last_row][1], self.columns[last_column][1])
+
+    def share(self, image_size: tuple[int, int]) -> float:
+        """How much of an image of `image_size` (Y, X) the cell in the middle of the grid can depend on, from 0 to 1."""
+        return share_of_image(self.box(len(self.rows) // 2, len(self.columns) // 2), image_size)
+
+
+def share_of_image(box: Box, image_size: tuple[int, int]) -> float:
+    """The area of a box as a share of an image of `image_size` (Y, X)."""
+    return box.height * box.width / (image_size[0] * image_size[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SufficientFrame:
+    """The smallest box found around a patch whose content alone keeps most of a similarity.
+
+    Shares are of `similarity` and may be above 1: what is outside of a box can speak against a prototype.
+
+    Attributes:
+        box: pixels, with the patch's own cells inside; None where `similarity` is not positive, for then there is
+            nothing of which a share could be kept.
+        similarity: of the prototype and the patch in the whole image, before weights.
+        kept_grey: share that is left where all outside of the box is grey; at least what was asked for.
+        kept_blur: share that is left where all outside is the blurred image instead.
+        kept_other: share that is left where all outside is another image instead; None where none was given.
+        area: of the box, as a share of the image.
+        passes: images that went through the net for this frame; those that frames of one image share count once.
+    """
+
+    box: Box | None
+    similarity: float
+    kept_grey: float | None
+    kept_blur: float | None
+    kept_other: float | None
+    area: float | None
+    passes: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes the whole image."""
+        return self.area == 1.0

@@ -1,0 +1,35 @@
+"""The stages of a training by name, and what each is called where people read of it."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+Stage = Literal["start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
+
+
+class StageNames(NamedTuple):
+    """What a stage is called.
+
+    Attributes:
+        summary: in metrics.json, what was reached after it; a run has one entry for warm and joint.
+        terminal: in the lines of a training.
+        page: in the report.
+    """
+
+    summary: str
+    terminal: str
+    page: str
+
+
+STAGES: dict[str, StageNames] = {
+    "start": StageNames("after_start", "start", "start at patches"),
+    "warm": StageNames("after_joint", "warm", "warm-up"),
+    "joint": StageNames("after_joint", "joint", "joint training, best epoch"),
+    "hardening": StageNames("after_hardening", "hardening", "hardening"),
+    "push": StageNames("after_push", "push", "push"),
+    "live": StageNames("after_live", "live", "live prototypes"),
+    "last_layer": StageNames("after_last_layer", "last layer", "last layer"),
+    "prune": StageNames("after_prune", "prune", "pruning"),
+    "pruned_last_layer": StageNames("after_pruned_last_layer", "last layer after pruning", "last layer after pruning"),
+}
+assert tuple(STAGES) == get_args(Stage)

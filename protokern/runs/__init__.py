@@ -1,0 +1,1 @@
+"""All that a run folder holds, there and back."""

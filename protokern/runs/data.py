@@ -1,0 +1,105 @@
+"""The data of a run, opened and checked against its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from protokern.config import RunConfig
+from protokern.data import Splits, open_splits
+from protokern.data.class_names import composed
+from protokern.data.colours import channels_of_rgb
+from protokern.data.decode import ReadOptions
+from protokern.data.names import name_pairs_alike
+from protokern.data.sources import BirdCounts, folder_of
+from protokern.errors import ConfigError, DataError
+from protokern.runs.split import read_own_split
+
+_MOST_COLOURS = 4  # RGB and opacity
+
+
+def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run: Path | None = None) -> Splits:
+    """The data sets of a configuration, checked.
+
+    Args:
+        config: what to open.
+        checked_part: as in `open_splits`.
+        run: the run folder, which knows how a folder of class folders alone was split; None: there is none yet.
+
+    Raises:
+        DataError: they cannot be used.
+        CheckpointError: what the run folder holds of the split is broken.
+    """
+    data = config.data
+    return open_splits(
+        data.path or None,
+        image_size=data.image_size,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        seed=config.train.seed,
+        augmentation=data.augmentation,
+        on_unreadable=data.on_unreadable,
+        cache=data.cache,
+        max_image_pixels=data.max_image_pixels,
+        channels=data.channels,
+        grey_range=data.grey_range,
+        checked_part=checked_part,
+        birds=BirdCounts(
+            num_classes=data.birds_classes,
+            train_per_class=data.birds_train,
+            val_per_class=data.birds_val,
+            test_per_class=data.birds_test,
+            differ_in=data.birds_differ_in,
+        ),
+        own_split=None if run is None else read_own_split(run),
+    )
+
+
+def data_folder(config: RunConfig) -> Path | None:
+    """The folder that the data of a configuration lie in; None for data that are in none."""
+    return folder_of(config.data.path)
+
+
+def reading_of(config: RunConfig) -> ReadOptions:
+    """How a run reads every image, also one that is in none of its data sets."""
+    data = config.data
+    return ReadOptions(max_pixels=data.max_image_pixels, channels=data.channels, grey_range=data.grey_range)
+
+
+def prepare_colours(config: RunConfig) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What brings pictures in colour, (B, 3, Y, X), to the channels of a run; None where that is nothing.
+
+    Raises:
+        ConfigError: the channels are no colours.
+    """
+    channels = config.data.channels
+    if channels > _MOST_COLOURS:
+        raise ConfigError(
+            f"data.channels: must be at most {_MOST_COLOURS} to measure what colours and shapes matter; got {channels}."
+        )
+    return None if channels == 3 else partial(channels_of_rgb, channels=channels)
+
+
+def check_classes(splits: Splits, classes: Sequence[str]) -> None:
+    """Raise a DataError unless the data have exactly the classes of the model, in any form of accents."""
+    ours, theirs = ([composed(name) for name in names] for names in (classes, splits.classes))
+    missing, extra = (sorted({*one} - {*other}) for one, other in ((ours, theirs), (theirs, ours)))
+    if missing or extra:
+        parts = [
+            f"{kind} {', '.join(names[:5])}" for kind, names in (("missing:", missing), ("unknown:", extra)) if names
+        ]
+        similar = name_pairs_alike(missing, extra)
+        parts += [similar] if similar else []
+        raise DataError(
+            f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
+            "Give the data of the run."
+        )
+    if ours != theirs:  # the same classes, but an answer would be taken for another one
+        first = next(k for k in range(len(ours)) if ours[k] != theirs[k])
+        raise DataError(
+            f"data: must have the classes in the order that the model was trained on; class {first} must be "
+            f"{classes[first]!a}, got {splits.classes[first]!a}. Name or list them as the data of the run did."
+        )

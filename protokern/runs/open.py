@@ -1,0 +1,179 @@
+"""Opening the model of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from protokern.config import RunConfig, apply_changes, differing_keys, parse_config
+from protokern.config.run import with_data, with_old_defaults
+from protokern.errors import BackendUnavailableError, CheckpointError, ConfigError, ProtokernError
+from protokern.models.base import PrototypeModel
+from protokern.models.build import build_untrained, check_image_size, check_memory, place_model
+from protokern.models.registry import MODELS
+from protokern.models.settings import ModelConfig
+from protokern.push import PushResult
+from protokern.runs.checkpoints import BROKEN, Checkpoint, broken_state, find_checkpoint, read_checkpoint, run_folder
+
+# torch raises each of them for a device that is missing, or that it was built without.
+_NO_DEVICE = (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError, OSError)
+# What may differ between a run and a later use of its model: none of it changes the net.
+_TABLES_THAT_MAY_CHANGE = ("data", "prune")
+_MAY_CHANGE_AFTER_TRAINING = ("train.batch_size", "train.feature_cache_mb", "train.channels_last")
+_MAY_NOT_CHANGE = ("data.channels",)  # but this does
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A trained model and where it is from.
+
+    Attributes:
+        folder: the run folder.
+        checkpoint: the checkpoint's folder.
+        model: on the device, in evaluation mode.
+        config: of the run, with this call's changes.
+        classes: class names.
+        push: where the prototypes come from; None before a push.
+        stage: that the weights are from.
+        epoch: training epoch of the weights.
+    """
+
+    folder: Path
+    checkpoint: Path
+    model: PrototypeModel
+    config: RunConfig
+    classes: tuple[str, ...]
+    push: PushResult | None
+    stage: str
+    epoch: int
+
+
+def open_run(path: str, *, data: str | None, changes: Sequence[str], device: torch.device) -> OpenRun:
+    """Load the model of a run folder or a checkpoint folder.
+
+    Args:
+        path: the folder.
+        data: a data folder in place of the run's.
+        changes: `--set`s; only settings that leave the net as it is.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: no such run, or a broken one.
+        ConfigError: a change is wrong, or changes the net.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    state = checkpoint.state
+    model = rebuild_model(checkpoint)
+    table = with_old_defaults(state.config)
+    trained = parse_config(table)
+    config = with_data(parse_config(apply_changes(table, changes)), data)
+    for key in differing_keys(trained, config):
+        is_free = key.partition(".")[0] in _TABLES_THAT_MAY_CHANGE or key in _MAY_CHANGE_AFTER_TRAINING
+        if not is_free or key in _MAY_NOT_CHANGE:
+            raise ConfigError(f"--set {key}: cannot be changed after training. Train a new run with it.")
+    if config.data.image_size != trained.data.image_size:
+        check_image_size(model, config.model, config.data.image_size)
+    return OpenRun(
+        folder=run_folder(checkpoint.folder),
+        checkpoint=checkpoint.folder,
+        model=place_model(model, device, config.train.channels_last),
+        config=config,
+        classes=state.classes,
+        push=state.push,
+        stage=state.stage,
+        epoch=state.epoch,
+    )
+
+
+def check_pushed(run: OpenRun) -> PushResult:
+    """Where the prototypes come from; a CheckpointError unless they are patches of images."""
+    if run.push is None:
+        raise CheckpointError(
+            f"{run.checkpoint}: must be from after a push; its prototypes are not yet patches of images. "
+            "Go on with 'protokern train --resume', or run 'protokern push' first."
+        )
+    return run.push
+
+
+def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:
+    """Rebuild a trained model from a run folder (its latest checkpoint) or a checkpoint folder; on the CPU, evaluating.
+
+    No other file is read than the checkpoint's.
+
+    Returns:
+        The model, the run's configuration as tables, and the class names.
+
+    Raises:
+        CheckpointError: no such checkpoint, or a broken one.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    return rebuild_model(checkpoint), checkpoint.state.config, checkpoint.state.classes
+
+
+def rebuild_model(checkpoint: Checkpoint) -> PrototypeModel:
+    """The model of a checkpoint, on the CPU and evaluating.
+
+    Raises:
+        CheckpointError: the settings, or the weights, are broken, or of no model that this version has.
+    """
+    state, folder = checkpoint.state, checkpoint.folder
+    try:
+        image_size = _as_tuple(state.config["data"]["image_size"])
+        settings = _model_config(folder, state.config["model"])
+        channels = int(state.config["data"].get("channels", 3))
+        check_memory(settings, len(state.classes), image_size, channels)
+        model = build_untrained(settings, len(state.classes), image_size, channels)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except ProtokernError:
+        raise
+    except BROKEN as error:
+        raise broken_state(folder, error) from error
+    checkpoint.load_weights(model)
+    return model.eval()
+
+
+def _model_config(checkpoint: Path, table: Mapping[str, Any]) -> ModelConfig:
+    """The settings of a checkpoint's model; one of a newer version may have others than this one."""
+    name = table["name"]
+    if name not in MODELS:
+        raise CheckpointError(
+            f"{checkpoint}: holds a model {name!r}, which this version does not have. It has {', '.join(MODELS)}."
+        )
+    owner = MODELS[name].Config
+    unknown = sorted({*table} - {entry.name for entry in fields(owner)})
+    if unknown:
+        raise CheckpointError(
+            f"{checkpoint}: holds settings of a {name} that this version does not have: {', '.join(unknown)}. "
+            "Update protokern."
+        )
+    return owner(**{key: _as_tuple(value) for key, value in table.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that --device means.
+
+    Raises:
+        BackendUnavailableError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=device)
+    except _NO_DEVICE as error:
+        reason = str(error).partition("\n")[0]
+        raise BackendUnavailableError(
+            f"--device: must be a device of this machine; got {name!r} ({reason}). Use cpu."
+        ) from error
+    return device

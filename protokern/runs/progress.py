@@ -1,0 +1,152 @@
+"""Where a run stands, so that it goes on as if it had never stopped: its progress as a table; the states of optimizer
+and random numbers as named tensors, there and back; seeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from protokern.errors import CheckpointError
+from protokern.results.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The best weights so far by the validation split: accuracy, then cross entropy."""
+
+    checkpoint: str
+    epoch: int
+    accuracy: float
+    loss: float
+
+    def is_beaten_by(self, accuracy: float, loss: float) -> bool:
+        """Whether another result is better."""
+        return (accuracy, -loss) > (self.accuracy, -self.loss)
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """Where a run stands; saved with every checkpoint, so that a run goes on as if it had never stopped.
+
+    Attributes:
+        position: index in the plan of the step to do next.
+        batch: batches of that step that are done already.
+        epoch: training epoch that the present weights come from; -1 before the first.
+        optimizer_stage: stage of the optimizer in use.
+        images: in each split, to notice other data.
+        names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
+        sums: running sums of an epoch that is not finished.
+        best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
+        best_live: best epoch of the live stage at hand, counted from 1; 0: the push before it.
+        best_pushed: best last-layer stage.
+        waited: joint or hardening epochs since `best_joint` changed.
+        seconds: spent in each stage.
+        results: StageRecords as tables, one list entry each, in order.
+        log_lines: lines of the log when the checkpoint was written.
+    """
+
+    position: int = 0
+    batch: int = 0
+    epoch: int = -1
+    optimizer_stage: Stage | None = None
+    images: dict[str, int] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    best_joint: Best | None = None
+    best_live: Best | None = None
+    best_pushed: Best | None = None
+    waited: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    log_lines: int = 0
+
+    def to_table(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Progress:
+        """The opposite of `to_table`."""
+        values = {**table, "names": dict(table.get("names", {}))}
+        for name in ("best_joint", "best_live", "best_pushed"):
+            values[name] = Best(**values[name]) if values.get(name) else None  # older files lack the second
+        return cls(**values)
+
+
+def set_seed(seed: int, position: int) -> None:
+    """Seed Python, NumPy and torch for one step of a run, the same whether the run was resumed or not."""
+    words = np.random.SeedSequence([seed, position]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.manual_seed(int(words[2]))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state, each tensor named after its parameter."""
+    return {
+        f"optimizer/{key}/{name}": value
+        for name, parameter in _parameters_of(optimizer, model)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave.
+
+    Raises:
+        CheckpointError: a tensor does not fit its parameter.
+    """
+    optimizer.state.clear()
+    parameters = dict(_parameters_of(optimizer, model))
+    for full_name, value in tensors.items():
+        if not full_name.startswith("optimizer/"):
+            continue
+        _, key, name = full_name.split("/", 2)
+        parameter = parameters.get(name)
+        if parameter is None or (value.dim() and value.shape != parameter.shape):
+            raise CheckpointError(f"{full_name}: the optimizer state does not fit the model.")
+        if value.dim():  # in the memory format of the parameter, where the update is fastest
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][key] = value
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    learnt = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return ((name, parameter) for name, parameter in model.named_parameters() if id(parameter) in learnt)
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The states of Python's, NumPy's and torch's generators, and of that of `device` if it is a GPU."""
+    _, python_words, python_gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    words, position = numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]
+    tensors = {
+        "random/python": torch.tensor(python_words, dtype=torch.int64),
+        # The second of two normals that are drawn at once, if it was not asked for yet.
+        "random/python_gauss": torch.tensor([] if python_gauss is None else [python_gauss], dtype=torch.float64),
+        "random/numpy": torch.tensor([*words, position, numpy_state["has_gauss"]], dtype=torch.int64),
+        "random/numpy_gauss": torch.tensor(numpy_state["gauss"], dtype=torch.float64),
+        "random/torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def load_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_tensors` gave."""
+    python_gauss = tensors["random/python_gauss"].tolist() if "random/python_gauss" in tensors else []  # older files
+    random.setstate((3, tuple(tensors["random/python"].tolist()), python_gauss[0] if python_gauss else None))
+    *words, position, has_gauss = tensors["random/numpy"].tolist()
+    gauss = float(tensors["random/numpy_gauss"])
+    np.random.set_state(("MT19937", np.array(words, dtype=np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(tensors["random/torch"])
+    if "random/cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)

@@ -1,0 +1,1 @@
+"""Solvers of the last layer on fixed activations; they know no trainer."""

@@ -1,0 +1,84 @@
+"""The last layer as the convex problem it is, solved to a stated gap with weights that are really zero.
+
+Few weights of other classes are not zero at the solution, so L-BFGS-B works on a set of weights that starts with the
+own ones and takes in those that would leave zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protokern.solvers.problem import LastLayerProblem, certify
+from protokern.solvers.working_set import WorkingSet
+
+MAX_ROUNDS = 40
+FIRST_ITERATIONS = 30
+# Below this gap the rounding of float32 would begin to matter.
+DOUBLE_BELOW = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Weights and how good they are.
+
+    Attributes:
+        weight: (K, E) float64.
+        objective: F at them.
+        gap: (F - a lower bound of all F) / F, >= 0; at most so much, relatively, is left to gain.
+        evaluations: of the cross entropy and its gradient.
+        entering: largest gradient of the cross entropy in a weight of another class: with an l1 above it all are zero.
+    """
+
+    weight: Tensor
+    objective: float
+    gap: float
+    evaluations: int
+    entering: float
+
+
+def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: float) -> Solution:
+    """Minimise F, beginning at `weight` (K, E).
+
+    Args:
+        problem: see LastLayerProblem.
+        l1: strength of the L1 term, > 0; inf leaves every weight of another class at zero.
+        weight: where the search begins; `problem.start` stays the anchor of the ridge.
+        tolerance: relative gap to reach. A problem that is too ill-conditioned ends with a larger one, which the
+            solution states.
+
+    Source: Chen et al. 2019 (ProtoPNet), section 2.2, "convex optimization of last layer"; Zhu et al. 1997, "Algorithm
+        778: L-BFGS-B"; the dual bound as in Koh, Kim and Boyd 2007, "An interior-point method for large-scale
+        l1-regularized logistic regression", section 3.
+    """
+    is_own = problem.is_own
+    held = weight.clamp(-problem.bound, problem.bound)
+    own = weight.clamp(min=0) if problem.own_is_non_negative else weight
+    weight = torch.where(is_own, own, torch.zeros_like(weight) if np.isinf(l1) else held)
+    evaluations, stable = 0, 0
+    dtype = torch.float32
+    objective, gap, gradient = certify(problem, weight, l1)
+    for round_number in range(MAX_ROUNDS):
+        if gap <= tolerance:
+            break
+        members, has_grown = _grown(is_own | (weight != 0), gradient.abs() > l1, gradient)
+        stable = 0 if has_grown else stable + 1
+        iterations = FIRST_ITERATIONS * 2 ** min(max(round_number - 1, 0) // 2 + stable, 5)
+        weight, used = WorkingSet(problem, members, dtype).minimise(weight, l1, iterations, tolerance)
+        evaluations += used
+        objective, gap, gradient = certify(problem, weight, l1)
+        if gap < DOUBLE_BELOW or used < iterations or not has_grown:
+            dtype = torch.float64
+    entering = float(gradient.abs().masked_fill(is_own, 0.0).max())
+    return Solution(weight, objective, gap, evaluations, entering)
+
+
+def _grown(members: Tensor, would_leave: Tensor, gradient: Tensor) -> tuple[Tensor, bool]:
+    """The weights (K, E) and those that would leave zero, but no more new ones than there are; whether any came."""
+    candidates = gradient.abs().masked_fill(members | ~would_leave, -np.inf)
+    num_new = min(int((candidates > -np.inf).sum()), int(members.sum()))
+    newest = candidates.flatten().topk(num_new).indices
+    return members.flatten().index_fill(0, newest, True).view_as(members), num_new > 0

@@ -1,0 +1,197 @@
+"""The weights of a last layer that are being solved for, while all others stay zero."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from protokern.solvers.problem import LastLayerProblem
+
+MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
+WIDEST = 1.5  # of the classes of a group, the most inputs over the fewest
+# A product with all inputs costs as much as one with this share of them picked out, which uses the caches less.
+DENSE_SHARE = 1 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Classes that use about as many inputs, G of them, at most S inputs each.
+
+    Attributes:
+        classes: where they are among the working set's classes.
+        is_member: (G, S) bool, False where a class uses fewer.
+        position: of the members in the working set's vector, as many as there are.
+        rows: (G, S, N), the inputs.
+    """
+
+    classes: slice
+    is_member: Tensor
+    position: Tensor
+    rows: Tensor
+
+
+class WorkingSet:
+    """Some weights (k, e) of a problem, held as one vector.
+
+    Args:
+        problem: see LastLayerProblem.
+        members: (K, E) bool, the weights; at least all own ones.
+        dtype: precision of the products with the inputs.
+    """
+
+    def __init__(self, problem: LastLayerProblem, members: Tensor, dtype: torch.dtype) -> None:
+        self._problem = problem
+        self._members = members
+        self._dtype = dtype
+        self._is_own = problem.is_own[members]  # (A,)
+        self._start = problem.start[members]
+        self._largest = problem.bound if math.isfinite(problem.bound) else None
+        self._least_own = 0.0 if problem.own_is_non_negative else None
+        self._inputs = problem.inputs.to(dtype)
+        self._groups: list[_Group] = []
+        order = torch.arange(len(members))
+        if float(members.double().mean()) <= DENSE_SHARE:
+            self._groups, order = _pick(members, self._inputs)
+        self._targets = problem.targets[order].to(dtype)
+
+    def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
+        """Improve `weight` (K, E), which is zero outside of the set; also the evaluations that were used.
+
+        Own weights stay at or above zero where the problem says so. A weight of another class is the difference of two
+        that are not negative, so that L1 is linear, and a zero is a bound that is met exactly, as is the largest weight
+        that the problem allows.
+        """
+        from scipy.optimize import minimize  # takes a fifth of a second to import
+
+        own, ridge, num_images = self._is_own, self._problem.own_ridge, self._problem.inputs.shape[1]
+        num_own = int(own.sum())
+        num_other = len(own) - num_own
+        scale = self._problem.cross_entropy / num_images
+
+        def join(parts: np.ndarray) -> Tensor:
+            vector = torch.empty(len(own), dtype=torch.float64)
+            values = torch.from_numpy(parts)
+            vector[own] = values[:num_own]
+            vector[~own] = values[num_own : num_own + num_other] - values[num_own + num_other :]
+            return vector
+
+        def objective(parts: np.ndarray) -> tuple[float, np.ndarray]:
+            vector = join(parts)
+            loss, gradient = self._cross_entropy(vector)
+            distance = vector[own] - self._start[own]
+            others = scale * gradient[~own]
+            total = scale * loss + ridge / 2 * float(distance @ distance)
+            if num_other:
+                total += l1 * float(parts[num_own:].sum())
+            slopes = (scale * gradient[own] + ridge * distance, l1 + others, l1 - others)
+            return total, torch.cat(slopes).numpy()
+
+        first = weight[self._members]
+        others = first[~own]
+        with _openblas_on_one_thread():
+            result = minimize(
+                objective,
+                torch.cat([first[own], others.clamp(min=0), (-others).clamp(min=0)]).numpy(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(self._least_own, None)] * num_own + [(0, self._largest)] * (2 * num_other),
+                # Only the gap says when to stop; a gradient that is this small in every weight hardly makes it wider.
+                options={
+                    "maxiter": iterations,
+                    "maxcor": MEMORY,
+                    "ftol": 1e-15,
+                    "gtol": tolerance * min(l1, ridge),
+                },
+            )
+        improved = torch.zeros_like(weight)
+        improved[self._members] = join(result.x)
+        return improved, int(result.nfev)
+
+    def _cross_entropy(self, vector: Tensor) -> tuple[float, Tensor]:
+        """The sum of the cross entropies over the images, and its gradient (A,) float64."""
+        log_shares = self._logits(self._spread(vector.to(self._dtype))).log_softmax(dim=0)  # (K, N)
+        loss = -float((self._targets * log_shares).sum(dtype=torch.float64))
+        excess = log_shares.exp_().sub_(self._targets)
+        return loss, self._gather(self._gradients(excess)).double()
+
+    def _spread(self, vector: Tensor) -> list[Tensor]:
+        """The vector (A,) as tables that are multiplied: (K, E), or (G, S) for every group; zero elsewhere."""
+        if not self._groups:
+            dense = torch.zeros(self._members.shape, dtype=self._dtype)
+            dense[self._members] = vector
+            return [dense]
+        tables = [torch.zeros(group.is_member.shape, dtype=self._dtype) for group in self._groups]
+        for table, group in zip(tables, self._groups, strict=True):
+            table[group.is_member] = vector[group.position]
+        return tables
+
+    def _gather(self, tables: list[Tensor]) -> Tensor:
+        """The opposite of `_spread`."""
+        if not self._groups:
+            return tables[0][self._members]
+        vector = torch.empty(len(self._is_own), dtype=self._dtype)
+        for table, group in zip(tables, self._groups, strict=True):
+            vector[group.position] = table[group.is_member]
+        return vector
+
+    def _logits(self, weights: list[Tensor]) -> Tensor:
+        if not self._groups:
+            return weights[0] @ self._inputs
+        # Classes without any input stay at zero.
+        logits = torch.zeros(self._targets.shape, dtype=self._dtype)
+        for weight, group in zip(weights, self._groups, strict=True):
+            logits[group.classes] = (weight[:, None] @ group.rows)[:, 0]
+        return logits
+
+    def _gradients(self, excess: Tensor) -> list[Tensor]:
+        """What the class shares are too large by, (K, N), times the inputs; tables as those of `_spread`."""
+        if not self._groups:
+            return [excess @ self._inputs.T]
+        return [(excess[group.classes][:, None] @ group.rows.transpose(1, 2))[:, 0] for group in self._groups]
+
+
+def _pick(members: Tensor, inputs: Tensor) -> tuple[list[_Group], Tensor]:
+    """The inputs that each class uses, picked out once; and the classes (K,) in the order of the groups."""
+    counts = members.sum(dim=1)
+    position = torch.zeros(members.shape, dtype=torch.int64)
+    position[members] = torch.arange(int(counts.sum()))
+    groups: list[_Group] = []
+    first = 0
+    alike = _alike(counts)
+    for classes in alike:
+        width = int(counts[classes[-1]])
+        order = members[classes].int().argsort(dim=1, descending=True, stable=True)[:, :width]  # (G, S)
+        is_member = members[classes].gather(1, order)
+        groups.append(
+            _Group(
+                classes=slice(first, first + len(classes)),
+                is_member=is_member,
+                position=position[classes].gather(1, order)[is_member],
+                rows=inputs[order],
+            )
+        )
+        first += len(classes)
+    return groups, torch.cat([*alike, (counts == 0).nonzero().flatten()])
+
+
+def _alike(counts: Tensor) -> list[Tensor]:
+    """The classes with a count above 0, fewest first, in groups in which the counts (K,) differ by WIDEST at most."""
+    groups: list[list[int]] = []
+    for one in counts.argsort(stable=True).tolist():
+        if counts[one] == 0:
+            continue
+        if not groups or counts[one] > WIDEST * counts[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(one)
+    return [torch.tensor(group) for group in groups]
+
+
+def _openblas_on_one_thread() -> AbstractContextManager[object]:
+    """SciPy's OpenBLAS keeps its threads spinning between the small products of L-BFGS-B, where torch's should run."""
+    return ThreadpoolController().select(internal_api="openblas").limit(limits=1)

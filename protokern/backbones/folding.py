@@ -61,6 +61,8 @@ def _hooks(part: nn.Module) -> tuple[object, ...]:
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     one = copy.copy(convolution)
     one._parameters = dict(convolution._parameters)  # the copy shares its table of parameters otherwise
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     one.weight, one.bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,

@@ -103,6 +103,6 @@ def _find_regions(opened: OpenRun, splits: Splits) -> tuple[Regions | None, str]
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:
     """The frames of the prototypes' own sources, as they were drawn; None where there are none of this push."""
     files = None if opened.push is None else read_prototypes(opened.folder)
-    if files is None or opened.push is None or not files.comes_from(opened.push):
+    if files is None or opened.push is None or not files.comes_from(opened.push, opened.model):
         return None
     return [None if record.source is None else record.source.patch_box for record in files.prototypes]

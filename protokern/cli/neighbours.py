@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from protokern.cli.arguments import add_format_argument, add_only_argument, add_run_arguments, check_count, check_only
+from protokern.cli.arguments import (
+    add_format_argument,
+    add_frame_argument,
+    add_only_argument,
+    add_run_arguments,
+    check_count,
+    check_only,
+)
+from protokern.cli.prototype_frames import frame_prototypes
 from protokern.cli.report_data import find_prototypes
 from protokern.cli.report_neighbours import find_in_splits, see_neighbours
 from protokern.cli.views import prototype_cards
@@ -29,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="OUT", required=True, help="folder for the table and the figures")
     parser.add_argument("--k", type=int, default=NEIGHBOURS, help=f"neighbours in each split; default: {NEIGHBOURS}")
     add_only_argument(parser)
+    add_frame_argument(parser)
     add_format_argument(parser)
 
 
@@ -47,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
     files = find_prototypes(opened, splits)
     assert files is not None
     found = find_in_splits(opened, splits, files, args.k)
-    cards = prototype_cards(opened.model, opened.classes, files)
-    cards = see_neighbours(cards, opened, splits, files, found, chosen)
+    if args.frame == "sufficient":
+        files = frame_prototypes(opened, files, splits, prototypes=chosen)
+    cards = prototype_cards(opened.model, opened.classes, files, args.frame)
+    cards = see_neighbours(cards, opened, splits, files, found, chosen, args.frame)
     entries = [_entry(cards[index], found) for index in chosen]
     content = to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries})
     with outputs.writing(last=table) as stage:
@@ -103,7 +114,7 @@ def _split_entry(split: SplitNeighbours, index: int, neighbours: Sequence[Neighb
                 "similarity": neighbour.similarity,
                 "distance": neighbour.distance,
                 "patch": divmod(int(split.patch[index, rank]), split.grid[1]),
-                "patch_box": neighbour.picture.box,
+                "patch_box": neighbour.patch_box,
                 "receptive_field_box": neighbour.picture.receptive_field_box,
             }
             for rank, neighbour in enumerate(neighbours)

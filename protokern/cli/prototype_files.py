@@ -18,7 +18,7 @@ from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.results.places import ReceptiveField
 from protokern.results.prototypes import ClassWeight, PrototypeRecord, PrototypeSource
-from protokern.runs.prototypes import NewPrototypes, PrototypeFiles, new_prototypes
+from protokern.runs.prototypes import NewPrototypes, PrototypeFiles, new_prototypes, weights_of
 
 _BATCH = 16
 
@@ -52,6 +52,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
             grid=push_result.grid,
             receptive_field=field,
             prototypes=_records(model, splits.classes, sources),
+            weights=weights_of(model),
         )
 
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from protokern.cli.show import show_progress
 from protokern.data import Splits
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
 from protokern.results.prototypes import PrototypeRecord, PrototypeSource
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
 
-_IMAGES = 8  # in memory at a time
+_IMAGES = 4  # at a time: for the memory, and so that the bar moves every few seconds
 
 
 def frame_prototypes(
@@ -38,15 +39,15 @@ def frame_prototypes(
         for index, source in sources.items()
         if source.sufficient is None and (prototypes is None or index in prototypes)
     ]
-    if not can_read_sources(run, splits):
+    if not missing or not can_read_sources(run, splits):
         return files
     by_image: dict[int, list[int]] = {}
     for index in missing:
         by_image.setdefault(sources[index].image, []).append(index)
     found: dict[int, PrototypeSource] = {}
     images = sorted(by_image)
-    for start in range(0, len(images), _IMAGES):
-        batch = images[start : start + _IMAGES]
+    batches = [images[start : start + _IMAGES] for start in range(0, len(images), _IMAGES)]
+    for batch in show_progress(batches, "frames of the prototypes", len(batches)):
         others = [_another(files, by_image[image][0]) for image in batch]
         targets = [
             FrameTarget(place, index, sources[index].patch)

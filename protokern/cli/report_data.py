@@ -141,11 +141,14 @@ def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData
 
 
 def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | None:
-    """The pictures of the model's prototypes; written now if they are of another push and the data are at hand."""
+    """The pictures of the model's prototypes.
+
+    Written now, where the data are at hand, if they are of another push or other weights, or do not say of which.
+    """
     if run.push is None:
         return None
     files = read_prototypes(run.folder)
-    if files is not None and files.comes_from(run.push):
+    if files is not None and files.comes_from(run.push, run.model) and (files.weights is not None or splits is None):
         return files
     if splits is None:
         return None
@@ -166,7 +169,7 @@ def _find_pictures(run: OpenRun, splits: Splits | None, frame: str, notes: list[
 def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, notes: list[str]) -> PrototypeFiles:
     """The files with the sufficient frames of all prototypes; those that were not stored yet are stored now."""
     framed = frame_prototypes(run, files, splits)
-    if framed != files:
+    if framed != files and files.weights is not None:
         try:
             store_frames(framed)
         except CheckpointError as error:

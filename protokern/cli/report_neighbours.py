@@ -106,5 +106,6 @@ def _neighbours(
             class_name=run.classes[int(found.label[index, rank])],
             similarity=float(found.similarity[index, rank]),
             distance=float(found.distance[index, rank]),
+            patch_box=view.patch_box,
         )
     return {index: [of_rank[rank] for rank in sorted(of_rank)] for index, of_rank in by_rank.items()}

@@ -211,6 +211,7 @@ def _class_points(
         foreign_points=float(points[foreign].sum()),
         num_foreign=len(foreign),
         num_unused=sum(not card.classes for card in others),
+        num_speaking=int(np.count_nonzero(points)),
     )
 
 

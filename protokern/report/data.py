@@ -84,6 +84,7 @@ class Neighbour:
         class_name: its class.
         similarity: of the prototype and the patch.
         distance: of the two.
+        patch_box: around the patch's cell and what is connected with it, whatever is drawn.
     """
 
     picture: SeenPicture
@@ -91,6 +92,7 @@ class Neighbour:
     class_name: str
     similarity: float
     distance: float
+    patch_box: PixelBox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +185,7 @@ class ClassPoints:
         foreign_points: of the prototypes of other classes, or of none, that are not in `matches`, together.
         num_foreign: how many those are.
         num_unused: how many of them belong to no class; they have no points.
+        num_speaking: how many prototypes of the model have points for or against the class.
     """
 
     class_index: int
@@ -195,6 +198,7 @@ class ClassPoints:
     foreign_points: float
     num_foreign: int
     num_unused: int = 0
+    num_speaking: int
 
     @property
     def reasons(self) -> tuple[Match, ...]:

@@ -100,7 +100,7 @@ def write_neighbours(card: PrototypeCard, path: Path) -> None:
     if card.picture is None:
         canvas.write(MARGIN, _HEAD + _SIDE / 2, "no patch of an image", size=7.5, color=MUTED)
     else:
-        canvas.show(card.picture.image, MARGIN, _HEAD, card.picture.box, side=_SIDE)
+        canvas.show(card.picture.image, MARGIN, _HEAD, card.picture.box, cell=card.picture.cell, side=_SIDE)
         canvas.show(card.picture.heat, MARGIN, _HEAD + step, side=_SIDE)
     rows = (("training", found.train, found.agreement_train), ("test", found.test, found.agreement_test))
     for row, (name, neighbours, agreement) in enumerate(rows):
@@ -117,7 +117,11 @@ def write_neighbours(card: PrototypeCard, path: Path) -> None:
 
 
 def _draw_neighbour(canvas: Canvas, card: PrototypeCard, neighbour: Neighbour, *, left: float, top: float) -> None:
-    canvas.show(neighbour.picture.image, left, top, neighbour.picture.box, side=_SIDE)
+    box = neighbour.picture.box
+    if card.picture is not None and card.picture.cell is not None:  # its own frame was tested; no neighbour's was
+        canvas.show(neighbour.picture.image, left, top, cell=box, side=_SIDE)
+    else:
+        canvas.show(neighbour.picture.image, left, top, box, side=_SIDE)
     name = shortened(neighbour.class_name, _NAME)
     canvas.write(left, top + _SIDE + 0.12, name, size=7.5, color=ACCENT if is_own(card, neighbour) else AGAINST)
     canvas.write(left, top + _SIDE + 0.28, f"similarity {neighbour.similarity:.2f}", size=7.5, color=MUTED)

@@ -18,9 +18,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from protokern.errors import CheckpointError
+from protokern.features import fingerprint_of_weights
+from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.results.places import Box, ReceptiveField, SufficientFrame
 from protokern.results.prototypes import ClassWeight, PrototypeRecord, PrototypeSource
@@ -46,6 +48,8 @@ class PrototypeFiles:
         grid: (H', W') of the patches.
         receptive_field: of the model for images of this size.
         prototypes: by index.
+        weights: a fingerprint of the net and the vectors that boxes, maps and frames were found with, see `weights_of`;
+            None: the files are older than this note.
     """
 
     folder: Path
@@ -53,6 +57,7 @@ class PrototypeFiles:
     grid: tuple[int, int]
     receptive_field: ReceptiveField
     prototypes: tuple[PrototypeRecord, ...]
+    weights: str | None
 
     def picture(self, index: int, kind: PictureKind) -> np.ndarray:
         """The "image", "box" or "heat" picture of a prototype, (Y, X, 3) uint8.
@@ -73,8 +78,10 @@ class PrototypeFiles:
         """The receptive field, if `image` (C, Y, X) is of the size that it was found for."""
         return self.receptive_field if tuple(image.shape[1:]) == self.image_size else None
 
-    def comes_from(self, push: PushResult) -> bool:
-        """Whether these are the prototypes of that push."""
+    def comes_from(self, push: PushResult, model: PrototypeModel) -> bool:
+        """Whether these are the prototypes of that push, in a net of these weights as far as the files know theirs."""
+        if self.weights is not None and self.weights != weights_of(model):
+            return False
         images = [-1 if record.source is None else record.source.image for record in self.prototypes]
         columns = self.grid[1]
         patches = [
@@ -82,6 +89,11 @@ class PrototypeFiles:
             for record in self.prototypes
         ]
         return images == push.image.tolist() and patches == push.patch.tolist()
+
+
+def weights_of(model: PrototypeModel) -> str:
+    """A fingerprint of backbone, add-on layers and prototypes; no box, map or frame depends on the last layer."""
+    return fingerprint_of_weights(nn.ModuleList([model.backbone, model.add_on_layers, model.prototype_layer]))
 
 
 def picture_name(index: int, kind: PictureKind) -> str:
@@ -106,6 +118,7 @@ class NewPrototypes:
         grid: tuple[int, int],
         receptive_field: ReceptiveField,
         prototypes: tuple[PrototypeRecord, ...],
+        weights: str,
     ) -> PrototypeFiles:
         """Write the table, after all pictures; the arguments are as in `PrototypeFiles`."""
         written = PrototypeFiles(
@@ -114,6 +127,7 @@ class NewPrototypes:
             grid=grid,
             receptive_field=receptive_field,
             prototypes=prototypes,
+            weights=weights,
         )
         write_synced(self._place / _TABLE, to_json_bytes(_to_table(written)))
         list_folder(self._place, PROTOTYPES)
@@ -146,6 +160,7 @@ def _to_table(files: PrototypeFiles) -> dict[str, Any]:
         entries.append(entry)
     return {
         "format": FORMAT,
+        "weights": files.weights,
         "image_size": files.image_size,
         "grid": files.grid,
         "receptive_field": asdict(files.receptive_field),
@@ -167,6 +182,8 @@ def store_frames(files: PrototypeFiles) -> None:
 def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     """Read RUN/prototypes; None if the run has none yet.
 
+    Sufficient frames are left out where the files do not say which weights they were found with.
+
     Raises:
         CheckpointError: it is broken or of another format.
     """
@@ -186,16 +203,20 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
 
 def _files_from_table(folder: Path, table: dict[str, Any]) -> PrototypeFiles:
     field = {name: tuple(map(tuple, ends)) for name, ends in table["receptive_field"].items()}
+    weights = table.get("weights")
+    if weights is not None and not isinstance(weights, str):
+        raise ValueError(f"weights are {weights!r}")
     return PrototypeFiles(
         folder=folder,
         image_size=tuple(table["image_size"]),
         grid=tuple(table["grid"]),
         receptive_field=ReceptiveField(**field),
-        prototypes=tuple(_record_from_table(entry) for entry in table["prototypes"]),
+        prototypes=tuple(_record_from_table(entry, has_frames=weights is not None) for entry in table["prototypes"]),
+        weights=weights,
     )
 
 
-def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
+def _record_from_table(entry: dict[str, Any], *, has_frames: bool) -> PrototypeRecord:
     values = {name: value for name, value in entry.items() if name != "pictures"}
     values["classes"] = tuple(ClassWeight(**one) for one in values["classes"])
     if values["source"] is not None:
@@ -203,7 +224,9 @@ def _record_from_table(entry: dict[str, Any]) -> PrototypeRecord:
         source["patch"] = tuple(source["patch"])
         for name in ("activation_box", "patch_box", "receptive_field_box"):
             source[name] = Box(*source[name])
-        if source.get("sufficient") is not None:
+        if not has_frames:
+            source["sufficient"] = None
+        elif source.get("sufficient") is not None:
             box = source["sufficient"]["box"]
             frame = source["sufficient"] | {"box": None if box is None else Box(*box)}
             source["sufficient"] = SufficientFrame(**frame)

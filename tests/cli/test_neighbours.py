@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from protokern.cli import neighbours
 from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.explain import find_neighbours
 from protokern.inputs.loaders import ordered_loader
+from protokern.report.data import PrototypeCard
+from protokern.runs.prototypes import read_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run
 
@@ -64,6 +67,34 @@ def test_some_prototypes_as_svg(pushed: PushedRun, tmp_path: Path) -> None:
     text = (tmp_path / "prototype-0004.svg").read_text(encoding="utf-8")
     assert ">Prototype 4, down</text>" in text
     assert text.count("<image") == 4
+
+
+def test_the_own_frame_is_tested_and_the_nearest_patches_are_marked(
+    pushed: PushedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, PrototypeCard] = {}
+    tables = {}
+    for frame in ("sufficient", "grid"):
+        monkeypatch.setattr(neighbours, "write_neighbours", lambda card, path, frame=frame: drawn.update({frame: card}))
+        flags = ["--only", "2", "--k", "2", *(["--frame", frame] if frame == "grid" else [])]
+        assert main(["neighbours", str(pushed.folder), "--out", str(tmp_path / frame), *flags]) == 0
+        tables[frame] = json.loads((tmp_path / frame / "neighbours.json").read_text())
+    assert tables["sufficient"] == tables["grid"]
+    files = read_prototypes(pushed.folder)
+    assert files is not None
+    source = files.prototypes[2].source
+    assert source is not None
+    found = drawn["sufficient"].picture
+    assert found is not None
+    assert found.proof is not None
+    assert found.proof.kept is not None
+    assert found.proof.kept >= 0.9
+    assert drawn["grid"].picture is not None
+    assert (drawn["grid"].picture.proof, drawn["grid"].picture.box) == (None, source.patch_box)
+    for marked, framed in zip(drawn["sufficient"].neighbours.train, drawn["grid"].neighbours.train, strict=True):
+        y0, x0, y1, x1 = marked.picture.box
+        assert (y1 - y0, x1 - x0) == (8, 8), "a cell"
+        assert framed.picture.box == framed.patch_box == marked.patch_box
 
 
 @pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def test_prototypes_of_a_pool_name_all_their_classes_and_unused_ones_have_no_pic
     assert [one["weight"] for one in table["prototypes"][0]["classes"]] == [0.0 + 5.0, 6.0 + 11.0]
     assert not (pool.folder / "prototypes" / "0004-image.png").exists()
     assert read_prototypes(pool.folder) == written
-    assert written.comes_from(pool.push)
+    assert written.comes_from(pool.push, pool.model)
 
 
 def test_a_model_that_still_chooses_has_no_prototypes_to_write(pushed: PushedRun, tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_the_pictures_show_what_an_explanation_of_the_source_shows(pushed: Pushe
 def test_reading_gives_back_what_was_written(pushed: PushedRun) -> None:
     written = write_prototypes(pushed.folder, pushed.model, pushed.splits, pushed.push)
     assert read_prototypes(pushed.folder) == written
-    assert written.comes_from(pushed.push)
+    assert written.comes_from(pushed.push, pushed.model)
     assert written.field_for(torch.zeros(3, SIZE, SIZE)) == written.receptive_field
     assert written.field_for(torch.zeros(3, SIZE, SIZE + 1)) is None
     assert not [path for path in pushed.folder.iterdir() if path.name.startswith(".")]
@@ -106,9 +107,19 @@ def test_reading_gives_back_what_was_written(pushed: PushedRun) -> None:
 def test_another_push_is_noticed(pushed: PushedRun) -> None:
     files = read_prototypes(pushed.folder)
     assert files is not None
-    assert not files.comes_from(replace(pushed.push, patch=pushed.push.patch + 1))
+    assert not files.comes_from(replace(pushed.push, patch=pushed.push.patch + 1), pushed.model)
     fewer = replace(pushed.push, image=pushed.push.image[:-1], patch=pushed.push.patch[:-1])
-    assert not files.comes_from(fewer)
+    assert not files.comes_from(fewer, pushed.model)
+
+
+def test_other_weights_of_the_same_push_are_noticed_but_not_another_last_layer(pushed: PushedRun) -> None:
+    files = read_prototypes(pushed.folder)
+    assert files is not None
+    for name in ("last_layer", "prototype_layer", "add_on_layers", "backbone"):
+        model = copy.deepcopy(pushed.model)
+        with torch.no_grad():
+            next(getattr(model, name).parameters()).view(-1)[0] += 1
+        assert files.comes_from(pushed.push, model) == (name == "last_layer"), name
 
 
 def test_a_prototype_without_a_patch_has_no_pictures(pushed: PushedRun, tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ def test_a_prototype_without_a_patch_has_no_pictures(pushed: PushedRun, tmp_path
     lost = PushResult(image=image, patch=patch, distance=distance, label=pushed.push.label, grid=pushed.push.grid)
     files = write_prototypes(tmp_path, pushed.model, pushed.splits, lost)
     assert files.prototypes[4].source is None
-    assert files.comes_from(lost)
+    assert files.comes_from(lost, pushed.model)
     assert read_prototypes(tmp_path) == files
     assert not (tmp_path / "prototypes" / "0004-image.png").exists()
     with pytest.raises(CheckpointError, match=r"0004-image.png: must be a picture of the run; it cannot be read"):

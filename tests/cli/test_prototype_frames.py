@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from protokern.cli.main import main
 from protokern.cli.prototype_files import write_prototypes
 from protokern.cli.prototype_frames import other_image
 from protokern.cli.report import build_report
+from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.open import open_run
 from protokern.runs.prototypes import read_prototypes
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
@@ -78,6 +80,7 @@ def test_files_of_an_older_version_still_load_and_get_their_frames(reported: Pus
     shutil.copytree(reported.folder, tmp_path / "run")
     path = tmp_path / "run" / "prototypes" / "prototypes.json"
     table = table_of(reported.folder) | {"format": "protokern-prototypes-2"}
+    del table["weights"]
     for entry in table["prototypes"]:
         del entry["source"]["sufficient"]
     path.write_text(json.dumps(table))
@@ -95,6 +98,41 @@ def test_files_of_an_older_version_still_load_and_get_their_frames(reported: Pus
             expected = stored[entry["prototype"]]["source"]["sufficient"]
             assert entry["source_frame"]["box"] == expected["box"]
             assert entry["source_frame"]["kept_grey"] == pytest.approx(expected["kept_grey"], abs=0.01)
+
+
+def test_frames_of_older_weights_are_noticed(reported: PushedRun, tmp_path: Path) -> None:
+    """The same push, but the net went on learning: page and table have the frames of the weights of now."""
+    shutil.copytree(reported.folder, tmp_path / "run")
+    before = table_of(tmp_path / "run")
+    model = copy.deepcopy(reported.model)
+    with torch.no_grad():
+        for parameter in model.prototype_layer.parameters():
+            parameter.mul_(0.9)
+    state = read_checkpoint(find_checkpoint(tmp_path / "run")).state
+    save_checkpoint(tmp_path / "run", "push-1", model, state)
+    # Without the data nothing can be said of the new weights.
+    photo = reported.data / "test" / CLASSES[0] / "0.png"
+    assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(tmp_path / "out")]) == 0
+    for one in json.loads((tmp_path / "out" / "0.json").read_text())["classes"]:
+        assert all(entry["source_frame"] is None for entry in one["prototypes"])
+    build_report(tmp_path / "run", reported.splits)
+    after = table_of(tmp_path / "run")
+    assert after["weights"] != before["weights"]
+    for old, new in zip(before["prototypes"], after["prototypes"], strict=True):
+        assert new["source"]["patch"] == old["source"]["patch"]
+        assert new["source"]["sufficient"]["similarity"] != old["source"]["sufficient"]["similarity"]
+
+
+def test_frames_of_unknown_weights_are_sought_again(reported: PushedRun, tmp_path: Path) -> None:
+    shutil.copytree(reported.folder, tmp_path / "run")
+    path = tmp_path / "run" / "prototypes" / "prototypes.json"
+    known = table_of(reported.folder)
+    unknown = {key: value for key, value in known.items() if key != "weights"}
+    unknown["prototypes"][0]["source"] |= {"sufficient": known["prototypes"][0]["source"]["sufficient"] | {"area": 0.5}}
+    path.write_text(json.dumps(unknown))
+    (path.parent / ".protokern-outputs.jsonl").unlink()
+    build_report(tmp_path / "run", reported.splits)
+    assert table_of(tmp_path / "run") == table_of(reported.folder)
 
 
 def test_a_table_that_was_changed_by_hand_is_left_alone_and_the_page_says_so(
@@ -116,7 +154,9 @@ def test_other_frames_cost_nothing_and_draw_the_other_boxes(
 ) -> None:
     monkeypatch.setattr("protokern.explain.framing.sufficient_frames", lambda *_, **__: pytest.fail("was sought"))
     photo = reported.data / "test" / CLASSES[0] / "0.png"
-    for verb, arguments in (("explain", [str(photo)]), ("prototypes", []), ("report", [])):
+    monkeypatch.setattr(prototype_frames, "sufficient_frames", lambda *_, **__: pytest.fail("was sought"))
+    verbs = (("explain", [str(photo)]), ("prototypes", []), ("neighbours", ["--k", "1"]), ("report", []))
+    for verb, arguments in verbs:
         out = [] if verb == "report" else ["--out", str(tmp_path)]
         assert main([verb, str(reported.folder), *arguments, *out, "--frame", frame]) == 0
     entry = json.loads((tmp_path / "0.json").read_text())["classes"][0]["prototypes"][0]

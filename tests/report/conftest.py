@@ -47,6 +47,7 @@ def make_neighbour(seed: int, class_name: str) -> Neighbour:
         class_name=class_name,
         similarity=4.0 - seed / 100,
         distance=seed / 10,
+        patch_box=(2, 4, 14, 28),
     )
 
 
@@ -105,6 +106,7 @@ def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) 
         num_own=1,
         foreign_points=-2.5,
         num_foreign=3,
+        num_speaking=5,
     )
     second = ClassPoints(
         class_index=1,
@@ -116,6 +118,7 @@ def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) 
         num_own=2,
         foreign_points=-2.25,
         num_foreign=4,
+        num_speaking=6,
     )
     return ExplainedImage(name=FILE_NAME, image=make_picture(7), classes=(first, second), true_class=true_class)
 

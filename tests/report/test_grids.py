@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from protokern.report.canvas import Canvas
 from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, ReportData
 from protokern.report.figure import write_figure
 from protokern.report.grids import write_neighbours, write_prototype_grid
@@ -37,7 +38,12 @@ def card(report_data: ReportData) -> PrototypeCard:
 
     def neighbour(number: int, class_name: str) -> Neighbour:
         return Neighbour(
-            picture=second.picture, name=f"{number}.jpg", class_name=class_name, similarity=number, distance=0.5
+            picture=second.picture,
+            name=f"{number}.jpg",
+            class_name=class_name,
+            similarity=number,
+            distance=0.5,
+            patch_box=(0, 0, 1, 1),
         )
 
     own, other = first.classes[0].class_name, report_data.classes[2]
@@ -78,6 +84,26 @@ def test_what_does_not_fit_goes_to_the_next_page(report_data: ReportData, tmp_pa
     assert len(re.findall(rb"/Type /Page\b", content)) == 3
     assert b"/FontFile2" in content
     assert b"/Type3" not in content
+
+
+def test_with_a_tested_frame_the_nearest_patches_are_marked_and_not_framed(
+    card: PrototypeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[tuple[object, object]] = []
+
+    def show(self: Canvas, *given: object, cell: object = None, side: float) -> None:
+        drawn.append((given[3] if len(given) > 3 else None, cell))
+
+    monkeypatch.setattr(Canvas, "show", show)
+    write_neighbours(card, tmp_path / "grid.png")
+    own, _, *neighbours = drawn
+    assert own == (card.picture.box, None)
+    assert neighbours == [(card.neighbours.train[0].picture.box, None)] * 3
+    drawn.clear()
+    write_neighbours(replace(card, picture=replace(card.picture, cell=(4, 4, 8, 8))), tmp_path / "tested.png")
+    own, _, *neighbours = drawn
+    assert own == (card.picture.box, (4, 4, 8, 8))
+    assert neighbours == [(None, card.neighbours.train[0].picture.box)] * 3
 
 
 def test_neighbours_are_drawn_with_their_classes_and_agreement(card: PrototypeCard, tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ def test_a_total_of_zero_and_no_matches_are_drawn(explained: ExplainedImage) -> 
         num_own=1,
         foreign_points=0.0,
         num_foreign=0,
+        num_speaking=1,
     )
     text = Page(render_explanation(replace(explained, classes=(one,)), "run")).text
     assert "0.00 points" in text

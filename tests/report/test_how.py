@@ -1,0 +1,27 @@
+"""The example at the head of the page: what it says of the answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from protokern.report.data import ReportData
+from protokern.report.page import render_report
+
+
+@pytest.mark.parametrize(
+    ("speaking", "words"),
+    [
+        (6, "The points of all 6 prototypes add up to 5.25"),
+        (5, "The points of the 5 prototypes of 6 that have any add up to 5.25"),
+        (1, "The points of the one prototype of 6 that has any add up to 5.25"),
+    ],
+)
+def test_the_prototypes_that_have_points_are_counted(report_data: ReportData, speaking: int, words: str) -> None:
+    item = report_data.explanations[0]
+    first, *others = item.classes
+    item = replace(item, classes=(replace(first, num_speaking=speaking), *others))
+    html = render_report(replace(report_data, explanations=(item,)))
+    assert words in re.sub(r"<[^>]*>", "", html)

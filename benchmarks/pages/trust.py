@@ -76,6 +76,7 @@ def read_trust(folder: Path) -> TrustRow:
         return round(100 * found[0], 2) if found else None
 
     accuracy = run.pruned_last_layer if run.pruned_last_layer is not None else run.last_layer
+    assert accuracy is not None  # only a black box has none, and no run
     return TrustRow(
         config=run.config,
         data=run.data,

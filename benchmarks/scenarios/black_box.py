@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,15 +87,12 @@ def train_black_box(config: RunConfig, splits: Splits) -> tuple[BlackBox, Accura
     train = config.train
     torch.manual_seed(train.seed)
     net = BlackBox(config, splits)
-    optimizer = torch.optim.Adam(
-        [
-            {
-                "params": [one for one in net.backbone.parameters() if one.requires_grad],
-                "weight_decay": train.weight_decay,
-            },
-            {"params": list(net.head.parameters())},
-        ]
-    )
+    learning = [one for one in net.backbone.parameters() if one.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": learning, "weight_decay": train.weight_decay},
+        {"params": list(net.head.parameters())},
+    ]
+    optimizer = torch.optim.Adam(groups)
     splits.train.preload()
     started = time.perf_counter()
     for epoch in range(train.warm_epochs + train.joint_epochs):

@@ -155,7 +155,12 @@ def test_other_frames_cost_nothing_and_draw_the_other_boxes(
     monkeypatch.setattr("protokern.explain.framing.sufficient_frames", lambda *_, **__: pytest.fail("was sought"))
     photo = reported.data / "test" / CLASSES[0] / "0.png"
     monkeypatch.setattr(prototype_frames, "sufficient_frames", lambda *_, **__: pytest.fail("was sought"))
-    verbs = (("explain", [str(photo)]), ("prototypes", []), ("neighbours", ["--k", "1"]), ("report", []))
+    verbs: tuple[tuple[str, list[str]], ...] = (
+        ("explain", [str(photo)]),
+        ("prototypes", []),
+        ("neighbours", ["--k", "1"]),
+        ("report", []),
+    )
     for verb, arguments in verbs:
         out = [] if verb == "report" else ["--out", str(tmp_path)]
         assert main([verb, str(reported.folder), *arguments, *out, "--frame", frame]) == 0

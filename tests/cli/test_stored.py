@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from protokern.backbones.registry import Backbone
 from protokern.cli.main import main
-from protokern.cli.train import _new_config
+from protokern.runs.folder import new_config
 from tests.cli.test_train import SETTINGS, photos  # noqa: F401
 
 FROZEN = {**SETTINGS, "train.backbone": "frozen", "train.joint_epochs": "1"}
@@ -44,9 +43,9 @@ def test_a_store_is_named_so_that_it_holds_anywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = {**FROZEN, "data.feature_store": "shared", "data.path": str(photos)}
-    args = argparse.Namespace(config=None, data=None, changes=[f"{key}={value}" for key, value in settings.items()])
     monkeypatch.chdir(tmp_path)
-    assert _new_config(args, tmp_path / "run").data.feature_store == str(tmp_path / "shared")
+    changes = [f"{key}={value}" for key, value in settings.items()]
+    assert new_config(tmp_path / "run", None, changes, None).data.feature_store == str(tmp_path / "shared")
 
 
 def test_verbs_read_the_stores_of_their_images_and_run_the_backbone_for_others(

@@ -87,8 +87,8 @@ def write_programs(folder: str) -> list[str]:
         "layer": (PrototypeLayer(5, 4), features),
         "cosine": (PrototypeLayer(5, 4, metric="cosine", activation="cosine"), features),
         "nearest": (PrototypeLayer(5, 4, top_k=3), features),
-        "protopnet": (ProtoPNet(net, 3, 2, 5, image_size=32).eval(), images),
-        "pool": (ProtoPool(net, 3, 6, 2, 5, image_size=32).eval(), images),
+        "protopnet": (ProtoPNet(net, 3, prototypes_per_class=2, prototype_dim=5, image_size=32).eval(), images),
+        "pool": (ProtoPool(net, 3, num_prototypes=6, slots_per_class=2, prototype_dim=5, image_size=32).eval(), images),
     }
     Path(folder).mkdir(parents=True)
     with warnings.catch_warnings():

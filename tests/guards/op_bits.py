@@ -136,23 +136,23 @@ def calls(name: str, dtype: torch.dtype, backend: str) -> Iterator[tuple[str, li
             yield f"min_distance {metric} {kind}", list(kernels.min_distance(x, p, **more)), [x, p, *weights]
             for activation in activations(metric):
                 x, p = leaves()
-                found = kernels.prototype_pool(x, p, activation=activation, **more)
-                yield f"prototype_pool {metric} {activation} {kind}", list(found), [x, p, *weights]
+                pooled = kernels.prototype_pool(x, p, activation=activation, **more)
+                yield f"prototype_pool {metric} {activation} {kind}", list(pooled), [x, p, *weights]
             for k in (1, 3) if grid[1] * grid[2] >= 3 else (1,):
                 x, p = leaves()
                 activation = SIMILARITIES[metric][k % 3]
-                found = kernels.topk_pool(x, p, k, activation=activation, **more)
-                yield f"topk_pool {k} {metric} {activation} {kind}", list(found), [x, p, *weights]
+                several = kernels.topk_pool(x, p, k, activation=activation, **more)
+                yield f"topk_pool {k} {metric} {activation} {kind}", list(several), [x, p, *weights]
             x, p = leaves()
-            found = kernels.distance_map(x, p, **more)
-            yield f"distance_map {metric} {kind}", [found], [x, p, *weights]
+            distances = kernels.distance_map(x, p, **more)
+            yield f"distance_map {metric} {kind}", [distances], [x, p, *weights]
             x, p = leaves()
             patch = (torch.arange(shape.batch)[:, None] + torch.arange(shape.prototypes)) % (grid[1] * grid[2])
             yield f"distance_at {metric} {kind}", [kernels.distance_at(x, p, patch, **more)], [x, p, *weights]
         for activation in activations(metric):
             x, p = leaves()
-            found = kernels.mean_activation(x, p, activation=activation, **common)
-            yield f"mean_activation {metric} {activation}", [found], [x, p]
+            means = kernels.mean_activation(x, p, activation=activation, **common)
+            yield f"mean_activation {metric} {activation}", [means], [x, p]
 
 
 def hashes(backend: str) -> dict[str, str]:

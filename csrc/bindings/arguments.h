@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <initializer_list>
+#include <iterator>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -84,12 +85,15 @@ inline cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes,
     return problem;
 }
 
-inline cpu::Activation activation_of(const std::string& name) {
-    if (name == "log") return cpu::Activation::log;
-    if (name == "linear") return cpu::Activation::linear;
-    if (name == "exp") return cpu::Activation::exponential;
-    require(name == "cosine", "activation: must be 'log', 'linear', 'exp' or 'cosine'; got '", name, "'.");
-    return cpu::Activation::cosine;
+inline Activation activation_of(const std::string& name) {
+    std::string names;
+    for (const ActivationName& row : activation_names) {
+        if (name == row.name) return row.kind;
+        const bool is_last = &row == std::end(activation_names) - 1;
+        names += std::string(names.empty() ? "" : is_last ? " or " : ", ") + "'" + row.name + "'";
+    }
+    require(false, "activation: must be ", names, "; got '", name, "'.");
+    return Activation::none;
 }
 
 // Positions of the patch grid.

@@ -27,13 +27,13 @@ using arguments::value_dtype;
 template <typename Core>
 struct Ops {
     static std::tuple<Tensor, Tensor, Tensor> pool(const Tensor& features, const Tensor& prototypes,
-                                                   const std::string& metric, cpu::Activation activation,
-                                                   double epsilon, const std::string& precision,
+                                                   const std::string& metric, Activation activation, double epsilon,
+                                                   const std::string& precision,
                                                    const std::optional<Tensor>& patch_weight) {
         const Core core(features, prototypes, metric, patch_weight);
         const int64_t images = features.size(0), count = prototypes.size(0);
         Tensor value = empty_like_values(features, {images, count});
-        Tensor similarity = activation == cpu::Activation::none ? value : empty_like_values(features, {images, count});
+        Tensor similarity = activation == Activation::none ? value : empty_like_values(features, {images, count});
         Tensor patch = empty_patches(features, {images, count});
         core.min_distance(precision, {value.mutable_data_ptr(), patch.mutable_data_ptr<int64_t>(),
                                       similarity.mutable_data_ptr(), activation, epsilon});
@@ -44,7 +44,7 @@ struct Ops {
                                                    const std::string& metric, const std::string& precision,
                                                    std::optional<Tensor> patch_weight) {
         auto [unused, value, patch] =
-            pool(features, prototypes, metric, cpu::Activation::none, 0.0, precision, patch_weight);
+            pool(features, prototypes, metric, Activation::none, 0.0, precision, patch_weight);
         return {value, patch};
     }
 

@@ -45,6 +45,8 @@ def compile_source(nvcc: str, source: Path, architecture: str) -> str:
                 "-I",
                 str(SOURCES),
                 "-I",
+                str(SOURCES.parent),
+                "-I",
                 str(SOURCES.parent / "cpu"),
                 "-o",
                 str(Path(folder) / "out.cubin"),

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "naive.h"
 
@@ -96,14 +97,34 @@ std::vector<T> random_grad(int64_t pairs) {
 }
 
 inline double similarity_at(const Similarity& similarity, double d) {
-    if (similarity.kind == Activation::log) return std::log1p((1 - similarity.epsilon) / (d + similarity.epsilon));
-    if (similarity.kind == Activation::exponential) return std::exp(-d);
-    return similarity.kind == Activation::linear ? -d : 1 - d;
+    switch (similarity.kind) {
+        case Activation::log:
+            return std::log1p((1 - similarity.epsilon) / (d + similarity.epsilon));
+        case Activation::linear:
+            return -d;
+        case Activation::exponential:
+            return std::exp(-d);
+        case Activation::cosine:
+            return 1 - d;
+        default:
+            break;
+    }
+    throw std::invalid_argument("no similarity");
 }
 
 inline double slope_at(const Similarity& similarity, double d) {
-    if (similarity.kind == Activation::log) return (similarity.epsilon - 1) / ((d + 1) * (d + similarity.epsilon));
-    return similarity.kind == Activation::exponential ? -std::exp(-d) : -1;
+    switch (similarity.kind) {
+        case Activation::log:
+            return (similarity.epsilon - 1) / ((d + 1) * (d + similarity.epsilon));
+        case Activation::exponential:
+            return -std::exp(-d);
+        case Activation::linear:
+        case Activation::cosine:
+            return -1;
+        default:
+            break;
+    }
+    throw std::invalid_argument("no similarity");
 }
 
 }  // namespace naive

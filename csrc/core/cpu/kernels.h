@@ -2,8 +2,8 @@
 // in an unnamed namespace, so that no two kernel files share a function (see types.h).
 #pragma once
 
-#include "activation.h"
 #include "fma_loop.h"
+#include "maths.h"
 #include "pairs.h"
 #include "pixels.h"
 #include "search.h"

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "activation.h"
 #include "kernels.h"
+#include "maths.h"
 #include "tile_types.h"
 
 namespace {
@@ -16,31 +16,6 @@ using protokern::cpu::TileBest;
 using protokern::cpu::TileDistances;
 using protokern::cpu::TileProduct;
 using protokern::cpu::TileWeights;
-
-// e^x for x <= 0, within 2 ulp; 0 below the range of normal numbers. Coefficients of Cephes expf (S. Moshier).
-inline float exponential_of_negative(float x) {
-    constexpr float round = 12582912.0f;  // adding it leaves an integer in the low bits
-    const float clamped = x > -87.0f ? x : -87.0f;
-    const float shifted = clamped * 1.44269504f + round;
-    const float power = shifted - round;
-    const float r = (clamped - power * 0.693359375f) + power * 2.12194440e-4f;
-    float y = 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
-    int32_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits - 0x4b400000 + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    const float below = x == x ? 0.0f : x;
-    return x > -87.0f ? y * scale : below;
-}
-
-inline double exponential_of_negative(double x) { return __builtin_exp(x); }
 
 template <typename V>
 struct Tiles {
@@ -134,44 +109,37 @@ struct Tiles {
         }
     }
 
+    static void add(protokern::Log<TileMaths>, const TileActivations<T>& a, T* sum) { add_logs(a, sum); }
+
+    template <class Similarity>
+    static void add(Similarity, const TileActivations<T>& a, T* sum) {
+        const T step = T(1) - a.epsilon;
+        const T* distance = a.distance;
+        for (int64_t r = 0; r < a.rows; ++r, distance += lanes)
+            for (int lane = 0; lane < lanes; ++lane) sum[lane] += Similarity::value(distance[lane], a.epsilon, step);
+    }
+
     static void add_activations(const TileActivations<T>& a) {
         alignas(64) T sum[lanes] = {};  // of this tile alone: short sums lose less
-        const T* distance = a.distance;
-        if (a.kind == Activation::log) {
-            add_logs(a, sum);
-        } else {
-            for (int64_t r = 0; r < a.rows; ++r, distance += lanes) {
-                if (a.kind == Activation::exponential)
-                    for (int lane = 0; lane < lanes; ++lane) sum[lane] += exponential_of_negative(-distance[lane]);
-                else if (a.kind == Activation::cosine)
-                    for (int lane = 0; lane < lanes; ++lane) sum[lane] += T(1) - distance[lane];
-                else
-                    for (int lane = 0; lane < lanes; ++lane) sum[lane] -= distance[lane];
-            }
-        }
+        protokern::with_similarity<TileMaths>(a.kind, [&](auto similarity) { add(similarity, a, sum); });
         for (int lane = 0; lane < lanes; ++lane) a.sum[lane] += sum[lane];
     }
 
+    // Negated after the exponential, not before: NaN keeps its sign.
+    static void weigh_row(protokern::Exponential<TileMaths>, const TileWeights<T>& a, T* row) {
+        for (int lane = 0; lane < lanes; ++lane) row[lane] = exponential_of_negative(-row[lane]);
+        for (int lane = 0; lane < lanes; ++lane) row[lane] *= -a.grad[lane];
+    }
+
+    template <class Similarity>
+    static void weigh_row(Similarity, const TileWeights<T>& a, T* row) {
+        for (int lane = 0; lane < lanes; ++lane) row[lane] = a.grad[lane] * Similarity::slope(row[lane], a.epsilon);
+    }
+
     static void weigh(const TileWeights<T>& a) {
-        const Value one = V::set(T(1));
-        const Value offset = V::set(a.epsilon);
-        const Value step = V::set(a.epsilon - T(1));
-        T* tile = a.tile;
-        for (int64_t r = 0; r < a.rows; ++r, tile += lanes) {
-            if (a.kind == Activation::log) {
-#pragma GCC unroll 4
-                for (int c = 0; c < V::columns; ++c) {
-                    const Value d = V::load(tile + c * V::width);
-                    const Value slope = V::div(step, V::mul(V::add(d, one), V::add(d, offset)));
-                    V::store(tile + c * V::width, V::mul(V::load(a.grad + c * V::width), slope));
-                }
-            } else if (a.kind == Activation::exponential) {
-                for (int lane = 0; lane < lanes; ++lane) tile[lane] = exponential_of_negative(-tile[lane]);
-                for (int lane = 0; lane < lanes; ++lane) tile[lane] *= -a.grad[lane];
-            } else {
-                for (int lane = 0; lane < lanes; ++lane) tile[lane] = -a.grad[lane];
-            }
-        }
+        protokern::with_similarity<TileMaths>(a.kind, [&](auto similarity) {
+            for (int64_t r = 0; r < a.rows; ++r) weigh_row(similarity, a, a.tile + r * lanes);
+        });
     }
 
     template <int R, int C>

@@ -8,13 +8,16 @@
 
 #include <cstdint>
 
+#include "similarity.h"
+
 namespace protokern::cpu {
+
+using protokern::Activation;
 
 enum class DType { float64, float32, bfloat16, float16 };
 enum class Metric { sqeuclidean, cosine };
 // How the search multiplies: bf16 takes every value rounded to bfloat16. Distances are exact either way.
 enum class SearchPrecision { fp32, bf16 };
-enum class Activation { none, log, linear, exponential, cosine };
 
 // (B, D, H, W) features or (P, D, h, w) prototypes; strides in elements, in this order, may be 0.
 struct Array4 {

@@ -14,7 +14,6 @@
 
 namespace protokern::cuda {
 
-using cpu::Activation;
 using cpu::Array4;
 using cpu::DType;
 using cpu::GradientOutput;

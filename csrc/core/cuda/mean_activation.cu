@@ -1,6 +1,6 @@
 // Mean over the grid of the activation of the distance. Distances are difference forms throughout and never leave the
 // registers. The positions of an image are cut into ranges whose sums are added up in their order.
-#include "activation.cuh"
+#include "maths.cuh"
 #include "prepare.cuh"
 #include "tile.cuh"
 
@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 :
             for (int j = 0; j < 4; ++j) {
                 const int n = first_n + static_cast<int>(threadIdx.x) % 16 * 4 + j;
                 if (n < end)
-                    total[i] += activation_of(kind, epsilon, tile_distance(rows, image, p, n, tile.sum[i][j], cosine));
+                    total[i] +=
+                        value_of<Maths>(kind, tile_distance(rows, image, p, n, tile.sum[i][j], cosine), epsilon);
             }
         }
     }

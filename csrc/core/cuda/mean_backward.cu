@@ -5,7 +5,7 @@
 // Features: a block owns 64 pixels x 64 channels and takes the prototypes in ascending order. Prototypes: a block owns
 // 64 prototypes x 64 channels of one pixel and takes the positions of a share of the images in ascending order; shares
 // are added up in their order. So each sum has one order. All terms are differences: they vanish at a copy.
-#include "activation.cuh"
+#include "maths.cuh"
 #include "prepare.cuh"
 #include "tile.cuh"
 
@@ -36,7 +36,7 @@ struct MeanGradient {
 template <typename T>
 __device__ T weight_of(const MeanGradient<T>& a, int64_t image, int64_t p, T distance) {
     const T g = a.grad[(a.first + image) * a.count + p] / static_cast<T>(a.pairs.positions);
-    const T weight = g * activation_slope(a.kind, a.epsilon, distance);
+    const T weight = g * slope_of<Maths>(a.kind, distance, a.epsilon);
     return a.cosine ? weight : 2 * weight;
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "activation.cuh"
+#include "maths.cuh"
 #include "search.cuh"
 #include "weight.cuh"
 
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
         const int64_t to = image * a.count + p;
         a.value[to] = value;
         a.patch[to] = patch;
-        if (a.kind != Activation::none) a.activation[to] = activation_of(a.kind, a.epsilon, value);
+        if (a.kind != Activation::none) a.activation[to] = value_of<Maths>(a.kind, value, a.epsilon);
     }
 }
 

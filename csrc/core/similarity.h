@@ -1,0 +1,130 @@
+// Similarities: decreasing functions of a distance, and their slopes. One struct each, for the processor and for CUDA
+// devices; the definitions are in protokern/kernels/similarity.py. How a target computes logarithms and exponentials is
+// its `Maths` (cpu/maths.h, cuda/maths.cuh). An instruction set's own Maths keeps what is made of it in its own file.
+#pragma once
+
+#ifdef __CUDACC__
+#define PROTOKERN_DEVICE __device__
+#else
+#define PROTOKERN_DEVICE
+#endif
+
+namespace protokern {
+
+enum class Activation { none, log, linear, exponential, cosine };
+
+struct ActivationName {
+    const char* name;
+    Activation kind;
+};
+
+// What callers say for them, in the order of the Python table.
+constexpr ActivationName activation_names[] = {{"log", Activation::log},
+                                               {"linear", Activation::linear},
+                                               {"exp", Activation::exponential},
+                                               {"cosine", Activation::cosine}};
+
+// Of every struct: `value` at a distance, where `step` is 1 - epsilon as the caller rounds it, and `slope`, the
+// derivative of the value with respect to the distance.
+
+// log((d + 1) / (d + epsilon)), written so that it stays exact where the ratio is close to 1.
+template <class Maths>
+struct Log {
+    template <typename T>
+    PROTOKERN_DEVICE static T value(T distance, T epsilon, T step) {
+        return Maths::log_plus_one(step / (distance + epsilon));
+    }
+    template <typename T>
+    PROTOKERN_DEVICE static T slope(T distance, T epsilon) {
+        return Maths::slope_of_log(distance, epsilon);
+    }
+};
+
+template <class Maths>
+struct Linear {
+    template <typename T>
+    PROTOKERN_DEVICE static T value(T distance, T, T) {
+        return -distance;
+    }
+    template <typename T>
+    PROTOKERN_DEVICE static T slope(T distance, T) {
+        return Maths::constant(distance, T(-1));
+    }
+};
+
+template <class Maths>
+struct Exponential {
+    template <typename T>
+    PROTOKERN_DEVICE static T value(T distance, T, T) {
+        return Maths::exponential(-distance);
+    }
+    template <typename T>
+    PROTOKERN_DEVICE static T slope(T distance, T) {
+        return -Maths::exponential(-distance);
+    }
+};
+
+template <class Maths>
+struct CosineSimilarity {
+    template <typename T>
+    PROTOKERN_DEVICE static T value(T distance, T, T) {
+        return T(1) - distance;
+    }
+    template <typename T>
+    PROTOKERN_DEVICE static T slope(T distance, T) {
+        return Maths::constant(distance, T(-1));
+    }
+};
+
+// What `function` returns for the struct of `kind`, which is not none. No default: a name without a struct does not
+// compile.
+template <class Maths, class Function>
+auto with_similarity(Activation kind, Function&& function) {
+    switch (kind) {
+        case Activation::log:
+            return function(Log<Maths>{});
+        case Activation::linear:
+            return function(Linear<Maths>{});
+        case Activation::exponential:
+            return function(Exponential<Maths>{});
+        case Activation::cosine:
+            return function(CosineSimilarity<Maths>{});
+        case Activation::none:
+            break;
+    }
+    __builtin_unreachable();
+}
+
+// Value and slope of one distance, for CUDA devices. Both are written out, since nvcc fuses other multiplications with
+// additions when a branch is written in another way, and that changes bits.
+static_assert(sizeof(activation_names) / sizeof(ActivationName) == 4, "the two functions below have to know them all");
+
+template <class Maths, typename T>
+PROTOKERN_DEVICE T value_of(Activation kind, T distance, T epsilon) {
+    switch (kind) {
+        case Activation::log:
+            return Log<Maths>::value(distance, epsilon, T(1) - epsilon);
+        case Activation::linear:
+            return Linear<Maths>::value(distance, epsilon, T(1));
+        case Activation::exponential:
+            return Exponential<Maths>::value(distance, epsilon, T(1));
+        case Activation::cosine:
+            return CosineSimilarity<Maths>::value(distance, epsilon, T(1));
+        default:  // none
+            return distance;
+    }
+}
+
+template <class Maths, typename T>
+PROTOKERN_DEVICE T slope_of(Activation kind, T distance, T epsilon) {
+    switch (kind) {
+        case Activation::log:
+            return Log<Maths>::slope(distance, epsilon);
+        case Activation::exponential:
+            return Exponential<Maths>::slope(distance, epsilon);
+        default:  // linear and cosine
+            return Linear<Maths>::slope(distance, epsilon);
+    }
+}
+
+}  // namespace protokern

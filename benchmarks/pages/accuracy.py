@@ -30,8 +30,9 @@ class AccuracyRow:
     """What one run reached; accuracies in percent, on the test images unless it says `val`.
 
     Attributes:
-        config: the file of examples/configs that was trained, without its ending, and ", fine-tuned" where the weights
-            of the backbone came from a file; or "black box", see benchmarks/scenarios/black_box.py.
+        config: the file of examples/configs that was trained, without its ending; with ", fine-tuned" where the weights
+            of the backbone came from a file, and ", stage N" for an earlier stage of it. Or "black box", see
+            benchmarks/scenarios/black_box.py.
         joint: before the push, or of a black box; None for a model that makes its choices final
             before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
@@ -100,7 +101,10 @@ def read_run(folder: Path) -> AccuracyRow:
 
 
 def recipe_of(config: dict[str, Any]) -> str:
-    """Name of the one file in examples/configs whose settings the run has; seed and file of weights may differ."""
+    """Name of the one file in examples/configs whose settings the run has, whatever its seed.
+
+    A file of weights and an earlier stage of the backbone may differ; the name then says so.
+    """
     names = []
     has_own_weights = config["model"]["weights"] not in ("auto", "imagenet", "none")
     for path in sorted(CONFIGS.glob("*.toml")):
@@ -113,7 +117,8 @@ def recipe_of(config: dict[str, Any]) -> str:
             names.append(path.stem)
     if len(names) != 1:
         raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {names or 'none'}.")
-    return f"{names[0]}, fine-tuned" if has_own_weights else names[0]
+    stage = config["model"].get("backbone_stage")
+    return ", ".join([names[0], *["fine-tuned"] * has_own_weights, *([] if stage is None else [f"stage {stage}"])])
 
 
 def table(rows: Sequence[AccuracyRow]) -> str:

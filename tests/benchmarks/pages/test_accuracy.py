@@ -76,11 +76,13 @@ def test_one_recipe_on_two_data_sets_has_a_mean_for_each(run: Path) -> None:
     assert "| **mean** | birds | 2 seeds |" in text
 
 
-def test_a_run_on_weights_from_a_file_is_told_apart_from_its_recipe(run: Path) -> None:
+def test_a_run_on_other_weights_or_an_earlier_stage_is_told_apart_from_its_recipe(run: Path) -> None:
     path = run / "run.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('weights = "imagenet"', 'weights = "/nets/clothes.pt"'), encoding="utf-8")
     assert read_run(run).config == "clothing10, fine-tuned"
+    path.write_text(text.replace("[model]", "[model]\nbackbone_stage = -2"), encoding="utf-8")
+    assert read_run(run).config == "clothing10, stage -2"
 
 
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:

@@ -114,9 +114,9 @@ def test_a_unit_that_hangs_is_ended_with_everything_it_started(tmp_path: Path) -
     child = tmp_path / "child"
     write_units(tmp_path, {"does": "hang", "child": str(child)}, {"does": "right"})
     start = time.monotonic()
-    make_run(tmp_path, replace(FIRST, unit_seconds=1.0)).go()
+    make_run(tmp_path, replace(FIRST, unit_seconds=3.0)).go()  # also the limit of a start, on a busy machine
     assert statuses(tmp_path) == {"hang": "overran", "right": "right"}
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 15
     assert ends(int(child.read_text()))
 
 

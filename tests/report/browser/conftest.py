@@ -51,6 +51,7 @@ class Opened:
         )
         page = context.new_page()
         page.set_default_timeout(5000)
+        page.set_default_navigation_timeout(30_000)  # a busy machine starts slowly
         page.on("console", lambda message: self.faults.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("dialog", lambda dialog: self.faults.append(f"dialog: {dialog.message}"))

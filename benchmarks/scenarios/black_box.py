@@ -1,9 +1,10 @@
 """A black box with the backbone, images and budget of a recipe: `python -m benchmarks black-box CONFIG --data DIR`.
 
-It shows what the prototypes cost. In place of them stands one linear layer on the mean of the feature map. It learns as
-the recipe's backbone does: as many warm and joint epochs, the same batches and random views, the same rates, falling
-linearly, and the same layers frozen; batch norms keep their statistics. `--weights FILE` stores the backbone that it
-ends with, for `model.weights` of a recipe: then the same net is explained by prototypes.
+It shows what the prototypes cost: the net has one linear layer on the mean of the feature map instead of them. It trains
+for the warm and joint epochs of the recipe, on the same batches and random views, with the same layers frozen. The
+backbone has the recipe's rate, the linear layer a third of that of the add-on layers; both fall linearly in the joint
+epochs, and batch norms keep their statistics. `--weights FILE` stores the backbone that it ends with, for
+`model.weights` of a recipe: then the same net is explained by prototypes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from protokern.config.run import RunConfig, load_config, with_data
 from protokern.data import ImageDataset, Splits
 from protokern.inputs.loaders import ordered_loader, shuffled_batches, training_loader
 from protokern.runs.data import open_data
+from protokern.train.optimizers import hold_back
 
 NAME = "black box"
 
@@ -37,11 +39,11 @@ class BlackBox(nn.Module):
     def __init__(self, config: RunConfig, splits: Splits) -> None:
         super().__init__()
         model = config.model
-        self.backbone = build_backbone(model.backbone, weights=model.weights, in_channels=config.data.channels)
+        self.backbone = build_backbone(
+            model.backbone, weights=model.weights, in_channels=config.data.channels, stage=model.backbone_stage
+        )
         self.backbone.to(memory_format=torch.channels_last).eval()
-        layers = dict(self.backbone.named_modules())
-        for name in config.train.frozen_layers:
-            layers[name].requires_grad_(False)
+        hold_back(self.backbone, config.train)
         with torch.no_grad():
             image = splits.val[0][0]
             channels = self.backbone(image[None]).shape[1]
@@ -131,6 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ACCURACY, help="CSV file that the row is added to")
     arguments = parser.parse_args(argv)
     config = with_data(load_config(arguments.config, arguments.changes), arguments.data)
+    if config.train.backbone == "frozen" or config.train.joint_epochs == 0:
+        parser.error(
+            f"CONFIG: must train its backbone in joint epochs; got {arguments.config}, which does not. "
+            "Take a recipe that fine-tunes, such as examples/configs/clothing10.toml."
+        )
     net, row = train_black_box(config, open_data(config))
     if arguments.weights is not None:
         torch.save(net.backbone.body.state_dict(), arguments.weights)

@@ -51,12 +51,12 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
         module.requires_grad_(part in rates)
         module.train(part in rates)
     if "backbone" in rates:
-        _hold_back(model.backbone, config)
+        hold_back(model.backbone, config)
     if stage == "live":
         model.prototype_layer.prototypes.requires_grad_(True)  # no step is taken: it goes on to the add-on layers
 
 
-def _hold_back(backbone: nn.Module, config: TrainConfig) -> None:
+def hold_back(backbone: nn.Module, config: TrainConfig) -> None:
     """Freeze again what `frozen_layers` and `batch_norm` keep from learning while the backbone learns."""
     layers = dict(backbone.named_modules())
     for name in config.frozen_layers:

@@ -52,3 +52,15 @@ def test_it_learns_and_stores_its_row_and_a_backbone_for_recipes(
     moved = {name for name in start if not torch.equal(start[name], learnt[name])}
     assert moved
     assert not any(name.startswith("body.0.") for name in moved)
+
+
+@pytest.mark.parametrize("change", ["train.joint_epochs=0", "train.backbone='frozen'"])
+def test_a_recipe_that_trains_no_backbone_is_refused_and_no_row_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    recipe, rows = tmp_path / "tiny.toml", tmp_path / "rows.csv"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        black_box.main([str(recipe), "--set", change, "--out", str(rows)])
+    assert "CONFIG: must train its backbone in joint epochs" in capsys.readouterr().err
+    assert not rows.exists()

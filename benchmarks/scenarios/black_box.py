@@ -1,9 +1,9 @@
 """A black box with the backbone, images and budget of a recipe: `python -m benchmarks black-box CONFIG --data DIR`.
 
-It shows what the prototypes cost: the net has one linear layer on the mean of the feature map instead of them. It trains
-for the warm and joint epochs of the recipe, on the same batches and random views, with the same layers frozen. The
-backbone has the recipe's rate, the linear layer a third of that of the add-on layers; both fall linearly in the joint
-epochs, and batch norms keep their statistics. `--weights FILE` stores the backbone that it ends with, for
+It shows what the prototypes cost: the net has one linear layer on the mean of the feature map instead of them. It
+trains for the warm and joint epochs of the recipe, on the same batches and random views, with the same layers frozen.
+The backbone has the recipe's rate, the linear layer a third of that of the add-on layers; both fall linearly in the
+joint epochs, and batch norms keep their statistics. `--weights FILE` stores the backbone that it ends with, for
 `model.weights` of a recipe: then the same net is explained by prototypes.
 """
 

@@ -25,7 +25,7 @@ class DataConfig:
         val_fraction: share of every class of train/ that is held out when there is no val/.
         test_fraction: share of every class that is the test when there are class folders alone, without train/ and
             test/.
-        channels: of the images: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; more: grey pages of one file.
+        channels: of an image: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; more: grey pages of one file.
         grey_range: values of files with more than 8 bits a channel that become black and white: two numbers; "type": 0
             and 65535; "auto": 0 and the largest value of 8, 10, 12, 14 or 16 bits, by the largest one in the training
             images, which the run writes down in place of "auto".
@@ -33,12 +33,12 @@ class DataConfig:
             (random crop, rotate, flip).
         on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
-        max_image_pixels: of a file; one with more is refused before it is decoded, because a small file may unfold to
-            more than the memory holds.
+        max_image_pixels: most pixels of an image file; a larger one is refused before it is decoded, because a small
+            file may unfold to more than the memory holds.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
         feature_store: folder for what a frozen backbone (train.backbone) gives for the images, which runs may share;
             empty: inside the run folder.
-        feature_precision: of the numbers there: "fp32", or "bf16" for half the space.
+        feature_precision: of the stored features: "fp32", or "bf16" for half the space.
         birds_classes: classes of the synthetic birds.
         birds_train, birds_val, birds_test: synthetic birds of each class in the three splits.
         birds_differ_in: what tells those classes apart: "species", all parts and the plumage; "colour" alone; or the

@@ -26,7 +26,7 @@ class TrainConfig:
     """How the net is trained.
 
     Attributes:
-        seed: of Python, NumPy, torch and the loader's workers.
+        seed: starts the random numbers of Python, NumPy, torch and the loader's workers.
         batch_size: images in a step, of all processes together; at least 2 where batch norms learn and see a single
             patch.
         backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
@@ -70,15 +70,16 @@ class TrainConfig:
         optimizer: "adam" (weight decay is added to the gradient, as in the original) or "adamw" (decoupled).
         backbone_lr, add_on_lr, prototype_lr: learning rates in the warm, joint and hardening stages. What only one kind
             of model has, such as ProtoPool's slots, learns at `prototype_lr`.
-        joint_last_layer_lr: of the last layer in the joint stage; 0: not trained there, as in the original.
-        last_layer_lr: with "compat": learning rate.
-        weight_decay: of the backbone and the add-on layers; prototypes and last layer have none.
+        joint_last_layer_lr: learning rate of the last layer in the joint stage; 0: it does not learn then, as in the
+            original.
+        last_layer_lr: with "compat": learning rate of the last layer.
+        weight_decay: strength of it in the backbone and the add-on layers; prototypes and last layer have none.
         schedule: of the joint learning rates: "step" divides by 1 / `step_gamma` every `step_size` epochs, "linear" and
             "cosine" fall to zero over the joint and the hardening epochs, batch by batch.
         step_size, step_gamma: of the "step" schedule.
         cross_entropy, cluster, separation, l1, orthogonality: coefficients of the loss terms; that of the separation is
             negative. A model uses those that its loss has.
-        label_smoothing: of the cross entropy, in [0, 1).
+        label_smoothing: of the classes in the cross entropy, in [0, 1).
         mixup: images are mixed in pairs, with shares drawn from Beta(mixup, mixup); 0: not at all; "auto": as in the
             paper of the model, 0.5 for ProtoPool and 0 for ProtoPNet.
         gradient_clip: largest norm of the whole gradient; 0: no clipping.

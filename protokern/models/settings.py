@@ -41,7 +41,7 @@ class ModelConfig:
             "single" is one, all with a sigmoid at the end; "linear" is one without, for the cosine metric.
         activation: similarity as a function of distance; "cosine" needs metric "cosine".
         metric: distance between a patch and a prototype.
-        epsilon: of the "log" activation.
+        epsilon: the small constant of the "log" activation, log((d + 1) / (d + epsilon)).
         salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
             image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
         top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,

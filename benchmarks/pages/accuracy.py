@@ -9,10 +9,10 @@ import argparse
 import json
 import statistics
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.commit import ROOT
 from benchmarks.ops.machine import cpu_name
@@ -22,6 +22,7 @@ ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 PLACE = Place("accuracies", "accuracy")
+Row = TypeVar("Row")
 STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
 
@@ -157,6 +158,19 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
+def rows_of(parser: argparse.ArgumentParser, read: Callable[[Path], Row], runs: Sequence[Path]) -> list[Row]:
+    """What `read` makes of every run; one that it cannot read ends the command with a line, before a row is stored."""
+    rows = []
+    for run in runs:
+        try:
+            rows.append(read(run))
+        except FileNotFoundError as error:
+            parser.error(f"RUN: must be a finished run; got {run}, which has no {Path(error.filename).name}.")
+        except ValueError as error:
+            parser.error(f"{run}: {error}")
+    return rows
+
+
 def from_results() -> str:
     return table(read_rows(ACCURACY, AccuracyRow))
 
@@ -166,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders to store")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     arguments = parser.parse_args(argv)
-    append_rows(ACCURACY, [read_run(folder) for folder in arguments.runs])
+    append_rows(ACCURACY, rows_of(parser, read_run, arguments.runs))
     print(from_results())
     if arguments.write:
         PLACE.write(PAGE, from_results())

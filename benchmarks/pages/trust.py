@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.pages.accuracy import PAGE, percent, read_run
+from benchmarks.pages.accuracy import PAGE, percent, read_run, rows_of
 from benchmarks.pages.results import RESULTS, Place, append_rows, read_rows
 
 TRUST = RESULTS / "trust.csv"
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, help="run folders that `protokern metrics` has measured")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     arguments = parser.parse_args(argv)
-    append_rows(TRUST, [read_trust(folder) for folder in arguments.runs])
+    append_rows(TRUST, rows_of(parser, read_trust, arguments.runs))
     text = table(read_rows(TRUST, TrustRow))
     print(text)
     if arguments.write:

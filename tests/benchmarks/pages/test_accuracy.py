@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from benchmarks.pages import accuracy, trust
 from benchmarks.pages.accuracy import CONFIGS, PAGE, PLACE, AccuracyRow, from_results, read_run, table
 from protokern.config import config_to_toml, load_config
 
@@ -103,3 +105,14 @@ def test_the_table_has_the_newest_row_of_a_seed_and_the_mean_of_the_seeds(run: P
 def test_the_page_is_what_the_rows_generate() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert PLACE.insert(page, from_results()) == page, "run: python -m benchmarks accuracy --write"
+
+
+@pytest.mark.parametrize("verb", [accuracy, trust])
+def test_a_folder_that_is_no_finished_run_is_one_line_and_stores_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: ModuleType
+) -> None:
+    stored = [path.read_bytes() for path in (accuracy.ACCURACY, trust.TRUST)]
+    with pytest.raises(SystemExit):
+        verb.main([str(tmp_path / "none")])
+    assert capsys.readouterr().err.endswith(f"got {tmp_path / 'none'}, which has no run.toml.\n")
+    assert [path.read_bytes() for path in (accuracy.ACCURACY, trust.TRUST)] == stored

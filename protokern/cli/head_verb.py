@@ -90,6 +90,6 @@ def _write_pictures(work: TrainingRun, splits: Splits) -> None:
 
 
 def _write_page(folder: Path, splits: Splits) -> Path:
-    from protokern.cli.report import build_report  # heavy, and not for --help
+    from protokern.explain.collect import build_report  # heavy, and not for --help
 
     return build_report(folder, splits)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from protokern.cli.printing import one_line
+from protokern.report.text import one_line
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.train.records import BatchRecord, FeatureRecord, Record, StepRecord
@@ -46,6 +46,11 @@ def _show_on_terminal(records: Iterable[Record]) -> None:
                 progress.update(task, completed=record.batch, total=record.batches, note=note)
             else:
                 progress.console.print(describe(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def marked(warnings: Iterable[str]) -> list[str]:
+    """Warnings as lines of a log or a terminal."""
+    return [f"warning: {warning}" for warning in warnings]
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:

@@ -40,10 +40,10 @@ from protokern.report.words import (
     say_frame,
     say_role,
 )
-from protokern.results.explanations import ClassPoints, ExplainedImage
+from protokern.results.explanations import ClassExplanation, Explanation
 from protokern.results.places import SeenPicture
-from protokern.results.prototypes import PrototypeCard
-from protokern.results.run import ReportData, StageResult
+from protokern.results.prototypes import Prototype
+from protokern.results.run import Report, StageResult
 from protokern.results.stages import STAGES
 from protokern.storage.files import replace_file
 
@@ -57,7 +57,7 @@ Place = Literal["auto", "inside", "beside"]
 
 
 def write_report(
-    data: ReportData,
+    data: Report,
     path: Path,
     *,
     pictures: Place = "auto",
@@ -87,7 +87,7 @@ def write_report(
     write_page(page, path, shelf.pictures if beside else (), replace)
 
 
-def shelve(data: ReportData) -> tuple[PictureShelf, int]:
+def shelve(data: Report) -> tuple[PictureShelf, int]:
     """All pictures of a run's page, and how many of them, the first ones, the page shows before anything is opened."""
     shelf = PictureShelf()
     for picture in page_pictures(data):
@@ -98,17 +98,17 @@ def shelve(data: ReportData) -> tuple[PictureShelf, int]:
     return shelf, num_on_page
 
 
-def write_explanation(item: ExplainedImage, model_name: str, path: Path) -> None:
+def write_explanation(item: Explanation, model_name: str, path: Path) -> None:
     """Write the page of one explained image to `path`, at once."""
     write_page(render_explanation(item, model_name), path)
 
 
-def render_report(data: ReportData, *, beside: bool = False) -> str:
+def render_report(data: Report, *, beside: bool = False) -> str:
     """The page of a run as HTML, with its pictures inside, or with the names of files beside it."""
     return _render_report(data, *shelve(data), beside=beside)
 
 
-def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, beside: bool) -> str:
+def _render_report(data: Report, shelf: PictureShelf, num_on_page: int, *, beside: bool) -> str:
     pictures = [card.picture for card in data.prototypes if card.picture]
     pool = view_pool(data)
     reasons = make_reason_rows(data.prototypes)
@@ -147,9 +147,9 @@ def _render_report(data: ReportData, shelf: PictureShelf, num_on_page: int, *, b
     )
 
 
-def render_explanation(item: ExplainedImage, model_name: str) -> str:
+def render_explanation(item: Explanation, model_name: str) -> str:
     """The page of one explained image as HTML."""
-    alone = ReportData(title=model_name, classes=(), prototypes=(), explanations=(item,))
+    alone = Report(title=model_name, classes=(), prototypes=(), explanations=(item,))
     shelf, _ = shelve(alone)
     pictures = [match.picture for one in item.classes for match in one.matches]
     return (
@@ -220,7 +220,7 @@ def _sees_part(picture: SeenPicture) -> bool:
     return tuple(picture.receptive_field_box) != (0, 0, *picture.image.shape[:2])
 
 
-def _largest_points(one: ClassPoints) -> float:
+def _largest_points(one: ClassExplanation) -> float:
     return max((abs(match.points) for match in one.matches), default=0.0) or 1.0
 
 
@@ -229,5 +229,5 @@ def _stage_name(row: StageResult) -> str:
     return names.page if names else row.stage
 
 
-def _main_names(card: PrototypeCard) -> str:
+def _main_names(card: Prototype) -> str:
     return join_names([name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)])

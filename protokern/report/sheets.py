@@ -22,14 +22,14 @@ from protokern.report.words import (
     say_frame,
 )
 from protokern.results.places import Picture, SeenPicture
-from protokern.results.prototypes import Neighbour, PrototypeCard
-from protokern.results.run import ReportData
+from protokern.results.prototypes import Neighbour, Prototype
+from protokern.results.run import Report
 
 # What ends a script or begins markup, as JSON may also write it.
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
 
-def page_pictures(data: ReportData) -> Iterator[Picture]:
+def page_pictures(data: Report) -> Iterator[Picture]:
     """The pictures that the page itself shows, in order."""
     for item in data.explanations:
         yield item.image
@@ -43,7 +43,7 @@ def page_pictures(data: ReportData) -> Iterator[Picture]:
             yield from _both(card.picture)
 
 
-def sheet_pictures(data: ReportData) -> Iterator[Picture]:
+def sheet_pictures(data: Report) -> Iterator[Picture]:
     """The pictures that only the sheets of single prototypes show."""
     for card in data.prototypes:
         if card.neighbours is not None:
@@ -56,7 +56,7 @@ def _both(seen: SeenPicture) -> Iterator[Picture]:
         yield seen.heat
 
 
-def sheets_json(data: ReportData, shelf: PictureShelf, num_on_page: int, *, beside: bool) -> str:
+def sheets_json(data: Report, shelf: PictureShelf, num_on_page: int, *, beside: bool) -> str:
     """All sheets, safe inside a script element.
 
     Args:
@@ -105,7 +105,7 @@ class _Texts:
         return list(self._places)
 
 
-def _sheet(card: PrototypeCard, shelf: PictureShelf, texts: _Texts) -> dict[str, Any]:
+def _sheet(card: Prototype, shelf: PictureShelf, texts: _Texts) -> dict[str, Any]:
     heat = None if card.picture is None or card.picture.heat is None else shelf.find(card.picture.heat).index
     classes = sorted(card.classes, key=lambda one: -one.weight)
     near = card.neighbours
@@ -131,7 +131,7 @@ def _sheet(card: PrototypeCard, shelf: PictureShelf, texts: _Texts) -> dict[str,
     return {name: value for name, value in sheet.items() if value not in (None, "", [])}
 
 
-def _patches(card: PrototypeCard, neighbours: Sequence[Neighbour], shelf: PictureShelf, texts: _Texts) -> list[Any]:
+def _patches(card: Prototype, neighbours: Sequence[Neighbour], shelf: PictureShelf, texts: _Texts) -> list[Any]:
     rows = [
         [
             _view(one.picture, shelf),

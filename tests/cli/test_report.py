@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from protokern.cli.main import main
-from protokern.cli.report import build_report
 from protokern.evaluate import Predictions
-from protokern.explain.collect import choose_images, class_slots, collect_report, read_progress
+from protokern.explain.collect import build_report, choose_images, class_slots, collect_report, read_progress
 from protokern.explain.importance import local_importance
 from protokern.results.importance import GlobalImportance, Reason
 from protokern.runs.data import open_data

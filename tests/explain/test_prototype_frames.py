@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from protokern.cli.main import main
-from protokern.cli.report import build_report
 from protokern.explain import prototype_frames
+from protokern.explain.collect import build_report
 from protokern.explain.prototype_frames import other_image
 from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from protokern.report.page import render_report
-from protokern.results.run import ReportData
+from protokern.results.run import Report
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from protokern.results.run import ReportData
         (1, "The points of the one prototype of 6 that has any add up to 5.25"),
     ],
 )
-def test_the_prototypes_that_have_points_are_counted(report_data: ReportData, speaking: int, words: str) -> None:
+def test_the_prototypes_that_have_points_are_counted(report_data: Report, speaking: int, words: str) -> None:
     item = report_data.explanations[0]
     first, *others = item.classes
     item = replace(item, classes=(replace(first, num_speaking=speaking), *others))

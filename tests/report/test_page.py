@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.cli.explain import summarise
 from protokern.report import page as page_module
 from protokern.report.page import render_explanation, render_report, write_explanation, write_report
-from protokern.results.explanations import ClassPoints, ExplainedImage
-from protokern.results.prototypes import ClassSlots, ClassWeight, PrototypeCard
-from protokern.results.run import Confusion, ReportData
-from tests.report.conftest import CLASSES
+from protokern.report.text import explanation_lines
+from protokern.results.explanations import Explanation
+from protokern.results.prototypes import ClassSlots, ClassWeight, Prototype
+from protokern.results.run import Confusion, Report
+from tests.report.conftest import CLASSES, make_class
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -90,14 +90,14 @@ def read_sheets(page: str) -> dict[str, Any]:
     return json.loads(page[page.index(">", start) + 1 : page.index("</script", start)])
 
 
-def test_the_page_is_whole_and_its_pictures_decode(report_data: ReportData) -> None:
+def test_the_page_is_whole_and_its_pictures_decode(report_data: Report) -> None:
     page = Page(render_report(report_data))
     # an example; five prototypes with three views; per explained image itself and two matches of two or four views
     assert len(shown_images(page)) == 2 + 5 * 3 + 3 * (1 + 4 + 2)
     assert page.all("img") == []
 
 
-def test_equal_pictures_are_stored_once(report_data: ReportData) -> None:
+def test_equal_pictures_are_stored_once(report_data: Report) -> None:
     html = render_report(report_data)
     stored = stored_images(Page(html))
     # two of each prototype with a source and of each match, and the explained image, which is the same for all three;
@@ -109,7 +109,7 @@ def test_equal_pictures_are_stored_once(report_data: ReportData) -> None:
     assert not any(data in uri for data in hidden for uri in re.findall(r'href="data:([^"]+)"', html))
 
 
-def test_nothing_is_fetched(report_data: ReportData) -> None:
+def test_nothing_is_fetched(report_data: Report) -> None:
     html = render_report(report_data)
     page = Page(html)
     assert not page.all("link")
@@ -121,7 +121,7 @@ def test_nothing_is_fetched(report_data: ReportData) -> None:
         assert word not in outside_data
 
 
-def test_user_text_stays_text(report_data: ReportData) -> None:
+def test_user_text_stays_text(report_data: Report) -> None:
     page = Page(render_report(report_data))
     assert len(page.all("script")) == 2
     assert not any("onerror" in attributes for _, attributes in page.tags)
@@ -134,7 +134,7 @@ def test_user_text_stays_text(report_data: ReportData) -> None:
     assert '"</pre><script>alert(3)</script>"' in page.text
 
 
-def test_ids_are_unique_and_links_lead_somewhere(report_data: ReportData) -> None:
+def test_ids_are_unique_and_links_lead_somewhere(report_data: Report) -> None:
     page = Page(render_report(report_data))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -143,7 +143,7 @@ def test_ids_are_unique_and_links_lead_somewhere(report_data: ReportData) -> Non
     assert {place for output in page.all("output") for place in str(output["for"]).split()} <= set(ids)
 
 
-def test_the_numbers_are_there(report_data: ReportData) -> None:
+def test_the_numbers_are_there(report_data: Report) -> None:
     text = Page(render_report(report_data)).text
     assert "Test accuracy 80.0% 12 of 15 images" in text
     assert "Right after the push 65.0% 70.0% before it" in text
@@ -157,7 +157,7 @@ def test_the_numbers_are_there(report_data: ReportData) -> None:
     assert "pruning 6 70.0% \N{EN DASH}" in text
 
 
-def test_a_pool_shows_every_prototype_once_under_what_uses_it(pool_data: ReportData) -> None:
+def test_a_pool_shows_every_prototype_once_under_what_uses_it(pool_data: Report) -> None:
     page = Page(render_report(pool_data))
     cards = [item for item in page.all("li") if item.get("class") == "card"]
     assert [item["id"] for item in cards] == [f"prototype-{index}" for index in range(6)]
@@ -173,7 +173,7 @@ def test_a_pool_shows_every_prototype_once_under_what_uses_it(pool_data: ReportD
     assert "6 prototypes, of which 5 are patches" in page.text
 
 
-def test_the_pool_tells_which_prototypes_sit_in_the_slots_of_each_class(pool_data: ReportData) -> None:
+def test_the_pool_tells_which_prototypes_sit_in_the_slots_of_each_class(pool_data: Report) -> None:
     page = Page(render_report(pool_data))
     cells = [cell for cell in page.all("td") if str(cell.get("class")).startswith("slot")]
     kinds = ["slot shared"] * 2 + ["slot"] + ["slot shared"] * 3 + ["slot shared", "slot empty", "slot"]
@@ -189,7 +189,7 @@ def test_the_pool_tells_which_prototypes_sit_in_the_slots_of_each_class(pool_dat
     )  # the example, cards, the explained image, filled slots
 
 
-def test_an_explanation_names_the_slots_that_spoke_and_says_what_the_similarity_is(pool_data: ReportData) -> None:
+def test_an_explanation_names_the_slots_that_spoke_and_says_what_the_similarity_is(pool_data: Report) -> None:
     for page in (Page(render_report(pool_data)), Page(render_explanation(pool_data.explanations[0], "run"))):
         assert f"slot 0: prototype 0, shared with {CLASSES[1]}, {CLASSES[2]}" in page.text
         assert "prototype 5, used by no class" in page.text
@@ -198,31 +198,31 @@ def test_an_explanation_names_the_slots_that_spoke_and_says_what_the_similarity_
         assert "each slot holds one prototype of a pool" in page.text
 
 
-def test_text_and_links_of_a_pool_are_as_safe_as_those_of_every_page(pool_data: ReportData) -> None:
+def test_text_and_links_of_a_pool_are_as_safe_as_those_of_every_page(pool_data: Report) -> None:
     test_nothing_is_fetched(pool_data)
     test_user_text_stays_text(pool_data)
     test_ids_are_unique_and_links_lead_somewhere(pool_data)
 
 
-def test_a_large_pool_is_a_table_of_numbers_and_a_much_used_prototype_folds_its_weights(pool_data: ReportData) -> None:
+def test_a_large_pool_is_a_table_of_numbers_and_a_much_used_prototype_folds_its_weights(pool_data: Report) -> None:
     classes = tuple(f"class {k}" for k in range(100))
     card = replace(pool_data.prototypes[0], classes=tuple(ClassWeight(k, name, 1.0) for k, name in enumerate(classes)))
     slots = tuple(ClassSlots(class_name=name, prototypes=(0, 0, 0)) for name in classes)
-    page = Page(render_report(ReportData(title="large", classes=classes, prototypes=(card,), slots=slots)))
+    page = Page(render_report(Report(title="large", classes=classes, prototypes=(card,), slots=slots)))
     assert len(shown_images(page)) == 3
     assert "shared by 100 classes, with weights" in page.text
     assert page.text.count("class 99 1.00") == 1
 
 
-def test_before_the_choices_are_final_no_prototype_counts_as_unused(pool_data: ReportData) -> None:
-    cards = tuple(PrototypeCard(index=index, classes=()) for index in range(3))
-    page = Page(render_report(ReportData(title="soft", classes=CLASSES, prototypes=cards, still_chooses=True)))
+def test_before_the_choices_are_final_no_prototype_counts_as_unused(pool_data: Report) -> None:
+    cards = tuple(Prototype(index=index, classes=()) for index in range(3))
+    page = Page(render_report(Report(title="soft", classes=CLASSES, prototypes=cards, still_chooses=True)))
     assert "Not chosen yet 3 prototypes" in page.text
     assert "sed by no class" not in page.text
     assert "The pool" not in page.text
 
 
-def test_a_page_of_one_class_each_has_no_pool(report_data: ReportData) -> None:
+def test_a_page_of_one_class_each_has_no_pool(report_data: Report) -> None:
     page = Page(render_report(report_data))
     assert "The pool" not in page.text
     assert "weight 1.50 for its class" in page.text
@@ -232,7 +232,7 @@ def test_a_page_of_one_class_each_has_no_pool(report_data: ReportData) -> None:
     assert "slot" not in page.text
 
 
-def test_right_wrong_and_unknown_answers_are_told_apart(report_data: ReportData) -> None:
+def test_right_wrong_and_unknown_answers_are_told_apart(report_data: Report) -> None:
     tags = [str(span.get("class")) for span in Page(render_report(report_data)).all("span")]
     assert tags.count("tag right") == 1
     assert tags.count("tag wrong") == 1
@@ -240,7 +240,7 @@ def test_right_wrong_and_unknown_answers_are_told_apart(report_data: ReportData)
     assert "The right answer is not known here." in page.text
 
 
-def test_frames_lie_where_the_boxes_are(report_data: ReportData) -> None:
+def test_frames_lie_where_the_boxes_are(report_data: Report) -> None:
     spans = [span for span in Page(render_report(report_data)).all("span") if span.get("class") == "frame"]
     assert {span["style"] for span in spans} == {"top:25.00%;left:25.00%;height:25.00%;width:50.00%"}
 
@@ -248,8 +248,8 @@ def test_frames_lie_where_the_boxes_are(report_data: ReportData) -> None:
 @pytest.mark.parametrize(
     ("sees_part", "words"), [(True, "the model saw this whole area there"), (False, "always the whole picture")]
 )
-def test_the_page_says_how_much_a_patch_sees(report_data: ReportData, sees_part: bool, words: str) -> None:
-    def seen(card: PrototypeCard) -> PrototypeCard:
+def test_the_page_says_how_much_a_patch_sees(report_data: Report, sees_part: bool, words: str) -> None:
+    def seen(card: Prototype) -> Prototype:
         if card.picture is None:
             return card
         box = (0, 0, 12, 16) if sees_part else (0, 0, 24, 32)
@@ -260,8 +260,8 @@ def test_the_page_says_how_much_a_patch_sees(report_data: ReportData, sees_part:
 
 
 def test_a_run_without_test_images_push_or_log_still_has_a_page() -> None:
-    cards = tuple(PrototypeCard(index=k, classes=(ClassWeight(k, f"class {k}", 1.0),)) for k in range(2))
-    data = ReportData(title="bare", classes=("class 0", "class 1"), prototypes=cards, notes=("No push yet.",))
+    cards = tuple(Prototype(index=k, classes=(ClassWeight(k, f"class {k}", 1.0),)) for k in range(2))
+    data = Report(title="bare", classes=("class 0", "class 1"), prototypes=cards, notes=("No push yet.",))
     page = Page(render_report(data))
     assert page.all("img") == []
     assert "not patches of images yet" in page.text
@@ -273,31 +273,20 @@ def test_many_classes_get_a_list_of_mistakes_instead_of_a_matrix() -> None:
     classes = tuple(f"class {k}" for k in range(40))
     counts = np.eye(40, dtype=int) * 3
     counts[7, 9], counts[3, 1] = 2, 1
-    data = ReportData(title="many", classes=classes, prototypes=(), confusion=Confusion(counts=counts))
+    data = Report(title="many", classes=classes, prototypes=(), confusion=Confusion(counts=counts))
     page = Page(render_report(data))
     assert not any(table.get("class") == "confusion" for table in page.all("table"))
     assert "class 7 class 9 2 class 3 class 1 1" in page.text
 
 
-def test_a_total_of_zero_and_no_matches_are_drawn(explained: ExplainedImage) -> None:
-    one = ClassPoints(
-        class_index=0,
-        class_name="zero",
-        total=0.0,
-        probability=0.5,
-        matches=(),
-        own_points=-1e-9,
-        num_own=1,
-        foreign_points=0.0,
-        num_foreign=0,
-        num_speaking=1,
-    )
+def test_a_total_of_zero_and_no_matches_are_drawn(explained: Explanation) -> None:
+    one = replace(make_class(0, (), own_points=-1e-9, num_own=1, num_speaking=1), class_name="zero")
     text = Page(render_explanation(replace(explained, classes=(one,)), "run")).text
     assert "0.00 points" in text
     assert f"{MINUS}0.00" not in text
 
 
-def test_prototypes_that_are_left_out_have_a_line_only_where_there_are_any(explained: ExplainedImage) -> None:
+def test_prototypes_that_are_left_out_have_a_line_only_where_there_are_any(explained: Explanation) -> None:
     one = explained.classes[0]
     text = Page(render_explanation(explained, "run")).text
     assert "1 more of" in text
@@ -306,11 +295,11 @@ def test_prototypes_that_are_left_out_have_a_line_only_where_there_are_any(expla
     text = Page(render_explanation(replace(explained, classes=(alone,)), "run")).text
     assert "more of" not in text
     assert "of other classes, together" not in text
-    assert [line for line in summarise(replace(explained, classes=(alone,))) if "together" in line] == []
+    assert [line for line in explanation_lines(replace(explained, classes=(alone,))) if "together" in line] == []
 
 
 def test_pages_are_written_at_once_and_leave_nothing_else(
-    report_data: ReportData, explained: ExplainedImage, tmp_path: Path
+    report_data: Report, explained: Explanation, tmp_path: Path
 ) -> None:
     write_report(report_data, tmp_path / "report" / "index.html")
     write_explanation(explained, "run", tmp_path / "one.html")
@@ -319,7 +308,7 @@ def test_pages_are_written_at_once_and_leave_nothing_else(
 
 
 def test_pictures_beside_the_page_are_files_that_are_read_as_they_come_into_view(
-    report_data: ReportData, tmp_path: Path
+    report_data: Report, tmp_path: Path
 ) -> None:
     path = tmp_path / "report" / "index.html"
     write_report(report_data, path, pictures="beside")
@@ -340,7 +329,7 @@ def test_pictures_beside_the_page_are_files_that_are_read_as_they_come_into_view
 
 
 def test_large_pages_have_their_pictures_beside_them(
-    report_data: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report_data: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_module, "MOST_INSIDE", 1000)
     write_report(report_data, tmp_path / "index.html")
@@ -352,7 +341,7 @@ def test_large_pages_have_their_pictures_beside_them(
         write_report(report_data, tmp_path / "index.html", pictures="inside")
 
 
-def test_the_page_says_what_mattered(report_data: ReportData) -> None:
+def test_the_page_says_what_mattered(report_data: Report) -> None:
     page = Page(render_report(report_data))
     assert "For 2 of 2 prototypes the colour (hue) matters most." in page.text
     assert f"shape 0.10 0 texture {MINUS}0.05 0" in page.text
@@ -363,7 +352,7 @@ def test_the_page_says_what_mattered(report_data: ReportData) -> None:
     assert "This looks like that, because" not in Page(render_report(bare)).text
 
 
-def test_the_page_explains_itself_by_an_example(report_data: ReportData) -> None:
+def test_the_page_explains_itself_by_an_example(report_data: Report) -> None:
     text = Page(render_report(report_data)).text
     assert f"This picture was called {CLASSES[0]} because its framed part looks like prototype 0" in text
     assert f"gives 4.00 {TIMES} 2.00 = 8.00 points" in text
@@ -375,14 +364,14 @@ def test_the_page_explains_itself_by_an_example(report_data: ReportData) -> None
     assert "This picture was called" not in none.text
 
 
-def test_a_pool_says_which_similarities_have_no_average_taken_off(pool_data: ReportData) -> None:
+def test_a_pool_says_which_similarities_have_no_average_taken_off(pool_data: Report) -> None:
     words = "that similarity is of the place alone, before that of the image on average comes off"
     assert words in Page(render_report(pool_data)).text
     assert words in Page(render_report(replace(pool_data, explanations=()))).text
     assert words not in Page(render_report(replace(pool_data, is_focal=False))).text
 
 
-def test_what_similarity_means_where_patches_count_by_their_salience(pool_data: ReportData) -> None:
+def test_what_similarity_means_where_patches_count_by_their_salience(pool_data: Report) -> None:
     words = "It is multiplied by how much the part stands out in its picture"
     assert words in Page(render_report(replace(pool_data, is_salient=True))).text
     assert words not in Page(render_report(pool_data)).text

@@ -14,12 +14,12 @@ from protokern.report.sheets import sheets_json
 from protokern.report.words import say_frame
 from protokern.results.importance import Reason
 from protokern.results.places import LazyPicture, SeenPicture
-from protokern.results.prototypes import ClassWeight, Neighbours, PrototypeCard
-from protokern.results.run import ReportData
-from tests.report.conftest import CLASSES, FILE_NAME, PROOF, make_neighbour, with_tested_frames
+from protokern.results.prototypes import ClassWeight, Neighbours, Prototype
+from protokern.results.run import Report
+from tests.report.conftest import CLASSES, FILE_NAME, PROOF, make_neighbour, make_source, with_tested_frames
 
 
-def test_a_sheet_has_what_the_script_shows(report_data: ReportData) -> None:
+def test_a_sheet_has_what_the_script_shows(report_data: Report) -> None:
     shelf, num_on_page = shelve(report_data)
     table = json.loads(sheets_json(report_data, shelf, num_on_page, beside=False))
     first, last = table["sheets"][0], table["sheets"][-1]
@@ -44,7 +44,7 @@ def test_a_sheet_has_what_the_script_shows(report_data: ReportData) -> None:
     assert last == {"index": 5, "classes": classes, "of": CLASSES[2]}
 
 
-def test_numbers_come_as_the_sentence_rounds_them(report_data: ReportData) -> None:
+def test_numbers_come_as_the_sentence_rounds_them(report_data: Report) -> None:
     card = replace(report_data.prototypes[0], reasons=(Reason("hue", 0.605024, 0.581516, 0.62796, 0.612601),))
     data = replace(report_data, prototypes=(card, *report_data.prototypes[1:]))
     shelf, num_on_page = shelve(data)
@@ -53,7 +53,7 @@ def test_numbers_come_as_the_sentence_rounds_them(report_data: ReportData) -> No
     assert sheet["reasons"] == [["colour (hue)", 0.605024, 0.581516, 0.62796, 0.612601]]
 
 
-def test_pictures_of_the_page_are_not_repeated_in_the_sheets(report_data: ReportData) -> None:
+def test_pictures_of_the_page_are_not_repeated_in_the_sheets(report_data: Report) -> None:
     shelf, num_on_page = shelve(report_data)
     table = json.loads(sheets_json(report_data, shelf, num_on_page, beside=False))
     assert 0 < num_on_page < len(shelf.pictures)
@@ -65,9 +65,9 @@ def test_pictures_of_the_page_are_not_repeated_in_the_sheets(report_data: Report
     assert beside["pictures"] == [one.name for one in shelf.pictures]
 
 
-def test_nothing_in_the_sheets_can_end_their_script(report_data: ReportData) -> None:
+def test_nothing_in_the_sheets_can_end_their_script(report_data: Report) -> None:
     name = "</script><!-- & \u2028 ../../etc/passwd \N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 300
-    card = replace(report_data.prototypes[0], source_name=name, classes=(ClassWeight(0, name, 1.0),))
+    card = replace(report_data.prototypes[0], source=make_source(name), classes=(ClassWeight(0, name, 1.0),))
     data = replace(report_data, prototypes=(card,), explanations=())
     text = sheets_json(data, *shelve(data), beside=True)
     assert "<" not in text
@@ -77,7 +77,7 @@ def test_nothing_in_the_sheets_can_end_their_script(report_data: ReportData) -> 
     assert not [one for one in table["pictures"] if not one.removesuffix(".jpg").isalnum()]
 
 
-def test_a_tested_frame_has_its_mark_and_its_words(report_data: ReportData) -> None:
+def test_a_tested_frame_has_its_mark_and_its_words(report_data: Report) -> None:
     plain, tested = report_data, with_tested_frames(report_data)
     for data, has_proof in ((plain, False), (tested, True)):
         table = json.loads(sheets_json(data, *shelve(data), beside=False))
@@ -108,8 +108,8 @@ def test_pictures_are_read_when_they_are_drawn_and_the_second_is_not_read() -> N
         agreement_train=1.0,
         agreement_test=0.0,
     )
-    cards = tuple(PrototypeCard(index=k, classes=(), neighbours=near) for k in range(3))
-    data = ReportData(title="lazy", classes=("a",), prototypes=cards)
+    cards = tuple(Prototype(index=k, classes=(), neighbours=near) for k in range(3))
+    data = Report(title="lazy", classes=("a",), prototypes=cards)
     assert reads == []
     shelf, num_on_page = shelve(data)
     assert (num_on_page, len(shelf.pictures), len(reads)) == (0, 1, 1)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from protokern.data import Splits, data_warnings
 from protokern.evaluate import Scores
+from protokern.quality import answer_warnings, model_warnings
 from protokern.report.numbers import percent
 from protokern.runs.open import OpenRun
-from protokern.train.quality import answer_warnings, model_warnings
 
 MARK = "warning: "
 _MOST_ROWS = 30  # classes in a table on a terminal; of more the worst are shown

@@ -83,7 +83,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
 
 
 def _write_pictures(work: TrainingRun, splits: Splits) -> None:
-    from protokern.cli.prototype_files import write_prototypes  # heavy, and not for --help
+    from protokern.explain.prototypes import write_prototypes  # heavy, and not for --help
 
     assert work.push is not None
     write_prototypes(work.folder, work.model, splits, work.push)

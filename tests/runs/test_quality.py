@@ -9,11 +9,7 @@ from torch import nn
 from protokern.evaluate import score_classes
 from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import PushResult
-<<<<<<<< HEAD:tests/test_quality.py
-from protokern.quality import answer_warnings, copied_prototypes, model_warnings
-========
 from protokern.runs.quality import answer_warnings, copied_prototypes, model_warnings
->>>>>>>> h3-report:tests/runs/test_quality.py
 
 CLASSES = ("hat", "dress")
 

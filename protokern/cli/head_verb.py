@@ -19,7 +19,7 @@ from protokern.runs.log import LoggedRecord, append_record
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.progress import Progress
 from protokern.storage.lock import lock_run
-from protokern.train.run import TrainingRun
+from protokern.train.state import TrainingRun
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 

@@ -49,10 +49,10 @@ from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
-from protokern.train.batch_norms import check_batches, share_batch_norms
-from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.loop import train
-from protokern.train.run import TrainingRun, resume_run
+from protokern.train.optimizers import check_batches, share_batch_norms
+from protokern.train.processes import device_of_process, has_another_failed, joined_ranks
+from protokern.train.state import TrainingRun, resume_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

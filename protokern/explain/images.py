@@ -119,8 +119,7 @@ def explain_for_people(
         receptive_field: of the model for this image size, if known.
         heat_map: how the heat maps of the image are made, see `explain_image`.
         frame: which box is drawn as the frame, see `drawn_box`.
-        other: gives for the answer another image (C, Y, X) that its sufficient frames are checked with, if there is
-            one.
+        other: gives for the answer another image (C, Y, X) that its frames are checked with, if there is one.
     """
     explanation = explain_image(
         model,
@@ -134,8 +133,7 @@ def explain_for_people(
     rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
     in_full = (explanation.predicted, rival)
     if frame == "sufficient":
-        another = other(explanation.predicted)
-        explanation = frame_explanation(model, image, explanation, classes=in_full, other=another)
+        explanation = frame_explanation(model, image, explanation, classes=in_full, other=other(explanation.predicted))
 
     def described(one: ClassExplanation) -> ClassExplanation:
         return replace(

@@ -37,19 +37,17 @@ def explain_image(
 ) -> Explanation:
     """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
 
-    Works in evaluation mode and leaves the model's modes as they were. Activation maps are made for the prototypes that
-    are shown, not for all.
+    Works in evaluation mode and leaves the model's modes as they were. Maps are made only of what is shown.
 
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
         top: prototypes shown per class at most, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
-        also: without `classes`, classes that take the last of the three places unless they are among them, such as the
-            right one.
+        also: without `classes`, some that take the last of the three places, such as the right one.
         receptive_field: from an earlier explanation of an image of this size; None: found here.
         heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
-            that change the similarity, within the receptive field, see `gradient_heat_map`.
+            that change the similarity, within the receptive field.
 
     Returns:
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
@@ -67,25 +65,35 @@ def explain_image(
     image = image.to(model.device, model.dtype)
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
-        if receptive_field is None:
-            receptive_field = find_receptive_field(model.features, image)
+        receptive_field = receptive_field or find_receptive_field(model.features, image)
         output = model.head(features)
         logits = output.logits[0].float().cpu().numpy()
         every = _AllPoints.of_first_image(model, output)
-        if classes is None:
-            classes = _highest(logits, also)
+        classes = _highest(logits, also) if classes is None else classes
         shown = {k: _most_points(every.points[:, k], every.is_own[:, k], top) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
         views = [show_gradient(model, image, view, heat_map) for view in views]
-    by_prototype = {
+    seen = {
         j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
     }
+    explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
+    return _explanation(model, logits, every, explained, receptive_field, picture)
+
+
+def _explanation(
+    model: PrototypeModel,
+    logits: np.ndarray,
+    every: _AllPoints,
+    classes: tuple[ClassExplanation, ...],
+    receptive_field: ReceptiveField,
+    picture: np.ndarray,
+) -> Explanation:
     return Explanation(
         logits=logits,
         points=every.points,
-        classes=tuple(_explain_class(k, logits, every, shown[k], by_prototype) for k in classes),
+        classes=classes,
         receptive_field=receptive_field,
         image=picture,
         class_names=tuple(map(_name, range(len(logits)))),

@@ -126,7 +126,7 @@ def test_without_data_the_page_says_what_it_lacks(pushed: PushedRun, tmp_path: P
     folder = tmp_path / "run"
     shutil.copytree(pushed.folder, folder)
     shutil.rmtree(folder / "prototypes", ignore_errors=True)
-    html = build_report(folder).read_text(encoding="utf-8")
+    html = build_report(folder, None).read_text(encoding="utf-8")
     assert "Made without test images" in html
     assert "The pictures of the prototypes are missing" in html
     assert "<img" not in html

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
         with outputs.writing() as stage:
             page, figure, table = (stage / name for name in of_image)
-            write_explanation(explanation, opened.folder.resolve().name, page)
+            write_explanation(explanation, explanation.model_name, page)
             write_figure(explanation, figure)
             write_file(table, to_json_bytes(explanation_table(explanation) | told))
         print("\n".join([*explanation_lines(explanation), *(f"  {out / name}" for name in of_image)]))

@@ -37,6 +37,16 @@ class PushResult:
     label: Tensor
     grid: tuple[int, int]
 
+    def keep(self, kept: Tensor) -> PushResult:
+        """Where the prototypes in `kept`, (P',) int64, come from, in that order."""
+        return PushResult(
+            image=self.image[kept],
+            patch=self.patch[kept],
+            distance=self.distance[kept],
+            label=self.label[kept],
+            grid=self.grid,
+        )
+
 
 class Search(Protocol):
     """What finds the nearest patches in the images of a push, as `find_nearest_patches` does in those of a loader."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from protokern.errors import Stopped
 from protokern.inputs.loaders import Batches
 from protokern.models.base import PrototypeModel
 from protokern.models.build import image_format
@@ -30,7 +31,7 @@ class FrozenFeatures:
         loader: in data-set order.
         channels_last: memory format of the images.
         memory: bytes that may be kept.
-        should_stop: asked before every batch; True raises KeyboardInterrupt.
+        should_stop: asked before every batch; True raises Stopped.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class FrozenFeatures:
         num_bytes = 0
         for images, labels in self._loader:
             if self._should_stop():
-                raise KeyboardInterrupt
+                raise Stopped
             with torch.no_grad():
                 features = self._add_on_layers(self._backbone(to_device(images, self._device, self._channels_last)))
             num_bytes += features.nbytes

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from protokern.config.train import TrainConfig
-from protokern.errors import DataError, OtherProcessError
+from protokern.errors import DataError, OtherProcessError, Stopped
 from protokern.features import (
     FeatureStore,
     FeatureWriter,
@@ -86,7 +86,7 @@ def open_stores(
     Raises:
         DataError: a store is damaged, stale, or cannot be written.
         OtherProcessError: another rank has found it so.
-        KeyboardInterrupt: `should_stop()` said so; what was written stays.
+        Stopped: `should_stop()` said so; what was written stays.
     """
     weights = fingerprint_of_weights(model.backbone)
     stored = {}
@@ -195,4 +195,4 @@ def _wait(should_stop: Callable[[], bool]) -> None:
 
 def _stop_if_asked(should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise KeyboardInterrupt
+        raise Stopped

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from protokern.errors import Stopped
 from protokern.inputs.loaders import ordered_loader
 from protokern.inputs.sources import FrozenFeatures, on_features
 from protokern.push import push_prototypes
@@ -46,10 +47,10 @@ def test_a_pass_that_was_broken_off_is_not_kept(model) -> None:
     assert sum(len(labels) for _, labels in frozen) == 12
 
 
-def test_should_stop_raises_keyboard_interrupt(model) -> None:
+def test_a_pass_that_is_asked_to_stop_does(model) -> None:
     loader = ordered_loader(Squares(12, seed=1), 5, workers=0)
     frozen = FrozenFeatures(model, loader, channels_last=True, memory=0, should_stop=lambda: True)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         list(frozen)
 
 

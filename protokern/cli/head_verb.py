@@ -83,7 +83,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
 
 
 def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: PushResult) -> None:
-    from protokern.cli.prototype_files import write_prototypes  # heavy, and not for --help
+    from protokern.explain.prototypes import write_prototypes  # heavy, and not for --help
 
     write_prototypes(folder, model, splits, push)
 

@@ -1,5 +1,5 @@
-"""Old address of the warnings about a trained model, kept for programs that import them from here."""
+"""Old address of what speaks against trusting a model, kept for programs that import it from here."""
 
-from protokern.quality import answer_warnings, copied_prototypes, model_warnings
+from protokern.runs.quality import answer_warnings, copied_prototypes, model_warnings
 
 __all__ = ["answer_warnings", "copied_prototypes", "model_warnings"]

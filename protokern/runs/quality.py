@@ -1,16 +1,38 @@
-"""What a user should know about a trained model before it is trusted: what it is, how many, what to do."""
+"""What a user should know about a run before it is trusted: what it is, how many, what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
+from dataclasses import replace
 
 import torch
 
+from protokern.data import Splits, data_warnings
 from protokern.evaluate import Scores
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
+from protokern.runs.open import OpenRun
 
 _LISTED = 3
+
+
+def look_at(splits: Splits) -> Splits:
+    """The same data with their warnings, found now unless they were before."""
+    return splits if splits.warnings is not None else replace(splits, warnings=data_warnings(splits))
+
+
+def run_warnings(run: OpenRun, splits: Splits | None, scores: Scores | None, images: str = "test") -> tuple[str, ...]:
+    """All warnings: of the answers, of the prototypes and weights, of the data.
+
+    Args:
+        run: whose model it is.
+        splits: the data; None: nothing is said of them.
+        scores: of the answers to a split; None: likewise.
+        images: of which split: "test", "validation" or "training".
+    """
+    answers = () if scores is None else answer_warnings(scores, run.classes, images)
+    data = () if splits is None else look_at(splits).warnings or ()
+    return (*answers, *model_warnings(run.model, run.push, run.classes), *data)
 
 
 def model_warnings(model: PrototypeModel, push: PushResult | None, classes: Sequence[str]) -> tuple[str, ...]:

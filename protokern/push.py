@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 # At most so far away, without weights, a prototype is a patch already: features that are computed again differ by less.
@@ -56,7 +56,7 @@ class Search(Protocol):
     ) -> NearestPatches: ...
 
 
-def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
+def push_prototypes(model: PrototypeModel, loader: Loader, *, given: Given = "images") -> PushResult:
     """Replace each prototype by the nearest patch among the images of its classes; the first in order on a tie.
 
     One pass over the loader. Afterwards each prototype's smallest distance on these images is 0 up to the rounding of
@@ -71,6 +71,7 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
         loader: yields (images, labels) in order, un-augmented; read twice where patches have weights.
+        given: what it yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: as `find_nearest_patches`, or the model still chooses which prototypes its classes use; the
@@ -81,7 +82,9 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     """
 
     def search(model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool) -> NearestPatches:
-        return find_nearest_patches(model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted)
+        return find_nearest_patches(
+            model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted, given=given
+        )
 
     return push_found(model, search)
 

@@ -142,9 +142,8 @@ class EagerHead:
 class OurHead:
     """What `protokern train` does in a warm epoch, on features of a store or on images."""
 
-    def __init__(self, model: ProtoPNet, dataset: Any, config: TrainConfig, *, is_stored: bool) -> None:
+    def __init__(self, model: ProtoPNet, dataset: Any, config: TrainConfig) -> None:
         self.model = copy.deepcopy(model)
-        self.model.takes_stored_maps = is_stored
         splits: Any = SimpleNamespace(train=dataset)
         job = Job(
             folder=Path(), model=self.model, splits=splits, classes=(), config={}, train=config, prune=PruneConfig()
@@ -165,11 +164,11 @@ def make_heads(model: ProtoPNet, stores: dict[str, FeatureStore], images: Chosen
     for name, precision in OURS.items():
         ours = TrainConfig(batch_size=batch_size, backbone="frozen", precision=precision)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        heads[name] = OurHead(model, StoredImages(stores[name], images, dtype), ours, is_stored=True)
+        heads[name] = OurHead(model, StoredImages(stores[name], images, dtype), ours)
     for name, is_last in EAGER.items():
         memory_format = torch.channels_last if is_last else torch.contiguous_format
         heads[name] = EagerHead(model, features.contiguous(memory_format=memory_format), labels, config)
-    heads[BACKBONE] = OurHead(model, images, TrainConfig(batch_size=batch_size), is_stored=False)
+    heads[BACKBONE] = OurHead(model, images, TrainConfig(batch_size=batch_size))
     return heads
 
 

@@ -10,7 +10,6 @@ from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
-from protokern.inputs.stores import taking_stored_maps
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.results.stages import Stage
@@ -51,8 +50,7 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     for note in splits.notes:
         print(note)
     run = _as_training(opened, splits)
-    with taking_stored_maps(run.model, run.inputs is not splits):
-        records = step(run)
+    records = step(run)
     job, epoch = run.job, opened.epoch
     state = CheckpointState(config=job.config, classes=job.classes, stage=stage, epoch=epoch, push=run.push)
     path = save_checkpoint(opened.folder, f"{stage}-{epoch}", run.model, state, is_numbered=True)

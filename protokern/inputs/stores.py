@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +44,6 @@ class StoredSplits:
     val: StoredImages
     test: StoredImages
     notes: tuple[str, ...]
-
-
-@contextmanager
-def taking_stored_maps(model: PrototypeModel, is_frozen: bool) -> Iterator[None]:
-    """Within the block, and if `is_frozen`, the model takes what its backbone gave in place of images."""
-    model.takes_stored_maps = is_frozen
-    try:
-        yield
-    finally:
-        model.takes_stored_maps = False
 
 
 def open_stores(

@@ -34,14 +34,14 @@ class Best:
 
 @dataclass(kw_only=True, slots=True)
 class EpochSums:
-    """What the batches of an epoch that are done add up to; empty between epochs.
+    """Sums over the batches of an unfinished epoch; empty between epochs.
 
     Attributes:
         loss: times images.
         terms: of the loss by name, before their coefficients, times images.
         correct: right answers.
-        images: that were learnt from.
-        seconds: that the epoch has taken until it was stopped.
+        images: in these batches.
+        seconds: that the epoch had taken when it was stopped.
     """
 
     loss: float = 0.0
@@ -133,16 +133,16 @@ class Progress:
     log_lines: int = 0
 
     def note_data(self, splits: DataSplits) -> None:
-        """Remember the images, to notice others."""
+        """Remember which images the run began with."""
         self.images, self.names = _count_images(splits), _name_images(splits)
 
     def check_data(self, splits: DataSplits, classes: Sequence[str], own_classes: Sequence[str]) -> None:
-        """Refuse other images or classes than those that the run began with.
+        """Refuse images or classes that are not those the run began with.
 
         Args:
-            splits: what there is now.
-            classes: their names.
-            own_classes: those of the run.
+            splits: the data now.
+            classes: names of their classes.
+            own_classes: names of the classes of the run.
 
         Raises:
             CheckpointError: they differ.
@@ -167,14 +167,14 @@ class Progress:
         self.position, self.batch, self.sums = next_position, 0, EpochSums()
 
     def note_joint(self, result: Best) -> None:
-        """Keep the best joint or hardening epoch since the last push, and count those that are no better."""
+        """Keep the best joint or hardening epoch since the last push; count the epochs since it."""
         if self.best_joint is None or self.best_joint.is_beaten_by(result.accuracy, result.loss):
             self.best_joint, self.waited = result, 0
         else:
             self.waited += 1
 
     def forget_joint(self) -> None:
-        """Look for the best joint or hardening epoch again, from the next one on."""
+        """Forget the best joint or hardening epoch: the next one is the first to compare."""
         self.best_joint, self.waited = None, 0
 
     def note_live(self, result: Best) -> None:

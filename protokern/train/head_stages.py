@@ -15,7 +15,6 @@ from protokern.elimination import Activations
 from protokern.errors import TrainingError
 from protokern.evaluate import evaluate
 from protokern.inputs.loaders import first_image
-from protokern.inputs.sources import on_features
 from protokern.models.base import PrototypeModel
 from protokern.prototype_start import choose_images, find_starts
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
@@ -86,8 +85,7 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     """Make every prototype its nearest training patch; choices that are still soft become final first."""
     hardened = _harden(run.model)
     search = _search(run)
-    with on_features(run.model):
-        push, notices = _with_notices(lambda: push_found(run.model, search), run, "push")
+    push, notices = _with_notices(lambda: push_found(run.model, search), run, "push")
     run.prototypes_come_from(push)
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
@@ -246,10 +244,9 @@ def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
 def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
     """Drop the prototypes whose nearest patches are mostly of other classes."""
     search, prune = _search(run), run.job.prune
-    with on_features(run.model):
-        result, notices = _with_notices(
-            lambda: apply_prune(run.model, search(run.model, prune.k), prune.threshold), run, "prune"
-        )
+    result, notices = _with_notices(
+        lambda: apply_prune(run.model, search(run.model, prune.k), prune.threshold), run, "prune"
+    )
     run.follow_pruning(result.kept)
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
     return [*notices, _measure(run, "prune", details)]

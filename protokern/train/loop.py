@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from protokern.config.train import TrainConfig
 from protokern.errors import Stopped, TrainingError
 from protokern.evaluate import Evaluation, evaluate
 from protokern.inputs.loaders import ordered_loader, shuffled_batches, training_loader
-from protokern.inputs.stores import taking_stored_maps
 from protokern.models.build import image_format
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice
 from protokern.runs.progress import Best, set_seed
@@ -51,8 +51,7 @@ def train(run: TrainingRun) -> Iterator[Event]:
         DataError: the features of a frozen backbone are damaged, stale, or cannot be written.
     """
     try:
-        with taking_stored_maps(run.model, run.job.train.backbone == "frozen"):
-            yield from _walk(run)
+        yield from _walk(run)
     except Stopped:
         assert run.last_checkpoint is not None
         yield RunStopped(run.last_checkpoint)
@@ -180,9 +179,10 @@ def _epoch(run: TrainingRun, step: Step, started: float) -> Generator[BatchDone,
 
 def _validate(run: TrainingRun, stop_if_asked: Callable[[], None]) -> Evaluation:
     job, model = run.job, run.model.eval()
+    source = ordered_loader(run.inputs.val, job.train.batch_size, job.workers, job.ranks)
     val = evaluate(
-        model,
-        ordered_loader(run.inputs.val, job.train.batch_size, job.workers, job.ranks),
+        partial(model, given=source.given),
+        source,
         model.device,
         memory_format=image_format(job.train.channels_last),
         # Ranks may have different numbers of batches, so they agree on a stop only after the last one.

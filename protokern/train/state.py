@@ -1,5 +1,7 @@
-"""A training in the making: its job, which is fixed, and where it stands, which moves. What moves is assigned here
-alone, and in `protokern.runs.progress`: how a training begins, goes on, is saved, and is taken up again."""
+"""A training: its job, which is fixed, and its state, which changes. How it starts, is saved, and resumes.
+
+Only this file and `protokern.runs.progress` assign fields of the state.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from protokern.config.train import PruneConfig, TrainConfig
 from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision
-from protokern.inputs.loaders import DataSplits, ordered_loader
+from protokern.inputs.loaders import DataSplits, given_of, ordered_loader
 from protokern.inputs.sources import FrozenSplits
 from protokern.inputs.stores import FeatureRecord, find_stores, open_stores
 from protokern.models.base import PrototypeModel
@@ -42,7 +44,7 @@ from protokern.train.step import BatchLoss, make_forward
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What a training is to do, and with what. Nothing of it is exchanged; only the weights of the model change.
+    """What a training works on and how. These fields are fixed; only the weights inside `model` change.
 
     Attributes:
         folder: the run folder; exists.
@@ -84,7 +86,7 @@ class Job:
 
 
 class TrainingRun:
-    """A job at work. Others read these fields and call the methods; they assign none.
+    """A job and where it stands. Other files read the fields and call the methods; they assign nothing.
 
     Attributes:
         job: what is fixed.
@@ -107,8 +109,9 @@ class TrainingRun:
 
     @classmethod
     def of_trained(cls, job: Job, *, epoch: int, push: PushResult | None) -> TrainingRun:
-        """A run whose training is over, for one more push or pruning. It reads the stores of a frozen backbone, where
-        they are; nothing is written.
+        """A run whose training is over, for another push or pruning.
+
+        It reads the stores of a frozen backbone if they exist, and writes nothing.
 
         Args:
             job: with the trained model.
@@ -124,7 +127,7 @@ class TrainingRun:
 
     @property
     def model(self) -> PrototypeModel:
-        """The job's; its weights move."""
+        """The model of the job; its weights change."""
         return self.job.model
 
     @property
@@ -136,12 +139,12 @@ class TrainingRun:
     def forward(self) -> nn.Module:
         """The forward pass of the training, one for the whole run."""
         if self._forward is None:
-            self._forward = make_forward(self.model, self.job.train)
+            self._forward = make_forward(self.model, self.job.train, given_of(self.inputs.train))
         return self._forward
 
     @property
     def frozen(self) -> FrozenSplits:
-        """The features of all images, as long as the backbone and the add-on layers stand still."""
+        """The features of all images with the present weights; see `weights_changed`."""
         job = self.job
         if self._frozen is None:
             self._frozen = FrozenSplits.make(
@@ -151,7 +154,7 @@ class TrainingRun:
                     for split in (self.inputs.push, self.inputs.val, self.inputs.test)
                 ),
                 channels_last=job.train.channels_last,
-                memory=job.train.feature_cache_mb * 2**20,
+                limit=job.train.feature_cache_mb * 2**20,
                 should_stop=job.should_stop,
             )
         return self._frozen
@@ -172,11 +175,11 @@ class TrainingRun:
         return self._live
 
     def is_asked_to_stop(self) -> bool:
-        """Whether somebody wants this training to stop, on any rank; all ranks ask together."""
+        """Whether any rank was asked to stop. All ranks call this together."""
         return self.job.ranks.any(self.job.should_stop())
 
     def start(self) -> list[Notice]:
-        """Begin the training: log what is known of the data, and write the first checkpoint."""
+        """Log the notes on the data, and write the first checkpoint."""
         job = self.job
         self.progress.note_data(job.splits)
         self._cut_log(0)  # of a run that was killed before its first checkpoint
@@ -190,7 +193,7 @@ class TrainingRun:
         return notices
 
     def open_stores(self) -> Iterator[FeatureRecord]:
-        """Give the model what its frozen backbone gave for the images; what is missing of that is written first.
+        """Read what the frozen backbone gave for the images instead of the images; write first what is missing of it.
 
         Raises:
             DataError, OtherProcessError, Stopped: as `protokern.inputs.stores.open_stores`.
@@ -208,7 +211,7 @@ class TrainingRun:
         )
 
     def begin_epoch(self, stage: Stage) -> torch.optim.Optimizer:
-        """The optimizer of `stage`, a new one for its first epoch. What was kept of the features is about to change."""
+        """The optimizer of `stage`, a new one in its first epoch. The weights are about to change."""
         self.weights_changed()
         if self.optimizer is None or self.progress.optimizer_stage != stage:
             self.optimizer = make_optimizer(self.model, stage, self.job.train)
@@ -216,15 +219,15 @@ class TrainingRun:
         return self.optimizer
 
     def weights_changed(self) -> None:
-        """Let go of the features: those of the weights at hand are others."""
+        """Drop the features in memory: they are those of other weights."""
         self._frozen = None
 
     def weights_are_of(self, epoch: int) -> None:
-        """Note the training epoch that the weights at hand are from."""
+        """Note the training epoch that the present weights are from."""
         self.progress.epoch = epoch
 
     def end_learning(self) -> None:
-        """Let go of the optimizer and the live prototypes: the weights or the prototypes are no longer theirs."""
+        """Drop the optimizer and the patches of live prototypes: they belong to other weights or prototypes."""
         self.optimizer, self.progress.optimizer_stage, self._live = None, None, None
 
     def prototypes_come_from(self, push: PushResult) -> None:
@@ -232,34 +235,34 @@ class TrainingRun:
         self.push = push
 
     def follow_pruning(self, kept: Tensor) -> None:
-        """Let what belongs to the prototypes follow those that are left, (P',) int64."""
+        """Keep the sources of the prototypes that are left, `kept` (P',) int64."""
         self.push = None if self.push is None else self.push.keep(kept)
         self.end_learning()  # the optimizer's parameters are gone
 
     def batch_done(self, loss: BatchLoss, batch: int) -> None:
-        """Count a batch of the epoch at hand, the `batch`-th one."""
+        """Count the `batch`-th batch of the epoch."""
         self.progress.sums.add(loss.mean, loss.terms, loss.correct, loss.images)
         self.progress.batch = batch
 
     def step_done(self, step: Step, records: Sequence[LoggedRecord], *, next_position: int, seconds: float) -> None:
-        """Count a step of the plan; `save` has to follow."""
+        """Count a step of the plan. Call `save` afterwards."""
         results = [to_table(record) for record in records if isinstance(record, StageRecord)]
         self.progress.finish_step(step.stage, seconds, results, next_position)
 
     def save_in_epoch(self, step: Step, seconds: float) -> None:
-        """Write a checkpoint from which the epoch goes on behind its last batch, `seconds` after its begin."""
+        """Write a checkpoint from which the epoch goes on after its last batch; it has taken `seconds` so far."""
         self.progress.sums.seconds = seconds
         self.save(f"{step.name}-batch-{self.progress.batch}")
 
     def log(self, records: Iterable[LoggedRecord]) -> None:
-        """Append to the log, and count the lines for a resumed run."""
+        """Append to the log, and count its lines for a resumed run."""
         for record in records:
             if self.job.ranks.is_first:
                 append_record(self.job.log_path, record)
             self.progress.log_lines += 1
 
     def save(self, name: str) -> None:
-        """Write a checkpoint from which training can go on; under a name that is taken it gets a number behind it.
+        """Write a checkpoint from which training can go on. A number is added to a name that is taken.
 
         Of several ranks the first one writes, and the others wait until it is there.
 
@@ -319,8 +322,11 @@ class TrainingRun:
         self._cut_log(progress.log_lines)
 
     def return_to_best_joint(self) -> Best | None:
-        """Take the weights of the best joint or hardening epoch since the last push, and the optimizer with its state
-        there; None: there was no such epoch."""
+        """Load the weights and the optimizer's state of the best joint or hardening epoch since the last push.
+
+        Returns:
+            That epoch; None if there was none.
+        """
         best = self.progress.best_joint
         if best is not None and best.epoch != self.progress.epoch:
             checkpoint = self._load_weights(best)
@@ -331,14 +337,18 @@ class TrainingRun:
         return best
 
     def end_live_stage(self, best: Best | None) -> None:
-        """End a live stage, and take the weights of its epoch `best`; None: those at hand stay."""
+        """End a live stage with the weights of its epoch `best`; None: with the present ones."""
         if best is not None:
             self._load_weights(best)
         self.progress.best_live = None
         self.end_learning()
 
     def return_to_best_pushed(self) -> Best | None:
-        """Take the weights and the push of the best last-layer stage; None: they are at hand already."""
+        """Load the weights and the push of the best last-layer stage.
+
+        Returns:
+            That stage; None if the present weights are its own.
+        """
         best = self.progress.best_pushed
         if best is None or best.epoch == self.progress.epoch:
             return None

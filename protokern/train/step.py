@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from protokern.config.train import TrainConfig
 from protokern.inputs.sources import to_device
 from protokern.losses import Labels
-from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.base import Given, ModelOutput, PrototypeModel
 from protokern.ranks import Ranks, split_evenly
 
 
@@ -34,24 +34,31 @@ class BatchLoss:
 
 
 class Forward(nn.Module):
-    """From images to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32."""
+    """From inputs to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32.
 
-    def __init__(self, model: PrototypeModel, precision: str) -> None:
+    Args:
+        model: whose output it is.
+        precision: of the backbone, "fp32" or "bf16".
+        given: what the inputs are, as in `PrototypeModel.features`.
+    """
+
+    def __init__(self, model: PrototypeModel, precision: str, given: Given = "images") -> None:
         super().__init__()
         self.model = model
         self.precision = precision
+        self.given: Given = given
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        """The output for images (B, C, Y, X)."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            features = self.model.features(images)  # (B, D, H, W)
+    def forward(self, inputs: Tensor) -> ModelOutput:
+        """The output for images (B, C, Y, X), or what else is given."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.model.features(inputs, self.given)  # (B, D, H, W)
         output: ModelOutput = self.model.head(features.float())
         return output
 
 
-def make_forward(model: PrototypeModel, config: TrainConfig) -> nn.Module:
+def make_forward(model: PrototypeModel, config: TrainConfig, given: Given = "images") -> nn.Module:
     """The forward pass of the training, compiled if it is to be; one for the whole run, or it compiles again."""
-    forward = Forward(model, config.precision)
+    forward = Forward(model, config.precision, given)
     if not config.compile:
         return forward
     forward.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from typing import Any
@@ -99,7 +100,7 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     config = CONFIGS[name]
     model: Any = toy_run(tmp_path, config).model
     model.harden()
-    model.takes_stored_maps = True
+    model.backbone = nn.Identity()
     channels, dim = model.add_on_layers[0].in_channels, model.prototype_layer.prototype_dim
     if add_on == "with neighbours":
         model.add_on_layers = nn.Sequential(nn.Conv2d(channels, dim, 3, padding=1), nn.Sigmoid())
@@ -127,7 +128,8 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     vectors = live.write(model)
     index, expected = cut_out(model, push, maps)
     torch.testing.assert_close(model.prototype_layer.prototypes[index], expected)
-    learn_from(model, model, maps, torch.tensor(labels), len(maps), settings, SINGLE)
+    forward: Any = functools.partial(model, given="maps")
+    learn_from(model, forward, maps, torch.tensor(labels), len(maps), settings, SINGLE)
     live.pass_on_gradient(model, vectors)
 
     def loss_at(shifts: list[torch.Tensor], share: float) -> float:

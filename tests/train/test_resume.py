@@ -14,10 +14,11 @@ from protokern.errors import CheckpointError
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
 from protokern.runs.progress import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
-from protokern.train.events import BatchDone
+from protokern.train.events import BatchDone, StepBegins
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.stages import plan
+from protokern.train.state import TrainingRun
 
 from .tampering import change_table, change_tensors
 from .toy import Squares, ToySplits, pool_config, toy_config, toy_run, train_until_stopped
@@ -111,9 +112,19 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_pat
 
 
 def test_a_run_asked_to_stop_in_a_step_without_batches_stops_after_it(tmp_path) -> None:
-    run = toy_run(tmp_path, CONFIG, should_stop=lambda: run.push is not None)
+    run: TrainingRun = toy_run(tmp_path, CONFIG, should_stop=lambda: run.push is not None)
     train_until_stopped(run, [])
     assert run.last_checkpoint.name.startswith("push-")
+    again = resumed(tmp_path)
+    list(train(again))
+    check_same_end(again, whole_of("protopnet"))
+
+
+def test_a_run_asked_to_stop_while_features_are_computed_goes_on_from_the_step_before(tmp_path) -> None:
+    begun: list[Any] = []
+    run = toy_run(tmp_path, CONFIG, should_stop=lambda: bool(begun))
+    train_until_stopped(run, begun, lambda event: isinstance(event, StepBegins) and event.stage == "push")
+    assert run.last_checkpoint.name == "joint-2"
     again = resumed(tmp_path)
     list(train(again))
     check_same_end(again, whole_of("protopnet"))

@@ -7,15 +7,16 @@ import json
 from functools import partial
 
 from protokern.cli.arguments import add_run_arguments
-from protokern.cli.evaluation_files import NAMES, write_evaluation
-from protokern.cli.quality import marked, score_table
-from protokern.cli.show import show_progress
+from protokern.cli.show import marked, show_progress
 from protokern.config.run import feature_store
-from protokern.evaluate import evaluate, score_classes
+from protokern.evaluate import evaluate
 from protokern.inputs.loaders import ordered_loader
 from protokern.inputs.stores import find_store
 from protokern.models.build import image_format
+from protokern.report.text import score_table
+from protokern.results.scores import score_classes
 from protokern.runs.data import check_classes, open_data
+from protokern.runs.evaluation import NAMES, write_evaluation
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.outputs import claim_numbers
 from protokern.runs.quality import run_warnings

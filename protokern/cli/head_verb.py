@@ -87,6 +87,6 @@ def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: P
 
 
 def _write_page(folder: Path, splits: Splits) -> Path:
-    from protokern.cli.report import build_report  # heavy, and not for --help
+    from protokern.explain.collect import build_report  # heavy, and not for --help
 
     return build_report(folder, splits)

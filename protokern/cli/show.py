@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from protokern.cli.printing import one_line
 from protokern.inputs.stores import FeatureRecord
+from protokern.report.text import one_line
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
@@ -54,6 +54,11 @@ def _show_on_terminal(events: Iterable[Event]) -> RunStopped | None:
             else:
                 progress.console.print(describe(event), markup=False, highlight=False, soft_wrap=True)
     return stopped
+
+
+def marked(warnings: Iterable[str]) -> list[str]:
+    """Warnings as lines of a log or a terminal."""
+    return [f"warning: {warning}" for warning in warnings]
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:

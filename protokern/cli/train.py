@@ -12,8 +12,7 @@ import torch
 
 from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
-from protokern.cli.quality import marked
-from protokern.cli.show import show_training
+from protokern.cli.show import marked, show_progress, show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, config_to_dict, config_to_toml
 from protokern.config.run import RUN_FORMAT, feature_store
@@ -200,14 +199,14 @@ def _make_job(
 
 def _write_pages(state: TrainingRun, splits: Splits) -> None:
     """The prototypes as pictures, and the page of the run."""
-    from protokern.cli.report import write_page
+    from protokern.explain.collect import write_page
     from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
 
     assert state.push is not None  # every plan has a push
     write_prototypes(state.job.folder, state.model, splits, state.push)
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, warnings = write_page(opened, splits)
-    for line in marked(warnings):
+    page, report = write_page(opened, splits, progress=show_progress)
+    for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were said when the training began
             append_record(state.job.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
             print(line)

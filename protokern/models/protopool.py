@@ -30,16 +30,16 @@ class ProtoPoolConfig(ModelConfig):
     """What a configuration says about a ProtoPool.
 
     Attributes:
-        num_prototypes: in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
+        num_prototypes: prototypes in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
         slots_per_class: prototypes that a class uses.
-        focal: "distance": the focal similarity is one of mixed distances, as in the released program; "similarity": it
-            is the largest similarity less the mean one, as in the paper.
+        focal: "distance": the focal similarity is computed from mixed distances, as in the released program;
+            "similarity": it is the largest similarity minus the mean one, as in the paper.
         last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
         schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages. The paper's
-            epochs have about 2,250 steps: a small data set, where they have few, needs more.
+            epochs have about 2,250 steps: a small data set, with fewer steps per epoch, needs more epochs.
         correct_class_weight: initial weight of a slot for its own class.
         incorrect_class_weight: initial weight of a slot for every other class.
-        compat: the orthogonality and separation terms of the released program.
+        compat: use the orthogonality and separation terms of the released program.
     """
 
     name: Literal["protopool"] = "protopool"

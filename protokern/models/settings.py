@@ -25,29 +25,30 @@ _NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The net: backbone, prototypes and how they speak.
+    """The net: backbone, prototypes and similarity.
 
     Attributes:
         name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
         backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
-        weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
+        weights: weights of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" if
             there are such weights.
-        backbone_stage: which of the backbone's stages gives the feature map: 0 for the first and finest one, -2 for the
-            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
+        backbone_stage: stage of the backbone that gives the feature map: 0 for the first and finest one, -2 for the
+            last but one, with twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
             one.
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
         add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
-            "single" is one, all with a sigmoid at the end; "linear" is one without, for the cosine metric.
+            "single" is one, all with a sigmoid at the end; "linear" is one without sigmoid, for the cosine metric.
         activation: similarity as a function of distance; "cosine" needs metric "cosine".
         metric: distance between a patch and a prototype.
         epsilon: the small constant of the "log" activation, log((d + 1) / (d + epsilon)).
-        salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
-            image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
-        top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,
-            frames, measured reasons and the push are about the nearest one.
-        search_precision: how coarsely the nearest patch may be searched, see `protokern.min_distance`: "fp32", "tf32",
-            "bf16" or "auto".
+        salience: power of the patch's salience, which multiplies its cosine similarity. The salience is the length of
+            the backbone's vector at the patch as a share of the largest one in the image. 0: all patches count alike.
+            Needs metric "cosine".
+        top_k: number of nearest patches whose mean similarity is used, 1 to 8. Boxes, heat maps, frames, measured
+            reasons and the push concern the nearest one.
+        search_precision: how coarse the search for the nearest patch may be, see `protokern.min_distance`: "fp32",
+            "tf32", "bf16" or "auto".
     """
 
     # A plain dict, so that using a model does not import pydantic.

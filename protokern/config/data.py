@@ -1,4 +1,4 @@
-"""What a run can be told about its images. `protokern.config` reads these from TOML."""
+"""Settings of the images. `protokern.config` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from protokern.data.decode import MAX_PIXELS
 from protokern.errors import require, require_number
 
-LARGEST_SIDE = 65_536  # pixels of an image as a net sees it
+LARGEST_SIDE = 65_536  # pixels of an image's side as a net sees it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

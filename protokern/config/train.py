@@ -1,7 +1,7 @@
-"""What a run can be told about its training and its pruning. `protokern.config` reads these from TOML.
+"""Settings of training and pruning. `protokern.config` reads them from TOML.
 
 The defaults are ProtoPNet's own: coefficients, learning rates, schedule and push epochs of the released program. Only
-the last layer is solved for instead.
+the last layer is solved as a convex problem instead.
 """
 
 from __future__ import annotations

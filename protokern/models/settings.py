@@ -1,4 +1,4 @@
-"""What a configuration says about every model. Each model adds its own settings beside its class.
+"""What a configuration says about every model. Each model defines its further settings beside its class.
 
 The one place where settings that are given by name become a configuration.
 """
@@ -18,7 +18,7 @@ from protokern.kernels.metric import MetricName
 from protokern.kernels.similarity import ActivationName
 from protokern.nn.add_on import AddOnName
 
-# How a backbone is built; a model is given one that is built already.
+# How the backbone is built; a model's constructor takes a finished backbone.
 _OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage")
 _NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
@@ -89,16 +89,16 @@ Config = TypeVar("Config", bound=ModelConfig)
 
 
 def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str, Any], activation: object) -> Config:
-    """The settings that a model's constructor was given: `config`, or one made of those that were given by name.
+    """The settings given to a model's constructor: `config`, or one made from those given by name.
 
     Args:
         kind: the model's `Config`.
         config: an instance of it, or None.
         settings: fields of `kind` by name, other than those that say how the backbone is built.
-        activation: a name, which is a setting too, or a function or None, which are left to the constructor.
+        activation: a name, which is a setting, or a function or None, which the constructor handles.
 
     Raises:
-        TypeError: `config` is no `kind`, there are settings besides it, or one of them is no field.
+        TypeError: `config` is not a `kind`, there are other settings too, or one of them is not a field.
         ConfigError: a value is out of range.
     """
     if activation is not None and not callable(activation):
@@ -107,7 +107,7 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
         _check_names(kind, settings)
         return kind(**settings)
     if not isinstance(config, kind):
-        # Where a number is given, the caller means the first field that is the model's own.
+        # A caller who gives a number means the first field that only this model has.
         own = [field.name for field in fields(kind) if field.name not in ModelConfig.__dataclass_fields__]
         advice = f"Write {own[0]}={config}." if isinstance(config, int) and own else "Or give its fields by name."
         got = f"a {type(config).__name__}" if isinstance(config, ModelConfig) else repr(config)
@@ -121,7 +121,7 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
 
 
 def _check_names(kind: type[ModelConfig], settings: Mapping[str, Any]) -> None:
-    """Raise a TypeError unless all names are fields of `kind` that a model with its backbone can be given."""
+    """Raise a TypeError unless all names are fields of `kind` that a model's constructor takes."""
     allowed = [field.name for field in fields(kind) if field.name not in _NO_SETTINGS]
     for name in settings:
         if name in _OF_THE_BACKBONE:

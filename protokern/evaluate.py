@@ -1,15 +1,17 @@
-"""Accuracy and cross entropy over a data set, and the scores of its classes: precision, recall, F1 and their means."""
+"""The answers to a data set, accuracy and cross entropy, and the scores of its classes: precision, recall, F1."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protokern.models.base import ModelOutput
+from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.nn import evaluating
 from protokern.ranks import SINGLE, Ranks
 
 
@@ -76,6 +78,25 @@ def evaluate(
         int(all_images),
         None if confusion is None else confusion.cpu(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """True and predicted class of every image of a data set, (N,) int64 each."""
+
+    labels: np.ndarray
+    answers: np.ndarray
+
+
+def predict(model: PrototypeModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
+    """The model's answer to every image of (images, labels) batches."""
+    labels, answers = [], []
+    with evaluating(model):
+        for images, batch_labels in batches:
+            logits = model(images.to(model.device, model.dtype)).logits
+            answers.append(logits.argmax(dim=1).cpu())
+            labels.append(batch_labels)
+    return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from protokern.models.build import build_model
 from protokern.runs.log import EpochRecord
 from protokern.runs.open import load_model
 from protokern.train import loop
-from protokern.train.run import TrainingRun, save_progress
+from protokern.train.state import TrainingRun, save_progress
 
 
 @dataclass

@@ -27,10 +27,10 @@ from benchmarks.pages.results import REPORT, append_rows
 from benchmarks.pages.scenario_rows import ReportRow
 from benchmarks.pages.targets import REPORT_BUILD_S, REPORT_VIEW_MS, judged
 from benchmarks.scenarios.scenario import begin, columns, flags
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.report_data import collect_report
 from protokern.config import config_to_dict, parse_config
 from protokern.data import Splits, open_splits
+from protokern.explain.collect import collect_report
+from protokern.explain.prototypes import write_prototypes
 from protokern.inputs.loaders import ordered_loader
 from protokern.models.build import build_model
 from protokern.push import push_prototypes

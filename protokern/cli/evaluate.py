@@ -7,7 +7,7 @@ import json
 
 from protokern.cli.arguments import add_run_arguments
 from protokern.cli.evaluation_files import NAMES, write_evaluation
-from protokern.cli.quality import marked, run_warnings, score_table
+from protokern.cli.quality import marked, score_table
 from protokern.cli.show import show_progress
 from protokern.config.run import feature_store
 from protokern.evaluate import evaluate, score_classes
@@ -17,6 +17,7 @@ from protokern.models.build import image_format
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.outputs import claim_numbers
+from protokern.runs.quality import run_warnings
 
 _IN_WORDS = {"test": "test", "val": "validation", "train": "training"}
 

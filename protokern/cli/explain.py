@@ -11,18 +11,18 @@ from typing import Any
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
 from protokern.cli.printing import one_line
-from protokern.cli.prototype_frames import frame_prototypes, other_image
-from protokern.cli.report_data import find_prototypes
-from protokern.cli.views import explain_for_people, prototype_cards, with_cards
+from protokern.cli.show import show_progress
 from protokern.data.decode import read_image
 from protokern.data.folder import describe_deep
 from protokern.errors import CheckpointError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
-from protokern.explain.local import ClassExplanation, Evidence, Explanation
-from protokern.report.data import ClassPoints, ExplainedImage
+from protokern.explain.images import explain_for_people, with_cards
+from protokern.explain.prototype_frames import frame_prototypes, other_image
+from protokern.explain.prototypes import find_prototypes, prototype_cards
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation
 from protokern.report.words import name_classes, name_foreign, name_sharers, name_slots, say_role
+from protokern.results.explanations import ClassExplanation, ClassPoints, Evidence, ExplainedImage, Explanation
 from protokern.runs.data import reading_of
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.outputs import check_out
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if files is not None and args.frame == "sufficient":
             shown = {match.prototype.index for one in item.classes for match in one.matches}
-            files = frame_prototypes(opened, files, prototypes=shown)
+            files = frame_prototypes(opened, files, prototypes=shown, progress=show_progress)
             cards = prototype_cards(opened.model, opened.classes, files, args.frame)
             item = with_cards(item, cards)
         field = explanation.receptive_field

@@ -19,7 +19,7 @@ from protokern.runs.log import LoggedRecord, append_record
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.progress import Progress
 from protokern.storage.lock import lock_run
-from protokern.train.run import TrainingRun
+from protokern.train.state import TrainingRun
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
@@ -83,7 +83,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
 
 
 def _write_pictures(work: TrainingRun, splits: Splits) -> None:
-    from protokern.cli.prototype_files import write_prototypes  # heavy, and not for --help
+    from protokern.explain.prototypes import write_prototypes  # heavy, and not for --help
 
     assert work.push is not None
     write_prototypes(work.folder, work.model, splits, work.push)

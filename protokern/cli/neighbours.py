@@ -15,13 +15,12 @@ from protokern.cli.arguments import (
     check_count,
     check_only,
 )
-from protokern.cli.prototype_frames import frame_prototypes
-from protokern.cli.report_data import find_prototypes
-from protokern.cli.report_neighbours import find_in_splits, see_neighbours
-from protokern.cli.views import prototype_cards
-from protokern.explain.neighbours import NEIGHBOURS, GlobalExplanation, SplitNeighbours
-from protokern.report.data import Neighbour, PrototypeCard
+from protokern.cli.show import show_progress
+from protokern.explain.neighbours import NEIGHBOURS, find_in_splits, see_neighbours
+from protokern.explain.prototype_frames import frame_prototypes
+from protokern.explain.prototypes import find_prototypes, prototype_cards
 from protokern.report.grids import write_neighbours
+from protokern.results.prototypes import GlobalExplanation, Neighbour, PrototypeCard, SplitNeighbours
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.open import OpenRun, check_pushed, choose_device, open_run
 from protokern.runs.outputs import check_out
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     assert files is not None
     found = find_in_splits(opened, splits, files, args.k)
     if args.frame == "sufficient":
-        files = frame_prototypes(opened, files, splits, prototypes=chosen)
+        files = frame_prototypes(opened, files, splits, prototypes=chosen, progress=show_progress)
     cards = prototype_cards(opened.model, opened.classes, files, args.frame)
     cards = see_neighbours(cards, opened, splits, files, found, chosen, args.frame)
     entries = [_entry(cards[index], found) for index in chosen]

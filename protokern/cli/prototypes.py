@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from protokern.cli.arguments import add_format_argument, add_frame_argument, add_only_argument, check_count, check_only
-from protokern.cli.prototype_frames import frame_prototypes
-from protokern.cli.report_data import find_prototypes
-from protokern.cli.views import prototype_cards
+from protokern.cli.show import show_progress
 from protokern.errors import ConfigError
-from protokern.report.data import PrototypeCard
+from protokern.explain.prototype_frames import frame_prototypes
+from protokern.explain.prototypes import find_prototypes, prototype_cards
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.results.prototypes import PrototypeCard
 from protokern.runs.data import open_data
 from protokern.runs.open import OpenRun, check_pushed, open_run
 from protokern.runs.outputs import check_out
@@ -80,6 +80,6 @@ def _chosen(
     if not chosen:
         raise ConfigError("--only, --class: must leave at least one prototype that is a patch of an image; none is.")
     if files is not None and frame == "sufficient":
-        files = frame_prototypes(opened, files, prototypes=chosen)
+        files = frame_prototypes(opened, files, prototypes=chosen, progress=show_progress)
     cards = prototype_cards(opened.model, opened.classes, files, frame)
     return [cards[index] for index in chosen]

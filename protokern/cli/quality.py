@@ -1,37 +1,14 @@
-"""What `train`, `evaluate` and the report say about how far a run can be trusted; each looks at the data once."""
+"""What `train`, `evaluate` and `report` print about how far a run can be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from protokern.data import Splits, data_warnings
 from protokern.evaluate import Scores
 from protokern.report.numbers import percent
-from protokern.runs.open import OpenRun
-from protokern.train.quality import answer_warnings, model_warnings
 
 MARK = "warning: "
 _MOST_ROWS = 30  # classes in a table on a terminal; of more the worst are shown
-
-
-def look_at(splits: Splits) -> Splits:
-    """The same data with their warnings, found now unless they were before."""
-    return splits if splits.warnings is not None else replace(splits, warnings=data_warnings(splits))
-
-
-def run_warnings(run: OpenRun, splits: Splits | None, scores: Scores | None, images: str = "test") -> tuple[str, ...]:
-    """All warnings: of the answers, of the prototypes and weights, of the data.
-
-    Args:
-        run: whose model it is.
-        splits: the data; None: nothing is said of them.
-        scores: of the answers to a split; None: likewise.
-        images: of which split: "test", "validation" or "training".
-    """
-    answers = () if scores is None else answer_warnings(scores, run.classes, images)
-    data = () if splits is None else look_at(splits).warnings or ()
-    return (*answers, *model_warnings(run.model, run.push, run.classes), *data)
 
 
 def marked(warnings: Iterable[str]) -> list[str]:

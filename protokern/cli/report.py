@@ -10,8 +10,8 @@ import torch
 
 from protokern.cli.arguments import add_frame_argument, add_run_arguments
 from protokern.cli.quality import marked
-from protokern.cli.report_data import collect_report
 from protokern.data import Splits
+from protokern.explain.collect import collect_report
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place, write_report
 from protokern.runs.data import open_data

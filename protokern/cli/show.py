@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from protokern.cli.printing import one_line
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
-from protokern.train.records import BatchRecord, FeatureRecord, Record, StepRecord
+from protokern.train.events import BatchRecord, FeatureRecord, Record, StepRecord
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:

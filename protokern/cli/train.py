@@ -15,7 +15,7 @@ import torch
 
 from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
-from protokern.cli.quality import look_at, marked
+from protokern.cli.quality import marked
 from protokern.cli.show import show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, config_to_dict, config_to_toml
@@ -46,13 +46,14 @@ from protokern.runs.folder import (
 from protokern.runs.log import Notice, append_record
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.progress import set_seed
+from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
-from protokern.train.batch_norms import check_batches, share_batch_norms
-from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.loop import train
-from protokern.train.run import TrainingRun, resume_run
+from protokern.train.optimizers import check_batches, share_batch_norms
+from protokern.train.processes import device_of_process, has_another_failed, joined_ranks
+from protokern.train.state import TrainingRun, resume_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,8 +191,8 @@ def _make_run(
 
 def _write_pages(work: TrainingRun, splits: Splits) -> None:
     """The prototypes as pictures, and the page of the run."""
-    from protokern.cli.prototype_files import write_prototypes  # with matplotlib and jinja2, too heavy for --help
     from protokern.cli.report import write_page
+    from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
 
     assert work.push is not None  # every plan has a push
     write_prototypes(work.folder, work.model, splits, work.push)

@@ -6,12 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
-from protokern.explain.local import Explanation
+from protokern.explain.pictures import make_visible, overlay_heat
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
 from protokern.models.base import PrototypeModel
-from protokern.results.places import Box, SufficientFrame
+from protokern.results.explanations import Explanation
+from protokern.results.places import Box, FrameProof, PatchView, SeenPicture, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
 
@@ -79,3 +81,29 @@ def frame_explanation(
             for one in explanation.classes
         ),
     )
+
+
+def see(picture: np.ndarray, view: PatchView, heat_map: str, frame: str) -> SeenPicture:
+    """A picture with what a prototype made of it.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        view: where the prototype looks in it.
+        heat_map: how the view's was made, see `explain_image`.
+        frame: which box is drawn as the frame, see `drawn_box`.
+    """
+    return SeenPicture(
+        image=picture,
+        heat=overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)),
+        box=drawn_box(view, frame),
+        receptive_field_box=view.receptive_field_box,
+        cell=view.cell if frame == "sufficient" else None,
+        proof=prove(view.sufficient) if frame == "sufficient" else None,
+    )
+
+
+def prove(found: SufficientFrame | None) -> FrameProof | None:
+    """What a page says of a sufficient frame."""
+    if found is None:
+        return None
+    return FrameProof(found.kept_grey, found.kept_blur, found.kept_other, found.area)

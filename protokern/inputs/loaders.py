@@ -40,6 +40,12 @@ class LabelledImages(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
 
 
+class ShownImages(LabelledImages, Protocol):
+    """Images that can also be shown as people see them."""
+
+    def display_image(self, index: int) -> np.ndarray: ...
+
+
 class StoredImages:
     """The features of a data set's images in their place: item = ((C, H, W) of the backbone, class index).
 

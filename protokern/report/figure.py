@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, SIDE, Canvas, save, shortened, signed
-from protokern.report.data import ClassPoints, ExplainedImage, Match
 from protokern.report.words import name_foreign, name_frame, name_match, say_role
+from protokern.results.explanations import ClassPoints, ExplainedImage, Match
 
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"

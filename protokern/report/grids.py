@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, Canvas, save, save_pages, shortened
-from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.words import is_own, name_classes, name_frame_shortly
+from protokern.results.prototypes import Neighbour, PrototypeCard
 
 COLUMNS, ROWS = 6, 7  # of a page
 _SIDE, _WORDS, _PROOF, _ROW_GAP = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import Picture
+from protokern.results.places import Picture
 
 LONGEST_SIDE = 288  # pixels: sharp at the size a card shows it, on a screen of usual density
 NAME_LENGTH = 24  # hexadecimal digits

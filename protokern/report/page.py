@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from protokern.errors import ConfigError
 from protokern.report import charts
-from protokern.report.data import ClassPoints, ExplainedImage, PrototypeCard, ReportData, SeenPicture, StageResult
 from protokern.report.files import PICTURES, write_page
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, percent, short, whole_percent
@@ -41,6 +40,10 @@ from protokern.report.words import (
     say_frame,
     say_role,
 )
+from protokern.results.explanations import ClassPoints, ExplainedImage
+from protokern.results.places import SeenPicture
+from protokern.results.prototypes import PrototypeCard
+from protokern.results.run import ReportData, StageResult
 from protokern.results.stages import STAGES
 from protokern.storage.files import replace_file
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protokern.report.data import PrototypeCard, ReportData
+from protokern.results.prototypes import PrototypeCard
+from protokern.results.run import ReportData
 
 LARGEST_ILLUSTRATED = 240  # slots; above, the table has numbers without pictures
 

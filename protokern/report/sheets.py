@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from protokern.report.data import Neighbour, Picture, PrototypeCard, ReportData, SeenPicture
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import decimal, short
 from protokern.report.words import (
@@ -22,6 +21,9 @@ from protokern.report.words import (
     say_because,
     say_frame,
 )
+from protokern.results.places import Picture, SeenPicture
+from protokern.results.prototypes import Neighbour, PrototypeCard
+from protokern.results.run import ReportData
 
 # What ends a script or begins markup, as JSON may also write it.
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protokern.report.data import ClassPoints, ExplainedImage, Match, PrototypeCard, ReportData, StageResult
 from protokern.report.numbers import percent
 from protokern.report.pool import PoolView
 from protokern.report.words import main_reasons, name_property
+from protokern.results.explanations import ClassPoints, ExplainedImage, Match
+from protokern.results.prototypes import PrototypeCard
+from protokern.results.run import ReportData, StageResult
 
 LARGEST_MATRIX = 30  # classes; above, the page lists the most frequent mistakes instead
 LONGEST_LIST = 20

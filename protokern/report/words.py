@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.data import ClassPoints, FrameProof, Match, Neighbour, PrototypeCard
 from protokern.report.numbers import whole_percent
+from protokern.results.explanations import ClassPoints, Match
 from protokern.results.importance import Reason
+from protokern.results.places import FrameProof
+from protokern.results.prototypes import Neighbour, PrototypeCard
 
 MOST_NAMES = 3
 MOST_REASONS = 3

@@ -18,6 +18,7 @@ from protokern.data.sources import BirdCounts, folder_of
 from protokern.errors import ConfigError, DataError
 from protokern.runs.split import read_own_split
 
+RunData = Splits  # what `open_data` gives, for those who do not import `protokern.data`
 _MOST_COLOURS = 4  # RGB and opacity
 
 

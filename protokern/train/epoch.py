@@ -15,9 +15,9 @@ from protokern.errors import TrainingError
 from protokern.inputs.loaders import LabelledImages, training_loader
 from protokern.models.base import PrototypeModel
 from protokern.ranks import SINGLE, Ranks
+from protokern.train.events import BatchRecord
 from protokern.train.live import LivePrototypes
 from protokern.train.optimizers import schedule_factor, set_learning_rates
-from protokern.train.records import BatchRecord
 from protokern.train.stages import Step
 from protokern.train.step import learn_from
 

@@ -18,6 +18,7 @@ from protokern.evaluate import evaluate
 from protokern.inputs.loaders import first_image, ordered_loader
 from protokern.inputs.sources import FrozenSplits, on_features
 from protokern.models.base import PrototypeModel
+from protokern.prototype_start import choose_images, find_starts
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
 from protokern.push import PushResult, push_found
 from protokern.results.stages import Stage
@@ -35,9 +36,8 @@ from protokern.solvers.last_layer import (
 )
 from protokern.train.live import copy_patches
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.run import TrainingRun, log_records, read_own_checkpoint, restore_weights
 from protokern.train.stages import Step
-from protokern.train.start import choose_images, find_starts
+from protokern.train.state import TrainingRun, log_records, read_own_checkpoint, restore_weights
 
 Result = TypeVar("Result")
 Details = dict[str, float | int]

@@ -15,6 +15,7 @@ from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord, t
 from protokern.runs.progress import Best, set_seed
 from protokern.runs.summary import write_metrics
 from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
+from protokern.train.events import BatchRecord, Record, StepRecord
 from protokern.train.head_stages import (
     begin_live_stage,
     follow_live_epoch,
@@ -28,9 +29,8 @@ from protokern.train.head_stages import (
 )
 from protokern.train.live import LivePrototypes
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord, Record, StepRecord
-from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
 from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
+from protokern.train.state import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
 from protokern.train.step import make_forward
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.errors import DataError
+from protokern.explain.prototypes import write_prototypes
 from protokern.runs.data import check_classes
 from protokern.storage.outputs import LISTING
 from tests.cli import pushed_run

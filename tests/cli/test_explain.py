@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
 from protokern.explain import find_receptive_field
+from protokern.explain.prototypes import write_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
 from tests.train.tampering import change_table, change_tensors, mend_checksum

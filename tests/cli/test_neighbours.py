@@ -9,10 +9,10 @@ from PIL import Image
 
 from protokern.cli import neighbours
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.explain import find_neighbours
+from protokern.explain.prototypes import write_prototypes
 from protokern.inputs.loaders import ordered_loader
-from protokern.report.data import PrototypeCard
+from protokern.results.prototypes import PrototypeCard
 from protokern.runs.prototypes import read_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run

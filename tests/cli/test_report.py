@@ -10,8 +10,8 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.cli.report import build_report
-from protokern.cli.report_data import Predictions, choose_images, collect_report, count_confusion, read_progress
-from protokern.cli.views import class_slots
+from protokern.evaluate import Predictions
+from protokern.explain.collect import choose_images, class_slots, collect_report, read_progress
 from protokern.explain.importance import local_importance
 from protokern.results.importance import GlobalImportance, Reason
 from protokern.runs.data import open_data
@@ -194,11 +194,6 @@ def test_images_are_chosen_by_rule() -> None:
     chosen = choose_images(Predictions(many, wrong), 20)
     assert [many[i] for i in chosen if wrong[i] == many[i]] == [0, 4, 8, 11, 15, 19]
     assert [many[i] for i in chosen if wrong[i] != many[i]] == [0, 1, 2, 3, 4, 5]
-
-
-def test_confusion_counts_rows_by_truth() -> None:
-    counts = count_confusion(Predictions(np.array([0, 0, 1]), np.array([1, 1, 1])), 3)
-    assert counts.tolist() == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
 
 
 def test_progress_keeps_the_stages_that_led_to_the_weights(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from protokern.cli.show import describe, show_progress, show_training
 from protokern.runs.log import EpochRecord, Notice, StageRecord
-from protokern.train.records import BatchRecord, StepRecord
+from protokern.train.events import BatchRecord, StepRecord
 
 EPOCH = EpochRecord(
     stage="joint",

@@ -18,7 +18,7 @@ from protokern.inputs.loaders import training_loader
 from protokern.inputs.workers import explain_lost_workers
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.train.loop import train
-from protokern.train.run import resume_run
+from protokern.train.state import resume_run
 from tests.train.toy import Squares, ToySplits, toy_config, toy_run
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=2, mixup=0.5)

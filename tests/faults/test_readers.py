@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from protokern.backbones.weights import read_state as read_weights
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
+from protokern.explain.collect import read_progress
+from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.importance import read_importance
 from protokern.runs.open import load_model

@@ -7,23 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from protokern.report.data import (
-    ClassPoints,
-    ClassSlots,
-    Confusion,
-    EpochPoint,
-    ExplainedImage,
-    FrameProof,
-    Match,
-    Neighbour,
-    Neighbours,
-    PrototypeCard,
-    ReportData,
-    SeenPicture,
-    StageResult,
-)
+from protokern.results.explanations import ClassPoints, ExplainedImage, Match
 from protokern.results.importance import Reason
-from protokern.results.prototypes import ClassWeight
+from protokern.results.places import FrameProof, SeenPicture
+from protokern.results.prototypes import ClassSlots, ClassWeight, Neighbour, Neighbours, PrototypeCard
+from protokern.results.run import Confusion, EpochPoint, ReportData, StageResult
 
 CLASSES = ("<script>alert(1)</script>", "jay \"& co'", "Eichelhäher Šojka")
 FILE_NAME = 'train/a/"><img src=x onerror=alert(2)>.jpg'

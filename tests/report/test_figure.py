@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protokern.report.data import ExplainedImage, ReportData
 from protokern.report.figure import write_figure
+from protokern.results.explanations import ExplainedImage
+from protokern.results.run import ReportData
 from tests.report.conftest import with_tested_frames
 
 

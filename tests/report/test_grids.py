@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from protokern.report.canvas import Canvas
-from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, ReportData
 from protokern.report.figure import write_figure
 from protokern.report.grids import write_neighbours, write_prototype_grid
+from protokern.results.places import LazyPicture
+from protokern.results.prototypes import Neighbour, Neighbours, PrototypeCard
+from protokern.results.run import ReportData
 from tests.report.conftest import with_tested_frames
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from protokern.report.data import ReportData
 from protokern.report.page import render_report
+from protokern.results.run import ReportData
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import LazyPicture
 from protokern.report.images import LONGEST_SIDE, PictureShelf, encode
+from protokern.results.places import LazyPicture
 
 
 def decode(data: bytes) -> Image.Image:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from protokern.cli.explain import summarise
 from protokern.report import page as page_module
-from protokern.report.data import ClassPoints, ClassSlots, Confusion, ExplainedImage, PrototypeCard, ReportData
 from protokern.report.page import render_explanation, render_report, write_explanation, write_report
-from protokern.results.prototypes import ClassWeight
+from protokern.results.explanations import ClassPoints, ExplainedImage
+from protokern.results.prototypes import ClassSlots, ClassWeight, PrototypeCard
+from protokern.results.run import Confusion, ReportData
 from tests.report.conftest import CLASSES
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import LazyPicture, Neighbours, PrototypeCard, ReportData, SeenPicture
 from protokern.report.images import PictureShelf
 from protokern.report.page import render_report, shelve
 from protokern.report.sheets import sheets_json
 from protokern.report.words import say_frame
 from protokern.results.importance import Reason
-from protokern.results.prototypes import ClassWeight
+from protokern.results.places import LazyPicture, SeenPicture
+from protokern.results.prototypes import ClassWeight, Neighbours, PrototypeCard
+from protokern.results.run import ReportData
 from tests.report.conftest import CLASSES, FILE_NAME, PROOF, make_neighbour, with_tested_frames
 
 

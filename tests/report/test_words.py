@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from protokern.report.data import ExplainedImage, FrameProof, Match, PrototypeCard
 from protokern.report.words import (
     join_names,
     main_reasons,
@@ -19,8 +18,10 @@ from protokern.report.words import (
     say_frame,
     say_role,
 )
+from protokern.results.explanations import ExplainedImage, Match
 from protokern.results.importance import Reason
-from protokern.results.prototypes import ClassWeight
+from protokern.results.places import FrameProof
+from protokern.results.prototypes import ClassWeight, PrototypeCard
 from tests.report.conftest import make_neighbour
 
 

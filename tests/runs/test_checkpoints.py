@@ -20,7 +20,7 @@ from protokern.runs.checkpoints import (
 )
 from protokern.runs.open import load_model, open_run
 from protokern.storage import files
-from protokern.train.run import resume_run, save_progress
+from protokern.train.state import resume_run, save_progress
 from tests.train.tampering import change_table, change_tensors
 from tests.train.toy import CLASSES, toy_config, toy_run
 

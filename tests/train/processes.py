@@ -18,8 +18,8 @@ from protokern.data import BirdCounts, open_splits
 from protokern.models.build import build_model
 from protokern.ranks import Ranks
 from protokern.runs.progress import set_seed
-from protokern.train.batch_norms import share_batch_norms
-from protokern.train.run import TrainingRun
+from protokern.train.optimizers import share_batch_norms
+from protokern.train.state import TrainingRun
 
 CPU = torch.device("cpu")
 BIRDS = BirdCounts(num_classes=3, train_per_class=7, val_per_class=3, test_per_class=3)  # a last batch of 5 images

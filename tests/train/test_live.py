@@ -21,12 +21,12 @@ from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchRecord
 from protokern.train.head_stages import push_step
 from protokern.train.live import LivePrototypes
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
+from protokern.train.state import resume_run
 from protokern.train.step import learn_from
 
 from .toy import NET, pool_config, toy_config, toy_run

@@ -14,8 +14,8 @@ from protokern.runs.open import load_model
 from protokern.storage import files
 from protokern.train import head_stages
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchRecord, StepRecord
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StepRecord
 
 from .toy import Squares, ToySplits, toy_config, toy_run
 

@@ -13,9 +13,9 @@ from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchRecord, StepRecord
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StepRecord
-from protokern.train.run import save_progress
+from protokern.train.state import save_progress
 
 from .toy import ToySplits, pool_config, toy_run
 

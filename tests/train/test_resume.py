@@ -14,11 +14,11 @@ from protokern.errors import CheckpointError
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
 from protokern.runs.progress import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
+from protokern.train.events import BatchRecord
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
 from protokern.train.stages import plan
+from protokern.train.state import resume_run
 
 from .tampering import change_table, change_tensors
 from .toy import Squares, ToySplits, pool_config, toy_config, toy_run

@@ -10,14 +10,14 @@ import torch
 from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
+from protokern.prototype_start import choose_images, find_starts
 from protokern.ranks import SINGLE
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import StageRecord
+from protokern.train.events import BatchRecord
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
-from protokern.train.start import choose_images, find_starts
+from protokern.train.state import resume_run
 
 from .toy import NET, pool_config, toy_config, toy_run
 

@@ -10,9 +10,8 @@ import torch
 from protokern.errors import ConfigError
 from protokern.ranks import SINGLE, Ranks, split_evenly
 from protokern.runs.log import EpochRecord
-from protokern.train.batch_norms import share_batch_norms
 from protokern.train.loop import train
-from protokern.train.optimizers import freeze
+from protokern.train.optimizers import freeze, share_batch_norms
 from protokern.train.step import Forward, learn_from, make_forward
 
 from .toy import Squares, pool_config, toy_config, toy_run

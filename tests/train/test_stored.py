@@ -14,9 +14,9 @@ from protokern.features import FeatureStore
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import read_log
 from protokern.runs.open import load_model
+from protokern.train.events import BatchRecord, FeatureRecord
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, FeatureRecord
-from protokern.train.run import resume_run
+from protokern.train.state import resume_run
 
 from .toy import ToySplits, pool_config, toy_config, toy_run
 

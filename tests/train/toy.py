@@ -12,7 +12,7 @@ from torch import Tensor
 from protokern.config import RunConfig, config_to_dict, parse_config
 from protokern.models.build import build_model
 from protokern.runs.progress import set_seed
-from protokern.train.run import TrainingRun
+from protokern.train.state import TrainingRun
 
 CLASSES = ("red", "green", "blue")
 SIZE = 16

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from protokern.report.data import PrototypeCard, ReportData
 from protokern.report.page import write_explanation, write_report
 from protokern.report.words import say_frame
-from protokern.results.prototypes import ClassWeight
+from protokern.results.prototypes import ClassWeight, PrototypeCard
+from protokern.results.run import ReportData
 from tests.report.conftest import CLASSES, FILE_NAME, PROOF, with_tested_frames
 
 if TYPE_CHECKING:

@@ -5,24 +5,41 @@ They are found where they are first needed. `report` stores them with the protot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from protokern.cli.show import show_progress
-from protokern.data import Splits
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
 from protokern.results.prototypes import PrototypeRecord, PrototypeSource
+from protokern.runs.data import RunData
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
 
 _IMAGES = 4  # at a time: for the memory, and so that the bar moves every few seconds
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """Passes things on one by one, and shows how many of `total` are done."""
+
+    def __call__(self, things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]: ...
+
+
+def show_nothing(things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]:
+    """Passes things on, and shows nothing."""
+    return iter(things)
 
 
 def frame_prototypes(
-    run: OpenRun, files: PrototypeFiles, splits: Splits | None = None, prototypes: Collection[int] | None = None
+    run: OpenRun,
+    files: PrototypeFiles,
+    splits: RunData | None = None,
+    prototypes: Collection[int] | None = None,
+    *,
+    progress: Progress = show_nothing,
 ) -> PrototypeFiles:
     """The files with the sufficient frames of some prototypes, of which those that have none yet are found now.
 
@@ -32,6 +49,7 @@ def frame_prototypes(
         splits: its data; None: the pictures of the prototypes serve as images, if they are in colour. Where the images
             have other channels, nothing is found without the data.
         prototypes: whose frames; None: those of all.
+        progress: shows how far it is.
     """
     sources = {record.index: record.source for record in files.prototypes if record.source is not None}
     missing = [
@@ -47,7 +65,7 @@ def frame_prototypes(
     found: dict[int, PrototypeSource] = {}
     images = sorted(by_image)
     batches = [images[start : start + _IMAGES] for start in range(0, len(images), _IMAGES)]
-    for batch in show_progress(batches, "frames of the prototypes", len(batches)):
+    for batch in progress(batches, "frames of the prototypes", len(batches)):
         others = [_another(files, by_image[image][0]) for image in batch]
         targets = [
             FrameTarget(place, index, sources[index].patch)
@@ -74,7 +92,7 @@ def with_sources(files: PrototypeFiles, sources: dict[int, PrototypeSource]) -> 
 
 
 def other_image(
-    run: OpenRun, files: PrototypeFiles | None, class_index: int, splits: Splits | None = None
+    run: OpenRun, files: PrototypeFiles | None, class_index: int, splits: RunData | None = None
 ) -> Tensor | None:
     """An image to check the frames of an answer with: the source of the first prototype that is not of that class.
 
@@ -95,12 +113,12 @@ def other_image(
     return None
 
 
-def can_read_sources(run: OpenRun, splits: Splits | None) -> bool:
+def can_read_sources(run: OpenRun, splits: RunData | None) -> bool:
     """Whether the images that prototypes come from can be read: from the data, or from their pictures in colour."""
     return splits is not None or run.config.data.channels == 3
 
 
-def _source_image(files: PrototypeFiles, index: int, splits: Splits | None) -> Tensor:
+def _source_image(files: PrototypeFiles, index: int, splits: RunData | None) -> Tensor:
     """The image (C, Y, X) that a prototype comes from."""
     source = files.prototypes[index].source
     assert source is not None

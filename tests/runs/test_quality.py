@@ -9,7 +9,7 @@ from torch import nn
 from protokern.evaluate import score_classes
 from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import PushResult
-from protokern.train.quality import answer_warnings, copied_prototypes, model_warnings
+from protokern.runs.quality import answer_warnings, copied_prototypes, model_warnings
 
 CLASSES = ("hat", "dress")
 

@@ -16,10 +16,10 @@ from protokern.errors import ConfigError, DataError, TrainingError
 from protokern.ranks import SINGLE, Ranks
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
-from protokern.train.distributed import device_of_process, joined_ranks
 from protokern.train.head_stages import prune_step, push_step
 from protokern.train.loop import train
-from protokern.train.run import TrainingRun, resume_run
+from protokern.train.processes import device_of_process, joined_ranks
+from protokern.train.state import TrainingRun, resume_run
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
 

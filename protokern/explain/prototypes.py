@@ -1,29 +1,41 @@
-"""Drawing the prototypes of a run: where each comes from, and pictures of it."""
+"""The prototypes of a run: found in its folder, or drawn from its data; where each comes from, and pictures of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from protokern.data import ImageDataset, Splits
 from protokern.errors import DataError
-from protokern.explain.local import PatchView, view_patches
+from protokern.explain.boxes import cell_box
+from protokern.explain.framing import drawn_box, prove
+from protokern.explain.local import view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.inputs.loaders import ShownImages
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
-from protokern.results.places import ReceptiveField
-from protokern.results.prototypes import ClassWeight, PrototypeRecord, PrototypeSource
-from protokern.runs.prototypes import NewPrototypes, PrototypeFiles, new_prototypes, weights_of
+from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.prototypes import ClassWeight, PrototypeCard, PrototypeRecord, PrototypeSource
+from protokern.runs.data import RunData, check_classes
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import (
+    NewPrototypes,
+    PictureKind,
+    PrototypeFiles,
+    new_prototypes,
+    read_prototypes,
+    weights_of,
+)
 
 _BATCH = 16
 
 
-def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_result: PushResult) -> PrototypeFiles:
+def write_prototypes(run_dir: Path, model: PrototypeModel, splits: RunData, push_result: PushResult) -> PrototypeFiles:
     """Write RUN/prototypes for a model after a push, in place of an older one.
 
     Every source image goes through the net once; activation maps are made only for the prototypes that come from it.
@@ -56,7 +68,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: Splits, push_
         )
 
 
-def _check(model: PrototypeModel, splits: Splits, push_result: PushResult) -> None:
+def _check(model: PrototypeModel, splits: RunData, push_result: PushResult) -> None:
     if len(push_result.image) != model.num_prototypes:
         raise ValueError(
             f"push_result: must have one entry for each of the {model.num_prototypes} prototypes; "
@@ -73,7 +85,7 @@ def _check(model: PrototypeModel, splits: Splits, push_result: PushResult) -> No
 def _write_pictures(
     new: NewPrototypes,
     model: PrototypeModel,
-    dataset: ImageDataset,
+    dataset: ShownImages,
     push: PushResult,
     images: Sequence[int],
     field: ReceptiveField,
@@ -130,3 +142,61 @@ def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[C
         tuple(ClassWeight(k, classes[k], float(weight[k, index])) for k in row.nonzero().flatten().tolist())
         for index, row in enumerate(model.class_identity.cpu() > 0)
     ]
+
+
+def find_prototypes(run: OpenRun, splits: RunData | None) -> PrototypeFiles | None:
+    """The pictures of the model's prototypes.
+
+    Written now, where the data are at hand, if they are of another push or other weights, or do not say of which.
+    """
+    if run.push is None:
+        return None
+    files = read_prototypes(run.folder)
+    if files is not None and files.comes_from(run.push, run.model) and (files.weights is not None or splits is None):
+        return files
+    if splits is None:
+        return None
+    check_classes(splits, run.classes)  # pictures of others would mislead
+    return write_prototypes(run.folder, run.model, splits, run.push)
+
+
+def prototype_cards(
+    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
+) -> tuple[PrototypeCard, ...]:
+    """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
+
+    Weights are the model's of now. While a model still chooses, its prototypes have no classes.
+
+    Args:
+        model: of a run.
+        classes: class names.
+        files: the prototypes of the run; None: they have no pictures.
+        frame: which box is drawn as the frame, see `drawn_box`.
+    """
+    weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
+    cards = []
+    for index, of_prototype in enumerate(weights):
+        source = None if files is None else files.prototypes[index].source
+        picture = None
+        if files is not None and source is not None:
+            picture = SeenPicture(
+                image=_lazy(files, index, "image"),
+                heat=_lazy(files, index, "heat"),
+                box=drawn_box(source, frame),
+                receptive_field_box=source.receptive_field_box,
+                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
+                proof=prove(source.sufficient) if frame == "sufficient" else None,
+            )
+        card = PrototypeCard(
+            index=index,
+            classes=of_prototype,
+            picture=picture,
+            source_name=None if source is None else source.name,
+            distance=None if source is None else source.distance,
+        )
+        cards.append(card)
+    return tuple(cards)
+
+
+def _lazy(files: PrototypeFiles, index: int, kind: PictureKind) -> LazyPicture:
+    return LazyPicture(load=partial(files.picture, index, kind), shape=(*files.image_size, 3), key=(kind, index))

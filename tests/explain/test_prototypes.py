@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from protokern.cli.prototype_files import write_prototypes
 from protokern.errors import CheckpointError, DataError
 from protokern.explain.local import explain_image
 from protokern.explain.pictures import to_picture
+from protokern.explain.prototypes import write_prototypes
 from protokern.push import PushResult
 from protokern.runs.prototypes import read_prototypes
 from protokern.storage.outputs import LISTING

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from protokern.cli.views import explain_for_people, prototype_cards
+from protokern.explain.images import explain_for_people
+from protokern.explain.prototypes import prototype_cards
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ExplainedImage
 from protokern.report.figure import write_figure
+from protokern.results.explanations import ExplainedImage
 from tests.explain.small_models import small_model, small_pool
 
 CLASSES = ("wren", "jay", "tit", "owl")

@@ -3,62 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.prototype_frames import frame_prototypes, other_image
-from protokern.cli.quality import run_warnings
-from protokern.cli.report_neighbours import add_neighbours
-from protokern.cli.report_reasons import (
+from protokern.config.run import LARGEST_CONFIG
+from protokern.errors import CheckpointError
+from protokern.evaluate import Predictions, count_confusion, predict, score_classes
+from protokern.explain.images import explain_for_people
+from protokern.explain.modifications import Modification
+from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
+from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototypes import find_prototypes, prototype_cards
+from protokern.explain.reasons import (
     add_global_reasons,
     add_local_reasons,
     choose_local_modifications,
     find_importance,
 )
-from protokern.cli.views import class_slots, explain_for_people, prototype_cards
-from protokern.config.run import LARGEST_CONFIG
-from protokern.data import ImageDataset, Splits
-from protokern.errors import CheckpointError
-from protokern.evaluate import score_classes
-from protokern.explain.modifications import Modification
-from protokern.explain.neighbours import NEIGHBOURS
 from protokern.inputs.loaders import ordered_loader
 from protokern.models.base import PrototypeModel
-from protokern.nn import evaluating
-from protokern.report.data import (
-    ClassRow,
-    Confusion,
-    EpochPoint,
-    ExplainedImage,
-    PrototypeCard,
-    ReportData,
-    StageResult,
-)
-from protokern.runs.data import check_classes, prepare_colours
+from protokern.results.explanations import ExplainedImage
+from protokern.results.prototypes import ClassSlots, PrototypeCard
+from protokern.results.run import ClassRow, Confusion, EpochPoint, ReportData, StageResult
+from protokern.runs.data import RunData, check_classes, prepare_colours
 from protokern.runs.folder import versions
 from protokern.runs.log import read_log
 from protokern.runs.open import OpenRun
-from protokern.runs.prototypes import PrototypeFiles, read_prototypes, store_frames
+from protokern.runs.prototypes import PrototypeFiles, store_frames
+from protokern.runs.quality import run_warnings
 from protokern.storage.files import read_file
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 
 
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """True and predicted class of every test image, (N,) int64 each."""
-
-    labels: np.ndarray
-    answers: np.ndarray
-
-
 def collect_report(
-    run: OpenRun, splits: Splits | None, *, num_neighbours: int = NEIGHBOURS, frame: str = "sufficient"
+    run: OpenRun,
+    splits: RunData | None,
+    *,
+    num_neighbours: int = NEIGHBOURS,
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
 ) -> ReportData:
     """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
 
@@ -68,6 +56,7 @@ def collect_report(
         num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
         frame: which box is drawn as the frame, see `drawn_box`. Sufficient frames of the prototypes that are missing
             are found and stored with their pictures.
+        progress: shows how far the frames are.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
@@ -76,7 +65,7 @@ def collect_report(
     if splits is not None:
         check_classes(splits, run.classes)  # before pictures are written from them
     notes: list[str] = []
-    files = _find_pictures(run, splits, frame, notes)
+    files = _find_pictures(run, splits, frame, notes, progress)
     importance = find_importance(run, notes)
     cards = prototype_cards(run.model, run.classes, files, frame)
     if importance is not None:
@@ -92,8 +81,9 @@ def collect_report(
     if splits is None:
         notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
     else:
-        predictions = predict(run.model, splits.test, run.config.train.batch_size)
-        confusion = Confusion(counts=count_confusion(predictions, len(run.classes)))
+        predictions = predict(run.model, ordered_loader(splits.test, run.config.train.batch_size, workers=0))
+        labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
+        confusion = Confusion(counts=count_confusion(labels, answers, len(run.classes)).numpy())
         if files is not None and not still_chooses and num_neighbours:
             cards = add_neighbours(cards, run, splits, files, num_neighbours, frame)
         chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
@@ -124,7 +114,7 @@ def _settings(path: Path) -> str:
     return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
 
 
-def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData:
+def _judged(data: ReportData, run: OpenRun, splits: RunData | None) -> ReportData:
     """With how every class fares, and what speaks against trusting the run."""
     if data.confusion is None:
         return replace(data, warnings=run_warnings(run, splits, None))
@@ -140,59 +130,29 @@ def _judged(data: ReportData, run: OpenRun, splits: Splits | None) -> ReportData
     )
 
 
-def find_prototypes(run: OpenRun, splits: Splits | None) -> PrototypeFiles | None:
-    """The pictures of the model's prototypes.
-
-    Written now, where the data are at hand, if they are of another push or other weights, or do not say of which.
-    """
-    if run.push is None:
-        return None
-    files = read_prototypes(run.folder)
-    if files is not None and files.comes_from(run.push, run.model) and (files.weights is not None or splits is None):
-        return files
-    if splits is None:
-        return None
-    check_classes(splits, run.classes)  # pictures of others would mislead
-    return write_prototypes(run.folder, run.model, splits, run.push)
-
-
-def _find_pictures(run: OpenRun, splits: Splits | None, frame: str, notes: list[str]) -> PrototypeFiles | None:
+def _find_pictures(
+    run: OpenRun, splits: RunData | None, frame: str, notes: list[str], progress: Progress
+) -> PrototypeFiles | None:
     """The pictures of the prototypes with the frames that are wanted; a note says why there are none."""
     files = find_prototypes(run, splits)
     if run.push is None:
         notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
     elif files is None:
         notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
-    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes)
+    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes, progress)
 
 
-def _with_frames(run: OpenRun, files: PrototypeFiles, splits: Splits | None, notes: list[str]) -> PrototypeFiles:
+def _with_frames(
+    run: OpenRun, files: PrototypeFiles, splits: RunData | None, notes: list[str], progress: Progress
+) -> PrototypeFiles:
     """The files with the sufficient frames of all prototypes; those that were not stored yet are stored now."""
-    framed = frame_prototypes(run, files, splits)
+    framed = frame_prototypes(run, files, splits, progress=progress)
     if framed != files and files.weights is not None:
         try:
             store_frames(framed)
         except CheckpointError as error:
             notes.append(f"The frames of the prototypes could not be stored, so the next page takes as long. {error}")
     return framed
-
-
-def predict(model: PrototypeModel, dataset: ImageDataset, batch_size: int) -> Predictions:
-    """Classify every image of a data set."""
-    labels, answers = [], []
-    with evaluating(model):
-        for images, batch_labels in ordered_loader(dataset, batch_size, workers=0):
-            logits = model(images.to(model.device, model.dtype)).logits
-            answers.append(logits.argmax(dim=1).cpu())
-            labels.append(batch_labels)
-    return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())
-
-
-def count_confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """(K, K) counts, row = true class."""
-    counts = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(counts, (predictions.labels, predictions.answers), 1)
-    return counts
 
 
 def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
@@ -214,7 +174,7 @@ def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
 
 def _explain(
     run: OpenRun,
-    splits: Splits,
+    splits: RunData,
     cards: Sequence[PrototypeCard],
     chosen: Sequence[int],
     files: PrototypeFiles | None,
@@ -260,7 +220,7 @@ def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tu
     return tuple(epochs), tuple(stages)
 
 
-def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
+def _facts(run: OpenRun, splits: RunData | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
     size = run.config.data.image_size
     rows, columns = (size, size) if isinstance(size, int) else size
     stage = run.stage.replace("_", " ")
@@ -281,4 +241,14 @@ def _facts(run: OpenRun, splits: Splits | None, files: PrototypeFiles | None) ->
         *counts,
         ("weights", f"{stage}, after epoch {run.epoch + 1}"),
         ("page by", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    )
+
+
+def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:
+    """What every class has in its slots; nothing for a model without slots, or one that still chooses."""
+    if model.slots is None or not model.is_hard:
+        return ()
+    return tuple(
+        ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
+        for name, row in zip(classes, model.slots.tolist(), strict=True)
     )

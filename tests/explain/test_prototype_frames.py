@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from protokern.cli import prototype_frames
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.prototype_frames import other_image
 from protokern.cli.report import build_report
+from protokern.explain import prototype_frames
+from protokern.explain.prototype_frames import other_image
+from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.open import open_run
 from protokern.runs.prototypes import read_prototypes

@@ -11,8 +11,9 @@ from protokern.errors import MissingPackageError
 from protokern.explain.importance import Prepare, local_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.base import PrototypeModel
-from protokern.report.data import ExplainedImage, Match, PrototypeCard
+from protokern.results.explanations import ExplainedImage, Match
 from protokern.results.importance import Reason
+from protokern.results.prototypes import PrototypeCard
 from protokern.runs.importance import ImportanceFiles, read_importance
 from protokern.runs.open import OpenRun
 

@@ -4,83 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from protokern.cli.prototype_files import class_weights
-from protokern.explain.boxes import cell_box
-from protokern.explain.framing import drawn_box, frame_explanation
-from protokern.explain.local import ClassExplanation, Explanation, PatchView, explain_image
-from protokern.explain.pictures import make_visible, overlay_heat, to_picture
+from protokern.explain.framing import frame_explanation, see
+from protokern.explain.local import explain_image
+from protokern.explain.pictures import to_picture
 from protokern.models.base import PrototypeModel
-from protokern.report.data import (
-    ClassPoints,
-    ClassSlots,
-    ExplainedImage,
-    FrameProof,
-    LazyPicture,
-    Match,
-    PrototypeCard,
-    SeenPicture,
-)
-from protokern.results.places import ReceptiveField, SufficientFrame
-from protokern.runs.prototypes import PictureKind, PrototypeFiles
+from protokern.results.explanations import ClassExplanation, ClassPoints, ExplainedImage, Explanation, Match
+from protokern.results.places import ReceptiveField
+from protokern.results.prototypes import PrototypeCard
 
 SHOWN_MATCHES = 4
-
-
-def prototype_cards(
-    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
-) -> tuple[PrototypeCard, ...]:
-    """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
-
-    Weights are the model's of now. While a model still chooses, its prototypes have no classes.
-
-    Args:
-        model: of a run.
-        classes: class names.
-        files: the prototypes of the run; None: they have no pictures.
-        frame: which box is drawn as the frame, see `drawn_box`.
-    """
-    weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
-    cards = []
-    for index, of_prototype in enumerate(weights):
-        source = None if files is None else files.prototypes[index].source
-        picture = None
-        if files is not None and source is not None:
-            picture = SeenPicture(
-                image=_lazy(files, index, "image"),
-                heat=_lazy(files, index, "heat"),
-                box=drawn_box(source, frame),
-                receptive_field_box=source.receptive_field_box,
-                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
-                proof=prove(source.sufficient) if frame == "sufficient" else None,
-            )
-        card = PrototypeCard(
-            index=index,
-            classes=of_prototype,
-            picture=picture,
-            source_name=None if source is None else source.name,
-            distance=None if source is None else source.distance,
-        )
-        cards.append(card)
-    return tuple(cards)
-
-
-def _lazy(files: PrototypeFiles, index: int, kind: PictureKind) -> LazyPicture:
-    return LazyPicture(load=partial(files.picture, index, kind), shape=(*files.image_size, 3), key=(kind, index))
-
-
-def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:
-    """What every class has in its slots; nothing for a model without slots, or one that still chooses."""
-    if model.slots is None or not model.is_hard:
-        return ()
-    return tuple(
-        ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
-        for name, row in zip(classes, model.slots.tolist(), strict=True)
-    )
 
 
 def explain_for_people(
@@ -213,29 +149,3 @@ def _class_points(
         num_unused=sum(not card.classes for card in others),
         num_speaking=int(np.count_nonzero(points)),
     )
-
-
-def see(picture: np.ndarray, view: PatchView, heat_map: str, frame: str) -> SeenPicture:
-    """A picture with what a prototype made of it.
-
-    Args:
-        picture: (Y, X, 3) uint8.
-        view: where the prototype looks in it.
-        heat_map: how the view's was made, see `explain_image`.
-        frame: which box is drawn as the frame, see `drawn_box`.
-    """
-    return SeenPicture(
-        image=picture,
-        heat=overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)),
-        box=drawn_box(view, frame),
-        receptive_field_box=view.receptive_field_box,
-        cell=view.cell if frame == "sufficient" else None,
-        proof=prove(view.sufficient) if frame == "sufficient" else None,
-    )
-
-
-def prove(found: SufficientFrame | None) -> FrameProof | None:
-    """What a page says of a sufficient frame."""
-    if found is None:
-        return None
-    return FrameProof(found.kept_grey, found.kept_blur, found.kept_other, found.area)

@@ -108,8 +108,7 @@ class _Shards:
 
 @dataclass(slots=True)
 class _Sample:
-    """The members that share a name up to the first dot; images and labels by what is between the first and last
-    dot."""
+    """The members that share a name up to the first dot; images and labels by the part up to the last dot."""
 
     images: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What crash-safe checkpoints cost: `python -m benchmarks checkpoints`, with `--data DIR` for photographs.
 
 One training, whose epochs end with a checkpoint and without one in turns. Each round gives one ratio of the two; within
-the epochs that write, the writing is timed on its own, because a few percent drown in the noise of whole epochs.
+the epochs that write, the writing is timed separately, because a few per cent are lost in the noise of whole epochs.
 """
 
 from __future__ import annotations

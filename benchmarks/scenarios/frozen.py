@@ -50,7 +50,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Chosen:
-    """Some images of a data set, as training takes them; un-augmented, kept decoded."""
+    """Some images of a data set, as training takes them, without augmentation, kept decoded."""
 
     def __init__(self, images: ImageDataset, index: Sequence[int]) -> None:
         self._images, self._index = images, list(index)

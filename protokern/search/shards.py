@@ -1,4 +1,4 @@
-"""A search that ranks share: each looks at its part of the images, and all have the whole answer."""
+"""A search that ranks share: each searches its part of the images, and all get the whole answer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShardedSearch:
-    """`find_nearest_patches` in a data set of which each rank has a part, one after the other.
+    """`find_nearest_patches` in a data set of which each rank has a consecutive part.
 
     Attributes:
-        ranks: who share the images.
+        ranks: those that share the images.
         part: this rank's, in the order of the data set.
         first_image: the first image of this rank's part.
     """

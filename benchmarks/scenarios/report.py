@@ -54,7 +54,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Views:
-    """Medians of what Chromium's clock told, milliseconds from the start of the navigation.
+    """Medians of Chromium's clock, milliseconds from the start of the navigation.
 
     Attributes:
         browser: its version.

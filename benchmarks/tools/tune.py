@@ -131,7 +131,7 @@ class Trial:
 
 
 def merged(table: Sequence[Row], found: Sequence[Row]) -> list[Row]:
-    """The table with the found rows in the place of those for the same problem and architecture."""
+    """The table, with the found rows replacing those for the same problem and architecture."""
 
     def problem(row: Row) -> tuple[object, ...]:
         return row.op, row.arch, row.dtype, row.precision, row.depth, row.positions, row.prototypes

@@ -1,4 +1,4 @@
-"""What a user should know about data before results are trusted, in sentences: what it is, how many, what to do."""
+"""What a user should know about data before trusting results, in sentences: what, how many, what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protokern.data.dataset import ImageDataset, Splits
 
 MOST_IMAGES = 20_000
 FEW = 10  # images of a class
-_RARE = 10  # times as many images has the class with most of them as a rare one
+_RARE = 10  # ratio of the images of the largest class to those of a rare one
 _LISTED = 3
 _REMEDIES = {
     "size": "Bring all images to one size before training",
@@ -23,18 +23,18 @@ _REMEDIES = {
 
 
 def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[str, ...]:
-    """What is wrong with some data although they can be read; every image is looked at once.
+    """Problems of data that can be read; every image is read once.
 
-    Looked for: classes with few images; test or validation images that are training images; a size, shape, mode or
-    format of file by which a class could be told. Painted images have none of it, and are not looked at.
+    These are classes with few images; test or validation images that are training images; and a size, shape, mode or
+    file format that reveals a class. Painted images are not checked.
 
     Args:
         splits: the data of a run.
-        most_images: of all splits together; among more, no copies and no properties of files are looked for, which
-            would take minutes.
+        most_images: limit over all splits together; among more images, copies and file properties are not checked,
+            which would take minutes.
 
     Returns:
-        Sentences, the gravest first; none where nothing was found.
+        Sentences, the most serious first; empty if nothing was found.
     """
     counts = _count_warnings(splits)
     if not len(splits.test) or splits.test.content(0) is None:

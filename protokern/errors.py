@@ -44,6 +44,11 @@ class OtherProcessError(ProtokernError, RuntimeError):
     """Another process of the same training has failed and has said why; this one has nothing to add."""
 
 
+class Stopped(Exception):
+    """A training was asked to stop, and does so between two batches. No error: `protokern.train.loop.train` catches it,
+    writes a checkpoint and ends."""
+
+
 class MissingPackageError(ProtokernError, ImportError):
     """Something needs a package that is no requirement of protokern; the message says how to install it."""
 

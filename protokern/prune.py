@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protokern.duplicates import find_copies, same_vector
 from protokern.elimination import Activations, ClassLevels, Elimination, eliminate, need_for, smallest
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.push import PushResult
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
@@ -32,7 +32,9 @@ class PruneResult:
     own_class_count: Tensor
 
 
-def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshold: int = 3) -> PruneResult:
+def prune_prototypes(
+    model: PrototypeModel, loader: Loader, k: int = 6, threshold: int = 3, *, given: Given = "images"
+) -> PruneResult:
     """Drop every prototype with fewer than `threshold` images of its own classes among its k nearest images.
 
     One pass over the loader. Kept prototypes, their classes and their weights stay as they are, so each contributes as
@@ -45,6 +47,7 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
         loader: yields (images, labels) of the push set in order.
         k: nearest images per prototype, one patch each, >= 1.
         threshold: of them, in 0 .. k.
+        given: what the loader yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: threshold is out of range, the choices of the model are soft, or as `find_nearest_patches`.
@@ -52,7 +55,7 @@ def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshol
     Source: Chen et al. 2019 (ProtoPNet), supplement, section S8; released `prune.py`.
     """
     _check_prune(model, k, threshold)
-    return apply_prune(model, find_nearest_patches(model, loader, k), threshold)
+    return apply_prune(model, find_nearest_patches(model, loader, k, given=given), threshold)
 
 
 def apply_prune(model: PrototypeModel, nearest: NearestPatches, threshold: int = 3) -> PruneResult:

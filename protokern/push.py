@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 # A prototype at most this far from a patch, without weights, is that patch: features that are computed again differ by
@@ -38,6 +38,16 @@ class PushResult:
     label: Tensor
     grid: tuple[int, int]
 
+    def keep(self, kept: Tensor) -> PushResult:
+        """Where the prototypes in `kept`, (P',) int64, come from, in that order."""
+        return PushResult(
+            image=self.image[kept],
+            patch=self.patch[kept],
+            distance=self.distance[kept],
+            label=self.label[kept],
+            grid=self.grid,
+        )
+
 
 class Search(Protocol):
     """What finds the nearest patches in the images of a push, as `find_nearest_patches` does in those of a loader."""
@@ -47,7 +57,7 @@ class Search(Protocol):
     ) -> NearestPatches: ...
 
 
-def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
+def push_prototypes(model: PrototypeModel, loader: Loader, *, given: Given = "images") -> PushResult:
     """Replace each prototype by the nearest patch among the images of its classes; the first in order on a tie.
 
     One pass over the loader. Afterwards each prototype's smallest distance on these images is 0 up to the rounding of
@@ -62,6 +72,7 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
         loader: yields (images, labels) in order, without augmentation; read twice if patches have weights.
+        given: what it yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: as `find_nearest_patches`, or the choices of the model are soft. The prototypes are then unchanged.
@@ -71,7 +82,9 @@ def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
     """
 
     def search(model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool) -> NearestPatches:
-        return find_nearest_patches(model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted)
+        return find_nearest_patches(
+            model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted, given=given
+        )
 
     return push_found(model, search)
 

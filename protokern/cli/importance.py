@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from protokern.cli.arguments import add_run_arguments
-from protokern.cli.importance_words import local_lines, summary_lines
 from protokern.cli.show import show_progress
 from protokern.data import ImageDataset
 from protokern.data.decode import parse_image_size, pixels_to_tensor, read_pixels
@@ -21,6 +20,7 @@ from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
 from protokern.models.build import image_format
 from protokern.nn import evaluating
+from protokern.report.text import importance_lines, local_lines
 from protokern.results.importance import GlobalImportance, ImportanceBatch
 from protokern.runs.data import check_classes, open_data, prepare_colours, reading_of
 from protokern.runs.importance import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         for name in (JSON, *(_local_path(stage, split).name for split in SPLITS)):
             outputs.remove(name)
     files = (f"  {outputs.folder / path.name}" for path in paths)
-    print("\n".join([*summary_lines(train, test, comparisons), *files]))
+    print("\n".join([*importance_lines(train, test, comparisons), *files]))
     return 0
 
 

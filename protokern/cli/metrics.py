@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 from protokern.cli.arguments import add_run_arguments, check_count
 from protokern.cli.frames import FRAMES
-from protokern.cli.metrics_files import NAMES, result_lines, write_measures
 from protokern.cli.show import show_progress
 from protokern.data import Splits, SyntheticBirds
 from protokern.data.annotations import open_annotations
@@ -16,6 +15,7 @@ from protokern.errors import CheckpointError, ConfigError
 from protokern.inputs.loaders import ordered_loader
 from protokern.metrics import FILLS, MEASURES, Context, Region, measure
 from protokern.metrics.context import SUBSET
+from protokern.metrics.files import NAMES, result_lines, write_measures
 from protokern.results.places import Box
 from protokern.runs.data import check_classes, data_folder, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TextIO
 
-
-def one_line(text: str) -> str:
-    """The text with single spaces between its words; what would steer a terminal is written as an escape."""
-    letters = " ".join(text.split())
-    return "".join(f"\\x{ord(one):02x}" if unicodedata.category(one) == "Cc" else one for one in letters)
+from protokern.report.text import one_line
 
 
 @contextmanager

@@ -6,53 +6,56 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from protokern.config.run import LARGEST_CONFIG
 from protokern.errors import CheckpointError
-from protokern.evaluate import Predictions, count_confusion, predict, score_classes
+from protokern.evaluate import Predictions, count_confusion, predict
 from protokern.explain.images import explain_for_people
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
 from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
-from protokern.explain.prototypes import find_prototypes, prototype_cards
+from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.reasons import (
     add_global_reasons,
     add_local_reasons,
     choose_local_modifications,
     find_importance,
 )
+from protokern.explain.shown import Explanation, Report
 from protokern.inputs.loaders import ordered_loader
 from protokern.models.base import PrototypeModel
-from protokern.results.explanations import ExplainedImage
-from protokern.results.prototypes import ClassSlots, PrototypeCard
-from protokern.results.run import ClassRow, Confusion, EpochPoint, ReportData, StageResult
-from protokern.runs.data import RunData, check_classes, prepare_colours
-from protokern.runs.folder import versions
+from protokern.report.page import Place, write_report
+from protokern.results.prototypes import ClassSlots, Prototype
+from protokern.results.run import Confusion, EpochPoint, StageResult
+from protokern.results.scores import score_classes
+from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
+from protokern.runs.folder import PAGE, claim_page, versions
 from protokern.runs.log import read_log
-from protokern.runs.open import OpenRun
+from protokern.runs.open import OpenRun, open_run
 from protokern.runs.prototypes import PrototypeFiles, store_frames
 from protokern.runs.quality import run_warnings
-from protokern.storage.files import read_file
+from protokern.storage.files import read_file, translate_write_errors
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
 
 
 def collect_report(
     run: OpenRun,
-    splits: RunData | None,
+    splits: RunData | Literal["own"] | None = "own",
     *,
     num_neighbours: int = NEIGHBOURS,
     frame: str = "sufficient",
     progress: Progress = show_nothing,
-) -> ReportData:
+) -> Report:
     """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
 
     Args:
-        run: any run.
-        splits: its data, if they are at hand.
+        run: any run, see `open_run` of `protokern.runs.open`.
+        splits: its data; "own": opened, if they are still where they were; None: nothing is shown of images.
         num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
         frame: which box is drawn as the frame, see `drawn_box`. Sufficient frames of the prototypes that are missing
             are found and stored with their pictures.
@@ -62,72 +65,72 @@ def collect_report(
         CheckpointError: the pictures of the prototypes are broken.
         DataError: the data have other classes than the model, or too few images to hold those of the push.
     """
-    if splits is not None:
-        check_classes(splits, run.classes)  # before pictures are written from them
+    data = open_if_there(run.config, run.folder) if splits == "own" else splits
+    if data is not None:
+        check_classes(data, run.classes)  # before pictures are written from them
     notes: list[str] = []
-    files = _find_pictures(run, splits, frame, notes, progress)
+    files = _find_pictures(run, data, frame, notes, progress)
     importance = find_importance(run, notes)
-    cards = prototype_cards(run.model, run.classes, files, frame)
+    prototypes = describe_prototypes(run.model, run.classes, files, frame)
     if importance is not None:
-        cards = add_global_reasons(cards, importance)
-    still_chooses = not run.model.is_hard
-    if still_chooses:
+        prototypes = add_global_reasons(prototypes, importance)
+    if not run.model.is_hard:
         notes.append(
             "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
             "class or points of its own, and no answer can be explained."
         )
-    explanations: tuple[ExplainedImage, ...] = ()
-    confusion = None
-    if splits is None:
-        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
-    else:
-        predictions = predict(run.model, ordered_loader(splits.test, run.config.train.batch_size, workers=0))
-        labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
-        confusion = Confusion(counts=count_confusion(labels, answers, len(run.classes)).numpy())
-        if files is not None and not still_chooses and num_neighbours:
-            cards = add_neighbours(cards, run, splits, files, num_neighbours, frame)
-        chosen = [] if still_chooses else choose_images(predictions, len(run.classes))
-        changes = {} if importance is None else choose_local_modifications(importance, notes)
-        explanations = _explain(run, splits, cards, chosen, files, changes, frame)
     epochs, stages = read_progress(run.folder, run.epoch)
-    data = ReportData(
+    report = Report(
         title=run.folder.resolve().name,
         classes=run.classes,
-        prototypes=cards,
+        prototypes=prototypes,
         slots=class_slots(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
-        still_chooses=still_chooses,
-        explanations=explanations,
-        confusion=confusion,
+        still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
         settings=_settings(run.folder / "run.toml"),
-        notes=tuple(notes),
-        facts=_facts(run, splits, files),
+        facts=_facts(run, data, files),
     )
-    return _judged(data, run, splits)
+    if data is None:
+        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
+        return replace(report, notes=tuple(notes), warnings=run_warnings(run, None, None))
+    changes = {} if importance is None else choose_local_modifications(importance, notes)
+    return replace(_with_answers(report, run, data, files, changes, num_neighbours, frame), notes=tuple(notes))
+
+
+def _with_answers(
+    report: Report,
+    run: OpenRun,
+    data: RunData,
+    files: PrototypeFiles | None,
+    changes: dict[str, Modification],
+    num_neighbours: int,
+    frame: str,
+) -> Report:
+    """With the answers to the test images, explanations of some, how every class fares, and nearest patches."""
+    predictions = predict(run.model, ordered_loader(data.test, run.config.train.batch_size, workers=0))
+    labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
+    counts = count_confusion(labels, answers, len(run.classes))
+    scores = score_classes(counts)
+    prototypes = report.prototypes
+    if files is not None and not report.still_chooses and num_neighbours:
+        prototypes = add_neighbours(prototypes, run, data, files, num_neighbours, frame)
+    chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes))
+    return replace(
+        report,
+        prototypes=prototypes,
+        explanations=_explain(run, data, prototypes, chosen, files, changes, frame),
+        confusion=Confusion(counts=counts.numpy()),
+        scores=scores,
+        warnings=run_warnings(run, data, scores),
+    )
 
 
 def _settings(path: Path) -> str:
     """The text of a run.toml; empty where there is none."""
     return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
-
-
-def _judged(data: ReportData, run: OpenRun, splits: RunData | None) -> ReportData:
-    """With how every class fares, and what speaks against trusting the run."""
-    if data.confusion is None:
-        return replace(data, warnings=run_warnings(run, splits, None))
-    scores = score_classes(torch.from_numpy(data.confusion.counts))
-    return replace(
-        data,
-        class_rows=tuple(
-            ClassRow(name, one.images, one.answers, one.precision, one.recall, one.f1)
-            for name, one in zip(run.classes, scores.classes, strict=True)
-        ),
-        balanced_accuracy=scores.balanced_accuracy,
-        warnings=run_warnings(run, splits, scores),
-    )
 
 
 def _find_pictures(
@@ -175,18 +178,18 @@ def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
 def _explain(
     run: OpenRun,
     splits: RunData,
-    cards: Sequence[PrototypeCard],
+    cards: Sequence[Prototype],
     chosen: Sequence[int],
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     frame: str,
-) -> tuple[ExplainedImage, ...]:
+) -> tuple[Explanation, ...]:
     items, field, dataset = [], None, splits.test
     for index in chosen:
         image, label = dataset[index]
         if field is None and files is not None:
             field = files.field_for(image)
-        item, explanation = explain_for_people(
+        explanation = explain_for_people(
             run.model,
             image,
             dataset.sample_name(index),
@@ -200,8 +203,8 @@ def _explain(
         field = explanation.receptive_field
         if changes:
             prepare = prepare_colours(run.config)
-            item = add_local_reasons(item, dataset.display_image(index), run.model, changes, prepare)
-        items.append(item)
+            explanation = add_local_reasons(explanation, dataset.display_image(index), run.model, changes, prepare)
+        items.append(explanation)
     return tuple(items)
 
 
@@ -252,3 +255,38 @@ def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlo
         ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
         for name, row in zip(classes, model.slots.tolist(), strict=True)
     )
+
+
+def build_report(run_dir: Path, splits: RunData | Literal["own"] | None = "own") -> Path:
+    """Write the page of a run.
+
+    Args:
+        run_dir: the run folder, with a checkpoint.
+        splits: its data, as in `collect_report`.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        CheckpointError: no whole checkpoint, broken pictures, or the disk refuses.
+        DataError: the data have other classes than the model.
+    """
+    return write_page(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)[0]
+
+
+def write_page(
+    run: OpenRun,
+    splits: RunData | Literal["own"] | None = "own",
+    *,
+    pictures: Place = "auto",
+    num_neighbours: int = NEIGHBOURS,
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
+) -> tuple[Path, Report]:
+    """As `build_report`, for a run that is open: the page, and what it shows. Arguments as in `collect_report`."""
+    outputs = claim_page(run.folder)
+    page = outputs.folder / PAGE
+    report = collect_report(run, splits, num_neighbours=num_neighbours, frame=frame, progress=progress)
+    with translate_write_errors(page):
+        write_report(report, page, pictures=pictures, replace=outputs.replace)
+    return page, report

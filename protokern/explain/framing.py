@@ -6,14 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
 from torch import Tensor
 
-from protokern.explain.pictures import make_visible, overlay_heat
+from protokern.explain.shown import Explanation
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
 from protokern.models.base import PrototypeModel
-from protokern.results.explanations import Explanation
-from protokern.results.places import Box, FrameProof, PatchView, SeenPicture, SufficientFrame
+from protokern.results.explanations import Evidence
+from protokern.results.places import Box, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
 
@@ -51,7 +50,7 @@ def frame_explanation(
     classes: Collection[int] | None = None,
     other: Tensor | None = None,
 ) -> Explanation:
-    """An explanation whose views have their sufficient frames.
+    """An explanation whose views have their sufficient frames, which their pictures show.
 
     Args:
         model: that explained the image.
@@ -64,46 +63,27 @@ def frame_explanation(
     views = {evidence.view.prototype: evidence.view for one in chosen for evidence in one.evidence}
     targets = [FrameTarget(0, prototype, view.patch) for prototype, view in views.items()]
     frames = sufficient_frames(model, image[None], targets, others=None if other is None else other[None])
-    framed = {
-        prototype: replace(view, sufficient=frame)
-        for (prototype, view), frame in zip(views.items(), frames, strict=True)
-    }
+    found = dict(zip(views, frames, strict=True))
+
+    def framed(evidence: Evidence) -> Evidence:
+        index = evidence.view.prototype
+        if index not in found:
+            return evidence
+        return show_frame(replace(evidence, view=replace(evidence.view, sufficient=found[index])), "sufficient")
+
     return replace(
         explanation,
-        classes=tuple(
-            replace(
-                one,
-                evidence=tuple(
-                    replace(evidence, view=framed.get(evidence.view.prototype, evidence.view))
-                    for evidence in one.evidence
-                ),
-            )
-            for one in explanation.classes
-        ),
+        classes=tuple(replace(one, evidence=tuple(map(framed, one.evidence))) for one in explanation.classes),
     )
 
 
-def see(picture: np.ndarray, view: PatchView, heat_map: str, frame: str) -> SeenPicture:
-    """A picture with what a prototype made of it.
-
-    Args:
-        picture: (Y, X, 3) uint8.
-        view: where the prototype looks in it.
-        heat_map: how the view's was made, see `explain_image`.
-        frame: which box is drawn as the frame, see `drawn_box`.
-    """
-    return SeenPicture(
-        image=picture,
-        heat=overlay_heat(picture, view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)),
+def show_frame(evidence: Evidence, frame: str) -> Evidence:
+    """The same evidence with that frame in its picture; see `drawn_box`."""
+    view, is_tested = evidence.view, frame == "sufficient"
+    picture = replace(
+        evidence.picture,
         box=drawn_box(view, frame),
-        receptive_field_box=view.receptive_field_box,
-        cell=view.cell if frame == "sufficient" else None,
-        proof=prove(view.sufficient) if frame == "sufficient" else None,
+        cell=view.cell if is_tested else None,
+        proof=view.sufficient if is_tested else None,
     )
-
-
-def prove(found: SufficientFrame | None) -> FrameProof | None:
-    """What a page says of a sufficient frame."""
-    if found is None:
-        return None
-    return FrameProof(found.kept_grey, found.kept_blur, found.kept_other, found.area)
+    return replace(evidence, picture=picture)

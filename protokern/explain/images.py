@@ -1,37 +1,110 @@
-"""From what a model computed to what a page shows: the only place where explanations and reports meet."""
+"""Explanations of images as people read them: names of classes, the prototypes of a run with their pictures, frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 from torch import Tensor
 
-from protokern.explain.framing import frame_explanation, see
+from protokern.explain.framing import frame_explanation, show_frame
+from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import explain_image
-from protokern.explain.pictures import to_picture
+from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototypes import describe_prototypes, find_prototypes
+from protokern.explain.shown import Explanation
 from protokern.models.base import PrototypeModel
-from protokern.results.explanations import ClassExplanation, ClassPoints, ExplainedImage, Explanation, Match
+from protokern.results.explanations import ClassExplanation
 from protokern.results.places import ReceptiveField
-from protokern.results.prototypes import PrototypeCard
+from protokern.results.prototypes import Prototype
+from protokern.runs.open import OpenRun, check_final
+from protokern.runs.prototypes import PrototypeFiles
 
 SHOWN_MATCHES = 4
+
+
+def explain_images(
+    run: OpenRun,
+    images: Sequence[Tensor],
+    names: Sequence[str] | None = None,
+    *,
+    files: PrototypeFiles | None = None,
+    heat_map: str = "upsample",
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
+) -> Iterator[Explanation]:
+    """Explain images by the model of a run, with its class names and the pictures of its prototypes.
+
+    Args:
+        run: whose choices are final.
+        images: (C, Y, X) each, as `read_photographs` of `protokern.runs.data` gives them for the run.
+        names: of the images; None: "image 0" and so on.
+        files: the prototypes of the run; None: those in its folder, if there are any.
+        heat_map: how the heat maps of the images are made, see `explain_image`.
+        frame: which box is drawn as the frame: "sufficient", "grid" or "paper"; see `drawn_box`.
+        progress: shows how far the frames of the prototypes are.
+
+    Returns:
+        An iterator: each image is explained as its turn comes. The answer and the runner-up have their evidence drawn,
+        the third class its total.
+
+    Raises:
+        CheckpointError: the classes of the run still choose their prototypes.
+        ValueError: `heat_map` is unknown.
+        MissingPackageError: `heat_map` needs captum, and it is not installed.
+    """
+    check_heat_map(heat_map)
+    check_final(run)
+    named = [f"image {index}" for index in range(len(images))] if names is None else names
+    return _explanations(run, images, named, files or find_prototypes(run, None), heat_map, frame, progress)
+
+
+def _explanations(
+    run: OpenRun,
+    images: Sequence[Tensor],
+    names: Sequence[str],
+    files: PrototypeFiles | None,
+    heat_map: str,
+    frame: str,
+    progress: Progress,
+) -> Iterator[Explanation]:
+    field = None if files is None or not images else files.field_for(images[0])
+    prototypes = describe_prototypes(run.model, run.classes, files, frame)
+    for image, name in zip(images, names, strict=True):
+        explanation = explain_for_people(
+            run.model,
+            image,
+            name,
+            run.classes,
+            prototypes,
+            receptive_field=field,
+            heat_map=heat_map,
+            frame=frame,
+            other=partial(other_image, run, files),
+        )
+        if files is not None and frame == "sufficient":
+            shown = {match.prototype.index for one in explanation.classes for match in one.matches}
+            files = frame_prototypes(run, files, prototypes=shown, progress=progress)
+            prototypes = describe_prototypes(run.model, run.classes, files, frame)
+            explanation = with_prototypes(explanation, prototypes)
+        field = explanation.receptive_field
+        yield explanation
 
 
 def explain_for_people(
     model: PrototypeModel,
     image: Tensor,
     name: str,
-    classes: Sequence[str],
-    cards: Sequence[PrototypeCard],
+    class_names: Sequence[str],
+    prototypes: Sequence[Prototype],
     *,
     true_class: int | None = None,
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
     frame: str = "grid",
     other: Callable[[int], Tensor | None] = lambda class_index: None,
-) -> tuple[ExplainedImage, Explanation]:
+) -> Explanation:
     """Explain an image: its answer and one other class in full, the third by its total.
 
     The other class is the right one where the answer is wrong, else the runner-up.
@@ -40,112 +113,55 @@ def explain_for_people(
         model: any prototype model whose choices are final.
         image: (C, Y, X).
         name: of the image.
-        classes: class names.
-        cards: of all prototypes of the model.
+        class_names: of all classes.
+        prototypes: of the model, all of them.
         true_class: index of the right class, if known.
         receptive_field: of the model for this image size, if known.
         heat_map: how the heat maps of the image are made, see `explain_image`.
         frame: which box is drawn as the frame, see `drawn_box`.
-        other: gives for the answer another image (C, Y, X) that its sufficient frames are checked with, if there is
-            one.
+        other: gives for the answer another image (C, Y, X) that its frames are checked with, if there is one.
     """
-    explanation = _explain_with(model, image, true_class, receptive_field, heat_map)
+    explanation = explain_image(
+        model,
+        image,
+        top=SHOWN_MATCHES,
+        also=() if true_class is None else (true_class,),
+        receptive_field=receptive_field,
+        heat_map=heat_map,
+    )
     ranked = [one.class_index for one in explanation.classes]
     rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
     in_full = (explanation.predicted, rival)
     if frame == "sufficient":
-        another = other(explanation.predicted)
-        explanation = frame_explanation(model, image, explanation, classes=in_full, other=another)
-    picture = to_picture(image)
-    points = tuple(
-        _class_points(
+        explanation = frame_explanation(model, image, explanation, classes=in_full, other=other(explanation.predicted))
+
+    def described(one: ClassExplanation) -> ClassExplanation:
+        return replace(
             one,
-            explanation,
-            picture,
-            cards,
-            name=classes[one.class_index],
-            in_full=one.class_index in in_full,
-            heat_map=heat_map,
-            frame=frame,
+            class_name=class_names[one.class_index],
+            evidence=tuple(show_frame(evidence, frame) for evidence in one.evidence),
+            is_drawn=one.class_index in in_full,
+        )
+
+    named = replace(
+        explanation,
+        name=name,
+        classes=tuple(map(described, explanation.classes)),
+        class_names=tuple(class_names),
+        true_class=None if true_class is None else class_names[true_class],
+    )
+    return with_prototypes(named, prototypes)
+
+
+def with_prototypes(explanation: Explanation, prototypes: Sequence[Prototype]) -> Explanation:
+    """An explanation whose evidence shows these prototypes, by index."""
+    classes = (
+        replace(
+            one,
+            evidence=tuple(
+                replace(evidence, prototype=prototypes[evidence.view.prototype]) for evidence in one.evidence
+            ),
         )
         for one in explanation.classes
     )
-    item = ExplainedImage(
-        name=name,
-        image=picture,
-        classes=points,
-        true_class=None if true_class is None else classes[true_class],
-        is_focal=model.is_focal,
-        is_salient=model.prototype_layer.norm_as_weight,
-    )
-    return item, explanation
-
-
-def _explain_with(
-    model: PrototypeModel, image: Tensor, true_class: int | None, field: ReceptiveField | None, heat_map: str
-) -> Explanation:
-    """The explanation of the first three classes; the right one takes the last place if it is not among them."""
-    explanation = explain_image(model, image, top=SHOWN_MATCHES, receptive_field=field, heat_map=heat_map)
-    ranked = [one.class_index for one in explanation.classes]
-    if true_class is not None and true_class not in ranked:
-        explanation = explain_image(
-            model,
-            image,
-            top=SHOWN_MATCHES,
-            classes=[*ranked[:2], true_class],
-            receptive_field=explanation.receptive_field,
-            heat_map=heat_map,
-        )
-    return explanation
-
-
-def with_cards(item: ExplainedImage, cards: Sequence[PrototypeCard]) -> ExplainedImage:
-    """An explained image whose matches show these cards of the prototypes, by index."""
-    classes = (
-        replace(one, matches=tuple(replace(match, prototype=cards[match.prototype.index]) for match in one.matches))
-        for one in item.classes
-    )
-    return replace(item, classes=tuple(classes))
-
-
-def _class_points(
-    one: ClassExplanation,
-    explanation: Explanation,
-    picture: np.ndarray,
-    cards: Sequence[PrototypeCard],
-    *,
-    name: str,
-    in_full: bool,
-    heat_map: str,
-    frame: str,
-) -> ClassPoints:
-    matches = tuple(
-        Match(
-            picture=see(picture, evidence.view, heat_map, frame),
-            prototype=cards[evidence.view.prototype],
-            similarity=evidence.similarity,
-            weight=evidence.weight,
-            points=evidence.points,
-            is_reason=evidence.is_reason,
-            slots=evidence.slots,
-        )
-        for evidence in sorted(one.evidence if in_full else (), key=lambda evidence: not evidence.is_reason)
-    )
-    shown = {match.prototype.index for match in matches}
-    points = explanation.points[:, one.class_index]
-    others = [card for card in cards if card.index not in shown]
-    own = [card.index for card in others if card.is_of(one.class_index)]
-    foreign = [card.index for card in others if not card.is_of(one.class_index)]
-    return ClassPoints(
-        class_index=one.class_index,
-        class_name=name,
-        total=one.logit,
-        probability=float(explanation.probabilities[one.class_index]),
-        matches=matches,
-        own_points=float(points[own].sum()),
-        num_own=len(own),
-        foreign_points=float(points[foreign].sum()),
-        num_foreign=len(foreign),
-        num_unused=sum(not card.classes for card in others),
-        num_speaking=int(np.count_nonzero(points)),
-    )
+    return replace(explanation, classes=tuple(classes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from protokern.explain.boxes import cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
-from protokern.explain.pictures import upsample
+from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.shown import Explanation
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.nn import evaluating
-from protokern.results.explanations import ClassExplanation, Evidence, Explanation
-from protokern.results.places import PatchView, ReceptiveField
+from protokern.results.explanations import ClassExplanation, Evidence, softmax
+from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.prototypes import ClassWeight, Prototype
 
 EXPLAINED_CLASSES = 3
 
@@ -28,22 +31,23 @@ def explain_image(
     *,
     top: int = 10,
     classes: Sequence[int] | None = None,
+    also: Sequence[int] = (),
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
 ) -> Explanation:
     """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
 
-    Works in evaluation mode and leaves the model's modes as they were. Activation maps are made for the prototypes that
-    are shown, not for all.
+    Works in evaluation mode and leaves the model's modes as they were. Maps are made only of what is shown.
 
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
         top: prototypes shown per class at most, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
+        also: without `classes`, some that take the last of the three places, such as the right one.
         receptive_field: from an earlier explanation of an image of this size; None: found here.
         heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
-            that change the similarity, within the receptive field, see `gradient_heat_map`.
+            that change the similarity, within the receptive field.
 
     Returns:
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
@@ -55,35 +59,52 @@ def explain_image(
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
-    _check(model, image, top, classes)
+    _check(model, image, top, [*(classes or ()), *also])
     check_heat_map(heat_map)
+    picture = to_picture(image)
     image = image.to(model.device, model.dtype)
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
-        if receptive_field is None:
-            receptive_field = find_receptive_field(model.features, image)
+        receptive_field = receptive_field or find_receptive_field(model.features, image)
         output = model.head(features)
         logits = output.logits[0].float().cpu().numpy()
-        spoken = _Spoken.of_first_image(model, output)
-        if classes is None:
-            classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
-        shown = {k: _loudest(spoken.points[:, k], spoken.is_own[:, k], top) for k in classes}
+        every = _AllPoints.of_first_image(model, output)
+        classes = _highest(logits, also) if classes is None else classes
+        shown = {k: _most_points(every.points[:, k], every.is_own[:, k], top) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
         views = [show_gradient(model, image, view, heat_map) for view in views]
-    by_prototype = dict(zip(needed, views, strict=True))
+    seen = {
+        j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
+    }
+    explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
+    return _explanation(model, logits, every, explained, receptive_field, picture)
+
+
+def _explanation(
+    model: PrototypeModel,
+    logits: np.ndarray,
+    every: _AllPoints,
+    classes: tuple[ClassExplanation, ...],
+    receptive_field: ReceptiveField,
+    picture: np.ndarray,
+) -> Explanation:
     return Explanation(
         logits=logits,
-        points=spoken.points,
-        classes=tuple(_explain_class(k, float(logits[k]), spoken, shown[k], by_prototype) for k in classes),
+        points=every.points,
+        classes=classes,
         receptive_field=receptive_field,
+        image=picture,
+        class_names=tuple(map(_name, range(len(logits)))),
+        is_focal=model.is_focal,
+        is_salient=model.prototype_layer.norm_as_weight,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Spoken:
-    """What all prototypes said: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
+class _AllPoints:
+    """Of all prototypes: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
 
     distance: np.ndarray
     similarity: np.ndarray
@@ -112,7 +133,23 @@ class _Spoken:
         return () if self.slots is None else tuple(np.flatnonzero(self.slots[k] == j).tolist())
 
 
-def _loudest(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
+def _highest(logits: np.ndarray, also: Sequence[int]) -> list[int]:
+    """The first three classes by falling logit; those of `also` that are not among them take the last places."""
+    first = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
+    missing = [k for k in also if k not in first]
+    return [*first[: max(0, len(first) - len(missing))], *missing]
+
+
+def _name(k: int) -> str:
+    return f"class {k}"
+
+
+def _prototype(j: int, every: _AllPoints) -> Prototype:
+    own = np.flatnonzero(every.is_own[j]).tolist()
+    return Prototype(index=j, classes=tuple(ClassWeight(k, _name(k), float(every.weight[k, j])) for k in own))
+
+
+def _most_points(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
     """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none.
 
     At least half of them are of the class, `is_own` (P,), and speak for it, where there are so many.
@@ -128,25 +165,61 @@ def _loudest(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
 
 
 def _explain_class(
-    k: int, logit: float, spoken: _Spoken, shown: Sequence[int], views: Mapping[int, PatchView]
+    k: int,
+    logits: np.ndarray,
+    every: _AllPoints,
+    shown: Sequence[int],
+    seen: Mapping[int, tuple[PatchView, SeenPicture, Prototype]],
 ) -> ClassExplanation:
-    points = spoken.points[:, k]
+    points = every.points[:, k]
     evidence = tuple(
         Evidence(
-            view=views[j],
-            prototype_classes=tuple(np.flatnonzero(spoken.is_own[j]).tolist()),
-            slots=spoken.slots_with(j, k),
-            distance=float(spoken.distance[j]),
-            similarity=float(spoken.similarity[j]),
-            weight=float(spoken.weight[k, j]),
+            view=seen[j][0],
+            picture=seen[j][1],
+            prototype=seen[j][2],
+            prototype_classes=tuple(np.flatnonzero(every.is_own[j]).tolist()),
+            slots=every.slots_with(j, k),
+            distance=float(every.distance[j]),
+            similarity=float(every.similarity[j]),
+            weight=float(every.weight[k, j]),
             points=float(points[j]),
-            is_reason=bool(spoken.is_own[j, k] and points[j] > 0),
+            is_reason=bool(every.is_own[j, k] and points[j] > 0),
         )
         for j in shown
     )
-    others = np.delete(points, shown)
+    others = np.delete(np.arange(len(points)), shown)
+    is_own = every.is_own[others, k]
     return ClassExplanation(
-        class_index=k, logit=logit, evidence=evidence, other_points=float(others.sum()), num_other=len(others)
+        class_index=k,
+        class_name=_name(k),
+        logit=float(logits[k]),
+        probability=float(softmax(logits)[k]),
+        evidence=evidence,
+        other_points=float(points[others].sum()),
+        num_other=len(others),
+        own_points=float(points[others[is_own]].sum()),
+        num_own=int(is_own.sum()),
+        foreign_points=float(points[others[~is_own]].sum()),
+        num_foreign=int((~is_own).sum()),
+        num_unused=int((~every.is_own[others].any(axis=1)).sum()),
+        num_speaking=int(np.count_nonzero(points)),
+    )
+
+
+def see(picture: np.ndarray, view: PatchView, heat_map: str) -> SeenPicture:
+    """A picture with what a prototype made of it; its frame is the patch box.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        view: where the prototype looks in it.
+        heat_map: how the view's was made, see `explain_image`.
+    """
+    heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
+    return SeenPicture(
+        image=picture,
+        heat=LazyPicture(load=partial(overlay_heat, picture, heat), shape=picture.shape, key=object()),
+        box=view.patch_box,
+        receptive_field_box=view.receptive_field_box,
     )
 
 

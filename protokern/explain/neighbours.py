@@ -19,7 +19,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
-from protokern.results.prototypes import GlobalExplanation, Neighbour, Neighbours, PrototypeCard, SplitNeighbours
+from protokern.results.prototypes import GlobalExplanation, Neighbour, Neighbours, Prototype, SplitNeighbours
 from protokern.runs.data import RunData
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
@@ -193,8 +193,8 @@ def _views(
 
 
 def add_neighbours(
-    cards: Sequence[PrototypeCard], run: OpenRun, splits: RunData, files: PrototypeFiles, k: int, frame: str = "grid"
-) -> tuple[PrototypeCard, ...]:
+    cards: Sequence[Prototype], run: OpenRun, splits: RunData, files: PrototypeFiles, k: int, frame: str = "grid"
+) -> tuple[Prototype, ...]:
     """Give every prototype that is a patch of an image the k patches nearest to it, in training and in test images.
 
     One pass over each of the two, and one over the images that are shown. No picture is kept: each is read when the
@@ -225,14 +225,14 @@ def find_in_splits(run: OpenRun, splits: RunData, files: PrototypeFiles, k: int)
 
 
 def see_neighbours(
-    cards: Sequence[PrototypeCard],
+    cards: Sequence[Prototype],
     run: OpenRun,
     splits: RunData,
     files: PrototypeFiles,
     found: GlobalExplanation,
     prototypes: Sequence[int],
     frame: str = "grid",
-) -> tuple[PrototypeCard, ...]:
+) -> tuple[Prototype, ...]:
     """Give some prototypes the neighbours that `find_in_splits` found; the other cards stay.
 
     `frame` says which box is shown, see `drawn_box`; for "sufficient", which nobody seeks here, the cell of the patch.

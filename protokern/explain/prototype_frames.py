@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
-from protokern.results.prototypes import PrototypeRecord, PrototypeSource
+from protokern.results.prototypes import Prototype, PrototypeSource
 from protokern.runs.data import RunData
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
@@ -132,11 +132,11 @@ def _another(files: PrototypeFiles, index: int) -> int | None:
     records = files.prototypes
     own = records[index]
     assert own.source is not None
-    following: Sequence[PrototypeRecord] = [*records[index + 1 :], *records[:index]]
+    following: Sequence[Prototype] = [*records[index + 1 :], *records[:index]]
     others = [one for one in following if one.source is not None and one.source.image != own.source.image]
     strangers = [one for one in others if not _classes(one) & _classes(own)]
     return (strangers or others)[0].index if others else None
 
 
-def _classes(record: PrototypeRecord) -> set[int]:
+def _classes(record: Prototype) -> set[int]:
     return {one.class_index for one in record.classes}

@@ -11,7 +11,7 @@ import torch
 
 from protokern.errors import DataError
 from protokern.explain.boxes import cell_box
-from protokern.explain.framing import drawn_box, prove
+from protokern.explain.framing import drawn_box
 from protokern.explain.local import view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
 from protokern.explain.receptive_field import find_receptive_field
@@ -20,7 +20,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
-from protokern.results.prototypes import ClassWeight, PrototypeCard, PrototypeRecord, PrototypeSource
+from protokern.results.prototypes import ClassWeight, Prototype, PrototypeSource
 from protokern.runs.data import RunData, check_classes
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import (
@@ -124,9 +124,9 @@ def _add_pictures(new: NewPrototypes, picture: np.ndarray, view: PatchView) -> N
 
 def _records(
     model: PrototypeModel, classes: Sequence[str], sources: dict[int, PrototypeSource]
-) -> tuple[PrototypeRecord, ...]:
+) -> tuple[Prototype, ...]:
     return tuple(
-        PrototypeRecord(index=index, classes=weights, source=sources.get(index))
+        Prototype(index=index, classes=weights, source=sources.get(index))
         for index, weights in enumerate(class_weights(model, classes))
     )
 
@@ -160,9 +160,9 @@ def find_prototypes(run: OpenRun, splits: RunData | None) -> PrototypeFiles | No
     return write_prototypes(run.folder, run.model, splits, run.push)
 
 
-def prototype_cards(
+def describe_prototypes(
     model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
-) -> tuple[PrototypeCard, ...]:
+) -> tuple[Prototype, ...]:
     """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
 
     Weights are the model's of now. While a model still chooses, its prototypes have no classes.
@@ -185,14 +185,13 @@ def prototype_cards(
                 box=drawn_box(source, frame),
                 receptive_field_box=source.receptive_field_box,
                 cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
-                proof=prove(source.sufficient) if frame == "sufficient" else None,
+                proof=source.sufficient if frame == "sufficient" else None,
             )
-        card = PrototypeCard(
+        card = Prototype(
             index=index,
             classes=of_prototype,
             picture=picture,
-            source_name=None if source is None else source.name,
-            distance=None if source is None else source.distance,
+            source=source,
         )
         cards.append(card)
     return tuple(cards)

@@ -10,10 +10,11 @@ import numpy as np
 from protokern.errors import MissingPackageError
 from protokern.explain.importance import Prepare, local_importance
 from protokern.explain.modifications import MODIFICATIONS, Modification, choose_modifications
+from protokern.explain.shown import Explanation
 from protokern.models.base import PrototypeModel
-from protokern.results.explanations import ExplainedImage, Match
+from protokern.results.explanations import Evidence
 from protokern.results.importance import Reason
-from protokern.results.prototypes import PrototypeCard
+from protokern.results.prototypes import Prototype
 from protokern.runs.importance import ImportanceFiles, read_importance
 from protokern.runs.open import OpenRun
 
@@ -34,7 +35,7 @@ def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
     return None
 
 
-def add_global_reasons(cards: Sequence[PrototypeCard], files: ImportanceFiles) -> tuple[PrototypeCard, ...]:
+def add_global_reasons(cards: Sequence[Prototype], files: ImportanceFiles) -> tuple[Prototype, ...]:
     """Give every prototype that is a patch of an image its scores over the training images."""
     return tuple(
         card
@@ -45,16 +46,16 @@ def add_global_reasons(cards: Sequence[PrototypeCard], files: ImportanceFiles) -
 
 
 def add_local_reasons(
-    item: ExplainedImage,
+    explanation: Explanation,
     picture: np.ndarray,
     model: PrototypeModel,
     modifications: dict[str, Modification],
     prepare: Prepare | None = None,
-) -> ExplainedImage:
-    """Give every match of an explained image what each change of this image takes from its similarity.
+) -> Explanation:
+    """Give the evidence of an explained image what each change of this image takes from its similarity.
 
     Args:
-        item: the explained image.
+        explanation: of the image.
         picture: (Y, X, 3) uint8, as the model saw it.
         model: that explained it.
         modifications: by name.
@@ -62,17 +63,17 @@ def add_local_reasons(
     """
     scores = local_importance(model, picture, modifications, prepare=prepare)
 
-    def explained(match: Match) -> Match:
-        index = match.prototype.index
+    def with_reasons(evidence: Evidence) -> Evidence:
+        index = evidence.prototype.index
         deltas = zip(scores.names, scores.delta[:, index].tolist(), strict=True)
         return replace(
-            match,
+            evidence,
             reasons=tuple(Reason(name, delta) for name, delta in deltas),
             place_similarity=float(scores.similarity[index]) if model.is_focal else None,
         )
 
-    classes = (replace(one, matches=tuple(map(explained, one.matches))) for one in item.classes)
-    return replace(item, classes=tuple(classes))
+    classes = (replace(one, evidence=tuple(map(with_reasons, one.evidence))) for one in explanation.classes)
+    return replace(explanation, classes=tuple(classes))
 
 
 def choose_local_modifications(files: ImportanceFiles, notes: list[str]) -> dict[str, Modification]:

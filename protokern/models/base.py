@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from protokern.models.feature_shape import check_grid, find_feature_shape, in_ch
 from protokern.models.settings import ModelConfig
 from protokern.nn import PrototypeLayer, apply_to_rows, make_add_on_layers
 from protokern.nn.prototype_layer import Activation
+
+# What a model is given: images, what its backbone gave for them, or what the add-on layers made of that.
+Given = Literal["images", "maps", "features"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,6 @@ class PrototypeModel(nn.Module):
             of these four learns together with the prototypes.
         chooses: whether the model makes choices that are soft in training and final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
-        takes_stored_maps: whether the model is given what its backbone gave for the images in place of the images, as
-            when it is trained on a frozen backbone.
         is_focal: whether `ModelOutput.activations` are focal similarities: that of the best patch minus the average
             over the image. Explanations say so.
         backbone: from images to (B, C, H, W).
@@ -77,7 +78,6 @@ class PrototypeModel(nn.Module):
     mixup: ClassVar[float] = 0.0
     is_focal: ClassVar[bool] = False
 
-    takes_stored_maps: bool = False
     backbone: nn.Module
     add_on_layers: nn.Sequential
     prototype_layer: PrototypeLayer
@@ -126,6 +126,14 @@ class PrototypeModel(nn.Module):
         )
         check_grid((height, width), size, config)
         self._has_bounded_features = config.add_on_layers != "linear"
+
+    def _refuse_flag(self, value: bool) -> None:
+        raise AttributeError(
+            f"takes_stored_maps: is no attribute of a model any more; got {value}. Say with every call what is given: "
+            'model(maps, given="maps").'
+        )
+
+    takes_stored_maps = property(fset=_refuse_flag)  # programs of earlier versions set it
 
     @property
     def device(self) -> torch.device:
@@ -180,9 +188,17 @@ class PrototypeModel(nn.Module):
             return 2.0
         return float(self.prototype_layer.prototypes[0].numel()) if self._has_bounded_features else None
 
-    def features(self, images: Tensor) -> Tensor:
-        """Feature maps (B, D, H, W) of images."""
-        if self.takes_stored_maps:
+    def features(self, images: Tensor, given: Given = "images") -> Tensor:
+        """Feature maps (B, D, H, W).
+
+        Args:
+            images: (B, in_channels, Y, X), or what `given` says.
+            given: "maps": what the backbone gave for the images, (B, C, H, W), for instance from a
+                `protokern.features.FeatureStore`. "features": (B, D, H, W), which come back as they are.
+        """
+        if given == "features":
+            return images
+        if given == "maps":
             return apply_to_rows(self.add_on_layers, images)
         features: Tensor = self.add_on_layers(self.backbone(images))
         return features
@@ -191,9 +207,9 @@ class PrototypeModel(nn.Module):
         """From feature maps (B, D, H, W) to the output."""
         raise NotImplementedError(f"{type(self).__name__} must define head")
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        """The output for images (B, C, Y, X)."""
-        return self.head(self.features(images))
+    def forward(self, images: Tensor, given: Given = "images") -> ModelOutput:
+        """The output for images (B, in_channels, Y, X), or for what else `features` takes."""
+        return self.head(self.features(images, given))
 
     def loss(
         self, output: ModelOutput, labels: Labels, coefficients: LossCoefficients, *, label_smoothing: float = 0.0

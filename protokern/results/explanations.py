@@ -8,15 +8,17 @@ import numpy as np
 
 from protokern.results.importance import Reason
 from protokern.results.places import PatchView, ReceptiveField, SeenPicture
-from protokern.results.prototypes import PrototypeCard
+from protokern.results.prototypes import Prototype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What one prototype says about one class: similarity x weight = points.
+    """What one prototype says about one class, this looks like that: similarity x weight = points.
 
     Attributes:
         view: where it looked; shared by all classes it speaks for.
+        picture: the same to be drawn.
+        prototype: which.
         prototype_classes: the classes that the prototype belongs to, ascending: one, several that share it, or none;
             the class it speaks for here need not be one of them.
         slots: the slots of the explained class that it sits in, ascending; empty for models without slots, and for
@@ -28,9 +30,14 @@ class Evidence:
         points: similarity x weight, its share of the logit.
         is_reason: whether it is a reason for the class: one of its own prototypes, with points above zero. The others
             speak against the class, or for it although they stand for another one.
+        reasons: what matters to the prototype in this image; empty where nobody measured.
+        place_similarity: what `reasons` are parts of, where `similarity` is focal: that of the place, before the
+            image's average comes off. None: they are parts of `similarity`.
     """
 
     view: PatchView
+    picture: SeenPicture
+    prototype: Prototype
     prototype_classes: tuple[int, ...]
     slots: tuple[int, ...]
     distance: float
@@ -38,6 +45,8 @@ class Evidence:
     weight: float
     points: float
     is_reason: bool
+    reasons: tuple[Reason, ...] = ()
+    place_similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +55,57 @@ class ClassExplanation:
 
     Attributes:
         class_index: which class.
-        logit: as the model gave it.
-        evidence: the prototypes with the most points for or against the class, by falling absolute value, but at least
-            half of them reasons where there are so many; those without points, such as with a weight of zero, are left
-            out.
+        class_name: its name.
+        logit: the model's output for it; the sum of the points of all prototypes.
+        probability: softmax of the logits, in [0, 1].
+        evidence: prototypes with the most points for or against the class, by falling absolute value of points, at
+            least half of them reasons where there are so many; those without points, such as with a weight of zero,
+            are left out.
         other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
         num_other: how many those are.
+        own_points: the part of `other_points` that is of the class's own prototypes.
+        num_own: how many those are.
+        foreign_points: the other part: of the prototypes of other classes, or of none.
+        num_foreign: how many those are.
+        num_unused: how many of them belong to no class; they have no points.
+        num_speaking: how many prototypes of the model have points for or against the class.
+        is_drawn: whether a page draws the evidence; of other classes it has the total alone.
     """
 
     class_index: int
+    class_name: str
     logit: float
+    probability: float
     evidence: tuple[Evidence, ...]
     other_points: float
     num_other: int
+    own_points: float
+    num_own: int
+    foreign_points: float
+    num_foreign: int
+    num_unused: int
+    num_speaking: int
+    is_drawn: bool = True
+
+    @property
+    def total(self) -> float:
+        """The logit, as pages call it."""
+        return self.logit
+
+    @property
+    def matches(self) -> tuple[Evidence, ...]:
+        """The evidence as it is drawn: reasons for the class first."""
+        return (*self.reasons, *self.no_reasons)
+
+    @property
+    def reasons(self) -> tuple[Evidence, ...]:
+        """Drawn evidence that is a reason for the class."""
+        return tuple(one for one in self.evidence if self.is_drawn and one.is_reason)
+
+    @property
+    def no_reasons(self) -> tuple[Evidence, ...]:
+        """Drawn evidence that speaks against the class, or for it although it stands for another one."""
+        return tuple(one for one in self.evidence if self.is_drawn and not one.is_reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +117,24 @@ class Explanation:
         points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
         classes: the classes explained in detail, as asked for or by falling logit.
         receptive_field: of the model for images of this size; can be handed to the next explanation.
+        name: of the image, its path within the data as a rule; empty where nobody named it.
+        image: (Y, X, 3) uint8, as people see it.
+        class_names: of all classes, in the order of the logits.
+        true_class: name of the right class; None when nobody knows it.
+        is_focal: similarities are those at the best patch less those of the image on average.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
     """
 
     logits: np.ndarray
     points: np.ndarray
     classes: tuple[ClassExplanation, ...]
     receptive_field: ReceptiveField
+    name: str = ""
+    image: np.ndarray
+    class_names: tuple[str, ...]
+    true_class: str | None = None
+    is_focal: bool = False
+    is_salient: bool = False
 
     @property
     def predicted(self) -> int:
@@ -83,112 +142,23 @@ class Explanation:
         return int(self.logits.argmax())
 
     @property
-    def probabilities(self) -> np.ndarray:
-        """(K,) float64: softmax of the logits."""
-        exponentials = np.exp(self.logits.astype(np.float64) - self.logits.max())
-        return exponentials / exponentials.sum()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """This looks like that: similarity x weight = points.
-
-    Attributes:
-        picture: where the prototype looked in the explained image.
-        prototype: which.
-        similarity: of the two.
-        weight: of the prototype for the class it speaks for or against.
-        points: their product.
-        is_reason: whether the prototype is one of the class's own and speaks for it.
-        slots: the slots of that class that hold the prototype; none in models without slots.
-        reasons: what matters to the prototype in this image; empty where nobody measured.
-        place_similarity: what `reasons` are parts of, where `similarity` is focal: that of the place, before the
-            image's average comes off. None: they are parts of `similarity`.
-    """
-
-    picture: SeenPicture
-    prototype: PrototypeCard
-    similarity: float
-    weight: float
-    points: float
-    is_reason: bool = True
-    slots: tuple[int, ...] = ()
-    reasons: tuple[Reason, ...] = ()
-    place_similarity: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassPoints:
-    """How a class came to its total.
-
-    Attributes:
-        class_index: which class.
-        class_name: its name.
-        total: the logit: the points of `matches` + `own_points` + `foreign_points`.
-        probability: softmax of the logits, in [0, 1].
-        matches: prototypes with the most points: reasons for the class first, then those against it or of other
-            classes; each of the two by falling absolute value.
-        own_points: of the class's own prototypes that are not in `matches`, together.
-        num_own: how many those are.
-        foreign_points: of the prototypes of other classes, or of none, that are not in `matches`, together.
-        num_foreign: how many those are.
-        num_unused: how many of them belong to no class; they have no points.
-        num_speaking: how many prototypes of the model have points for or against the class.
-    """
-
-    class_index: int
-    class_name: str
-    total: float
-    probability: float
-    matches: tuple[Match, ...]
-    own_points: float
-    num_own: int
-    foreign_points: float
-    num_foreign: int
-    num_unused: int = 0
-    num_speaking: int
-
-    @property
-    def reasons(self) -> tuple[Match, ...]:
-        return tuple(match for match in self.matches if match.is_reason)
-
-    @property
-    def no_reasons(self) -> tuple[Match, ...]:
-        return tuple(match for match in self.matches if not match.is_reason)
-
-    @property
-    def other_points(self) -> float:
-        return self.own_points + self.foreign_points
-
-    @property
-    def num_other(self) -> int:
-        return self.num_own + self.num_foreign
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainedImage:
-    """One classified image and why.
-
-    Attributes:
-        name: of the image, its path within the data as a rule.
-        image: (Y, X, 3) uint8, as the model saw it.
-        classes: the class with the highest total first.
-        true_class: name of the right class; None when nobody knows it.
-        is_focal: similarities are those at the best patch less those of the image on average.
-        is_salient: similarities are multiplied by how much the patch stands out in its image.
-    """
-
-    name: str
-    image: np.ndarray
-    classes: tuple[ClassPoints, ...]
-    true_class: str | None = None
-    is_focal: bool = False
-    is_salient: bool = False
-
-    @property
     def predicted_class(self) -> str:
-        return self.classes[0].class_name
+        """Its name."""
+        return self.class_names[self.predicted]
 
     @property
     def is_wrong(self) -> bool:
+        """Whether the right class is known, and another one."""
         return self.true_class is not None and self.true_class != self.predicted_class
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(K,) float64: softmax of the logits."""
+        return softmax(self.logits)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(K,) float64 probabilities of logits (K,)."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities: np.ndarray = exponentials / exponentials.sum()
+    return probabilities

@@ -140,22 +140,6 @@ class LazyPicture:
 Picture = np.ndarray | LazyPicture
 
 
-class FrameProof(NamedTuple):
-    """What was tested about a frame: how much of the similarity is left when all outside of it is replaced.
-
-    Attributes:
-        kept: share that is left in grey; None if the similarity is not positive, so that no frame can keep it.
-        kept_blur: share that is left in a blur of the picture; None likewise.
-        kept_other: share that is left in another picture; None likewise, and where it was not tried.
-        area: of the frame, as a share of the picture; None likewise.
-    """
-
-    kept: float | None
-    kept_blur: float | None
-    kept_other: float | None
-    area: float | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPicture:
     """A picture with what one prototype made of it.
@@ -174,4 +158,4 @@ class SeenPicture:
     box: PixelBox
     receptive_field_box: PixelBox
     cell: PixelBox | None = None
-    proof: FrameProof | None = None
+    proof: SufficientFrame | None = None

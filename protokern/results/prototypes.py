@@ -47,15 +47,6 @@ class PrototypeSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrototypeRecord:
-    """A prototype: its place in the model, its classes with its weight for each, and its patch if it is one."""
-
-    index: int
-    classes: tuple[ClassWeight, ...]
-    source: PrototypeSource | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
     """One of the patches that are nearest to a prototype.
 
@@ -94,15 +85,14 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrototypeCard:
+class Prototype:
     """A prototype and the training patch that it is.
 
     Attributes:
         index: of the prototype in the model.
-        classes: those that it belongs to, by index: one, several that share it, or none.
-        picture: the training image it comes from; None if it is no patch of an image.
-        source_name: name of that image, None likewise.
-        distance: from the learnt vector to the patch that replaced it; None likewise.
+        classes: those that it belongs to, by index, with its weight for each: one, several that share it, or none.
+        source: the patch that it is; None if it is no patch of an image.
+        picture: the training image it comes from, to be drawn; None likewise, and where the picture is not at hand.
         reasons: what matters to it over all training images; empty where nobody measured.
         mean_similarity: over the images of `reasons`; None likewise.
         neighbours: the patches nearest to it; None where nobody looked.
@@ -110,12 +100,21 @@ class PrototypeCard:
 
     index: int
     classes: tuple[ClassWeight, ...]
+    source: PrototypeSource | None = None
     picture: SeenPicture | None = None
-    source_name: str | None = None
-    distance: float | None = None
     reasons: tuple[Reason, ...] = ()
     mean_similarity: float | None = None
     neighbours: Neighbours | None = None
+
+    @property
+    def source_name(self) -> str | None:
+        """Name of the training image it comes from; None if it is no patch of an image."""
+        return None if self.source is None else self.source.name
+
+    @property
+    def distance(self) -> float | None:
+        """From the learnt vector to the patch that replaced it; None likewise."""
+        return None if self.source is None else self.source.distance
 
     def is_of(self, class_index: int) -> bool:
         """Whether it belongs to that class."""

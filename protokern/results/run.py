@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from protokern.results.explanations import ExplainedImage
-from protokern.results.prototypes import ClassSlots, PrototypeCard
+from protokern.results.explanations import Explanation
+from protokern.results.prototypes import ClassSlots, Prototype
+from protokern.results.scores import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,28 +53,8 @@ class Confusion:
         return int(np.trace(self.counts))
 
 
-class ClassRow(NamedTuple):
-    """How a class fares on the test images.
-
-    Attributes:
-        class_name: of the class.
-        images: of the class.
-        answers: images that were called this class.
-        precision: share of the answers that are right, in [0, 1]; None where there are none.
-        recall: share of the images that were found, likewise.
-        f1: harmonic mean of both, likewise.
-    """
-
-    class_name: str
-    images: int
-    answers: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportData:
+class Report:
     """Everything on the page of a run.
 
     Attributes:
@@ -91,8 +71,7 @@ class ReportData:
         epochs: of training, in order.
         stages: results, in order.
         settings: the run's configuration as text.
-        class_rows: how every class fares on the test images; empty when the page was made without them.
-        balanced_accuracy: mean recall over the classes, in [0, 1]; None likewise.
+        scores: how every class fares on the test images; None when the page was made without them.
         notes: what a reader must know about this page, one sentence each.
         warnings: what speaks against trusting the run, a few sentences each.
         facts: short facts about the run (name, value), for the foot of the page.
@@ -100,18 +79,17 @@ class ReportData:
 
     title: str
     classes: tuple[str, ...]
-    prototypes: tuple[PrototypeCard, ...]
+    prototypes: tuple[Prototype, ...]
     slots: tuple[ClassSlots, ...] = ()
     is_focal: bool = False
     is_salient: bool = False
     still_chooses: bool = False
-    explanations: tuple[ExplainedImage, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
     confusion: Confusion | None = None
     epochs: tuple[EpochPoint, ...] = ()
     stages: tuple[StageResult, ...] = ()
     settings: str = ""
-    class_rows: tuple[ClassRow, ...] = ()
-    balanced_accuracy: float | None = None
+    scores: Scores | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())

@@ -12,7 +12,7 @@ from protokern.config import RunConfig
 from protokern.data import Splits, open_splits
 from protokern.data.class_names import composed
 from protokern.data.colours import channels_of_rgb
-from protokern.data.decode import ReadOptions
+from protokern.data.decode import ReadOptions, read_image
 from protokern.data.names import name_pairs_alike
 from protokern.data.sources import BirdCounts, folder_of
 from protokern.errors import ConfigError, DataError
@@ -57,6 +57,22 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run:
         ),
         own_split=None if run is None else read_own_split(run),
     )
+
+
+def open_if_there(config: RunConfig, run: Path) -> Splits | None:
+    """The data of the run in the folder `run`, checked; None if the folder that held them is gone."""
+    path = config.data.path
+    return open_data(config, run=run) if not path or Path(path).exists() else None
+
+
+def read_photographs(config: RunConfig, paths: Sequence[Path]) -> list[torch.Tensor]:
+    """Images that need not be among the data of a run, (C, Y, X) each, as the run reads its own.
+
+    Raises:
+        DataError: a file is no image, or one that the run cannot use.
+    """
+    reading = reading_of(config)
+    return [read_image(path, config.data.image_size, reading) for path in paths]
 
 
 def data_folder(config: RunConfig) -> Path | None:

@@ -99,6 +99,16 @@ def check_pushed(run: OpenRun) -> PushResult:
     return run.push
 
 
+def check_final(run: OpenRun) -> OpenRun:
+    """The run; a CheckpointError if its classes still choose their prototypes, so that nothing can be explained."""
+    if not run.model.is_hard:
+        raise CheckpointError(
+            f"{run.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
+            "Go on with 'protokern train --resume', or make them final with 'protokern push'."
+        )
+    return run
+
+
 def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:
     """Rebuild a trained model from a run folder (its latest checkpoint) or a checkpoint folder; on the CPU, evaluating.
 

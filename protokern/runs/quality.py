@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from protokern.data import Splits, data_warnings
-from protokern.evaluate import Scores
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
+from protokern.results.scores import Scores
 from protokern.runs.open import OpenRun
 
 _LISTED = 3

@@ -9,14 +9,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.ranks import Ranks
 from protokern.search.result import NearestPatches, merge_nearest
 from protokern.search.stream import find_nearest_patches
 
 
 class Part(Protocol):
-    """Features with labels, batch by batch, of a part of a data set; a part may have none."""
+    """Inputs with labels, batch by batch, of a part of a data set; a part may have none. `given` says what they are."""
+
+    @property
+    def given(self) -> Given: ...
 
     def __len__(self) -> int: ...
 
@@ -56,6 +59,7 @@ class ShardedSearch:
                 vectors=vectors,
                 first_image=self.first_image,
                 weighted=weighted,
+                given=self.part.given,
             )
             if len(self.part)
             else _nothing(model, k, vectors)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.nn import PrototypeLayer, evaluating
 from protokern.search.batches import Loader, Seen, read_batches
 from protokern.search.best import RunningBest
@@ -27,6 +27,7 @@ def find_nearest_patches(
     vectors: bool = False,
     first_image: int = 0,
     weighted: bool = True,
+    given: Given = "images",
 ) -> NearestPatches:
     """Find the k patches nearest to each prototype, in one pass over the loader.
 
@@ -47,6 +48,7 @@ def find_nearest_patches(
         first_image: index of the loader's first image, for a loader of a later part of a data set.
         weighted: search by the distances that the model uses. False: if its patches have weights, as with
             `PrototypeLayer(norm_as_weight=True)`, search by distances without them.
+        given: what the loader yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: the loader is empty, shuffles without an index, gives an image twice, labels out of range or images
@@ -64,7 +66,7 @@ def find_nearest_patches(
     of_class = _prototypes_of_classes(model) if own_class else None
     with evaluating(model):
         for batch in read_batches(loader, model.num_classes, first_image):
-            features = model.features(batch.images.to(best.device, non_blocking=True))  # (B, D, H, W)
+            features = model.features(batch.images.to(best.device, non_blocking=True), given)  # (B, D, H, W)
             best.check_grid(features)
             for position, prototypes in _groups(batch.labels, batch.index, of_class):
                 index = batch.index if position is None else batch.index[position]

@@ -1,4 +1,4 @@
-"""How the processes that torchrun starts become one training, and how they end together.
+"""How the processes that torchrun starts become one training, speak with one voice, and end together.
 
     torchrun --nproc-per-node 2 -m protokern train --out RUN ...
 
@@ -9,8 +9,9 @@ without a word, so that a mistake is one line however many processes there are.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from datetime import timedelta
 
@@ -80,6 +81,17 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     finally:
         _board.reset(token)
     dist.destroy_process_group()  # not after an error: it could wait for a process that is gone
+
+
+@contextmanager
+def quiet_unless_first(ranks: Ranks) -> Iterator[None]:
+    """Within the block only the first rank prints and warns: what the others would say is the same."""
+    if ranks.is_first:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def has_another_failed() -> bool:

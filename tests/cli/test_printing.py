@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from protokern.cli.printing import one_line, show_warnings_once
+from protokern.cli.printing import show_warnings_once
+from protokern.report.text import one_line
 
 
 @pytest.mark.parametrize(

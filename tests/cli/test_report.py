@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from protokern.cli.main import main
-from protokern.cli.report import build_report
 from protokern.evaluate import Predictions
-from protokern.explain.collect import choose_images, class_slots, collect_report, read_progress
+from protokern.explain.collect import build_report, choose_images, class_slots, collect_report, read_progress
 from protokern.explain.importance import local_importance
 from protokern.results.importance import GlobalImportance, Reason
 from protokern.runs.data import open_data
@@ -20,6 +19,7 @@ from protokern.runs.log import EpochRecord, Notice, StageRecord, append_record
 from protokern.runs.open import open_run
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, choose, make_pool_run, make_run
+from tests.report.test_page import read_page
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_the_verb_writes_the_page_and_says_where(pushed: PushedRun, capsys: pyte
     assert last == str(page)
     assert all(line.startswith("warning: ") for line in warnings)
     html = page.read_text(encoding="utf-8")
-    assert html.count('class="card"') == 6
-    assert "&lt;b&gt;across" in html
+    assert len(read_page(html)["sheets"]) == 6
+    assert "\\u003cb\\u003eacross" in html
     assert "<b>across" not in html
     assert (pushed.folder / "prototypes" / "prototypes.json").exists()
 
@@ -67,7 +67,7 @@ def test_points_on_the_page_add_up_to_the_models_logits(pushed: PushedRun) -> No
 def test_the_page_of_a_pool_shows_every_prototype_once_and_its_points_add_up(tmp_path: Path) -> None:
     pool = make_pool_run(tmp_path)
     html = build_report(pool.folder, pool.splits).read_text(encoding="utf-8")
-    assert html.count('class="card"') == 6
+    assert len(read_page(html)["sheets"]) == 6
     assert html.count("Used by no class, no patch of an image.") == 2
     assert "The pool" in html
     assert "<b>across" not in html
@@ -117,7 +117,7 @@ def test_a_run_that_still_chooses_has_a_page_that_says_so(tmp_path: Path) -> Non
     html = build_report(soft.folder, soft.splits).read_text(encoding="utf-8")
     assert "The classes of this run still choose their prototypes" in html
     assert "Not chosen yet" in html
-    assert html.count('class="card"') == 6
+    assert len(read_page(html)["sheets"]) == 6
     assert "sed by no class" not in html
     assert "The pool" not in html
     assert "What it mistakes for what" in html
@@ -127,10 +127,10 @@ def test_without_data_the_page_says_what_it_lacks(pushed: PushedRun, tmp_path: P
     folder = tmp_path / "run"
     shutil.copytree(pushed.folder, folder)
     shutil.rmtree(folder / "prototypes", ignore_errors=True)
-    html = build_report(folder).read_text(encoding="utf-8")
+    html = build_report(folder, None).read_text(encoding="utf-8")
     assert "Made without test images" in html
     assert "The pictures of the prototypes are missing" in html
-    assert "<img" not in html
+    assert read_page(html)["pictures"] == []
 
 
 def test_data_that_moved_are_left_out_and_data_that_are_named_must_exist(
@@ -142,8 +142,8 @@ def test_data_that_moved_are_left_out_and_data_that_are_named_must_exist(
     assert main(["report", str(run.folder)]) == 0
     html = (run.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "Made without test images" in html
-    assert html.count('class="card"') == 6
-    assert "data:image/jpeg" in html
+    assert len(read_page(html)["sheets"]) == 6
+    assert read_page(html)["pictures"]
     capsys.readouterr()
     assert main(["report", str(run.folder), "--data", str(run.data)]) == 2
     assert "which does not exist" in capsys.readouterr().err

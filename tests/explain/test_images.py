@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from protokern.explain.images import explain_for_people
-from protokern.explain.prototypes import prototype_cards
+from protokern.explain.prototypes import describe_prototypes
 from protokern.models.base import PrototypeModel
 from protokern.report.figure import write_figure
-from protokern.results.explanations import ExplainedImage
+from protokern.results.explanations import Explanation
 from tests.explain.small_models import small_model, small_pool
 
 CLASSES = ("wren", "jay", "tit", "owl")
@@ -23,10 +23,10 @@ MODELS = {
 }
 
 
-def explain(model: PrototypeModel, true_class: int | None = None) -> tuple[ExplainedImage, torch.Tensor]:
+def explain(model: PrototypeModel, true_class: int | None = None) -> tuple[Explanation, torch.Tensor]:
     image = torch.rand(3, 24, 40)
-    cards = prototype_cards(model, CLASSES, None)
-    item, _ = explain_for_people(model, image, "bird.jpg", CLASSES, cards, true_class=true_class)
+    cards = describe_prototypes(model, CLASSES, None)
+    item = explain_for_people(model, image, "bird.jpg", CLASSES, cards, true_class=true_class)
     with torch.no_grad():
         return item, model(image[None]).logits[0]
 
@@ -39,11 +39,11 @@ def test_points_shown_and_folded_away_add_up_to_the_logit_of_every_class(name: s
         item, logits = explain(model, true_class)
         for one in item.classes:
             seen.add(one.class_index)
-            shown = sum(match.points for match in one.matches)
+            shown = sum(match.points for match in one.evidence)
             assert shown + one.own_points + one.foreign_points == pytest.approx(one.total, abs=1e-5)
             assert one.total == pytest.approx(float(logits[one.class_index]), abs=1e-5)
-            assert len(one.matches) + one.num_own + one.num_foreign == model.num_prototypes
-            for match in one.matches:
+            assert len(one.evidence) + one.num_own + one.num_foreign == model.num_prototypes
+            for match in one.evidence:
                 assert match.points == match.similarity * match.weight
     assert seen == set(range(4))
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from protokern.cli.main import main
-from protokern.cli.report import build_report
 from protokern.explain import prototype_frames
+from protokern.explain.collect import build_report
 from protokern.explain.prototype_frames import other_image
 from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.open import open_run
 from protokern.runs.prototypes import read_prototypes
 from tests.cli.pushed_run import CLASSES, SIZE, PushedRun, make_pool_run, make_run
+from tests.report.test_page import read_page
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,11 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
 def table_of(folder: Path) -> dict[str, Any]:
     table: dict[str, Any] = json.loads((folder / "prototypes" / "prototypes.json").read_text())
     return table
+
+
+def _matches(page: dict[str, Any]) -> list[dict[str, Any]]:
+    items = [page["item"]] if "item" in page else page["explanations"]["items"]
+    return [match for item in items for match in item["first"]["reasons"] + item["first"]["no_reasons"]]
 
 
 def test_the_report_stores_frames_that_keep_what_they_say(reported: PushedRun) -> None:
@@ -69,7 +75,7 @@ def test_what_is_stored_is_not_sought_again(reported: PushedRun, monkeypatch: py
     assert table_of(reported.folder) == stored
     html = (reported.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert html.count("frame alone keeps") >= 6
-    sheets = json.loads(html.partition('id="sheets">')[2].partition("</script>")[0])["sheets"]
+    sheets = read_page(html)["sheets"]
     boxes = [row[0][3] for sheet in sheets for _, rows in sheet["near"] for row in rows]
     assert boxes
     assert {(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes} == {(8, 8)}, "nearest patches are marked, a cell each"
@@ -165,13 +171,13 @@ def test_other_frames_cost_nothing_and_draw_the_other_boxes(
         out = [] if verb == "report" else ["--out", str(tmp_path)]
         assert main([verb, str(reported.folder), *arguments, *out, "--frame", frame]) == 0
     entry = json.loads((tmp_path / "0.json").read_text())["classes"][0]["prototypes"][0]
-    y0, x0, y1, _ = entry["patch_box" if frame == "grid" else "activation_box"]
-    place = f"top:{100 * y0 / SIZE:.2f}%;left:{100 * x0 / SIZE:.2f}%;height:{100 * (y1 - y0) / SIZE:.2f}%"
     for path in (tmp_path / "0.html", reported.folder / "report" / "index.html"):
         html = path.read_text(encoding="utf-8")
         assert "frame alone keeps" not in html
-        assert 'class="cell-mark"' not in html
-    assert f'class="frame" style="{place}' in (tmp_path / "0.html").read_text(encoding="utf-8")
+        shown = [match["here"] for match in _matches(read_page(html))]
+        assert all(len(view) == 5 for view in shown)  # without a mark of the patch
+    drawn = [match["here"][3] for match in _matches(read_page((tmp_path / "0.html").read_text(encoding="utf-8")))]
+    assert entry["patch_box" if frame == "grid" else "activation_box"] in drawn
     assert entry["sufficient_frame"] is None
 
 

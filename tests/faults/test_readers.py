@@ -110,7 +110,7 @@ def test_a_checkpoint_with_another_table(pushed: PushedRun, copy: Path, data: st
 @given(st.data())
 def test_the_progress_of_a_run(data: st.DataObject) -> None:
     table = replaced(Progress().to_table(), data.draw)
-    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # `resume_run` names the checkpoint
+    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # `resume` names the checkpoint
         Progress.from_table(table)
 
 

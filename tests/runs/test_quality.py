@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.evaluate import score_classes
 from protokern.models import ProtoPNet, ProtoPool
 from protokern.push import PushResult
+from protokern.results.scores import score_classes
 from protokern.runs.quality import answer_warnings, copied_prototypes, model_warnings
 
 CLASSES = ("hat", "dress")

@@ -16,10 +16,11 @@ from protokern.errors import ConfigError, DataError, TrainingError
 from protokern.ranks import SINGLE, Ranks
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
+from protokern.train.events import RunStopped
 from protokern.train.head_stages import prune_step, push_step
 from protokern.train.loop import train
 from protokern.train.processes import device_of_process, joined_ranks
-from protokern.train.state import TrainingRun, resume_run
+from protokern.train.state import TrainingRun
 
 from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
 
@@ -115,14 +116,17 @@ def train_with_and_without_a_stop(folder: Path) -> int:
     with joined_ranks(CPU) as ranks:
         straight = birds_run(folder / "straight", config, ranks)
         list(train(straight))
-        run = birds_run(folder / "stopped", config, ranks)
-        run.should_stop = lambda: ranks.rank == 1 and run.progress.epoch == 0 and run.progress.batch == 2
-        with pytest.raises(KeyboardInterrupt):
-            list(train(run))
+
+        def should_stop() -> bool:
+            return ranks.rank == 1 and run.progress.epoch == 0 and run.progress.batch == 2
+
+        run = birds_run(folder / "stopped", config, ranks, should_stop)
+        *_, last = train(run)
+        assert last == RunStopped(folder / "stopped" / "checkpoints" / "joint-1-batch-2")
         resumed = birds_run(folder / "stopped", config, ranks)
         checkpoint = find_resumable(folder / "stopped")
         assert checkpoint is not None
-        resume_run(resumed, read_checkpoint(checkpoint))
+        resumed.resume(read_checkpoint(checkpoint))
         assert resumed.progress.batch == 2
         list(train(resumed))
         for (name, one), other in zip(

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from protokern.cli.importance_words import local_lines, summary_lines
 from protokern.explain.importance_statistics import compare_importance
+from protokern.report.text import importance_lines, local_lines
 from protokern.results.importance import GlobalImportance, ImportanceBatch
 
 
@@ -24,7 +24,7 @@ def scores(hue: list[float], shape: list[float], *, width: float = 0.1) -> Globa
 
 
 def said(train: GlobalImportance, test: GlobalImportance) -> list[str]:
-    return summary_lines(train, test, compare_importance(train, test))[4:]
+    return importance_lines(train, test, compare_importance(train, test))[4:]
 
 
 def test_the_top_reason_and_a_difference_between_train_and_test() -> None:
@@ -81,6 +81,6 @@ def test_an_image_gets_the_words_that_its_page_has() -> None:
 
 def test_a_single_prototype_has_no_test_to_speak_of() -> None:
     train = scores([0.3], [0.1])
-    lines = summary_lines(train, train, compare_importance(train, train))
+    lines = importance_lines(train, train, compare_importance(train, train))
     assert lines[2].split() == ["hue", "0.300", "-", "0.300", "-", "1", "of", "1", "-", "-", "-"]
     assert not any("Welch's test" in line for line in lines[4:])

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protokern.evaluate import ClassScore, Scores
+from protokern.results.scores import ClassScore, Scores
 from protokern.storage.files import to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
 

@@ -147,7 +147,7 @@ def check_text(key: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{key}: must be UTF-8, for run.toml holds it; got {value!a}. "
+            f"{key}: must be UTF-8, because run.toml stores it; got {value!a}. "
             "Rename it, or give a link to it with another name."
         ) from error
 

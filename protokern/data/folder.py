@@ -229,7 +229,7 @@ def _keep_readable(
     sequences = [path for path, one in facts.items() if one.is_sequence]
     if sequences:
         notes.append(
-            f"{counted(sequences, 'file')} with several pictures (animations, pages), of which the first is taken: "
+            f"{counted(sequences, 'file')} with several pictures (animations, pages), of which the first is used: "
             f"{listed([path.name for path in sequences], 3)}"
         )
     unreadable = [(path, one.reason) for path, one in facts.items() if one.reason is not None]

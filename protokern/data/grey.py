@@ -112,7 +112,7 @@ def describe_range(grey_range: GreyRange, files: Iterable[Values], *, is_measure
     words = f"{count}: {low:g} to {high:g} become black to white"
     if is_measured:
         bits = round(math.log2(high + 1))
-        words += f" ({bits} bits, by the largest value of the training images; written down as data.grey_range)"
+        words += f" ({bits} bits, by the largest value of the training images; written to run.toml as data.grey_range)"
     cut = sum(values.smallest < low or values.largest > high for values in every)
     if cut:
         words += f"; {cut:,} of them {'have' if cut != 1 else 'has'} values outside of that, which are cut off"

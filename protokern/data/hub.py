@@ -93,8 +93,8 @@ def open_hub(name: str) -> PackedSource:
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # a file of the folder may be broken
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"data: huggingface:{name} cannot be had ({reason}). Check the name and the network, or give a folder that "
-            "save_to_disk wrote."
+            f"data: huggingface:{name} is not available ({reason}). Check the name and the network, or give a folder "
+            "that save_to_disk wrote."
         ) from error
     if not isinstance(loaded, dict):
         raise DataError(

@@ -253,7 +253,7 @@ def _pass_beside(root: Path, taken: Sequence[Path], passed: PassedOver) -> None:
         if _pass_hidden(entry, passed) or entry in taken:
             continue
         if entry.is_dir():
-            passed.add("in folders that are no split", f"{entry.name}/", _num_files(entry))
+            passed.add("in folders that are not a split", f"{entry.name}/", _num_files(entry))
         else:
             passed.add("beside the folders", entry.name)
 

@@ -72,15 +72,15 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray
             if (image.height, image.width) != size:
                 raise DataError(
                     f"{path}: must have the pixels of its image as stored, {size[1]} x {size[0]}; "
-                    f"got {image.width} x {image.height}. Make it anew."
+                    f"got {image.width} x {image.height}. Save it again."
                 )
             if image.mode not in ("L", "1"):
-                raise DataError(f"{path}: must be grey with 8 bits; got {image.mode}. Make it anew.")
+                raise DataError(f"{path}: must be grey with 8 bits; got {image.mode}. Save it again.")
             values = np.asarray(image.convert("L"))
     except DataError:
         raise
     except _DAMAGE as error:
-        raise DataError(f"{path}: must be a PNG that can be read; it cannot ({error}). Make it anew.") from error
+        raise DataError(f"{path}: must be a PNG that can be read; it cannot ({error}). Save it again.") from error
     others = sorted({*np.unique(values).tolist()} - {BACKGROUND, BORDER, OBJECT})
     if others:
         raise DataError(

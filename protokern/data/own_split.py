@@ -125,7 +125,7 @@ def hold_out(
         if len(members) < 2:
             raise DataError(
                 f"data: must hold at least two training images of each class to hold one out for validation; "
-                f"got {len(members)} of {name}. Add images, or give validation images of their own (val)."
+                f"got {len(members)} of {name}. Add images, or give a folder of validation images (val)."
             )
         num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
         held.update(members[i] for i in rng.permutation(len(members))[:num_held])
@@ -186,9 +186,9 @@ def _notes(
         for part, whole, fraction in zip(of_split.values(), (everything, rest), fractions, strict=True)
     ]
     notes = [
-        f"no train/ and test/: split by itself, for the test {of_split['test'].total()} of {len(samples)} images "
+        f"no train/ and test/: split automatically, for the test {of_split['test'].total()} of {len(samples)} images "
         f"({shares[0]}), for the validation {of_split['val'].total()} of the others ({shares[1]}), seed {seed}; "
-        "written down in the run folder"
+        "written to the run folder"
     ]
     alike = [group for group in groups if len(group) > 1]
     if alike:

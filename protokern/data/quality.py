@@ -55,7 +55,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
         (
             splits.push,
             "training",
-            "Add images, or leave the class out: so few may show what is no property of the class",
+            "Add images, or leave the class out: so few may show what is not typical of the class",
         ),
         (splits.test, "test", "One answer moves the recall of such a class by ten points or more: add test images"),
     ):
@@ -74,7 +74,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
             f"{len(rare)} of {len(counts)} classes {_have(rare)} at most a tenth of the training images of "
             f"{splits.classes[most]} ({counts[most]}): "
             f"{_listed([f'{splits.classes[label]} ({counts[label]})' for label in rare])}. "
-            "Accuracy hardly counts such a class: look at its recall, and add images of it."
+            "Such a class hardly changes the accuracy: look at its recall, and add images of it."
         )
     return tuple(found)
 
@@ -82,7 +82,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
 def _copy_warnings(splits: Splits) -> list[str]:
     train, val, test = (make_small(images) for images in (splits.push, splits.val, splits.test))
     pairs = (
-        (splits.test, test, splits.push, train, "test", "training", "The test accuracy says too much"),
+        (splits.test, test, splits.push, train, "test", "training", "The test accuracy is too optimistic"),
         (
             splits.test,
             test,
@@ -90,7 +90,7 @@ def _copy_warnings(splits: Splits) -> list[str]:
             val,
             "test",
             "validation",
-            "The test images had a part in the choice of weights",
+            "The test images influenced the choice of weights",
         ),
         (
             splits.val,
@@ -99,7 +99,7 @@ def _copy_warnings(splits: Splits) -> list[str]:
             train,
             "validation",
             "training",
-            "The choice of weights trusts what was learnt by heart",
+            "The validation images then reward what was memorised",
         ),
     )
     found = []
@@ -141,7 +141,7 @@ def _say_confound(kind: str, found: Sequence[Confound], classes: Sequence[str]) 
     what = {"format": "format of the file"}.get(kind, kind)
     return (
         f"{len(found)} of {len(classes)} classes can be told by the {what} of {'its' if len(found) == 1 else 'their'} "
-        f"training images alone: {told}. The net may learn that in place of what the images show. {_REMEDIES[kind]}."
+        f"training images alone: {told}. The net may learn that instead of what the images show. {_REMEDIES[kind]}."
     )
 
 

@@ -61,7 +61,7 @@ class _Shards:
         self.samples: list[Sample] = []
         for number, shard in enumerate(shards):
             if not shard.is_file():
-                raise DataError(f"data: must hold tar files; {shard} is no plain file. Remove it.")
+                raise DataError(f"data: must hold tar files; {shard} is not a plain file. Remove it.")
             try:
                 with shard.open("rb") as file:
                     self._index(number, shard, _Headers(file))
@@ -286,6 +286,6 @@ def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:
         try:
             return [line for line in content.decode("utf-8").splitlines() if line]
         except UnicodeDecodeError as error:
-            raise DataError(f"data: {path} must be text in UTF-8, a name of a class in each line ({error}).") from error
+            raise DataError(f"data: {path} must be UTF-8 text with one class name per line ({error}).") from error
     count = max((label for split in found.values() for _, label in split.samples), default=-1) + 1
     return [str(label) for label in range(count)]

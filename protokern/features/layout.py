@@ -31,7 +31,7 @@ FORMAT = "protokern-features-"
 VERSION = 1
 HEADER, CHUNKS, FEATURES, LOCK = "store.json", "chunks.bin", "features.bin", "lock"
 CHUNK_IMAGES = 64
-ADVICE = "Remove the folder to have it made anew, or give another one."
+ADVICE = "Remove the folder, and it is written again, or give another one."
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}

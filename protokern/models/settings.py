@@ -125,7 +125,9 @@ def _check_names(kind: type[ModelConfig], settings: Mapping[str, Any]) -> None:
     allowed = [field.name for field in fields(kind) if field.name not in _NO_SETTINGS]
     for name in settings:
         if name in _OF_THE_BACKBONE:
-            raise TypeError(f"{name}: must be given to build_backbone; got it for a model, whose backbone is built.")
+            raise TypeError(
+                f"{name}: must be given to build_backbone; got it for a model, which takes a finished backbone."
+            )
         if name not in allowed:
             close = difflib.get_close_matches(name, allowed, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""

@@ -63,7 +63,7 @@ class Outputs:
         if any(os.path.samestat(status, one) for one in self._inputs):
             return "is an input of this command"
         if not stat.S_ISREG(status.st_mode):
-            return "is a link" if stat.S_ISLNK(status.st_mode) else "is no plain file"
+            return "is a link" if stat.S_ISLNK(status.st_mode) else "is not a plain file"
         if self._trusts_all:
             return None
         listed = {checksum for one, by, checksum in written if one == name and by == self._by}
@@ -204,7 +204,7 @@ def check_whole_folder(folder: Path, by: str, is_ours: Callable[[str], bool]) ->
         if is_plain and ((path.name, by, _checksum(path)) in written if is_listed else is_ours(path.name)):
             continue
         raise CheckpointError(
-            f"{folder}: must hold only what protokern wrote there, for it is replaced as a whole; "
+            f"{folder}: must hold only what protokern wrote there, because it is replaced as a whole; "
             f"got {path.name}, which it did not write, or not as it is now. Move it away."
         )
 

@@ -175,7 +175,7 @@ def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkey
         raise ValueError("no such data set\nand more")
 
     fake_datasets.load_dataset = missing
-    with pytest.raises(DataError, match=r"huggingface:some/name cannot be had \(no such data set\)\. Check the"):
+    with pytest.raises(DataError, match=r"huggingface:some/name is not available \(no such data set\)\. Check the"):
         open_splits("huggingface:some/name", image_size=16)
     rows = FakeRows(fake_datasets, [0, 1])
     rows.features["other"] = fake_datasets.Image()
@@ -250,12 +250,12 @@ def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets,
     with pytest.raises(DataError, match=r"must have a class label in every row; huggingface:.* has none in row 1"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
     fake_datasets.load_from_disk = lambda name: {}["_split"]
-    with pytest.raises(DataError, match="cannot be had"):
+    with pytest.raises(DataError, match="is not available"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"cat\ndog\xff\n", "must be text in UTF-8"), (b"cat\n" * 5_000_000, "at most 16777216")]
+    ("content", "message"), [(b"cat\ndog\xff\n", "must be UTF-8 text"), (b"cat\n" * 5_000_000, "at most 16777216")]
 )
 def test_names_of_classes_are_text_of_a_limited_size(tmp_path, content, message) -> None:
     write_shards(tmp_path, train=4, test=4)
@@ -307,7 +307,7 @@ def test_headers_that_lie_are_refused(tmp_path, content) -> None:
 def test_a_shard_that_is_no_plain_file_is_not_waited_for(tmp_path) -> None:
     write_shards(tmp_path, train=4, test=4)
     os.mkfifo(tmp_path / "train-000002.tar")
-    with pytest.raises(DataError, match=r"train-000002.tar is no plain file"):
+    with pytest.raises(DataError, match=r"train-000002.tar is not a plain file"):
         open_splits(f"webdataset:{tmp_path}", image_size=16)
 
 

@@ -17,7 +17,10 @@ from protokern.errors import BackendUnavailableError
 from protokern.kernels import backends
 
 from .cases import SMALL, Case
+from .interpreted import QUICK_OPS, interpreter_runs
 from .public_ops import OPS, outputs
+
+pytestmark = interpreter_runs()
 
 # `argument: must be what is wanted; got what came. What to do.` The last sentence only where there is something to do.
 FORM = re.compile(r"^[a-z_]+: must .+; got .+\.$", flags=re.DOTALL)
@@ -205,6 +208,7 @@ STRANGE: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 @pytest.mark.parametrize("kind", STRANGE)
+@interpreter_runs(op=QUICK_OPS, metric=("sqeuclidean",), because="the offsets are those of another op or metric")
 def test_strange_memory_gives_the_numbers_of_plain_memory(
     kind: str, metric: str, op: Callable[..., Any], backend: str
 ) -> None:
@@ -220,6 +224,7 @@ def test_strange_memory_gives_the_numbers_of_plain_memory(
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-6)
 
 
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_gradients_reach_what_overlaps(op: Callable[..., Any], backend: str) -> None:
     """Memory that stands for several cells gets the sum of their gradients."""
     prototypes = SMALL.inputs()[1]
@@ -244,6 +249,7 @@ def test_negative_strides_of_numpy_are_stopped_by_torch_and_work_once_copied(
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_offsets_beyond_32_bits_on_either_side(op: Callable[..., Any], tmp_path: Path, backend: str) -> None:
     """The two images, and the prototypes, lie more than 2^31 numbers apart in a sparse file."""
     values, few = Case(2, 3, 4, 5, 2).inputs()
@@ -265,6 +271,7 @@ def test_offsets_beyond_32_bits_on_either_side(op: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_what_is_not_finite_stays_in_its_image_and_prototype(bad: float, op: Callable[..., Any], backend: str) -> None:
     features, prototypes = Case(3, 5, 4, 3, 7).inputs()
     clean = outputs(op(features, prototypes, backend=backend))

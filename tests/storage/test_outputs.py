@@ -55,7 +55,7 @@ def test_a_file_that_the_user_changed_or_put_in_its_place_stays(tmp_path: Path) 
     refuses(tmp_path, "a.html", "is a link")
     (tmp_path / "a.html").unlink()
     (tmp_path / "a.html").mkdir()
-    refuses(tmp_path, "a.html", "is no plain file")
+    refuses(tmp_path, "a.html", "is not a plain file")
 
 
 def test_a_file_of_another_command_stays(tmp_path: Path) -> None:

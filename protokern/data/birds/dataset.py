@@ -116,10 +116,10 @@ class SyntheticBirds(ImageDataset):
             kind = "species" if differ_in == "species" else f"birds that differ in {differ_in} alone"
             raise ValueError(f"num_classes: must be from 2 to {most}; got {num_classes}. There are no more {kind}.")
         if images_per_class < 1:
-            raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Ask for some images.")
+            raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Give a larger number.")
         size = parse_image_size(image_size)
         if min(size) < _MIN_SIZE:
-            raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Birds need some room.")
+            raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Give a larger size.")
         self.species = [variant(differ_in, number) for number in range(num_classes)]
         self.split = split
         self._differ_in = differ_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
@@ -20,7 +19,7 @@ from protokern.runs.data import read_photographs, reading_of
 from protokern.runs.open import OpenRun, check_final, choose_device, open_run
 from protokern.runs.outputs import check_out
 from protokern.storage.files import to_json_bytes, write_file
-from protokern.storage.names import fit_name, longest_name, look_alike_key
+from protokern.storage.names import longest_name, name_outputs
 from protokern.storage.outputs import claim_outputs
 
 
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print(note)
     out = Path(args.out)
     check_out(out, opened)
-    names = _output_names(paths, args.format, longest_name(out))
+    names = name_outputs(paths, (".html", f".{args.format}", ".json"), longest_name(out))
     outputs = claim_outputs(out, [name for of_image in names for name in of_image], by="explain", inputs=paths)
     files = find_prototypes(opened, None)
     if files is None:
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
         with outputs.writing() as stage:
             page, figure, table = (stage / name for name in of_image)
-            write_explanation(explanation, opened.folder.resolve().name, page)
+            write_explanation(explanation, explanation.model_name, page)
             write_figure(explanation, figure)
             write_file(table, to_json_bytes(explanation_table(explanation) | told))
         print("\n".join([*explanation_lines(explanation), *(f"  {out / name}" for name in of_image)]))
@@ -82,25 +81,3 @@ def _why_no_pictures(opened: OpenRun) -> str:
     if opened.push is None:
         return "the run has had no push yet, so they are not patches of images."
     return "run 'protokern report RUN --data DIR' once to make them."
-
-
-def _output_names(paths: Sequence[Path], figure_format: str, longest: int) -> list[tuple[str, str, str]]:
-    """Names of the page, the figure and the table of every image.
-
-    They are the images' own, numbered where a file system might take two for one.
-    """
-    names: list[tuple[str, str, str]] = []
-    taken: set[str] = set()
-    for path in paths:
-        number = 1
-        while True:
-            ending = "" if number == 1 else f"-{number}"
-            page, figure, table = (
-                fit_name(path.stem, ending + suffix, longest) for suffix in (".html", f".{figure_format}", ".json")
-            )
-            if look_alike_key(page) not in taken:
-                break
-            number += 1
-        taken.add(look_alike_key(page))
-        names.append((page, figure, table))
-    return names

@@ -20,7 +20,7 @@ from protokern.cli.allocator import keep_freed_memory
 from protokern.cli.faults import mistake_in_words, write_fault
 from protokern.cli.printing import printing_any_name, show_warnings_once
 from protokern.errors import ConfigError, OtherProcessError, ProtokernError
-from protokern.report.text import one_line
+from protokern.storage.names import one_line
 
 FAULT, MISTAKE, INTERRUPTED, CLOSED = 1, 2, 130, 141
 

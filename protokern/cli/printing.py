@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TextIO
 
-from protokern.report.text import one_line
+from protokern.storage.names import one_line
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from protokern.inputs.stores import FeatureRecord
-from protokern.report.text import one_line
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
+from protokern.storage.names import one_line
 from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
 from protokern.train.stages import LEARNING
 

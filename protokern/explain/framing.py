@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
 
+from protokern.explain.boxes import cell_box, patch_box
+from protokern.explain.pictures import upsample
 from protokern.explain.shown import Explanation
-from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.explain.sufficient import FrameTarget, sufficient_frame, sufficient_frames
 from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
 from protokern.results.explanations import Evidence
 from protokern.results.places import Box, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
+# From an image (C, Y, X), a prototype and its patch (row, column) to the frame around the match; None: there is none.
+FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
 
 
 class Boxes(Protocol):
@@ -87,3 +92,27 @@ def show_frame(evidence: Evidence, frame: str) -> Evidence:
         proof=view.sufficient if is_tested else None,
     )
     return replace(evidence, picture=picture)
+
+
+def grid_frame(model: PrototypeModel) -> FrameOf:
+    """Around the patch's cell and what is connected with it of the highest twentieth of the upsampled map."""
+
+    def frame(image: Tensor, prototype: int, patch: tuple[int, int]) -> Box:
+        layer = model.prototype_layer
+        with evaluating(model):
+            index = image.new_tensor([prototype]).long()
+            distance = layer.distance_map(model.features(image[None]), index)[0]  # (1, H', W')
+            size = (image.shape[1], image.shape[2])
+            heat_map = upsample(layer.activate(distance), size).cpu().numpy()[0]
+        return patch_box(heat_map, cell_box((distance.shape[1], distance.shape[2]), patch, size))
+
+    return frame
+
+
+def smallest_frame(model: PrototypeModel) -> FrameOf:
+    """The smallest box found whose content alone keeps nine tenths of the similarity."""
+    return lambda image, prototype, patch: sufficient_frame(model, image, prototype, patch).box
+
+
+# By the names that commands know them by.
+FRAME_MAKERS: dict[str, Callable[[PrototypeModel], FrameOf]] = {"grid": grid_frame, "sufficient": smallest_frame}

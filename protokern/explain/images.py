@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from protokern.models.base import PrototypeModel
 from protokern.results.explanations import ClassExplanation
 from protokern.results.places import ReceptiveField
 from protokern.results.prototypes import Prototype
+from protokern.runs.data import read_photographs
 from protokern.runs.open import OpenRun, check_final
 from protokern.runs.prototypes import PrototypeFiles
 
@@ -26,7 +28,7 @@ SHOWN_MATCHES = 4
 
 def explain_images(
     run: OpenRun,
-    images: Sequence[Tensor],
+    images: Sequence[Tensor | Path | str],
     names: Sequence[str] | None = None,
     *,
     files: PrototypeFiles | None = None,
@@ -38,8 +40,8 @@ def explain_images(
 
     Args:
         run: whose choices are final.
-        images: (C, Y, X) each, as `read_photographs` of `protokern.runs.data` gives them for the run.
-        names: of the images; None: "image 0" and so on.
+        images: (C, Y, X) each, as the run reads its own; or paths of photographs, all of which are read at once.
+        names: of the images; None: those of the files, and "image 0" and so on.
         files: the prototypes of the run; None: those in its folder, if there are any.
         heat_map: how the heat maps of the images are made, see `explain_image`.
         frame: which box is drawn as the frame: "sufficient", "grid" or "paper"; see `drawn_box`.
@@ -52,12 +54,15 @@ def explain_images(
     Raises:
         CheckpointError: the classes of the run still choose their prototypes.
         ValueError: `heat_map` is unknown.
+        DataError: a photograph cannot be read.
         MissingPackageError: `heat_map` needs captum, and it is not installed.
     """
     check_heat_map(heat_map)
     check_final(run)
-    named = [f"image {index}" for index in range(len(images))] if names is None else names
-    return _explanations(run, images, named, files or find_prototypes(run, None), heat_map, frame, progress)
+    read = [one if isinstance(one, Tensor) else read_photographs(run.config, [Path(one)])[0] for one in images]
+    own_names = [f"image {k}" if isinstance(one, Tensor) else Path(one).name for k, one in enumerate(images)]
+    found = files or find_prototypes(run, None)
+    return _explanations(run, read, names or own_names, found, heat_map, frame, progress)
 
 
 def _explanations(
@@ -89,7 +94,7 @@ def _explanations(
             prototypes = describe_prototypes(run.model, run.classes, files, frame)
             explanation = with_prototypes(explanation, prototypes)
         field = explanation.receptive_field
-        yield explanation
+        yield replace(explanation, model_name=run.folder.resolve().name)
 
 
 def explain_for_people(

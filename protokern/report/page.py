@@ -68,6 +68,12 @@ def render_report(data: Report, *, beside: bool = False) -> str:
     return _frame(*view_report(data), beside=beside)
 
 
+def render_small_report(data: Report) -> str | None:
+    """The page of a run with its pictures inside; None if there are more than fit into a page that opens quickly."""
+    table, shelf = view_report(data)
+    return None if shelf.num_bytes > MOST_INSIDE else _frame(table, shelf, beside=False)
+
+
 def render_explanation(item: Explanation, model_name: str) -> str:
     """The page of one explained image as HTML, with its pictures inside."""
     return _frame(*view_explanation(item, model_name), beside=False)

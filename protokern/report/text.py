@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,17 +20,12 @@ from protokern.results.explanations import ClassExplanation, Explanation
 from protokern.results.importance import Comparison, GlobalImportance, ImportanceBatch, Reason
 from protokern.results.prototypes import GlobalExplanation, Prototype
 from protokern.results.scores import Scores
+from protokern.storage.names import one_line
 
 LEVEL = 0.05  # p-values below it are called a difference
 _UNKNOWN = "-"
 _MOST_NAMED = 10
 _MOST_ROWS = 30  # classes in a table on a terminal; of more the worst are shown
-
-
-def one_line(text: str) -> str:
-    """The text with single spaces between its words; what would steer a terminal is written as an escape."""
-    letters = " ".join(text.split())
-    return "".join(f"\\x{ord(one):02x}" if unicodedata.category(one) == "Cc" else one for one in letters)
 
 
 def explanation_lines(item: Explanation) -> list[str]:

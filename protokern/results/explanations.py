@@ -121,6 +121,7 @@ class Explanation:
         image: (Y, X, 3) uint8, as people see it.
         class_names: of all classes, in the order of the logits.
         true_class: name of the right class; None when nobody knows it.
+        model_name: of the model, such as the name of its run; empty where nobody named it.
         is_focal: similarities are those at the best patch less those of the image on average.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
     """
@@ -133,6 +134,7 @@ class Explanation:
     image: np.ndarray
     class_names: tuple[str, ...]
     true_class: str | None = None
+    model_name: str = ""
     is_focal: bool = False
     is_salient: bool = False
 

@@ -52,7 +52,13 @@ class OpenRun:
     epoch: int
 
 
-def open_run(path: str, *, data: str | None, changes: Sequence[str], device: torch.device) -> OpenRun:
+def open_run(
+    path: Path | str,
+    *,
+    data: str | None = None,
+    changes: Sequence[str] = (),
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a device does not change
+) -> OpenRun:
     """Load the model of a run folder or a checkpoint folder.
 
     Args:

@@ -54,12 +54,7 @@ def find_nearest_patches(
         ValueError: the loader is empty, shuffles without an index, gives an image twice, labels out of range or images
             of several sizes; an argument is out of range; or a distance is not finite.
     """
-    if k < 1:
-        raise ValueError(f"k: must be at least 1; got {k}. Give the number of entries per prototype.")
-    if patches not in ("best", "all"):
-        raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
-    if first_image < 0:
-        raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
+    _check_arguments(k, patches, first_image)
     layer = model.prototype_layer if weighted else _without_weights(model.prototype_layer)
     best = RunningBest(layer, k, all_patches=patches == "all", distinct=distinct, vectors=vectors)
     seen = Seen()
@@ -76,6 +71,15 @@ def find_nearest_patches(
     label = seen.labels_of(found.image)
     assert best.grid is not None
     return NearestPatches(found.distance, found.image, found.patch, label, found.vector, best.grid)
+
+
+def _check_arguments(k: int, patches: str, first_image: int) -> None:
+    if k < 1:
+        raise ValueError(f"k: must be at least 1; got {k}. Give the number of entries per prototype.")
+    if patches not in ("best", "all"):
+        raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
+    if first_image < 0:
+        raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
 
 
 def _without_weights(layer: PrototypeLayer) -> PrototypeLayer:

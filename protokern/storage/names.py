@@ -1,4 +1,4 @@
-"""Names of files: short enough for the file system, and temporary while a file is written."""
+"""Names: of files, short enough for the file system, or temporary while one is written; of anything, in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 _LONGEST = 255  # bytes of a name, in every file system in use
@@ -69,3 +70,29 @@ def _lives(process: int) -> bool:
 def look_alike_key(name: str) -> str:
     """The same text for names that people, and some file systems, do not distinguish: composed letters, lower case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces between its words; what would steer a terminal is written as an escape."""
+    letters = " ".join(text.split())
+    return "".join(f"\\x{ord(one):02x}" if unicodedata.category(one) == "Cc" else one for one in letters)
+
+
+def name_outputs(inputs: Sequence[Path], endings: Sequence[str], longest: int) -> list[tuple[str, ...]]:
+    """Names for what is written of each input, one for each of the endings, such as ".html".
+
+    They are the inputs' own, numbered where a file system might take two for one.
+    """
+    names: list[tuple[str, ...]] = []
+    taken: set[str] = set()
+    for path in inputs:
+        number = 1
+        while True:
+            suffix = "" if number == 1 else f"-{number}"
+            found = tuple(fit_name(path.stem, suffix + ending, longest) for ending in endings)
+            if look_alike_key(found[0]) not in taken:
+                break
+            number += 1
+        taken.add(look_alike_key(found[0]))
+        names.append(found)
+    return names

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from protokern.cli.printing import show_warnings_once
-from protokern.report.text import one_line
+from protokern.storage.names import one_line
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ const drawExplanation = () => [
     make(
       "div",
       { className: "section-head prose" },
-      paragraph("eyebrow", "protokern, ", name(page.model)),
+      paragraph("eyebrow", ...(page.model ? ["protokern, ", name(page.model)] : ["protokern"])),
       make("h1", {}, "Why ", name(page.item.answer), "?"),
     ),
     explained(page.item, "h2"),

@@ -1,4 +1,4 @@
-"""The answers to a data set, their accuracy and cross entropy, and which class was taken for which."""
+"""The answers to a data set: accuracy, cross entropy and confusion."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from protokern.ranks import SINGLE, Ranks
 class Evaluation:
     """Accuracy in [0, 1], mean cross entropy, and the number of images they are over.
 
-    `confusion` (K, K) int64 on the CPU counts the images, row = true class, column = answer; None where it was not
-    asked for.
+    `confusion` (K, K) int64 on the CPU counts the images, row = true class, column = answer; None unless asked for.
     """
 
     accuracy: float
@@ -48,7 +47,7 @@ def evaluate(
         memory_format: of the inputs.
         after_batch: called after every batch, for progress bars and interrupts.
         ranks: each has its own batches; all get the numbers over all of them.
-        num_classes: K, to count the answers by class; None: they are not counted.
+        num_classes: K, to count the answers by class; None: no count.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)

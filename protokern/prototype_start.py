@@ -1,4 +1,4 @@
-"""Where prototypes start: at patches of the training images of their classes, spread over what a class looks like."""
+"""Starts prototypes at patches of training images of their classes that together cover what a class looks like."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from protokern.nn import PrototypeLayer
 from protokern.push import PushResult
 from protokern.ranks import Ranks
 
-_MOST_OF_CLASS, _MOST_IMAGES = 300, 20_000  # more hardly move the middle of a group of patches, and fill the memory
+_MOST_OF_CLASS, _MOST_IMAGES = 300, 20_000  # more hardly change the middle of a cluster, and fill the memory
 _ROUNDS = 10  # k-means has settled by then
 
 
 def choose_images(labels: Sequence[int], num_classes: int, seed: int) -> list[int]:
-    """Images whose patches prototypes may start at, ascending: of every class equally many if it has them.
+    """Images whose patches prototypes may start at, ascending; the same number for every class, if it has them.
 
     Args:
         labels: of the training images.
@@ -45,19 +45,19 @@ def find_starts(
     ranks: Ranks,
     classes: Sequence[str] | None = None,
 ) -> PushResult:
-    """A patch for every prototype: in each class the middle of as many groups of patches as it has prototypes.
+    """A patch for every prototype: in each class the middles of as many clusters of patches as it has prototypes.
 
-    The groups are those of k-means over the patches of the chosen images, by the metric of the layer; a patch counts as
-    much as the layer weighs it. No two prototypes of a class get the same patch, or patches that overlap, as long as
-    the class has others.
+    The clusters are those of k-means over the patches of the chosen images, with the metric of the layer and its
+    weights of the patches. No two prototypes of a class get the same patch, or overlapping patches, as long as the
+    class has others.
 
     Args:
         model: every prototype has one class.
         features: maps (B, D, H, W) with labels, of this rank's part of the training images, in order.
         first_image: of that part.
         chosen: images whose patches count, ascending.
-        seed: draws the first patch of every group.
-        ranks: who share the images; all get the same answer.
+        seed: seed of the draw of the first patches.
+        ranks: the ranks that share the images; all get the same answer.
         classes: their names, for the message.
 
     Raises:
@@ -143,7 +143,7 @@ def _spread(
 ) -> Tensor | None:
     """`count` patches of one class as flat indices into (M, N), from patches (M, N, K) and weight (M, N).
 
-    None: there are not as many whose numbers are finite.
+    None if there are fewer finite patches.
     """
     rows = patches.flatten(0, 1)  # (M N, K)
     is_usable = rows.isfinite().all(dim=1) & (weight.flatten() > 0)
@@ -166,7 +166,7 @@ def _spread(
 
 
 def _first_centres(rows: Tensor, mass: Tensor, count: int, random: np.random.Generator) -> Tensor:
-    """k-means++: each centre is drawn by mass x squared distance from those before it, (count, K)."""
+    """k-means++: each centre is drawn in proportion to mass x squared distance from those before it, (count, K)."""
     chance = mass
     nearest = torch.full((len(rows),), torch.inf, dtype=torch.float64)
     chosen: list[int] = []
@@ -182,7 +182,7 @@ def _first_centres(rows: Tensor, mass: Tensor, count: int, random: np.random.Gen
 def _middles(
     rows: Tensor, mass: Tensor, centres: Tensor, usable: Tensor, grid: tuple[int, int], layer: PrototypeLayer
 ) -> Tensor:
-    """For each centre the patch that the layer finds nearest to it; one that overlaps an earlier one is left alone."""
+    """For each centre the nearest patch that overlaps no earlier one, as long as there are such patches."""
     squared = torch.cdist(centres, rows).square()  # (count, M N)
     distance = 1 - mass * (1 - squared / 2) if layer.metric == "cosine" else squared - mass.log()
     number, cell = usable // (grid[0] * grid[1]), usable % (grid[0] * grid[1])

@@ -213,10 +213,12 @@ def read_records(path: Path, layout: Layout) -> Records:
     return Records(np.concatenate(labels), tuple(checksums))
 
 
-def check_features(path: Path, layout: Layout, records: Records, part: tuple[int, int] = (0, 1)) -> None:
+def check_features(
+    path: Path, layout: Layout, records: Records, part: tuple[int, int] = (0, 1), *, piece_bytes: int = _PIECE_BYTES
+) -> None:
     """Read the features of all complete chunks once, chunk by chunk, and compare their checksums.
 
-    With a `part` (n, of) only the n-th of that many consecutive parts is read.
+    With a `part` (n, of) only the n-th of that many consecutive parts is read. At most `piece_bytes` are read at once.
 
     Raises:
         DataError: features are missing, damaged, or too many.
@@ -230,7 +232,7 @@ def check_features(path: Path, layout: Layout, records: Records, part: tuple[int
     first_chunk, end = (len(records.checksums) * number // part[1] for number in (part[0], part[0] + 1))
     if first_chunk == end:
         return
-    buffer = memoryview(bytearray(min(_PIECE_BYTES, whole)))
+    buffer = memoryview(bytearray(min(piece_bytes, whole)))
     with file.open("rb", buffering=0) as opened:
         opened.seek(first_chunk * layout.chunk_images * layout.image_bytes)
         for chunk, checksum in enumerate(records.checksums[first_chunk:end], start=first_chunk):

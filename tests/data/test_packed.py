@@ -153,7 +153,12 @@ def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:
         "test": FakeRows(fake_datasets, [-1, -1]),  # without labels, as ImageNet's
     }
     asked = []
-    fake_datasets.load_dataset = lambda name: asked.append(name) or loaded
+
+    def load(name):
+        asked.append(name)
+        return loaded
+
+    fake_datasets.load_dataset = load
     splits = open_splits("huggingface:some/name", image_size=16, augmentation="none")
     assert asked == ["some/name"]
     assert splits.classes == list(CLASSES)
@@ -164,7 +169,7 @@ def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:
     assert torch.equal(splits.test[0][0], open_one(path))
     assert splits.test.source_path(0) is None
 
-    fake_datasets.load_from_disk = lambda name: asked.append(name) or {**loaded, "test": FakeRows(fake_datasets, [1])}
+    fake_datasets.load_from_disk = lambda name: {**load(name), "test": FakeRows(fake_datasets, [1])}
     splits = open_splits(f"huggingface:{tmp_path}", image_size=16)
     assert asked[-1] == str(tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (4, 2, 1)

@@ -107,8 +107,10 @@ def test_reading_gives_back_what_was_written(pushed: PushedRun) -> None:
 def test_another_push_is_noticed(pushed: PushedRun) -> None:
     files = read_prototypes(pushed.folder)
     assert files is not None
-    assert not files.comes_from(replace(pushed.push, patch=pushed.push.patch + 1), pushed.model)
-    fewer = replace(pushed.push, image=pushed.push.image[:-1], patch=pushed.push.patch[:-1])
+    push = pushed.push
+    assert push is not None
+    assert not files.comes_from(replace(push, patch=push.patch + 1), pushed.model)
+    fewer = replace(push, image=push.image[:-1], patch=push.patch[:-1])
     assert not files.comes_from(fewer, pushed.model)
 
 
@@ -136,10 +138,12 @@ def test_a_prototype_without_a_patch_has_no_pictures(pushed: PushedRun, tmp_path
 
 
 def test_a_push_that_does_not_fit_is_refused(pushed: PushedRun, tmp_path: Path) -> None:
-    short = replace(pushed.push, image=pushed.push.image[:-1])
+    push = pushed.push
+    assert push is not None
+    short = replace(push, image=push.image[:-1])
     with pytest.raises(ValueError, match="push_result: must have one entry for each of the 6 prototypes; got 5"):
         write_prototypes(tmp_path, pushed.model, pushed.splits, short)
-    far = replace(pushed.push, image=pushed.push.image + 1000)
+    far = replace(push, image=push.image + 1000)
     with pytest.raises(DataError, match="data: must hold the images of the push, at least 1"):
         write_prototypes(tmp_path, pushed.model, pushed.splits, far)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What every op answers on every backend to input that is wrong, and to input that is only strange."""
+"""What every op answers to wrong input, which it checks before it chooses a backend, and to strange input."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def assert_refused(error: type[Exception], message: str, call: Callable[[], Any]
     ],
 )
 def test_wrong_shapes(
-    of_features: tuple[int, ...], of_prototypes: tuple[int, ...], message: str, op: Callable[..., Any], backend: str
+    of_features: tuple[int, ...], of_prototypes: tuple[int, ...], message: str, op: Callable[..., Any]
 ) -> None:
     features, prototypes = torch.rand(of_features), torch.rand(of_prototypes)
-    assert_refused(ValueError, message, lambda: op(features, prototypes, backend=backend))
+    assert_refused(ValueError, message, lambda: op(features, prototypes))
 
 
 # What is done to features and prototypes, and the answer to it.
@@ -137,11 +137,11 @@ WRONG_KINDS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], type[E
 
 
 @pytest.mark.parametrize("kind", WRONG_KINDS)
-def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any], backend: str) -> None:
+def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any]) -> None:
     change, error, message = WRONG_KINDS[kind]
     features, prototypes = SMALL.inputs()
     inputs = change(features, prototypes)
-    assert_refused(error, message, lambda: op(*inputs, backend=backend))
+    assert_refused(error, message, lambda: op(*inputs))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any], backend: str) 
         ({"metric": None}, r"metric: must be one of sqeuclidean, cosine; got None\."),
     ],
 )
-def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., Any], backend: str) -> None:
-    assert_refused(ValueError, message, lambda: op(*SMALL.inputs(), backend=backend, **options))
+def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., Any]) -> None:
+    assert_refused(ValueError, message, lambda: op(*SMALL.inputs(), **options))
 
 
 def test_unknown_backend(op: Callable[..., Any]) -> None:

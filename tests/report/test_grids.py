@@ -102,6 +102,7 @@ def test_with_a_tested_frame_the_nearest_patches_are_marked_and_not_framed(
     assert own == (card.picture.box, None)
     assert neighbours == [(card.neighbours.train[0].picture.box, None)] * 3
     drawn.clear()
+    assert card.picture is not None
     write_neighbours(replace(card, picture=replace(card.picture, cell=(4, 4, 8, 8))), tmp_path / "tested.png")
     own, _, *neighbours = drawn
     assert own == (card.picture.box, (4, 4, 8, 8))

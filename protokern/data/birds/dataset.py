@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -142,7 +143,7 @@ class SyntheticBirds(ImageDataset):
         label, number = divmod(range(len(self))[index], self._images_per_class)
         return f"{self.split}/{self.classes[label]}/{number:04}"
 
-    def source_path(self, index: int) -> None:
+    def source_path(self, index: int) -> Path | None:
         return None
 
     def transform(self) -> str:

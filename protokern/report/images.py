@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 from collections.abc import Hashable
@@ -36,10 +35,6 @@ class Stored:
     data: bytes
     width: int
     height: int
-
-    @property
-    def uri(self) -> str:
-        return "data:image/jpeg;base64," + base64.b64encode(self.data).decode("ascii")
 
 
 class PictureShelf:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -36,7 +35,6 @@ def test_equal_pictures_are_stored_once_whoever_made_them() -> None:
     other = shelf.find(picture + 200)
     assert [one.index for one in shelf.pictures] == [first.index, other.index] == [0, 1]
     assert shelf.num_bytes == len(first.data) + len(other.data)
-    assert base64.b64decode(first.uri.removeprefix("data:image/jpeg;base64,")) == first.data
     assert first.name != other.name
     assert first.name.removesuffix(".jpg").isalnum()
 

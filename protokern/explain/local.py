@@ -59,7 +59,7 @@ def explain_image(
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
-    _check(model, image, top, [*(classes or ()), *also])
+    _check(model, image, top, {"classes": classes or (), "also": also})
     check_heat_map(heat_map)
     picture = to_picture(image)
     image = image.to(model.device, model.dtype)
@@ -283,13 +283,14 @@ def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method:
     return replace(view, heat_map=inside)
 
 
-def _check(model: PrototypeModel, image: Tensor, top: int, classes: Sequence[int] | None) -> None:
+def _check(model: PrototypeModel, image: Tensor, top: int, classes: Mapping[str, Sequence[int]]) -> None:
     if image.ndim != 3:
         raise ValueError(
             f"image: must have shape (C, Y, X); got {tuple(image.shape)}. Explain one image at a time, as images[0]."
         )
     if top < 1:
         raise ValueError(f"top: must be at least 1; got {top}.")
-    outside = [k for k in classes or () if not 0 <= k < model.num_classes]
-    if outside:
-        raise ValueError(f"classes: must be from 0 to {model.num_classes - 1}; got {outside[0]}.")
+    for argument, chosen in classes.items():
+        outside = [k for k in chosen if not 0 <= k < model.num_classes]
+        if outside:
+            raise ValueError(f"{argument}: must be from 0 to {model.num_classes - 1}; got {outside[0]}.")

@@ -167,7 +167,7 @@ const setAddress = (address, how) => {
   }
 };
 const hashOf = (number) => `#prototype-${number}`;
-const numberIn = (hash) => {
+const prototypeIn = (hash) => {
   const found = /^#prototype-(\d+)$/.exec(hash);
   return found && sheets.has(Number(found[1])) ? Number(found[1]) : null;
 };
@@ -178,7 +178,7 @@ const open = (number) => {
   title.focus(); // an autofocus in the page would also be tried while it loads
 };
 const follow = () => {
-  const number = numberIn(location.hash);
+  const number = prototypeIn(location.hash);
   if (number !== null) open(number);
   else if (dialog.open) dialog.close();
 };
@@ -194,7 +194,7 @@ const startSheets = () => {
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#"]');
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    const number = numberIn(link.getAttribute("href"));
+    const number = prototypeIn(link.getAttribute("href"));
     if (number === null && location.protocol !== "about:") return;
     event.preventDefault();
     if (number === null) {
@@ -209,7 +209,7 @@ const startSheets = () => {
   addEventListener("hashchange", follow);
   dialog.addEventListener("close", () => {
     if (dialog.open) return; // the event comes a moment later, perhaps after it was opened again
-    if (numberIn(location.hash) !== null) setAddress(location.pathname + location.search, "replaceState");
+    if (prototypeIn(location.hash) !== null) setAddress(location.pathname + location.search, "replaceState");
     if (document.activeElement === document.body) document.querySelector(`.card a[href="${hashOf(current)}"]`)?.focus();
   });
   dialog.addEventListener("click", (event) => {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -30,6 +31,7 @@ class PushResult:
             same prototypes.
         label: (P,) int64, the image's label, which is a class of the prototype; -1 for the same prototypes.
         grid: (H', W'), rows and columns of the distance grid.
+        notices: which prototypes kept their vectors because there was no patch for them, in sentences.
     """
 
     image: Tensor
@@ -37,6 +39,7 @@ class PushResult:
     distance: Tensor
     label: Tensor
     grid: tuple[int, int]
+    notices: tuple[str, ...] = ()
 
     def keep(self, kept: Tensor) -> PushResult:
         """Where the prototypes in `kept`, (P',) int64, come from, in that order."""
@@ -86,16 +89,19 @@ def push_prototypes(model: PrototypeModel, loader: Loader, *, given: Given = "im
             model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted, given=given
         )
 
-    return push_found(model, search)
+    return _with_warnings(push_found(model, search))
 
 
 def push_found(model: PrototypeModel, search: Search) -> PushResult:
-    """`push_prototypes` with another search, for instance in images that several processes share."""
+    """`push_prototypes` with another search, for instance in images that several processes share.
+
+    It warns of nothing: see the notices of the result.
+    """
     _check_hard(model)
     nearest = search(model, 1, own_class=True, vectors=True, weighted=True)
     if not model.prototype_layer.norm_as_weight:
-        return apply_push(model, nearest)
-    return apply_push(model, nearest, search(model, 1, own_class=True, vectors=False, weighted=False))
+        return _push(model, nearest, None)
+    return _push(model, nearest, search(model, 1, own_class=True, vectors=False, weighted=False))
 
 
 def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None = None) -> PushResult:
@@ -111,6 +117,17 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: Neare
         ValueError: `nearest` or `unweighted` has no vectors, belongs to other prototypes or has images of other
             classes; `unweighted` is missing; or the choices of the model are soft. The prototypes are then unchanged.
     """
+    return _with_warnings(_push(model, nearest, unweighted))
+
+
+def _with_warnings(result: PushResult) -> PushResult:
+    """The result, after a warning for each of its notices."""
+    for notice in result.notices:
+        warnings.warn(notice, stacklevel=3)
+    return result
+
+
+def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None) -> PushResult:
     _check_hard(model)
     if nearest.vector is None:
         raise ValueError("nearest: must have the vectors of its patches; it has none. Search with vectors=True.")
@@ -141,8 +158,7 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: Neare
     with torch.no_grad():
         moved = is_moved.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
         prototypes.copy_(torch.where(moved, vector, prototypes))
-    _warn_of_lost(source.image >= 0, has_class)
-    return source
+    return replace(source, notices=tuple(_notices_of_lost(source.image >= 0, has_class)))
 
 
 def _check_found(name: str, found: NearestPatches, has_class: Tensor) -> None:
@@ -178,17 +194,15 @@ def _without_weights(
     )
 
 
-def _warn_of_lost(is_found: Tensor, has_class: Tensor) -> None:
+def _notices_of_lost(is_found: Tensor, has_class: Tensor) -> Iterator[str]:
     """Name the prototypes without a class or without images, of (P,) and (P, K)."""
     unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
     if unused:
-        warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=3)
+        yield f"model: no class uses the prototypes {unused}; they keep their vectors."
     lost = (~is_found & has_class.any(dim=1)).nonzero().flatten().tolist()
     if lost:
         classes = has_class[lost].any(dim=0).nonzero().flatten().tolist()
-        warnings.warn(
-            f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors.", stacklevel=3
-        )
+        yield f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors."
 
 
 def _check_hard(model: PrototypeModel) -> None:

@@ -130,6 +130,7 @@ def open_in_chromium(page: Path, rounds: int) -> Views | None:
             view = context.new_page()
             view.goto(page.as_uri(), wait_until="load")
             view.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+            view.wait_for_selector(".card")
             paints.append(view.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             loads.append(view.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
             opens.append(view.evaluate(_OPEN))

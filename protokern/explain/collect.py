@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,11 +30,11 @@ from protokern.inputs.loaders import ordered_loader
 from protokern.models.base import PrototypeModel
 from protokern.report.page import Place, write_report
 from protokern.results.prototypes import ClassSlots, Prototype
-from protokern.results.run import Confusion, EpochPoint, StageResult
+from protokern.results.run import Confusion
 from protokern.results.scores import score_classes
 from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
 from protokern.runs.folder import PAGE, claim_page, versions
-from protokern.runs.log import read_log
+from protokern.runs.log import read_progress
 from protokern.runs.open import OpenRun, open_run
 from protokern.runs.prototypes import PrototypeFiles, store_frames
 from protokern.runs.quality import run_warnings
@@ -206,21 +206,6 @@ def _explain(
             explanation = add_local_reasons(explanation, dataset.display_image(index), run.model, changes, prepare)
         items.append(explanation)
     return tuple(items)
-
-
-def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tuple[StageResult, ...]]:
-    """Curves, and the results of the stages that led to the weights of `epoch`, from the log of a run."""
-    path = run_dir / "log.jsonl"
-    epochs, stages = [], []
-    try:
-        for record in read_log(path):
-            if record["kind"] == "epoch":
-                epochs.append(EpochPoint(**{entry.name: record[entry.name] for entry in fields(EpochPoint)}))
-            elif record["kind"] == "stage" and record["epoch"] == epoch:
-                stages.append(StageResult(**{entry.name: record[entry.name] for entry in fields(StageResult)}))
-    except KeyError as error:
-        raise CheckpointError(f"{path}: must say what each epoch and stage reached; one lacks {error}.") from error
-    return tuple(epochs), tuple(stages)
 
 
 def _facts(run: OpenRun, splits: RunData | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TypeVar
 
 import torch
 
@@ -37,7 +36,6 @@ from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.stages import Step
 from protokern.train.state import TrainingRun
 
-Result = TypeVar("Result")
 Details = dict[str, float | int]
 
 
@@ -85,8 +83,10 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     """Make every prototype its nearest training patch; choices that are still soft become final first."""
     hardened = _harden(run.model)
     search = _search(run)
-    push, notices = _with_notices(lambda: push_found(run.model, search), run, "push")
+    with _translate_refusals(run, "push"):
+        push = push_found(run.model, search)
     run.prototypes_come_from(push)
+    notices = [Notice(text=text) for text in push.notices]
     is_found = push.image >= 0
     details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
     return [*hardened, *notices, _measure(run, "push", details)]
@@ -210,7 +210,7 @@ def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
     )
     result: PrunedByNeed | None = None
     if ranks.is_first:
-        try:
+        with _translate_refusals(run, "prune"):
             result = choose_by_need(
                 run.model,
                 Activations(val.values, val.labels),
@@ -220,8 +220,6 @@ def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
                 loss_ratio=prune.loss_ratio,
                 per_class=prune.per_class,
             )
-        except ValueError as error:
-            raise TrainingError(f"prune after epoch {run.progress.epoch}: {error}") from error
     nothing = torch.zeros(0, dtype=torch.int64)
     kept = ranks.gather(nothing if result is None else result.kept)[0]
     weight = ranks.gather(nothing.double()[:, None] if result is None else result.weight)[0]
@@ -244,12 +242,11 @@ def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
 def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
     """Drop the prototypes whose nearest patches are mostly of other classes."""
     search, prune = _search(run), run.job.prune
-    result, notices = _with_notices(
-        lambda: apply_prune(run.model, search(run.model, prune.k), prune.threshold), run, "prune"
-    )
+    with _translate_refusals(run, "prune"):
+        result = apply_prune(run.model, search(run.model, prune.k), prune.threshold)
     run.follow_pruning(result.kept)
     details: Details = {"removed": len(result.pruned), "spared": len(result.spared)}
-    return [*notices, _measure(run, "prune", details)]
+    return [_measure(run, "prune", details)]
 
 
 def prune_by_number_step(
@@ -304,12 +301,10 @@ def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
     )
 
 
-def _with_notices(action: Callable[[], Result], run: TrainingRun, name: str) -> tuple[Result, list[Notice]]:
-    """Do it; its warnings become notices, its refusal (distances that are not finite) a TrainingError."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = action()
-        except ValueError as error:
-            raise TrainingError(f"{name} after epoch {run.progress.epoch}: {error}") from error
-    return result, [Notice(text=str(warning.message)) for warning in caught]
+@contextmanager
+def _translate_refusals(run: TrainingRun, name: str) -> Iterator[None]:
+    """What a stage refuses, such as distances that are not finite, is an error of the training."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(f"{name} after epoch {run.progress.epoch}: {error}") from error

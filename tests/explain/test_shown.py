@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import webbrowser
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +98,21 @@ def test_outside_of_a_notebook_the_browser_opens_the_page(
         RuntimeError, match=r"show: must find a browser; there is none. Write the page with save\(path\)"
     ):
         explanation.show()
+
+
+def test_in_a_notebook_the_page_is_the_output_of_the_cell(
+    explanation: Explanation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules with the names of IPython's stand for it, which is not installed for the tests."""
+    outputs: list[Any] = []
+    ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+    monkeypatch.setattr(ipython, "get_ipython", lambda: SimpleNamespace(kernel=object()), raising=False)
+    monkeypatch.setattr(display, "display", outputs.append, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    explanation.show()
+    assert outputs[0] is explanation
+    assert len(outputs) == 1
 
 
 def test_the_program_in_the_documents_runs(

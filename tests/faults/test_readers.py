@@ -22,10 +22,10 @@ from protokern.backbones.weights import read_state as read_weights
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
-from protokern.explain.collect import read_progress
 from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.importance import read_importance
+from protokern.runs.log import read_progress
 from protokern.runs.open import load_model
 from protokern.runs.progress import Progress
 from protokern.runs.prototypes import read_prototypes

@@ -301,11 +301,30 @@ const SECTIONS = {
   run: drawRun,
 };
 
-const drawReport = () => {
+const drawNavigation = () => {
   const links = page.nav.map(([place, text]) => make("a", { href: `#${place}`, textContent: text }));
   const bar = make("nav", { className: "wrap", "aria-label": "Sections" });
   bar.append(make("span", { className: "wordmark", textContent: "protokern" }), ...links);
   bar.append(make("button", { type: "button", id: "theme", hidden: true }));
-  document.getElementById("main").before(make("header", { className: "top" }, bar));
-  return page.nav.map(([place]) => SECTIONS[place](page[place]));
+  return make("header", { className: "top" }, bar);
+};
+
+const drawReport = () => {
+  const main = document.getElementById("main");
+  main.before(drawNavigation());
+  const draw = (places) => main.append(...places.map(([place]) => SECTIONS[place](page[place])));
+  const gallery = page.nav.findIndex(([place]) => place === "prototypes");
+  draw(page.nav.slice(0, gallery));
+  const finish = () => {
+    draw(page.nav.slice(gallery));
+    startFilter();
+    startSheets();
+  };
+  if (!page.prototypes.many) return finish();
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      finish(); // after the reader has seen the beginning
+      document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    }),
+  );
 };

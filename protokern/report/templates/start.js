@@ -1,10 +1,6 @@
 // Draws what the page is of.
-const parts = page.sheets ? drawReport() : drawExplanation();
-document.getElementById("main").append(...parts);
-if (page.sheets) {
-  startFilter();
-  startSheets();
-}
+if (page.sheets) drawReport();
+else document.getElementById("main").append(...drawExplanation());
 
 // On paper nothing can be unfolded or come into view.
 addEventListener("beforeprint", () => {

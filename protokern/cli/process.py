@@ -1,7 +1,9 @@
-"""How names and messages get to a person: on one line, whatever they are made of."""
+"""The process of a command: the memory that it frees, and how names and warnings get to a person."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +11,25 @@ from io import TextIOWrapper
 from typing import TextIO
 
 from protokern.storage.names import one_line
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+
+
+def keep_freed_memory() -> bool:
+    """Reuse large buffers instead of handing them back to the system after every batch.
+
+    By default glibc maps each large buffer anew, and the system clears its pages again in every step of a training: a
+    fourth to a third of the time of EfficientNet-Lite0 on a CPU. The price is a somewhat larger process.
+
+    Returns:
+        Whether the C library took the settings.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, -1))
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""The C library keeps freed memory: a large buffer that is freed and taken again is not mapped anew."""
+"""The process of a command: a freed buffer is used again, a warning is shown once."""
 
 from __future__ import annotations
 
+import io
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from protokern.cli.process import show_warnings_once
+
 PROGRAM = """
 import ctypes, resource
-from protokern.cli.allocator import keep_freed_memory
+from protokern.cli.process import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def faults():
@@ -29,3 +32,13 @@ assert again <= first // 8, (first, again)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_a_freed_buffer_is_used_again() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)
+
+
+def test_a_warning_is_shown_once_in_a_run() -> None:
+    file = io.StringIO()
+    show = show_warnings_once()
+    for message in ("one", "two", "one"):
+        show(UserWarning(message), UserWarning, "file.py", 1, file=file)
+    assert file.getvalue() == "warning: one\nwarning: two\n"
+    show_warnings_once()("one", UserWarning, "file.py", 1, file=file)
+    assert file.getvalue().count("one") == 2

@@ -87,7 +87,12 @@ def test_outside_of_a_notebook_the_browser_opens_the_page(
     explanation: Explanation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: bool(opened.append(address)) or True)
+
+    def found(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", found)
     explanation.show()
     (address,) = opened
     page = Path(address.removeprefix("file://"))

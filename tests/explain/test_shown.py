@@ -88,11 +88,11 @@ def test_outside_of_a_notebook_the_browser_opens_the_page(
 ) -> None:
     opened: list[str] = []
 
-    def found(address: str) -> bool:
+    def open_page(address: str) -> bool:
         opened.append(address)
         return True
 
-    monkeypatch.setattr(webbrowser, "open", found)
+    monkeypatch.setattr(webbrowser, "open", open_page)
     explanation.show()
     (address,) = opened
     page = Path(address.removeprefix("file://"))

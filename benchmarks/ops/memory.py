@@ -179,9 +179,7 @@ def run_cuda(device: Device, driver: Driver, case: Case, providers: Sequence[str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA if not told"
-    )
+    parser.add_argument("--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA by default")
     parser.add_argument("--providers", help=f"comma-separated, of {', '.join(PROVIDERS)}")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=MEMORY, help="CSV file that the rows are added to")

@@ -254,7 +254,8 @@ def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets,
     fake_datasets.load_from_disk = lambda name: {"train": rows, "test": rows}
     with pytest.raises(DataError, match=r"must have a class label in every row; huggingface:.* has none in row 1"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
-    fake_datasets.load_from_disk = lambda name: {}["_split"]
+    nothing: dict[str, object] = {}
+    fake_datasets.load_from_disk = lambda name: nothing["_split"]
     with pytest.raises(DataError, match="is not available"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
 

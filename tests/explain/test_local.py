@@ -190,12 +190,12 @@ def test_a_known_receptive_field_is_used_again() -> None:
 def test_modes_and_weights_are_left_as_they_were() -> None:
     model = small_model()
     model.train()
-    model.backbone[1].eval()
+    model.backbone.get_submodule("1").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explain_image(model, torch.rand(3, 32, 32))
     assert model.training
-    assert not model.backbone[1].training
-    assert model.backbone[0].training
+    assert not model.backbone.get_submodule("1").training
+    assert model.backbone.get_submodule("0").training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -53,7 +53,7 @@ def similarities(model: PrototypeModel, images: Tensor, power: float = 1.0) -> T
     """(B, P, H, W): salience times cosine, by loops over patches."""
     maps = model.backbone(images).double()
     layer = model.add_on_layers[0]
-    weight, bias = layer.weight[..., 0, 0].double(), layer.bias.double()
+    weight, bias = layer.get_parameter("weight")[..., 0, 0].double(), layer.get_parameter("bias").double()
     prototypes = model.prototype_layer.prototypes.double()
     found = torch.zeros(len(images), len(prototypes), *maps.shape[2:], dtype=torch.float64)
     for b, image in enumerate(maps):

@@ -295,6 +295,7 @@ def test_a_pool_with_empty_slots_comes_back_with_the_same_answers(tmp_path) -> N
     run.save("prune-9")
     model, _, _ = load_model(tmp_path)
     images = images_of(run.job.splits)
+    assert model.slots is not None
     assert model.slots[0, 0] == -1
     assert torch.equal(model.slots, run.model.slots)
     assert torch.equal(model(images).logits, run.model.eval()(images).logits)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels import metric as metrics
+
 from . import oracle
 from .cases import (
     CASES,
@@ -20,7 +22,7 @@ from .cases import (
     gradient_tolerance,
 )
 
-METRICS = ["sqeuclidean", "cosine"]
+METRICS = metrics.METRICS
 
 
 class OpContract:

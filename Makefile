@@ -1,5 +1,5 @@
-# The commands of the project. `make` alone lists them. Everything runs in VENV, made and filled on first use.
-# An environment of your own:  make test VENV=/path/to/venv
+# The commands of the project; `make` alone lists them. They run in VENV, which the first one creates.
+# Another environment:          make test VENV=/path/to/venv
 # Another build of PyTorch:    make test TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 # The newest packages:         make test CONSTRAINTS= VENV=.venv-newest
 # No environment, no network:  make test-gpu bench-gpu INSTALL=no
@@ -11,9 +11,9 @@ OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
 CABRNET_VENV ?= .venv-cabrnet
 INSTALL ?= yes
-# The extra of pyproject.toml that is installed: dev is test and lint.
+# The extra of pyproject.toml to install: dev is test and lint.
 EXTRA ?= dev
-# The versions that everything is installed in; empty for the newest that pyproject.toml allows.
+# The versions to install; empty for the newest that pyproject.toml allows.
 CONSTRAINTS ?= build_tools/constraints.txt
 TORCH ?= torch torchvision
 WORKERS ?= 2
@@ -30,9 +30,9 @@ BIN := $(VENV)/bin/
 RUN := $(BIN)python
 READY := $(VENV)/.installed
 endif
-# Tools that look for other tools find those of the environment first.
+# Tools that call other tools find those of the environment first.
 WITH_PATH := $(if $(BIN),PATH="$(abspath $(BIN)):$$PATH")
-# The folders whose tests may be marked gpu; the others import what a machine for measuring need not have.
+# The folders whose tests may be marked gpu; the others import packages that a measuring machine need not have.
 GPU_TESTS := $(wildcard tests/kernels tests/nn tests/gpu)
 DEMO := runs/demo
 NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell find csrc -type f 2>/dev/null)
@@ -46,11 +46,11 @@ help: ## List the targets
 
 install: $(READY) ## Make the environment, build the C++ and install the package in place
 
-# A set-up prints a line a step; what pip and the compilers print goes to a file, and is shown where a step fails.
+# A set-up prints one line per step; the output of pip and the compilers goes to a file, and is shown if a step fails.
 STEP = @build_tools/step.sh $(VENV)/set-up.log
 PIP_INSTALL = $(BIN)python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-# PyTorch comes first and on its own: the C++ is built against it, and it is the one large download.
+# PyTorch comes first and separately: the C++ is built against it, and it is the one large download.
 $(VENV)/.torch: $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PYTHON: must be Python 3.11 or newer; got " + sys.version.split()[0] + ". Run make PYTHON=/path/to/python3.11.")'
 	@test -x $(BIN)python || build_tools/step.sh build/venv.log "environment $(VENV)" $(PYTHON) -m venv $(VENV)
@@ -86,7 +86,7 @@ test: install ## Run all tests that need no GPU
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -rs -n $(WORKERS) -m "not gpu"
 
 # Never fails: without a browser the tests that need one are skipped, and say so.
-browser: ## Install Chromium for the tests of the report's page, where it is missing and apt-get may
+browser: ## Install Chromium for the tests of the report's page, if it is missing and apt-get may
 	@if command -v chromium > /dev/null; then echo "browser: $$(command -v chromium)"; \
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
 	    echo "browser: Chromium is missing, and only root with apt-get can install it; its tests will be skipped"; \
@@ -97,12 +97,12 @@ browser: ## Install Chromium for the tests of the report's page, where it is mis
 	        || echo "browser: apt-get could not install Chromium; its tests will be skipped"; \
 	fi
 
-test-cabrnet: ## Run the tests inside CaBRNet 1.2, in an environment of its own (Python 3.12 or older)
+test-cabrnet: ## Run the tests inside CaBRNet 1.2, in a separate environment (Python 3.12 or older)
 	$(MAKE) --no-print-directory install VENV=$(CABRNET_VENV) CONSTRAINTS=
 	@build_tools/step.sh $(CABRNET_VENV)/set-up.log "CaBRNet" $(CABRNET_VENV)/bin/python -m pip install 'cabrnet==1.2.*'
 	OMP_NUM_THREADS=1 $(CABRNET_VENV)/bin/python -m pytest -rs tests/interop
 
-# Warnings are shown, not errors: the versions on a machine with a GPU are whatever it has.
+# Warnings are not errors here, because the versions on a machine with a GPU may be any.
 test-gpu: install ## Run the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu -n $(GPU_WORKERS) -W default --tb=short --maxfail=20 --durations=5 $(GPU_TESTS)
 
@@ -114,7 +114,7 @@ check: install ## Lint, formatting, types, import rules, spelling
 	$(BIN)codespell $(shell git ls-files '*.py' '*.md' '*.toml' '*.h' '*.cpp' '*.cu' '*.cuh' Makefile)
 	$(if $(CPP_SOURCES),$(BIN)clang-format --dry-run --Werror $(CPP_SOURCES))
 
-format: install ## Rewrite the sources the way `check` wants them
+format: install ## Rewrite the sources as `check` wants them
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
 	$(RUN) build_tools/settings_table.py
@@ -130,7 +130,7 @@ bench: install ## Measure on this CPU and store the rows in benchmarks/results (
 	$(RUN) -m benchmarks plot --write
 	@$(RUN) -m benchmarks summary
 
-# A backend that answers wrong or breaks fails the target at the end; the others are measured all the same.
+# A backend with wrong answers or errors fails the target at the end; the others are still measured.
 bench-gpu: install ## Measure on a CUDA device and store the rows; below eight minutes, no network
 	@status=0; \
 	$(RUN) -m benchmarks ops --device cuda --seconds 3 --minutes 6 $(BENCH) || status=1; \
@@ -140,25 +140,25 @@ bench-gpu: install ## Measure on a CUDA device and store the rows; below eight m
 	$(RUN) -m benchmarks summary --device cuda || status=1; \
 	exit $$status
 
-# With INSTALL=no nothing runs before the clock does: the first stage builds what is missing.
-gpu: $(if $(filter no,$(INSTALL)),,install) ## All that a CUDA device is wanted for, within nine minutes; OUT=DIR: results go there too
+# With INSTALL=no nothing runs before the clock starts: the first stage builds what is missing.
+gpu: $(if $(filter no,$(INSTALL)),,install) ## Everything that needs a CUDA device, within nine minutes; OUT=DIR: results go there too
 	$(RUN) -m benchmarks gpu $(if $(OUT),--out '$(OUT)') $(GPU)
 
 tune: install ## Measure tiles of the Triton kernels on a CUDA device and store the best in the table
 	$(RUN) -m benchmarks tune
 
-# By hand: five gigabytes. docs/compatibility.md has the last result. The checkers stay out: they need newer packages.
-test-oldest: ## Run the tests on the oldest packages that are supported, in OLDEST_VENV
+# Run by hand: five gigabytes. docs/compatibility.md has the last result. The checkers are left out: they need newer packages.
+test-oldest: ## Run the tests on the oldest supported packages, in OLDEST_VENV
 	$(MAKE) test VENV=$(OLDEST_VENV) CONSTRAINTS=build_tools/constraints-oldest.txt EXTRA=test
 
-# By hand, like the one above. The file is written only when everything has passed.
-update-constraints: ## Install the newest packages in NEWEST_VENV, check and test, and hold make to their versions
+# Run by hand, like the one above. The file is written only if everything has passed.
+update-constraints: ## Install the newest packages in NEWEST_VENV, check and test, and pin their versions for make
 	rm -rf $(NEWEST_VENV)
 	$(MAKE) --no-print-directory check test VENV=$(NEWEST_VENV) CONSTRAINTS=
 	$(NEWEST_VENV)/bin/python build_tools/write_constraints.py build_tools/constraints.txt
 
-# Under sanitizers the tiles of two sets are left out: they are those of avx512, compiled from the same lines.
-test-cpp: install ## Build the C++ core with CMake alone, run its tests, also under sanitizers; compile the CUDA kernels where nvcc is
+# Under sanitizers the tiles of two sets are left out: they are compiled from the same lines as those of avx512.
+test-cpp: install ## Build the C++ core with CMake alone, run its tests, also under sanitizers; compile the CUDA kernels if nvcc is there
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
 	$(WITH_PATH) cmake --build build/test
 	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
@@ -167,7 +167,7 @@ test-cpp: install ## Build the C++ core with CMake alone, run its tests, also un
 	$(WITH_PATH) ctest --test-dir build/sanitized --output-on-failure -j 2 -E '^tiles_(avx512bf16|amx)$$'
 	$(RUN) csrc/tests/cuda_resources.py
 
-# Wants a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user
+# Needs a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user
 test-arm: ## Build the C++ core for Arm (aarch64) and run its tests in an emulator
 	$(WITH_PATH) cmake -S . -B build/arm -G Ninja -DPROTOKERN_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
 		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
@@ -175,7 +175,7 @@ test-arm: ## Build the C++ core for Arm (aarch64) and run its tests in an emulat
 	$(WITH_PATH) cmake --build build/arm --target test_forward test_backward test_tiles test_weights
 	$(WITH_PATH) ctest --test-dir build/arm --output-on-failure -R '^(forward|backward|tiles|weights)_'
 
-clean: ## Remove what was built; runs and downloaded packages stay
+clean: ## Remove build outputs; keep runs and downloaded packages
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -rf protokern/lib protokern/*.so $(VENV)/.installed

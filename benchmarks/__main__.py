@@ -16,10 +16,11 @@ VERBS = {
         "push": "a push against the bare backbone over the same images",
         "search": "searches over stored features against the released loops, and how much memory a long one takes",
         "frozen": "training a head on stored features against the plain eager head",
-        "checkpoints": "what crash-safe checkpoints cost a training",
-        "last-layer": "the last layer solved for and in small steps",
+        "checkpoints": "what crash-safe checkpoints cost in a training",
+        "last-layer": "the last layer: solved, and in small steps",
         "importance": "importance of visible properties against bare passes and the modifications alone",
         "report": "the page of a run of 2,000 prototypes: building it, opening it, its size",
+        "frames": "four sufficient frames in an image of a trained run",
         "pool-head": "the head of ProtoPool against the released formula",
         "black-box": "trains a plain classifier with a recipe's backbone and budget, and stores its accuracy",
         "weights": "what weights of the patches cost a call",
@@ -36,7 +37,7 @@ VERBS = {
         "tune": "measures tiles of the Triton kernels on a CUDA device and stores the best in the package",
         "triton-resources": "compiles every Triton launch and stores what each needs of a GPU",
     },
-    "gpu": {"gpu": "everything that a CUDA device is wanted for, most important first, within nine minutes"},
+    "gpu": {"gpu": "everything that needs a CUDA device, most important first, within nine minutes"},
 }
 MODULES = {
     verb: f"benchmarks.{folder}.{verb.replace('-', '_')}" for folder, verbs in VERBS.items() for verb in verbs

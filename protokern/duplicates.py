@@ -1,12 +1,12 @@
-"""Which prototypes are there twice."""
+"""Which prototypes are duplicates."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-OVERLAP = 0.5  # intersection over union of two source patches, above which they are the same to a person
-_ROUNDING = 1e-5  # of the largest number of a vector
+OVERLAP = 0.5  # intersection over union of two source patches, above which people see the same
+_ROUNDING = 1e-5  # relative to the largest number of a vector
 
 
 def find_copies(
@@ -17,22 +17,22 @@ def find_copies(
     patch: Tensor | None = None,
     grid: tuple[int, int] = (1, 1),
 ) -> dict[int, int]:
-    """The prototypes that are copies, each with the one that stays for it.
+    """The prototypes that are copies, each with the one that is kept instead.
 
     Two of the same classes are copies of each other if they have the same vector up to rounding, the same source patch,
-    or source patches that overlap by more than OVERLAP. The one with the larger `need` stays, of equal ones the first.
+    or source patches that overlap by more than OVERLAP. The one with the larger `need` is kept, the first one on a tie.
 
     Args:
         vectors: (P, D, h, w) or (P, D), the prototypes.
         is_own: (K, P) bool, the classes of each.
-        need: (P,), how much each is missed.
-        image: (P,) int64, the images that they come from; -1: from none. None: unknown.
+        need: (P,), how much each is needed.
+        image: (P,) int64, their source images; -1: no source. None: unknown.
         patch: (P,) int64, flat index row * W' + column in `grid`.
         grid: (H', W').
     """
     flat = vectors.flatten(1)
     size = (vectors.shape[2], vectors.shape[3]) if vectors.ndim == 4 else (1, 1)
-    # No class keeps two that are copies, so only those of the same classes are compared.
+    # Copies have the same classes, so only those of the same classes are compared.
     _, group = is_own.T.unique(dim=0, return_inverse=True)
     copies: dict[int, int] = {}
     for label in range(int(group.max()) + 1):

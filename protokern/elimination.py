@@ -1,7 +1,7 @@
-"""Which prototypes an answer does not need: they go one after the other, each time the one that is missed least.
+"""Which prototypes the answers do not need: removes them one by one, each time the least needed one.
 
-All is arithmetic on activations that do not change: `logits = activations @ weight.T`, and a prototype that goes takes
-its column along. What happens to a model then is in prune.py.
+This is arithmetic on fixed activations: `logits = activations @ weight.T`, and removing a prototype removes its column.
+prune.py applies the result to a model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Numbers (images x prototypes) that are held for the search; of more training images it takes an even choice.
+# Numbers (images x prototypes) that the search holds; if there are more, it uses an even selection of the training
+# images.
 LARGEST_TABLE = 5_000_000
-_CHUNK = 256  # prototypes that are looked at together
+_CHUNK = 256  # prototypes that are processed together
 _LEAST = 1e-15  # of a sum of exponentials, where a difference of two has no digits left
 
 
@@ -29,11 +30,11 @@ class Activations:
 
 @dataclass(frozen=True, slots=True)
 class Elimination:
-    """The prototypes in the order in which they go, and how good the answers are with those that are left.
+    """The prototypes in the order of their removal, and how good the answers are with the remaining ones.
 
     Attributes:
-        order: (R,) int64, first to last; those that never go are not in it.
-        accuracy: (R + 1,) float64 on the validation images; entry r: after r have gone.
+        order: (R,) int64, first to last; without those that are never removed.
+        accuracy: (R + 1,) float64 on the validation images; entry r: after r removals.
         loss: (R + 1,) float64, mean cross entropy on the same.
     """
 
@@ -52,19 +53,20 @@ def eliminate(
     per_class: int = 1,
     moves_weights: bool = True,
 ) -> Elimination:
-    """Let go of one prototype after the other, until each class has `per_class` of its own or what it had.
+    """Remove one prototype after the other, until each class has `per_class` left, or all if it had fewer.
 
-    Each time that one goes with which the mean cross entropy of validation and training images is least afterwards; of
-    equal ones the first. Of training images there may be an even choice, see LARGEST_TABLE.
+    Each step removes the prototype that leaves the lowest mean cross entropy on validation and training images, the
+    first one on a tie. Of the training images it may use an even selection, see LARGEST_TABLE.
 
     Args:
         weight: (K, P).
-        is_own: (K, P) bool, weights to a class of the prototype's own.
-        val: what is measured.
-        train: what the levels of the classes are kept on, see ClassLevels, and what also says who is missed least.
-        first: prototypes that go before all others, in this order.
+        is_own: (K, P) bool, weights to the prototype's own classes.
+        val: the images on which accuracy and loss are measured.
+        train: the images on which the levels of the classes are kept, see ClassLevels; they also decide which prototype
+            is needed least.
+        first: prototypes that are removed before all others, in this order.
         per_class: at least 1.
-        moves_weights: whether the prototypes that are left may take over what the others gave.
+        moves_weights: whether the weights of the remaining prototypes may be scaled.
     """
     levels = ClassLevels(weight, is_own, train.values if moves_weights else None)
     answers = Answers(weight, is_own, _seen(val, train), levels)
@@ -100,21 +102,21 @@ def need_for(
 
 
 def _seen(val: Activations, train: Activations) -> Activations:
-    """The images by which the order is found: those of `val`, and an even choice of those of `train`."""
+    """The images that decide the order: those of `val`, and an even selection of those of `train`."""
     step = max(1, -(-train.values.numel() // LARGEST_TABLE))
     return Activations(torch.cat([val.values, train.values[::step]]), torch.cat([val.labels, train.labels[::step]]))
 
 
 class ClassLevels:
-    """What the prototypes that are left of a class are multiplied by, so that the class keeps its level.
+    """Factors for the weights of a class's remaining prototypes, so that the class keeps its level.
 
-    It is one number for a class, c, with which the class's own part of the logit is least different, by squares over
-    the images, from what it was with all prototypes: c = <part, first part> / <part, part>.
+    The factor c of a class makes the class's own part of the logit as close as possible, by least squares over the
+    images, to what it was with all prototypes: c = <part, first part> / <part, part>.
 
     Args:
         weight: (K, P).
         is_own: (K, P) bool.
-        values: (N, P), activations of the images; None: no weight is moved, every c is 1.
+        values: (N, P), activations of the images; None: no weight is scaled, every c is 1.
 
     Attributes:
         kept: (P,) bool.
@@ -130,19 +132,19 @@ class ClassLevels:
         self.scale = torch.ones(len(weight), dtype=torch.float64)
 
     def without(self, prototypes: Tensor, classes: Tensor) -> Tensor:
-        """(A,) float64, c of `classes` (A,) when the one of `prototypes` (A,) beside it goes too."""
+        """(A,) float64, c of `classes` (A,) after removing also the corresponding one of `prototypes` (A,)."""
         if self._values is None or self._part is None or self._first is None:
             return self.scale[classes]
         part = self._part[:, classes] - self._values[:, prototypes] * self._own[classes, prototypes]  # (N, A)
         return self._quotient(part, self._first[:, classes])
 
     def remove(self, prototype: int) -> None:
-        """Let one go."""
+        """Remove one prototype."""
         self.kept[prototype] = False
         if self._values is None or self._part is None or self._first is None:
             return
         for label in self._own[:, prototype].nonzero().flatten().tolist():
-            # Summed anew, for what is left of a sum after many differences is rounding.
+            # Summed again, because after many subtractions a sum is mostly rounding.
             members = (self.kept & (self._own[label] != 0)).nonzero().flatten()
             self._part[:, label] = self._values[:, members] @ self._own[label, members]
             self.scale[label] = self._quotient(self._part[:, [label]], self._first[:, [label]])[0]
@@ -154,13 +156,13 @@ class ClassLevels:
 
 
 class Answers:
-    """The logits of images while prototypes go, and what would become of them without one more.
+    """The logits of images while prototypes are removed, and what they would be without one more.
 
     Args:
         weight: (K, P).
         is_own: (K, P) bool.
-        images: whose logits they are.
-        levels: of the classes; `remove` takes the prototype out there too.
+        images: the images.
+        levels: of the classes; `remove` removes the prototype there too.
     """
 
     def __init__(self, weight: Tensor, is_own: Tensor, images: Activations, levels: ClassLevels) -> None:
@@ -168,7 +170,8 @@ class Answers:
         self._values, self._labels, self._levels = images.values.double(), images.labels, levels
         self._is_own = is_own
         self._own = torch.where(is_own, weight, 0.0)  # (K, P), these are multiplied by the scale of the class
-        # A softmax does not see what is the same for all classes. Without what most have, few entries are left.
+        # A softmax ignores what is the same for all classes. After subtracting the most common weight, few entries are
+        # left.
         others = weight.masked_fill(is_own, torch.nan)
         self._rest = torch.where(is_own, 0.0, weight) - others.nanmedian(dim=0).values.nan_to_num()  # (K, P)
         has_entry = (self._own != 0) | (self._rest != 0)
@@ -178,7 +181,7 @@ class Answers:
         self._own_part = self._values @ self._own.T  # (N, K)
         self._rest_part = self._values @ self._rest.T
         self._highest = self.logits.amax(dim=1, keepdim=True)  # (N, 1)
-        # What the sum of exponentials gains when a prototype goes, and the mean logit of the right answers.
+        # Change of the sum of exponentials when a prototype is removed, and the mean logit of the right answers.
         self._change = torch.zeros_like(self._values)
         self._gain = torch.zeros(weight.shape[1], dtype=torch.float64)
         self._sums = torch.empty_like(self._values)
@@ -190,7 +193,7 @@ class Answers:
         return self._levels.scale * self._own_part + self._rest_part
 
     def losses_without(self) -> Tensor:
-        """(P,) float64, the mean cross entropy when one more has gone; of no meaning for those that have."""
+        """(P,) float64, the mean cross entropy after one more removal; undefined for those already removed."""
         logits = self.logits
         total = (logits - self._highest).exp().sum(dim=1, keepdim=True)  # (N, 1)
         sums = torch.add(self._change, total, out=self._sums)  # (N, P)
@@ -199,7 +202,7 @@ class Answers:
         return sums.mean(dim=0) - right - self._gain
 
     def remove(self, prototype: int) -> None:
-        """Let one go."""
+        """Remove one prototype."""
         self._levels.remove(prototype)
         kept = self._levels.kept
         changed = self._entries[prototype]
@@ -212,7 +215,7 @@ class Answers:
         self._look_at(is_touched.nonzero().flatten())
 
     def _look_at(self, prototypes: Tensor) -> None:
-        """Note what would change if one of `prototypes` (A,) went."""
+        """Record what would change if one of `prototypes` (A,) were removed."""
         for part in prototypes.split(_CHUNK):
             self._change[:, part] = 0.0
             self._gain[part] = 0.0
@@ -234,13 +237,13 @@ class Answers:
 
 
 def smallest(path: Elimination, first: int, accuracy_loss: float, loss_ratio: float) -> int:
-    """How many of a path go: as many as leave both measures within what may be lost, and at least the `first` ones.
+    """How many of a path to remove: as many as keep both measures within their limits, and at least the `first` ones.
 
     Args:
         path: see Elimination.
-        first: how many go in any case.
-        accuracy_loss: the accuracy may fall by so much from what it was with all prototypes, in [0, 1].
-        loss_ratio: the cross entropy may rise to so many times what it was, >= 1.
+        first: how many are removed in any case.
+        accuracy_loss: the accuracy may fall by at most this much from its value with all prototypes, in [0, 1].
+        loss_ratio: the cross entropy may rise to at most this many times its first value, >= 1.
     """
     is_good = (path.accuracy >= path.accuracy[0] - accuracy_loss) & (path.loss <= loss_ratio * path.loss[0])
     return max(first, int(is_good.nonzero().max()))

@@ -17,7 +17,7 @@ class ProtokernError(Exception):
 
 
 class BackendUnavailableError(ProtokernError, RuntimeError):
-    """A backend was asked for by name and cannot run here; the message says why and what to do."""
+    """A backend was named and cannot run here; the message says why and what to do."""
 
 
 class ConfigError(ProtokernError, ValueError):
@@ -41,18 +41,23 @@ class LostContactError(ProtokernError, RuntimeError):
 
 
 class OtherProcessError(ProtokernError, RuntimeError):
-    """Another process of the same training has failed and has said why; this one has nothing to add."""
+    """Another process of the same training has failed and printed why; this one prints nothing."""
+
+
+class Stopped(Exception):
+    """A training was asked to stop, and stops between two batches. It is not an error: `protokern.train.loop.train`
+    catches it, writes a checkpoint and ends."""
 
 
 class MissingPackageError(ProtokernError, ImportError):
-    """Something needs a package that is no requirement of protokern; the message says how to install it."""
+    """An optional package is missing; the message says how to install it."""
 
 
 class BrokenPackageError(MissingPackageError):
-    """Something needs a package that is installed, and fails as it is imported; the message says with what."""
+    """A package is installed but fails to import; the message says why."""
 
 
-LARGEST_NUMBER = 2**53  # of those that can be counted: no array has so many entries
+LARGEST_NUMBER = 2**53  # largest count: no array has more entries
 
 
 def require(condition: bool, name: str, wanted: str, got: Any) -> None:
@@ -72,13 +77,13 @@ def require_number(settings: Any, *names: str, minimum: float = 0, above: bool =
 
 
 def import_optional(module: str, *, package: str, needed_for: str, install: str) -> ModuleType:
-    """Import a module of a package that not everyone has.
+    """Import a module of an optional package.
 
     Args:
-        module: its name in Python, such as "captum.attr".
-        package: what pip calls the package.
-        needed_for: what the caller wants to do, for the message.
-        install: what pip is to be given, such as "'protokern[explain]'".
+        module: its import name, such as "captum.attr".
+        package: its name for pip.
+        needed_for: the purpose, for the message.
+        install: the argument of pip install, such as "'protokern[explain]'".
 
     Raises:
         MissingPackageError: it is not installed.
@@ -94,10 +99,10 @@ def import_optional(module: str, *, package: str, needed_for: str, install: str)
                 f"Run pip install {install}."
             ) from error
         raise BrokenPackageError(_say_broken(package, needed_for, install, error)) from error
-    except Exception as error:  # whatever a package may raise that does not fit what it is installed with
+    except Exception as error:  # an incompatible package may raise anything
         raise BrokenPackageError(_say_broken(package, needed_for, install, error)) from error
     spec = imported.__spec__
-    if spec is not None and spec.origin is None:  # Python takes a folder of that name for a package
+    if spec is not None and spec.origin is None:  # Python treats a folder of that name as a package
         where = next(iter(spec.submodule_search_locations or ()), "?")
         raise MissingPackageError(
             f"{package}: must be installed for {needed_for}; {where} is only a folder of its name. "

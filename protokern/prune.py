@@ -1,4 +1,4 @@
-"""Pruning: prototypes go that the answers do not need, whose nearest patches are of other classes, or by number."""
+"""Pruning: removes prototypes that answers do not need, that match other classes, or that are given by number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protokern.duplicates import find_copies, same_vector
 from protokern.elimination import Activations, ClassLevels, Elimination, eliminate, need_for, smallest
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.push import PushResult
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
@@ -22,7 +22,7 @@ class PruneResult:
     Attributes:
         kept: (P',) int64; prototype `kept[i]` is prototype i now.
         pruned: (P - P',) int64.
-        spared: int64, those of `kept` that are below the threshold but the best that their class had.
+        spared: int64, those of `kept` that are below the threshold but the best of their class.
         own_class_count: (P,) int64, how many of the k nearest images are of the prototype's classes.
     """
 
@@ -32,28 +32,30 @@ class PruneResult:
     own_class_count: Tensor
 
 
-def prune_prototypes(model: PrototypeModel, loader: Loader, k: int = 6, threshold: int = 3) -> PruneResult:
+def prune_prototypes(
+    model: PrototypeModel, loader: Loader, k: int = 6, threshold: int = 3, *, given: Given = "images"
+) -> PruneResult:
     """Drop every prototype with fewer than `threshold` images of its own classes among its k nearest images.
 
     One pass over the loader. Kept prototypes, their classes and their weights stay as they are, so each contributes as
-    before. Other than in the original no class loses its last prototype: if all of a class are below the threshold, the
+    before. Unlike in the original, no class loses its last prototype: if all of a class are below the threshold, the
     one with the most own-class images stays (on a tie the one with the nearest patch, then the first). A prototype that
-    no class uses goes, whatever the threshold.
+    no class uses is removed, whatever the threshold.
 
     Args:
-        model: changed in place; parameters are replaced, so make optimizers anew.
+        model: changed in place; parameters are replaced, so create new optimizers.
         loader: yields (images, labels) of the push set in order.
         k: nearest images per prototype, one patch each, >= 1.
         threshold: of them, in 0 .. k.
+        given: what the loader yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
-        ValueError: threshold is out of range, the model still chooses which prototypes its classes use, or as
-            `find_nearest_patches`.
+        ValueError: threshold is out of range, the choices of the model are soft, or as `find_nearest_patches`.
 
     Source: Chen et al. 2019 (ProtoPNet), supplement, section S8; released `prune.py`.
     """
     _check_prune(model, k, threshold)
-    return apply_prune(model, find_nearest_patches(model, loader, k), threshold)
+    return apply_prune(model, find_nearest_patches(model, loader, k, given=given), threshold)
 
 
 def apply_prune(model: PrototypeModel, nearest: NearestPatches, threshold: int = 3) -> PruneResult:
@@ -105,20 +107,20 @@ def prune_by_number(
     keep: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
 ) -> PrunedByNumber:
-    """Drop the prototypes that somebody names, for instance those that lie on the background.
+    """Drop the prototypes with the given numbers, for instance those that are on the background.
 
-    Kept prototypes, their classes and their weights stay as they are, so each contributes as before; the order stays,
-    and numbers begin at 0 again.
+    Kept prototypes, their classes and their weights stay as they are, so each contributes as before; they keep their
+    order and are numbered from 0 again.
 
     Args:
-        model: changed in place; parameters are replaced, so make optimizers anew.
+        model: changed in place; parameters are replaced, so create new optimizers.
         drop: numbers of the prototypes to drop, from 0 on, as the report and prototypes.json have them.
-        keep: numbers of those to keep, in place of `drop`.
+        keep: numbers of those to keep, instead of `drop`.
         classes: names of the classes, for the message.
 
     Raises:
-        ValueError: both or neither are given, a number is unknown or is there twice, a class would lose its last
-            prototype, or the choices of the model are soft. The model is then as it was.
+        ValueError: both or neither are given, a number is unknown or repeated, a class would lose its last prototype,
+            or the choices of the model are soft. The model is then unchanged.
     """
     result = choose_by_number(model, drop=drop, keep=keep, classes=classes)
     if len(result.pruned):
@@ -168,10 +170,10 @@ class PrunedByNeed:
 
     Attributes:
         kept: (P',) int64; prototype `kept[i]` is prototype i now.
-        copies: int64, those that went because another one that stayed is the same.
-        not_needed: int64, the others that went.
-        weight: (K, P') float64, what those that are left weigh.
-        path: how good the answers were, prototype by prototype; the copies went first.
+        copies: int64, those dropped because a kept one is the same.
+        not_needed: int64, the others that were dropped.
+        weight: (K, P') float64, the weights of the kept ones.
+        path: how good the answers were, prototype by prototype, beginning with the copies.
     """
 
     kept: Tensor
@@ -182,12 +184,12 @@ class PrunedByNeed:
 
     @property
     def pruned(self) -> Tensor:
-        """(P - P',) int64, all that went."""
+        """(P - P',) int64, all that were dropped."""
         return torch.cat([self.copies, self.not_needed]).sort().values
 
     @property
     def steps(self) -> int:
-        """How far along `path` that is."""
+        """How many steps of `path` that is."""
         return len(self.copies) + len(self.not_needed)
 
 
@@ -201,27 +203,28 @@ def prune_by_need(
     loss_ratio: float = 1.05,
     per_class: int = 0,
 ) -> PrunedByNeed:
-    """Drop the prototypes that are there twice, then those that the answers do not need.
+    """Drop duplicate prototypes, then those that the answers do not need.
 
-    Of several of the same classes with the same vector, the same source patch, or source patches that overlap by more
-    than half (intersection over union), the one that is missed most stays; with the same vector it takes over the
-    weights of the others. Then one after the other goes, as in `eliminate`, down to one for each class, and of that
-    path the fewest prototypes are kept with which the validation images are still answered well enough. The other
-    prototypes of a class take over what those that went gave, see `ClassLevels`; where weights are not those of the
-    last layer, as in a pool, nothing takes over.
+    Of several prototypes of the same classes with the same vector, the same source patch, or source patches that
+    overlap by more than half (intersection over union), the most needed one stays; if the vectors are equal it takes
+    over the weights of the others. Then prototypes are dropped one by one, as in `eliminate`, down to one per class,
+    and the smallest set on this path is kept that still answers the validation images well enough. The weights of a
+    class's remaining prototypes are scaled to make up for the dropped ones, see `ClassLevels`, unless the weights are
+    not those of the last layer, as in a pool.
 
     Args:
-        model: changed in place; parameters are replaced, so make optimizers anew.
+        model: changed in place; parameters are replaced, so create new optimizers.
         val: its activations on validation images; they decide.
         train: its activations on training images.
-        push: where its prototypes come from; None: unknown, and only equal vectors are copies.
-        accuracy_loss: the accuracy on `val` may fall by so much, in [0, 1].
-        loss_ratio: the mean cross entropy on `val` may rise to so many times what it was, >= 1.
-        per_class: each class keeps so many, or those it has if these are fewer, whatever is lost; 0: as few as may be.
+        push: the sources of its prototypes; None: unknown, and only equal vectors are copies.
+        accuracy_loss: the accuracy on `val` may fall by at most this much, in [0, 1].
+        loss_ratio: the mean cross entropy on `val` may rise to at most this many times its first value, >= 1.
+        per_class: number of prototypes that each class keeps, or all it has if these are fewer, whatever is lost; 0: as
+            few as the limits allow.
 
     Raises:
-        ValueError: the choices of the model are soft, there are no images, or activations are of another number of
-            prototypes or not finite.
+        ValueError: the choices of the model are soft, there are no images, or the activations have another number of
+            prototypes or are not finite.
     """
     result = choose_by_need(
         model, val, train, push, accuracy_loss=accuracy_loss, loss_ratio=loss_ratio, per_class=per_class
@@ -282,12 +285,12 @@ def keep_with_weights(model: PrototypeModel, kept: Tensor, weight: Tensor) -> No
 
 
 def _weighs_prototypes(model: PrototypeModel) -> bool:
-    """Whether the weights of the prototypes are those of the last layer, and not made from something else."""
+    """Whether the weights of the prototypes are those of the last layer itself."""
     return getattr(model.last_layer, "weight", None) is model.prototype_weight
 
 
 def _merged(weight: Tensor, vectors: Tensor, copies: Mapping[int, int]) -> Tensor:
-    """The weights (K, P) when those that stay have those of copies with the same vector, which then have none."""
+    """The weights (K, P) after kept prototypes have taken over those of copies with the same vector."""
     merged = weight.clone()
     for copy, stays in copies.items():
         if same_vector(vectors[copy], vectors[stays]):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
-# At most so far away, without weights, a prototype is a patch already: features that are computed again differ by less.
+# A prototype at most this far from a patch, without weights, is that patch: features that are computed again differ by
+# less.
 COPY_DISTANCE = 1e-6
 
 
@@ -22,13 +24,14 @@ class PushResult:
     """Where every prototype comes from; CPU tensors.
 
     Attributes:
-        image: (P,) int64, position in the loader's order; -1 for a prototype that is no patch: it has no class, or its
-            classes have no image.
-        patch: (P,) int64, flat index row * W' + column in `grid`; -1 likewise.
-        distance: (P,), from the prototype before the push to the patch, where patches have weights without these; inf
-            likewise.
-        label: (P,) int64, the image's label, which is a class of the prototype; -1 likewise.
+        image: (P,) int64, position in the loader's order; -1 for a prototype that is not a patch, because it has no
+            class or its classes have no image.
+        patch: (P,) int64, flat index row * W' + column in `grid`; -1 for the same prototypes.
+        distance: (P,), from the prototype before the push to the patch, without the weights of patches; inf for the
+            same prototypes.
+        label: (P,) int64, the image's label, which is a class of the prototype; -1 for the same prototypes.
         grid: (H', W'), rows and columns of the distance grid.
+        notices: which prototypes kept their vectors because there was no patch for them, in sentences.
     """
 
     image: Tensor
@@ -36,6 +39,17 @@ class PushResult:
     distance: Tensor
     label: Tensor
     grid: tuple[int, int]
+    notices: tuple[str, ...] = ()
+
+    def keep(self, kept: Tensor) -> PushResult:
+        """Where the prototypes in `kept`, (P',) int64, come from, in that order."""
+        return PushResult(
+            image=self.image[kept],
+            patch=self.patch[kept],
+            distance=self.distance[kept],
+            label=self.label[kept],
+            grid=self.grid,
+        )
 
 
 class Search(Protocol):
@@ -46,43 +60,48 @@ class Search(Protocol):
     ) -> NearestPatches: ...
 
 
-def push_prototypes(model: PrototypeModel, loader: Loader) -> PushResult:
+def push_prototypes(model: PrototypeModel, loader: Loader, *, given: Given = "images") -> PushResult:
     """Replace each prototype by the nearest patch among the images of its classes; the first in order on a tie.
 
     One pass over the loader. Afterwards each prototype's smallest distance on these images is 0 up to the rounding of
     the backbone. A prototype that no class uses keeps its vector, and so does one whose classes have no image; a
     warning names them.
 
-    Where patches have weights (`PrototypeLayer(norm_as_weight=True)`) the nearest patch is that by weighted distance,
-    and a patch that counts for more may be nearer to a prototype than the very patch that it is. So a prototype that is
-    a patch of an image of its classes already, at most 1e-6 away without weights, keeps its vector and comes from
-    there; a second pass finds these. So a push right after another changes nothing.
+    If patches have weights (`PrototypeLayer(norm_as_weight=True)`), the nearest patch is the one with the smallest
+    weighted distance, and a patch that counts for more may be nearer to a prototype than the patch that it is. So a
+    prototype that already is a patch of an image of its classes, at most 1e-6 away without weights, keeps its vector
+    and has that patch as its source; a second pass finds these. A push right after another one changes nothing.
 
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
-        loader: yields (images, labels) in order, un-augmented; read twice where patches have weights.
+        loader: yields (images, labels) in order, without augmentation; read twice if patches have weights.
+        given: what it yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
-        ValueError: as `find_nearest_patches`, or the model still chooses which prototypes its classes use; the
-            prototypes are unchanged then.
+        ValueError: as `find_nearest_patches`, or the choices of the model are soft. The prototypes are then unchanged.
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.2, "Projection of prototypes"; Rymarczyk et al. 2022 (ProtoPool),
         section 3.4, for prototypes that several classes share.
     """
 
     def search(model: PrototypeModel, k: int, *, own_class: bool, vectors: bool, weighted: bool) -> NearestPatches:
-        return find_nearest_patches(model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted)
+        return find_nearest_patches(
+            model, loader, k, own_class=own_class, vectors=vectors, weighted=weighted, given=given
+        )
 
-    return push_found(model, search)
+    return _with_warnings(push_found(model, search))
 
 
 def push_found(model: PrototypeModel, search: Search) -> PushResult:
-    """`push_prototypes` with another search, for instance in images that several processes share."""
+    """`push_prototypes` with another search, for instance in images that several processes share.
+
+    It warns of nothing: see the notices of the result.
+    """
     _check_hard(model)
     nearest = search(model, 1, own_class=True, vectors=True, weighted=True)
     if not model.prototype_layer.norm_as_weight:
-        return apply_push(model, nearest)
-    return apply_push(model, nearest, search(model, 1, own_class=True, vectors=False, weighted=False))
+        return _push(model, nearest, None)
+    return _push(model, nearest, search(model, 1, own_class=True, vectors=False, weighted=False))
 
 
 def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None = None) -> PushResult:
@@ -90,14 +109,25 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: Neare
 
     Args:
         model: as in `push_prototypes`, with the prototypes that the search looked for.
-        nearest: found with own_class=True and vectors=True; of several entries the first counts.
-        unweighted: found in the same images with own_class=True and weighted=False. Must be given where patches have
-            weights, and only there.
+        nearest: found with own_class=True and vectors=True; only the first of several entries is used.
+        unweighted: found in the same images with own_class=True and weighted=False. Must be given if patches have
+            weights, and only then.
 
     Raises:
-        ValueError: `nearest` has no vectors, is of other prototypes or has images of other classes than theirs, or the
-            choices of the model are soft; `unweighted` is missing, or likewise; the prototypes are unchanged then.
+        ValueError: `nearest` or `unweighted` has no vectors, belongs to other prototypes or has images of other
+            classes; `unweighted` is missing; or the choices of the model are soft. The prototypes are then unchanged.
     """
+    return _with_warnings(_push(model, nearest, unweighted))
+
+
+def _with_warnings(result: PushResult) -> PushResult:
+    """The result, after a warning for each of its notices."""
+    for notice in result.notices:
+        warnings.warn(notice, stacklevel=3)
+    return result
+
+
+def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None) -> PushResult:
     _check_hard(model)
     if nearest.vector is None:
         raise ValueError("nearest: must have the vectors of its patches; it has none. Search with vectors=True.")
@@ -128,12 +158,11 @@ def apply_push(model: PrototypeModel, nearest: NearestPatches, unweighted: Neare
     with torch.no_grad():
         moved = is_moved.to(prototypes.device).reshape(-1, *[1] * (prototypes.ndim - 1))
         prototypes.copy_(torch.where(moved, vector, prototypes))
-    _warn_of_lost(source.image >= 0, has_class)
-    return source
+    return replace(source, notices=tuple(_notices_of_lost(source.image >= 0, has_class)))
 
 
 def _check_found(name: str, found: NearestPatches, has_class: Tensor) -> None:
-    """Raise a ValueError unless `found` is of the prototypes and, for each, of images of its classes (P, K)."""
+    """Raise a ValueError unless `found` has the prototypes and, for each, images of its classes (P, K)."""
     if len(found.image) != len(has_class):
         raise ValueError(
             f"{name}: must be of the model's {len(has_class)} prototypes; got {len(found.image)}. "
@@ -152,7 +181,7 @@ def _check_found(name: str, found: NearestPatches, has_class: Tensor) -> None:
 def _without_weights(
     source: PushResult, prototypes: Tensor, vector: Tensor, unweighted: NearestPatches, is_copy: Tensor
 ) -> PushResult:
-    """Where prototypes come from if those in `is_copy` (P,) stay, with distances that no weight has changed."""
+    """The sources of the prototypes if those in `is_copy` (P,) stay, with distances without weights."""
     cosine = cosine_similarity(prototypes.flatten(1).double(), vector.flatten(1).double(), dim=1).cpu()  # (P,)
     distance = (1 - cosine).clamp(min=0).to(source.distance.dtype)
     distance = distance.masked_fill(source.image < 0, torch.inf)
@@ -165,17 +194,15 @@ def _without_weights(
     )
 
 
-def _warn_of_lost(is_found: Tensor, has_class: Tensor) -> None:
+def _notices_of_lost(is_found: Tensor, has_class: Tensor) -> Iterator[str]:
     """Name the prototypes without a class or without images, of (P,) and (P, K)."""
     unused = (~has_class.any(dim=1)).nonzero().flatten().tolist()
     if unused:
-        warnings.warn(f"model: no class uses the prototypes {unused}; they keep their vectors.", stacklevel=3)
+        yield f"model: no class uses the prototypes {unused}; they keep their vectors."
     lost = (~is_found & has_class.any(dim=1)).nonzero().flatten().tolist()
     if lost:
         classes = has_class[lost].any(dim=0).nonzero().flatten().tolist()
-        warnings.warn(
-            f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors.", stacklevel=3
-        )
+        yield f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors."
 
 
 def _check_hard(model: PrototypeModel) -> None:

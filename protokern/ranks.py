@@ -1,4 +1,4 @@
-"""What the processes of a training (its ranks) tell each other. A training in one process talks to nobody.
+"""Communication between the processes of a training (its ranks); none if there is only one.
 
 Only tensors travel, over the CPU; nothing is pickled. Sums are taken in the order of the ranks, so that every rank has
 the same bits. Every rank must make the same calls in the same order.
@@ -29,7 +29,7 @@ class Ranks:
     """The processes of a training, seen from one of them.
 
     Attributes:
-        rank: of this process, 0 .. size - 1. The first one writes all files.
+        rank: the rank of this process, 0 .. size - 1. The first one writes all files.
         size: how many there are.
     """
 
@@ -56,7 +56,7 @@ class Ranks:
         return [_unpack(content, shape, tensor.dtype) for content, shape in zip(received, shapes, strict=True)]
 
     def gather_to_first(self, tensor: Tensor) -> list[Tensor]:
-        """As `gather` on the first rank; the others get an empty list, and need no memory for it."""
+        """As `gather` on the first rank; the others get an empty list and need no memory."""
         if self.size == 1:
             return [tensor]
         own, shapes, longest = self._announce(tensor)
@@ -66,7 +66,7 @@ class Ranks:
         return [_unpack(content, shape, tensor.dtype) for content, shape in zip(received or [], shapes, strict=False)]
 
     def _announce(self, tensor: Tensor) -> tuple[Tensor, list[list[int]], int]:
-        """This rank's tensor as bytes, filled up to the longest one; the shapes of all; that length."""
+        """This rank's tensor as bytes, padded to the longest one; the shapes of all; that length."""
         shape = torch.tensor(tensor.shape, dtype=torch.int64)
         all_shapes = [torch.zeros_like(shape) for _ in range(self.size)]
         with explain_lost_contact():
@@ -78,7 +78,7 @@ class Ranks:
         return content, shapes, longest
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over the ranks, the same bits on each; all give equally many values."""
+        """Sums over the ranks, the same bits on each; all ranks give the same number of values."""
         if self.size == 1:
             return list(values)
         own = torch.tensor(values, dtype=torch.float64)
@@ -111,7 +111,7 @@ class Ranks:
                 tensor.copy_(content)
 
     def share_random(self) -> None:
-        """Let torch's generators go on everywhere as on the first rank: what a model draws is drawn alike."""
+        """Give torch's generators everywhere the state of the first rank, so that models draw the same numbers."""
         if self.size == 1:
             return
         state = torch.get_rng_state()
@@ -123,10 +123,10 @@ class Ranks:
             torch.cuda.set_rng_state(state)
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """A module whose backward averages the gradients of what learns now over the ranks."""
+        """A module whose backward pass averages the gradients of the parts that learn over the ranks."""
         if self.size == 1:
             return module
-        # Buffers are the same everywhere without being sent: batch norms share their statistics or stand still.
+        # Buffers are the same everywhere without being sent: batch norms share their statistics or are frozen.
         with explain_lost_contact():
             if "forward_sync_buffers" in signature(DistributedDataParallel).parameters:
                 return DistributedDataParallel(module, forward_sync_buffers=False)
@@ -149,10 +149,10 @@ def _unpack(content: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def explain_lost_contact() -> Iterator[None]:
-    """Turn what torch raises when another process is gone into one error.
+    """Turn the errors of torch about a lost process into one error.
 
     Raises:
-        LostContactError: another rank has ended, or has said nothing for too long.
+        LostContactError: another rank has ended, or did not answer in time.
     """
     try:
         yield

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from protokern.evaluate import count_confusion, evaluate, score_classes
+from protokern.evaluate import count_confusion, evaluate
 from protokern.models.base import ModelOutput
+from protokern.results.scores import score_classes
 
 # 20 of the first class, all found, and one of the second, taken for the first; a third has no images and no answers.
 RARE = torch.tensor([[20, 0, 0], [1, 0, 0], [0, 0, 0]])

@@ -123,6 +123,16 @@ def test_kernels_know_tensors_only() -> None:
     assert not offenders
 
 
+def test_what_measures_and_shows_the_package_imports_no_command() -> None:
+    """What a benchmark or an example needs is part of the library, not of its command line."""
+    offenders = {
+        path.name
+        for path in python_files(ROOT / "benchmarks", ROOT / "examples")
+        if any(name.startswith("protokern.cli") for name in imported_names(path))
+    }
+    assert offenders == set()
+
+
 def test_only_the_checkpoint_writes_weights() -> None:
     writers = {"torch.save", "pickle.dump", "pickle.dumps"}
     allowed = PACKAGE / "runs" / "checkpoints.py"

@@ -63,6 +63,7 @@ def test_the_layer_and_the_models_do_without_drawing(module: str) -> None:
         ("cli.runs", "runs.data", "open_data"),
         ("train.settings", "config.train", "PruneConfig TrainConfig"),
         ("train.last_layer", "solvers.last_layer", "collect_activations collect_inputs solve_last_layer"),
+        ("train.quality", "runs.quality", "answer_warnings copied_prototypes model_warnings"),
     ],
 )
 def test_old_addresses_still_work(old: str, new: str, names: str) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.models import ProtoPNet, ProtoPool
-from protokern.push import apply_push, push_prototypes
+from protokern.push import apply_push, push_found, push_prototypes
 from protokern.search import NearestPatches, find_nearest_patches, merge_nearest
 
 
@@ -64,6 +64,16 @@ def test_the_first_in_order_wins_a_tie(batch_size):
     result = push_prototypes(model, loader)
     assert (result.image.item(), result.patch.item()) == (1, 1)
     assert model.prototype_layer.prototypes.item() == 1
+
+
+def test_a_push_by_another_search_tells_what_was_lost_and_warns_of_nothing():
+    batches = [(torch.zeros(1, 1, 2, 2), torch.tensor([0]))]
+    lost = "loader: has no image of the classes [1]; the prototypes [2, 3] keep their vectors."
+    model = bare_model(torch.tensor([[5.0], [6], [7], [8]]), 2)
+    result = push_found(model, lambda *given, **chosen: find_nearest_patches(given[0], batches, *given[1:], **chosen))
+    assert result.notices == (lost,)
+    assert model.prototype_layer.prototypes.flatten().tolist() == [0, 0, 7, 8]
+    assert result.keep(torch.tensor([0, 3])).image.tolist() == [0, -1]
 
 
 def test_class_without_images_keeps_its_prototypes_and_is_named():

@@ -48,7 +48,7 @@ def take_rows(folder: Path, results: Path) -> list[str]:
 
 
 def take_tiles(folder: Path, table: Path) -> str:
-    """Put measured tiles in the place of those for the same problem."""
+    """Replace tiles for the same problem by measured ones."""
     found = [configs.parse_line(line) for line in read_table(folder / "tiles.csv")]
     # A second call may have found better ones for a problem: the last count.
     last = list({(row.op, row.arch, row.dtype, row.precision, *sizes(row)): row for row in found}.values())
@@ -79,7 +79,7 @@ def measured_rows(rows: Sequence[SpeedRow]) -> list[Measured]:
 
 
 def measured(comparison: Comparison, less: Comparison | None, precision: str) -> list[Measured]:
-    """A row, or none where a backend was not measured or the difference is no time."""
+    """A row, or None if a backend was not measured or the difference is not a time."""
     times = []
     for backend in ("triton", "native"):
         row = comparison.find(backend, precision)

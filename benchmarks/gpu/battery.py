@@ -22,7 +22,7 @@ MOST_FAILURES = 20
 
 
 def test_units(settings: Settings, records: Records) -> list[Unit]:
-    """All of them in every call: where all tests have passed it ends at once."""
+    """All of them in every call; a unit whose tests have all passed ends at once."""
     return [{"name": path} for path in (REHEARSED if settings.rehearse else TESTS)]
 
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest: writes outcomes down at once, leaves out what passed, ends a process whose context broke.
+"""A pytest plugin: stores outcomes at once, skips what passed, ends a process whose CUDA context broke.
 
 A kernel that breaks its CUDA context would fail every later test of its process. xdist starts another process in its
 place, and counts the test as failed.

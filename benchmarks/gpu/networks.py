@@ -1,4 +1,4 @@
-"""Stage e: training, push and search of a whole network on the device: images a second, memory, the profile."""
+"""Stage e: training, push and search of a whole network on the device: images per second, memory, profile."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def training_step(model: ProtoPNet, sizes: Sizes, precision: str, place: torch.d
 
 
 def search_pass(model: ProtoPNet, sizes: Sizes, task: str, place: torch.device) -> Callable[[], object]:
-    """One pass over images that lie on the device, in the order of their classes."""
+    """One pass over images on the device, in the order of their classes."""
     batch = torch.rand(sizes.batch, 3, sizes.image_size, sizes.image_size, device=place)
     batch = batch.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(sizes.images) * sizes.classes // sizes.images

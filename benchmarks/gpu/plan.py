@@ -11,13 +11,13 @@ Unit = dict[str, Any]
 # What is known of the units so far: phase, name of the unit, record.
 Records = Mapping[str, Mapping[str, "Record"]]
 MINUTES = 9.0
-# Of the whole time, kept for the summary.
+# Part of the whole time, reserved for the summary.
 LAST_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What holds for a whole run; every unit is told.
+    """The settings of a whole run, given to every unit.
 
     Attributes:
         rehearse: the processor plays the device, on tiny sizes, and nothing is stored for good.

@@ -31,7 +31,7 @@ class NoWorkersError(RuntimeError):
 
 @dataclass(eq=False)
 class Worker:
-    """A process in a group of its own.
+    """A worker process in its own process group.
 
     Attributes:
         begun: when it was started or was given its unit.
@@ -209,7 +209,7 @@ class Pool:
 
 
 def open_sink(path: Path) -> BinaryIO:
-    """Where a worker prints; nowhere if there is no room for it, since its results come another way."""
+    """Where a worker prints; nowhere if there is no space, because its results are sent separately."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")

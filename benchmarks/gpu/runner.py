@@ -17,7 +17,7 @@ from benchmarks.gpu.plan import DEVICE, FAILED, LAST_SECONDS, Lists, Phase, Reco
 from benchmarks.gpu.pool import NoWorkersError, Pool
 from benchmarks.gpu.store import Store
 
-# Exit codes: something went wrong, is left or could not be written; there is no device.
+# Exit codes: something failed, is left or could not be written; there is no device.
 INCOMPLETE, NO_DEVICE = 1, 2
 # Of the summary's time, for what comes after it.
 MARGIN_SECONDS = 4.0

@@ -91,7 +91,7 @@ def check(unit: Unit, settings: Settings) -> Result:
             text = f"precision: {problem.backend} searches in {taken} on {place.type}, not in {precision}"
             return Result(status="missing", text=text)
         values, clean = check_values(problem)
-    # What is not built is no error of the kernels.
+    # A missing build is not an error of the kernels.
     except BackendUnavailableError as error:
         return Result(status="missing", text=str(error))
     checks = [*values, *check_copies(problem, clean), *check_non_finite(problem, clean), *check_ties(problem)]

@@ -41,7 +41,7 @@ class Answer:
     """What an op gave, on the processor.
 
     Attributes:
-        values: its outputs that are no indices, all of them.
+        values: all its outputs that are not indices.
         patch: (B, P, k) int64; None where the op gives none.
     """
 
@@ -103,7 +103,7 @@ class Problem:
 
     @cached_property
     def weight(self) -> Tensor | None:
-        """Weights of the patches, (B, H', W'): 1 where copies lie and in the last image, whose patches may be alike.
+        """Weights of the patches, (B, H', W'): 1 at copies and in the last image, whose patches may be equal.
 
         A quarter of the others are 0, but not for ops without a search, which give inf for those.
         """
@@ -288,7 +288,7 @@ def absolute_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest, against the wanted number and a tenth: the tests' tolerance has a tenth of the relative one too."""
+    """The largest error relative to the wanted number plus a tenth, like the tolerance of the tests."""
     return max(
         float(((one.detach().cpu().double() - other.detach()).abs() / (other.detach().abs() + 0.1)).max())
         for one, other in zip(found, wanted, strict=True)

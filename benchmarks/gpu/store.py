@@ -1,6 +1,6 @@
 """The files of a run: state, log and tables, written line by line, here and in OUT. Knows no torch.
 
-What cannot be written is told once and costs nothing else: the run goes on, and prints what it finds.
+A file that cannot be written is reported once: the run continues, and prints what it finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.pages.results import append_dicts
 
 STATE, LOG, SUMMARY = "state.jsonl", "log.txt", "summary.md"
 TABLES = ("smoke", "speed", "memory", "tiles", "device")
-# Kept here alone: which tests passed.
+# Kept only here: which tests passed.
 TESTS = "tests-*.jsonl"
 FILES = (SUMMARY, LOG, STATE, *(f"{name}.csv" for name in TABLES))
 # A change in these makes results those of something else. Tables that a run itself writes are not among them.
@@ -119,7 +119,7 @@ class Store:
         self._write(LOG, text + "\n")
 
     def finish(self, text: str) -> None:
-        """Put the summary in the place of the last one."""
+        """Replace the last summary."""
         for folder in self.folders:
             path = folder / SUMMARY
             self.attempt(partial(path.write_text, text, encoding="utf-8"), path)

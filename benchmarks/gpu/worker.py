@@ -1,7 +1,7 @@
 """A process that does units: `python -m benchmarks.gpu.worker WORK FD`. The lines of its standard input are what to do.
 
 The first line holds the settings, every other one a unit. Answers go to the file descriptor FD, a JSON line each; what
-is printed goes wherever the output goes. It ends with its standard input, and takes its process group along.
+is printed goes to the output. It ends with its standard input, and takes its process group along.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Work = Callable[[Unit, Settings], Result]
 
 
 def attempt(work: Work, unit: Unit, settings: Settings) -> Result:
-    """Do a unit; an error is told, whatever it is."""
+    """Run a unit and report any error."""
     try:
         result = work(unit, settings)
     except Exception as error:

@@ -1,1 +1,1 @@
-"""The ops: who computes them, how they are timed and checked."""
+"""The ops: their providers, timing and checks."""

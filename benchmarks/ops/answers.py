@@ -1,4 +1,4 @@
-"""Every provider's answer against float64, before its time is taken."""
+"""Compares every provider's answer with float64 before it is timed."""
 
 from __future__ import annotations
 

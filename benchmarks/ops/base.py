@@ -112,7 +112,7 @@ class Session:
     def prepare(
         self, op: str, case: str, mode: str, threads: int | None, backends: list[str], precisions: list[str]
     ) -> dict[str, Any]:
-        """Check the answers and hold the calls that gave right ones; tells which, and how many each makes at once."""
+        """Check the answers and keep the calls with right ones; returns which, and how many each makes at once."""
         self._timed.clear()
         self._device.release()
         torch.set_num_threads(threads or self._threads)
@@ -232,7 +232,7 @@ def compare(base: Side, here: Side, plan: Plan, point: Point) -> Compared:
 
 
 def verdict(base: Timing, here: Timing) -> str:
-    """Different only where four fifths of the samples of one side lie beyond four fifths of the other's."""
+    """Different only if four fifths of the samples of one side are beyond four fifths of the other's."""
     if min(base.rounds, here.rounds) < LEAST_ROUNDS:
         return UNKNOWN
     if here.p80 < base.p20:

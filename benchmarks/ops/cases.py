@@ -1,4 +1,4 @@
-"""What is measured: the shapes by name, their tensors, and the comparisons of a run that is not told which."""
+"""What is measured: the shapes by name, their tensors, and the default comparisons of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Case:
     """One shape: B images of D channels on an H x W grid, against P prototypes of one cell.
 
     Attributes:
-        layout: how the features lie in memory; "channels_last" has D innermost.
+        layout: memory layout of the features; "channels_last" has D innermost.
         cut_of: the case whose number of images was cut to get this one, for processors that would need minutes.
     """
 
@@ -144,7 +144,7 @@ class Point:
 
     Attributes:
         threads: for every provider; None for as many as torch has. Means nothing on CUDA.
-        only: the peers that take part; None for everyone asked for.
+        only: the peers that take part; None for all that are asked for.
         without: peers that do not.
     """
 

@@ -96,7 +96,7 @@ class TorchDriver:
                 call()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        # One pool for all graphs: no result outlives its replay, and a pool each would need all their maps at once.
+        # One pool for all graphs: no result outlives its replay, and separate pools would need all their maps at once.
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
@@ -185,7 +185,7 @@ class Cuda:
         self._limits: dict[str, Limit] = {}
 
     def describe(self) -> Machine:
-        """The machine with the GPU's name, multiprocessors and architecture in place of the processor's."""
+        """The machine with the GPU's name, multiprocessors and architecture instead of the processor's."""
         return replace(
             describe(), device=self.driver.name(), cores=self.driver.processors(), isa=self.driver.capability()
         )
@@ -206,7 +206,7 @@ class Cuda:
         return f"SM and memory {answer.replace(',', ' and')}" if answer else ""
 
     def limits(self, threads: int) -> dict[str, Limit]:
-        """Made once: the operands are large, and every case is held to the same lines."""
+        """Measured once: the operands are large, and every case has the same limits."""
         if not self._limits:
             self._limits = {
                 f"peak {precision}": product_limit(

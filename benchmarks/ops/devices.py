@@ -42,17 +42,17 @@ class Device(Protocol):
         """Rates to measure along: "copy", and "peak" for one rate or "peak fp32" and so on for one a precision."""
 
     def input_sets(self, size: int) -> int:
-        """How many sets of inputs of so many bytes a graph goes round, so that none is still cached."""
+        """How many input sets of this size a graph cycles through, so that none is still cached."""
 
     def timers(self, provider: Provider, inputs: Sequence[Inputs]) -> tuple[dict[str, Timed], list[Missing]]:
-        """Every way a provider's time is taken here, by the name of the timer, and which could not be made."""
+        """Every timing of a provider here, by the name of the timer, and which could not be made."""
 
     def release(self) -> None:
         """Let go of what the last case needed."""
 
 
 def peak_name(limits: dict[str, Limit], precision: str) -> str:
-    """Which limit a provider of that precision is held to."""
+    """The limit for a provider of that precision."""
     return "peak" if "peak" in limits else f"peak {precision}"
 
 

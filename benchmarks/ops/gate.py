@@ -23,15 +23,15 @@ def op_tests(op: str, device: str = "cpu", root: Path = ROOT) -> Path:
 
 
 def require_green(tests: Sequence[Path], device: str = "cpu", seconds: float = SECONDS, root: Path = ROOT) -> None:
-    """Run tests of the tree `root` in a process of their own: on CUDA those that need it, on the CPU the others.
+    """Run tests of the tree `root` in a separate process: on CUDA those that need it, on the CPU the others.
 
     Raises:
         RedGateError: a test failed, there is none, or they took longer than `seconds`.
     """
     names = ", ".join(path.name for path in tests) + ("" if root == ROOT else f" of {root.name}")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short"]
-    # As in `make test-gpu`: versions there are whatever the machine has, so warnings are no errors. Triton compiles
-    # in every test, on one core each.
+    # As in `make test-gpu`: versions are those of the machine, so warnings are not errors. Triton compiles in every
+    # test, on one core each.
     command += ["-m", "gpu", "-W", "default", "-n", "8"] if device == "cuda" else ["-m", "not gpu"]
     # One thread: the gate asks for right answers, and should leave the machine cool.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -57,7 +57,7 @@ def settle(seconds: float) -> None:
 
 
 def describe() -> Machine:
-    """Look at the machine. Call it before any work of its own raises the load average."""
+    """Describe the machine. Call this before the benchmark itself raises the load average."""
     return Machine(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         git_sha=git_sha(),

@@ -1,9 +1,9 @@
 """Memory that one forward and backward needs beyond inputs, outputs and gradients: `python -m benchmarks memory`.
 
-On the CPU each provider runs in a process of its own. The kernel's high-water mark of resident memory is reset just
-before the step (/proc/self/clear_refs) and read just after it. What lies between, less what the results themselves
-occupy, is the extra. glibc is told to give every block above 64 KiB back at once, so freed memory is not counted as
-still in use. On CUDA it is the peak of what torch's allocator has handed out.
+On the CPU each provider runs in a separate process. The kernel's high-water mark of resident memory is reset just
+before the step (/proc/self/clear_refs) and read just after it. The difference, minus the memory of the results, is the
+extra. glibc is set to return every block above 64 KiB at once, so freed memory is not counted as still in use. On CUDA
+it is the peak of what torch's allocator has handed out.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def results_of(name: str, precision: str, inputs: Inputs) -> list[Tensor]:
 def extra_bytes(step: Callable[[], list[Tensor]]) -> int:
     """Bytes that a step in this process needed beyond its results.
 
-    The process must be fresh but for one small step, which brings threads, code pages and the autograd engine.
+    The process must be new except for one small step, which loads threads, code pages and the autograd engine.
     """
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = status_bytes("VmRSS")
@@ -179,9 +179,7 @@ def run_cuda(device: Device, driver: Driver, case: Case, providers: Sequence[str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA if not told"
-    )
+    parser.add_argument("--case", choices=list(CASES), help=f"grid14 on the CPU, {CUDA_MEMORY_CASE} on CUDA by default")
     parser.add_argument("--providers", help=f"comma-separated, of {', '.join(PROVIDERS)}")
     parser.add_argument("--settle", type=float, default=180.0, help="seconds to wait for a quiet machine")
     parser.add_argument("--out", type=Path, default=MEMORY, help="CSV file that the rows are added to")

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured between the rounds of everything else: the lines to be held to."""
+"""The limits of the machine, measured between the rounds of everything else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PeakProbe:
     """A call that takes a sample of the processor's multiply-add rate each time.
 
     Independent fused multiply-adds in registers on all threads, with the instruction set of the native backend. Where
-    the C++ is not built, an in-cache `torch.mm` stands in, which is below the true peak; `source` says which.
+    the C++ is not built, an in-cache `torch.mm` is used, which is below the true peak; `source` says which.
     """
 
     def __init__(self, threads: int) -> None:
@@ -56,7 +56,7 @@ class PeakProbe:
         return statistics.median(self.samples)
 
     def limit(self) -> Limit:
-        # A pool of its own: its threads are new ones each time, and torch's would still be spinning.
+        # A separate pool: its threads are new each time, and torch's would still be spinning.
         pool = "peak" if self.has_loop else "torch"
         return Limit(timed=Timed(call=self, pool=pool), rate=lambda timing: self.gflops, source=self.source)
 

@@ -44,7 +44,7 @@ def original(features: Tensor, prototypes: Tensor, op: Op, activation: str) -> T
 
 
 def matmul(features: Tensor, prototypes: Tensor, op: Op, activation: str) -> Tensor:
-    """The honest eager version: one batched product with the norms added, then the reduction over the grid."""
+    """The best eager version: one batched product with the norms added, then the reduction over the grid."""
     patches = features.flatten(2)  # (B, D, N)
     squared_norm = patches.square().sum(dim=1, keepdim=True)  # (B, 1, N)
     prototype_norm = prototypes.square().sum(dim=1)[:, None]  # (P, 1)
@@ -115,7 +115,7 @@ NEAREST_ONLY = ("chunked",)
 
 
 def bare_product(features: Tensor, prototypes: Tensor, precision: str) -> Call:
-    """`torch.mm` alone on operands that already lie right and are already rounded, into a kept output."""
+    """`torch.mm` alone on operands that already have the right layout and rounding, into a kept output."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     patches = features.detach().permute(0, 2, 3, 1).reshape(-1, features.shape[1]).to(dtype).contiguous()  # (N, D)
     weights = prototypes.detach().t().to(dtype).contiguous()  # (D, P)

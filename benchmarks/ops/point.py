@@ -64,7 +64,7 @@ class Rates:
         return self.values[peak_name(self.limits, precision)]
 
     def arithmetic(self, precision: str) -> float:
-        """Useful operations a second. On CUDA, float32 can also be had from three products of bfloat16 parts."""
+        """Useful operations per second. On CUDA, float32 can also come from three products of bfloat16 parts."""
         if precision == "fp32" and "peak bf16" in self.values:
             return max(self.values["peak fp32"], self.values["peak bf16"] / 3)
         return self.peak(precision)

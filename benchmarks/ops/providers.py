@@ -20,8 +20,8 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 COMPILED = "compile"
 ALL_PEERS = (*TORCH_PEERS, COMPILED, *LIBRARIES, *LINES)
 
-# What a torch peer can be asked for on a device; None stands for every other peer. On the CPU float32 products are
-# float32; on CUDA the original's convolutions use TF32 unless told otherwise.
+# The precisions of a torch peer on a device; None stands for every other peer. On the CPU float32 products are float32;
+# on CUDA the original's convolutions use TF32 unless set otherwise.
 _TORCH_PRECISIONS = {
     "cpu": {"matmul": ("fp32", "bf16"), "mm": ("fp32", "bf16"), None: ("fp32",)},
     "cuda": {
@@ -190,7 +190,7 @@ def line_provider(name: str, precision: str) -> Provider:
 def build_providers(
     op: Op, mode: str, device: str, backends: Sequence[str], peers: Sequence[str], precisions: Sequence[str]
 ) -> tuple[list[Provider], list[Missing]]:
-    """Everyone who can compute `op` in `mode`, and who was asked for and cannot."""
+    """All providers that can compute `op` in `mode`, and those asked for that cannot."""
     found = [our_provider(op, mode, backend, precision) for backend in backends for precision in precisions]
     missing: list[Missing] = []
     for name in peers:
@@ -220,7 +220,7 @@ def offered(name: str, device: str) -> tuple[str, ...]:
 
 
 def unsuited(op: Op, mode: str, name: str) -> str:
-    """Why a peer has nothing to compare here; empty where it has."""
+    """Why a peer has nothing to compare here; empty if it has."""
     if op.of_smallest is None and (name in LIBRARIES or name in NEAREST_ONLY):
         return "finds the nearest patch only"
     if name in LIBRARIES and LIBRARIES[name].gives == "patch" and op.name != "min_distance":
@@ -242,7 +242,7 @@ def make_call(provider: Provider, inputs: Inputs, activation: str = "log") -> Ca
         call()
     except MissingPeerError:
         raise
-    # A peer's compiler, a driver or our own refusal of a precision: whatever it is, the run tells it and goes on.
+    # A peer's compiler, a driver or our own refusal of a precision: in any case, the run reports it and continues.
     except Exception as error:
         raise MissingPeerError(f"{type(error).__name__}: {first_line(error)}") from error
     return call

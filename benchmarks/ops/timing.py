@@ -12,8 +12,8 @@ from typing import Protocol
 
 Call = Callable[[], object]
 SHORTEST_SAMPLE_MS = 1.0
-# The threads of an OpenMP runtime spin for up to about 20 ms after a call. Each library brings a runtime of its own, so
-# the next one would share the cores with them.
+# The threads of an OpenMP runtime spin for up to about 20 ms after a call. Each library has its own runtime, so the
+# next one would share the cores with them.
 SPIN_SECONDS = 0.025
 
 
@@ -45,7 +45,7 @@ WALL = WallClock()
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """A call and how its time is taken.
+    """A call and its timer.
 
     Attributes:
         before: run before every sample, outside the timing.

@@ -31,7 +31,7 @@ class Comparison:
         return quickest(row for row in self.matching(precision, timer) if row.provider in OURS[:2])
 
     def peers(self, precision: str | None = None, timer: str = "eager") -> list[SpeedRow]:
-        """Others who computed the same thing."""
+        """Others that computed the same."""
         return [row for row in self.matching(precision, timer) if row.provider not in (*OURS, *LINES)]
 
     def matching(self, precision: str | None, timer: str) -> list[SpeedRow]:

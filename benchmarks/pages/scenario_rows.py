@@ -146,6 +146,32 @@ class ImportanceRow(Measurement):
 
 
 @dataclass(frozen=True)
+class FramesRow(Measurement):
+    """Explanations of test images of a trained run, one after the other, with and without sufficient frames.
+
+    Attributes:
+        data: name of the folder.
+        frames: that were found, of four an image.
+        backbone_s: median of its pass over one image.
+        explained_s: median of an explanation without frames.
+        framed_s: median of one with four frames; slowest_s: the longest.
+        area: median of the frames' share of the image, percent; None: none was found.
+    """
+
+    data: str
+    backbone: str
+    image_size: int
+    images: int
+    frames: int
+    threads: int
+    backbone_s: float
+    explained_s: float
+    framed_s: float
+    slowest_s: float
+    area: float | None
+
+
+@dataclass(frozen=True)
 class ReportRow(Measurement):
     """The page of a made-up run: building it, opening it in Chromium, its size.
 

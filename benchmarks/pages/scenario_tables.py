@@ -7,10 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages.results import CHECKPOINTS, DEVICE, FROZEN, IMPORTANCE, LAST_LAYER, POOL, PUSH, REPORT, SEARCH
+from benchmarks.pages.results import (
+    CHECKPOINTS,
+    DEVICE,
+    FRAMES,
+    FROZEN,
+    IMPORTANCE,
+    LAST_LAYER,
+    POOL,
+    PUSH,
+    REPORT,
+    SEARCH,
+)
 from benchmarks.pages.rows import DeviceRow, Measurement
 from benchmarks.pages.scenario_rows import (
     CheckpointRow,
+    FramesRow,
     FrozenRow,
     ImportanceRow,
     LastLayerRow,
@@ -19,7 +31,13 @@ from benchmarks.pages.scenario_rows import (
     ReportRow,
     SearchRow,
 )
-from benchmarks.pages.targets import FROZEN_RATIO, checkpoint_verdict, last_layer_verdict, search_verdict
+from benchmarks.pages.targets import (
+    FROZEN_RATIO,
+    checkpoint_verdict,
+    frames_verdict,
+    last_layer_verdict,
+    search_verdict,
+)
 
 BUSY_MARK = " \\*"
 
@@ -150,6 +168,22 @@ def report_table(rows: Sequence[ReportRow]) -> str:
     return "\n".join(lines)
 
 
+def frames_table(rows: Sequence[FramesRow]) -> str:
+    lines = [
+        "| frames | a pass of the backbone | explanation without | with four frames | slowest | median area | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        mark = "" if row.quiet else BUSY_MARK
+        what = (
+            f"{row.data}: {row.images} images, {row.backbone} at {row.image_size} pixels, {row.threads} threads{mark}"
+        )
+        area = "" if row.area is None else f"{row.area:.0f} %"
+        times = f"{row.backbone_s * 1e3:.0f} ms | {row.explained_s * 1e3:.0f} ms | {row.framed_s:.2f} s"
+        lines.append(f"| {what} | {times} | {row.slowest_s:.2f} s | {area} | {frames_verdict(row)} |")
+    return "\n".join(lines)
+
+
 def pool_table(rows: Sequence[PoolRow]) -> str:
     """Case by case, the providers in the order they were stored."""
     lines = [
@@ -195,6 +229,7 @@ ON_BENCHMARKS = (
         ("backbone", "images", "image_size"),
         importance_table,
     ),
+    Part(FRAMES, FramesRow, "Sufficient frames", ("device", "data", "backbone", "threads"), frames_table),
     Part(REPORT, ReportRow, "The report of a run", ("device", "prototypes", "classes"), report_table),
 )
 ON_RESULTS = (

@@ -48,7 +48,7 @@ def row_cells(row: SpeedRow) -> list[str]:
 
 
 def show_missing(missing: Sequence[Missing], wrong: Sequence[Missing]) -> None:
-    """By reason, so that one cause is told once."""
+    """By reason, so that each cause is reported once."""
     for title, found in (("Not measured", missing), ("WRONG OR BROKEN, not timed", wrong)):
         by_reason: dict[str, list[str]] = {}
         for one in dict.fromkeys(found):

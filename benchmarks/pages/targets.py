@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
 from benchmarks.pages.rows import MemoryRow, SpeedRow
-from benchmarks.pages.scenario_rows import CheckpointRow, LastLayerRow, SearchRow
+from benchmarks.pages.scenario_rows import CheckpointRow, FramesRow, LastLayerRow, SearchRow
 
 Read = Callable[[Comparison], float | None]
 
@@ -186,6 +186,8 @@ IMPORTANCE_RATIO = 1.15
 # The page of a run with 2,000 prototypes: building it, and the first view of it in Chromium.
 REPORT_BUILD_S = 180.0
 REPORT_VIEW_MS = 2000.0
+# An explanation of one image with four sufficient frames.
+FRAMES_S = 1.0
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
 # The last layer of 200 classes and 2,000 prototypes on 5,994 images.
@@ -255,6 +257,11 @@ def last_layer_verdict(solved: LastLayerRow, stepped: LastLayerRow) -> str:
         judged(f"objective {solved.objective:.3g}", f"<= {stepped.objective:.3g} of the small steps", is_below),
     ]
     return "; ".join(lines)
+
+
+def frames_verdict(row: FramesRow) -> str:
+    """What an explanation with four frames may take, and whether it does."""
+    return judged(f"{row.framed_s:.2f} s", f"<= {FRAMES_S:g} s", row.framed_s <= FRAMES_S)
 
 
 def checkpoint_verdict(row: CheckpointRow) -> str:

@@ -1,7 +1,7 @@
 """What crash-safe checkpoints cost: `python -m benchmarks checkpoints`, with `--data DIR` for photographs.
 
 One training, whose epochs end with a checkpoint and without one in turns. Each round gives one ratio of the two; within
-the epochs that write, the writing is timed on its own, because a few percent drown in the noise of whole epochs.
+the epochs that write, the writing is timed separately, because a few per cent are lost in the noise of whole epochs.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
@@ -28,8 +27,8 @@ from protokern.data.sources import BirdCounts
 from protokern.models.build import build_model
 from protokern.runs.log import EpochRecord
 from protokern.runs.open import load_model
-from protokern.train import loop
-from protokern.train.run import TrainingRun, save_progress
+from protokern.train.loop import train
+from protokern.train.state import Job, TrainingRun
 
 
 @dataclass
@@ -41,19 +40,36 @@ class Times:
     checkpoints: list[float] = field(default_factory=list)
 
 
-def make_run(folder: Path, config: RunConfig, splits: Splits) -> TrainingRun:
-    return TrainingRun(
-        folder=folder,
-        model=build_model(config.model, len(splits.classes), config.data.image_size),
-        splits=splits,
-        classes=tuple(splits.classes),
-        config=config_to_dict(config),
-        train=config.train,
-        prune=config.prune,
+class TimedRun(TrainingRun):
+    """A run that times its checkpoints, and leaves out those that are not wanted."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.writes: Callable[[], bool] = lambda: True
+        self.seconds: list[float] = []
+
+    def save(self, name: str) -> None:
+        if self.writes():
+            started = time.perf_counter()
+            super().save(name)
+            self.seconds.append(time.perf_counter() - started)
+
+
+def make_run(folder: Path, config: RunConfig, splits: Splits) -> TimedRun:
+    return TimedRun(
+        Job(
+            folder=folder,
+            model=build_model(config.model, len(splits.classes), config.data.image_size),
+            splits=splits,
+            classes=tuple(splits.classes),
+            config=config_to_dict(config),
+            train=config.train,
+            prune=config.prune,
+        )
     )
 
 
-def time_rounds(run: TrainingRun, rounds: int) -> Times:
+def time_rounds(run: TimedRun, rounds: int) -> Times:
     """Train; epochs with and without a checkpoint alternate, and so does which of the two comes first in a round."""
     times = Times()
     epochs = 0
@@ -61,32 +77,27 @@ def time_rounds(run: TrainingRun, rounds: int) -> Times:
     def writes() -> bool:
         return epochs % 4 in (0, 1)  # of the pairs 1, 2 | 3, 4 | 5, 6 | ... write 1, 4, 5, 8, ...
 
-    def save(owner: TrainingRun, name: str) -> None:
-        if epochs == 0 or writes():
-            started = time.perf_counter()
-            save_progress(owner, name)
-            times.checkpoints.append(time.perf_counter() - started)
-
-    with patch.object(loop, "save_progress", save):
+    run.writes = lambda: epochs == 0 or writes()
+    started = time.perf_counter()
+    for record in train(run):
+        if not isinstance(record, EpochRecord):
+            continue
+        elapsed = time.perf_counter() - started
+        if epochs:
+            (times.writing if writes() else times.without).append(elapsed)
+        epochs += 1
+        if epochs > 2 * rounds:
+            break
         started = time.perf_counter()
-        for record in loop.train(run):
-            if not isinstance(record, EpochRecord):
-                continue
-            elapsed = time.perf_counter() - started
-            if epochs:
-                (times.writing if writes() else times.without).append(elapsed)
-            epochs += 1
-            if epochs > 2 * rounds:
-                break
-            started = time.perf_counter()
-    times.checkpoints = times.checkpoints[-len(times.writing) :]
+    times.checkpoints = run.seconds[-len(times.writing) :]
+    run.writes = lambda: True
     return times
 
 
 def check_written(run: TrainingRun) -> int:
     """Bytes of a checkpoint, after a look at whether it gives the model back; ends the program if it does not."""
-    save_progress(run, "check-0")
-    model, _, _ = load_model(run.folder)
+    run.save("check-0")
+    model, _, _ = load_model(run.job.folder)
     ours, read = run.model.state_dict(), model.state_dict()
     if ours.keys() != read.keys() or not all(torch.equal(ours[name].cpu(), read[name]) for name in ours):
         sys.exit("checkpoints: what was written is not what the model holds; nothing is stored")

@@ -15,6 +15,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,16 +29,15 @@ from benchmarks.pages.scenario_rows import FrozenRow
 from benchmarks.pages.show import not_quiet
 from benchmarks.pages.targets import FROZEN_RATIO, judged
 from benchmarks.scenarios.scenario import begin, columns, evenly, flags, photo_flags, photo_model, time_columns
-from protokern.config.train import TrainConfig
+from protokern.config.train import PruneConfig, TrainConfig
 from protokern.data import ImageDataset, open_splits
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint, Precision
 from protokern.inputs.loaders import StoredImages, shuffled_batches
 from protokern.losses import last_layer_l1
 from protokern.models import ProtoPNet
-from protokern.train.epoch import Epoch, train_epoch
-from protokern.train.optimizers import make_optimizer
+from protokern.train.loop import train_epoch
 from protokern.train.stages import Step
-from protokern.train.step import make_forward
+from protokern.train.state import Job, TrainingRun
 
 OURS: dict[str, Precision] = {"store bf16": "bf16", "store fp32": "fp32"}
 EAGER = {"eager": False, "eager channels last": True}
@@ -50,7 +50,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Chosen:
-    """Some images of a data set, as training takes them; un-augmented, kept decoded."""
+    """Some images of a data set, as training takes them, without augmentation, kept decoded."""
 
     def __init__(self, images: ImageDataset, index: Sequence[int]) -> None:
         self._images, self._index = images, list(index)
@@ -142,17 +142,19 @@ class EagerHead:
 class OurHead:
     """What `protokern train` does in a warm epoch, on features of a store or on images."""
 
-    def __init__(self, model: ProtoPNet, dataset: Any, config: TrainConfig, *, is_stored: bool) -> None:
-        self.model, self.dataset, self.config = copy.deepcopy(model), dataset, config
-        self.model.takes_stored_maps = is_stored
-        self.optimizer = make_optimizer(self.model, "warm", config)
-        self.forward = make_forward(self.model, config)
+    def __init__(self, model: ProtoPNet, dataset: Any, config: TrainConfig) -> None:
+        self.model = copy.deepcopy(model)
+        splits: Any = SimpleNamespace(train=dataset)
+        job = Job(
+            folder=Path(), model=self.model, splits=splits, classes=(), config={}, train=config, prune=PruneConfig()
+        )
+        self.run = TrainingRun(job)
+        self.run.begin_epoch("warm")
 
     def steps(self, batches: Sequence[list[int]]) -> float:
         """Train on these batches; the loss of the last one."""
-        epoch = Epoch(Step("warm", 0), self.dataset, batches, 0, 0, self.forward)
-        sums: dict[str, float] = {}
-        return [record.loss for record in train_epoch(self.model, self.optimizer, epoch, self.config, sums)][-1]
+        self.run.progress.finish_step("warm", 0.0, (), 0)  # of the batches before; a step is all of these
+        return [event.loss for event in train_epoch(self.run, Step("warm", 0), batches)][-1]
 
 
 def make_heads(model: ProtoPNet, stores: dict[str, FeatureStore], images: Chosen, batch_size: int) -> dict[str, Any]:
@@ -162,11 +164,11 @@ def make_heads(model: ProtoPNet, stores: dict[str, FeatureStore], images: Chosen
     for name, precision in OURS.items():
         ours = TrainConfig(batch_size=batch_size, backbone="frozen", precision=precision)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        heads[name] = OurHead(model, StoredImages(stores[name], images, dtype), ours, is_stored=True)
+        heads[name] = OurHead(model, StoredImages(stores[name], images, dtype), ours)
     for name, is_last in EAGER.items():
         memory_format = torch.channels_last if is_last else torch.contiguous_format
         heads[name] = EagerHead(model, features.contiguous(memory_format=memory_format), labels, config)
-    heads[BACKBONE] = OurHead(model, images, TrainConfig(batch_size=batch_size), is_stored=False)
+    heads[BACKBONE] = OurHead(model, images, TrainConfig(batch_size=batch_size))
     return heads
 
 

@@ -1,4 +1,4 @@
-"""The last layer after a push, solved for and learnt in small steps: `python -m benchmarks last-layer`.
+"""The last layer after a push, solved and learnt in small steps: `python -m benchmarks last-layer`.
 
 Without runs: 5,994 images of 200 classes and ten prototypes each, with made-up distances, at the paper's strength of
 L1; the small steps are the released program's, 20 epochs of Adam.

@@ -1,4 +1,4 @@
-"""ProtoPool's head as one would write it without this library: the released way, and the honest eager one.
+"""ProtoPool's head written without this library: the released formula, and the best eager one.
 
 Both take the same tensors as ours and give the logits (B, K). `noise` (K, P, S) is for comparing answers; without it
 each draws its own, which is what is timed.
@@ -49,7 +49,7 @@ class Head:
         return (self.features, self.prototypes, self.weight, *soft)
 
     def to(self, dtype: torch.dtype) -> Head:
-        """The same in another dtype, with leaves of its own."""
+        """The same in another dtype, with new leaves."""
         names = ("features", "prototypes", "presence_logits", "weight")
         tensors = {name: getattr(self, name).detach().to(dtype).requires_grad_() for name in names}
         return Head(self.focal, slots=self.slots, scale=self.scale, **tensors)

@@ -1,9 +1,9 @@
 """Forward and backward of ProtoPool's head, from features to logits: `python -m benchmarks pool-head`.
 
 The size is that of the paper on CUB-200-2011, with 128 channels: 80 images, 202 prototypes, a grid of 7 x 7, 200
-classes with 10 slots. Ours, the released formula and the honest eager one take turns. Before that, their values and all
-gradients are compared with the released formula in float64, with the same noise; who is further off than rounding
-explains is not timed. The extra memory of each is measured in a process of its own.
+classes with 10 slots. Ours, the released formula and the best eager one take turns. Before that, their values and all
+gradients are compared with the released formula in float64, with the same noise; a method that is further off than
+rounding explains is not timed. The extra memory of each is measured in a separate process.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def make_model(case: PoolCase) -> ProtoPool:
 
 
 def make_head(case: PoolCase, model: ProtoPool) -> Head:
-    """The model's own tensors, and features that lie as near to the prototypes as after a sigmoid."""
+    """The model's own tensors, and features as near to the prototypes as after a sigmoid."""
     features = torch.rand(case.images, case.depth, case.side, case.side).requires_grad_()
     assert isinstance(model.last_layer, nn.Linear)
     return Head(

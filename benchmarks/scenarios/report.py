@@ -27,10 +27,10 @@ from benchmarks.pages.results import REPORT, append_rows
 from benchmarks.pages.scenario_rows import ReportRow
 from benchmarks.pages.targets import REPORT_BUILD_S, REPORT_VIEW_MS, judged
 from benchmarks.scenarios.scenario import begin, columns, flags
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.report_data import collect_report
 from protokern.config import config_to_dict, parse_config
 from protokern.data import Splits, open_splits
+from protokern.explain.collect import collect_report
+from protokern.explain.prototypes import write_prototypes
 from protokern.inputs.loaders import ordered_loader
 from protokern.models.build import build_model
 from protokern.push import push_prototypes
@@ -54,7 +54,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Views:
-    """Medians of what Chromium's clock told, milliseconds from the start of the navigation.
+    """Medians of Chromium's clock, milliseconds from the start of the navigation.
 
     Attributes:
         browser: its version.
@@ -130,6 +130,7 @@ def open_in_chromium(page: Path, rounds: int) -> Views | None:
             view = context.new_page()
             view.goto(page.as_uri(), wait_until="load")
             view.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+            view.wait_for_selector(".card")
             paints.append(view.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
             loads.append(view.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
             opens.append(view.evaluate(_OPEN))

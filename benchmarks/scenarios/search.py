@@ -3,7 +3,7 @@
 push: at the size of CUB-200-2011, features in a memory-mapped file, sorted by class as an image folder gives them,
 against the released program's loop over prototypes. prune: the six nearest images of the same prototypes, against its
 loop over images and prototypes with heaps, on some of the images and scaled. stream: 10,000 prototypes over 50,000
-feature maps read from a file that is larger than the memory allowed, in a process of its own, against the op alone on
+feature maps read from a file that is larger than the memory allowed, in a separate process, against the op alone on
 batches that are in memory already, a moment later.
 
 Passes of the two kinds alternate. Before anything is timed the tests of the search run, and the answers of both kinds

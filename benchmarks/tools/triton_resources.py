@@ -205,7 +205,7 @@ def _cuobjdump(option: str, path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks triton-resources", description=__doc__)
-    parser.add_argument("--out", type=Path, default=TABLE, help="CSV file that is written anew")
+    parser.add_argument("--out", type=Path, default=TABLE, help="CSV file to write")
     arguments = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET"):
         parser.error("TRITON_INTERPRET: must not be set; interpreted kernels cannot be compiled. Unset it.")

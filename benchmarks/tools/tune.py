@@ -93,13 +93,19 @@ def candidates(task: Task, limits: DeviceLimits) -> list[Config]:
     return found
 
 
-def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], timer: Timer) -> tuple[Config, float]:
-    """The fastest of the choices that give right results, and its milliseconds.
+def best(
+    task: Task,
+    inputs: tuple[Tensor, Tensor],
+    choices: Iterable[Config],
+    timer: Timer,
+    call: Callable[[], object] | None = None,
+) -> tuple[Config, float]:
+    """The fastest of the choices that give right results, and its milliseconds; `call` as for `Trial`.
 
     Raises:
         RuntimeError: none does.
     """
-    trial = Trial(task, inputs)
+    trial = Trial(task, inputs, call)
     timed = []
     for config in choices:
         found = trial.milliseconds(config, timer)
@@ -114,10 +120,16 @@ def best(task: Task, inputs: tuple[Tensor, Tensor], choices: Iterable[Config], t
 
 
 class Trial:
-    """A task with its inputs and the right answer, for one candidate after the other."""
+    """A task with its inputs and the right answer, for one candidate after the other.
 
-    def __init__(self, task: Task, inputs: tuple[Tensor, Tensor]) -> None:
-        self._call, self._is_right = _call(task, *inputs), _gate(task, *inputs)
+    Args:
+        task: what is tuned.
+        inputs: features and prototypes.
+        call: computes the task on the inputs; None: the kernel.
+    """
+
+    def __init__(self, task: Task, inputs: tuple[Tensor, Tensor], call: Callable[[], object] | None = None) -> None:
+        self._call, self._is_right = call or _call(task, *inputs), _gate(task, *inputs)
 
     def milliseconds(self, config: Config, timer: Timer) -> float | str:
         """The time of a call with these tiles, or why there is none: `WRONG`, or the words of the compiler."""
@@ -131,7 +143,7 @@ class Trial:
 
 
 def merged(table: Sequence[Row], found: Sequence[Row]) -> list[Row]:
-    """The table with the found rows in the place of those for the same problem and architecture."""
+    """The table, with the found rows replacing those for the same problem and architecture."""
 
     def problem(row: Row) -> tuple[object, ...]:
         return row.op, row.arch, row.dtype, row.precision, row.depth, row.positions, row.prototypes

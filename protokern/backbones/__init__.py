@@ -1,4 +1,4 @@
-"""Backbones by name: modules from images in [0, 1] to feature maps. Which weights they start from, and nothing else."""
+"""Backbones by name: modules from images in [0, 1] to feature maps. Construction and initial weights only."""
 
 from __future__ import annotations
 

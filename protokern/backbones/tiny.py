@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-# (output channels, stride) of each 3x3 convolution; 1/8 of the image size in the end.
+# (output channels, stride) of each 3x3 convolution; the map has 1/8 of the image size.
 LAYERS = ((32, 2), (64, 2), (128, 2), (128, 1))
 
 

@@ -38,7 +38,7 @@ def build_torchvision(name: str, *, in_channels: int = 3) -> nn.Module:
 
 
 def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
-    """Put a fresh convolution of `in_channels` in the place of the first one."""
+    """Replace the first convolution by a new one with `in_channels`."""
     path, old = next((path, module) for path, module in body.named_modules() if isinstance(module, nn.Conv2d))
     options: dict[str, Any] = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation")}
     new = nn.Conv2d(in_channels, old.out_channels, **options, bias=old.bias is not None)
@@ -49,10 +49,10 @@ def _replace_first_conv(body: nn.Module, in_channels: int) -> None:
 
 
 def _models() -> Any:
-    """torchvision.models: slow to import, and needed by these names only.
+    """torchvision.models, which is slow to import and needed only for these names.
 
     Raises:
-        BrokenPackageError: torchvision was made for another torch.
+        BrokenPackageError: torchvision was built for another torch.
     """
     return import_optional(
         "torchvision.models", package="torchvision", needed_for="the backbones of torchvision", install="torchvision"
@@ -71,7 +71,7 @@ def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if key.startswith(("fc.", "classifier.")):
             continue
-        # The published DenseNet files still say `norm.1` for `norm1`.
+        # The published DenseNet files still write `norm.1` for `norm1`.
         modern = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
         renamed[modern.removeprefix("features.")] = value
     return renamed

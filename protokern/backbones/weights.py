@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from protokern.errors import BrokenPackageError, ConfigError
 
-# What torch and its unpickler of tensors alone say of files that are something else, damaged or made to harm.
+# Errors of torch and its tensors-only unpickler for files that are something else, damaged or malicious.
 _BROKEN = (
     pickle.UnpicklingError,
     SafetensorError,
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a `.safetensors` file or a PyTorch file (`weights_only=True`).
 
     Raises:
-        ConfigError: the file is missing, cannot be read, or holds something else than a dict of tensors.
+        ConfigError: the file is missing, cannot be read, or holds something other than a dict of tensors.
     """
     if not path.is_file():
         raise ConfigError(
@@ -66,7 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _check_stored(path: Path) -> None:
-    """PyTorch stores tensors as they are. A compressed one could unfold to a thousand times the size of the file."""
+    """PyTorch stores tensors as they are. A compressed one could expand to a thousand times the size of the file."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -74,11 +74,11 @@ def _check_stored(path: Path) -> None:
 
 
 def package_weights(name: str, package: str) -> Path:
-    """Path of the weight file that `package` carries for `name`.
+    """Path of the weight file for `name` in `package`.
 
     Raises:
         ConfigError: the package is not installed.
-        BrokenPackageError: it is, and something that it imports is not.
+        BrokenPackageError: it is installed, but something that it imports is not.
     """
     try:
         module = import_module(package)
@@ -107,7 +107,7 @@ def load_strictly(body: nn.Module, state: dict[str, Tensor], *, name: str, sourc
     """Load `state` into `body`; every name and shape must fit, only BatchNorm's batch counters may be missing.
 
     Raises:
-        ConfigError: names or shapes do not fit backbone `name`; `source` tells where the weights came from.
+        ConfigError: names or shapes do not fit backbone `name`; `source` says where the weights came from.
     """
     own = body.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 
 from protokern.cli.arguments import add_run_arguments
-from protokern.cli.evaluation_files import NAMES, write_evaluation
-from protokern.cli.quality import marked, run_warnings, score_table
-from protokern.cli.show import show_progress
+from protokern.cli.show import marked, show_progress
 from protokern.config.run import feature_store
-from protokern.evaluate import evaluate, score_classes
+from protokern.evaluate import evaluate
 from protokern.inputs.loaders import ordered_loader
-from protokern.inputs.stores import find_store, taking_stored_maps
+from protokern.inputs.stores import find_store
 from protokern.models.build import image_format
+from protokern.report.text import score_table
+from protokern.results.scores import score_classes
 from protokern.runs.data import check_classes, open_data
+from protokern.runs.evaluation import NAMES, write_evaluation
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.outputs import claim_numbers
+from protokern.runs.quality import run_warnings
 
 _IN_WORDS = {"test": "test", "val": "validation", "train": "training"}
 
@@ -42,14 +45,13 @@ def run(args: argparse.Namespace) -> int:
     folder = (feature_store(opened.config) or opened.folder / "features") / args.split
     stored = find_store(folder, opened.model, images, config)
     batches = ordered_loader(stored or images, config.batch_size, opened.config.data.workers)
-    with taking_stored_maps(opened.model, stored is not None):
-        result = evaluate(
-            opened.model,
-            show_progress(batches, "evaluate", len(batches)),
-            device,
-            memory_format=image_format(config.channels_last),
-            num_classes=len(opened.classes),
-        )
+    result = evaluate(
+        partial(opened.model, given=batches.given),
+        show_progress(batches, "evaluate", len(batches)),
+        device,
+        memory_format=image_format(config.channels_last),
+        num_classes=len(opened.classes),
+    )
     assert result.confusion is not None
     scores = score_classes(result.confusion)
     line = {

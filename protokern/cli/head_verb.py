@@ -10,16 +10,16 @@ from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
-from protokern.inputs.stores import find_stores, taking_stored_maps
+from protokern.models.base import PrototypeModel
+from protokern.push import PushResult
 from protokern.results.stages import Stage
 from protokern.runs.checkpoints import CheckpointState, find_checkpoint, run_folder, save_checkpoint
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.folder import check_prototypes_folder
 from protokern.runs.log import LoggedRecord, append_record
 from protokern.runs.open import OpenRun, choose_device, open_run
-from protokern.runs.progress import Progress
 from protokern.storage.lock import lock_run
-from protokern.train.run import TrainingRun
+from protokern.train.state import Job, TrainingRun
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 
@@ -49,17 +49,16 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    work = _as_training(opened, splits)
-    work.stored = find_stores(work.feature_folder, work.model, splits, work.train, precision=work.feature_precision)
-    with taking_stored_maps(work.model, work.stored is not None):
-        records = step(work)
-    state = CheckpointState(config=work.config, classes=work.classes, stage=stage, epoch=opened.epoch, push=work.push)
-    path = save_checkpoint(opened.folder, f"{stage}-{opened.epoch}", work.model, state, is_numbered=True)
+    run = _as_training(opened, splits)
+    records = step(run)
+    job, epoch = run.job, opened.epoch
+    state = CheckpointState(config=job.config, classes=job.classes, stage=stage, epoch=epoch, push=run.push)
+    path = save_checkpoint(opened.folder, f"{stage}-{epoch}", run.model, state, is_numbered=True)
     for record in records:
-        append_record(work.log_path, record)
+        append_record(job.log_path, record)
         print(describe(record))
-    if work.push is not None:
-        _write_pictures(work, splits)
+    if run.push is not None:
+        _write_pictures(opened.folder, run.model, splits, run.push)
     print(f"wrote {path}")
     if (opened.folder / "report" / "index.html").exists():  # it would go on to show what is no longer the model
         print(f"wrote {_write_page(opened.folder, splits)}")
@@ -67,7 +66,7 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
 
 
 def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
-    return TrainingRun(
+    job = Job(
         folder=opened.folder,
         model=opened.model,
         splits=splits,
@@ -76,20 +75,18 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
         train=opened.config.train,
         prune=opened.config.prune,
         workers=opened.config.data.workers,
-        progress=Progress(epoch=opened.epoch),
-        push=opened.push,
         feature_store=feature_store(opened.config),
     )
+    return TrainingRun.of_trained(job, epoch=opened.epoch, push=opened.push)
 
 
-def _write_pictures(work: TrainingRun, splits: Splits) -> None:
-    from protokern.cli.prototype_files import write_prototypes  # heavy, and not for --help
+def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: PushResult) -> None:
+    from protokern.explain.prototypes import write_prototypes  # heavy, and not for --help
 
-    assert work.push is not None
-    write_prototypes(work.folder, work.model, splits, work.push)
+    write_prototypes(folder, model, splits, push)
 
 
 def _write_page(folder: Path, splits: Splits) -> Path:
-    from protokern.cli.report import build_report  # heavy, and not for --help
+    from protokern.explain.collect import build_report  # heavy, and not for --help
 
     return build_report(folder, splits)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import protokern
-from protokern.cli.allocator import keep_freed_memory
 from protokern.cli.faults import mistake_in_words, write_fault
-from protokern.cli.printing import one_line, printing_any_name, show_warnings_once
+from protokern.cli.process import keep_freed_memory, printing_any_name, show_warnings_once
 from protokern.errors import ConfigError, OtherProcessError, ProtokernError
+from protokern.storage.names import one_line
 
 FAULT, MISTAKE, INTERRUPTED, CLOSED = 1, 2, 130, 141
 

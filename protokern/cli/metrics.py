@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
 
 from protokern.cli.arguments import add_run_arguments, check_count
-from protokern.cli.frames import FRAMES
-from protokern.cli.metrics_files import NAMES, result_lines, write_measures
 from protokern.cli.show import show_progress
-from protokern.data import Splits, SyntheticBirds
-from protokern.data.annotations import open_annotations
-from protokern.data.birds.dataset import BirdTruth
 from protokern.errors import CheckpointError, ConfigError
+from protokern.explain.framing import FRAME_MAKERS
 from protokern.inputs.loaders import ordered_loader
-from protokern.metrics import FILLS, MEASURES, Context, Region, measure
+from protokern.metrics import FILLS, MEASURES, Context, measure
 from protokern.metrics.context import SUBSET
+from protokern.metrics.files import NAMES, result_lines, write_measures
 from protokern.results.places import Box
-from protokern.runs.data import check_classes, data_folder, open_data
+from protokern.runs.data import check_classes, find_regions, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.outputs import claim_numbers
 from protokern.runs.prototypes import read_prototypes
-
-Regions = Callable[[int], Mapping[str, Region]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="N", type=int, default=SUBSET, help=f"test images for left_alone; default: {SUBSET}"
     )
     parser.add_argument(
-        "--frames", choices=FRAMES, nargs="*", default=list(FRAMES), help="that left_alone tests; default: all kinds"
+        "--frames",
+        choices=FRAME_MAKERS,
+        nargs="*",
+        default=list(FRAME_MAKERS),
+        help="that left_alone tests; default: all kinds",
     )
     parser.add_argument(
         "--fill", choices=FILLS, default=FILLS[0], help="what left_alone puts in the place of the rest; default: grey"
@@ -64,11 +62,13 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    regions, why_none = _find_regions(opened, splits) if args.only is None or "on_object" in args.only else (None, "")
+    regions, why_none = (
+        find_regions(opened.config, splits) if args.only is None or "on_object" in args.only else (None, "")
+    )
     context = Context(
         regions=regions,
         no_regions=why_none,
-        frames={kind: FRAMES[kind](opened.model) for kind in args.frames},
+        frames={kind: FRAME_MAKERS[kind](opened.model) for kind in args.frames},
         push=opened.push,
         source_boxes=_source_boxes(opened),
         subset=args.images,
@@ -85,19 +85,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(f"wrote {path}" for path in write_measures(outputs, facts, results)))
     return 0
-
-
-def _find_regions(opened: OpenRun, splits: Splits) -> tuple[Regions | None, str]:
-    """Where the object is in the test images; or why nobody knows, as the end of a sentence."""
-    if isinstance(splits.test, SyntheticBirds):
-        return BirdTruth(splits.test).regions, ""
-    folder = data_folder(opened.config)
-    if folder is None:
-        return None, f"{opened.config.data.path} is no folder that boxes.csv or masks/ could lie in"
-    annotations = open_annotations(folder, splits.test, (splits.push, splits.val))
-    if not {"boxes.csv", "masks/"} & {*annotations.found}:
-        return None, f"no boxes.csv and no masks/ beside the images of {folder}"
-    return annotations.regions, ""
 
 
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from protokern.cli.arguments import add_format_argument, add_frame_argument, add_only_argument, check_count, check_only
-from protokern.cli.prototype_frames import frame_prototypes
-from protokern.cli.report_data import find_prototypes
-from protokern.cli.views import prototype_cards
+from protokern.cli.show import show_progress
 from protokern.errors import ConfigError
-from protokern.report.data import PrototypeCard
+from protokern.explain.prototype_frames import frame_prototypes
+from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.report.grids import COLUMNS, ROWS, write_prototype_grid
+from protokern.results.prototypes import Prototype
 from protokern.runs.data import open_data
 from protokern.runs.open import OpenRun, check_pushed, open_run
 from protokern.runs.outputs import check_out
@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(
-    opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | None, frame: str
-) -> list[PrototypeCard]:
+def _chosen(opened: OpenRun, only: Sequence[int] | None, names: Sequence[str] | None, frame: str) -> list[Prototype]:
     indices = set(check_only(only, opened.model.num_prototypes))
     unknown = [name for name in names or () if name not in opened.classes]
     if unknown:
@@ -73,13 +71,13 @@ def _chosen(
     files = find_prototypes(opened, None) or find_prototypes(opened, open_data(opened.config, run=opened.folder))
     chosen = [
         card.index
-        for card in prototype_cards(opened.model, opened.classes, files)
+        for card in describe_prototypes(opened.model, opened.classes, files)
         if card.index in indices and card.picture is not None
         if not names or any(one.class_name in names for one in card.classes)
     ]
     if not chosen:
         raise ConfigError("--only, --class: must leave at least one prototype that is a patch of an image; none is.")
     if files is not None and frame == "sufficient":
-        files = frame_prototypes(opened, files, prototypes=chosen)
-    cards = prototype_cards(opened.model, opened.classes, files, frame)
+        files = frame_prototypes(opened, files, prototypes=chosen, progress=show_progress)
+    cards = describe_prototypes(opened.model, opened.classes, files, frame)
     return [cards[index] for index in chosen]

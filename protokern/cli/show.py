@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from protokern.cli.printing import one_line
+from protokern.inputs.stores import FeatureRecord
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
-from protokern.train.records import BatchRecord, FeatureRecord, Record, StepRecord
+from protokern.storage.names import one_line
+from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:
@@ -19,33 +20,45 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
-def show_training(records: Iterable[Record]) -> None:
-    """Show a training while it happens."""
+def show_training(events: Iterable[Event]) -> RunStopped | None:
+    """Show a training while it happens; says where it stopped if it was asked to."""
     if sys.stdout.isatty():
-        _show_on_terminal(records)
-        return
-    for record in records:
-        if isinstance(record, EpochRecord | StageRecord | Notice):
-            print(describe(record), flush=True)
+        return _show_on_terminal(events)
+    stopped = None
+    for event in events:
+        if isinstance(event, EpochRecord | StageRecord | Notice):
+            print(describe(event), flush=True)
+        elif isinstance(event, RunStopped):
+            stopped = event
+    return stopped
 
 
-def _show_on_terminal(records: Iterable[Record]) -> None:
+def _show_on_terminal(events: Iterable[Event]) -> RunStopped | None:
+    stopped = None
     with _progress_bar() as progress:
         task = progress.add_task("", total=None, note="")
-        for record in records:
-            if isinstance(record, StepRecord):
-                name = STAGES[record.stage].terminal
-                title = f"{name} epoch {record.epoch}" if record.stage in LEARNING else name
+        for event in events:
+            if isinstance(event, StepBegins):
+                name = STAGES[event.stage].terminal
+                title = f"{name} epoch {event.epoch}" if event.stage in LEARNING else name
                 progress.remove_task(task)
-                task = progress.add_task(f"{record.position + 1}/{record.steps} {title}", total=None, note="")
-            elif isinstance(record, FeatureRecord):
-                title = f"features of the {record.split} images"
-                progress.update(task, description=title, completed=record.done, total=record.images, note="")
-            elif isinstance(record, BatchRecord):
-                note = "validation" if record.batch == record.batches else f"loss {record.loss:.3f}"
-                progress.update(task, completed=record.batch, total=record.batches, note=note)
+                task = progress.add_task(f"{event.position + 1}/{event.steps} {title}", total=None, note="")
+            elif isinstance(event, FeatureRecord):
+                title = f"features of the {event.split} images"
+                progress.update(task, description=title, completed=event.done, total=event.images, note="")
+            elif isinstance(event, BatchDone):
+                note = "validation" if event.batch == event.batches else f"loss {event.loss:.3f}"
+                progress.update(task, completed=event.batch, total=event.batches, note=note)
+            elif isinstance(event, RunStopped):
+                stopped = event
             else:
-                progress.console.print(describe(record), markup=False, highlight=False, soft_wrap=True)
+                progress.console.print(describe(event), markup=False, highlight=False, soft_wrap=True)
+    return stopped
+
+
+def marked(warnings: Iterable[str]) -> list[str]:
+    """Warnings as lines of a log or a terminal."""
+    return [f"warning: {warning}" for warning in warnings]
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:

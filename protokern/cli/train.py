@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +12,7 @@ import torch
 
 from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
-from protokern.cli.quality import look_at, marked
-from protokern.cli.show import show_training
+from protokern.cli.show import marked, show_progress, show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, config_to_dict, config_to_toml
 from protokern.config.run import RUN_FORMAT, feature_store
@@ -46,13 +42,14 @@ from protokern.runs.folder import (
 from protokern.runs.log import Notice, append_record
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.progress import set_seed
+from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
-from protokern.train.batch_norms import check_batches, share_batch_norms
-from protokern.train.distributed import device_of_process, has_another_failed, joined_ranks
 from protokern.train.loop import train
-from protokern.train.run import TrainingRun, resume_run
+from protokern.train.optimizers import check_batches, share_batch_norms
+from protokern.train.processes import device_of_process, has_another_failed, joined_ranks, quiet_unless_first
+from protokern.train.state import Job, TrainingRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
-    with joined_ranks(device) as ranks, _heard_once(ranks):
+    with joined_ranks(device) as ranks, quiet_unless_first(ranks):
         folder = Path(args.out)
         with ExitStack() as held:
             if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
@@ -89,41 +86,45 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
     if ranks.is_first:
         splits = look_at(splits)
-    work = _make_run(folder, config, splits, device, ranks, is_resumed=checkpoint is not None)
+    stop = StopRequest()
+    job = _make_job(folder, config, splits, device, ranks, stop, is_resumed=checkpoint is not None)
+    state = TrainingRun(job)
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
         resumed = read_checkpoint(checkpoint)
         check_agreement(folder / RUN_FILE, config, resumed)
         print(f"going on from {checkpoint}", flush=True)
-        resume_run(work, resumed)
+        state.resume(resumed)
     elif ranks.is_first:
         _begin(folder, config, splits, held, is_resumed=args.resume)
-    stop = StopRequest()
-    work.should_stop = stop.is_made
-    try:
-        with stop.listening(ranks.size), explain_lost_contact(), explain_lost_workers():
-            show_training(train(work))
-    except (KeyboardInterrupt, LostContactError) as error:
-        if isinstance(error, LostContactError) and (has_another_failed() or not stop.is_made()):
-            raise
-        where = f"The last checkpoint is {work.last_checkpoint}; go on with --resume." if work.last_checkpoint else ""
+    if not _train_until_stopped(state, stop):
         if ranks.is_first:
-            print(f"protokern train: stopped. {where}", file=sys.stderr)
-        return stop.exit_code
+            _write_pages(state, splits)
+        return 0
+    where = f"The last checkpoint is {state.last_checkpoint}; go on with --resume." if state.last_checkpoint else ""
     if ranks.is_first:
-        _write_pages(work, splits)
-    return 0
+        print(f"protokern train: stopped. {where}", file=sys.stderr)
+    return stop.exit_code
 
 
-@contextmanager
-def _heard_once(ranks: Ranks) -> Iterator[None]:
-    """What ranks but the first one print and warn of is what the first one does already."""
-    if ranks.is_first:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
+    """Train to the end, or until somebody asks for a stop; whether somebody has.
+
+    Raises:
+        LostContactError: another process is gone, and not because it was asked to stop.
+    """
+    try:
+        with stop.listening(state.job.ranks.size), explain_lost_contact(), explain_lost_workers():
+            is_stopped = show_training(train(state)) is not None
+            if is_stopped:
+                stop.meet()
+            return is_stopped
+    except KeyboardInterrupt:
+        return True
+    except LostContactError:
+        if has_another_failed() or not stop.is_made():
+            raise
+        return True
 
 
 def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
@@ -158,9 +159,16 @@ def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
     return f"images have {rows} x {columns} patches, of which one in the middle sees {share:.0%} of the image"
 
 
-def _make_run(
-    folder: Path, config: RunConfig, splits: Splits, device: torch.device, ranks: Ranks, *, is_resumed: bool
-) -> TrainingRun:
+def _make_job(
+    folder: Path,
+    config: RunConfig,
+    splits: Splits,
+    device: torch.device,
+    ranks: Ranks,
+    stop: StopRequest,
+    *,
+    is_resumed: bool,
+) -> Job:
     set_seed(config.train.seed, 0)
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
@@ -173,7 +181,7 @@ def _make_run(
         splits.push.preload()
     model = place_model(model, device, config.train.channels_last)
     patches = (note_on_patches(model, splits.push.image_size),) if ranks.is_first and not is_resumed else ()
-    return TrainingRun(
+    return Job(
         folder=folder,
         model=model,
         splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()), *patches)),
@@ -185,20 +193,21 @@ def _make_run(
         feature_store=feature_store(config),
         feature_precision=config.data.feature_precision,
         ranks=ranks,
+        should_stop=stop.is_made,
     )
 
 
-def _write_pages(work: TrainingRun, splits: Splits) -> None:
+def _write_pages(state: TrainingRun, splits: Splits) -> None:
     """The prototypes as pictures, and the page of the run."""
-    from protokern.cli.prototype_files import write_prototypes  # with matplotlib and jinja2, too heavy for --help
-    from protokern.cli.report import write_page
+    from protokern.explain.collect import write_page
+    from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
 
-    assert work.push is not None  # every plan has a push
-    write_prototypes(work.folder, work.model, splits, work.push)
-    opened = open_run(str(work.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, warnings = write_page(opened, splits)
-    for line in marked(warnings):
+    assert state.push is not None  # every plan has a push
+    write_prototypes(state.job.folder, state.model, splits, state.push)
+    opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
+    page, report = write_page(opened, splits, progress=show_progress)
+    for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were said when the training began
-            append_record(work.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
+            append_record(state.job.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
             print(line)
     print(f"wrote {page}", flush=True)

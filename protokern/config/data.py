@@ -1,4 +1,4 @@
-"""What a run can be told about its images. `protokern.config` reads these from TOML."""
+"""Settings of the images. `protokern.config` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from protokern.data.decode import MAX_PIXELS
 from protokern.errors import require, require_number
 
-LARGEST_SIDE = 65_536  # pixels of an image as a net sees it
+LARGEST_SIDE = 65_536  # pixels of an image's side as a net sees it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,30 +19,32 @@ class DataConfig:
     """The images and how they are read.
 
     Attributes:
-        path: folder with train/, test/ and perhaps val/; "webdataset:DIR", a folder of tar files; "huggingface:NAME", a
-            data set of that name or in that folder; empty: the synthetic birds, which need no files.
+        path: folder with train/, test/ and optionally val/; "webdataset:DIR", a folder of tar files;
+            "huggingface:NAME", a data set of that name or in that folder; empty: the synthetic birds, which need no
+            files.
         image_size: pixels, one number or rows and columns.
-        val_fraction: share of every class of train/ that is held out when there is no val/.
-        test_fraction: share of every class that is the test when there are class folders alone, without train/ and
-            test/.
-        channels: of an image: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; more: grey pages of one file.
-        grey_range: values of files with more than 8 bits a channel that become black and white: two numbers; "type": 0
-            and 65535; "auto": 0 and the largest value of 8, 10, 12, 14 or 16 bits, by the largest one in the training
-            images, which the run writes down in place of "auto".
+        val_fraction: share of every class of train/ that is held out if there is no val/.
+        test_fraction: share of every class that becomes the test split if there are only class folders, without train/
+            and test/.
+        channels: channels of an image: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; more: grey pages of one
+            file.
+        grey_range: values that become black and white, for files with more than 8 bits a channel: two numbers; "type":
+            0 and 65535; "auto": 0 and the largest value of 8, 10, 12, 14 or 16 bits, by the largest one in the training
+            images; the run writes these numbers to run.toml instead of "auto".
         augmentation: random changes of the training images: "none", "protopnet" (rotate, shear or skew, flip) or "crop"
             (random crop, rotate, flip).
-        on_unreadable: what to do about files that are no images: "stop" and list them, or "skip" them.
+        on_unreadable: what to do about files that are not images: "stop" and list them, or "skip" them.
         workers: processes that read images; 0: threads of the main process.
-        max_image_pixels: most pixels of an image file; a larger one is refused before it is decoded, because a small
-            file may unfold to more than the memory holds.
+        max_image_pixels: largest number of pixels of an image file; a larger one is refused before it is decoded,
+            because a small file may expand to more than the memory holds.
         cache: "memory" keeps the decoded images, "none" reads them again in every epoch.
-        feature_store: folder for what a frozen backbone (train.backbone) gives for the images, which runs may share;
-            empty: inside the run folder.
-        feature_precision: of the stored features: "fp32", or "bf16" for half the space.
-        birds_classes: classes of the synthetic birds.
+        feature_store: folder for the features of a frozen backbone (train.backbone), which runs may share; empty:
+            inside the run folder.
+        feature_precision: precision of the stored features: "fp32", or "bf16" for half the space.
+        birds_classes: number of classes of the synthetic birds.
         birds_train, birds_val, birds_test: synthetic birds of each class in the three splits.
-        birds_differ_in: what tells those classes apart: "species", all parts and the plumage; "colour" alone; or the
-            shape of the "beak" alone.
+        birds_differ_in: how the classes of synthetic birds differ: "species", in all parts and the plumage; "colour"
+            alone; or the shape of the "beak" alone.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

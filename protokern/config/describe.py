@@ -1,4 +1,4 @@
-"""What can be set, in words: every key of a configuration with its default, what it takes and what it means.
+"""The settings in words: every key of a configuration with its default, allowed values and meaning.
 
 All of it comes from the dataclasses: types and defaults from their fields, the meaning from their docstrings.
 """
@@ -29,10 +29,10 @@ class Setting:
     Attributes:
         table: of the file, such as "train".
         name: of the key in that table.
-        model: the model that has this key, or has it with this default; empty: all models, and keys outside `model`.
-        default: as TOML; empty: not set.
+        model: the model with this key, or with this default; empty: all models, and keys outside `model`.
+        default: the default as TOML; empty: not set.
         takes: types and allowed values in words.
-        meaning: what the docstring of the dataclass says.
+        meaning: from the docstring of the dataclass.
     """
 
     table: str

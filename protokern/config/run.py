@@ -1,6 +1,6 @@
 """The configuration of a run: TOML files and `--set` in, checked frozen dataclasses out, and back to TOML.
 
-Every mistake becomes one ConfigError that names the key by its path and says what is allowed there.
+Every error becomes one ConfigError that names the key by its path and says what is allowed there.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from protokern.models.registry import DEFAULT_MODEL, MODELS
 from protokern.models.settings import ModelConfig
 from protokern.storage.files import check_format
 
-LARGEST_CONFIG = 2**15  # bytes; a larger file could hold a key of so many parts that its parser takes minutes
-# Besides TOMLDecodeError: no UTF-8, a number of thousands of digits, brackets in brackets in brackets.
+LARGEST_CONFIG = 2**15  # bytes; in a larger file a key could have so many parts that its parser takes minutes
+# Beside TOMLDecodeError: not UTF-8, a number of thousands of digits, deeply nested brackets.
 _NO_TOML = (ValueError, RecursionError)
 RUN_FORMAT = "protokern-run-1"
-MADE_BY = "made_by"  # the table of run.toml that says which versions wrote it; no setting of a run
-# What runs did before these settings were there, where it is not the default.
+MADE_BY = "made_by"  # the table of run.toml with the versions that wrote it; not a setting
+# What runs did before these settings existed, if it is not the default.
 _OLD_DATA = {"grey_range": "type"}
 _BARE_WORD = re.compile(r"[A-Za-z0-9_./~-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything a run is told; `run.toml` holds it in full.
+    """All settings of a run; `run.toml` holds them in full.
 
-    `model` is of the class that the registry's model of its `name` brings along, so a new model brings its own keys.
+    `model` is the `Config` of the model that its `name` selects from the registry, so a new model defines its keys.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConf
 
 
 def with_old_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of a run, in which what an older version did not write yet is as it was then."""
+    """The tables of a run, in which settings that an older version did not write have their values of that time."""
     data = table.get("data", {})
     return {**table, "data": {**_OLD_DATA, **data}} if isinstance(data, Mapping) else dict(table)
 
@@ -93,7 +93,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def apply_changes(table: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A copy of `table` with each `section.key=value` set; the value is TOML, or a bare word that is taken as text.
+    """A copy of `table` with each `section.key=value` set; the value is TOML, or a bare word, which is text.
 
     Raises:
         ConfigError: a change has no `=`, no key, or a value that is neither TOML nor a bare word.
@@ -147,7 +147,7 @@ def check_text(key: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{key}: must be UTF-8, for run.toml holds it; got {value!a}. "
+            f"{key}: must be UTF-8, because run.toml stores it; got {value!a}. "
             "Rename it, or give a link to it with another name."
         ) from error
 
@@ -171,11 +171,11 @@ def _validate(owner: type[Any], table: Any, prefix: tuple[str, ...]) -> Any:
 
 
 def _explain(error: ValidationError, owner: type[Any], prefix: tuple[str, ...]) -> str:
-    """The first mistake as one line: path, what is wanted, what was given."""
+    """The first error as one line: path, what is wanted, what was given."""
     mistake = error.errors()[0]
     inner = [part for part in mistake["loc"] if isinstance(part, str) and not _is_alternative(part)]
     path = [*prefix, *inner]
-    if mistake["type"] == "value_error":  # from a __post_init__; its message begins with the field's name
+    if mistake["type"] == "value_error":  # from a __post_init__, whose message begins with the field's name
         return ".".join([*path, str(mistake["ctx"]["error"])])
     key = ".".join(path)
     if mistake["type"] == "unexpected_keyword_argument":
@@ -185,7 +185,7 @@ def _explain(error: ValidationError, owner: type[Any], prefix: tuple[str, ...]) 
 
 
 def _hint(path: Sequence[str], allowed: Sequence[str]) -> str:
-    """What somebody who wrote an unknown key may have meant: a key of another model, or one with a similar name."""
+    """What an unknown key may mean: a key of another model, or one with a similar name."""
     *table, key = path
     if table == ["model"]:
         owners = [name for name, model in MODELS.items() if key in (entry.name for entry in fields(model.Config))]
@@ -196,12 +196,12 @@ def _hint(path: Sequence[str], allowed: Sequence[str]) -> str:
 
 
 def _is_alternative(part: str) -> bool:
-    """Whether a part of an error's location is no key but one type of a union."""
+    """Whether a part of an error's location is not a key but one type of a union."""
     return part.startswith(("tuple[", "int", "float", "literal["))
 
 
 def _wanted(mistake: ErrorDetails, owner: type[Any], path: Sequence[str]) -> str:
-    """What a key takes, in a few words."""
+    """What a key accepts, in a few words."""
     if mistake["type"] == "dataclass_type":
         return "a table of keys"
     key_type = str(get_type_hints(_settings_at(owner, path[:-1])).get(path[-1]))
@@ -237,7 +237,7 @@ def config_to_toml(config: RunConfig, made_by: Mapping[str, str]) -> str:
     """The whole configuration as TOML, with a table of the versions that wrote it.
 
     Args:
-        config: what to write; every value is written, defaults too, save for None, which TOML does not have.
+        config: what to write; every value is written, also defaults, except None, which TOML does not have.
         made_by: names and versions, for people; `load_config` ignores all but its `format`.
     """
     lines = []
@@ -263,7 +263,7 @@ def differing_keys(ours: RunConfig, theirs: RunConfig) -> list[str]:
 
 
 def with_data(config: RunConfig, path: str | None) -> RunConfig:
-    """The configuration with --data in place of `data.path`, if it was given; absolute, so that it holds anywhere."""
+    """The configuration with --data, if given, as `data.path`; absolute, so valid in any working folder."""
     if path is None:
         return config
     source = absolute_source(path)
@@ -272,7 +272,7 @@ def with_data(config: RunConfig, path: str | None) -> RunConfig:
 
 
 def with_absolute_store(config: RunConfig) -> RunConfig:
-    """The configuration with an absolute `data.feature_store`, if it has one, so that it holds anywhere."""
+    """The configuration with an absolute `data.feature_store`, if any, valid in any working folder."""
     where = feature_store(config)
     if where is None:
         return config
@@ -281,5 +281,5 @@ def with_absolute_store(config: RunConfig) -> RunConfig:
 
 
 def feature_store(config: RunConfig) -> Path | None:
-    """Where the features of a frozen backbone are; None: in the run folder."""
+    """Folder of the features of a frozen backbone; None: in the run folder."""
     return Path(config.data.feature_store) if config.data.feature_store else None

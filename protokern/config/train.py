@@ -1,7 +1,7 @@
-"""What a run can be told about its training and its pruning. `protokern.config` reads these from TOML.
+"""Settings of training and pruning. `protokern.config` reads them from TOML.
 
 The defaults are ProtoPNet's own: coefficients, learning rates, schedule and push epochs of the released program. Only
-the last layer is solved for instead.
+the last layer is solved as a convex problem instead.
 """
 
 from __future__ import annotations
@@ -26,76 +26,75 @@ class TrainConfig:
     """How the net is trained.
 
     Attributes:
-        seed: starts the random numbers of Python, NumPy, torch and the loader's workers.
-        batch_size: images in a step, of all processes together; at least 2 where batch norms learn and see a single
-            patch.
-        backbone: "train": it learns in the joint stage; "frozen": it never does. Then it runs once over the
-            un-augmented images, and every stage reads what it gave from the disk, see `data.feature_store`.
-        prototype_start: "random", as the model makes them, or "patches": of training images of their class, spread over
-            what the class looks like. From there live epochs can follow at once, without warm and joint epochs.
+        seed: seed of the random numbers of Python, NumPy, torch and the loader's workers.
+        batch_size: images in a step, of all processes together; at least 2 if batch norms learn and see a single patch.
+        backbone: "train": the backbone learns in the joint stage; "frozen": it never learns. A frozen backbone runs
+            once over the images without augmentation, and every stage reads its features from the disk, see
+            `data.feature_store`.
+        prototype_start: "random", as the model initialises them, or "patches": patches of training images of their
+            class that together cover what the class looks like. Live epochs can then follow at once, without warm and
+            joint epochs.
         warm_epochs: epochs with the backbone frozen.
-        joint_epochs: epochs with everything but the last layer trained.
+        joint_epochs: epochs in which everything but the last layer learns.
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
-            choose (ProtoPool).
-        live_epochs: epochs after each push in which add-on layers and last layer learn and every prototype stays the
-            patch that it is, as the add-on layers of the moment see it; 0: none, as in the original.
-        live_lr: learning rate of the add-on layers there; "auto": a tenth of `add_on_lr` after a push,
-            `add_on_lr` without warm and joint epochs. It falls linearly to zero, as
-            does `live_last_layer_lr`.
-        live_last_layer_lr: of the last layer there; 0: it stands still.
+            choose prototypes (ProtoPool).
+        live_epochs: epochs after each push in which add-on layers and last layer learn and every prototype stays its
+            patch, as the current add-on layers see it; 0: none, as in the original.
+        live_lr: learning rate of the add-on layers in the live epochs; "auto": a tenth of `add_on_lr` after a push,
+            `add_on_lr` without warm and joint epochs. It falls linearly to zero, and so does `live_last_layer_lr`.
+        live_last_layer_lr: learning rate of the last layer in the live epochs; 0: it does not learn.
         push_start: first epoch, counted from 0 over warm and joint, that a push follows.
-        push_every: epochs from one push to the next. A push always follows the last epoch; a model that chooses has no
-            other one.
+        push_every: epochs from one push to the next. A push always follows the last epoch, and is the only one of a
+            model that chooses prototypes.
         last_layer_solver: how the last layer learns after a push, and again after pruning. "convex" solves it to
             `last_layer_gap`; "compat" takes the small steps of the released program, `last_layer_epochs` at
             `last_layer_lr`.
-        last_layer_gap: relative gap to the minimum that is reached, in (0, 1).
-        last_layer_ridge: how firmly weights to own classes are held where they start; without it they could grow
-            without end.
-        last_layer_ridge_path: strengths of the ridge that are tried, each a tenth of the one before, `last_layer_ridge`
-            first; the cross entropy on the validation split chooses.
+        last_layer_gap: with "convex": relative gap to the minimum at which the solver stops, in (0, 1).
+        last_layer_ridge: with "convex": how firmly weights to own classes are held at their starting values; without it
+            they could grow without limit.
+        last_layer_ridge_path: with "convex": number of ridge strengths to try, `last_layer_ridge` first and each a
+            tenth of the one before; the cross entropy on the validation split chooses.
         last_layer_bound: with "convex": largest absolute weight from a prototype to a class that is not its own. The
-            paper's program starts these weights at -0.5 and leaves them below it in size; without a bound they grow to
-            tens where a class has few images. A large number, such as 1e9, is none.
-        last_layer_path: strengths of the L1 term that are tried, from the one at which no weight to another class is
-            left down to `l1`; the validation split chooses. 1: `l1` alone.
+            paper's program starts these weights at -0.5, and their size stays below that; without a bound they grow to
+            tens if a class has few images. A large number, such as 1e9, means no bound.
+        last_layer_path: with "convex": number of L1 strengths to try, from the one that leaves no weight to another
+            class down to `l1`; the validation split chooses. 1: `l1` alone.
         last_layer_own: with "convex": "free", or "non_negative": weights to own classes are not below zero, so no
             prototype speaks against its own class.
         last_layer_others: with "convex": weights to other classes. "path": those that are best on the validation split
-            along the path; "needed": as few as the validation split allows, at best none: the fewest along the path
-            whose accuracy is within half a standard error of the best one's; "none": all zero.
+            along the path; "needed": as few as the validation split allows, possibly none: the fewest along the path
+            whose accuracy is within half a standard error of the best; "none": all zero.
         last_layer_epochs: with "compat": passes over the cached activations.
-        patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to
-            its last push; 0: never.
+        patience: joint epochs without a better validation accuracy before training moves on to the hardening, or to its
+            last push; 0: no limit.
         optimizer: "adam" (weight decay is added to the gradient, as in the original) or "adamw" (decoupled).
-        backbone_lr, add_on_lr, prototype_lr: learning rates in the warm, joint and hardening stages. What only one kind
-            of model has, such as ProtoPool's slots, learns at `prototype_lr`.
+        backbone_lr, add_on_lr, prototype_lr: learning rates in the warm, joint and hardening stages. Parts that only
+            one kind of model has, such as ProtoPool's slots, learn at `prototype_lr`.
         joint_last_layer_lr: learning rate of the last layer in the joint stage; 0: it does not learn then, as in the
             original.
         last_layer_lr: with "compat": learning rate of the last layer.
-        weight_decay: strength of it in the backbone and the add-on layers; prototypes and last layer have none.
-        schedule: of the joint learning rates: "step" divides by 1 / `step_gamma` every `step_size` epochs, "linear" and
-            "cosine" fall to zero over the joint and the hardening epochs, batch by batch.
-        step_size, step_gamma: of the "step" schedule.
+        weight_decay: weight decay of the backbone and the add-on layers; prototypes and last layer have none.
+        schedule: schedule of the joint learning rates: "constant"; "step" multiplies by `step_gamma` every `step_size`
+            epochs; "linear" and "cosine" fall to zero over the joint and the hardening epochs, batch by batch.
+        step_size, step_gamma: with schedule "step": epochs between two steps, and the factor of a step.
         cross_entropy, cluster, separation, l1, orthogonality: coefficients of the loss terms; that of the separation is
             negative. A model uses those that its loss has.
-        label_smoothing: of the classes in the cross entropy, in [0, 1).
+        label_smoothing: label smoothing of the cross entropy, in [0, 1).
         mixup: images are mixed in pairs, with shares drawn from Beta(mixup, mixup); 0: not at all; "auto": as in the
             paper of the model, 0.5 for ProtoPool and 0 for ProtoPNet.
         gradient_clip: largest norm of the whole gradient; 0: no clipping.
-        precision: of the backbone and the add-on layers in training. "bf16" runs them under autocast; the prototype
-            layer, evaluation, push and explanations are always float32.
-        frozen_layers: submodules of the backbone that never learn, each with all that is below it, such as
-            "body.stem" or "body.blocks.3". Early layers of a pretrained net change little and cost most of the
-            backward pass.
+        precision: precision of the backbone and the add-on layers in training. "bf16" runs them under autocast; the
+            prototype layer, evaluation, push and explanations are always float32.
+        frozen_layers: submodules of the backbone that never learn, each with everything below it, such as "body.stem"
+            or "body.blocks.3". Early layers of a pretrained net change little and cost most of the backward pass.
         batch_norm: "train": batch norms of the layers that learn use and update the statistics of the batch, as in the
-            original; "frozen": those of the backbone keep the statistics it came with.
-        accumulation: parts in which a process takes its images of a step, one after the other, so that less memory is
-            needed. The step stays one of `batch_size` images.
-        compile: let `torch.compile` make the forward pass of the training; the first steps then take minutes.
+            original; "frozen": those of the backbone keep their pretrained statistics.
+        accumulation: number of parts into which a process divides its images of a step, to need less memory. The step
+            remains one of `batch_size` images.
+        compile: use `torch.compile` for the forward pass of the training; the first steps then take minutes.
         channels_last: hold images and convolution weights channels last, which is faster on most devices.
-        feature_cache_mb: memory for the features of the frozen backbone (MiB) around a push. A data set whose features
-            do not fit goes through the backbone once more for every pass.
+        feature_cache_mb: memory for the features of the frozen backbone (MiB) around a push. If the features of a data
+            set do not fit, the data set goes through the backbone once more for every pass.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -211,13 +210,15 @@ class PruneConfig:
 
     Attributes:
         enabled: prune after the last push.
-        rule: "compat": the paper's, by the nearest images of each prototype; "needed": what is there twice goes, then
+        rule: "compat": the paper's rule, by the nearest images of each prototype; "needed": removes duplicates, then
             what the answers do not need, by the validation split.
-        k: with "compat": nearest training images that are looked at for each prototype.
-        threshold: with "compat": a prototype stays when at least this many of the k are of its class.
-        accuracy_loss: with "needed": the validation accuracy may fall by so much, in [0, 1].
-        loss_ratio: with "needed": the mean cross entropy on the validation split may rise to so many times what it was.
-        per_class: with "needed": each class keeps so many, whatever is lost; 0: as few as the two limits allow.
+        k: with "compat": number of nearest training images considered for each prototype.
+        threshold: with "compat": a prototype stays if at least this many of the k are of its class.
+        accuracy_loss: with "needed": the validation accuracy may fall by at most this much, in [0, 1].
+        loss_ratio: with "needed": the mean cross entropy on the validation split may rise to at most this many times
+            its value with all prototypes.
+        per_class: with "needed": number of prototypes that each class keeps, whatever is lost; 0: as few as the two
+            limits allow.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

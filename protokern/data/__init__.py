@@ -1,4 +1,4 @@
-"""Data sets: folders of photographs and synthetic birds, augmented online. Knows nothing of models or training."""
+"""Data sets: folders of photographs and synthetic birds, augmented online. Independent of models and training."""
 
 from protokern.data.augment import PRESETS, Augmentation
 from protokern.data.birds import BirdAnnotation, SyntheticBirds

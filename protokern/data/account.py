@@ -1,4 +1,4 @@
-"""What the user gave and what of it counts: every file has a place in these numbers."""
+"""The account of a user's files: every file is in one of its numbers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 class PassedOver:
-    """Files that do not count, by the reason why."""
+    """Files that do not count, by reason."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._names: dict[str, dict[str, None]] = {}  # the first ones, each once
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Note `count` files (nothing for 0) that `name` stands for."""
+        """Record `count` files (none for 0) under `name`."""
         if count == 0:
             return
         self._counts[reason] = self._counts.get(reason, 0) + count
@@ -32,7 +32,7 @@ class PassedOver:
         return sum(self._counts.values())
 
     def __str__(self) -> str:
-        """The numbers with their reasons and the first names; empty where all count."""
+        """The numbers with their reasons and the first names; empty if all count."""
         if not self._counts:
             return ""
         parts = []
@@ -46,11 +46,11 @@ class PassedOver:
 def describe_account(
     counts: Mapping[str, int], passed: PassedOver, *, noun: str, origin: Mapping[str, str] | None = None
 ) -> str:
-    """One line: how many there are, how many are in every split, how many do not count and why.
+    """One line: how many files there are, how many are in every split, how many do not count and why.
 
     Args:
         counts: of the images that count, by split.
-        passed: those that do not.
+        passed: those that do not count.
         noun: what is counted, such as "files".
         origin: what to add to the number of a split, such as the name of its folder.
     """
@@ -64,12 +64,12 @@ def describe_account(
 
 
 def share_in_words(taken: Sequence[int], of: Sequence[int], wanted: float) -> str:
-    """Which share of the classes was taken, as it came out: small classes give more or less than was wanted.
+    """The share of the classes that was actually taken: small classes give more or less than asked for.
 
     Args:
         taken: images that were taken, by class.
-        of: of how many.
-        wanted: share that was asked for.
+        of: number of images, by class.
+        wanted: the share asked for.
     """
     shares = [round(100 * part / whole) for part, whole in zip(taken, of, strict=True) if whole]
     asked = round(100 * wanted)
@@ -87,5 +87,5 @@ def listed(items: Sequence[object], limit: int = _NUM_LISTED) -> str:
 
 
 def counted(items: Sequence[object], noun: str) -> str:
-    """How many there are of something, in words."""
+    """A number of things, in words."""
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

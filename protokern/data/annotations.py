@@ -1,8 +1,8 @@
-"""What people have marked in the images of a folder: `parts.csv`, `boxes.csv` and `masks/` beside its splits.
+"""Annotations of the images of a folder: `parts.csv`, `boxes.csv` and `masks/` beside its splits.
 
-Coordinates are pixels of the file as it is stored. They are turned with the image where its EXIF orientation turns it,
-and handed out as shares of the upright image, which squashing it to another size does not change. So they are where
-the net sees what they mark, exactly. Whoever finds a mistake is told its file and line.
+Coordinates are pixels of the file as it is stored. They are turned with the image by its EXIF orientation, and returned
+as shares of the upright image, which resizing does not change. So they mark exactly what the net sees. Errors name the
+file and the line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from protokern.errors import DataError
 PARTS, BOXES = "parts.csv", "boxes.csv"
 _PART_COLUMNS = ("path", "part", "x", "y")
 _BOX_COLUMNS = ("path", "label", "xmin", "ymin", "xmax", "ymax")
-_SLACK = 1.0  # pixels: coordinates of an image that was made smaller are rounded otherwise than its sides
+_SLACK = 1.0  # pixels: coordinates of a resized image are rounded differently from its sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Frame:
         return upright_size(self.size, self.orientation)
 
     def turn(self, xy: Sequence[tuple[float, float]]) -> np.ndarray:
-        """Stored (x, y) pixels as upright (y, x) pixels, (N, 2), held within the image."""
+        """Stored (x, y) pixels as upright (y, x) pixels, (N, 2), clipped to the image."""
         points = np.array([(y, x) for x, y in xy], dtype=np.float64).clip(0, self.size)
         return upright_points(points, self.size, self.orientation)
 
@@ -60,7 +60,7 @@ class FolderAnnotations:
     """Boxes, masks and parts of the images of one data set; see `open_annotations`.
 
     Attributes:
-        found: which of "boxes.csv", "masks/" and "parts.csv" are there.
+        found: which of "boxes.csv", "masks/" and "parts.csv" exist.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FolderAnnotations:
         return tuple(PartPoint(mark.name, y / rows, x / columns) for mark, (y, x) in zip(marks, points, strict=True))
 
     def check(self, boxes: Path, parts: Path) -> None:
-        """Raise a DataError for the first line whose coordinates are outside of its image."""
+        """Raise a DataError for the first line whose coordinates are outside its image."""
         outside: dict[Path, list[tuple[int, str]]] = {boxes: [], parts: []}
         for index in range(len(self._images)):
             key = _key(self._images.sample_name(index))
@@ -139,18 +139,19 @@ class FolderAnnotations:
 
 
 def open_annotations(folder: Path, images: ImageDataset, others: Sequence[ImageDataset] = ()) -> FolderAnnotations:
-    """Read what is marked in the images of a data folder, and check all of it.
+    """Read the annotations of a data folder, and check all of them.
 
     Args:
         folder: the data folder, which may have `boxes.csv` (path, label, xmin, ymin, xmax, ymax), `parts.csv` (path,
-            part, x, y) and `masks/`, with the path of each image and the ending .png; path is as `sample_name` says it.
-            More columns may be there. What is missing is none of `found`.
-        images: the data set whose images are asked for, by their index.
-        others: the other data sets of the folder, whose images the tables may name too.
+            part, x, y) and `masks/`, with the path of each image and the suffix .png; paths are those of `sample_name`.
+            More columns are allowed. Missing files are not in `found`.
+        images: the data set whose annotations are wanted, by index.
+        others: the other data sets of the folder, whose images the tables may also name.
 
     Raises:
-        DataError: a table lacks a column or has a line that cannot be understood, names no image of the folder, or
-            marks what is outside of an image of `images`; a mask is of no image. The message has the file and the line.
+        DataError: a table lacks a column, has a line that cannot be parsed, names something that is not an image of the
+            folder, or marks a place outside an image of `images`; or a mask has no image. The message has the file and
+            the line.
     """
     known = {_key(one.sample_name(index)) for one in (images, *others) for index in range(len(one))}
     is_image = partial(_is_image, folder, known)
@@ -176,7 +177,7 @@ def _is_image(folder: Path, known: set[str], path: str) -> bool:
 def _read_table(
     path: Path, columns: Sequence[str], name: str, is_image: Callable[[str], bool]
 ) -> dict[str, list[_Mark]] | None:
-    """The lines of a table by their image; None where there is no table."""
+    """The lines of a table by image; None if there is no table."""
     if not path.is_file():
         return None
     marks: dict[str, list[_Mark]] = {}
@@ -197,7 +198,7 @@ def _read_table(
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a table with their numbers; a cell that is missing or too many is under the name ""."""
+    """The lines of a table with their numbers; missing and surplus cells have the name ""."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, restkey="", restval=None)
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
@@ -212,7 +213,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 
 
 def _parse(line: int, row: Mapping[str, str], columns: Sequence[str], name: str) -> _Mark | str:
-    """A line of a table, or what is wrong with it."""
+    """A line of a table, or the error in it."""
     if not row:
         return "must have as many values as the first line has names; got another number of them"
     numbers = [column for column in columns if column not in ("path", name)]

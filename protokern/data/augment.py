@@ -1,7 +1,7 @@
-"""Random changes of viewpoint, online: each item is one quadrilateral of the stored photograph, resampled once.
+"""Random changes of viewpoint, online: each item is a quadrilateral of the stored photograph, resampled once.
 
 Crop, rotation, shear, skew and mirroring are all corner movements, so any mix of them costs one bilinear pass. The
-quadrilateral never leaves the photograph: no black corners.
+quadrilateral never leaves the photograph, so there are no black corners.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WHOLE_IMAGE: Quad = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """How far an image may be moved. Angles in degrees, drawn uniformly from both signs.
+    """Limits of the random changes of an image. Angles in degrees, drawn uniformly from both signs.
 
     Attributes:
         rotation: largest rotation, [0, 45].
@@ -84,7 +84,7 @@ def find_augmentation(augmentation: str | Augmentation | None) -> Augmentation |
 
 
 def draw_quad(augmentation: Augmentation, rng: np.random.Generator) -> Quad:
-    """Draw the part of the image to look at; every corner lies in the unit square."""
+    """Draw the part of the image to use; every corner is in the unit square."""
     rotation, shear, skew = augmentation.rotation, augmentation.shear, augmentation.skew
     if augmentation.one_at_a_time:
         only = rng.integers(3)

@@ -1,4 +1,4 @@
-"""Class folders of several splits: which are the same class, though their names have other bytes."""
+"""Class folders of several splits: which are the same class although their names have different bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protokern.errors import DataError
 
 
 def composed(name: str) -> str:
-    """One form for names that look the same: some systems write an accent as a letter of its own (NFD), others not."""
+    """One form for names that look the same: some systems write an accent as a separate character (NFD)."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -27,6 +27,6 @@ def check_distinct(names: Sequence[str], split: Path) -> None:
 
 
 def class_indices(train: Sequence[str], other: Sequence[str]) -> list[int]:
-    """The index in `train` of every class of `other`, which has the same ones, perhaps in another form."""
+    """The index in `train` of every class of `other`, which has the same classes, possibly in another form."""
     index = {composed(name): number for number, name in enumerate(train)}
     return [index[composed(name)] for name in other]

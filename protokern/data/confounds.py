@@ -1,4 +1,4 @@
-"""What a class could be told by without a look at what its images show: their size, shape, mode or format of file."""
+"""Properties that reveal a class without looking at the image content: size, shape, mode or file format."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from protokern.data.decode import ImageHeader
 
-FEWEST = 5  # images of a class: of fewer it says nothing that all are of one kind
-SHARE = 0.95  # of a class's images that must have what at most the rest of the share of the others has
-_FEWEST_ORDERED = 8  # images of a class whose numbers differ, but are all above or all below those of the others
+FEWEST = 5  # images of a class: for fewer, a common property has no meaning
+SHARE = 0.95  # of a class's images that must have the property; at most the remaining share of the others may
+_FEWEST_ORDERED = 8  # images of a class, if its numbers differ but are all above or all below those of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Confound:
     """A property that tells a class from all others.
 
     Attributes:
-        label: of the class.
+        label: the class.
         kind: "size", "shape", "mode" or "format".
-        value: of the class's images, in words.
+        value: what the class's images have, in words.
     """
 
     label: int
@@ -33,10 +33,10 @@ class Confound:
 def find_confounds(headers: Sequence[ImageHeader | None], labels: Sequence[int], num_classes: int) -> list[Confound]:
     """Classes of which (nearly) all images have a property that (nearly) no image of another class has.
 
-    A class that is told by its size is not listed for its shape again.
+    A class that is listed for its size is not listed again for its shape.
 
     Args:
-        headers: of the images; None: unknown, and left out.
+        headers: of the images; None: unknown, left out.
         labels: their classes.
         num_classes: K.
     """
@@ -58,7 +58,7 @@ def find_confounds(headers: Sequence[ImageHeader | None], labels: Sequence[int],
 
 
 def _common_value(values: Sequence[str], is_of_class: np.ndarray) -> str | None:
-    """What nearly all images of a class have, if nearly none of the others has it."""
+    """The value that nearly all images of a class have, if nearly none of the others has it."""
     own = Counter(value for value, inside in zip(values, is_of_class, strict=True) if inside)
     others = Counter(value for value, inside in zip(values, is_of_class, strict=True) if not inside)
     if own.total() < FEWEST or others.total() < FEWEST:

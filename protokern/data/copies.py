@@ -1,7 +1,7 @@
 """Finds images that two data sets share: the same file twice, or one picture that was only resized or saved again.
 
-Every image is looked at once, 24 x 24 pixels small. Two are nearly identical where these small pictures have almost the
-same colours in the same places; of such pairs the bytes are compared.
+Every image is reduced once to 24 x 24 pixels. Two are nearly identical if these small pictures have almost the same
+colours in the same places; for such pairs the bytes are compared.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from protokern.data.pixels import to_display
 from protokern.errors import DataError
 
 SIDE = 24  # pixels
-LOOK = 4 * SIDE  # pixels it is first read at: a JPEG that is decoded at an eighth is blurred in another way
-# Of the small pictures, each colour less its own mean. Photographs saved again as JPEGs of quality 30, or at half the
-# size, have 0.995 or more; different synthetic birds less than 0.82, and coloured squares at different places on noise
-# less than 0.986.
+LOOK = 4 * SIDE  # pixels it is first read at: a JPEG decoded at an eighth is blurred differently
+# Correlation of the small pictures, each colour minus its mean. Photographs saved again as JPEGs of quality 30, or at
+# half the size, have 0.995 or more; different synthetic birds less than 0.82, and coloured squares at different places
+# on noise less than 0.986.
 LEAST_CORRELATION = 0.99
 LARGEST_DIFFERENCE = 10  # of 255, on average over all pixels and colours
 _FLAT = 2.0  # standard deviation of the colours below which a picture has no pattern to compare
@@ -30,7 +30,7 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An image of one data set that is one of another: positions in both, and whether the bytes are the same."""
+    """An image of one data set that is also in another: positions in both, and whether the bytes are the same."""
 
     image: int
     of: int
@@ -39,12 +39,12 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class SmallPictures:
-    """The images of a data set, made small.
+    """The images of a data set, reduced in size.
 
     Attributes:
         pixels: (N, 24, 24, 3) uint8; zeros where an image cannot be read.
         is_readable: (N,) bool.
-        pattern: (N, 1728) float32, each colour less its mean, of length 1; zeros where there is no pattern.
+        pattern: (N, 1728) float32, each colour minus its mean, of length 1; zeros if there is no pattern.
     """
 
     pixels: np.ndarray
@@ -53,12 +53,12 @@ class SmallPictures:
 
 
 def make_small(images: ImageDataset) -> SmallPictures:
-    """Look at every image of a data set, by several threads."""
+    """Reduce every image of a data set, by several threads."""
 
     def small(index: int) -> np.ndarray | None:
         try:
             pixels = to_display(images.render(index, (LOOK, LOOK)))
-        except DataError:  # training says so when it comes to it
+        except DataError:  # training reports it later
             return None
         blocks = pixels.reshape(SIDE, LOOK // SIDE, SIDE, LOOK // SIDE, 3)
         return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
@@ -74,7 +74,7 @@ def make_small(images: ImageDataset) -> SmallPictures:
 
 
 def patterns_of(pixels: np.ndarray) -> np.ndarray:
-    """What of small pictures, (N, 24, 24, 3) uint8, is compared: `SmallPictures.pattern`."""
+    """The patterns of small pictures (N, 24, 24, 3) uint8 that are compared, see `SmallPictures`."""
     colours = pixels.astype(np.float32)
     centred = (colours - colours.mean(axis=(1, 2), keepdims=True)).reshape(len(pixels), -1)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -91,15 +91,15 @@ def find_copies(
     *,
     at_once: int = _AT_ONCE,
 ) -> list[Copy]:
-    """The images that are, wholly or nearly, one of the others; each once, with the most similar one.
+    """The images that are the same, or nearly, as one of the others; each once, with the most similar one.
 
-    A picture without a pattern, such as one of a single colour, counts only where the bytes are the same.
+    A picture without a pattern, such as one of a single colour, counts only if the bytes are the same.
 
     Args:
         images: a data set.
-        small: its images, made small.
+        small: its images, reduced.
         others: another one.
-        small_others: its images, made small.
+        small_others: its images, reduced.
         at_once: how many images are compared with all the others in one product.
     """
     copies = []

@@ -1,4 +1,4 @@
-"""What every image data set of the package offers: items in [0, 1], plain pictures for people, names and labels.
+"""The interface of every image data set of the package: items in [0, 1], plain pictures for people, names and labels.
 
 A subclass says how image `index` looks at a given size (`render`) and what it is called; augmentation, the cache in
 memory and threads live here. `Splits` holds the data sets of one run.
@@ -25,7 +25,7 @@ from protokern.data.grey import AUTO, GreyRange
 from protokern.data.pixels import check_channels, to_display
 from protokern.errors import DataError
 
-# (path, class index) of an image; the path of one in a larger file is a name, and no file.
+# (path, class index) of an image; for an image in a larger file the path is only a name.
 Sample = tuple[Path, int]
 
 CACHES = ("none", "memory")
@@ -60,10 +60,10 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         channels: int = 3,
         has_deep_images: bool = False,
     ) -> None:
-        """Set what all data sets have.
+        """Set the attributes that all data sets have.
 
-        `augmentation_margin`: how much larger than `image_size` the images are kept that augmentation cuts from.
-        `has_deep_images`: keep floats in the cache, since some images have more than 8 bits a channel.
+        `augmentation_margin`: how much larger than `image_size` images are kept for augmentation to cut from.
+        `has_deep_images`: keep floats in the cache, because some images have more than 8 bits per channel.
         """
         if cache not in CACHES:
             raise ValueError(f"cache: must be one of {', '.join(CACHES)}; got {cache!r}. Choose one of them.")
@@ -77,7 +77,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self.seed = seed
         margin = 1.0 if augmentation is None else augmentation_margin
         self._stored_size = (round(image_size[0] * margin), round(image_size[1] * margin))
-        # In shared memory, so that worker processes which outlive an epoch see the next one.
+        # In shared memory, so that worker processes that live longer than an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._keeps = cache == "memory"
         self._kept_type = np.dtype(np.float32 if has_deep_images else np.uint8)
@@ -92,15 +92,15 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         raise NotImplementedError(f"{type(self).__name__} must name its images: define sample_name().")
 
     def source_path(self, index: int) -> Path | None:
-        """The file that holds the image; None when it was generated."""
+        """The file that holds the image; None if it was generated."""
         raise NotImplementedError(f"{type(self).__name__} must say where its images are: define source_path().")
 
     def content(self, index: int) -> bytes | None:
-        """The bytes of the image's file; None when it was generated, or can no longer be read."""
+        """The bytes of the image's file; None if it was generated or can no longer be read."""
         return None
 
     def header(self, index: int) -> ImageHeader | None:
-        """What the image's file says of it before the pixels; None when it was generated, or can no longer be read."""
+        """The header of the image's file; None if it was generated or can no longer be read."""
         return None
 
     def orientation(self, index: int) -> int:
@@ -108,7 +108,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return 1
 
     def transform(self) -> str:
-        """What is done to an image without augmentation before a net sees it, in words; other words, other pixels."""
+        """How an image becomes the net's input, without augmentation; different words mean different pixels."""
         rows, columns = self.image_size
         kind = "RGB" if self.channels == 3 else f"{self.channels} channels"
         return f"{rows} x {columns} pixels, antialiased bilinear, {kind} in [0, 1]"
@@ -118,12 +118,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self._epoch.fill_(epoch)
 
     def preload(self) -> None:
-        """Fill the cache now; call it before worker processes start, so that they share it. Nothing without cache."""
+        """Fill the cache now, if there is one; call it before worker processes start, so that they share it."""
         if self._keeps:
             self._pixels_of([index for index in range(len(self)) if not self._is_kept[index]])
 
     def without_augmentation(self) -> Self:
-        """The same images as they are, in the same order; shares the cache where both keep them at one size."""
+        """The same images without augmentation, in the same order; shares the cache if both keep one size."""
         plain = copy(self)
         plain.augmentation = None
         if plain._stored_size != plain.image_size:
@@ -163,12 +163,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
                 f"cache: must fit into half of this machine's memory of {memory / 1e9:.1f} GB; got {num_kept} images "
                 f'that need {needed / 1e9:.1f} GB. Use cache = "none" or a smaller image_size.'
             )
-        # Pages that nothing was written to yet take no memory.
+        # Pages that were never written to take no memory.
         self._kept = np.empty(shape, dtype=self._kept_type)
         self._is_kept = np.zeros(num_kept, dtype=bool)
 
     def _views(self, indices: list[int]) -> torch.Tensor:
-        """(B, C, Y, X): the images, each seen from its random viewpoint of this epoch."""
+        """(B, C, Y, X): the images, each from its random viewpoint of this epoch."""
         pixels = self._pixels_of(indices)
         if len({one.dtype for one in pixels}) == 1:
             images = pixels_to_tensor(np.stack(pixels))
@@ -195,7 +195,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
             pixels = self.render(index, self._stored_size)
             if pixels.dtype != self._kept_type:
                 if self._kept_type == np.uint8:
-                    return pixels  # it would be rounded in the cache
+                    return pixels  # the cache would round it
                 pixels = pixels / np.float32(255)
             self._kept[index] = pixels
             self._is_kept[index] = True
@@ -208,7 +208,7 @@ class OwnSplit:
 
     Attributes:
         files: paths within the data folder, by split.
-        seed: that drew them.
+        seed: the seed that drew them.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -223,12 +223,12 @@ class Splits:
         train: augmented training images.
         push: the same images in the same order, without augmentation.
         val: images that choose the best epoch.
-        test: images for the final accuracy; nothing is chosen by them.
+        test: images for the final accuracy; they choose nothing.
         classes: class names.
         notes: what the user should know about the data, one line each; for the log.
-        warnings: what speaks against trusting results on these data, see `data_warnings`; None: nobody has looked.
-        grey_range: of files with more than 8 bits, as it was given or measured; see `load_image`.
-        own_split: how a folder without split folders was split by itself; None for other data.
+        warnings: reasons against trusting results on these data, see `data_warnings`; None: not checked.
+        grey_range: grey range of files with more than 8 bits, given or measured; see `load_image`.
+        own_split: how a folder without split folders was split automatically; None for other data.
     """
 
     train: ImageDataset

@@ -1,7 +1,7 @@
-"""Reads one photograph from disk, upright and of a wanted size, or says why it cannot.
+"""Reads one photograph from disk, upright and at a given size, or says why it cannot.
 
-The only place in the package that opens image files. Data sets, the check before training and `protokern explain`
-all come through here, so an image looks the same to each of them.
+The only place in the package that opens image files. Data sets, the check before training and `protokern explain` all
+use it, so an image looks the same to each of them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from protokern.errors import DataError
 
 # Named formats only: without the list, Pillow would also try readers that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Of AVIF older versions of Pillow know nothing.
+# Older versions of Pillow do not know AVIF.
 IMAGE_FORMATS = (*_FORMATS, "AVIF") if "avif" in features.modules and features.check("avif") else _FORMATS
-Image.init()  # Pillow looks up a named format only among those that it has loaded
+Image.init()  # Pillow finds a named format only among those that it has loaded
 
-# Pixels of a file, unless more are allowed: Pillow's own limit. They take a quarter of a gigabyte as RGB.
+# Limit of pixels of a file, unless more are allowed: Pillow's limit. They take a quarter of a gigabyte as RGB.
 MAX_PIXELS = 89_478_485
 _ANY_PIXELS = 2**62  # where none is decoded
-_LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, and what may come besides
-# What Pillow's readers let through when a file is damaged, beyond the OSError they promise.
+_LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, plus metadata
+# Errors of Pillow's readers for damaged files, in addition to the documented OSError.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -53,7 +53,7 @@ _DAMAGE = (
     TooLargeError,
 )
 
-# Tags of a TIFF that tell a RAW photograph.
+# Tags of a TIFF that identify a RAW photograph.
 _DNG_VERSION, _PHOTOMETRIC, _FILTER_ARRAY = 50706, 262, 32803
 
 
@@ -62,7 +62,7 @@ class ReadOptions:
     """How files become pixels.
 
     Attributes:
-        max_pixels: of a file; one with more is refused before it is decoded.
+        max_pixels: limit of pixels; a file with more is refused before it is decoded.
         channels: 1: grey, 2: grey and opacity, 3: RGB, 4: RGB and opacity; more: grey pages of one file.
         grey_range: of files with more than 8 bits a channel; see `load_image`.
 
@@ -83,7 +83,7 @@ DEFAULT = ReadOptions()
 
 
 def describe_ends(options: ReadOptions) -> str:
-    """What a range that was set or measured does to pixels, as the end of a sentence; empty where there is none."""
+    """The effect of a set or measured range on pixels, as the end of a sentence; empty without a range."""
     if isinstance(options.grey_range, str):
         return ""
     low, high = options.grey_range
@@ -92,12 +92,12 @@ def describe_ends(options: ReadOptions) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PhotoFacts:
-    """What a file turned out to be.
+    """What was found in a file.
 
     Attributes:
-        reason: why it is no image that can be read; None where it is one.
-        values: of a file with more than 8 bits a channel; None for others.
-        is_sequence: an animation or several pages, of which the first one is taken.
+        reason: why it is not a readable image; None if it is.
+        values: values of a file with more than 8 bits per channel; None for others.
+        is_sequence: an animation or several pages, of which the first one is used.
     """
 
     reason: str | None
@@ -106,7 +106,7 @@ class PhotoFacts:
 
 
 class UnreadableImageError(DataError):
-    """One file is not an image that can be shown; `reason` says why in a few words."""
+    """A file is not a readable image; `reason` says why in a few words."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"image: must be a readable photograph; got {path} ({reason}). Replace or remove the file.")
@@ -135,15 +135,15 @@ def parse_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
 def read_pixels(
     path: Path, size: tuple[int, int], options: ReadOptions = DEFAULT, content: bytes | None = None
 ) -> np.ndarray:
-    """Decode a photograph, turn it upright and squash it to `size` with an antialiased bilinear filter.
+    """Decode a photograph, turn it upright and resize it to `size` with an antialiased bilinear filter.
 
-    Transparent images are laid on white where the channels have no opacity. Palette, CMYK and LAB images become RGB.
+    Transparent images are laid on white if the channels have no opacity. Palette, CMYK and LAB images become RGB.
 
     Args:
         path: an image file.
         size: rows and columns of the result, pixels; the aspect ratio is not kept.
         options: how it is read.
-        content: the bytes of the file; given, `path` only names it.
+        content: the bytes of the file; if given, `path` only names it.
 
     Returns:
         (Y, X, C) uint8; or float32 in [0, 1] for a file of more than 8 bits a channel, of which nothing is rounded.
@@ -154,10 +154,10 @@ def read_pixels(
     rows, columns = size
     try:
         with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
-            # A JPEG is decoded at 1/2, 1/4 or 1/8 where that still has enough pixels; other formats ignore this.
+            # A JPEG is decoded at 1/2, 1/4 or 1/8 if that has enough pixels; other formats ignore this.
             image.draft(image.mode, (max(size), max(size)))
             layers = layers_of(image, options.channels, options.grey_range, partial(_open, path, content))
-            orientation = _orientation(image)  # asked for last: a PNG decodes to find it, and must fail above
+            orientation = _orientation(image)  # read last: a PNG decodes to find it, and must fail above
             if orientation in SWAPS_AXES:
                 rows, columns = columns, rows
             layers = [layer.resize((columns, rows), Image.Resampling.BILINEAR) for layer in layers]
@@ -172,7 +172,7 @@ def read_pixels(
 def read_photo(
     path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
 ) -> np.ndarray:
-    """A photograph as people see it, upright and squashed to `size`; see `read_pixels`.
+    """A photograph as people see it, upright and resized to `size`; see `read_pixels`.
 
     Returns:
         (Y, X, 3) uint8; files of more than 8 bits are rounded.
@@ -184,7 +184,7 @@ def read_photo(
 
 
 def inspect_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | None = None) -> PhotoFacts:
-    """Decode a photograph wholly, at the smallest scale its format allows, and say what it is or why it is none."""
+    """Decode a whole photograph, at the smallest scale its format allows, and say what it is or why it is not one."""
     values = None
     try:
         with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
@@ -202,7 +202,7 @@ def inspect_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | N
 
 
 def _has_several_pictures(image: Image.Image) -> bool:
-    """Whether there are more than the first one; False where what comes after that is damaged."""
+    """Whether there is more than one picture; False if what follows the first one is damaged."""
     try:
         return bool(getattr(image, "is_animated", False))
     except _DAMAGE:
@@ -210,7 +210,7 @@ def _has_several_pictures(image: Image.Image) -> bool:
 
 
 def is_deep_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | None = None) -> bool:
-    """Whether a file has more than 8 bits a channel, by its header alone; False where it cannot be read."""
+    """Whether a file has more than 8 bits per channel, by its header alone; False if it cannot be read."""
     try:
         with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
             return is_deep(image)
@@ -219,12 +219,12 @@ def is_deep_photo(path: Path, options: ReadOptions = DEFAULT, content: bytes | N
 
 
 def check_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> str | None:
-    """Decode a photograph wholly, at the smallest scale its format allows; None if sound, else why it is not."""
+    """Decode a whole photograph, at the smallest scale its format allows; None if sound, else why it is not."""
     return inspect_photo(path, ReadOptions(max_pixels=max_pixels)).reason
 
 
 class ImageHeader(NamedTuple):
-    """What a file says of its image before the pixels: columns and rows as stored, Pillow's mode, format."""
+    """The header of an image file: columns and rows as stored, Pillow's mode, format."""
 
     width: int
     height: int
@@ -233,11 +233,11 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(path: Path, *, content: bytes | None = None) -> ImageHeader | None:
-    """The header of an image file, without decoding it; None if there is none that can be read.
+    """The header of an image file, without decoding the image; None if it cannot be read.
 
     Args:
         path: an image file.
-        content: the bytes of the file; given, `path` only names it.
+        content: the bytes of the file; if given, `path` only names it.
     """
     try:
         with pillow_allows(_ANY_PIXELS), _open(path, content) as image:
@@ -247,11 +247,11 @@ def read_header(path: Path, *, content: bytes | None = None) -> ImageHeader | No
 
 
 def read_orientation(path: Path, *, content: bytes | None = None) -> int:
-    """The EXIF orientation that `read_pixels` undoes, 1 to 8; 1, upright, where the file says none or cannot be read.
+    """The EXIF orientation that `read_pixels` undoes, 1 to 8; 1 (upright) if there is none or the file is unreadable.
 
     Args:
         path: an image file.
-        content: the bytes of the file; given, `path` only names it.
+        content: the bytes of the file; if given, `path` only names it.
     """
     try:
         with pillow_allows(_ANY_PIXELS), _open(path, content) as image:
@@ -274,17 +274,17 @@ def load_image(
     Args:
         path: an image file.
         image_size: pixels, one number or (rows, columns); the aspect ratio is not kept.
-        max_pixels: of the file; one with more is refused before it is decoded.
+        max_pixels: limit of pixels; a file with more is refused before it is decoded.
         channels: 1: grey, 2: grey and opacity, 3: RGB, 4: RGB and opacity; more: grey pages of one file.
         grey_range: values of a file of more than 8 bits a channel that become 0 and 1. "auto": 0 and the largest value
-            of the smallest of 8, 10, 12, 14 and 16 bits that hold the file's own largest one; "type": 0 and 65535.
-            For images of a run give that of its configuration, so that a value means the same in all of them.
+            of the smallest of 8, 10, 12, 14 and 16 bits that hold the file's own largest one; "type": 0 and 65535. For
+            images of a run give the range of its configuration, so that a value means the same in all of them.
 
     Returns:
         (channels, Y, X) float32 in [0, 1].
 
     Raises:
-        DataError: the file is missing or is no image that can be read.
+        DataError: the file is missing or is not a readable image.
         ValueError: an argument is out of range.
     """
     return read_image(
@@ -306,12 +306,12 @@ def pixels_to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def most_bytes(max_pixels: int) -> int:
-    """How long a file of so many pixels may be: some readers take all of it into memory."""
+    """The largest size in bytes of a file with this many pixels: some readers load all of it into memory."""
     return max_pixels * _LARGEST_PIXEL + _METADATA
 
 
 def _open_checked(path: Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
-    """Open a file of which neither the bytes nor the pixels are too many; `content` stands for what is in it."""
+    """Open a file that has neither too many bytes nor too many pixels; `content` replaces its content."""
     size = _size_of_file(path) if content is None else len(content)
     if size == 0:
         raise OSError("empty file, 0 bytes")
@@ -349,7 +349,7 @@ def _head(path: Path, content: bytes | None) -> bytes:
 
 
 def _is_raw(path: Path, image: Image.Image) -> bool:
-    """Whether a TIFF is what a camera calls RAW; the picture that Pillow would give is a small preview."""
+    """Whether a TIFF is a camera's RAW file, of which Pillow would only give a small preview."""
     if image.format != "TIFF":
         return False
     tags = getattr(image, "tag_v2", {})
@@ -364,7 +364,7 @@ def _size_of_file(path: Path) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where the metadata is damaged: viewers show such a photograph as it is."""
+    """The EXIF orientation; 1 (upright) if the metadata is damaged: viewers show such a photograph as stored."""
     try:
         return int(image.getexif().get(ORIENTATION_TAG, 1))
     except _DAMAGE:

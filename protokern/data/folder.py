@@ -1,4 +1,4 @@
-"""Opens a folder of photographs, train/ val/ test/ with one folder a class, after decoding every file once."""
+"""Opens a folder of photographs, train/ val/ test/ with one folder per class, after decoding every file once."""
 
 from __future__ import annotations
 
@@ -51,16 +51,17 @@ def open_photo_folder(
     checked_part: tuple[int, int],
     own_split: OwnSplit | None,
 ) -> Splits:
-    """Open `root`/train, `root`/val and `root`/test, one folder a class, after decoding every file once.
+    """Open `root`/train, `root`/val and `root`/test, one folder per class, after decoding every file once.
 
     Without val/, a share of each class of train/ is held out, drawn by `seed`; a note says so. A folder of class
-    folders alone is split by itself. Arguments that are not listed are those of `open_splits`.
+    folders alone is split automatically. Arguments that are not listed are those of `open_splits`.
 
     Args:
         root: the data folder.
         reading: how files become pixels. A grey range "auto" is measured over the training images.
-        checked_part: (n, of): decode only each of-th file, from the n-th on; all with "skip", for all must know.
-        own_split: how a folder without split folders was split before; None: it is split now.
+        checked_part: (n, of): decode only every of-th file, from the n-th on; with "skip" all files, because all
+            processes must know.
+        own_split: how a folder without split folders was split before; None: split it now.
 
     Raises:
         DataError: the folder cannot be used as it is; the message says what to do.
@@ -98,14 +99,14 @@ def open_photo_folder(
 
 @dataclass(frozen=True, slots=True)
 class _Gathered:
-    """The images of a folder by split, and what is known about them.
+    """The images of a folder by split, and what was found out about them.
 
     Attributes:
         classes: class names.
         samples: files and class indices, by split.
-        origin: what folders of another name a split is from.
-        passed: what does not count.
-        facts: of every file that was decoded.
+        origin: the folder of another name that a split comes from.
+        passed: files that do not count.
+        facts: facts about every decoded file.
         notes: lines for the log.
         own_split: how a folder without split folders was split.
     """
@@ -119,7 +120,7 @@ class _Gathered:
     own_split: OwnSplit | None
 
     def account(self) -> str:
-        """Every file of the folder in a number."""
+        """The line that counts every file of the folder."""
         counts = {name: len(self.samples[name]) for name in SPLIT_NAMES}
         return describe_account(counts, self.passed, noun="files", origin=self.origin)
 
@@ -165,7 +166,7 @@ def _split_by_itself(
     before: OwnSplit | None,
     passed: PassedOver,
 ) -> tuple[dict[str, list[Sample]], OwnSplit, list[str]]:
-    """The images by split, as it was before or else is drawn now; that split; and lines for the log."""
+    """The images by split, by the earlier split or a new one; that split; and lines for the log."""
     if before is not None:
         known = apply_split(root, samples, before, passed)
         if known is not None:
@@ -189,11 +190,11 @@ def _thumbnails(samples: Sequence[Sample], reading: ReadOptions) -> list[np.ndar
 def _settle_range(
     reading: ReadOptions, samples: Mapping[str, Sequence[Sample]], facts: Mapping[Path, PhotoFacts]
 ) -> tuple[ReadOptions, list[str]]:
-    """The options with the range of grey values that was measured, if it was to be; and lines for the log."""
+    """The options, with the range of grey values measured if it was "auto"; and lines for the log."""
     known = dict(facts)
     measured = None
     if reading.grey_range == AUTO:
-        # Of a check that several processes share, each has seen a part; the range is of all training images.
+        # If several processes share the check, each has seen a part; the range must cover all training images.
         unseen = [sample for sample in samples["train"] if sample[0] not in known and is_deep_photo(sample[0], reading)]
         known |= inspect_photos(unseen, reading)
         measured = measure_range(
@@ -228,7 +229,7 @@ def _keep_readable(
     sequences = [path for path, one in facts.items() if one.is_sequence]
     if sequences:
         notes.append(
-            f"{counted(sequences, 'file')} with several pictures (animations, pages), of which the first is taken: "
+            f"{counted(sequences, 'file')} with several pictures (animations, pages), of which the first is used: "
             f"{listed([path.name for path in sequences], 3)}"
         )
     unreadable = [(path, one.reason) for path, one in facts.items() if one.reason is not None]
@@ -248,7 +249,7 @@ def _keep_readable(
 
 
 def inspect_photos(samples: Sequence[Sample], options: ReadOptions) -> dict[Path, PhotoFacts]:
-    """Decode every file once, by several threads, and say what each turned out to be."""
+    """Decode every file once, by several threads, and say what each is."""
     paths = [path for path, _ in samples]
     with quiet_pillow(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         facts = list(pool.map(partial(inspect_photo, options=options), paths))
@@ -256,7 +257,7 @@ def inspect_photos(samples: Sequence[Sample], options: ReadOptions) -> dict[Path
 
 
 def describe_deep(paths: Sequence[Path], options: ReadOptions) -> str | None:
-    """A line for people about those of some photographs that have more than 8 bits; None where none has."""
+    """A line for people about the photographs with more than 8 bits; None if there are none."""
     deep = [(path, 0) for path in paths if is_deep_photo(path, options)]
     values = [facts.values for facts in inspect_photos(deep, options).values() if facts.values is not None]
     return describe_range(options.grey_range, values, is_measured=False) if values else None
@@ -264,7 +265,7 @@ def describe_deep(paths: Sequence[Path], options: ReadOptions) -> str | None:
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Leave out Pillow's warnings of damaged metadata and of its size limit; what matters of it is in the reasons."""
+    """Suppress Pillow's warnings of damaged metadata and of its size limit; our reasons cover them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -1,7 +1,7 @@
 """Which values of a file with more than 8 bits are black and white.
 
 The same value must mean the same in every image of a run. So the range is a setting, measured once over the training
-images where it is "auto", and never guessed per file inside of a run.
+images if it is "auto", and never guessed per file within a run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ GreyRange = Literal["auto", "type"] | tuple[float, float]
 
 AUTO: Final = "auto"
 TYPE: Final = "type"
-_BITS = (8, 10, 12, 14, 16)  # what cameras, scanners and detectors give
-# Where nearly all values lie in so small a part of the range, a person would see black pictures.
+_BITS = (8, 10, 12, 14, 16)  # bit depths of cameras, scanners and detectors
+# If nearly all values are in so small a part of the range, people see black pictures.
 _DARK = 1 / 12
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The values in a file of more than 8 bits a channel.
+    """The values in a file with more than 8 bits per channel.
 
     Attributes:
         smallest, largest: of all its pixels.
@@ -56,7 +56,7 @@ def check_grey_range(grey_range: object) -> GreyRange:
 
 
 def range_of(values: Values) -> tuple[float, float]:
-    """0 to the largest value of the smallest of 8, 10, 12, 14 and 16 bits that hold these.
+    """0 to the largest value of the smallest of 8, 10, 12, 14 and 16 bits that hold these values.
 
     Raises:
         ValueError: they are negative, or need more bits.
@@ -83,7 +83,7 @@ def ends_of(grey_range: GreyRange, measure: Callable[[], Values], *, is_float: b
 
 
 def measure_range(files: Iterable[Values]) -> tuple[float, float] | None:
-    """The range for all of these files together; None where there are none."""
+    """The range for all of these files together; None if there are none."""
     every = list(files)
     if not every:
         return None
@@ -100,8 +100,8 @@ def describe_range(grey_range: GreyRange, files: Iterable[Values], *, is_measure
     """One line for the log about files of more than 8 bits.
 
     Args:
-        grey_range: as it is used.
-        files: the values of all such files that were looked at, at least one.
+        grey_range: the range in use.
+        files: the values of all such files that were read, at least one.
         is_measured: whether it was measured just now.
     """
     every = list(files)
@@ -112,7 +112,7 @@ def describe_range(grey_range: GreyRange, files: Iterable[Values], *, is_measure
     words = f"{count}: {low:g} to {high:g} become black to white"
     if is_measured:
         bits = round(math.log2(high + 1))
-        words += f" ({bits} bits, by the largest value of the training images; written down as data.grey_range)"
+        words += f" ({bits} bits, by the largest value of the training images; written to run.toml as data.grey_range)"
     cut = sum(values.smallest < low or values.largest > high for values in every)
     if cut:
         words += f"; {cut:,} of them {'have' if cut != 1 else 'has'} values outside of that, which are cut off"

@@ -1,6 +1,6 @@
 """Data sets in the format of Hugging Face `datasets`: by name, or a folder that `save_to_disk` wrote.
 
-Rows are memory-mapped, so any image can be read at any time. Code that comes with a data set is not run.
+Rows are memory-mapped, so any image can be read at any time. Code of a data set is not run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from protokern.data.names import SPLIT_NAMES, split_of
 from protokern.data.packed import PackedSource, PackedSplit
 from protokern.errors import DataError, MissingPackageError, import_optional
 
-_OLDEST = 4  # versions before run the code that comes with a data set, where a prompt or the environment says so
+_OLDEST = 4  # earlier versions run a data set's code if a prompt or the environment allows it
 
 
 class _Rows:
@@ -23,7 +23,7 @@ class _Rows:
 
     def __init__(self, package: Any, rows: Any, source: str) -> None:
         column, label = _columns(package, rows, source)
-        # Bytes, not decoded: images of strangers are decoded with the limits of this package.
+        # Bytes, not decoded: images from strangers are decoded with the limits of this package.
         self._rows = rows.cast_column(column, package.Image(decode=False))
         self._column = column
         labels = list(rows[label])
@@ -34,7 +34,7 @@ class _Rows:
             )
         self.samples: list[Sample] = [(Path(str(row)), value) for row, value in enumerate(labels)]
         self.classes: list[str] = list(rows.features[label].names)
-        self.origin = f"rows of {rows._fingerprint}"  # their names are numbers, as those of any other data set are
+        self.origin = f"rows of {rows._fingerprint}"  # their names are numbers, like those of other data sets
 
     def read(self, name: Path, at_most: int) -> bytes:
         """The bytes of an image."""
@@ -53,7 +53,7 @@ class _Rows:
 
 
 def _size_of_file(path: str | None, row: Path) -> int:
-    """Of a plain file: reading any other one might never end."""
+    """Size of a plain file; reading anything else might never end."""
     try:
         status = None if path is None else Path(path).stat()
     except OSError as error:
@@ -74,7 +74,7 @@ def open_hub(name: str) -> PackedSource:
     images are held out of the training ones.
 
     Raises:
-        DataError: it cannot be had, or not be used as it is.
+        DataError: it is unavailable or unusable.
         MissingPackageError: `datasets` is not installed, or too old.
     """
     package: Any = import_optional(
@@ -93,8 +93,8 @@ def open_hub(name: str) -> PackedSource:
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # a file of the folder may be broken
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"data: huggingface:{name} cannot be had ({reason}). Check the name and the network, or give a folder that "
-            "save_to_disk wrote."
+            f"data: huggingface:{name} is not available ({reason}). Check the name and the network, or give a folder "
+            "that save_to_disk wrote."
         ) from error
     if not isinstance(loaded, dict):
         raise DataError(
@@ -126,7 +126,7 @@ def open_hub(name: str) -> PackedSource:
 
 
 def _splits_by_name(loaded: Any, name: str, passed: PassedOver) -> dict[str, str]:
-    """What each split is called; `passed` gets the rows of those that are none of ours."""
+    """The name of each split; `passed` gets the rows of other splits."""
     called: dict[str, str] = {}
     for one, rows in loaded.items():
         split = split_of(one)
@@ -143,7 +143,7 @@ def _splits_by_name(loaded: Any, name: str, passed: PassedOver) -> dict[str, str
 
 
 def _no_file(name: Path) -> None:
-    """Rows are in files of the package's own cache."""
+    """Rows are in files of the cache of `datasets`."""
 
 
 def _columns(package: Any, rows: Any, name: str) -> tuple[str, str]:

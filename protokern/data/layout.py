@@ -1,6 +1,6 @@
-"""What a data folder holds: its splits, its classes and their files, in every way that people arrange and name them.
+"""The layout of a data folder: its splits, its classes and their files, in all usual arrangements and names.
 
-What cannot be used as it is, is refused, with what to do about it. No file is opened but to say what it is.
+An unusable folder is refused, with advice. Files are opened only to say what they are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from protokern.errors import DataError
 
 ALL = "all"
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls", ".parquet", ".yaml", ".yml")
-# Folders of data that are arranged by what their files are, not by class.
+# Folders of data sets arranged by kind of file, not by class.
 _NO_CLASSES = ("image", "images", "img", "imgs", "label", "labels", "mask", "masks", "annotations")
 
 
@@ -29,8 +29,8 @@ class Found:
     """What a data folder holds.
 
     Attributes:
-        folders: the folders of the splits, by what they are; empty for a folder of class folders alone.
-        samples: files and class indices by split; "all" where there are no splits.
+        folders: the folders of the splits, by split; empty for a folder of class folders alone.
+        samples: files and class indices by split; "all" if there are no splits.
         classes: class names.
         notes: lines for the log.
     """
@@ -45,7 +45,7 @@ def find_images(root: Path, passed: PassedOver) -> Found:
     """Find the splits, the classes and their files; `passed` gets what does not count.
 
     Raises:
-        DataError: the folder cannot be used as it is.
+        DataError: the folder is unusable.
     """
     folders = _split_folders(root)
     if folders:
@@ -72,10 +72,10 @@ def find_images(root: Path, passed: PassedOver) -> Found:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The folders of the splits; empty where the folder has class folders alone.
+    """The folders of the splits; empty if the folder has only class folders.
 
     Raises:
-        DataError: no such folder, two folders of one meaning, or a split is missing.
+        DataError: no such folder, two folders for one split, or a split is missing.
     """
     if not root.exists():
         raise DataError(f"data: must be a folder; got {root}, which does not exist. Check the path.")
@@ -124,7 +124,7 @@ def _missing_message(root: Path, inside: Sequence[str], lacking: Sequence[str]) 
 
 
 def _check_similar(root: Path, missing: Sequence[str], others: Sequence[str]) -> None:
-    """Refuse a folder that is most likely a split which is missing, by a name that nobody reads so."""
+    """Refuse a folder that is most likely a missing split under a misspelt name."""
     for name in others:
         meant = similar_split(name, missing)
         if meant is not None:
@@ -135,14 +135,14 @@ def _check_similar(root: Path, missing: Sequence[str], others: Sequence[str]) ->
 
 
 def _holds_folders(entry: Path, among: Sequence[Path]) -> bool:
-    """Whether a folder is a split by its content too: among class folders, train/ may hold pictures of trains."""
+    """Whether a folder is a split by its content too: among class folders, train/ may be a class of trains."""
     if any(child.is_dir() and not is_ignored(child.name) for child in entry.iterdir()):
         return True
     return not any(split_of(other.name) is None for other in among)
 
 
 def _check_classes_of(root: Path) -> None:
-    """Refuse folders that are no classes: of several data sets, or of a data set with a table of labels."""
+    """Refuse folders that are not classes: several data sets, or a data set with a table of labels."""
     inside = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not is_ignored(entry.name)]
     for entry in inside:
         splits = [child.name for child in sorted(entry.iterdir()) if child.is_dir() and split_of(child.name)]
@@ -158,14 +158,14 @@ def _check_classes_of(root: Path) -> None:
 
 
 def _check_for_table(root: Path, train: Path) -> None:
-    """Refuse images without class folders whose labels are in a table beside train/."""
+    """Refuse images without class folders if there is a table of labels beside train/."""
     table = _tables_message(root)
     if table is not None and not any(entry.is_dir() and not is_ignored(entry.name) for entry in train.iterdir()):
         raise DataError(table)
 
 
 def _kind_of(path: Path) -> str:
-    """What a file is, where that helps: an archive, most often."""
+    """What a file is, if that helps: usually an archive."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -178,12 +178,12 @@ def _kind_of(path: Path) -> str:
 def _find_samples(split: Path, passed: PassedOver, *, has_files: bool = False) -> tuple[list[Sample], list[str]]:
     """List the files of one folder of class folders.
 
-    Files in sub-folders of a class belong to the class. Hidden names, Thumbs.db and desktop.ini are passed over.
+    Files in sub-folders of a class belong to the class. Hidden names, Thumbs.db and desktop.ini are skipped.
 
     Args:
         split: the folder.
         passed: gets what does not count.
-        has_files: whether files may lie beside the class folders; who lets them has counted them.
+        has_files: whether files beside the class folders are allowed, because the caller has counted them.
 
     Returns:
         (file, class index) sorted by class and path; and the class names, sorted.
@@ -230,7 +230,7 @@ def no_images_message(split: Path, classes: Sequence[str]) -> str:
 
 
 def _check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
-    """Raise a DataError unless both splits have the same class folders, whatever the form of accents in their names."""
+    """Raise a DataError unless both splits have the same class folders, except for the form of accents."""
     missing, extra = (
         [name for name in one if composed(name) not in {composed(name) for name in rest}]
         for one, rest in ((train, other), (other, train))
@@ -248,18 +248,18 @@ def _check_same_classes(train: Sequence[str], other: Sequence[str], split: Path)
 
 
 def _pass_beside(root: Path, taken: Sequence[Path], passed: PassedOver) -> None:
-    """Count what lies in the data folder beside the folders that are `taken`."""
+    """Count what is in the data folder beside the folders `taken`."""
     for entry in _listing(root):
         if _pass_hidden(entry, passed) or entry in taken:
             continue
         if entry.is_dir():
-            passed.add("in folders that are no split", f"{entry.name}/", _num_files(entry))
+            passed.add("in folders that are not a split", f"{entry.name}/", _num_files(entry))
         else:
             passed.add("beside the folders", entry.name)
 
 
 def _tables_message(root: Path) -> str | None:
-    """What to say where a folder has a table of labels, and no class folders; None where it has none."""
+    """The error for a folder with a table of labels and no class folders; None if it has no table."""
     tables = [entry.name for entry in _listing(root) if entry.is_file() and entry.suffix.lower() in _TABLES]
     if not tables:
         return None
@@ -283,7 +283,7 @@ def _listing(folder: Path) -> list[Path]:
 
 
 def _pass_hidden(entry: Path, passed: PassedOver) -> bool:
-    """Whether an entry is hidden; then it is counted."""
+    """Whether an entry is hidden; if so, it is counted."""
     if not is_ignored(entry.name):
         return False
     is_folder = entry.is_dir() and not entry.is_symlink()
@@ -292,7 +292,7 @@ def _pass_hidden(entry: Path, passed: PassedOver) -> bool:
 
 
 def _num_files(folder: Path) -> int:
-    """Of files at any depth, links to folders not followed."""
+    """Number of files at any depth, without following links to folders."""
     return sum(len(names) for _, _, names in os.walk(folder))
 
 

@@ -1,7 +1,7 @@
 """Which images are nearly the same: copies, other sizes, other compressions, slight changes of light.
 
-Two images are alike if both their difference hashes and small copies of them nearly agree, or if `find_copies` would
-take one for the other; what is like a member of a group belongs to it.
+Two images are alike if both their difference hashes and their small copies nearly agree, or if `find_copies` would
+match them; an image that is like a member of a group belongs to the group.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from protokern.data.copies import LARGEST_DIFFERENCE, LEAST_CORRELATION, SIDE, patterns_of
 
 THUMBNAIL = 48  # pixels a side of what is compared; enough for all measures
-_MOST_PAIRED = 20_000  # images of which every pair is looked at; of more that would take minutes
+_MOST_PAIRED = 20_000  # largest number of images of which every pair is compared; more would take minutes
 _ROWS = 512
 _SMALL = 16
 _HASH = 8
 _MOST_BITS = 6  # of 64 that may differ
 _MOST_DIFFERENCE = 5.0  # mean over pixels and channels, of 255
-_BANDS = _MOST_BITS + 1  # parts of a hash, of which one at least is as it was
+_BANDS = _MOST_BITS + 1  # parts of a hash, of which at least one is unchanged
 _ONES = np.array([number.bit_count() for number in range(256)], dtype=np.int64)  # in every byte
 
 
@@ -42,7 +42,7 @@ def group_alike(pictures: Sequence[np.ndarray]) -> list[int]:
 
 
 def _join_copies(parents: list[int], tiny: np.ndarray) -> None:
-    """Join pictures, (N, 24, 24, 3), that `find_copies` would take for each other, though their light differs more."""
+    """Join pictures (N, 24, 24, 3) that `find_copies` would match, although their light differs more."""
     pixels = tiny.round().astype(np.uint8)
     patterns = patterns_of(pixels)
     for start in range(0, len(pixels), _ROWS):
@@ -76,7 +76,7 @@ def _candidates(hashes: np.ndarray, brightness: np.ndarray) -> Iterator[tuple[in
 def _difference_hash(picture: np.ndarray) -> int:
     """Whether each of 8 x 8 cells is brighter than its right neighbour, as the bits of a number."""
     grey = _shrink(picture, _HASH, _HASH + 1).mean(axis=2)
-    bits = grey[:, :-1] > grey[:, 1:] + 1  # a step, so that the noise of flat areas gives no bits
+    bits = grey[:, :-1] > grey[:, 1:] + 1  # a threshold, so that the noise of flat areas gives no bits
     return int.from_bytes(np.packbits(bits).tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Links in a data folder: none may bring an image into two classes, and what leads elsewhere is said."""
+"""Links in a data folder: none may bring an image into two classes, and links to other places are reported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from protokern.errors import DataError
 def check_links(
     root: Path, samples: Mapping[str, Sequence[Sample]], classes: Sequence[str], passed: PassedOver
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Resolve every link that the samples of all splits come by.
+    """Resolve every link to the samples of all splits.
 
     Args:
         root: the data folder.
         samples: files and class indices, by split.
         classes: class names.
-        passed: gets links to images of the same class and split, which are images twice.
+        passed: gets links to images of the same class and split, which would count twice.
 
     Returns:
         The samples that count, and lines for the log.
@@ -34,7 +34,7 @@ def check_links(
     outside: list[Path] = []
     across: list[Path] = []
     order = [(split, path, label) for split, some in samples.items() for path, label in some]
-    # Files before links, so that it is the link that is said to be one too many.
+    # Files before links, so that the link is reported as the duplicate.
     order.sort(key=lambda entry: real[entry[1]] != str(real_root / entry[1].relative_to(root)))
     dropped = set()
     for split, path, label in order:
@@ -65,7 +65,7 @@ def check_links(
 
 
 def _real_paths(root: Path, real_root: Path, samples: Mapping[str, Sequence[Sample]]) -> dict[Path, str]:
-    """Where every file really is. Only those that come by a link are asked for: that takes many calls a file."""
+    """The real path of every file. Only those behind links are resolved, because that takes many calls per file."""
     folders: dict[Path, str] = {}
     real = {}
     for some in samples.values():

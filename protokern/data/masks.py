@@ -18,14 +18,14 @@ _DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image
 
 
 def find_masks(folder: Path, names: Iterable[str]) -> dict[str, Path] | None:
-    """The mask of every image that has one, by the image's name; None where there is no folder of masks.
+    """The mask of every image that has one, by the image's name; None if there is no folder of masks.
 
     Args:
         folder: the data folder.
         names: of all its images, as paths below it, composed.
 
     Raises:
-        DataError: a mask is of no image, or of two.
+        DataError: a mask belongs to no image, or to two.
     """
     root = folder / FOLDER
     if not root.is_dir():
@@ -49,7 +49,7 @@ def _stem(path: Path) -> str:
 
 
 def _left_out(folder: Path, mask: Path) -> list[str]:
-    """Files of the folder that the mask is of although the data leave them out."""
+    """Files for this mask in the folder that the data leave out."""
     place = folder / mask.parent
     if not place.is_dir():
         return []
@@ -61,7 +61,7 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray
 
     Args:
         path: a PNG of 8 bits.
-        size: rows and columns of the stored image that it belongs to.
+        size: rows and columns of its image as stored.
         orientation: of that image's file.
 
     Raises:
@@ -72,15 +72,15 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray
             if (image.height, image.width) != size:
                 raise DataError(
                     f"{path}: must have the pixels of its image as stored, {size[1]} x {size[0]}; "
-                    f"got {image.width} x {image.height}. Make it anew."
+                    f"got {image.width} x {image.height}. Save it again."
                 )
             if image.mode not in ("L", "1"):
-                raise DataError(f"{path}: must be grey with 8 bits; got {image.mode}. Make it anew.")
+                raise DataError(f"{path}: must be grey with 8 bits; got {image.mode}. Save it again.")
             values = np.asarray(image.convert("L"))
     except DataError:
         raise
     except _DAMAGE as error:
-        raise DataError(f"{path}: must be a PNG that can be read; it cannot ({error}). Make it anew.") from error
+        raise DataError(f"{path}: must be a PNG that can be read; it cannot ({error}). Save it again.") from error
     others = sorted({*np.unique(values).tolist()} - {BACKGROUND, BORDER, OBJECT})
     if others:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Names of splits and of classes as people write them: what means the same, and what only looks alike."""
+"""Names of splits and classes as people write them: which mean the same, and which only look alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from protokern.data.class_names import composed
 
-# What a split is called, in any case; the first name is ours.
+# Names of splits, in any case; the first one is ours.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "development"),
@@ -20,18 +20,18 @@ _CLOSE = 0.65  # so that va1, tets and trian are close to what they should be
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder, a tar file or a table of this name holds; None: no split is called so."""
+    """The split that a folder, a tar file or a table of this name holds; None: not a name of a split."""
     folded = name.strip().casefold()
     return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is none of the user's."""
+    """Whether a file or folder of this name is not the user's."""
     return name.startswith(".") or name.lower() in _IGNORED_FILES
 
 
 def similar_split(name: str, missing: Iterable[str]) -> str | None:
-    """The split among `missing` that somebody who wrote `name` most likely meant."""
+    """The split among `missing` that `name` most likely means."""
     known = [one for split in missing for one in SPLIT_NAMES[split]]
     folded = name.strip().translate(_SAME_SHAPE).casefold()
     close = difflib.get_close_matches(folded, known, n=1, cutoff=_CLOSE)
@@ -39,9 +39,9 @@ def similar_split(name: str, missing: Iterable[str]) -> str | None:
 
 
 def alike(one: str, other: str) -> str | None:
-    """In what two names differ that a person would take for the same; None where they look different.
+    """How two names differ that people would read as the same; None if they look different.
 
-    The form of an accent (NFC or NFD) is no difference.
+    The form of an accent (NFC or NFD) does not count.
     """
     one, other = composed(one), composed(other)
     if one == other:
@@ -60,14 +60,14 @@ def alike(one: str, other: str) -> str | None:
 
 
 def name_pairs_alike(ones: Sequence[str], others: Sequence[str], limit: int = 5) -> str:
-    """Pairs of names that look alike, in words, both written so that the difference shows; empty: there are none."""
+    """Pairs of names that look alike, in words, both written so that the difference shows; empty if there are none."""
     pairs = [(one, other, alike(one, other)) for one in ones for other in others]
     told = [f"{show(one)} and {show(other)} differ {how}" for one, other, how in pairs if how is not None]
     return "; ".join(told[:limit])
 
 
 def pairs_within(names: Sequence[str], limit: int = 5) -> str:
-    """Names of one list that differ in what nobody sees or in case alone, in words; empty: there are none."""
+    """Names of one list that differ only in invisible characters or in case, in words; empty if there are none."""
     told: list[str] = []
     first_of: dict[str, str] = {}
     for name in names:
@@ -80,7 +80,7 @@ def pairs_within(names: Sequence[str], limit: int = 5) -> str:
 
 
 def show(name: str) -> str:
-    """A name in quotes, what cannot be seen of it written out."""
+    """A name in quotes, with invisible characters written out."""
     plain = all(letter.isprintable() for letter in name) and unicodedata.is_normalized("NFC", name)
     return repr(name) if plain and _visible(name) == name else ascii(name)
 
@@ -94,7 +94,7 @@ def _shape(name: str) -> str:
 
 
 def _one_edit(one: str, other: str) -> bool:
-    """Whether one character more, less or other, or two that changed places, make the names the same."""
+    """Whether one inserted, deleted, changed or swapped character makes the names the same."""
     start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     if len(one) == len(other):
         swapped = one[start + 1 : start + 2] + one[start : start + 1] + one[start + 2 :]

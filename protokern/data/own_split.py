@@ -1,8 +1,8 @@
-"""Splits that a data folder does not bring.
+"""Splits for a data folder that lacks them.
 
-Of class folders alone, every class gives a share of its images to the test and one of the others to the validation.
-Images that are nearly the same stay together, so that no test image is a training image in other clothes.
-Where only the validation is missing, it is held out of the training images.
+In a folder of class folders alone, every class gives a share of its images to the test split and a share of the others
+to the validation split. Images that are nearly the same stay together, so that no test image is a disguised training
+image. If only the validation split is missing, it is held out of the training images.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def draw_split(
 ) -> tuple[OwnSplit, list[str]]:
     """Draw the splits of a folder.
 
-    A class of one group of images that are nearly the same gives them to the training, one of two groups the smaller
-    one to the test.
+    If all images of a class are nearly the same, they all go to training; if there are two such groups, the smaller one
+    goes to the test.
 
     Args:
         root: the data folder.
@@ -45,7 +45,7 @@ def draw_split(
         classes: class names.
         test_fraction: share of each class for the test, in (0, 1).
         val_fraction: share of the others for the validation, in (0, 1).
-        seed: chooses them.
+        seed: seed of the draw.
 
     Returns:
         The splits, and lines for the log.
@@ -79,12 +79,12 @@ def draw_split(
 def apply_split(
     root: Path, samples: Sequence[Sample], split: OwnSplit, passed: PassedOver
 ) -> dict[str, list[Sample]] | None:
-    """The images by split, as they were drawn before; None where none of them was there then.
+    """The images by split, as drawn before; None if none of them existed then.
 
-    New images count as passed over.
+    New images are counted as skipped.
 
     Raises:
-        DataError: images of then are missing.
+        DataError: images of that split are missing.
     """
     found = {_name(root, path): (path, label) for path, label in samples}
     written = {name: part for part, names in split.files.items() for name in names}
@@ -125,7 +125,7 @@ def hold_out(
         if len(members) < 2:
             raise DataError(
                 f"data: must hold at least two training images of each class to hold one out for validation; "
-                f"got {len(members)} of {name}. Add images, or give validation images of their own (val)."
+                f"got {len(members)} of {name}. Add images, or give a folder of validation images (val)."
             )
         num_held = min(max(1, round(fraction * len(members))), len(members) - 1)
         held.update(members[i] for i in rng.permutation(len(members))[:num_held])
@@ -147,7 +147,7 @@ def _groups(samples: Sequence[Sample], heads: Sequence[int]) -> list[list[int]]:
 
 
 def _take(groups: list[list[int]], wanted: float) -> list[list[int]]:
-    """Groups, in their order, that together have about as many images as wanted; at least one, and not all."""
+    """Groups, in order, that together have about the wanted number of images; at least one, and not all."""
     quota = max(1, round(wanted))
     taken: list[list[int]] = []
     for group in groups:
@@ -157,7 +157,7 @@ def _take(groups: list[list[int]], wanted: float) -> list[list[int]]:
 
 
 def _chance(root: Path, samples: Sequence[Sample], group: Sequence[int], seed: int) -> bytes:
-    """What the order of groups is drawn by: the name of the first image, so that it depends on no other image."""
+    """The random key of a group: from the name of its first image, so that it depends on no other image."""
     name = os.fsencode(_name(root, samples[group[0]][0]))
     return hashlib.sha256(b"%d/" % seed + name).digest()
 
@@ -186,9 +186,9 @@ def _notes(
         for part, whole, fraction in zip(of_split.values(), (everything, rest), fractions, strict=True)
     ]
     notes = [
-        f"no train/ and test/: split by itself, for the test {of_split['test'].total()} of {len(samples)} images "
+        f"no train/ and test/: split automatically, for the test {of_split['test'].total()} of {len(samples)} images "
         f"({shares[0]}), for the validation {of_split['val'].total()} of the others ({shares[1]}), seed {seed}; "
-        "written down in the run folder"
+        "written to the run folder"
     ]
     alike = [group for group in groups if len(group) > 1]
     if alike:

@@ -1,4 +1,4 @@
-"""Images that lie in larger files: their bytes are found by position, so that any image can be read at any time."""
+"""Images inside larger files: their bytes are found by position, so that any image can be read at any time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from protokern.data.own_split import hold_out
 from protokern.data.photos import AUGMENTATION_MARGIN
 from protokern.errors import DataError
 
-_NUM_MEASURED = 512  # images that are read before training to find the range of grey values
+_NUM_MEASURED = 512  # images that are read before training to measure the range of grey values
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class PackedSplit:
 
     Attributes:
         samples: name and class index of every image, the names unique.
-        read: the bytes of the image of this name; an image of more bytes than the number given is refused.
-        file_of: the file that holds the image of this name; None where there is no such file to look at.
-        origin: what tells these images from others of the same names that are in no file, in words; empty: nothing.
+        read: the bytes of the image of this name; an image with more bytes than the given number is refused.
+        file_of: the file that holds the image of this name; None if there is none.
+        origin: for images without files, what distinguishes them from others of the same names, in words; may be empty.
     """
 
     samples: Sequence[Sample]
@@ -50,15 +50,15 @@ class PackedSplit:
 
 @dataclass(frozen=True, slots=True)
 class PackedSource:
-    """Where packed images are.
+    """A source of packed images.
 
     Attributes:
         name: of the source, for people.
         splits: "train", "test" and perhaps "val"; others are not read.
         classes: class names.
-        advice: what to do where it has no images, for people.
+        advice: what to do if it has no images, for people.
         noun: what is counted, such as "rows of huggingface:NAME".
-        passed: what is there and does not count.
+        passed: what does not count.
     """
 
     name: str
@@ -70,14 +70,14 @@ class PackedSource:
 
 
 class PackedPhotos(ImageDataset):
-    """Photographs in larger files; otherwise as `PhotoDataset`.
+    """Photographs in larger files; otherwise like `PhotoDataset`.
 
     Args:
-        split: where they are.
-        samples: which of them.
+        split: the split of the source.
+        samples: its samples to use.
         classes: class names.
         image_size: (rows, columns), pixels.
-        augmentation: None for the images as they are.
+        augmentation: None for none.
         seed, cache, reading, has_deep_images: as there.
 
     Raises:
@@ -113,7 +113,7 @@ class PackedPhotos(ImageDataset):
         self._names = [name for name, _ in samples]
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Decode the photograph; raises DataError when it is damaged."""
+        """Decode the photograph; raises DataError if it is damaged."""
         name = self._names[index]
         content = self._split.read(name, most_bytes(self._reading.max_pixels))
         return read_pixels(name, size, self._reading, content)
@@ -157,11 +157,11 @@ def make_splits(
 ) -> Splits:
     """The data sets of a run; see `open_splits` for the arguments.
 
-    Images are not looked at before training, but for some that a range of grey values is measured by; one that cannot
-    be read stops it then.
+    Images are not read before training, except some to measure the range of grey values; an unreadable image stops the
+    training.
 
     Raises:
-        DataError: a split or a class has no images, or unreadable ones are to be skipped.
+        DataError: a split or a class has no images, or on_unreadable is "skip".
     """
     if on_unreadable != "stop":
         raise DataError(
@@ -204,7 +204,7 @@ def make_splits(
 
 
 def _settle_range(split: PackedSplit, samples: Sequence[Sample], reading: ReadOptions) -> tuple[ReadOptions, list[str]]:
-    """The options with the range of grey values measured over some images, if it was to be; and lines for the log."""
+    """The options, with the range of grey values measured over some images if it was "auto"; and lines for the log."""
     if reading.grey_range != AUTO:
         return reading, []
     deep: list[Values] = []

@@ -20,12 +20,12 @@ from protokern.data.decode import (
     read_pixels,
 )
 
-# Crops of half the area enlarge by 1.41; kept a quarter larger, most of that comes from real pixels.
+# Crops of half the area enlarge by 1.41; images kept a quarter larger supply most of that from real pixels.
 AUGMENTATION_MARGIN = 1.25
 
 
 class PhotoDataset(ImageDataset):
-    """Photographs, squashed to one size with an antialiased bilinear filter.
+    """Photographs, resized to one size with an antialiased bilinear filter.
 
     Args:
         samples: (file, class index) of every image.
@@ -71,7 +71,7 @@ class PhotoDataset(ImageDataset):
         self._reading = reading
 
     def render(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Decode the photograph; raises DataError when its file is gone or damaged by now."""
+        """Decode the photograph; raises DataError if its file is now missing or damaged."""
         return read_pixels(self.samples[index][0], size, self._reading)
 
     def sample_name(self, index: int) -> str:

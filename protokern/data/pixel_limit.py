@@ -1,4 +1,4 @@
-"""How many pixels Pillow may read: it has one limit for the whole process, and several readers are at work at once."""
+"""How many pixels Pillow may read: it has one limit per process, and several readers run at the same time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def limit_in_words(max_pixels: int) -> str:
 
 @contextmanager
 def pillow_allows(max_pixels: int) -> Iterator[None]:
-    """Let Pillow, which has one limit for the whole process, read images of so many pixels for a while."""
+    """Let Pillow, which has one limit per process, read images of this many pixels inside the block."""
     _set_pillow_limit(_allowed.append, max_pixels)
     try:
         yield

@@ -35,7 +35,7 @@ def check_channels(channels: object) -> int:
     """The number of channels, if it is one.
 
     Raises:
-        ValueError: it is no positive whole number.
+        ValueError: it is not a positive whole number.
     """
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise ValueError(f"channels: must be a whole number of at least 1; got {channels!r}. Use for example 1 or 3.")
@@ -43,7 +43,7 @@ def check_channels(channels: object) -> int:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image, of which only the header was read, has more than 8 bits a channel."""
+    """Whether an image, of which only the header was read, has more than 8 bits per channel."""
     return _is_deep_mode(image.mode) or _raw_mode(image) in _OTHER_BYTE
 
 

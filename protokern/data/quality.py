@@ -1,4 +1,4 @@
-"""What a user should know about data before results are trusted, in sentences: what it is, how many, what to do."""
+"""What a user should know about data before trusting results, in sentences: what, how many, what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protokern.data.dataset import ImageDataset, Splits
 
 MOST_IMAGES = 20_000
 FEW = 10  # images of a class
-_RARE = 10  # times as many images has the class with most of them as a rare one
+_RARE = 10  # ratio of the images of the largest class to those of a rare one
 _LISTED = 3
 _REMEDIES = {
     "size": "Bring all images to one size before training",
@@ -23,18 +23,18 @@ _REMEDIES = {
 
 
 def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[str, ...]:
-    """What is wrong with some data although they can be read; every image is looked at once.
+    """Problems of data that can be read; every image is read once.
 
-    Looked for: classes with few images; test or validation images that are training images; a size, shape, mode or
-    format of file by which a class could be told. Painted images have none of it, and are not looked at.
+    These are classes with few images; test or validation images that are training images; and a size, shape, mode or
+    file format that reveals a class. Painted images are not checked.
 
     Args:
         splits: the data of a run.
-        most_images: of all splits together; among more, no copies and no properties of files are looked for, which
-            would take minutes.
+        most_images: limit over all splits together; among more images, copies and file properties are not checked,
+            which would take minutes.
 
     Returns:
-        Sentences, the gravest first; none where nothing was found.
+        Sentences, the most serious first; empty if nothing was found.
     """
     counts = _count_warnings(splits)
     if not len(splits.test) or splits.test.content(0) is None:
@@ -55,7 +55,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
         (
             splits.push,
             "training",
-            "Add images, or leave the class out: so few may show what is no property of the class",
+            "Add images, or leave the class out: so few may show what is not typical of the class",
         ),
         (splits.test, "test", "One answer moves the recall of such a class by ten points or more: add test images"),
     ):
@@ -74,7 +74,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
             f"{len(rare)} of {len(counts)} classes {_have(rare)} at most a tenth of the training images of "
             f"{splits.classes[most]} ({counts[most]}): "
             f"{_listed([f'{splits.classes[label]} ({counts[label]})' for label in rare])}. "
-            "Accuracy hardly counts such a class: look at its recall, and add images of it."
+            "Such a class hardly changes the accuracy: look at its recall, and add images of it."
         )
     return tuple(found)
 
@@ -82,7 +82,7 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
 def _copy_warnings(splits: Splits) -> list[str]:
     train, val, test = (make_small(images) for images in (splits.push, splits.val, splits.test))
     pairs = (
-        (splits.test, test, splits.push, train, "test", "training", "The test accuracy says too much"),
+        (splits.test, test, splits.push, train, "test", "training", "The test accuracy is too optimistic"),
         (
             splits.test,
             test,
@@ -90,7 +90,7 @@ def _copy_warnings(splits: Splits) -> list[str]:
             val,
             "test",
             "validation",
-            "The test images had a part in the choice of weights",
+            "The test images influenced the choice of weights",
         ),
         (
             splits.val,
@@ -99,7 +99,7 @@ def _copy_warnings(splits: Splits) -> list[str]:
             train,
             "validation",
             "training",
-            "The choice of weights trusts what was learnt by heart",
+            "The validation images then reward what was memorised",
         ),
     )
     found = []
@@ -141,7 +141,7 @@ def _say_confound(kind: str, found: Sequence[Confound], classes: Sequence[str]) 
     what = {"format": "format of the file"}.get(kind, kind)
     return (
         f"{len(found)} of {len(classes)} classes can be told by the {what} of {'its' if len(found) == 1 else 'their'} "
-        f"training images alone: {told}. The net may learn that in place of what the images show. {_REMEDIES[kind]}."
+        f"training images alone: {told}. The net may learn that instead of what the images show. {_REMEDIES[kind]}."
     )
 
 

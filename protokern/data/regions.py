@@ -1,4 +1,4 @@
-"""Places of an upright image, boxes and masks, and which points of a grid lie on them at whatever size it is seen."""
+"""Regions of an upright image, boxes and masks, and which points of a grid are in them, at any image size."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Shares = tuple[np.ndarray, int]
 
 @dataclass(frozen=True, slots=True)
 class BoxRegion:
-    """What lies in one of some boxes.
+    """The area inside one or more boxes.
 
     Attributes:
         size: (Y, X) of the upright image, pixels.
-        boxes: (y0, x0, y1, x1) each, in pixels that need not be whole; half open.
+        boxes: (y0, x0, y1, x1) each, pixels, not necessarily whole; half open.
     """
 
     size: tuple[int, int]
     boxes: tuple[tuple[float, float, float, float], ...]
 
     def covers(self, rows: Shares, columns: Shares) -> np.ndarray:
-        """Which points (rows x columns) lie in it, (n, m) bool, whatever size the image is seen at."""
+        """Which points (rows x columns) are in it, (n, m) bool, at any image size."""
         y = rows[0][:, None] * self.size[0] / rows[1]
         x = columns[0][None, :] * self.size[1] / columns[1]
         inside = np.zeros((len(rows[0]), len(columns[0])), dtype=bool)
@@ -34,7 +34,7 @@ class BoxRegion:
 
 @dataclass(frozen=True, slots=True)
 class MaskRegion:
-    """What a mask marks.
+    """The area that a mask marks.
 
     Attributes:
         mask: (Y, X) bool, of the upright image, at any size.
@@ -43,7 +43,7 @@ class MaskRegion:
     mask: np.ndarray
 
     def covers(self, rows: Shares, columns: Shares) -> np.ndarray:
-        """Which points (rows x columns) lie in a marked pixel, (n, m) bool, whatever size the image is seen at."""
+        """Which points (rows x columns) are in a marked pixel, (n, m) bool, at any image size."""
         height, width = self.mask.shape
         marked: np.ndarray = self.mask[np.ix_(rows[0] * height // rows[1], columns[0] * width // columns[1])]
         return marked
@@ -58,7 +58,7 @@ class PartPoint:
 
     Attributes:
         name: of the part.
-        y, x: where, as shares of the upright image's rows and columns, in [0, 1]: what they are of any resized one.
+        y, x: position as shares of the upright image's rows and columns, in [0, 1]; the same for any resized image.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""WebDataset shards: tar files of images and class indices, indexed once and then read at any place.
+"""WebDataset shards: tar files of images and class indices, indexed once and then read at any position.
 
     DIR/train-000000.tar ...   DIR/val-*.tar (perhaps)   DIR/test-*.tar   DIR/classes.txt (perhaps)
 
 The members of a sample share their name up to the first dot: an image, such as n01440764_10026.jpg, and its class index
-as text, n01440764_10026.cls. Suffixes may be in capitals. Where several images and labels do, they are told apart by
-what stands before the last dot. Nothing is unpacked to the disk.
+as text, n01440764_10026.cls. Suffixes may be in capitals. If several images and labels share it, the name up to the
+last dot distinguishes them. Nothing is unpacked to the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = (
 LABEL_SUFFIX = "cls"
 CLASS_NAMES = "classes.txt"
 _LONGEST_LABEL = 32  # bytes
-_LONGEST_TABLE = 2**16  # bytes of a file beside an image that is looked into
+_LONGEST_TABLE = 2**16  # bytes of a file beside an image that is read
 _LABEL_LIST = re.compile(rb"\s*\[?\s*-?\d+(\s*[,;\s]\s*-?\d+)+\s*\]?\s*")
 _LABEL_NAMES = ("label", "labels", "class", "classes", "cls", "tag", "tags", "category", "categories", "annotations")
 _LARGEST_NAMES = 2**24  # bytes of classes.txt
@@ -38,7 +38,7 @@ _LARGEST_HEADER = 2**20  # bytes
 
 
 class _Headers:
-    """A tar file as `tarfile` reads it to find its members: in small pieces, whatever length a header claims."""
+    """A tar file as `tarfile` reads it to find its members: in small pieces, regardless of the length in a header."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -51,7 +51,7 @@ class _Headers:
 
 
 class _Shards:
-    """The images of one split: for every name the shard, the place in it and the length."""
+    """The images of one split: for every name the shard, the position in it and the length."""
 
     def __init__(self, folder: Path, shards: list[Path], passed: PassedOver) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class _Shards:
         self.samples: list[Sample] = []
         for number, shard in enumerate(shards):
             if not shard.is_file():
-                raise DataError(f"data: must hold tar files; {shard} is no plain file. Remove it.")
+                raise DataError(f"data: must hold tar files; {shard} is not a plain file. Remove it.")
             try:
                 with shard.open("rb") as file:
                     self._index(number, shard, _Headers(file))
@@ -92,7 +92,7 @@ class _Shards:
         members = _Members(shard)
         with tarfile.open(fileobj=headers, mode="r:") as archive:
             for member in archive:
-                if member.size < 0:  # some versions of Python would go back, and on for ever
+                if member.size < 0:  # some versions of Python would go back and loop for ever
                     raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
                 if member.isdir():
                     continue
@@ -108,7 +108,7 @@ class _Shards:
 
 @dataclass(slots=True)
 class _Sample:
-    """The members that share a name up to the first dot; images and labels by what stands between that and the last."""
+    """The members that share a name up to the first dot; images and labels by the part up to the last dot."""
 
     images: list[tuple[str, tarfile.TarInfo]] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
@@ -116,14 +116,14 @@ class _Sample:
 
 
 class _Members:
-    """The members of one shard, put together to samples."""
+    """The members of one shard, grouped into samples."""
 
     def __init__(self, shard: Path) -> None:
         self._shard = shard
         self._samples: dict[str, _Sample] = {}
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, passed: PassedOver) -> None:
-        """Note one plain member."""
+        """Record one plain member."""
         folder, _, base = member.name.rpartition("/")
         if is_ignored(base) or "__MACOSX" in folder.split("/"):
             passed.add(HIDDEN, member.name)
@@ -218,7 +218,7 @@ def open_shards(folder: Path) -> PackedSource:
     """Index the shards of a folder; see the top of this file.
 
     Raises:
-        DataError: there is no such folder, or a shard cannot be used as it is.
+        DataError: there is no such folder, or a shard is unusable.
     """
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
@@ -241,10 +241,10 @@ def open_shards(folder: Path) -> PackedSource:
 
 
 def _shards_by_split(folder: Path, passed: PassedOver) -> dict[str, list[Path]]:
-    """The tar files of every split, by their names; `passed` gets what else is there.
+    """The tar files of every split, by name; `passed` gets everything else.
 
     Raises:
-        DataError: two names of one meaning, such as val-0.tar and valid-0.tar.
+        DataError: two names for one split, such as val-0.tar and valid-0.tar.
     """
     found: dict[str, list[Path]] = {name: [] for name in SPLIT_NAMES}
     called: dict[str, set[str]] = {name: set() for name in SPLIT_NAMES}
@@ -268,7 +268,7 @@ def _shards_by_split(folder: Path, passed: PassedOver) -> dict[str, list[Path]]:
 
 
 def _split_in(name: str) -> tuple[str, str | None]:
-    """The word of a file's name that says its split, and that split: the first word, or else the only such one."""
+    """The word of a file's name that gives its split, and that split: the first word, or else the only such one."""
     words = [word for word in re.split(r"[^a-z]+", name.casefold()) if word]
     known = [(word, split_of(word)) for word in words]
     told = known[:1] if known and known[0][1] is not None else [entry for entry in known if entry[1] is not None]
@@ -276,7 +276,7 @@ def _split_in(name: str) -> tuple[str, str | None]:
 
 
 def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:
-    """Those of classes.txt, one a line; without it the numbers."""
+    """The names in classes.txt, one per line; without it, numbers."""
     path = folder / CLASS_NAMES
     if path.is_file():
         with path.open("rb") as file:
@@ -286,6 +286,6 @@ def _class_names(folder: Path, found: dict[str, PackedSplit]) -> list[str]:
         try:
             return [line for line in content.decode("utf-8").splitlines() if line]
         except UnicodeDecodeError as error:
-            raise DataError(f"data: {path} must be text in UTF-8, a name of a class in each line ({error}).") from error
+            raise DataError(f"data: {path} must be UTF-8 text with one class name per line ({error}).") from error
     count = max((label for split in found.values() for _, label in split.samples), default=-1) + 1
     return [str(label) for label in range(count)]

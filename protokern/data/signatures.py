@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever it is called, for people who must be told why it is no photograph."""
+"""What a file is by its first bytes, whatever its name, to explain why it is not a photograph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 HEAD_BYTES = 1024
 
-# Those that the package reads; a file that begins like one and cannot be opened is damaged.
+# Formats that the package reads; a file that begins like one and cannot be opened is damaged.
 _READ = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -76,12 +76,12 @@ RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".pef", ".srw", 
 
 
 def is_heic(head: bytes) -> bool:
-    """Whether a file that begins so is HEIC or HEIF."""
+    """Whether a file with these first bytes is HEIC or HEIF."""
     return _brand(head) == "HEIC"
 
 
 def describe_content(head: bytes, size: int, readable: Collection[str] = ()) -> str:
-    """Why a file that no reader takes is no image: what it is instead, and what to do if that is known.
+    """Why a file that no reader accepts is not an image: what it is instead, and what to do if known.
 
     Args:
         head: its first bytes, `HEAD_BYTES` of them or all.
@@ -115,7 +115,7 @@ def _brand(head: bytes) -> str | None:
         return None
     length = min(int.from_bytes(head[:4]), len(head))
     brands = [head[8:12], *(head[place : place + 4] for place in range(16, length, 4))]
-    # Both name mif1 at times; the more special brand is what the file is.
+    # Both may name mif1; the more specific brand decides.
     if any(brand in _AVIF for brand in brands):
         return "AVIF"
     if any(brand in _HEIC for brand in brands):
@@ -134,7 +134,7 @@ def _name_of_readable(head: bytes) -> str | None:
 
 
 def _describe_text(head: bytes) -> str:
-    """Of text, or of nothing that is known."""
+    """The description of text, or of unknown content."""
     try:
         # A character may be cut at the end of the head.
         text = head.decode("utf-8", errors="strict" if len(head) < HEAD_BYTES else "ignore").lstrip("\ufeff \t\r\n")

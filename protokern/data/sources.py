@@ -1,4 +1,4 @@
-"""Opens whatever a run was given as its data: a folder of photographs, packed images, or the synthetic birds."""
+"""Opens the data of a run: a folder of photographs, packed images, or the synthetic birds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEBDATASET, HUGGINGFACE = "webdataset", "huggingface"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdCounts:
-    """How many synthetic birds there are, and in what their classes differ; see `SyntheticBirds`."""
+    """The number of synthetic birds, and how their classes differ; see `SyntheticBirds`."""
 
     num_classes: int = 10
     train_per_class: int = 100
@@ -33,7 +33,7 @@ class BirdCounts:
 
 
 def absolute_source(path: str) -> str:
-    """`path` as it holds in any working folder; names of data sets stay as they are."""
+    """`path` in a form valid in any working folder; names of data sets are unchanged."""
     if path in ("", SYNTHETIC_BIRDS):
         return ""
     kind, colon, rest = path.partition(":")
@@ -44,7 +44,7 @@ def absolute_source(path: str) -> str:
 
 
 def folder_of(path: str) -> Path | None:
-    """The folder that the data at `path` lie in; None for data that are in none."""
+    """The folder of the data at `path`; None for data without a folder."""
     kind, colon, rest = path.partition(":")
     folder = Path(rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path)
     return folder if path not in ("", SYNTHETIC_BIRDS) and folder.is_dir() else None
@@ -74,20 +74,20 @@ def open_splits(
             folder; None or "synthetic-birds", painted birds, which need no files.
         image_size: pixels, one number or (rows, columns).
         val_fraction: of a folder without val/: the share of train/ that is held out, in (0, 1).
-        test_fraction: of a folder of class folders alone: the share of each that is the test, in (0, 1).
+        test_fraction: of a folder of class folders alone: the share of each that becomes the test split, in (0, 1).
         seed: chooses the held-out images, the random views and which birds are painted.
         augmentation: of the training images: "none", "protopnet", "crop" or an Augmentation.
         on_unreadable: files that cannot be read: "stop" or "skip".
         cache: "none", or "memory" to keep decoded photographs. Birds are always kept.
-        max_image_pixels: of a photograph; a file with more is refused before it is decoded.
-        channels: of the images, see `load_image`.
-        grey_range: see `load_image`; "auto" is measured over the training images, and then in the result.
-        checked_part: (n, of): of a folder, decode only each of-th file before training, see `open_photo_folder`.
+        max_image_pixels: limit of pixels; a file with more is refused before it is decoded.
+        channels: channels of the images, see `load_image`.
+        grey_range: see `load_image`; "auto" is measured over the training images and returned in the result.
+        checked_part: (n, of): decode only every of-th file of a folder before training, see `open_photo_folder`.
         birds: how many synthetic birds; None for `BirdCounts()`.
-        own_split: how a folder of class folders alone was split before; None: it is split now.
+        own_split: how a folder of class folders alone was split before; None: split it now.
 
     Raises:
-        DataError: the folder cannot be used as it is; the message says what to do.
+        DataError: the folder is unusable; the message says what to do.
         ValueError: an argument is out of range.
     """
     reading = ReadOptions(max_pixels=max_image_pixels, channels=channels, grey_range=grey_range)

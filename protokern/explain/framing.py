@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
 
-from protokern.explain.local import Explanation
-from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.explain.boxes import cell_box, patch_box
+from protokern.explain.pictures import upsample
+from protokern.explain.shown import Explanation
+from protokern.explain.sufficient import FrameTarget, sufficient_frame, sufficient_frames
 from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.results.explanations import Evidence
 from protokern.results.places import Box, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
+# From an image (C, Y, X), a prototype and its patch (row, column) to the frame around the match; None: there is none.
+FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
 
 
 class Boxes(Protocol):
@@ -49,7 +55,7 @@ def frame_explanation(
     classes: Collection[int] | None = None,
     other: Tensor | None = None,
 ) -> Explanation:
-    """An explanation whose views have their sufficient frames.
+    """An explanation whose views have their sufficient frames, which their pictures show.
 
     Args:
         model: that explained the image.
@@ -62,20 +68,51 @@ def frame_explanation(
     views = {evidence.view.prototype: evidence.view for one in chosen for evidence in one.evidence}
     targets = [FrameTarget(0, prototype, view.patch) for prototype, view in views.items()]
     frames = sufficient_frames(model, image[None], targets, others=None if other is None else other[None])
-    framed = {
-        prototype: replace(view, sufficient=frame)
-        for (prototype, view), frame in zip(views.items(), frames, strict=True)
-    }
+    found = dict(zip(views, frames, strict=True))
+
+    def framed(evidence: Evidence) -> Evidence:
+        index = evidence.view.prototype
+        if index not in found:
+            return evidence
+        return show_frame(replace(evidence, view=replace(evidence.view, sufficient=found[index])), "sufficient")
+
     return replace(
         explanation,
-        classes=tuple(
-            replace(
-                one,
-                evidence=tuple(
-                    replace(evidence, view=framed.get(evidence.view.prototype, evidence.view))
-                    for evidence in one.evidence
-                ),
-            )
-            for one in explanation.classes
-        ),
+        classes=tuple(replace(one, evidence=tuple(map(framed, one.evidence))) for one in explanation.classes),
     )
+
+
+def show_frame(evidence: Evidence, frame: str) -> Evidence:
+    """The same evidence with that frame in its picture; see `drawn_box`."""
+    view, is_tested = evidence.view, frame == "sufficient"
+    picture = replace(
+        evidence.picture,
+        box=drawn_box(view, frame),
+        cell=view.cell if is_tested else None,
+        proof=view.sufficient if is_tested else None,
+    )
+    return replace(evidence, picture=picture)
+
+
+def grid_frame(model: PrototypeModel) -> FrameOf:
+    """Around the patch's cell and what is connected with it of the highest twentieth of the upsampled map."""
+
+    def frame(image: Tensor, prototype: int, patch: tuple[int, int]) -> Box:
+        layer = model.prototype_layer
+        with evaluating(model):
+            index = image.new_tensor([prototype]).long()
+            distance = layer.distance_map(model.features(image[None]), index)[0]  # (1, H', W')
+            size = (image.shape[1], image.shape[2])
+            heat_map = upsample(layer.activate(distance), size).cpu().numpy()[0]
+        return patch_box(heat_map, cell_box((distance.shape[1], distance.shape[2]), patch, size))
+
+    return frame
+
+
+def smallest_frame(model: PrototypeModel) -> FrameOf:
+    """The smallest box found whose content alone keeps nine tenths of the similarity."""
+    return lambda image, prototype, patch: sufficient_frame(model, image, prototype, patch).box
+
+
+# By the names that commands know them by.
+FRAME_MAKERS: dict[str, Callable[[PrototypeModel], FrameOf]] = {"grid": grid_frame, "sufficient": smallest_frame}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -12,118 +13,16 @@ from torch import Tensor
 
 from protokern.explain.boxes import cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
-from protokern.explain.pictures import upsample
+from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.shown import Explanation
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.nn import evaluating
-from protokern.results.places import Box, ReceptiveField, SufficientFrame
+from protokern.results.explanations import ClassExplanation, Evidence, softmax
+from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.prototypes import ClassWeight, Prototype
 
 EXPLAINED_CLASSES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchView:
-    """Where in one image a prototype looks.
-
-    Attributes:
-        prototype: its index.
-        patch: (row, column) of the nearest patch in the grid of patches.
-        heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image; or what
-            `show_gradient` put in its place. The boxes are those of the upsampled map in any case.
-        activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
-        patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
-        receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
-        cell: where the upsampled map shows the nearest patch.
-        sufficient: the smallest box found whose content alone keeps the similarity; None where nobody looked, see
-            `frame_explanation`.
-    """
-
-    prototype: int
-    patch: tuple[int, int]
-    heat_map: np.ndarray
-    activation_box: Box
-    patch_box: Box
-    receptive_field_box: Box
-    cell: Box
-    sufficient: SufficientFrame | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What one prototype says about one class: similarity x weight = points.
-
-    Attributes:
-        view: where it looked; shared by all classes it speaks for.
-        prototype_classes: the classes that the prototype belongs to, ascending: one, several that share it, or none;
-            the class it speaks for here need not be one of them.
-        slots: the slots of the explained class that it sits in, ascending; empty for models without slots, and for
-            prototypes that no slot of the class holds.
-        distance: of the nearest patch, in the model's metric.
-        similarity: what it contributes before weights: the activation at that distance, for ProtoPool the focal
-            similarity.
-        weight: of the prototype for the class; with slots, the sum over the slots of all classes that hold it.
-        points: similarity x weight, its share of the logit.
-        is_reason: whether it is a reason for the class: one of its own prototypes, with points above zero. The others
-            speak against the class, or for it although they stand for another one.
-    """
-
-    view: PatchView
-    prototype_classes: tuple[int, ...]
-    slots: tuple[int, ...]
-    distance: float
-    similarity: float
-    weight: float
-    points: float
-    is_reason: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassExplanation:
-    """How a class came to its logit.
-
-    Attributes:
-        class_index: which class.
-        logit: as the model gave it.
-        evidence: the prototypes with the most points for or against the class, by falling absolute value, but at least
-            half of them reasons where there are so many; those without points, such as with a weight of zero, are left
-            out.
-        other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
-        num_other: how many those are.
-    """
-
-    class_index: int
-    logit: float
-    evidence: tuple[Evidence, ...]
-    other_points: float
-    num_other: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Why an image got its logits.
-
-    Attributes:
-        logits: (K,) float32, the model's.
-        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
-        classes: the classes explained in detail, as asked for or by falling logit.
-        receptive_field: of the model for images of this size; can be handed to the next explanation.
-    """
-
-    logits: np.ndarray
-    points: np.ndarray
-    classes: tuple[ClassExplanation, ...]
-    receptive_field: ReceptiveField
-
-    @property
-    def predicted(self) -> int:
-        """The class of the highest logit; the first of them on a tie."""
-        return int(self.logits.argmax())
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """(K,) float64: softmax of the logits."""
-        exponentials = np.exp(self.logits.astype(np.float64) - self.logits.max())
-        return exponentials / exponentials.sum()
 
 
 def explain_image(
@@ -132,22 +31,23 @@ def explain_image(
     *,
     top: int = 10,
     classes: Sequence[int] | None = None,
+    also: Sequence[int] = (),
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
 ) -> Explanation:
     """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
 
-    Works in evaluation mode and leaves the model's modes as they were. Activation maps are made for the prototypes that
-    are shown, not for all.
+    Works in evaluation mode and leaves the model's modes as they were. Maps are made only of what is shown.
 
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
         top: prototypes shown per class at most, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
+        also: without `classes`, some that take the last of the three places, such as the right one.
         receptive_field: from an earlier explanation of an image of this size; None: found here.
         heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
-            that change the similarity, within the receptive field, see `gradient_heat_map`.
+            that change the similarity, within the receptive field.
 
     Returns:
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
@@ -159,35 +59,52 @@ def explain_image(
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
-    _check(model, image, top, classes)
+    _check(model, image, top, {"classes": classes or (), "also": also})
     check_heat_map(heat_map)
+    picture = to_picture(image)
     image = image.to(model.device, model.dtype)
     with evaluating(model):
         features = model.features(image[None])  # (1, D, H, W)
-        if receptive_field is None:
-            receptive_field = find_receptive_field(model.features, image)
+        receptive_field = receptive_field or find_receptive_field(model.features, image)
         output = model.head(features)
         logits = output.logits[0].float().cpu().numpy()
-        spoken = _Spoken.of_first_image(model, output)
-        if classes is None:
-            classes = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
-        shown = {k: _loudest(spoken.points[:, k], spoken.is_own[:, k], top) for k in classes}
+        every = _AllPoints.of_first_image(model, output)
+        classes = _highest(logits, also) if classes is None else classes
+        shown = {k: _most_points(every.points[:, k], every.is_own[:, k], top) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
         views = [show_gradient(model, image, view, heat_map) for view in views]
-    by_prototype = dict(zip(needed, views, strict=True))
+    seen = {
+        j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
+    }
+    explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
+    return _explanation(model, logits, every, explained, receptive_field, picture)
+
+
+def _explanation(
+    model: PrototypeModel,
+    logits: np.ndarray,
+    every: _AllPoints,
+    classes: tuple[ClassExplanation, ...],
+    receptive_field: ReceptiveField,
+    picture: np.ndarray,
+) -> Explanation:
     return Explanation(
         logits=logits,
-        points=spoken.points,
-        classes=tuple(_explain_class(k, float(logits[k]), spoken, shown[k], by_prototype) for k in classes),
+        points=every.points,
+        classes=classes,
         receptive_field=receptive_field,
+        image=picture,
+        class_names=tuple(map(_name, range(len(logits)))),
+        is_focal=model.is_focal,
+        is_salient=model.prototype_layer.norm_as_weight,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Spoken:
-    """What all prototypes said: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
+class _AllPoints:
+    """Of all prototypes: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
 
     distance: np.ndarray
     similarity: np.ndarray
@@ -216,7 +133,23 @@ class _Spoken:
         return () if self.slots is None else tuple(np.flatnonzero(self.slots[k] == j).tolist())
 
 
-def _loudest(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
+def _highest(logits: np.ndarray, also: Sequence[int]) -> list[int]:
+    """The first three classes by falling logit; those of `also` that are not among them take the last places."""
+    first = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
+    missing = [k for k in also if k not in first]
+    return [*first[: max(0, len(first) - len(missing))], *missing]
+
+
+def _name(k: int) -> str:
+    return f"class {k}"
+
+
+def _prototype(j: int, every: _AllPoints) -> Prototype:
+    own = np.flatnonzero(every.is_own[j]).tolist()
+    return Prototype(index=j, classes=tuple(ClassWeight(k, _name(k), float(every.weight[k, j])) for k in own))
+
+
+def _most_points(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
     """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none.
 
     At least half of them are of the class, `is_own` (P,), and speak for it, where there are so many.
@@ -232,25 +165,61 @@ def _loudest(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
 
 
 def _explain_class(
-    k: int, logit: float, spoken: _Spoken, shown: Sequence[int], views: Mapping[int, PatchView]
+    k: int,
+    logits: np.ndarray,
+    every: _AllPoints,
+    shown: Sequence[int],
+    seen: Mapping[int, tuple[PatchView, SeenPicture, Prototype]],
 ) -> ClassExplanation:
-    points = spoken.points[:, k]
+    points = every.points[:, k]
     evidence = tuple(
         Evidence(
-            view=views[j],
-            prototype_classes=tuple(np.flatnonzero(spoken.is_own[j]).tolist()),
-            slots=spoken.slots_with(j, k),
-            distance=float(spoken.distance[j]),
-            similarity=float(spoken.similarity[j]),
-            weight=float(spoken.weight[k, j]),
+            view=seen[j][0],
+            picture=seen[j][1],
+            prototype=seen[j][2],
+            prototype_classes=tuple(np.flatnonzero(every.is_own[j]).tolist()),
+            slots=every.slots_with(j, k),
+            distance=float(every.distance[j]),
+            similarity=float(every.similarity[j]),
+            weight=float(every.weight[k, j]),
             points=float(points[j]),
-            is_reason=bool(spoken.is_own[j, k] and points[j] > 0),
+            is_reason=bool(every.is_own[j, k] and points[j] > 0),
         )
         for j in shown
     )
-    others = np.delete(points, shown)
+    others = np.delete(np.arange(len(points)), shown)
+    is_own = every.is_own[others, k]
     return ClassExplanation(
-        class_index=k, logit=logit, evidence=evidence, other_points=float(others.sum()), num_other=len(others)
+        class_index=k,
+        class_name=_name(k),
+        logit=float(logits[k]),
+        probability=float(softmax(logits)[k]),
+        evidence=evidence,
+        other_points=float(points[others].sum()),
+        num_other=len(others),
+        own_points=float(points[others[is_own]].sum()),
+        num_own=int(is_own.sum()),
+        foreign_points=float(points[others[~is_own]].sum()),
+        num_foreign=int((~is_own).sum()),
+        num_unused=int((~every.is_own[others].any(axis=1)).sum()),
+        num_speaking=int(np.count_nonzero(points)),
+    )
+
+
+def see(picture: np.ndarray, view: PatchView, heat_map: str) -> SeenPicture:
+    """A picture with what a prototype made of it; its frame is the patch box.
+
+    Args:
+        picture: (Y, X, 3) uint8.
+        view: where the prototype looks in it.
+        heat_map: how the view's was made, see `explain_image`.
+    """
+    heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
+    return SeenPicture(
+        image=picture,
+        heat=LazyPicture(load=partial(overlay_heat, picture, heat), shape=picture.shape, key=object()),
+        box=view.patch_box,
+        receptive_field_box=view.receptive_field_box,
     )
 
 
@@ -314,13 +283,14 @@ def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method:
     return replace(view, heat_map=inside)
 
 
-def _check(model: PrototypeModel, image: Tensor, top: int, classes: Sequence[int] | None) -> None:
+def _check(model: PrototypeModel, image: Tensor, top: int, classes: Mapping[str, Sequence[int]]) -> None:
     if image.ndim != 3:
         raise ValueError(
             f"image: must have shape (C, Y, X); got {tuple(image.shape)}. Explain one image at a time, as images[0]."
         )
     if top < 1:
         raise ValueError(f"top: must be at least 1; got {top}.")
-    outside = [k for k in classes or () if not 0 <= k < model.num_classes]
-    if outside:
-        raise ValueError(f"classes: must be from 0 to {model.num_classes - 1}; got {outside[0]}.")
+    for argument, chosen in classes.items():
+        outside = [k for k in chosen if not 0 <= k < model.num_classes]
+        if outside:
+            raise ValueError(f"{argument}: must be from 0 to {model.num_classes - 1}; got {outside[0]}.")

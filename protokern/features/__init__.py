@@ -1,6 +1,6 @@
-"""Feature maps of a backbone that no longer learns, written once and read from the disk ever after.
+"""Feature maps of a backbone that no longer learns, written once and then read from the disk.
 
-A store holds what the backbone gave for every image of one data set. Knows nothing of models, images or training.
+A store holds the features of every image of one data set. This package knows nothing of models, images or training.
 """
 
 from protokern.features.fingerprint import Fingerprint, fingerprint_of_files, fingerprint_of_weights

@@ -1,4 +1,4 @@
-"""What the features of a store depend on, as three short texts: another text means other features."""
+"""What the features of a store depend on, as three short texts; a different text means different features."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Fingerprint:
 
 
 def fingerprint_of_weights(backbone: nn.Module) -> str:
-    """Of the stage it ends after, the classes of all layers and every bit of the parameters and buffers.
+    """Fingerprint of the stage it ends after, the classes of all layers and every bit of the parameters and buffers.
 
-    Not of device and memory format.
+    Device and memory format do not count.
     """
     digest = hashlib.sha256()
-    stage = getattr(backbone, "stage", None)  # of two stages a net may run the same layers
+    stage = getattr(backbone, "stage", None)  # two stages may have the same layers
     if isinstance(stage, int):
         digest.update(f"stage:{stage}\n".encode())
     for name, module in backbone.named_modules():
@@ -54,12 +54,12 @@ def fingerprint_of_weights(backbone: nn.Module) -> str:
 
 
 def fingerprint_of_files(images: Iterable[tuple[str, int, Path | None]]) -> str:
-    """Of the (name, label, file) of every image, in order, with the size and the time of change of its file.
+    """Fingerprint of the (name, label, file) of every image, in order, with the size and modification time of its file.
 
-    Images without a file count by name and label. The names are what is compared, not where the files are.
+    Images without a file count by name and label. Names are compared, not the places of the files.
 
     Raises:
-        DataError: a file is gone.
+        DataError: a file is missing.
     """
     digest = hashlib.sha256()
     for name, label, path in images:

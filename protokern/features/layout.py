@@ -1,12 +1,12 @@
-"""The files of a store, and the checks that stand between them and a reader.
+"""The files of a store, and the checks before they are read.
 
     STORE/store.json     format, sizes, fingerprint, whether it is complete; with a checksum of itself
     STORE/chunks.bin     a record for every chunk that is whole: labels, checksum of the features and of the record
     STORE/features.bin   images x rows x columns x channels, float32 or bfloat16, little endian
     STORE/lock           held by the process that writes
 
-A chunk is CHUNK_IMAGES images, the last one has what is left. Its features are on the disk before its record is, and
-its record before the next chunk begins: what the records name is whole, wherever a writer was killed.
+A chunk has CHUNK_IMAGES images, the last one the rest. Its features are on the disk before its record, and its record
+before the next chunk begins. So the chunks with records are complete, whenever a writer was killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT = "protokern-features-"
 VERSION = 1
 HEADER, CHUNKS, FEATURES, LOCK = "store.json", "chunks.bin", "features.bin", "lock"
 CHUNK_IMAGES = 64
-ADVICE = "Remove the folder to have it made anew, or give another one."
+ADVICE = "Remove the folder, and it is written again, or give another one."
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -66,7 +66,7 @@ class Layout:
 
     @property
     def image_bytes(self) -> int:
-        """Of one image's features."""
+        """Bytes of one image's features."""
         return math.prod(self.shape) * DTYPES[self.precision].itemsize
 
     @property
@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def record_bytes(self) -> int:
-        """Of one record in `chunks.bin`: a label for each image, and two checksums."""
+        """Bytes of one record in `chunks.bin`: a label for each image, and two checksums."""
         return 4 * (self.chunk_images + 2)
 
     def images_in(self, chunk: int) -> int:
@@ -85,22 +85,22 @@ class Layout:
 
 
 def write_layout(path: Path, layout: Layout) -> None:
-    """Write `store.json`, whole or not at all.
+    """Write `store.json`, completely or not at all.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     table = {"format": f"{FORMAT}{VERSION}", **asdict(layout)}
     table["checksum"] = _checksum(table)
     with replacing(path / HEADER) as file:
-        file.write(json.dumps(table, indent=1).encode())  # to the last byte of use: a file that was cut off is broken
+        file.write(json.dumps(table, indent=1).encode())  # to the last byte, because a truncated file is broken
 
 
 def read_layout(path: Path) -> Layout | None:
     """What `store.json` says; None when there is none.
 
     Raises:
-        DataError: it is broken, of a newer version, or of something else.
+        DataError: it is broken, of a newer version, or something else.
     """
     header = path / HEADER
     if not header.exists():
@@ -134,7 +134,7 @@ def _check_version(header: Path, table: Any) -> None:
 
 
 def _parse(header: Path, table: dict[str, Any]) -> Layout:
-    """The layout, after a look at every value: a checksum is easily made."""
+    """The layout, with every value checked, because anybody can make a checksum."""
     try:
         layout = Layout(
             images=table["images"],
@@ -172,12 +172,12 @@ def completed(layout: Layout) -> Layout:
 
 
 def chunk_checksum(features: bytes | memoryview, chunk: int) -> int:
-    """Of a chunk's features; another chunk with the same features has another one."""
+    """Checksum of a chunk's features and position; another chunk with the same features has another one."""
     return zlib.crc32(features, chunk)
 
 
 def make_record(labels: np.ndarray, checksum: int, chunk: int, layout: Layout) -> bytes:
-    """The record of a chunk: its labels (n,), filled up with -1, its checksum, and that of the record."""
+    """The record of a chunk: its labels (n,), padded with -1, its checksum, and that of the record."""
     padded = np.full(layout.chunk_images, -1, dtype="<i4")
     padded[: len(labels)] = labels
     body = padded.tobytes() + checksum.to_bytes(4, "little")
@@ -186,14 +186,14 @@ def make_record(labels: np.ndarray, checksum: int, chunk: int, layout: Layout) -
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What `chunks.bin` says: labels (n,) int64 of the images in whole chunks, and the checksum of each chunk."""
+    """What `chunks.bin` says: labels (n,) int64 of the images in complete chunks, and the checksum of each chunk."""
 
     labels: np.ndarray
     checksums: tuple[int, ...]
 
 
 def read_records(path: Path, layout: Layout) -> Records:
-    """The records of all whole chunks; of a store that is not complete, a last record that was cut off is left out.
+    """The records of all complete chunks; in an unfinished store, a truncated last record is left out.
 
     Raises:
         DataError: records are missing, damaged, or too many.
@@ -213,10 +213,12 @@ def read_records(path: Path, layout: Layout) -> Records:
     return Records(np.concatenate(labels), tuple(checksums))
 
 
-def check_features(path: Path, layout: Layout, records: Records, part: tuple[int, int] = (0, 1)) -> None:
-    """Read the features of all whole chunks once, chunk by chunk, and hold them to their checksums.
+def check_features(
+    path: Path, layout: Layout, records: Records, part: tuple[int, int] = (0, 1), *, piece_bytes: int = _PIECE_BYTES
+) -> None:
+    """Read the features of all complete chunks once, chunk by chunk, and compare their checksums.
 
-    With a `part` (n, of) only those of one of so many parts are read, which follow each other.
+    With a `part` (n, of) only the n-th of that many consecutive parts is read. At most `piece_bytes` are read at once.
 
     Raises:
         DataError: features are missing, damaged, or too many.
@@ -230,7 +232,7 @@ def check_features(path: Path, layout: Layout, records: Records, part: tuple[int
     first_chunk, end = (len(records.checksums) * number // part[1] for number in (part[0], part[0] + 1))
     if first_chunk == end:
         return
-    buffer = memoryview(bytearray(min(_PIECE_BYTES, whole)))
+    buffer = memoryview(bytearray(min(piece_bytes, whole)))
     with file.open("rb", buffering=0) as opened:
         opened.seek(first_chunk * layout.chunk_images * layout.image_bytes)
         for chunk, checksum in enumerate(records.checksums[first_chunk:end], start=first_chunk):
@@ -241,7 +243,7 @@ def check_features(path: Path, layout: Layout, records: Records, part: tuple[int
 
 
 def _read_checksum(file: Any, size: int, chunk: int, buffer: memoryview) -> int | None:
-    """That of the next `size` bytes, see `chunk_checksum`; None when the file ends before."""
+    """Checksum of the next `size` bytes, see `chunk_checksum`; None if the file ends before."""
     checksum = chunk
     while size:
         count = file.readinto(buffer[:size])
@@ -253,7 +255,7 @@ def _read_checksum(file: Any, size: int, chunk: int, buffer: memoryview) -> int 
 
 
 def _size(file: Path) -> int:
-    """Of a plain file; 0 where there is none. To open any other one might take for ever."""
+    """Size of a plain file; 0 if there is none. Opening anything else might block for ever."""
     try:
         status = file.stat()
     except FileNotFoundError:

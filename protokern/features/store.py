@@ -27,17 +27,16 @@ from protokern.features.layout import (
     read_records,
 )
 
-# Bytes that reading touches before it gives their pages back. Stores up to this size are spared the time that mapping
-# them again takes.
+# Bytes that reading touches before it releases their pages. Stores up to this size are not mapped again, which takes
+# time.
 _MOST_MAPPED = 2**29
 
 
 class FeatureStore:
-    """The features of one data set. Made by `FeatureStore.open`; written by `FeatureWriter`.
+    """The features of one data set. Opened by `FeatureStore.open`; written by `FeatureWriter`.
 
-    Batches are copies, float32 unless asked otherwise, and channels last, (B, C, H, W) as convolutions like them. The
-    file is mapped; what is mapped never exceeds 512 MiB by more than a batch, so that the memory in use does not grow
-    with the store.
+    Batches are copies, float32 by default, with shape (B, C, H, W) and in channels-last memory, which convolutions
+    prefer. At most 512 MiB and a batch of the file are mapped at a time, so memory use does not grow with the store.
 
     Attributes:
         path: the folder.
@@ -72,16 +71,16 @@ class FeatureStore:
         precision: Precision | None = None,
         checked_part: tuple[int, int] = (0, 1),
     ) -> FeatureStore:
-        """Open a complete store after reading all of it once, to hold every chunk to its checksum.
+        """Open a complete store after reading all of it once, to compare every chunk with its checksum.
 
         Args:
             path: the folder.
-            fingerprint: what the features must depend on; None: whatever they do.
-            precision: that the numbers must have; None: either.
-            checked_part: (n, of): read only the n-th of so many parts, for processes that open a store together.
+            fingerprint: what the features must depend on; None: anything.
+            precision: required precision of the numbers; None: either.
+            checked_part: (n, of): check only the n-th of that many parts, for processes that open a store together.
 
         Raises:
-            DataError: there is none, or it is not complete, damaged, or of other weights, another transform or other
+            DataError: there is no store, or it is incomplete, damaged, or of other weights, another transform or other
                 files.
         """
         folder = Path(path)
@@ -97,13 +96,13 @@ class FeatureStore:
 
     @staticmethod
     def is_complete(path: Path | str) -> bool:
-        """Whether there is a store whose writer came to its end; nothing but its header is looked at."""
+        """Whether there is a complete store; only its header is read."""
         layout = read_layout(Path(path))
         return layout is not None and layout.is_complete
 
     @staticmethod
     def is_of(path: Path | str, fingerprint: Fingerprint) -> bool:
-        """Whether there is a store, complete or not, of these weights, this transform and these files."""
+        """Whether there is a store, complete or not, with this fingerprint."""
         layout = read_layout(Path(path))
         return layout is not None and layout.fingerprint == fingerprint
 
@@ -159,7 +158,7 @@ class FeatureStore:
         return chosen.to(torch.int64)
 
     def _finish(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Features (B, C, H, W) of copied rows (B, H * W * C); gives pages back when there are many."""
+        """Features (B, C, H, W) of copied rows (B, H * W * C); releases pages if there are many."""
         self._touched += len(rows) * self._image_bytes
         if self._file_bytes > _MOST_MAPPED and self._touched > _MOST_MAPPED:
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -174,7 +173,7 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 def check_fresh(path: Path, layout: Layout, fingerprint: Fingerprint | None, precision: Precision | None) -> None:
-    """Raise a DataError unless the store is of what is wanted; it says in one line what differs."""
+    """Raise a DataError unless the store is the wanted one; the message says in one line what differs."""
     differences = [] if fingerprint is None else layout.fingerprint.differences(fingerprint)
     if differences:
         assert fingerprint is not None

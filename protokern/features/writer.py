@@ -1,4 +1,4 @@
-"""Writing a store, chunk by chunk, so that a writer that was killed is taken up where it was."""
+"""Writing a store, chunk by chunk, so that a killed writer can be continued."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _wait_a_moment() -> None:
 class FeatureWriter:
     """Writes the features of a data set into a folder, or the rest of them; a context manager.
 
-    One process writes at a time: the others wait, and find the store complete. What was written before is read and held
-    to its checksums first.
+    One process writes at a time: the others wait, and find the store complete. What was written before is first
+    compared with its checksums.
 
         with FeatureWriter("features/train", fingerprint, images=len(dataset)) as writer:
             for images in writer.missing():
@@ -56,18 +56,18 @@ class FeatureWriter:
                 writer.append(features, labels)
 
     Args:
-        path: the folder; made when it is missing.
+        path: the folder; created if it is missing.
         fingerprint: what the features depend on.
         images: in the data set, at least 1.
         precision: of the stored numbers, "fp32" or "bf16".
-        wait: called while another process writes, again and again.
+        wait: called repeatedly while another process writes.
 
     Attributes:
         done: images that are written.
 
     Raises:
         DataError: the folder holds something else, a damaged store, or one of other weights, another transform or other
-            files; nothing of it was changed. Or the disk is full or refuses.
+            files; nothing of it was changed. Or the disk is full or not writable.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FeatureWriter:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        check_store_place(self.path)  # before anything is put into a folder of something else
+        check_store_place(self.path)  # before anything is written into a folder with other content
         with _translate_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open_lock(self.path / LOCK)
@@ -111,7 +111,7 @@ class FeatureWriter:
 
     @property
     def next_images(self) -> int:
-        """Images that the next `append` must bring; 0 when all are there."""
+        """Number of images that the next `append` must have; 0 if all are there."""
         return min(self._chunk_images, self._images - self.done)
 
     @property
@@ -127,9 +127,9 @@ class FeatureWriter:
         """Write the features (B, C, H, W) and labels (B,) of the next images; they are on the disk afterwards.
 
         Raises:
-            ValueError: not `next_images` images, features of another shape than before, or labels that are no class
+            ValueError: not `next_images` images, features of another shape than before, or labels that are not class
                 indices.
-            DataError: the disk is full or refuses; what was written before is whole.
+            DataError: the disk is full or not writable; what was written before is complete.
         """
         shape = tuple(features.shape[1:])
         if len(features) != self.next_images or len(labels) != self.next_images or len(shape) != 3 or 0 in shape:
@@ -165,7 +165,7 @@ class FeatureWriter:
             ) from error
 
     def _take_up(self) -> None:
-        """See what is there already."""
+        """Continue with what is already there."""
         layout = check_store_place(self.path)
         for leftover in self.path.glob(f".{HEADER}.*.tmp"):  # of a writer that was killed
             leftover.unlink()
@@ -177,7 +177,7 @@ class FeatureWriter:
         records = read_records(self.path, layout)
         check_features(self.path, layout, records)
         self._layout, self.done = layout, len(records.labels)
-        if self.done == self._images and not layout.is_complete:  # killed just before the last word
+        if self.done == self._images and not layout.is_complete:  # killed just before the last write
             write_layout(self.path, completed(layout))
 
     def _new_layout(self, shape: tuple[int, ...]) -> Layout:
@@ -195,10 +195,10 @@ class FeatureWriter:
 
 
 def check_store_place(path: Path) -> Layout | None:
-    """What the header of the store in `path` says; None where the folder is empty or missing.
+    """The header of the store in `path`; None if the folder is empty or missing.
 
     Raises:
-        DataError: something else is there, or a damaged store, or it cannot be read.
+        DataError: something else is there, or a store that is damaged or unreadable.
     """
     with _translate_errors(path):
         if path.exists() and not path.is_dir():
@@ -214,7 +214,7 @@ def check_store_place(path: Path) -> Layout | None:
 
 
 def _check_labels(labels: Tensor) -> np.ndarray:
-    """The labels (B,) as NumPy's whole numbers that fit into a record."""
+    """The labels (B,) as NumPy integers that fit into a record."""
     got = ""
     if labels.ndim != 1 or labels.dtype not in WHOLE:
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"
@@ -229,7 +229,7 @@ def _check_labels(labels: Tensor) -> np.ndarray:
 
 
 def _translate_errors(path: Path) -> AbstractContextManager[None]:
-    """Turn a failing disk (full, read-only, over quota) into one line that names the store."""
+    """Turn a disk error (full, read-only, over quota) into one line that names the store."""
     return translate_write_errors(
         path,
         error=DataError,

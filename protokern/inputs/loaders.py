@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from protokern.features import FeatureStore
 from protokern.inputs.workers import ImageLoader
+from protokern.models.base import Given
 from protokern.ranks import SINGLE, Ranks
 
-Batches = DataLoader[tuple[Tensor, Tensor]]
 _GRACE = 30  # seconds; as long as torchrun and Kubernetes wait
 
 
@@ -38,6 +38,12 @@ class LabelledImages(Protocol):
     def transform(self) -> str: ...
 
     def set_epoch(self, epoch: int) -> None: ...
+
+
+class ShownImages(LabelledImages, Protocol):
+    """Images that can also be shown as people see them."""
+
+    def display_image(self, index: int) -> np.ndarray: ...
 
 
 class StoredImages:
@@ -110,10 +116,10 @@ def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) ->
     return batches
 
 
-def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int, seed: int) -> Batches:
+def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int, seed: int) -> ImageLoader:
     """Load the given batches in the given order.
 
-    The workers are seeded from `seed`, not from torch's generator: a loader made anew in the middle of an epoch would
+    The workers are seeded from `seed`, not from torch's generator: a second loader in the middle of an epoch would
     move that on, and what a model draws there (mixup, Gumbel noise, dropout) would not be what it draws without a stop.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -125,10 +131,11 @@ def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], worke
         worker_init_fn=_start_worker,
         collate_fn=_collate_for(dataset, shape),
         generator=generator,
+        given=given_of(dataset),
     )
 
 
-def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks: Ranks = SINGLE) -> Batches:
+def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks: Ranks = SINGLE) -> ImageLoader:
     """Load a data set from first to last image; of several ranks each loads its part of the same batches."""
     starts = range(0, len(dataset), batch_size)
     batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in ranks.part_of(starts)]
@@ -138,6 +145,7 @@ def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks
         num_workers=_workers_for(dataset, workers),
         worker_init_fn=_start_worker,
         collate_fn=_collate_for(dataset),
+        given=given_of(dataset),
     )
 
 
@@ -145,6 +153,11 @@ def first_image(dataset: LabelledImages, batch_size: int, ranks: Ranks) -> int:
     """The first image that `ordered_loader` loads on this rank."""
     starts = ranks.part_of(range(0, len(dataset), batch_size))
     return starts[0] if starts else len(dataset)
+
+
+def given_of(dataset: LabelledImages) -> Given:
+    """What a model is given for the items of a data set; the argument of `PrototypeModel.features`."""
+    return "maps" if isinstance(dataset, StoredImages) else "images"
 
 
 def _workers_for(dataset: LabelledImages, workers: int) -> int:

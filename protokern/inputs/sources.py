@@ -1,17 +1,34 @@
-"""Feature maps of a backbone that no longer learns: computed once, then read by push, last layer and prune."""
+"""A data set in the form in which a model takes it: images, what a frozen backbone gave for them, or features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from protokern.inputs.loaders import Batches
-from protokern.models.base import PrototypeModel
+from protokern.errors import Stopped
+from protokern.models.base import Given, PrototypeModel
 from protokern.models.build import image_format
+
+
+class FeatureSource(Protocol):
+    """Batches of (inputs, labels) in the order of a data set, as often as wanted; the loaders of `loaders.py` are some.
+
+    Attributes:
+        given: what the inputs are; the argument of `PrototypeModel.features`.
+    """
+
+    @property
+    def given(self) -> Given: ...
+
+    def __len__(self) -> int:
+        """Batches."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def to_device(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
@@ -19,41 +36,41 @@ def to_device(images: Tensor, device: torch.device, channels_last: bool) -> Tens
     return images.to(device, memory_format=image_format(channels_last), non_blocking=True)
 
 
-class FrozenFeatures:
-    """Iterates over (features (B, D, H, W) float32, labels (B,)) of a data set, in its order, as often as wanted.
+class MemorySource:
+    """The features (B, D, H, W) float32 of another source, kept in memory where they fit.
 
-    The first pass runs the backbone and keeps what it gives when `memory` allows; later passes then cost nothing. The
-    model's backbone and add-on layers must not change meanwhile.
+    The first pass runs the net and keeps what it gives when `limit` allows; later passes then cost nothing. The model's
+    backbone and add-on layers must not change meanwhile.
 
     Args:
+        source: of images, or of what the backbone gave for them.
         model: in evaluation mode.
-        loader: in data-set order.
-        channels_last: memory format of the images.
-        memory: bytes that may be kept.
-        should_stop: asked before every batch; True raises KeyboardInterrupt.
+        channels_last: memory format of the inputs.
+        limit: bytes that may be kept.
+        should_stop: asked before every batch; True raises Stopped.
     """
+
+    given: Given = "features"
 
     def __init__(
         self,
+        source: FeatureSource,
         model: PrototypeModel,
-        loader: Batches,
         *,
         channels_last: bool,
-        memory: int,
+        limit: int,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._backbone = nn.Identity() if model.takes_stored_maps else model.backbone
-        self._add_on_layers = model.add_on_layers
-        self._device = model.device
-        self._loader = loader
+        self._source = source
+        self._model = model
         self._channels_last = channels_last
-        self._memory = memory
+        self._limit = limit
         self._should_stop = should_stop
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._is_complete = False
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._source)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._is_complete:
@@ -61,62 +78,58 @@ class FrozenFeatures:
             return
         kept: list[tuple[Tensor, Tensor]] = []
         num_bytes = 0
-        for images, labels in self._loader:
+        for inputs, labels in self._source:
             if self._should_stop():
-                raise KeyboardInterrupt
-            with torch.no_grad():
-                features = self._add_on_layers(self._backbone(to_device(images, self._device, self._channels_last)))
+                raise Stopped
+            features = self._features(to_device(inputs, self._model.device, self._channels_last))
             num_bytes += features.nbytes
-            if num_bytes <= self._memory:
+            if num_bytes <= self._limit:
                 kept.append((features, labels))
             else:
                 kept.clear()
             yield features, labels
-        if num_bytes <= self._memory:
+        if num_bytes <= self._limit:
             self._kept, self._is_complete = kept, True
+
+    @torch.no_grad()
+    def _features(self, inputs: Tensor) -> Tensor:
+        """Of stored maps, too, what the add-on layers make of whole maps: a push takes a patch of an image from here,
+        and `given="maps"` of a model, which goes row by row, rounds differently."""
+        maps = self._model.backbone(inputs) if self._source.given == "images" else inputs
+        features: Tensor = self._model.add_on_layers(maps)
+        return features
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenSplits:
     """The features of the push, validation and test images."""
 
-    push: FrozenFeatures
-    val: FrozenFeatures
-    test: FrozenFeatures
+    push: MemorySource
+    val: MemorySource
+    test: MemorySource
 
     @classmethod
     def make(
         cls,
         model: PrototypeModel,
-        push: Batches,
-        val: Batches,
-        test: Batches,
+        push: FeatureSource,
+        val: FeatureSource,
+        test: FeatureSource,
         *,
         channels_last: bool,
-        memory: int,
+        limit: int,
         should_stop: Callable[[], bool],
     ) -> FrozenSplits:
-        """Features of three loaders, which share `memory` bytes as they share the images."""
-        num_batches = sum(len(loader) for loader in (push, val, test))
+        """Features of three sources, which share `limit` bytes as they share the batches."""
+        num_batches = sum(len(source) for source in (push, val, test))
         push_features, val_features, test_features = (
-            FrozenFeatures(
+            MemorySource(
+                source,
                 model,
-                loader,
                 channels_last=channels_last,
-                memory=memory * len(loader) // max(num_batches, 1),
+                limit=limit * len(source) // max(num_batches, 1),
                 should_stop=should_stop,
             )
-            for loader in (push, val, test)
+            for source in (push, val, test)
         )
         return cls(push_features, val_features, test_features)
-
-
-@contextmanager
-def on_features(model: PrototypeModel) -> Iterator[None]:
-    """Within the block the model takes feature maps in place of images."""
-    backbone, add_on_layers = model.backbone, model.add_on_layers
-    model.backbone, model.add_on_layers = nn.Identity(), nn.Sequential()
-    try:
-        yield
-    finally:
-        model.backbone, model.add_on_layers = backbone, add_on_layers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from protokern.config.train import TrainConfig
-from protokern.errors import DataError, OtherProcessError
+from protokern.errors import DataError, OtherProcessError, Stopped
 from protokern.features import (
     FeatureStore,
     FeatureWriter,
@@ -47,16 +46,6 @@ class StoredSplits:
     notes: tuple[str, ...]
 
 
-@contextmanager
-def taking_stored_maps(model: PrototypeModel, is_frozen: bool) -> Iterator[None]:
-    """Within the block, and if `is_frozen`, the model takes what its backbone gave in place of images."""
-    model.takes_stored_maps = is_frozen
-    try:
-        yield
-    finally:
-        model.takes_stored_maps = False
-
-
 def open_stores(
     folder: Path,
     model: PrototypeModel,
@@ -86,7 +75,7 @@ def open_stores(
     Raises:
         DataError: a store is damaged, stale, or cannot be written.
         OtherProcessError: another rank has found it so.
-        KeyboardInterrupt: `should_stop()` said so; what was written stays.
+        Stopped: `should_stop()` said so; what was written stays.
     """
     weights = fingerprint_of_weights(model.backbone)
     stored = {}
@@ -195,4 +184,4 @@ def _wait(should_stop: Callable[[], bool]) -> None:
 
 def _stop_if_asked(should_stop: Callable[[], bool]) -> None:
     if should_stop():
-        raise KeyboardInterrupt
+        raise Stopped

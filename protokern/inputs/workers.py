@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from protokern.errors import ProtokernError, TrainingError
+from protokern.models.base import Given
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
-    """Comes in place of a batch: a loader would hand on an error only as the text of a traceback."""
+class WorkerError:
+    """Comes instead of a batch: a loader would hand on an error only as the text of a traceback."""
 
     error: Exception
 
 
-class _Careful:
+class ErrorsAsValues:
     """A data set whose errors are values."""
 
     def __init__(self, dataset: Any) -> None:
@@ -35,19 +36,22 @@ class _Careful:
                 return self._dataset.__getitems__(indices)
             return [self._dataset[index] for index in indices]
         except (ProtokernError, OSError) as error:
-            return _Failure(error)
+            return WorkerError(error)
 
 
 @dataclass(frozen=True, slots=True)
-class _CarefulCollate:
+class CollateUnlessError:
     collate: Callable[[Any], Any]
 
     def __call__(self, items: Any) -> Any:
-        return items if isinstance(items, _Failure) else self.collate(items)
+        return items if isinstance(items, WorkerError) else self.collate(items)
 
 
 class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A loader that raises the errors of its worker processes as they are; arguments as those of `DataLoader`."""
+    """A loader that raises the errors of its worker processes as they are, and says what it gives to a model.
+
+    Arguments as those of `DataLoader`, and `given`: what the batches hold, for `PrototypeModel.features`.
+    """
 
     def __init__(
         self,
@@ -58,19 +62,21 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
         collate_fn: Callable[[Any], Any],
         worker_init_fn: Callable[[int], None],
         generator: Any = None,
+        given: Given = "images",
     ) -> None:
         super().__init__(
-            _Careful(dataset) if num_workers else dataset,  # type: ignore[arg-type]
+            ErrorsAsValues(dataset) if num_workers else dataset,  # type: ignore[arg-type]
             batch_sampler=batch_sampler,
             num_workers=num_workers,
-            collate_fn=_CarefulCollate(collate_fn) if num_workers else collate_fn,
+            collate_fn=CollateUnlessError(collate_fn) if num_workers else collate_fn,
             worker_init_fn=worker_init_fn,
             generator=generator,
         )
+        self.given = given
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         for batch in super().__iter__():
-            if isinstance(batch, _Failure):
+            if isinstance(batch, WorkerError):
                 raise batch.error
             yield batch
 

@@ -14,7 +14,7 @@ from protokern.nn import mean_distance
 
 
 class Accelerated(nn.Module):
-    """What the two programs share. All tensors are read from the network at each call, so nothing can get stale.
+    """What the two programs share. All tensors are read from the network at each call, so nothing can become stale.
 
     Attributes:
         protokern_similarity: name of the similarity that may be computed inside the op; "" for none.
@@ -80,7 +80,7 @@ class AcceleratedProtoPool(Accelerated):
     _mix_l2_convolution: Callable[[Tensor, Tensor], Tensor]
 
     def forward(self, x: Tensor, gumbel_scale: float = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, K) and smallest distances (B, P) of images (B, 3, Y, X), and who sits in which slot (K, P, S)."""
+        """Logits (B, K) and smallest distances (B, P) of images (B, 3, Y, X), and the shares (K, P, S) in the slots."""
         # Drawn before the features are computed, as the program does, so that a seed gives the same noise.
         if gumbel_scale == 0:
             presence = torch.softmax(self.proto_presence, dim=1)
@@ -104,7 +104,7 @@ class AcceleratedProtoPool(Accelerated):
 
 
 def as_program(result: Tensor, features: Tensor) -> Tensor:
-    """`result` in the type of the features, as the program has it, but not halved under autocast."""
+    """`result` in the dtype of the features, as in the program, but not in half precision under autocast."""
     return result if torch.is_autocast_enabled(features.device.type) else result.to(features.dtype)
 
 
@@ -113,7 +113,7 @@ _MADE: dict[tuple[type[nn.Module], type[Accelerated]], type[nn.Module]] = {}
 
 
 def accelerated_class(program: type[nn.Module], mixin: type[Accelerated]) -> type[nn.Module]:
-    """The class `program` with the methods of `mixin` in place of its own."""
+    """The class `program` with its methods replaced by those of `mixin`."""
     if (program, mixin) not in _MADE:
         name = f"Accelerated{program.__name__}"
         _MADE[program, mixin] = type(name, (mixin, program), {"__module__": program.__module__})

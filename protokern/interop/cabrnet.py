@@ -35,7 +35,7 @@ except ModuleNotFoundError as error:
 
 
 class FusedSimilarity(SimilarityLayer):
-    """Distances of every patch, as CaBRNet's other similarity layers, and the nearest patch without them.
+    """Distances of every patch, like CaBRNet's other similarity layers, and the nearest patch without them.
 
     Args:
         activation: similarity of a distance, "log", "linear", "exp" or "cosine"; see `protokern.prototype_pool`.

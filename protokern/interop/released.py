@@ -1,6 +1,6 @@
 """Recognises networks of the released ProtoPNet and ProtoPool programs and gives them the fused ops.
 
-By their attributes and by their answers; nothing of the programs is imported. docs/interop.md says what stays the same
+Recognition is by attributes and answers; nothing of the programs is imported. docs/interop.md says what stays the same
 and what differs.
 """
 
@@ -50,8 +50,8 @@ def accelerate(model: Network, *, precision: str | None = None, backend: str = "
 
     The network is changed in place. It keeps its parameters, the keys of its state dict, and the results and gradients
     of `forward`, `push_forward` and `prototype_distances`, except that distances are exact where the program rounds: 0
-    at a copy of a patch. It is moved, trained, pruned, copied, saved and wrapped in `DataParallel` as before. `forward`
-    no longer allocates B x P x H x W. Accelerating twice changes the options and nothing else.
+    at a copy of a patch. It can be moved, trained, pruned, copied, saved and wrapped in `DataParallel` as before.
+    `forward` no longer allocates B x P x H x W. Accelerating twice changes the options and nothing else.
 
     Args:
         model: `PPNet` of ProtoPNet, or of a program that uses it, or `PrototypeChooser` of ProtoPool; on a real device.
@@ -62,8 +62,8 @@ def accelerate(model: Network, *, precision: str | None = None, backend: str = "
         `model`.
 
     Raises:
-        ValueError: the network lacks an attribute of the released programs, or computes something else than they do; or
-            an option is unknown.
+        ValueError: the network lacks an attribute of the released programs, or computes something else; or an option is
+            unknown.
 
     Source: the classes PPNet in github.com/cfchen-duke/ProtoPNet, model.py, and PrototypeChooser in
     github.com/gmum/ProtoPool, model.py.
@@ -84,7 +84,7 @@ def _recognise(model: Any) -> type[Accelerated]:
             f"model: must be accelerated before it is compiled; got {type(model).__name__}. Accelerate the network, "
             "then compile it."
         )
-    # ProtoPool has all that ProtoPNet has, or nearly, and slots besides.
+    # ProtoPool has nearly all that ProtoPNet has, and slots.
     mixin = AcceleratedProtoPool if hasattr(model, "proto_presence") else AcceleratedProtoPNet
     missing = [name for name in _ATTRIBUTES[mixin] if not hasattr(model, name)]
     if missing:
@@ -103,10 +103,10 @@ def _recognise(model: Any) -> type[Accelerated]:
 
 @torch.no_grad()
 def _verify(model: Any, made: type[nn.Module]) -> str:
-    """Compare the network with what it would become, on small made-up features that stand in for its backbone.
+    """Compare the network before and after, on small made-up features instead of its backbone's.
 
     Returns:
-        Name of the similarity, where the op computes the same one; else "".
+        Name of the similarity if the op computes the same one; otherwise "".
 
     Raises:
         ValueError: they differ, or the network cannot run.
@@ -129,14 +129,14 @@ def _verify(model: Any, made: type[nn.Module]) -> str:
         ) from error
     norms = features.square().sum(1).amax() * height * width + model.prototype_vectors.square().sum((1, 2, 3)).amax()
     _compare("prototype_distances", (distances,), (after.prototype_distances(image),), 0, float(norms) * _TOLERANCE)
-    # The rest is the program's own arithmetic on its own distances, so only the roundings of its type may differ.
+    # The rest is the program's arithmetic on its distances, so only the roundings of its dtype may differ.
     rounding = 1e-3 if features.dtype in (torch.float64, torch.float32) else 5e-2
     _compare("forward", outputs, after.protokern_outputs(distances), rounding, rounding)
     return _verified_similarity(before, distances, rounding)
 
 
 def _compare(method: str, got: Any, wanted: Sequence[Tensor], rtol: float, atol: float) -> None:
-    """Raise where the network's answer is not that of the released program."""
+    """Raise if the network's answer is not that of the released program."""
     shapes = [tuple(tensor.shape) for tensor in wanted]
     if not isinstance(got, tuple) or [tuple(getattr(one, "shape", ())) for one in got] != shapes:
         outputs = got if isinstance(got, tuple) else (got,)

@@ -1,4 +1,4 @@
-"""The losses that prototype nets are trained with: pure functions of tensors, one file a paper, shared terms beside."""
+"""Losses of prototype nets: pure functions of tensors, one file per paper, and the terms that they share."""
 
 from __future__ import annotations
 

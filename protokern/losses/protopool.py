@@ -1,4 +1,4 @@
-"""ProtoPool's loss: the terms of ProtoPNet over the prototypes that a class chooses, and the slots kept apart."""
+"""ProtoPool's loss: ProtoPNet's terms over the prototypes that a class chooses, and the orthogonality of the slots."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .terms import (
 def chosen_prototypes(assignment: Tensor, labels: Tensor) -> Tensor:
     """Which prototypes the class of each image has chosen, (B, P) bool.
 
-    Those are the S prototypes with the largest sum over the S slots of the class; of a hard assignment none that sits
-    in no slot. Nothing is learnt through the choice.
+    Those are the S prototypes with the largest sum over the S slots of the class; with a hard assignment, only those
+    that are in a slot. No gradient flows through the choice.
 
     Args:
         assignment: (K, P, S), how much of each prototype is in each slot.
@@ -89,11 +89,11 @@ def protopool_loss(
         output: has `logits` (B, K) and `min_distances` (B, P).
         labels: of the batch. Cluster and separation cost use those of the images themselves.
         assignment: (K, P, S).
-        last_layer_weight: (K, K * S); None: the slots are summed up, there is nothing to keep small.
+        last_layer_weight: (K, K * S); None: the slots are summed up, so there is no L1 term.
         slot_identity: (K * S, K), one-hot: the class of each slot.
         coefficients: None for the original's.
-        presence_logits: (K, P, S); given, the terms are the released program's: orthogonality of these logits, signed,
-            and the separation over the P - S prototypes that are chosen least.
+        presence_logits: (K, P, S); if given, the terms are those of the released program: the orthogonality of these
+            logits, signed, and the separation over the P - S prototypes that are chosen least.
         max_distance: see `cluster_cost`.
         label_smoothing: of the cross entropy, in [0, 1).
 

@@ -27,9 +27,9 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossCoefficients:
-    """What the terms of a loss are multiplied by. The separation is pushed up, hence its sign.
+    """The coefficients of the terms of a loss. The separation should be large, hence its sign.
 
-    The defaults are those of the released ProtoPNet and ProtoPool, which agree; a model reads those of its own terms.
+    The defaults are those of the released ProtoPNet and ProtoPool, which agree; a model reads those of its terms.
     """
 
     cross_entropy: float = 1.0
@@ -83,9 +83,9 @@ def cluster_cost(
         min_distances: (B, P), distance of every prototype to its nearest patch.
         labels: (B,) int64, 0 .. K - 1.
         class_identity: (P, K), one-hot.
-        max_distance: the original's bound: an image counts with at most this distance, and without gradient there; an
-            image whose class has no prototype counts with it too. None has no bound, and leaves such images out of the
-            mean.
+        max_distance: the original's bound: an image counts with at most this distance, without gradient at the bound;
+            an image whose class has no prototype counts with it too. None: no bound, and such images are left out of
+            the mean.
 
     Returns:
         Scalar, >= 0.
@@ -103,7 +103,8 @@ def separation_cost(
 ) -> Tensor:
     """Mean over the images of the distance to the nearest prototype of any other class.
 
-    To be large, so it enters the total with a negative coefficient. Arguments, bound and errors as `cluster_cost`.
+    It should be large, so it enters the total with a negative coefficient. Arguments, bound and errors as
+    `cluster_cost`.
 
     Source: Chen et al. 2019 (ProtoPNet), equation 2 (Sep, with the opposite sign).
     """

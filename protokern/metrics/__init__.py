@@ -1,4 +1,4 @@
-"""How far explanations can be trusted, in numbers. One file a family; results are plain data, and nothing is drawn."""
+"""How far explanations can be trusted, in numbers. One file per measure; results are plain data."""
 
 from protokern.metrics.concentration import Concentration, concentration_of
 from protokern.metrics.context import FILLS, Context, Region

@@ -16,12 +16,12 @@ _ROUNDING = 1e-12  # of a sum in float64, as a share of it: n equal contribution
 
 
 class Concentration(NamedTuple):
-    """Of one image; NaN where there is nothing to share out.
+    """The concentration of one image; NaN if there are no contributions.
 
     Attributes:
         shown: share of the contributions to the margin that the k largest have, in [0, 1].
-        needed: how many of the largest are needed for the wanted share.
-        positive: share of all points of the answer, without their signs, that speaks for it, in [0, 1].
+        needed: how many of the largest are needed to reach the share.
+        positive: share of all points of the answer, by absolute value, that speaks for it, in [0, 1].
     """
 
     shown: float
@@ -32,18 +32,18 @@ class Concentration(NamedTuple):
 def concentration_of(
     activations: np.ndarray, weight: np.ndarray, first: int, second: int, *, shown: int = 4, needed: float = 0.8
 ) -> Concentration:
-    """How an image's answer is shared out among the prototypes.
+    """How an image's answer is distributed over the prototypes.
 
-    The contribution of a prototype to the margin between two classes is |activation x difference of its weights|: what
-    it moves the one logit against the other. Its points for a class are activation x weight.
+    The contribution of a prototype to the margin between two classes is |activation x difference of its weights|: how
+    far it moves one logit against the other. Its points for a class are activation x weight.
 
     Args:
         activations: (P,) of the image.
         weight: (K, P), of the model.
         first: the class of the answer.
-        second: the class with the next logit.
+        second: the class with the second largest logit.
         shown: k, at least 1.
-        needed: the wanted share, in (0, 1].
+        needed: the share to reach, in (0, 1].
     """
     contributions = np.sort(np.abs(activations * (weight[first] - weight[second])))[::-1]
     total = contributions.sum()

@@ -1,4 +1,4 @@
-"""What measures are told besides the model and the images, what they see of a batch, and how one is left out."""
+"""The inputs of measures beside the model and the images, the batches they see, and how a measure is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from protokern.push import PushResult
 
 SHOWN = 4  # prototypes that an explanation shows
 NEEDED = 0.8  # of the contributions
-SUBSET = 200  # images for what needs many passes of the net
+SUBSET = 200  # images for measures that need many passes of the net
 FILLS = ("grey", "blur")
 
 Shares = tuple[np.ndarray, int]
@@ -28,31 +28,32 @@ class Region(Protocol):
     """A place in an image, such as the object; `protokern.data.regions` has two kinds."""
 
     def covers(self, rows: Shares, columns: Shares) -> np.ndarray:
-        """Which points lie in it, (n, m) bool.
+        """Which points are in the region, (n, m) bool.
 
         Args:
             rows: whole numbers (n,) over one number: the points' heights as shares of the image's, exactly.
-            columns: (m,) likewise.
+            columns: (m,), the same for the widths.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What there is to measure with. What is None is not there, and measures that need it say so.
+    """What measures may need. A field that is None is unavailable, and measures that need it are left out.
 
     Attributes:
         regions: the places of the object in an image, by name, such as "mask" or "box bird"; none: not annotated.
         no_regions: why `regions` is None, as the end of a sentence.
-        frames: by their names, the kinds of frames that explanations draw around a match; see `FrameOf`.
+        frames: kinds of frames that explanations draw around a match, by name; see `FrameOf`.
         push: where the prototypes come from.
         source_boxes: frame of every prototype's own source, (y0, x0, y1, x1); None for one without a source. Without
-            them the cells of the source patches stand for the frames.
+            them the cells of the source patches are used.
         shown: how many prototypes an explanation shows, at least 1.
-        needed: the share of the contributions that is asked for, in (0, 1].
-        subset: how many images `left_alone` takes, at least 1.
-        fill: what it puts in the place of the rest: "grey", 0.5 in all channels; or "blur", the image without details.
-        seed: of that subset and of the intervals.
+        needed: the share of the contributions to reach, in (0, 1].
+        subset: how many images `left_alone` uses, at least 1.
+        fill: what replaces the rest of the image there: "grey", 0.5 in all channels; or "blur", the image without
+            details.
+        seed: seed of that subset and of the intervals.
 
     Raises:
         ValueError: a number or a word is out of range.
@@ -83,7 +84,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A batch, once for all measures.
+    """A batch, computed once for all measures.
 
     Attributes:
         images: (B, C, Y, X), on the model's device.
@@ -101,10 +102,10 @@ class Seen:
 
 
 class Measuring(Protocol):
-    """A measure at work: it sees every batch once, keeps some numbers for each image, and gives its result.
+    """A running measure: it sees every batch once, keeps some numbers per image, and returns its result.
 
     Attributes:
-        needs_images: whether it looks at batches at all.
+        needs_images: whether it needs batches at all.
     """
 
     needs_images: bool
@@ -115,4 +116,4 @@ class Measuring(Protocol):
 
 
 class LeftOutError(Exception):
-    """A measure cannot be taken here; the message says why, as the end of a sentence."""
+    """A measure is not possible here; the message says why, as the end of a sentence."""

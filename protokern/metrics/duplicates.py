@@ -1,4 +1,4 @@
-"""Duplicates: prototypes that say the same twice."""
+"""Duplicates: prototypes that repeat each other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ OVERLAP = 0.5
 
 
 class Pair(NamedTuple):
-    """Two prototypes that say the same.
+    """Two prototypes that repeat each other.
 
     Attributes:
         first, second: their indices, the smaller one first.
         same_vector: their vectors are equal, number for number.
         same_patch: they are the same patch of the same image.
-        overlap: of their sources' boxes, intersection over union; 0 for other images.
+        overlap: intersection over union of their sources' boxes; 0 for different images.
     """
 
     first: int
@@ -51,8 +51,8 @@ def find_duplicates(
 
     Args:
         vectors: (P, ...), the prototypes.
-        sources: (image, patch) of every prototype; None: it is no patch.
-        boxes: of every source, in its image; None likewise.
+        sources: (image, patch) of every prototype; None: not a patch.
+        boxes: of every source, in its image; None for the same prototypes.
 
     Returns:
         The pairs, ascending.
@@ -87,7 +87,7 @@ def _pairs_of_equal(keys: Iterable[Hashable]) -> set[tuple[int, int]]:
 
 
 class Duplicates:
-    """The measure of a model; it looks at no image."""
+    """The measure of a model; it needs no images."""
 
     needs_images = False
 

@@ -1,4 +1,4 @@
-"""Left alone: how much of a match is left when all of the image but a part around it is replaced."""
+"""Left alone: how much of a match is left when everything but a part of the image is replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLUR = 0.05  # standard deviation as a share of each side of the image: outline
 
 
 def replaced(image: Tensor, fill: str) -> Tensor:
-    """What is put in the place of an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
+    """What replaces an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
     if fill == "grey":
         return torch.full_like(image, GREY)
     from torchvision.transforms.functional import gaussian_blur  # takes a second to import
@@ -43,16 +43,16 @@ def similarity_left(
     *,
     fill: str = "grey",
 ) -> tuple[float, list[float]]:
-    """A prototype's similarity at one patch of an image, and what is left of it when only a box of the image is.
+    """A prototype's similarity at one patch of an image, and what is left of it if only a box of the image is kept.
 
-    The patch stays the same even if another one would match better then. All images go through the net together.
+    The patch stays the same even if another one then matches better. All images go through the net together.
 
     Args:
         model: any prototype model.
         image: (C, Y, X), on the model's device.
         prototype: its index.
         patch: (row, column) in the grid of patches.
-        boxes: (y0, x0, y1, x1) each, half open, pixels: what stays.
+        boxes: (y0, x0, y1, x1) each, half open, pixels: the parts to keep.
         fill: what the rest becomes, see `replaced`.
 
     Returns:
@@ -142,5 +142,5 @@ class LeftAlone:
 
 
 def _area(frame: Box | None, size: tuple[int, int]) -> float:
-    """Of a frame, as a share of the image; NaN where there is none."""
+    """Area of a frame as a share of the image; NaN without a frame."""
     return math.nan if frame is None else (frame[2] - frame[0]) * (frame[3] - frame[1]) / (size[0] * size[1])

@@ -22,23 +22,23 @@ def measure(
 ) -> tuple[MeasureResult, ...]:
     """Measure how far the explanations of a model can be trusted, over the images of a loader.
 
-    One pass, in evaluation mode and without gradients; afterwards every module is in its mode from before. Memory is
-    that of one batch, and some numbers for each image.
+    One pass, in evaluation mode and without gradients; afterwards every module is in its previous mode. Memory is that
+    of one batch and some numbers per image.
 
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
-        loader: yields (images, labels) in the data set's order, or (images, labels, index); test images, which nothing
-            was chosen by.
+        loader: yields (images, labels) in the data set's order, or (images, labels, index); test images, which were not
+            used to choose anything.
         num_images: how many images the loader yields.
         only: names of measures; None: all of `MEASURES`.
-        context: what else there is to measure with; None: nothing, and settings as they are.
+        context: further inputs and settings; None: the defaults.
 
     Returns:
-        One result for each measure, in the order of `MEASURES`, also of those that had to be left out.
+        One result per measure, in the order of `MEASURES`, also for measures that are left out.
 
     Raises:
         ValueError: a name is unknown, the choices of the model are soft, or the loader yields another number of images,
-            or what `find_nearest_patches` would not take.
+            or something that `find_nearest_patches` does not accept.
     """
     names = check_names(None if only is None else list(only))
     context = Context() if context is None else context
@@ -57,7 +57,7 @@ def measure(
 
 
 def _start(name: str, model: PrototypeModel, context: Context, num_images: int) -> Measuring | MeasureResult:
-    """A measure that has seen nothing yet, or its result where it has to be left out."""
+    """A new measure, or its result if it has to be left out."""
     try:
         return MEASURES[name](model, context, num_images)
     except LeftOutError as reason:
@@ -65,7 +65,7 @@ def _start(name: str, model: PrototypeModel, context: Context, num_images: int) 
 
 
 def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:
-    """Show every batch to all measures; the number of images."""
+    """Show every batch to all measures; returns the number of images."""
     count = 0
     with evaluating(model):
         for batch in read_batches(loader, model.num_classes, 0):

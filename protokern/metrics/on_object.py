@@ -1,4 +1,4 @@
-"""On the object: do prototypes match where the thing is?"""
+"""On the object: do prototypes match where the object is?"""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAME = "on_object"
 
 
 class ObjectShares(NamedTuple):
-    """Of one image, each in [0, 1].
+    """The shares of one image, each in [0, 1].
 
     Attributes:
-        own: of the prototypes given, the share whose patch has its centre on the region.
-        best: 1 if that of the nearest of them has, else 0.
-        chance: the share of all patches that have: what a patch drawn by lot would give.
+        own: the share of the given prototypes whose patch has its centre on the region.
+        best: 1 if the patch of the nearest of them has, else 0.
+        chance: the share of all patches that have: the expected value for a random patch.
     """
 
     own: float

@@ -1,4 +1,4 @@
-"""Where the patches of a grid are in an image, whatever size it is seen at, and which of them a class looks at."""
+"""Where the patches of a grid are in an image of any size, and which prototypes a class has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measures by name. Another family is a file of its own, and a row here."""
+"""The measures by name. A new measure is a file, and a row here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from protokern.metrics import concentration, duplicates, left_alone, on_object
 from protokern.metrics.context import Context, Measuring
 from protokern.models.base import PrototypeModel
 
-# From a model, the context and the number of images to a measure that has seen nothing yet.
+# From a model, the context and the number of images to a new measure.
 Start = Callable[[PrototypeModel, Context, int], Measuring]
 
 MEASURES: dict[str, Start] = {
@@ -20,10 +20,10 @@ MEASURES: dict[str, Start] = {
 
 
 def check_names(names: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
-    """The measures that are meant, in the order of the registry; all for None.
+    """The chosen measures, in the order of the registry; None means all.
 
     Raises:
-        ValueError: there is no such measure.
+        ValueError: a measure is unknown.
     """
     if names is None:
         return tuple(MEASURES)

@@ -1,4 +1,4 @@
-"""What measures give: plain numbers with their intervals, and how an interval is found."""
+"""The results of measures: plain numbers with their intervals."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Estimate:
     """A number over images.
 
     Attributes:
-        value: the mean, or the median, over the images; NaN where there are none.
-        low, high: ends of the 95 % bootstrap interval over images; None for fewer than two images, and for what is no
-            average over images.
-        images: how many images the number is over; 0 for what is no average over images.
+        value: the mean, or the median, over the images; NaN if there are none.
+        low, high: ends of the 95 % bootstrap interval over images; None for fewer than two images, and for numbers that
+            are not averages over images.
+        images: how many images the number covers; 0 if it is not an average over images.
         unit: "share", mostly in [0, 1], or "number".
     """
 
@@ -40,9 +40,9 @@ class MeasureResult:
         name: of the measure.
         estimates: its numbers by what they are.
         settings: how it was measured.
-        skipped: how many images are not in some of the numbers, by what they lack.
+        skipped: how many images some of the numbers leave out, by reason.
         table: rows of details, all with the same keys; empty for most measures.
-        left_out: why it was not measured, as the end of a sentence; None: it was.
+        left_out: why it was not measured, as the end of a sentence; None if it was.
     """
 
     name: str
@@ -63,7 +63,7 @@ def estimate(
     """The mean or the median of a number for each image, with its 95 % bootstrap interval over images.
 
     The percentile interval of 2,000 resamples; the same values and seed give the same bits. It says how the number
-    might differ for other images of the same kind. It knows nothing of other seeds of training.
+    might differ for other images of the same kind. It does not cover other seeds of training.
 
     Args:
         values: (N,), NaN where an image has no such number; those are left out.
@@ -95,5 +95,5 @@ def estimate(
 
 
 def count(number: float) -> Estimate:
-    """A number of things that is no average over images."""
+    """A count, which is not an average over images."""
     return Estimate(value=float(number), low=None, high=None, images=0, unit="number")

@@ -1,10 +1,10 @@
-"""What every prototype net has in common. Trainer, search, push, pruning and explanations rely on nothing else."""
+"""What every prototype net has in common. Trainer, search, push, pruning and explanations rely only on this."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,18 @@ from protokern.models.settings import ModelConfig
 from protokern.nn import PrototypeLayer, apply_to_rows, make_add_on_layers
 from protokern.nn.prototype_layer import Activation
 
+# What a model is given: images, what its backbone gave for them, or what the add-on layers made of that.
+Given = Literal["images", "maps", "features"]
+
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a prototype net says about a batch.
+    """The output of a prototype net for a batch.
 
     Attributes:
         logits: (B, K).
         min_distances: (B, P), distance of every prototype to its nearest patch.
-        activations: (B, P), what every prototype contributes before weights: similarity at that patch for ProtoPNet,
+        activations: (B, P), contribution of every prototype before weights: similarity at that patch for ProtoPNet,
             focal similarity for ProtoPool.
         patches: (B, P) int64, flat index h * W' + w of that patch.
     """
@@ -46,14 +49,11 @@ class PrototypeModel(nn.Module):
     ProtoPNet. All constructors take the same arguments:
 
         backbone: maps images (B, in_channels, Y, X) to (B, C, H, W). It is run once on a black image, in eval mode and
-            without gradients, to find C, H and W.
-        num_classes: K, >= 1.
-        config: an instance of `Config`; None: one of the settings that are given by name.
-        image_size: side or (Y, X) of the image for that one run, in pixels; the model takes other sizes too.
-        in_channels: channels of the images.
-        backend: see `protokern.min_distance`.
-        activation: a name, as in `Config`, or a function as in `PrototypeLayer`, which no configuration can hold.
-        settings: fields of `Config`, in place of `config`; see `settings_of`.
+            without gradients, to find C, H and W. num_classes: K, >= 1. config: an instance of `Config`; None: made
+            from the settings given by name. image_size: side or (Y, X) of that image, in pixels; the model takes other
+            sizes too. in_channels: channels of the images. backend: see `protokern.min_distance`. activation: a name,
+            as in `Config`, or a function as in `PrototypeLayer`, which no configuration can hold. settings: fields of
+            `Config`, instead of `config`; see `settings_of`.
 
     `docs/adding-a-model.md` shows a model from top to bottom.
 
@@ -61,17 +61,15 @@ class PrototypeModel(nn.Module):
         Config: its settings in a configuration file.
         parts: names of the submodules that can learn, in the order of the optimizer's groups. A part that is not one
             of these four learns together with the prototypes.
-        chooses: whether it makes choices that are soft in training and are made final (`harden`) before the push.
+        chooses: whether the model makes choices that are soft in training and final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
-        takes_stored_maps: whether the model is given what its backbone gave for the images in place of the images, as
-            when it is trained on a frozen backbone.
-        is_focal: whether `ModelOutput.activations` are focal similarities: at the best patch less that of the image on
-            average. Explanations say so.
+        is_focal: whether `ModelOutput.activations` are focal similarities: that of the best patch minus the average
+            over the image. Explanations say so.
         backbone: from images to (B, C, H, W).
         add_on_layers: from there to features (B, D, H, W).
         prototype_layer: holds `prototypes` (P, D) or (P, D, h, w).
-        class_identity: (P, K), 1 where prototype p speaks for class k as one of its own, else 0. A prototype may have
-            one class, several, or none.
+        class_identity: (P, K), 1 if prototype p belongs to class k, else 0. A prototype may have one class, several, or
+            none.
         last_layer: from its input (B, E) to logits (B, K).
     """
 
@@ -81,7 +79,6 @@ class PrototypeModel(nn.Module):
     mixup: ClassVar[float] = 0.0
     is_focal: ClassVar[bool] = False
 
-    takes_stored_maps: bool = False
     backbone: nn.Module
     add_on_layers: nn.Sequential
     prototype_layer: PrototypeLayer
@@ -91,7 +88,7 @@ class PrototypeModel(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any, backbone: nn.Module, num_classes: int, image_size: int | tuple[int, int]) -> Self:
-        """The model that `config`, an instance of `Config`, describes, on a backbone that is built already.
+        """The model that `config`, an instance of `Config`, describes, on the given backbone.
 
         Raises:
             ValueError: the parts do not fit each other.
@@ -131,6 +128,14 @@ class PrototypeModel(nn.Module):
         check_grid((height, width), size, config)
         self._has_bounded_features = config.add_on_layers != "linear"
 
+    def _refuse_flag(self, value: bool) -> None:
+        raise AttributeError(
+            f"takes_stored_maps: is no attribute of a model any more; got {value}. Say with every call what is given: "
+            'model(maps, given="maps").'
+        )
+
+    takes_stored_maps = property(fset=_refuse_flag)  # programs of earlier versions set it
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -138,12 +143,12 @@ class PrototypeModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in, and takes its images in."""
+        """The dtype of the model and of its images."""
         return self.prototype_layer.prototypes.dtype
 
     @property
     def num_prototypes(self) -> int:
-        """P, as it is now."""
+        """P, the current number of prototypes."""
         return self.prototype_layer.num_prototypes
 
     @property
@@ -155,23 +160,23 @@ class PrototypeModel(nn.Module):
     def prototype_weight(self) -> Tensor:
         """Weight of every prototype in every class, (K, P): `logits = activations @ prototype_weight.T`.
 
-        Explanations are made of this. A model that still chooses has none, and raises a ValueError.
+        Explanations use this. A model whose choices are soft has none, and raises a ValueError.
         """
         assert isinstance(self.last_layer, nn.Linear)
         return self.last_layer.weight
 
     @property
     def slots(self) -> Tensor | None:
-        """(K, S) int64, the prototype in every slot of every class, -1 where a slot is empty; None: has no slots."""
+        """(K, S) int64, the prototype in every slot of every class, -1 where a slot is empty; None: no slots."""
         return None
 
     @property
     def last_layer_identity(self) -> Tensor:
-        """(E, K), which inputs of the last layer are of which class; the L1 term spares those weights."""
+        """(E, K), which inputs of the last layer belong to which class; the L1 term leaves those weights out."""
         return self.class_identity
 
     def last_layer_input(self, output: ModelOutput) -> Tensor:
-        """What the last layer was given, (B, E): a stage that learns only that layer reads it once."""
+        """The input of the last layer, (B, E): a stage that learns only that layer reads it once."""
         return output.activations
 
     @property
@@ -183,9 +188,17 @@ class PrototypeModel(nn.Module):
         components = self.prototype_layer.prototypes[0].numel() if self._has_bounded_features else None
         return METRIC_TABLE[self.prototype_layer.metric].largest(components)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Feature maps (B, D, H, W) of images."""
-        if self.takes_stored_maps:
+    def features(self, images: Tensor, given: Given = "images") -> Tensor:
+        """Feature maps (B, D, H, W).
+
+        Args:
+            images: (B, in_channels, Y, X), or what `given` says.
+            given: "maps": what the backbone gave for the images, (B, C, H, W), for instance from a
+                `protokern.features.FeatureStore`. "features": (B, D, H, W), which come back as they are.
+        """
+        if given == "features":
+            return images
+        if given == "maps":
             return apply_to_rows(self.add_on_layers, images)
         features: Tensor = self.add_on_layers(self.backbone(images))
         return features
@@ -194,9 +207,9 @@ class PrototypeModel(nn.Module):
         """From feature maps (B, D, H, W) to the output."""
         raise NotImplementedError(f"{type(self).__name__} must define head")
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        """The output for images (B, C, Y, X)."""
-        return self.head(self.features(images))
+    def forward(self, images: Tensor, given: Given = "images") -> ModelOutput:
+        """The output for images (B, in_channels, Y, X), or for what else `features` takes."""
+        return self.head(self.features(images, given))
 
     def loss(
         self, output: ModelOutput, labels: Labels, coefficients: LossCoefficients, *, label_smoothing: float = 0.0
@@ -205,10 +218,10 @@ class PrototypeModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define loss")
 
     def set_progress(self, epochs: float) -> None:
-        """Told before every batch how many epochs of training are done, with the share of the present one."""
+        """Called before every batch with the epochs of training so far, including the share of the current one."""
 
     def harden(self) -> dict[str, float | int]:
-        """Make soft choices final; nothing when they are. Numbers about them for the log."""
+        """Make soft choices final, if they are not. Returns numbers about them for the log."""
         return {}
 
     @property
@@ -219,8 +232,7 @@ class PrototypeModel(nn.Module):
     def keep_prototypes(self, index: Tensor | Sequence[int]) -> None:
         """Drop all prototypes but those in `index`, in place and in that order.
 
-        What stays is not changed, so every kept prototype contributes as before. Parameters are replaced: make
-        optimizers anew.
+        Kept prototypes are not changed, so each contributes as before. Parameters are replaced: create new optimizers.
 
         Args:
             index: (P',), P' >= 1, each of 0 .. P - 1 at most once.

@@ -16,13 +16,13 @@ from protokern.models.feature_shape import BackboneFailedError, check_grid, find
 from protokern.models.registry import MODELS
 from protokern.models.settings import ModelConfig
 
-_BYTES_A_PIXEL = 256  # of the maps that a backbone makes of an image, roughly
+_BYTES_A_PIXEL = 256  # of a backbone's maps of an image, roughly
 
 
 def build_model(
     config: ModelConfig, num_classes: int, image_size: int | tuple[int, int], channels: int = 3
 ) -> PrototypeModel:
-    """Build the model that `config` describes, with fresh prototypes.
+    """Build the model that `config` describes, with new prototypes.
 
     Args:
         config: a checked configuration.
@@ -31,8 +31,8 @@ def build_model(
         channels: of the images.
 
     Raises:
-        ConfigError: the parts do not fit each other, the backbone takes no images of this size, or the weights cannot
-            be had.
+        ConfigError: the parts do not fit each other, the backbone does not take images of this size, or the weights are
+            unavailable.
     """
     backbone = build_backbone(
         config.backbone, weights=config.weights, in_channels=channels, stage=config.backbone_stage
@@ -48,7 +48,7 @@ def build_model(
 
 
 def check_image_size(model: PrototypeModel, config: ModelConfig, image_size: int | tuple[int, int]) -> None:
-    """Refuse images of a size, other than that of the training, that a trained model does not take.
+    """Refuse images of a size that a trained model does not take.
 
     Raises:
         ConfigError: its backbone fails on them, or its prototypes are larger than the grid of patches.
@@ -88,10 +88,10 @@ def build_untrained(
 
 
 def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[int, int], channels: int = 3) -> None:
-    """Refuse settings, perhaps a stranger's, of a net that would not fit into half of this machine's memory.
+    """Refuse settings, possibly from a stranger, of a net that would not fit into half of this machine's memory.
 
     Raises:
-        CheckpointError: they describe such a net.
+        CheckpointError: the net would not fit.
     """
     with torch.device("meta"):  # takes no memory
         net = build_untrained(config, num_classes, image_size, channels)
@@ -106,7 +106,7 @@ def check_memory(config: ModelConfig, num_classes: int, image_size: int | tuple[
 
 
 def place_model(model: PrototypeModel, device: torch.device, channels_last: bool) -> PrototypeModel:
-    """Put a model on its device, its convolutions in the wanted memory format."""
+    """Move a model to its device, with its convolutions in the wanted memory format."""
     model.to(device)
     for part in (model.backbone, model.add_on_layers):
         part.to(memory_format=image_format(channels_last))

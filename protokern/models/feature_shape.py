@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from protokern.models.settings import ModelConfig
 from protokern.nn import evaluating
 
-# What nets say of images of a size that they do not take; some check it by assertions.
+# Errors of nets for images of a size that they do not take; some use assertions.
 _FAILURES = (RuntimeError, ValueError, AssertionError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
 class BackboneFailedError(ValueError):
-    """A backbone fails on images of the size that it was tried with; `reason` is what it says, in one line."""
+    """A backbone failed on images of the tried size; `reason` is its message, in one line."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -54,15 +54,15 @@ def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[
 
 
 def in_channels_of(backbone: nn.Module) -> int:
-    """Channels of the images that a backbone takes: what it says in `in_channels`, else 3."""
+    """Channels of the images that a backbone takes: its `in_channels`, else 3."""
     channels = getattr(backbone, "in_channels", 3)
     return channels if isinstance(channels, int) else 3
 
 
 def check_grid(grid: tuple[int, int], image_size: tuple[int, int], config: ModelConfig) -> None:
-    """Raise a ValueError unless the feature grid of images of `image_size` has room for what `config` asks of it.
+    """Raise a ValueError unless the feature grid of images of `image_size` is large enough for `config`.
 
-    That is prototypes of its size, and as many patches as a similarity is taken from.
+    It must have room for a prototype, and at least `top_k` patches.
     """
     rows, columns = grid[0] - config.prototype_size[0] + 1, grid[1] - config.prototype_size[1] + 1
     if rows < 1 or columns < 1:

@@ -50,7 +50,7 @@ class ProtoPNet(PrototypeModel):
         config: a `ProtoPNetConfig`, or its fields by name.
 
     Raises:
-        TypeError: `config` is no ProtoPNetConfig, or a setting is none of its fields.
+        TypeError: `config` is not a ProtoPNetConfig, or a setting is not one of its fields.
         ValueError: an argument is out of range, the backbone gives no feature maps, or its grid is smaller than
             `prototype_size`.
 

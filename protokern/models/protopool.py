@@ -30,16 +30,16 @@ class ProtoPoolConfig(ModelConfig):
     """What a configuration says about a ProtoPool.
 
     Attributes:
-        num_prototypes: in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
+        num_prototypes: prototypes in the pool; 0: as many as there are classes, and at least twice `slots_per_class`.
         slots_per_class: prototypes that a class uses.
-        focal: "distance": the focal similarity is one of mixed distances, as in the released program; "similarity": it
-            is the largest similarity less the mean one, as in the paper.
+        focal: "distance": the focal similarity is computed from mixed distances, as in the released program;
+            "similarity": it is the largest similarity minus the mean one, as in the paper.
         last_layer: "linear", weights over all K * S slots; or "sum", a class is the sum of its slots.
         schedule_epochs: epochs until the choices are nearly final, counted over the warm and joint stages. The paper's
-            epochs have about 2,250 steps: a small data set, where they have few, needs more.
+            epochs have about 2,250 steps: a small data set, with fewer steps per epoch, needs more epochs.
         correct_class_weight: initial weight of a slot for its own class.
         incorrect_class_weight: initial weight of a slot for every other class.
-        compat: the orthogonality and separation terms of the released program.
+        compat: use the orthogonality and separation terms of the released program.
     """
 
     name: Literal["protopool"] = "protopool"
@@ -65,7 +65,7 @@ class ProtoPoolConfig(ModelConfig):
             f"at least slots_per_class ({self.slots_per_class}), or 0",
             self.num_prototypes,
         )
-        # Soft slots mix the smallest distances otherwise, which says nothing of the next nearest ones.
+        # Otherwise soft slots mix the smallest distances, which says nothing about the next nearest ones.
         is_mean_of_similarities = self.focal == "similarity" and not self.salience
         require(
             self.top_k == 1 or is_mean_of_similarities,
@@ -77,7 +77,7 @@ class ProtoPoolConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class ProtoPoolOutput(ModelOutput):
-    """What a ProtoPool says about a batch.
+    """The output of a ProtoPool for a batch.
 
     Attributes:
         slot_similarities: (B, K, S), focal similarity in every slot; 0 in an empty one.
@@ -94,13 +94,13 @@ torch.export.register_dataclass(ProtoPoolOutput, serialized_type_name="protokern
 class ProtoPool(PrototypeModel):
     """ProtoPool on any convolutional backbone.
 
-    Each class has S slots, and each slot chooses one of P prototypes that all classes share. What a slot adds is the
-    focal similarity: high where one part of the image is like the prototype, low where all of it is. While the choices
-    are soft, a slot holds a mixture; `harden` makes them final, which training does before the push.
+    Each class has S slots, and each slot chooses one of P prototypes that all classes share. A slot adds the focal
+    similarity: high if one part of the image is like the prototype, low if all of it is. While the choices are soft, a
+    slot holds a mixture; `harden` makes them final, which training does before the push.
 
     `focal="distance"` mixes the smallest and the mean distance of the prototypes and takes the similarity of both, as
-    the released program does. `focal="similarity"` mixes the prototypes' own focal similarities, maximum less mean of
-    the similarity over the image, as the paper says. With final choices the mixing is the same, and they differ in that
+    the released program does. `focal="similarity"` mixes the prototypes' focal similarities, maximum minus mean of the
+    similarity over the image, as in the paper. With final choices the mixing is the same, and they differ only in the
     mean: similarity of the mean distance, or mean of the similarity.
 
     Args:
@@ -112,7 +112,7 @@ class ProtoPool(PrototypeModel):
         assignment: the `SlotAssignment`; its `presence_logits` are (K, P, S).
 
     Raises:
-        TypeError: `config` is no ProtoPoolConfig, or a setting is none of its fields.
+        TypeError: `config` is not a ProtoPoolConfig, or a setting is not one of its fields.
         ValueError: an argument is out of range, the backbone gives no feature maps, or its grid is smaller than
             `prototype_size`.
 
@@ -191,10 +191,10 @@ class ProtoPool(PrototypeModel):
 
     @property
     def prototype_weight(self) -> Tensor:
-        """(K, P): the sum of the weights of the slots that a prototype sits in.
+        """(K, P): the sum of the weights of the slots that hold a prototype.
 
         Raises:
-            ValueError: the choices are not final, so a slot is a mixture and no prototype speaks for itself.
+            ValueError: the choices are not final, so slots are mixtures and prototypes have no weights.
         """
         if not self.is_hard:
             raise ValueError(
@@ -244,7 +244,7 @@ class ProtoPool(PrototypeModel):
         layer = self.prototype_layer
         assignment = self.assignment()
         pool = layer(features)
-        # With weights the similarity is linear in the distance, so that both ways are the same.
+        # With weights the similarity is linear in the distance, so both ways are the same.
         if self.focal == "similarity" and not layer.norm_as_weight:
             assert isinstance(layer.activation, str)
             mean = mean_activation(

@@ -1,4 +1,4 @@
-"""What a configuration says about every model. Each model adds its own settings beside its class.
+"""What a configuration says about every model. Each model defines its further settings beside its class.
 
 The one place where settings that are given by name become a configuration.
 """
@@ -18,36 +18,37 @@ from protokern.kernels.metric import MetricName
 from protokern.kernels.similarity import ActivationName
 from protokern.nn.add_on import AddOnName
 
-# How a backbone is built; a model is given one that is built already.
+# How the backbone is built; a model's constructor takes a finished backbone.
 _OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage")
 _NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """The net: backbone, prototypes and how they speak.
+    """The net: backbone, prototypes and similarity.
 
     Attributes:
         name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
         backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
-        weights: of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" where
+        weights: weights of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" if
             there are such weights.
-        backbone_stage: which of the backbone's stages gives the feature map: 0 for the first and finest one, -2 for the
-            last but one, of twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
+        backbone_stage: stage of the backbone that gives the feature map: 0 for the first and finest one, -2 for the
+            last but one, with twice the rows and columns; see `protokern.backbones.build_backbone`. Not set: the last
             one.
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
         add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
-            "single" is one, all with a sigmoid at the end; "linear" is one without, for the cosine metric.
+            "single" is one, all with a sigmoid at the end; "linear" is one without sigmoid, for the cosine metric.
         activation: similarity as a function of distance; "cosine" needs metric "cosine".
         metric: distance between a patch and a prototype.
         epsilon: the small constant of the "log" activation, log((d + 1) / (d + epsilon)).
-        salience: power with which the length of the backbone's vector at a patch, as a share of the largest one in the
-            image, multiplies the patch's cosine similarity; 0: all patches count alike. Needs metric "cosine".
-        top_k: from how many of the nearest patches the similarity is taken, 1 to 8: their mean. Boxes, heat maps,
-            frames, measured reasons and the push are about the nearest one.
-        search_precision: how coarsely the nearest patch may be searched, see `protokern.min_distance`: "fp32", "tf32",
-            "bf16" or "auto".
+        salience: power of the patch's salience, which multiplies its cosine similarity. The salience is the length of
+            the backbone's vector at the patch as a share of the largest one in the image. 0: all patches count alike.
+            Needs metric "cosine".
+        top_k: number of nearest patches whose mean similarity is used, 1 to 8. Boxes, heat maps, frames, measured
+            reasons and the push concern the nearest one.
+        search_precision: how coarse the search for the nearest patch may be, see `protokern.min_distance`: "fp32",
+            "tf32", "bf16" or "auto".
     """
 
     # A plain dict, so that using a model does not import pydantic.
@@ -88,16 +89,16 @@ Config = TypeVar("Config", bound=ModelConfig)
 
 
 def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str, Any], activation: object) -> Config:
-    """The settings that a model's constructor was given: `config`, or one made of those that were given by name.
+    """The settings given to a model's constructor: `config`, or one made from those given by name.
 
     Args:
         kind: the model's `Config`.
         config: an instance of it, or None.
         settings: fields of `kind` by name, other than those that say how the backbone is built.
-        activation: a name, which is a setting too, or a function or None, which are left to the constructor.
+        activation: a name, which is a setting, or a function or None, which the constructor handles.
 
     Raises:
-        TypeError: `config` is no `kind`, there are settings besides it, or one of them is no field.
+        TypeError: `config` is not a `kind`, there are other settings too, or one of them is not a field.
         ConfigError: a value is out of range.
     """
     if activation is not None and not callable(activation):
@@ -106,7 +107,7 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
         _check_names(kind, settings)
         return kind(**settings)
     if not isinstance(config, kind):
-        # Where a number is given, the caller means the first field that is the model's own.
+        # A caller who gives a number means the first field that only this model has.
         own = [field.name for field in fields(kind) if field.name not in ModelConfig.__dataclass_fields__]
         advice = f"Write {own[0]}={config}." if isinstance(config, int) and own else "Or give its fields by name."
         got = f"a {type(config).__name__}" if isinstance(config, ModelConfig) else repr(config)
@@ -120,11 +121,13 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
 
 
 def _check_names(kind: type[ModelConfig], settings: Mapping[str, Any]) -> None:
-    """Raise a TypeError unless all names are fields of `kind` that a model with its backbone can be given."""
+    """Raise a TypeError unless all names are fields of `kind` that a model's constructor takes."""
     allowed = [field.name for field in fields(kind) if field.name not in _NO_SETTINGS]
     for name in settings:
         if name in _OF_THE_BACKBONE:
-            raise TypeError(f"{name}: must be given to build_backbone; got it for a model, whose backbone is built.")
+            raise TypeError(
+                f"{name}: must be given to build_backbone; got it for a model, which takes a finished backbone."
+            )
         if name not in allowed:
             close = difflib.get_close_matches(name, allowed, n=1)
             hint = f"Did you mean {close[0]}? " if close else ""

@@ -20,12 +20,12 @@ class SalientLayers(nn.Sequential):
     For the backbone's map z the feature of patch n is s(n) times the unit vector along layers(z) at n, with the
     salience s(n) = (|z_n| / max_m |z_m|) ** power, from 0 to 1. A `PrototypeLayer` with `norm_as_weight=True` reads it
     there, so that the similarity of a patch is s(n) times its cosine. The largest length is that of one image, over the
-    patches that are not NaN: a patch that is NaN spoils itself alone. Where z is zero in every patch, none stands out,
-    and all have salience 1. A patch whose layers give a zero vector keeps it.
+    patches that are not NaN, so a patch that is NaN affects only itself. If z is zero in every patch, all have salience
+    1. A patch whose layers give a zero vector keeps it.
 
     Args:
         layers: as of `nn.Sequential`, whose state dict has the same keys.
-        power: greater than 0; larger ones leave less to patches of small length.
+        power: greater than 0; the larger, the less patches of small length count.
 
     Raises:
         ValueError: `power` is out of range.
@@ -42,7 +42,7 @@ class SalientLayers(nn.Sequential):
         return self.weigh(super().forward(maps), maps)
 
     def weigh(self, features: Tensor, maps: Tensor) -> Tensor:
-        """`features` (B, D, H, W), which the layers gave for `maps` (B, C, H, W), as long as the maps are salient."""
+        """`features` (B, D, H, W), the layers' output for `maps` (B, C, H, W), scaled to their salience."""
         wide = features.to(compute_dtype(features.dtype))
         length = torch.linalg.vector_norm(wide, dim=1, keepdim=True)  # (B, 1, H, W)
         is_zero = length == 0

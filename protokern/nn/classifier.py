@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class PrototypeClassifier(nn.Linear):
-    """Bias-free linear layer P -> K whose weights start from which prototype belongs to which class.
+    """Bias-free linear layer P -> K whose initial weights depend on which prototype belongs to which class.
 
     Args:
         class_identity: one-hot (P, K).
-        correct_class_weight: first weight from a prototype to its own class.
-        incorrect_class_weight: first weight from a prototype to every other class.
+        correct_class_weight: initial weight from a prototype to its own class.
+        incorrect_class_weight: initial weight from a prototype to every other class.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SlotSum(nn.Module):
     """The sum over the slots of each class: a last layer that learns nothing.
 
     Args:
-        num_classes: K; the input is (B, K * S), slot by slot of one class after the other.
+        num_classes: K; the input is (B, K * S), class by class and slot by slot.
     """
 
     def __init__(self, num_classes: int) -> None:

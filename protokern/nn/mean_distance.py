@@ -20,11 +20,11 @@ def mean_distance(
 ) -> Tensor:
     """Mean over all patches of the distance to every prototype, without the map of them.
 
-    The mean of |x - p|^2 over the patches x of an image is the spread of the patches around their mean m, plus
-    |m - p|^2. Both are sums of squares of differences, so the result is never negative, and off by little where it is
-    small. The mean of 1 - cos(x, p) is 1 - u . p / |p| with u the mean of the x / |x|; for prototypes larger than one
-    cell, where the patches overlap, it is left to the fused `mean_activation`. With weights w it is the mean of
-    1 - w cos(x, p), for which u is the mean of the w x / |x|.
+    The mean of |x - p|^2 over the patches x of an image is the spread of the patches around their mean m, plus |m -
+    p|^2. Both are sums of squares of differences, so the result is never negative, and accurate where it is small. The
+    mean of 1 - cos(x, p) is 1 - u . p / |p| with u the mean of the x / |x|; for prototypes larger than one cell, where
+    the patches overlap, the fused `mean_activation` computes it. With weights w it is the mean of 1 - w cos(x, p), for
+    which u is the mean of the w x / |x|.
 
     Args:
         features: (B, D, H, W).
@@ -34,7 +34,7 @@ def mean_distance(
         patch_weight: (B, H', W') in [0, 1], for the cosine metric; None: all patches count alike.
 
     Returns:
-        (B, P), float32 for half inputs, else the wider dtype of the inputs. Differentiable in all three.
+        (B, P), float32 for half inputs, otherwise the wider dtype of the inputs. Differentiable in all three.
 
     Raises:
         ValueError: weights with another metric, or as `protokern.min_distance`.

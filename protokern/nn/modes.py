@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, every module's own mode afterwards."""
+"""Evaluation mode for a while; afterwards every module is in its previous mode."""
 
 from __future__ import annotations
 

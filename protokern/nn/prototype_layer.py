@@ -37,15 +37,15 @@ class PrototypeLayer(nn.Module):
             "cosine" is 1 - d (with `metric="cosine"` only), or a decreasing function applied to distances.
         metric: "sqeuclidean" or "cosine".
         epsilon: of the log activation, > 0.
-        top_k: from how many patches the activation is taken, 1 to 8: their mean, for the nearest ones. Distance and
-            patch stay those of the nearest one.
+        top_k: number of nearest patches over which the activation is averaged, 1 to 8. Distance and patch remain those
+            of the nearest one.
         precision: how the search computes, see `protokern.min_distance`.
         backend: see `protokern.min_distance`.
-        norm_as_weight: patches count by the length of their features, with `metric="cosine"` only. The weight of a
+        norm_as_weight: weight the patches by the length of their features; with `metric="cosine"` only. The weight of a
             patch, as in `protokern.min_distance`, is the Euclidean norm of its feature vector, at most 1; for patches
             of several cells the mean over the cells. So the similarity of a vector s x with |x| = 1 and s <= 1 is s
-            times the cosine, and 0 for a zero vector. Every method does this; a `patch_weight` that is given besides
-            is multiplied with it.
+            times the cosine, and 0 for a zero vector. Every method does this; a given `patch_weight` is multiplied with
+            it.
 
     Attributes:
         prototypes: parameter (P, D), or (P, D, h, w) for sizes other than (1, 1). Starts uniform in [0, 1) for
@@ -154,7 +154,8 @@ class PrototypeLayer(nn.Module):
         Args:
             features: (B, D, H, W).
             prototype_index: (P',) int64, which prototypes; None: all.
-            exact: search in full precision, whatever the layer and torch's setting for products say.
+            exact: search in full precision, whatever the precision of the layer and torch's setting for matrix
+                products.
             patch_weight: (B, H', W'), as in `forward`.
         """
         return min_distance(
@@ -255,7 +256,7 @@ class PrototypeLayer(nn.Module):
         return activate(distance, self.activation, self.epsilon)
 
     def require_even_weights(self, what: str) -> None:
-        """Refuse what looks at all patches alike where the patches have weights.
+        """Refuse what treats all patches alike if the patches have weights.
 
         Raises:
             ValueError: `norm_as_weight` is set.
@@ -274,11 +275,11 @@ class PrototypeLayer(nn.Module):
         return self.prototypes if prototype_index is None else self.prototypes[prototype_index]
 
     def _weights(self, features: Tensor, patch_weight: Tensor | None) -> Tensor | None:
-        """The weights (B, H', W') of the patches, those that are given and those of their norms."""
+        """The weights (B, H', W') of the patches, from those given and from their norms."""
         if not self.norm_as_weight:
             return patch_weight
         dtype = compute_dtype(features.dtype)
-        # A zero vector is at distance 1, like any other without a direction; a weight of 0 would take it out.
+        # A zero vector is at distance 1, because it has no direction; a weight of 0 would take it out.
         norm = torch.linalg.vector_norm(features, dim=1, dtype=dtype).clamp(torch.finfo(dtype).tiny, 1)  # (B, H, W)
         if self.prototype_size != (1, 1):
             norm = avg_pool2d(norm, self.prototype_size, stride=1)  # (B, H', W')

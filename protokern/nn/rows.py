@@ -1,4 +1,4 @@
-"""Add-on layers on the rows of a matrix, one row a patch: for maps that lie channels last, as those of a store."""
+"""Add-on layers on the rows of a matrix, one row per patch, for maps in channels-last memory such as stored ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from protokern.nn.add_on import SalientLayers
 _Steps = list[tuple[nn.Conv2d, type[nn.Module] | None]]
 
 # Rows with a gradient are picked out in sixteenths of all, at most this many: for every new number of rows oneDNN
-# compiles its products anew, 20 ms each. Of more, all rows are taken as they lie.
+# compiles its products again, 20 ms each. If there are more, all rows are used.
 _PARTS, _MOST_PARTS = 16, 8
 
 
@@ -23,8 +23,8 @@ def apply_to_rows(layers: nn.Sequential, maps: Tensor) -> Tensor:
 
     On processors that is quicker in bfloat16, and no slower in float32, for maps in channels-last memory. There the
     backward pass of 1x1 convolutions, ReLU and sigmoid leaves out patches without a gradient, which are most of them
-    where only the nearest patch of every prototype learns. Other layers are called as they are. The length that
-    `SalientLayers` give to features comes after their products, and leaves patches without a gradient without one.
+    where only the nearest patch of every prototype learns. Other layers are called as they are. `SalientLayers` scale
+    the features after these products, and patches without a gradient stay without one.
 
     Args:
         layers: add-on layers, from (B, C, H, W) to (B, D, H, W).
@@ -48,7 +48,7 @@ def _apply(layers: nn.Sequential, maps: Tensor) -> Tensor:
 def _apply_each(layers: nn.Sequential, maps: Tensor) -> Tensor:
     for layer in layers:
         if _is_product(layer):
-            # A view by strides: its gradient lies in memory as the weight does, as data parallel training wants it.
+            # A view by strides: its gradient has the memory layout of the weight, as data parallel training needs it.
             matrix = layer.weight.as_strided(layer.weight.shape[:2], layer.weight.stride()[:2])
             maps = F.linear(maps.permute(0, 2, 3, 1), matrix, layer.bias).permute(0, 3, 1, 2)
         else:
@@ -134,7 +134,7 @@ class _RowLayers(torch.autograd.Function):
 
 
 def _rows_with_gradient(grad: Tensor) -> Tensor | None:
-    """Index of the rows of `grad` (N, D) that are not zero, filled up with others; None: too many to pick out."""
+    """Index of the rows of `grad` (N, D) that are not zero, padded with other rows; None: too many to pick out."""
     # A sum of sizes is zero where all are, and takes a third of the time of `any`.
     has_gradient = grad.abs() @ grad.new_ones(grad.shape[1]) != 0
     size = -(-len(grad) // _PARTS)
@@ -151,8 +151,8 @@ def _pick(rows: Tensor, chosen: Tensor | None) -> Tensor:
 def _parameter_grads(grad: Tensor, rows: Tensor, weight: Any, bias: Any) -> list[Tensor | None]:
     """Those of bias and weight, in this order, of a product whose result has the gradient `grad` (N, D)."""
     of_bias = None if bias is None else grad.sum(dim=0).to(bias[-1])
-    # oneDNN takes the transposed gradient much more quickly once it lies so.
+    # oneDNN takes the transposed gradient much faster in this layout.
     of_weight = grad.t().contiguous() @ rows  # (D, C)
     shape, strides, dtype = weight
-    # With the strides of the weight, as data parallel training wants it; of a size of 1 they say nothing.
+    # With the strides of the weight, as data parallel training needs it; for a size of 1 they have no meaning.
     return [of_bias, of_weight.to(dtype).as_strided(shape, (shape[1], 1, *strides[2:]))]

@@ -1,4 +1,4 @@
-"""Which prototypes of a pool sit in the slots of each class: soft and learnt first, then final."""
+"""Which prototypes of a pool are in the slots of each class: soft and learnt first, then final."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SlotAssignment(nn.Module):
 
     Attributes:
         presence_logits: parameter (K, P, S).
-        slots: buffer (K, S) int64: the final choices, -1 where a slot is empty; means something once `is_hard`.
+        slots: buffer (K, S) int64: the final choices, -1 where a slot is empty; valid once `is_hard`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -80,7 +80,7 @@ class SlotAssignment(nn.Module):
         return self.slots if self.is_hard else self.presence_logits.argmax(dim=1)
 
     def set_progress(self, epochs: float) -> None:
-        """Set the scale of the logits after so many epochs: 1000 sqrt(epochs / schedule_epochs), at most 1000.
+        """Set the scale of the logits after this many epochs: 1000 sqrt(epochs / schedule_epochs), at most 1000.
 
         At 0 epochs the scale is 0, which stands for a plain softmax without noise, as in the released program.
         """
@@ -92,7 +92,7 @@ class SlotAssignment(nn.Module):
     def forward(self) -> Tensor:
         """How much of each prototype is in each slot, (K, P, S); every slot sums to 1, or to 0 if it is empty.
 
-        In training the soft choices are drawn with Gumbel noise, anew at every call; in evaluation there is no noise.
+        In training the soft choices are drawn with new Gumbel noise at every call; in evaluation there is no noise.
         """
         if self.is_hard:
             return self._one_hot()
@@ -119,8 +119,8 @@ class SlotAssignment(nn.Module):
     def harden(self) -> None:
         """Make the choices final: each slot keeps the prototype of its largest logit, and no class repeats one.
 
-        Where two slots of a class want the same prototype, the slot with the larger logit has it and the other takes
-        its next best. In a pool that was cut to fewer than S prototypes, slots that find none stay empty.
+        If two slots of a class want the same prototype, the slot with the larger logit gets it and the other takes its
+        next best. In a pool that was pruned to fewer than S prototypes, slots that find none stay empty.
         """
         if self.is_hard:
             return
@@ -188,7 +188,7 @@ def _soft_choice(presence_logits: Tensor, scale: Tensor, noise: Tensor | None) -
         logits = torch.add(logits, noise, alpha=1 / TEMPERATURE)
     logits = logits.sub_(logits.detach().amax(2, keepdim=True))
     smallest = math.log(torch.finfo(logits.dtype).tiny) / 2
-    with torch.no_grad():  # where a share is 0, so is what the softmax hands back
+    with torch.no_grad():  # where a share is 0, so is the gradient of the softmax
         F.threshold(logits, smallest, -torch.inf, inplace=True)
     return logits.softmax(2).to(presence_logits.dtype)
 

@@ -12,8 +12,8 @@ from unicodedata import east_asian_width
 
 import numpy as np
 
-from protokern.report.data import Picture, PixelBox
 from protokern.report.fonts import NO_FONT, drawable, find_families
+from protokern.results.places import Picture, PixelBox
 from protokern.storage.files import replace_file
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protokern.report.data import EpochPoint
+from protokern.results.run import EpochPoint
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 48, 448, 34, 230

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, SIDE, Canvas, save, shortened, signed
-from protokern.report.data import ClassPoints, ExplainedImage, Match
 from protokern.report.words import name_foreign, name_frame, name_match, say_role
+from protokern.results.explanations import ClassExplanation, Evidence, Explanation
 
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -18,7 +18,7 @@ _LINE = 0.15  # between the two lines below a pair of pictures
 _TITLE, _CAPTION = 48, 54  # letters in the title, and below a pair of pictures
 
 
-def write_figure(item: ExplainedImage, path: Path, *, max_matches: int = FIGURE_MATCHES) -> None:
+def write_figure(item: Explanation, path: Path, *, max_matches: int = FIGURE_MATCHES) -> None:
     """Draw why an image got its class: a row for each of the first matches, and how the points add up.
 
     Args:
@@ -46,7 +46,7 @@ def write_figure(item: ExplainedImage, path: Path, *, max_matches: int = FIGURE_
     save(canvas, path)
 
 
-def _draw_match(canvas: Canvas, match: Match, one: ClassPoints, *, top: float) -> None:
+def _draw_match(canvas: Canvas, match: Evidence, one: ClassExplanation, *, top: float) -> None:
     left, card = MARGIN, match.prototype
     caption = top + SIDE + 0.11
     canvas.show(match.picture.image, left, top, match.picture.box, cell=match.picture.cell)
@@ -84,12 +84,12 @@ def _draw_match(canvas: Canvas, match: Match, one: ClassPoints, *, top: float) -
     canvas.write(left, middle + 0.21, f"{signed(match.points)} points", size=13, color=color, weight="bold")
 
 
-def _draw_total(canvas: Canvas, one: ClassPoints, matches: Sequence[Match]) -> None:
+def _draw_total(canvas: Canvas, one: ClassExplanation, matches: Sequence[Evidence]) -> None:
     """What the prototypes that are not drawn add, and the sum of all."""
     left_out = one.matches[len(matches) :]
     own = [match for match in left_out if match.prototype.is_of(one.class_index)]
     own_points = one.own_points + sum(match.points for match in own)
-    foreign_points = one.other_points + sum(match.points for match in left_out) - own_points
+    foreign_points = one.own_points + one.foreign_points + sum(match.points for match in left_out) - own_points
     num_own, num_foreign = one.num_own + len(own), one.num_foreign + len(left_out) - len(own)
     lines = [
         *([f"{signed(own_points)}  {num_own} more of {shortened(one.class_name, 16)}"] if num_own else []),
@@ -101,6 +101,6 @@ def _draw_total(canvas: Canvas, one: ClassPoints, matches: Sequence[Match]) -> N
     canvas.write(left, top + 0.62, f"{signed(one.total)} points in all", size=12, weight="bold")
 
 
-def _subtitle(item: ExplainedImage) -> str:
+def _subtitle(item: Explanation) -> str:
     name = shortened(item.name, 70)
     return f"{name}; in truth {item.true_class}" if item.is_wrong else name

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, Canvas, save, save_pages, shortened
-from protokern.report.data import Neighbour, PrototypeCard
 from protokern.report.words import is_own, name_classes, name_frame_shortly
+from protokern.results.prototypes import Neighbour, Prototype
 
 COLUMNS, ROWS = 6, 7  # of a page
 _SIDE, _WORDS, _PROOF, _ROW_GAP = (
@@ -22,7 +22,7 @@ _KINDS = ("box", "heat")
 
 
 def write_prototype_grid(
-    cards: Sequence[PrototypeCard], path: Path, *, picture: str = "box", columns: int = COLUMNS, rows: int = ROWS
+    cards: Sequence[Prototype], path: Path, *, picture: str = "box", columns: int = COLUMNS, rows: int = ROWS
 ) -> list[Path]:
     """Draw prototypes in rows, each with its number and class below it.
 
@@ -54,7 +54,7 @@ def write_prototype_grid(
     return save_pages(pages, path)
 
 
-def _draw_page(cards: Sequence[PrototypeCard], picture: str, columns: int) -> Canvas:
+def _draw_page(cards: Sequence[Prototype], picture: str, columns: int) -> Canvas:
     num_rows = -(-len(cards) // columns)
     is_tested = picture == "box" and any(card.picture and card.picture.proof for card in cards)
     step = _SIDE + _WORDS + _ROW_GAP + (_PROOF if is_tested else 0)
@@ -75,7 +75,7 @@ def _draw_page(cards: Sequence[PrototypeCard], picture: str, columns: int) -> Ca
     return canvas
 
 
-def write_neighbours(card: PrototypeCard, path: Path) -> None:
+def write_neighbours(card: Prototype, path: Path) -> None:
     """Draw a prototype and its nearest patches, one row for the training images and one for the test images.
 
     The class of a neighbour is red where the prototype does not belong to it.
@@ -116,7 +116,7 @@ def write_neighbours(card: PrototypeCard, path: Path) -> None:
     save(canvas, path)
 
 
-def _draw_neighbour(canvas: Canvas, card: PrototypeCard, neighbour: Neighbour, *, left: float, top: float) -> None:
+def _draw_neighbour(canvas: Canvas, card: Prototype, neighbour: Neighbour, *, left: float, top: float) -> None:
     box = neighbour.picture.box
     if card.picture is not None and card.picture.cell is not None:  # its own frame was tested; no neighbour's was
         canvas.show(neighbour.picture.image, left, top, cell=box, side=_SIDE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 from collections.abc import Hashable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import Picture
+from protokern.results.places import Picture
 
 LONGEST_SIDE = 288  # pixels: sharp at the size a card shows it, on a screen of usual density
 NAME_LENGTH = 24  # hexadecimal digits
@@ -27,19 +26,11 @@ class Stored:
         index: its place, counted from 0.
         name: of its file; made of the bytes, so never of anything that a user wrote.
         data: the file.
-        width: pixels of the file.
-        height: likewise.
     """
 
     index: int
     name: str
     data: bytes
-    width: int
-    height: int
-
-    @property
-    def uri(self) -> str:
-        return "data:image/jpeg;base64," + base64.b64encode(self.data).decode("ascii")
 
 
 class PictureShelf:
@@ -53,9 +44,9 @@ class PictureShelf:
         """The picture on the shelf; put there now if it is new."""
         key = ("array", id(picture)) if isinstance(picture, np.ndarray) else ("lazy", picture.key)
         if key not in self._by_key:
-            data, width, height = encode(np.asarray(picture))
+            data = encode(np.asarray(picture))
             name = name_of(data)
-            stored = self._by_name.setdefault(name, Stored(len(self._by_name), name, data, width, height))
+            stored = self._by_name.setdefault(name, Stored(len(self._by_name), name, data))
             self._by_key[key] = stored, picture  # with the picture: an id is only its own while it lives
         return self._by_key[key][0]
 
@@ -74,15 +65,12 @@ def name_of(data: bytes) -> str:
     return f"{hashlib.sha256(data).hexdigest()[:NAME_LENGTH]}.jpg"
 
 
-def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> tuple[bytes, int, int]:
+def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> bytes:
     """A JPEG file of a picture as it is, or shrunk so that no side is longer than `longest_side`.
 
     Args:
         picture: (Y, X, 3) uint8.
         longest_side: pixels.
-
-    Returns:
-        The file, and its width and height.
     """
     image = Image.fromarray(np.ascontiguousarray(picture))
     if max(image.size) > longest_side:
@@ -91,4 +79,4 @@ def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> tuple[by
         image = image.resize(size, Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY, subsampling=_FULL_COLOUR, optimize=True)
-    return file.getvalue(), image.width, image.height
+    return file.getvalue()

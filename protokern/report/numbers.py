@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 _NOTHING = "\N{EN DASH}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protokern.report.data import PrototypeCard, ReportData
+from protokern.results.prototypes import Prototype
+from protokern.results.run import Report
 
 LARGEST_ILLUSTRATED = 240  # slots; above, the table has numbers without pictures
 
@@ -14,7 +15,7 @@ class PoolRow:
     """A class and the prototypes in its slots; None where a slot is empty."""
 
     name: str
-    cards: tuple[PrototypeCard | None, ...]
+    cards: tuple[Prototype | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,9 @@ class PoolView:
     """
 
     rows: tuple[PoolRow, ...]
-    shared: tuple[PrototypeCard, ...]
-    single: tuple[PrototypeCard, ...]
-    unused: tuple[PrototypeCard, ...]
+    shared: tuple[Prototype, ...]
+    single: tuple[Prototype, ...]
+    unused: tuple[Prototype, ...]
     num_empty: int
     has_pictures: bool
 
@@ -43,7 +44,7 @@ class PoolView:
         return len(self.rows[0].cards)
 
 
-def view_pool(data: ReportData) -> PoolView | None:
+def view_pool(data: Report) -> PoolView | None:
     """The pool of a run; None for a model without slots, or one that still chooses."""
     if not data.slots:
         return None

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protokern.report.data import ClassPoints, ExplainedImage, Match, PrototypeCard, ReportData, StageResult
 from protokern.report.numbers import percent
 from protokern.report.pool import PoolView
 from protokern.report.words import main_reasons, name_property
+from protokern.results.explanations import ClassExplanation, Evidence, Explanation
+from protokern.results.prototypes import Prototype
+from protokern.results.run import Report, StageResult
 
 LARGEST_MATRIX = 30  # classes; above, the page lists the most frequent mistakes instead
 LONGEST_LIST = 20
@@ -39,7 +41,7 @@ class CardGroup:
 
     key: str
     name: str
-    cards: tuple[PrototypeCard, ...]
+    cards: tuple[Prototype, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,12 @@ class ReasonRow:
 class Example:
     """A match that shows how the page is read: an image, the class it is explained for, and its strongest match."""
 
-    item: ExplainedImage
-    one: ClassPoints
-    match: Match
+    item: Explanation
+    one: ClassExplanation
+    match: Evidence
 
 
-def choose_example(explanations: Iterable[ExplainedImage]) -> Example | None:
+def choose_example(explanations: Iterable[Explanation]) -> Example | None:
     """The first right answer with a reason for it that has a picture; else the first answer with one."""
     found = []
     for item in explanations:
@@ -103,7 +105,7 @@ def choose_example(explanations: Iterable[ExplainedImage]) -> Example | None:
     return next((example for example in found if not example.item.is_wrong), found[0] if found else None)
 
 
-def make_reason_rows(cards: Iterable[PrototypeCard]) -> list[ReasonRow]:
+def make_reason_rows(cards: Iterable[Prototype]) -> list[ReasonRow]:
     """A row for each modification, that which matters most to most prototypes first; none where nobody measured."""
     scores: dict[str, list[float]] = {}
     num_main: Counter[str] = Counter()
@@ -117,15 +119,15 @@ def make_reason_rows(cards: Iterable[PrototypeCard]) -> list[ReasonRow]:
     return sorted(rows, key=lambda row: (-row.num_main, -row.mean))
 
 
-def make_tiles(data: ReportData, pool: PoolView | None) -> list[Tile]:
+def make_tiles(data: Report, pool: PoolView | None) -> list[Tile]:
     """The numbers at the top of the page."""
     tiles: list[Tile] = []
     last_test = next((row.test_accuracy for row in reversed(data.stages) if row.test_accuracy is not None), None)
     if data.confusion is not None and data.confusion.num_images:
         right, total = data.confusion.num_correct, data.confusion.num_images
         tiles.append(Tile("Test accuracy", percent(right / total), f"{right} of {total} images"))
-        if data.balanced_accuracy is not None and abs(data.balanced_accuracy - right / total) >= UNEVEN:
-            tiles.append(Tile("Balanced accuracy", percent(data.balanced_accuracy), "every class counts alike"))
+        if data.scores is not None and abs(data.scores.balanced_accuracy - right / total) >= UNEVEN:
+            tiles.append(Tile("Balanced accuracy", percent(data.scores.balanced_accuracy), "every class counts alike"))
     elif last_test is not None:
         tiles.append(Tile("Test accuracy", percent(last_test)))
     before, after = _around_the_push(data.stages)
@@ -151,7 +153,7 @@ def _around_the_push(stages: Iterable[StageResult]) -> tuple[float | None, float
     return before, after
 
 
-def group_by_class(data: ReportData) -> list[CardGroup]:
+def group_by_class(data: Report) -> list[CardGroup]:
     """The prototypes of every class that has any."""
     groups = [
         CardGroup(f"class-{index}", name, tuple(card for card in data.prototypes if card.is_of(index)))
@@ -160,17 +162,17 @@ def group_by_class(data: ReportData) -> list[CardGroup]:
     return [group for group in groups if group.cards]
 
 
-def group_by_use(data: ReportData) -> list[CardGroup]:
+def group_by_use(data: Report) -> list[CardGroup]:
     """Every prototype once: those that classes share first, those that no class uses last."""
     none = ("unchosen", "Not chosen yet") if data.still_chooses else ("unused", "Used by no class")
     headings = {"shared": "Shared by several classes", "single": "Used by one class", none[0]: none[1]}
-    cards: dict[str, list[PrototypeCard]] = {key: [] for key in headings}
+    cards: dict[str, list[Prototype]] = {key: [] for key in headings}
     for card in data.prototypes:
         cards["shared" if len(card.classes) > 1 else "single" if card.classes else none[0]].append(card)
     return [CardGroup(f"group-{key}", name, tuple(cards[key])) for key, name in headings.items() if cards[key]]
 
 
-def list_filter_classes(data: ReportData) -> list[tuple[str, str]]:
+def list_filter_classes(data: Report) -> list[tuple[str, str]]:
     """What the list of classes offers: value and name of every class with prototypes, and of "no class" if need be."""
     used = {one.class_index for card in data.prototypes for one in card.classes}
     choices = [(str(index), name) for index, name in enumerate(data.classes) if index in used]
@@ -178,7 +180,7 @@ def list_filter_classes(data: ReportData) -> list[tuple[str, str]]:
     return [*choices, ("none", "used by no class")] if has_unused else choices
 
 
-def make_confusion_rows(data: ReportData) -> tuple[ConfusionRow, ...]:
+def make_confusion_rows(data: Report) -> tuple[ConfusionRow, ...]:
     """The confusion matrix, a row for each true class; none where it is too large or unknown."""
     if data.confusion is None or len(data.classes) > LARGEST_MATRIX:
         return ()
@@ -190,7 +192,7 @@ def make_confusion_rows(data: ReportData) -> tuple[ConfusionRow, ...]:
     return tuple(rows)
 
 
-def list_confused_pairs(data: ReportData) -> tuple[ConfusedPair, ...]:
+def list_confused_pairs(data: Report) -> tuple[ConfusedPair, ...]:
     """The most frequent mistakes; none where the matrix shows them, or nobody knows."""
     if data.confusion is None or len(data.classes) <= LARGEST_MATRIX:
         return ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.data import ClassPoints, FrameProof, Match, Neighbour, PrototypeCard
 from protokern.report.numbers import whole_percent
+from protokern.results.explanations import ClassExplanation, Evidence
 from protokern.results.importance import Reason
+from protokern.results.places import SufficientFrame
+from protokern.results.prototypes import Neighbour, Prototype
 
 MOST_NAMES = 3
 MOST_REASONS = 3
@@ -23,7 +25,7 @@ def join_names(names: Sequence[str], most: int = MOST_NAMES) -> str:
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
-def name_classes(card: PrototypeCard) -> str:
+def name_classes(card: Prototype) -> str:
     """The classes of a prototype: its one class, "shared by hat, dress", or "used by no class"."""
     names = [one.class_name for one in card.classes]
     if not names:
@@ -31,7 +33,7 @@ def name_classes(card: PrototypeCard) -> str:
     return names[0] if len(names) == 1 else f"shared by {join_names(names)}"
 
 
-def name_match(match: Match, one: ClassPoints) -> str:
+def name_match(match: Evidence, one: ClassExplanation) -> str:
     """The prototype of a match: "prototype 12, hat", or "slot 3: prototype 17, shared with dress, skirt"."""
     prototype = f"prototype {match.prototype.index}"
     if not match.slots:
@@ -39,7 +41,7 @@ def name_match(match: Match, one: ClassPoints) -> str:
     return f"{name_slots(match.slots)}: {prototype}, {name_sharers(match, one)}"
 
 
-def say_role(match: Match) -> str:
+def say_role(match: Evidence) -> str:
     """What a match that is no reason for the class is: "against it", or "of another class"; empty for a reason."""
     if match.is_reason:
         return ""
@@ -51,13 +53,13 @@ def name_slots(slots: Sequence[int]) -> str:
     return f"slot{'' if len(slots) == 1 else 's'} {', '.join(map(str, slots))}"
 
 
-def name_sharers(match: Match, one: ClassPoints) -> str:
+def name_sharers(match: Evidence, one: ClassExplanation) -> str:
     """With which other classes a class shares the prototype of a match: "shared with dress", or "not shared"."""
     others = [other.class_name for other in match.prototype.classes if other.class_index != one.class_index]
     return f"shared with {join_names(others)}" if others else "not shared"
 
 
-def name_foreign(one: ClassPoints) -> str:
+def name_foreign(one: ClassExplanation) -> str:
     """What `foreign_points` are of: "of other classes", and "or none" where some belong to no class."""
     return "of other classes or none" if one.num_unused else "of other classes"
 
@@ -83,11 +85,11 @@ def main_reasons(reasons: Sequence[Reason], similarity: float | None = None) -> 
     return tuple(one for one in ranked[:MOST_REASONS] if one.score >= ranked[0].score / 2)
 
 
-def say_frame(proof: FrameProof | None) -> str:
+def say_frame(proof: SufficientFrame | None) -> str:
     """What was tested about a frame, as a sentence; empty where nothing was."""
     if proof is None:
         return ""
-    if proof.kept is None or proof.area is None:
+    if proof.kept_grey is None or proof.area is None:
         return "The similarity is not positive, so no part of the image can keep it. Framed is the best matching place."
     if proof.area == 1:
         return "It takes the whole image to keep nine tenths of the similarity."
@@ -98,37 +100,37 @@ def say_frame(proof: FrameProof | None) -> str:
     ]
     checked = f" {checks[0].capitalize()}{f', {checks[1]}' if len(checks) > 1 else ''}." if checks else ""
     return (
-        f"This frame alone keeps {whole_percent(proof.kept)} of the similarity; "
+        f"This frame alone keeps {whole_percent(proof.kept_grey)} of the similarity; "
         f"{whole_percent(proof.area)} of the image.{checked}"
     )
 
 
-def name_frame(proof: FrameProof | None) -> str:
+def name_frame(proof: SufficientFrame | None) -> str:
     """The same in a few words: "frame alone keeps 93 %; 18 % of the image"."""
     if proof is None:
         return ""
-    if proof.kept is None or proof.area is None:
+    if proof.kept_grey is None or proof.area is None:
         return "similarity not positive: no frame"
     if proof.area == 1:
         return "nine tenths need the whole image"
-    return f"frame alone keeps {whole_percent(proof.kept)}; {whole_percent(proof.area)} of the image"
+    return f"frame alone keeps {whole_percent(proof.kept_grey)}; {whole_percent(proof.area)} of the image"
 
 
-def name_frame_shortly(proof: FrameProof | None) -> str:
+def name_frame_shortly(proof: SufficientFrame | None) -> str:
     """The same where there is room for a few letters: "keeps 93 %, area 18 %"."""
-    if proof is None or proof.kept is None or proof.area is None:
+    if proof is None or proof.kept_grey is None or proof.area is None:
         return ""
     if proof.area == 1:
         return "needs the whole image"
-    return f"keeps {whole_percent(proof.kept)}, area {whole_percent(proof.area)}"
+    return f"keeps {whole_percent(proof.kept_grey)}, area {whole_percent(proof.area)}"
 
 
-def say_because(card: PrototypeCard) -> str:
+def say_because(card: Prototype) -> str:
     """Why things look alike to a prototype, as a sentence; empty where nobody measured."""
     return _say(card.reasons, card.mean_similarity, "the similarity on average")
 
 
-def say_because_here(match: Match) -> str:
+def say_because_here(match: Evidence) -> str:
     """Why a patch of this image looks like a prototype, as a sentence; empty where nobody measured."""
     place = match.place_similarity
     if place is None:
@@ -156,7 +158,7 @@ def _join(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def say_agreement(card: PrototypeCard, neighbours: Sequence[Neighbour]) -> str:
+def say_agreement(card: Prototype, neighbours: Sequence[Neighbour]) -> str:
     """How many of some nearest patches are of a class that the prototype belongs to; empty if it belongs to none."""
     if not card.classes or not neighbours:
         return ""
@@ -169,6 +171,6 @@ def say_agreement(card: PrototypeCard, neighbours: Sequence[Neighbour]) -> str:
     return f"{own or 'None'} of the {len(neighbours)} {'is' if own == 1 else 'are'} of {its}."
 
 
-def is_own(card: PrototypeCard, neighbour: Neighbour) -> bool:
+def is_own(card: Prototype, neighbour: Neighbour) -> bool:
     """Whether the image of a patch is of a class that the prototype belongs to."""
     return any(one.class_name == neighbour.class_name for one in card.classes)

@@ -1,9 +1,14 @@
-"""Places in an image: boxes of pixels, what a patch can depend on, and the smallest part that keeps a similarity."""
+"""Places in an image, and pictures of them: boxes, what a patch can depend on, what alone keeps a similarity."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PixelBox = tuple[int, int, int, int]  # (y0, x0, y1, x1), half-open pixels of the picture it belongs to
 
 
 class Box(NamedTuple):
@@ -83,3 +88,74 @@ class SufficientFrame:
     def is_whole(self) -> bool:
         """Whether it takes the whole image."""
         return self.area == 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchView:
+    """Where in one image a prototype looks.
+
+    Attributes:
+        prototype: its index.
+        patch: (row, column) of the nearest patch in the grid of patches.
+        heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image; or what
+            `show_gradient` put in its place. The boxes are those of the upsampled map in any case.
+        activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
+        patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
+        receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
+        cell: where the upsampled map shows the nearest patch.
+        sufficient: the smallest box found whose content alone keeps the similarity; None where nobody looked, see
+            `frame_explanation`.
+    """
+
+    prototype: int
+    patch: tuple[int, int]
+    heat_map: np.ndarray
+    activation_box: Box
+    patch_box: Box
+    receptive_field_box: Box
+    cell: Box
+    sufficient: SufficientFrame | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LazyPicture:
+    """A picture that is read when it is drawn, so that a page of thousands needs the memory of one.
+
+    Numpy takes it for an array: `np.asarray(picture)` is its pixels.
+
+    Attributes:
+        load: gives the pixels, (Y, X, 3) uint8, the same at each call.
+        shape: of the pixels.
+        key: what picture this is; two of equal keys are the same, and the second is not read.
+    """
+
+    load: Callable[[], np.ndarray]
+    shape: tuple[int, ...]
+    key: Hashable
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.load(), dtype=dtype)
+
+
+Picture = np.ndarray | LazyPicture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPicture:
+    """A picture with what one prototype made of it.
+
+    Attributes:
+        image: (Y, X, 3) uint8.
+        heat: (Y, X, 3) uint8, the image under its heat map; None where it is not shown.
+        box: drawn as a frame: what alone keeps the similarity, or the highest-activated part.
+        receptive_field_box: the pixels that the nearest patch can depend on.
+        cell: where the nearest patch is, drawn as a thin mark; None: it is not drawn.
+        proof: what was tested about the frame; None: nothing.
+    """
+
+    image: Picture
+    heat: Picture | None = None
+    box: PixelBox
+    receptive_field_box: PixelBox
+    cell: PixelBox | None = None
+    proof: SufficientFrame | None = None

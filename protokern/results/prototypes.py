@@ -1,11 +1,16 @@
-"""What is known of a prototype: its classes, and the patch that it is."""
+"""What is known of a prototype: its classes, the patch that it is, and the patches nearest to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from protokern.results.places import Box, SufficientFrame
+from torch import Tensor
+
+from protokern.results.importance import Reason
+from protokern.results.places import Box, PixelBox, SeenPicture, SufficientFrame
+
+BELONGING_SHARE = 0.5
 
 
 class ClassWeight(NamedTuple):
@@ -42,9 +47,129 @@ class PrototypeSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrototypeRecord:
-    """A prototype: its place in the model, its classes with its weight for each, and its patch if it is one."""
+class Neighbour:
+    """One of the patches that are nearest to a prototype.
+
+    Attributes:
+        picture: the image it is in.
+        name: of that image.
+        class_name: its class.
+        similarity: of the prototype and the patch.
+        distance: of the two.
+        patch_box: around the patch's cell and what is connected with it, whatever is drawn.
+    """
+
+    picture: SeenPicture
+    name: str
+    class_name: str
+    similarity: float
+    distance: float
+    patch_box: PixelBox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """The patches nearest to a prototype, nearest first, at most one of an image.
+
+    Attributes:
+        train: in the images that the prototypes come from.
+        test: in the test images.
+        agreement_train: share of `train` whose class the prototype belongs to, in [0, 1].
+        agreement_test: share of `test`, likewise.
+    """
+
+    train: tuple[Neighbour, ...]
+    test: tuple[Neighbour, ...]
+    agreement_train: float
+    agreement_test: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prototype:
+    """A prototype and the training patch that it is.
+
+    Attributes:
+        index: of the prototype in the model.
+        classes: those that it belongs to, by index, with its weight for each: one, several that share it, or none.
+        source: the patch that it is; None if it is no patch of an image.
+        picture: the training image it comes from, to be drawn; None likewise, and where the picture is not at hand.
+        reasons: what matters to it over all training images; empty where nobody measured.
+        mean_similarity: over the images of `reasons`; None likewise.
+        neighbours: the patches nearest to it; None where nobody looked.
+    """
 
     index: int
     classes: tuple[ClassWeight, ...]
-    source: PrototypeSource | None
+    source: PrototypeSource | None = None
+    picture: SeenPicture | None = None
+    reasons: tuple[Reason, ...] = ()
+    mean_similarity: float | None = None
+    neighbours: Neighbours | None = None
+
+    @property
+    def source_name(self) -> str | None:
+        """Name of the training image it comes from; None if it is no patch of an image."""
+        return None if self.source is None else self.source.name
+
+    @property
+    def distance(self) -> float | None:
+        """From the learnt vector to the patch that replaced it; None likewise."""
+        return None if self.source is None else self.source.distance
+
+    def is_of(self, class_index: int) -> bool:
+        """Whether it belongs to that class."""
+        return any(one.class_index == class_index for one in self.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassSlots:
+    """What a class has in its slots.
+
+    Attributes:
+        class_name: of the class.
+        prototypes: index of the prototype in each slot; None where a slot is empty.
+    """
+
+    class_name: str
+    prototypes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class SplitNeighbours:
+    """The k nearest patches of every prototype in one data set, at most one of an image, nearest first; on the CPU.
+
+    Where there are fewer than k, the last entries have image, patch and label -1, distance inf and similarity NaN.
+
+    Attributes:
+        distance: (P, k), in the model's metric.
+        similarity: (P, k), the activation at that distance; for ProtoPool before the image's average comes off.
+        image: (P, k) int64, position of the image in the data set.
+        patch: (P, k) int64, flat index row * W' + column in `grid`.
+        label: (P, k) int64, class of the image.
+        agreement: (P,) float64, the share of the neighbours whose class the prototype belongs to; NaN without any.
+        grid: (H', W'), rows and columns of the patches.
+    """
+
+    distance: Tensor
+    similarity: Tensor
+    image: Tensor
+    patch: Tensor
+    label: Tensor
+    agreement: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class GlobalExplanation:
+    """The nearest patches of every prototype among the training and the test images."""
+
+    train: SplitNeighbours
+    test: SplitNeighbours
+
+    @property
+    def belong_together(self) -> Tensor:
+        """(P,) bool: whether more than half of the neighbours are of the prototype's classes, in both splits.
+
+        It is a statement about classes, not about looks: whether the patches show one thing, people must see.
+        """
+        return (self.train.agreement > BELONGING_SHARE) & (self.test.agreement > BELONGING_SHARE)

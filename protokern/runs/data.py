@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from protokern.config import RunConfig
-from protokern.data import Splits, open_splits
+from protokern.data import Splits, SyntheticBirds, open_splits
+from protokern.data.annotations import open_annotations
+from protokern.data.birds.dataset import BirdTruth
 from protokern.data.class_names import composed
 from protokern.data.colours import channels_of_rgb
-from protokern.data.decode import ReadOptions
+from protokern.data.decode import ReadOptions, parse_image_size, read_image, read_pixels
 from protokern.data.names import name_pairs_alike
+from protokern.data.pixels import to_display
+from protokern.data.regions import Region
 from protokern.data.sources import BirdCounts, folder_of
 from protokern.errors import ConfigError, DataError
 from protokern.runs.split import read_own_split
 
+RunData = Splits  # what `open_data` gives, for those who do not import `protokern.data`
 _MOST_COLOURS = 4  # RGB and opacity
 
 
@@ -56,6 +62,28 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run:
         ),
         own_split=None if run is None else read_own_split(run),
     )
+
+
+def open_if_there(config: RunConfig, run: Path) -> Splits | None:
+    """The data of the run in the folder `run`, checked; None if the folder that held them is gone."""
+    path = config.data.path
+    return open_data(config, run=run) if not path or Path(path).exists() else None
+
+
+def read_photographs(config: RunConfig, paths: Sequence[Path]) -> list[torch.Tensor]:
+    """Images that need not be among the data of a run, (C, Y, X) each, as the run reads its own.
+
+    Raises:
+        DataError: a file is no image, or one that the run cannot use.
+    """
+    reading = reading_of(config)
+    return [read_image(path, config.data.image_size, reading) for path in paths]
+
+
+def read_pictures(config: RunConfig, paths: Sequence[Path]) -> list[np.ndarray]:
+    """The same as people see them, (Y, X, 3) uint8 each."""
+    size, reading = parse_image_size(config.data.image_size), reading_of(config)
+    return [to_display(read_pixels(path, size, reading)) for path in paths]
 
 
 def data_folder(config: RunConfig) -> Path | None:
@@ -103,3 +131,16 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
             f"data: must have the classes in the order that the model was trained on; class {first} must be "
             f"{classes[first]!a}, got {splits.classes[first]!a}. Name or list them as the data of the run did."
         )
+
+
+def find_regions(config: RunConfig, splits: Splits) -> tuple[Callable[[int], Mapping[str, Region]] | None, str]:
+    """Where the object is in the test images; or why nobody knows, as the end of a sentence."""
+    if isinstance(splits.test, SyntheticBirds):
+        return BirdTruth(splits.test).regions, ""
+    folder = data_folder(config)
+    if folder is None:
+        return None, f"{config.data.path} is no folder that boxes.csv or masks/ could lie in"
+    annotations = open_annotations(folder, splits.test, (splits.push, splits.val))
+    if not {"boxes.csv", "masks/"} & {*annotations.found}:
+        return None, f"no boxes.csv and no masks/ beside the images of {folder}"
+    return annotations.regions, ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from protokern.errors import CheckpointError
+from protokern.results.run import EpochPoint, StageResult
 from protokern.results.stages import Stage
 from protokern.storage.files import LARGEST_TABLE, append_line, check_format, read_file, write_file
 
@@ -114,3 +115,18 @@ def truncate_log(path: Path, num_lines: int) -> None:
         raise CheckpointError(f"{path}: must have at least {num_lines} lines to resume; got {len(lines)}.")
     kept = [json.dumps(line) for line in lines[:num_lines]]
     write_file(path, "".join(f"{line}\n" for line in [_HEADER, *kept]).encode())
+
+
+def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tuple[StageResult, ...]]:
+    """Curves, and the results of the stages that led to the weights of `epoch`, from the log of a run."""
+    path = run_dir / "log.jsonl"
+    epochs, stages = [], []
+    try:
+        for record in read_log(path):
+            if record["kind"] == "epoch":
+                epochs.append(EpochPoint(**{entry.name: record[entry.name] for entry in fields(EpochPoint)}))
+            elif record["kind"] == "stage" and record["epoch"] == epoch:
+                stages.append(StageResult(**{entry.name: record[entry.name] for entry in fields(StageResult)}))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: must say what each epoch and stage reached; one lacks {error}.") from error
+    return tuple(epochs), tuple(stages)

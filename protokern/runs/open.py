@@ -52,7 +52,13 @@ class OpenRun:
     epoch: int
 
 
-def open_run(path: str, *, data: str | None, changes: Sequence[str], device: torch.device) -> OpenRun:
+def open_run(
+    path: Path | str,
+    *,
+    data: str | None = None,
+    changes: Sequence[str] = (),
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a device does not change
+) -> OpenRun:
     """Load the model of a run folder or a checkpoint folder.
 
     Args:
@@ -97,6 +103,16 @@ def check_pushed(run: OpenRun) -> PushResult:
             "Go on with 'protokern train --resume', or run 'protokern push' first."
         )
     return run.push
+
+
+def check_final(run: OpenRun) -> OpenRun:
+    """The run; a CheckpointError if its classes still choose their prototypes, so that nothing can be explained."""
+    if not run.model.is_hard:
+        raise CheckpointError(
+            f"{run.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
+            "Go on with 'protokern train --resume', or make them final with 'protokern push'."
+        )
+    return run
 
 
 def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:

@@ -4,15 +4,17 @@ and random numbers as named tensors, there and back; seeds."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, TrainingError
+from protokern.features import fingerprint_of_files
+from protokern.inputs.loaders import DataSplits
 from protokern.results.stages import Stage
 
 
@@ -31,6 +33,70 @@ class Best:
 
 
 @dataclass(kw_only=True, slots=True)
+class EpochSums:
+    """Sums over the batches of an unfinished epoch; empty between epochs.
+
+    Attributes:
+        loss: times images.
+        terms: of the loss by name, before their coefficients, times images.
+        correct: right answers.
+        images: in these batches.
+        seconds: that the epoch had taken when it was stopped.
+    """
+
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+    correct: float = 0.0
+    images: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, loss: float, terms: Mapping[str, float], correct: float, images: float) -> None:
+        """Count a batch.
+
+        Args:
+            loss: mean over its images.
+            terms: likewise.
+            correct: right answers.
+            images: of the batch.
+
+        Raises:
+            TrainingError: a term has the name of something else that a checkpoint holds.
+        """
+        taken = _OWN_SUMS & terms.keys()
+        if taken:
+            raise TrainingError(
+                f"loss: must name its terms other than {', '.join(sorted(_OWN_SUMS))}; got {', '.join(sorted(taken))}. "
+                "Rename them in the model's loss."
+            )
+        self.loss += loss * images
+        for name, term in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + term * images
+        self.correct += correct
+        self.images += images
+
+    def to_table(self) -> dict[str, float]:
+        """As JSON holds it: the terms beside the other sums."""
+        if not self.images:
+            return {}
+        sums = {"loss": self.loss, **self.terms, "correct": self.correct, "images": self.images}
+        return {**sums, "seconds": self.seconds} if self.seconds else sums
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, float]) -> EpochSums:
+        """The opposite of `to_table`."""
+        return cls(
+            loss=table.get("loss", 0.0),
+            terms={name: value for name, value in table.items() if name not in _OWN_SUMS},
+            correct=table.get("correct", 0.0),
+            images=table.get("images", 0.0),
+            seconds=table.get("seconds", 0.0),
+        )
+
+
+_OWN_SUMS = {one.name for one in fields(EpochSums)} - {"terms"}
+
+
+@dataclass(kw_only=True, slots=True)
 class Progress:
     """Where a run stands; saved with every checkpoint, so that a run goes on as if it had never stopped.
 
@@ -41,7 +107,7 @@ class Progress:
         optimizer_stage: stage of the optimizer in use.
         images: in each split, to notice other data.
         names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
-        sums: running sums of an epoch that is not finished.
+        sums: of an epoch that is not finished.
         best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
         best_live: best epoch of the live stage at hand, counted from 1; 0: the push before it.
         best_pushed: best last-layer stage.
@@ -57,7 +123,7 @@ class Progress:
     optimizer_stage: Stage | None = None
     images: dict[str, int] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: EpochSums = field(default_factory=EpochSums)
     best_joint: Best | None = None
     best_live: Best | None = None
     best_pushed: Best | None = None
@@ -66,17 +132,84 @@ class Progress:
     results: list[dict[str, Any]] = field(default_factory=list)
     log_lines: int = 0
 
+    def note_data(self, splits: DataSplits) -> None:
+        """Remember which images the run began with."""
+        self.images, self.names = _count_images(splits), _name_images(splits)
+
+    def check_data(self, splits: DataSplits, classes: Sequence[str], own_classes: Sequence[str]) -> None:
+        """Refuse images or classes that are not those the run began with.
+
+        Args:
+            splits: the data now.
+            classes: names of their classes.
+            own_classes: names of the classes of the run.
+
+        Raises:
+            CheckpointError: they differ.
+        """
+        images = _count_images(splits)
+        if self.images and (tuple(own_classes) != tuple(classes) or self.images != images):
+            raise CheckpointError(
+                f"data: must be that of the run to resume it, {self.images} images of {len(own_classes)} classes; "
+                f"got {images} of {len(classes)}. Give the same folder, or start a new run."
+            )
+        other = [split for split, name in _name_images(splits).items() if self.names.get(split, name) != name]
+        if other:
+            raise CheckpointError(
+                f"data: must be that of the run to resume it; got as many images, but of other names or classes in "
+                f"{', '.join(other)}. Give the same folder, or start a new run."
+            )
+
+    def finish_step(self, stage: Stage, seconds: float, results: Sequence[dict[str, Any]], next_position: int) -> None:
+        """Go on to the step at `next_position`; `results` are those of the step that is done, as tables."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.results += results
+        self.position, self.batch, self.sums = next_position, 0, EpochSums()
+
+    def note_joint(self, result: Best) -> None:
+        """Keep the best joint or hardening epoch since the last push; count the epochs since it."""
+        if self.best_joint is None or self.best_joint.is_beaten_by(result.accuracy, result.loss):
+            self.best_joint, self.waited = result, 0
+        else:
+            self.waited += 1
+
+    def forget_joint(self) -> None:
+        """Forget the best joint or hardening epoch: the next one is the first to compare."""
+        self.best_joint, self.waited = None, 0
+
+    def note_live(self, result: Best) -> None:
+        """Keep the best epoch of the live stage at hand."""
+        if self.best_live is None or self.best_live.is_beaten_by(result.accuracy, result.loss):
+            self.best_live = result
+
+    def note_pushed(self, result: Best) -> None:
+        """Keep the best last-layer stage."""
+        if self.best_pushed is None or self.best_pushed.is_beaten_by(result.accuracy, result.loss):
+            self.best_pushed = result
+
     def to_table(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self)
+        return {**asdict(self), "sums": self.sums.to_table()}
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Progress:
         """The opposite of `to_table`."""
-        values = {**table, "names": dict(table.get("names", {}))}
+        values = {**table, "names": dict(table.get("names", {})), "sums": EpochSums.from_table(table.get("sums", {}))}
         for name in ("best_joint", "best_live", "best_pushed"):
             values[name] = Best(**values[name]) if values.get(name) else None  # older files lack the second
         return cls(**values)
+
+
+def _count_images(splits: DataSplits) -> dict[str, int]:
+    return {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
+
+
+def _name_images(splits: DataSplits) -> dict[str, str]:
+    """A fingerprint of the names and classes of each split's images; where they are and what is in them is left out."""
+    return {
+        split: fingerprint_of_files((images.sample_name(one), images.labels[one], None) for one in range(len(images)))
+        for split, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+    }
 
 
 def set_seed(seed: int, position: int) -> None:

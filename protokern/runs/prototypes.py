@@ -25,7 +25,7 @@ from protokern.features import fingerprint_of_weights
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.results.places import Box, ReceptiveField, SufficientFrame
-from protokern.results.prototypes import ClassWeight, PrototypeRecord, PrototypeSource
+from protokern.results.prototypes import ClassWeight, Prototype, PrototypeSource
 from protokern.runs.folder import PROTOTYPES, check_prototypes_folder
 from protokern.storage.files import read_table, replacing_folder, to_json_bytes, translate_write_errors, write_synced
 from protokern.storage.outputs import claim_outputs, list_folder
@@ -56,7 +56,7 @@ class PrototypeFiles:
     image_size: tuple[int, int]
     grid: tuple[int, int]
     receptive_field: ReceptiveField
-    prototypes: tuple[PrototypeRecord, ...]
+    prototypes: tuple[Prototype, ...]
     weights: str | None
 
     def picture(self, index: int, kind: PictureKind) -> np.ndarray:
@@ -117,7 +117,7 @@ class NewPrototypes:
         image_size: tuple[int, int],
         grid: tuple[int, int],
         receptive_field: ReceptiveField,
-        prototypes: tuple[PrototypeRecord, ...],
+        prototypes: tuple[Prototype, ...],
         weights: str,
     ) -> PrototypeFiles:
         """Write the table, after all pictures; the arguments are as in `PrototypeFiles`."""
@@ -154,7 +154,11 @@ def new_prototypes(run_dir: Path) -> Iterator[NewPrototypes]:
 def _to_table(files: PrototypeFiles) -> dict[str, Any]:
     entries = []
     for record in files.prototypes:
-        entry = asdict(record) | {"classes": [one._asdict() for one in record.classes]}
+        entry = {
+            "index": record.index,
+            "classes": [one._asdict() for one in record.classes],
+            "source": None if record.source is None else asdict(record.source),
+        }
         if record.source is not None:
             entry["pictures"] = {kind: picture_name(record.index, kind) for kind in get_args(PictureKind)}
         entries.append(entry)
@@ -216,7 +220,7 @@ def _files_from_table(folder: Path, table: dict[str, Any]) -> PrototypeFiles:
     )
 
 
-def _record_from_table(entry: dict[str, Any], *, has_frames: bool) -> PrototypeRecord:
+def _record_from_table(entry: dict[str, Any], *, has_frames: bool) -> Prototype:
     values = {name: value for name, value in entry.items() if name != "pictures"}
     values["classes"] = tuple(ClassWeight(**one) for one in values["classes"])
     if values["source"] is not None:
@@ -231,4 +235,4 @@ def _record_from_table(entry: dict[str, Any], *, has_frames: bool) -> PrototypeR
             frame = source["sufficient"] | {"box": None if box is None else Box(*box)}
             source["sufficient"] = SufficientFrame(**frame)
         values["source"] = PrototypeSource(**source)
-    return PrototypeRecord(**values)
+    return Prototype(**values)

@@ -1,4 +1,4 @@
-"""The nearest patches of every prototype in a data set, or in any number of parts of it. Push and prune rest on it."""
+"""The nearest patches of every prototype in a data set, or in parts of it. Push and prune are built on it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Batch:
     """Some images of a data set.
 
     Attributes:
-        images: (B, C, Y, X), where the loader put them.
+        images: (B, C, Y, X), on the loader's device.
         labels: (B,) int64 on the CPU.
         index: (B,) int64 on the CPU, which image of the data set each is.
     """
@@ -38,8 +38,8 @@ class Batch:
 class Seen:
     """Index and label of all images so far, 16 bytes an image.
 
-    They are in one tensor that doubles when it is full. Small tensors kept from every batch would lie in the gaps that
-    large ones leave, so that the next large ones do not fit: megabytes for every batch.
+    They are in one tensor that doubles when it is full. Small tensors kept from every batch would fragment memory:
+    megabytes for every batch.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ def read_batches(loader: Loader, num_classes: int, first_image: int) -> Iterator
     """The loader's batches, checked; images without an index count up from `first_image`.
 
     Raises:
-        ValueError: a batch is not what a search can take.
+        ValueError: a batch is not what a search accepts.
     """
     sampler = loader.sampler if isinstance(loader, DataLoader) else None
     next_image = first_image

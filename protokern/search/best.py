@@ -17,9 +17,9 @@ _MAP_BUDGET = 1 << 24
 class RunningBest:
     """The k best entries of every prototype among the features offered so far.
 
-    Nothing waits for the device, unless copies are dropped: features of all batches may be offered one after the other,
-    and what is wrong with their values is read once, at the end. On the CPU a prototype costs more than a comparison
-    only where a batch improves its entries.
+    Nothing waits for the device, unless copies are dropped: batches may be offered one after the other, and non-finite
+    values are reported once, at the end. On the CPU a prototype costs more than a comparison only if a batch improves
+    its entries.
 
     Args:
         layer: the prototypes.
@@ -42,7 +42,7 @@ class RunningBest:
         self.first_bad_image = torch.full((), self._no_image, device=self.device)
 
     def offer(self, features: Tensor, image: Tensor, prototypes: Tensor | None = None) -> None:
-        """Merge the patches of some images, of the grid that was checked.
+        """Merge the patches of some images, whose grid was checked.
 
         Args:
             features: (B, D, H, W).
@@ -102,7 +102,7 @@ class RunningBest:
         return Entries(entries.distance.cpu(), entries.image.cpu(), entries.patch.cpu(), None, vector)
 
     def _note_bad(self, distance: Tensor, image: Tensor) -> None:
-        """Remember the first image with a distance (B, ...) that is not finite; it is read at the end."""
+        """Remember the first image with a distance (B, ...) that is not finite; it is reported at the end."""
         bad_image = torch.where(distance.amax(dim=1).isfinite(), self._no_image, image).min()
         self.first_bad_image = torch.minimum(self.first_bad_image, bad_image)
 
@@ -115,7 +115,7 @@ class RunningBest:
             features: (B, D, H, W).
             image: (B,) int64.
             prototypes: (P',) int64; None: all.
-            distance: (P', B n), of n patches of each image; of equally near ones the first stands first.
+            distance: (P', B n), of n patches of each image; of equally near ones the first comes first.
             patch: (P', B n), where; None: all patches in order, n = N.
         """
         if self.distinct:
@@ -169,10 +169,10 @@ class RunningBest:
         return self.entries
 
     def check_grid(self, features: Tensor) -> None:
-        """Take the grid of features (B, D, H, W).
+        """Record the grid of features (B, D, H, W).
 
         Raises:
-            ValueError: those before had another one.
+            ValueError: earlier features had another grid.
         """
         height, width = self.layer.prototype_size
         grid = (features.shape[2] - height + 1, features.shape[3] - width + 1)

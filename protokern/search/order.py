@@ -13,14 +13,14 @@ _BUDGET = 1 << 24
 
 @dataclass(frozen=True)
 class Entries:
-    """Lists of patches, one list a prototype, each nearest first; missing entries (distance inf, image -1) are last.
+    """Lists of patches, one list per prototype, each nearest first; missing entries (distance inf, image -1) are last.
 
     Attributes:
         distance: (P, m).
         image: (P, m) int64.
         patch: (P, m) int64.
         label: (P, m) int64; None while only the image is known.
-        vector: (P, m, D, h, w); None where nobody asked.
+        vector: (P, m, D, h, w); None unless asked for.
     """
 
     distance: Tensor
@@ -50,7 +50,7 @@ class Entries:
         )
 
     def without(self, is_dropped: Tensor) -> Entries:
-        """The same with entries (P, m) made missing; they stay in their places."""
+        """The same entries with those in (P, m) marked as missing, in place."""
         label, vector = self.label, self.vector
         return Entries(
             self.distance.masked_fill(is_dropped, torch.inf),
@@ -62,7 +62,7 @@ class Entries:
 
 
 def first_positions(distance: Tensor, k: int) -> Tensor:
-    """Positions (P, min(k, m)) of the smallest of `distance` (P, m), ascending; of equal ones the first stands first.
+    """Positions (P, min(k, m)) of the smallest of `distance` (P, m), ascending; equal ones in their order.
 
     One number holds distance and position: the bits of a float32 that is not negative are ordered as it is. So the
     smallest numbers are the answer, whatever `topk` does with ties, and nothing is sorted but what is taken.
@@ -81,7 +81,7 @@ def merge(old: Entries, new: Entries, k: int, distinct: bool) -> Entries:
     """The first k of two lists of every prototype, whose images differ.
 
     With `distinct` an entry whose vector equals that of an earlier one, bit for bit, is dropped; within one list there
-    must be no such.
+    must be no such entry.
     """
     if k == 1:
         return _nearer(old, new)

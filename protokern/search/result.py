@@ -1,4 +1,4 @@
-"""What a search finds, and how what was found in parts of a data set becomes what is found in all of it."""
+"""The result of a search, and how the results for parts of a data set are merged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from protokern.search.order import Entries, merge
 class NearestPatches:
     """The k nearest patches of every prototype, nearest first.
 
-    Entries are ordered by (distance, image, patch). Where there are fewer than k, the last entries have distance inf
-    and image, patch and label -1. All tensors are on the CPU.
+    Entries are ordered by (distance, image, patch). If there are fewer than k, the last entries have distance inf and
+    image, patch and label -1. All tensors are on the CPU.
 
     Attributes:
         distance: (P, k), in the model's metric.
@@ -42,7 +42,8 @@ def merge_nearest(parts: Iterable[NearestPatches], *, distinct: bool = False) ->
 
     Args:
         parts: of the same prototypes, k and grid, each with images that no other part has.
-        distinct: drop patches whose vectors equal a nearer one's; for parts that were found so and have vectors.
+        distinct: drop patches whose vectors equal a nearer one's; for parts that were found with distinct=True and have
+            vectors.
 
     Raises:
         ValueError: there are no parts, they do not fit each other, or an image is in two of them.

@@ -1,4 +1,4 @@
-"""A search that ranks share: each looks at its part of the images, and all have the whole answer."""
+"""A search that ranks share: each searches its part of the images, and all get the whole answer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.ranks import Ranks
 from protokern.search.result import NearestPatches, merge_nearest
 from protokern.search.stream import find_nearest_patches
 
 
 class Part(Protocol):
-    """Features with labels, batch by batch, of a part of a data set; a part may have none."""
+    """Inputs with labels, batch by batch, of a part of a data set; a part may have none. `given` says what they are."""
+
+    @property
+    def given(self) -> Given: ...
 
     def __len__(self) -> int: ...
 
@@ -25,10 +28,10 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShardedSearch:
-    """`find_nearest_patches` in a data set of which each rank has a part, one after the other.
+    """`find_nearest_patches` in a data set of which each rank has a consecutive part.
 
     Attributes:
-        ranks: who share the images.
+        ranks: those that share the images.
         part: this rank's, in the order of the data set.
         first_image: the first image of this rank's part.
     """
@@ -56,6 +59,7 @@ class ShardedSearch:
                 vectors=vectors,
                 first_image=self.first_image,
                 weighted=weighted,
+                given=self.part.given,
             )
             if len(self.part)
             else _nothing(model, k, vectors)

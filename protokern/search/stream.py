@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from protokern.models.base import PrototypeModel
+from protokern.models.base import Given, PrototypeModel
 from protokern.nn import PrototypeLayer, evaluating
 from protokern.search.batches import Loader, Seen, read_batches
 from protokern.search.best import RunningBest
@@ -27,45 +27,41 @@ def find_nearest_patches(
     vectors: bool = False,
     first_image: int = 0,
     weighted: bool = True,
+    given: Given = "images",
 ) -> NearestPatches:
     """Find the k patches nearest to each prototype, in one pass over the loader.
 
-    The model runs in eval mode without gradients; afterwards every module is in its mode from before. For features
-    with the same bits the result has the same bits, whatever the batch size, the order of the batches and the parts
-    that the data set is searched in (`merge_nearest`). Memory is that of one batch and of the result, and 16 bytes per
-    image.
+    The model runs in eval mode without gradients; afterwards every module is in its previous mode. For features with
+    the same bits the result has the same bits, whatever the batch size, the order of the batches and the parts that the
+    data set is searched in (`merge_nearest`). Memory is that of one batch and of the result, and 16 bytes per image.
 
     Args:
         model: a prototype net.
         loader: yields (images, labels) in the data set's order, or (images, labels, index) in any order, where index
             (B,) says which image of the data set each one is; all images of one size.
         k: entries per prototype, >= 1.
-        own_class: look at images of the prototype's own classes only, and compute only those distances. Batches whose
-            images are of few classes are the fastest.
+        own_class: consider only images of the prototype's own classes, and compute only those distances. Batches of few
+            classes are the fastest.
         patches: "best" takes at most one patch of an image, "all" any number.
         distinct: leave out patches whose feature vectors equal that of a nearer entry, bit for bit.
         vectors: also return the features of the patches.
         first_image: index of the loader's first image, for a loader of a later part of a data set.
-        weighted: by the distances that the model decides by. False: where its patches have weights, as those of
-            `PrototypeLayer(norm_as_weight=True)`, by distances that leave them out.
+        weighted: search by the distances that the model uses. False: if its patches have weights, as with
+            `PrototypeLayer(norm_as_weight=True)`, search by distances without them.
+        given: what the loader yields instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: the loader is empty, shuffles without an index, gives an image twice, labels out of range or images
             of several sizes; an argument is out of range; or a distance is not finite.
     """
-    if k < 1:
-        raise ValueError(f"k: must be at least 1; got {k}. Give the number of entries per prototype.")
-    if patches not in ("best", "all"):
-        raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
-    if first_image < 0:
-        raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
+    _check_arguments(k, patches, first_image)
     layer = model.prototype_layer if weighted else _without_weights(model.prototype_layer)
     best = RunningBest(layer, k, all_patches=patches == "all", distinct=distinct, vectors=vectors)
     seen = Seen()
     of_class = _prototypes_of_classes(model) if own_class else None
     with evaluating(model):
         for batch in read_batches(loader, model.num_classes, first_image):
-            features = model.features(batch.images.to(best.device, non_blocking=True))  # (B, D, H, W)
+            features = model.features(batch.images.to(best.device, non_blocking=True), given)  # (B, D, H, W)
             best.check_grid(features)
             for position, prototypes in _groups(batch.labels, batch.index, of_class):
                 index = batch.index if position is None else batch.index[position]
@@ -77,8 +73,17 @@ def find_nearest_patches(
     return NearestPatches(found.distance, found.image, found.patch, label, found.vector, best.grid)
 
 
+def _check_arguments(k: int, patches: str, first_image: int) -> None:
+    if k < 1:
+        raise ValueError(f"k: must be at least 1; got {k}. Give the number of entries per prototype.")
+    if patches not in ("best", "all"):
+        raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
+    if first_image < 0:
+        raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
+
+
 def _without_weights(layer: PrototypeLayer) -> PrototypeLayer:
-    """The same prototypes, with patches that all count alike."""
+    """The same prototypes, with patches of equal weight."""
     even = copy.copy(layer)
     even.norm_as_weight = False
     return even

@@ -1,1 +1,1 @@
-"""Solvers of the last layer on fixed activations; they know no trainer."""
+"""Solvers of the last layer on fixed activations, independent of the trainer."""

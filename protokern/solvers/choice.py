@@ -12,17 +12,17 @@ from torch import Tensor
 from protokern.evaluate import Evaluation
 from protokern.solvers.convex import Solution
 
-# A choice of fewer weights may cost so many standard errors of the best validation accuracy.
+# Number of standard errors of the best validation accuracy that a choice of fewer weights may cost.
 STANDARD_ERRORS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Weights that may be kept.
+    """Weights to choose from.
 
     Attributes:
-        l1: the least strength that has them as its solution; 0: they are those from before the stage.
-        strength: that they were solved at; inf: no weight to another class was let in.
+        l1: the smallest strength that has them as its solution; 0: they are those from before the stage.
+        strength: the strength that they were solved at; inf: no weight to another class was allowed.
         weight: (K, E), as the last layer holds them.
         solution: None for those from before.
         others: weights to other classes that are not zero.
@@ -40,7 +40,7 @@ class Candidate:
 def choose(candidates: Sequence[Candidate], others: Literal["path", "needed", "none"]) -> Candidate:
     """The one with the best accuracy, then the least cross entropy, then the first.
 
-    With "needed" those with the fewest weights to other classes come before: the fewest whose accuracy is at most
+    With "needed" the one with the fewest weights to other classes wins, among those whose accuracy is at most
     STANDARD_ERRORS standard errors, sqrt(a (1 - a) / N), below the best accuracy a.
     """
     best = max(candidates, key=_goodness)

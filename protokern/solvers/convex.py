@@ -1,7 +1,7 @@
-"""The last layer as the convex problem it is, solved to a stated gap with weights that are really zero.
+"""The last layer as a convex problem, solved to a stated gap, with weights that are exactly zero.
 
-Few weights of other classes are not zero at the solution, so L-BFGS-B works on a set of weights that starts with the
-own ones and takes in those that would leave zero.
+Few weights to other classes are non-zero at the solution, so L-BFGS-B works on a set of weights that starts with the
+own ones and grows by those that would leave zero.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Solution:
     Attributes:
         weight: (K, E) float64.
         objective: F at them.
-        gap: (F - a lower bound of all F) / F, >= 0; at most so much, relatively, is left to gain.
+        gap: (F - a lower bound of all F) / F, >= 0; the relative gain still possible is at most this.
         evaluations: of the cross entropy and its gradient.
         entering: largest gradient of the cross entropy in a weight of another class: with an l1 above it all are zero.
     """
@@ -45,10 +45,10 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
 
     Args:
         problem: see LastLayerProblem.
-        l1: strength of the L1 term, > 0; inf leaves every weight of another class at zero.
-        weight: where the search begins; `problem.start` stays the anchor of the ridge.
-        tolerance: relative gap to reach. A problem that is too ill-conditioned ends with a larger one, which the
-            solution states.
+        l1: strength of the L1 term, > 0; inf keeps every weight of another class at zero.
+        weight: where the search begins; the ridge still refers to `problem.start`.
+        tolerance: relative gap to reach. If the problem is too ill-conditioned the solution has, and states, a larger
+            gap.
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.2, "convex optimization of last layer"; Zhu et al. 1997, "Algorithm
         778: L-BFGS-B"; the dual bound as in Koh, Kim and Boyd 2007, "An interior-point method for large-scale
@@ -77,7 +77,7 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
 
 
 def _grown(members: Tensor, would_leave: Tensor, gradient: Tensor) -> tuple[Tensor, bool]:
-    """The weights (K, E) and those that would leave zero, but no more new ones than there are; whether any came."""
+    """The set (K, E) with the weights that would leave zero, at most doubled; and whether it grew."""
     candidates = gradient.abs().masked_fill(members | ~would_leave, -np.inf)
     num_new = min(int((candidates > -np.inf).sum()), int(members.sum()))
     newest = candidates.flatten().topk(num_new).indices

@@ -1,4 +1,4 @@
-"""The last-layer stage: a convex problem over activations that do not change, so they are computed once.
+"""The last-layer stage: a convex problem over fixed activations, which are computed once.
 
 `solve_last_layer` solves it; `train_last_layer` takes the small steps of the released program.
 """
@@ -27,7 +27,7 @@ from protokern.solvers.problem import LastLayerProblem
 
 @dataclass(frozen=True, slots=True)
 class LastLayerInputs:
-    """What the last layer is given for a data set, (N, E), and its labels (N,)."""
+    """The inputs (N, E) of the last layer for a data set, and its labels (N,)."""
 
     values: Tensor
     labels: Tensor
@@ -46,13 +46,13 @@ class LastLayerInputs:
 
 @torch.no_grad()
 def collect_inputs(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
-    """What the last layer is given for a data set, itself given as (features (B, D, H, W), labels (B,)) batches."""
+    """The inputs of the last layer for batches of (features (B, D, H, W), labels (B,))."""
     return _collect(model, features, model.last_layer_input, len(model.last_layer_identity))
 
 
 @torch.no_grad()
 def collect_activations(model: PrototypeModel, features: Iterable[tuple[Tensor, Tensor]]) -> LastLayerInputs:
-    """What the prototypes contribute before weights, (N, P), whatever the last layer reads; as `collect_inputs`."""
+    """The activations of the prototypes, (N, P), whatever the last layer reads; otherwise as `collect_inputs`."""
     return _collect(model, features, lambda output: output.activations, model.num_prototypes)
 
 
@@ -73,7 +73,7 @@ def _collect(
 
 
 def gather_inputs(inputs: LastLayerInputs, ranks: Ranks) -> LastLayerInputs:
-    """The inputs of the last layer of all ranks, in the order of the images, on the first rank; others have none."""
+    """The inputs of the last layer of all ranks, in the order of the images, on the first rank; None on the others."""
     if ranks.size == 1:
         return inputs
 
@@ -86,7 +86,7 @@ def gather_inputs(inputs: LastLayerInputs, ranks: Ranks) -> LastLayerInputs:
 
 @dataclass(frozen=True, slots=True)
 class LastLayerResult:
-    """What the stage did: the epoch whose weights were kept (0: those from before), and the training loss around it."""
+    """The epoch whose weights were kept (0: those from before), and the training loss before and after."""
 
     best_epoch: int
     loss_before: float
@@ -103,7 +103,7 @@ def train_last_layer(
     """Learn `model.last_layer` on fixed activations and keep the weights that are best on `val`.
 
     The loss is cross entropy plus L1 of the weights to other classes than an input's own. The weights from before the
-    stage take part in the choice.
+    stage compete too.
 
     Raises:
         TrainingError: the loss is no longer finite.
@@ -134,7 +134,7 @@ def train_last_layer(
 
 
 def can_be_solved(last_layer: nn.Module) -> bool:
-    """Whether it is linear without bias, as the convex problem has it."""
+    """Whether the last layer is linear without bias, as the convex problem needs."""
     return (
         isinstance(last_layer, nn.Linear) and last_layer.bias is None and type(last_layer).forward is nn.Linear.forward
     )
@@ -145,15 +145,15 @@ class SolvedLastLayer:
     """What the solver did.
 
     Attributes:
-        l1: strength whose weights were kept; where none to another class was let in, the least such strength. 0: those
-            from before were kept.
+        l1: strength whose weights were kept; without weights to other classes, the smallest such strength. 0: the
+            weights from before were kept.
         nonzero: weights to other classes that are not zero.
-        gap: relative distance to the minimum at that strength, at most; above `last_layer_gap` where the problem is too
-            ill-conditioned. 0 where the weights from before were kept.
+        gap: upper bound of the relative distance to the minimum at that strength; above `last_layer_gap` if the problem
+            is too ill-conditioned. 0 if the weights from before were kept.
         evaluations: of the loss and its gradient, over all strengths.
         loss_before, loss_after: cross entropy and L1 at `train.l1`, on the training images.
-        at_bound: weights to other classes that are as large as `last_layer_bound` lets them be.
-        ridge: that was chosen; 0 where the weights from before were kept.
+        at_bound: weights to other classes whose size is `last_layer_bound`.
+        ridge: the chosen one; 0 if the weights from before were kept.
     """
 
     l1: float
@@ -170,20 +170,20 @@ class SolvedLastLayer:
 def solve_last_layer(
     model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, config: TrainConfig
 ) -> SolvedLastLayer:
-    """Solve for `model.last_layer` on fixed activations at several strengths of L1; keep what `val` chooses.
+    """Solve for `model.last_layer` on fixed activations at several strengths of L1; `val` chooses one.
 
-    Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap;
-    the chosen one is then solved to `last_layer_gap`. The weights from before the stage take part in the choice if they
-    are what `last_layer_own` and `last_layer_others` ask for.
+    Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap; the
+    chosen one is then solved to `last_layer_gap`. The weights from before the stage compete if they satisfy
+    `last_layer_own` and `last_layer_others`.
 
     Args:
-        model: whose last layer `can_be_solved`.
-        train: what it learns on.
-        val: what chooses the strength.
-        config: coefficients, gap, ridge, bound, path, and which weights there may be.
+        model: a model whose last layer `can_be_solved`.
+        train: the inputs to learn from.
+        val: the inputs that choose the strength.
+        config: coefficients, gap, ridge, bound, path, and which weights are allowed.
 
     Raises:
-        ValueError: the last layer is another one, or there are no images or labels of other classes.
+        ValueError: the last layer is of another kind, there are no images, or labels are out of range.
         TrainingError: the activations are not finite.
     """
     layer = model.last_layer
@@ -231,10 +231,10 @@ def _candidates(
     config: TrainConfig,
     tolerance: float,
 ) -> tuple[list[Candidate], float]:
-    """The weights from before if they may stay, then the path, strongest first; and the gap they are solved to.
+    """The weights from before if they are allowed, then the path, strongest first; and the gap of their solutions.
 
-    `layer` has the weights from before, and holds one candidate after the other. `solution` is that without weights to
-    other classes.
+    `layer` has the weights from before, and then holds one candidate after the other. `solution` is the one without
+    weights to other classes.
     """
     candidates = []
 
@@ -282,7 +282,7 @@ def _choose_ridge(
 
 
 def _is_as_asked(weight: Tensor, is_own: Tensor, config: TrainConfig) -> bool:
-    """Whether weights (K, E) are of the kind that the settings ask for."""
+    """Whether weights (K, E) satisfy the settings."""
     if config.last_layer_own == "non_negative" and bool((weight[is_own] < 0).any()):
         return False
     return config.last_layer_others == "path" or not weight[~is_own].any()
@@ -321,7 +321,7 @@ def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig)
 
 
 def _strengths(entering: float, config: TrainConfig) -> list[float]:
-    """From the strength below which the first weight leaves zero down to `l1`, in equal ratios."""
+    """Strengths in equal ratios, from the one below which the first weight leaves zero down to `l1`."""
     if config.last_layer_path == 1 or entering <= config.l1:
         return [config.l1]
     return [float(l1) for l1 in np.geomspace(entering, config.l1, config.last_layer_path)]

@@ -3,11 +3,11 @@
     F(W) = c CE(W) + l1 * sum |W_ke| over other classes + (ridge / 2K) * sum (W_ke - start_ke)^2 over own classes
     with |W_ke| <= bound over other classes and, where it is asked for, W_ke >= 0 over own ones
 
-CE is the mean cross entropy of the logits W x. The paper has the first two terms. They alone need not have a minimum:
-where the classes can be separated, weights grow without end. The third holds own ones near where they start, as the few
-small steps of the released program do, and it turns the gradient into a bound on how much there is left to gain. The
-bound does the same for the others, which L1 alone lets grow to a hundred where a class has few images. An own weight
-below zero would let a prototype speak against its own class.
+CE is the mean cross entropy of the logits W x. The paper has the first two terms. Alone, they need not have a minimum:
+if the classes can be separated, weights grow without limit. The third term holds own weights near their start, as the
+few small steps of the released program do, and it turns the gradient into a bound on the possible gain. The bound
+limits the other weights, which L1 alone lets grow to a hundred if a class has few images. An own weight below zero
+would let a prototype speak against its own class.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LastLayerProblem:
-    """What F is made of; on the CPU.
+    """The data of F, on the CPU.
 
     Attributes:
-        inputs: (E, N) float64, what the last layer is given, one column an image.
+        inputs: (E, N) float64, inputs of the last layer, one column per image.
         targets: (K, N) float64, the wanted class shares, each column summing to 1.
-        is_own: (K, E) bool, weights from an input to a class of its own.
-        start: (K, E) float64, the weights to begin with.
+        is_own: (K, E) bool, weights from an input to its own class.
+        start: (K, E) float64, the initial weights.
         cross_entropy: c, >= 0.
         ridge: > 0.
         bound: largest absolute weight from an input to another class, > 0; inf: none.
@@ -45,7 +45,7 @@ class LastLayerProblem:
 
     @property
     def own_ridge(self) -> float:
-        """The factor of half the squared distance of every own weight: an own weight sees one class in K."""
+        """The factor of half the squared distance of every own weight, which concerns one class in K."""
         return self.ridge / len(self.is_own)
 
 
@@ -53,10 +53,10 @@ def certify(problem: LastLayerProblem, weight: Tensor, l1: float) -> tuple[float
     """F at `weight` (K, E), its relative gap, and the gradient (K, E) of c CE there; all in float64.
 
     For any class shares q of the images and any W, by Jensen's inequality, CE(W) >= mean entropy(q) + <G(q), W> with
-    G(q) = (q - targets) x^T / N. Least over the W that the other two terms and the bound allow: for other classes a
-    weight of 0 where l1 >= |G|, else one at the bound; for own ones the vertex of a parabola, or 0 where the vertex is
-    below it and they may not be. q goes from the targets towards the model's shares: once as far as l1 >= |G|
-    everywhere, and, where weights are bounded, once all the way.
+    G(q) = (q - targets) x^T / N. The minimum over W of this plus the other two terms, within the bound, is at 0 for a
+    weight to another class if l1 >= |G|, else at the bound; for an own weight it is at the vertex of a parabola, or at
+    0 if the vertex is negative and own weights may not be. q lies between the targets and the model's shares: once as
+    far as l1 >= |G| everywhere, and, if weights are bounded, once at the model's shares.
     """
     is_own, num_images = problem.is_own, problem.inputs.shape[1]
     log_shares = (weight @ problem.inputs).log_softmax(dim=0)  # (K, N)
@@ -88,7 +88,7 @@ def _lower_bound(problem: LastLayerProblem, log_shares: Tensor, gradient: Tensor
     bound = entropy + float(own_gradient @ problem.start[is_own])
     bound -= float(own_gradient @ own_gradient) / (2 * problem.own_ridge)
     if problem.own_is_non_negative:
-        below = (own_gradient / problem.own_ridge - problem.start[is_own]).clamp(min=0)  # how far the vertex is
+        below = (own_gradient / problem.own_ridge - problem.start[is_own]).clamp(min=0)  # distance of the vertex
         bound += problem.own_ridge / 2 * float(below @ below)
     if share * float(gradient.abs().masked_fill(is_own, 0.0).max()) > l1 and math.isfinite(problem.bound):
         bound -= problem.bound * float((share * gradient[~is_own].abs() - l1).clamp(min=0).sum())

@@ -1,4 +1,4 @@
-"""The weights of a last layer that are being solved for, while all others stay zero."""
+"""The weights of a last layer that are optimised, while all others stay zero."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from protokern.solvers.problem import LastLayerProblem
 
 MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
-WIDEST = 1.5  # of the classes of a group, the most inputs over the fewest
-# A product with all inputs costs as much as one with this share of them picked out, which uses the caches less.
+WIDEST = 1.5  # most inputs over fewest inputs of the classes in a group
+# A product with all inputs costs as much as one with this share of them picked out, which uses the caches less well.
 DENSE_SHARE = 1 / 16
 
 
@@ -25,8 +25,8 @@ class _Group:
 
     Attributes:
         classes: where they are among the working set's classes.
-        is_member: (G, S) bool, False where a class uses fewer.
-        position: of the members in the working set's vector, as many as there are.
+        is_member: (G, S) bool, False where a class uses fewer inputs.
+        position: positions of the members in the working set's vector.
         rows: (G, S, N), the inputs.
     """
 
@@ -61,11 +61,11 @@ class WorkingSet:
         self._targets = problem.targets[order].to(dtype)
 
     def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
-        """Improve `weight` (K, E), which is zero outside of the set; also the evaluations that were used.
+        """Improve `weight` (K, E), which is zero outside the set; also returns the number of evaluations.
 
-        Own weights stay at or above zero where the problem says so. A weight of another class is the difference of two
-        that are not negative, so that L1 is linear, and a zero is a bound that is met exactly, as is the largest weight
-        that the problem allows.
+        Own weights stay at or above zero if the problem says so. A weight of another class is the difference of two
+        non-negative variables, so that L1 is linear and both zero and the largest allowed weight are bounds, which are
+        met exactly.
         """
         from scipy.optimize import minimize  # takes a fifth of a second to import
 
@@ -101,7 +101,7 @@ class WorkingSet:
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(self._least_own, None)] * num_own + [(0, self._largest)] * (2 * num_other),
-                # Only the gap says when to stop; a gradient that is this small in every weight hardly makes it wider.
+                # Only the gap decides when to stop; a gradient this small in every weight hardly widens it.
                 options={
                     "maxiter": iterations,
                     "maxcor": MEMORY,
@@ -121,7 +121,7 @@ class WorkingSet:
         return loss, self._gather(self._gradients(excess)).double()
 
     def _spread(self, vector: Tensor) -> list[Tensor]:
-        """The vector (A,) as tables that are multiplied: (K, E), or (G, S) for every group; zero elsewhere."""
+        """The vector (A,) as matrices: (K, E), or (G, S) for every group; zero elsewhere."""
         if not self._groups:
             dense = torch.zeros(self._members.shape, dtype=self._dtype)
             dense[self._members] = vector
@@ -150,7 +150,7 @@ class WorkingSet:
         return logits
 
     def _gradients(self, excess: Tensor) -> list[Tensor]:
-        """What the class shares are too large by, (K, N), times the inputs; tables as those of `_spread`."""
+        """The errors of the class shares, (K, N), times the inputs; matrices as in `_spread`."""
         if not self._groups:
             return [excess @ self._inputs.T]
         return [(excess[group.classes][:, None] @ group.rows.transpose(1, 2))[:, 0] for group in self._groups]
@@ -181,7 +181,7 @@ def _pick(members: Tensor, inputs: Tensor) -> tuple[list[_Group], Tensor]:
 
 
 def _alike(counts: Tensor) -> list[Tensor]:
-    """The classes with a count above 0, fewest first, in groups in which the counts (K,) differ by WIDEST at most."""
+    """Classes with a count above 0, fewest first, in groups whose counts (K,) differ by a factor of at most WIDEST."""
     groups: list[list[int]] = []
     for one in counts.argsort(stable=True).tolist():
         if counts[one] == 0:
@@ -193,5 +193,5 @@ def _alike(counts: Tensor) -> list[Tensor]:
 
 
 def _openblas_on_one_thread() -> AbstractContextManager[object]:
-    """SciPy's OpenBLAS keeps its threads spinning between the small products of L-BFGS-B, where torch's should run."""
+    """Limit SciPy's OpenBLAS, whose threads spin between the small products of L-BFGS-B while torch's should run."""
     return ThreadpoolController().select(internal_api="openblas").limit(limits=1)

@@ -1,1 +1,1 @@
-"""Names that a file system takes, and folders of outputs in which nothing of anybody else is replaced."""
+"""Names that a file system takes, and folders of outputs in which no other files are replaced."""

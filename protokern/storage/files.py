@@ -1,7 +1,7 @@
-"""Files that are whole or not there, however a process ends: the one place that syncs and renames.
+"""Files that are complete or absent, however a process ends: the one place that syncs and renames.
 
-Content goes beside its place under a temporary name, through to the disk, and takes the place at once. Tables say in
-`format` what they are, and may carry a checksum of themselves.
+Content is written beside its place under a temporary name, synced, and renamed atomically. Tables name their format in
+`format`, and may carry their own checksum.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def translate_write_errors(
     go_on: str = _AGAIN,
     or_else: str = f"Give another folder, or {_AGAIN}",
 ) -> Iterator[None]:
-    """Turn a failing disk (full, read-only, over quota) into one line that names the file.
+    """Turn a disk error (full, read-only, over quota) into one line that names the file.
 
     Args:
-        path: that the line names.
-        error: what is raised.
-        what: has failed, after the path.
+        path: named in the line.
+        error: the class to raise.
+        what: what failed; follows the path.
         go_on: what to do once there is room.
-        or_else: what to do where neither room nor permission is missing; a sentence.
+        or_else: what to do if neither room nor permission is missing; a sentence.
     """
     try:
         yield
@@ -60,20 +60,20 @@ def translate_write_errors(
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once.
+    """Replace `path` by `content` atomically.
 
     Raises:
-        CheckpointError: the disk is full or refuses; `path` is then as it was.
+        CheckpointError: the disk is full or not writable; `path` is then unchanged.
     """
     with translate_write_errors(path), replacing(path) as file:
         file.write(content)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Create the folder `path` with these files at once, in place of one that may be there.
+    """Create the folder `path` with these files atomically, replacing one that may be there.
 
     Raises:
-        CheckpointError: the disk is full or refuses; `path` is then as it was.
+        CheckpointError: the disk is full or not writable; `path` is then unchanged.
     """
     with translate_write_errors(path), replacing_folder(path) as folder:
         for name, content in files.items():
@@ -81,10 +81,10 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once, but not through to the disk: for what can be made again.
+    """Replace `path` by `content` atomically, but without a sync: for what can be computed again.
 
     Raises:
-        OSError: the disk is full or refuses; `path` is then as it was.
+        OSError: the disk is full or not writable; `path` is then unchanged.
     """
     with replacing(path, is_durable=False) as file:
         file.write(content)
@@ -92,14 +92,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
-    """A new file, which takes the place of `path` at once as the block ends; after an error `path` is as it was.
+    """A new file that replaces `path` atomically when the block ends; after an error `path` is unchanged.
 
     Args:
         path: in a folder that exists.
-        is_durable: the file and its name are on the disk afterwards. False: after a loss of power it may be empty.
+        is_durable: the file and its name are synced. False: after a power cut it may be empty.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     temporary = temporary_path(path)
     try:
@@ -116,16 +116,16 @@ def replacing(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder, which takes the place of `path` at once as the block ends; after an error `path` is as it was.
+    """A new folder that replaces `path` atomically when the block ends; after an error `path` is unchanged.
 
-    What is written there should be so by `write_synced`.
+    Use `write_synced` for its files.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     temporary = temporary_path(path)
     try:
-        if temporary.exists():  # of a killed process with the same number, as all have in a container
+        if temporary.exists():  # of a killed process with the same number, as is usual in a container
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         yield temporary
@@ -138,10 +138,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file through to the disk; never through a link that waits at its place.
+    """Write and sync a new file; never through a link at its place.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     with open(path, "wb", opener=open_itself) as file:
         file.write(content)
@@ -149,10 +149,10 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def write_at(path: Path, offset: int, content: memoryview) -> None:
-    """Write `content` into a file at `offset`, cut off what is behind it, and see it to the disk.
+    """Write `content` into a file at `offset`, truncate the file after it, and sync.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     descriptor = open_itself(path, os.O_WRONLY | os.O_CREAT)
     try:
@@ -166,10 +166,10 @@ def write_at(path: Path, offset: int, content: memoryview) -> None:
 
 
 def append_synced(path: Path, content: bytes) -> None:
-    """Add to a file, through to the disk.
+    """Append to a file and sync it.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or not writable.
     """
     with open(path, "ab", opener=open_itself) as file:
         file.write(content)
@@ -177,15 +177,15 @@ def append_synced(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str, *, first: str) -> None:
-    """Add a line, through to the disk; one that a killed process left half-written goes before.
+    """Append a line and sync; a partial line that a killed process left is removed first.
 
     Args:
-        path: of the file, which begins with the line `first`.
-        line: without its end.
-        first: likewise.
+        path: the file, which begins with the line `first`.
+        line: without the newline.
+        first: without the newline.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
     """
     with translate_write_errors(path), open(path, "ab+", opener=open_itself) as file:
         size = file.seek(0, os.SEEK_END)
@@ -199,7 +199,7 @@ def append_line(path: Path, line: str, *, first: str) -> None:
 
 
 def open_itself(path: Path | str, flags: int) -> int:
-    """Open, or with O_CREAT create, a file: a link that waits at its place might lead out of the folder."""
+    """Open, or with O_CREAT create, a file, not a link, which might lead out of the folder."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -218,7 +218,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that it is never seen half empty under its own name."""
+    """Remove a folder so that it is never seen half empty under its name."""
     if path.exists():
         dying = temporary_path(path, "old")
         if dying.exists():
@@ -228,12 +228,12 @@ def remove_folder(path: Path) -> None:
 
 
 def to_json_bytes(content: Any) -> bytes:
-    """Readable JSON with a final newline. NaN is refused: other readers would not take it."""
+    """Readable JSON with a final newline. NaN is refused, because other readers would not accept it."""
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, at_most: int = LARGEST_TABLE) -> Any:
-    """The content of a JSON file of a run, of `at_most` so many bytes.
+    """The content of a JSON file of a run that has at most `at_most` bytes.
 
     Raises:
         CheckpointError: missing, too large or broken.
@@ -247,13 +247,13 @@ def read_json(path: Path, at_most: int = LARGEST_TABLE) -> Any:
 def read_table(
     path: Path, newest: str, *, oldest: int = 1, sealed_from: int | None = None, remedy: str = ""
 ) -> dict[str, Any]:
-    """The content of a JSON file of a run, once its format and its checksum are seen to be right.
+    """The content of a JSON file of a run, after a check of its format and its checksum.
 
     Args:
         path: of the file.
-        newest: name and version that are written now, see `check_format`.
+        newest: the current name and version, see `check_format`.
         oldest: version that can still be read.
-        sealed_from: version from which on the table has a checksum; None: it has none.
+        sealed_from: first version whose table has a checksum; None: it has none.
         remedy: what to do about another version.
 
     Raises:
@@ -267,10 +267,10 @@ def read_table(
 
 
 def read_file(path: Path, at_most: int) -> bytes:
-    """All bytes of a file of a run, which is first seen to be a plain file of `at_most` so many bytes.
+    """All bytes of a file of a run, after a check that it is a plain file of at most `at_most` bytes.
 
     Raises:
-        CheckpointError: missing, too large or no plain file.
+        CheckpointError: missing, too large or not a plain file.
     """
     try:
         with open(path, "rb", opener=_open_now) as file:
@@ -287,17 +287,17 @@ def read_file(path: Path, at_most: int) -> bytes:
 
 
 def _open_now(path: str, flags: int) -> int:
-    """Open without waiting for somebody who writes into a pipe."""
+    """Open without waiting for a writer if it is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_format(path: Path, table: Any, newest: str, *, oldest: int = 1, remedy: str = "") -> int:
-    """The version of a table that says in `format` what it is.
+    """The version of a table that names its format in `format`.
 
     Args:
-        path: where it is from.
-        table: what was read there.
-        newest: name and version that are written now, such as "protokern-checkpoint-2".
+        path: the file of the table.
+        table: the content.
+        newest: the current name and version, such as "protokern-checkpoint-2".
         oldest: version that can still be read.
         remedy: what to do about another version.
 
@@ -316,12 +316,12 @@ def check_format(path: Path, table: Any, newest: str, *, oldest: int = 1, remedy
 
 
 def seal(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with a checksum of all that it holds."""
+    """The table with a checksum of its content."""
     return {**table, CHECKSUM: sha256(to_json_bytes(table))}
 
 
 def check_seal(path: Path, table: Mapping[str, Any]) -> None:
-    """Raise a CheckpointError unless `table`, read from `path`, holds what was sealed."""
+    """Raise a CheckpointError unless `table`, read from `path`, matches its checksum."""
     content = {key: value for key, value in table.items() if key != CHECKSUM}
     try:
         found = sha256(to_json_bytes(content))

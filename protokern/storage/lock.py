@@ -22,7 +22,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 # Network file systems that were mounted without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _HOLDER = b"process "
-# What a run writes, by folder: only that is ever removed as a leftover.
+# What a run writes, by folder; nothing else is ever removed as a leftover.
 _OF_A_RUN = {
     "": re.compile(r"run\.toml|log\.jsonl|metrics\.json|prototypes"),
     "checkpoints": re.compile(r"latest\.json|[a-z_][a-z0-9_-]*"),
@@ -33,7 +33,7 @@ _OF_A_RUN = {
 
 
 def open_lock(path: Path) -> int:
-    """A descriptor of the file of a lock, which is made where it is missing; closing it frees the lock."""
+    """A descriptor of the lock's file, which is created if missing; closing it frees the lock."""
     return open_itself(path, os.O_RDWR | os.O_CREAT)
 
 
@@ -42,11 +42,11 @@ def take_lock(descriptor: int, *, of_process: bool = False) -> bool:
 
     Args:
         descriptor: of `open_lock`.
-        of_process: worker processes do not inherit the lock (POSIX), but within this process it excludes nobody. False:
-            it excludes everybody who has opened the file again, and is held until workers are gone too (BSD).
+        of_process: worker processes do not inherit the lock (POSIX), and it excludes nobody within this process. False:
+            it also excludes other descriptors of this process, and is held until all workers have ended (BSD).
 
     Raises:
-        OSError: the file system has no locks, or is broken.
+        OSError: the file system has no locks, or fails.
     """
     lock = fcntl.lockf if of_process else fcntl.flock
     try:
@@ -60,9 +60,9 @@ def take_lock(descriptor: int, *, of_process: bool = False) -> bool:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Hold the run folder `folder`, which exists, for this process; what killed writers left there is removed.
+    """Lock the existing run folder `folder` for this process, and remove what killed writers left there.
 
-    The lock is of the POSIX kind: worker processes do not inherit it, so it is free as soon as this process is gone.
+    The lock is of the POSIX kind: worker processes do not inherit it, so it is free as soon as this process has ended.
 
     Raises:
         CheckpointError: another process holds it, or the file cannot be written.
@@ -99,7 +99,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _sign(descriptor: int, folder: Path) -> None:
-    """Write into the lock who holds it."""
+    """Write into the lock's file who holds it."""
     content = os.pread(descriptor, len(_HOLDER), 0).strip(b"\0")
     if not _HOLDER.startswith(content):
         raise CheckpointError(
@@ -112,7 +112,7 @@ def _sign(descriptor: int, folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that no longer live left half-written or half-removed in a run folder."""
+    """Remove what dead processes left half-written or half-removed in a run folder."""
     for place, names in _OF_A_RUN.items():
         inside = folder / place
         if inside.is_dir() and not inside.is_symlink():

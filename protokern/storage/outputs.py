@@ -1,9 +1,9 @@
-"""Folders of outputs: a command replaces there what an earlier one of its kind has written, and nothing else.
+"""Folders of outputs: a command replaces what an earlier call of the same command has written, and nothing else.
 
     OUT/.protokern-outputs.jsonl   one line for each file, with its checksum, on the disk before the file gets its name
 
-A file whose bytes are listed is ours. One that is not, or that was changed since, is somebody else's and stays; so does
-one that is also an input. Copying or moving the folder changes nothing of that.
+A file whose checksum is listed is ours. A file that is not listed, or was changed since, belongs to somebody else and
+is kept; so is a file that is also an input. Copying or moving the folder does not change this.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ LISTING = ".protokern-outputs.jsonl"
 _FORMAT = "protokern-outputs-1"
 _HEADER = json.dumps({"format": _FORMAT}) + "\n"
 _LARGEST = 64 * 2**20  # bytes of a listing
-_MANY = 10_000  # lines; of a longer listing those that no longer hold are dropped
+_MANY = 10_000  # lines; a longer listing drops outdated lines
 _STAGE = "protokern"
 _ADVICE = "Move it away, or give another folder."
 
-# (name, command, SHA-256) of everything that was ever written here.
+# (name, command, SHA-256) of everything that was written here.
 _Written = set[tuple[str, str, str]]
 
 
 class Outputs:
-    """What one command writes into a folder; see `claim_outputs`."""
+    """The outputs of one command in a folder; see `claim_outputs`."""
 
     def __init__(self, folder: Path, by: str, argument: str, inputs: Sequence[Path], *, trusts_unlisted: bool) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class Outputs:
                 )
 
     def _problem(self, name: str, written: _Written) -> str | None:
-        """What forbids to write `name`, if anything does."""
+        """Why `name` must not be written; None if it may be."""
         path = self.folder / name
         try:
             status = os.lstat(path)
@@ -63,7 +63,7 @@ class Outputs:
         if any(os.path.samestat(status, one) for one in self._inputs):
             return "is an input of this command"
         if not stat.S_ISREG(status.st_mode):
-            return "is a link" if stat.S_ISLNK(status.st_mode) else "is no plain file"
+            return "is a link" if stat.S_ISLNK(status.st_mode) else "is not a plain file"
         if self._trusts_all:
             return None
         listed = {checksum for one, by, checksum in written if one == name and by == self._by}
@@ -73,10 +73,10 @@ class Outputs:
 
     @contextmanager
     def writing(self, last: str = "") -> Iterator[Path]:
-        """A new folder to write files into; as the block ends, they get their places, the file `last` after the others.
+        """A new folder to write files into; they move to their places when the block ends, `last` after the others.
 
         Raises:
-            CheckpointError: a place was taken meanwhile, and nothing was replaced; or the disk is full or refuses.
+            CheckpointError: a place was taken meanwhile, and nothing was replaced; or the disk is full or not writable.
         """
         with translate_write_errors(self.folder):
             self._make_folder()
@@ -93,10 +93,10 @@ class Outputs:
                 shutil.rmtree(stage, ignore_errors=True)
 
     def replace(self, path: Path, content: bytes) -> None:
-        """Write the file `path` of the folder at once.
+        """Write the file `path` of the folder atomically.
 
         Raises:
-            CheckpointError: the place was taken meanwhile, or the disk is full or refuses.
+            CheckpointError: the place was taken meanwhile, or the disk is full or not writable.
         """
         with translate_write_errors(path):
             self._make_folder()
@@ -106,13 +106,13 @@ class Outputs:
                 self._list([(path.name, sha256(content))])
 
     def remove(self, name: str) -> None:
-        """Remove the file `name` if this command wrote it; one of somebody else stays."""
+        """Remove the file `name` if this command wrote it; any other file is kept."""
         path = self.folder / name
         if os.path.lexists(path) and self._problem(name, _read_listing(self.folder)) is None:
             path.unlink()
 
     def _make_folder(self) -> None:
-        """Make the folder where it is missing, and remove what killed commands left in it."""
+        """Create the folder if it is missing, and remove what killed commands left in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._is_tidy:
             return
@@ -128,7 +128,7 @@ class Outputs:
                 path.unlink()
 
     def _list(self, files: Iterable[tuple[str, str]]) -> None:
-        """Put files on the listing, durably."""
+        """Add files to the listing and sync it."""
         new = {(name, self._by, checksum) for name, checksum in files} - _read_listing(self.folder)
         if not new:
             return
@@ -136,7 +136,7 @@ class Outputs:
         if not path.exists():
             _write_listing(self.folder, new)
             return
-        append_synced(path, "".join(["\n", *map(_line, sorted(new))]).encode())  # the last line may have been cut off
+        append_synced(path, "".join(["\n", *map(_line, sorted(new))]).encode())  # the last line may be truncated
 
 
 def claim_outputs(
@@ -148,20 +148,19 @@ def claim_outputs(
     inputs: Sequence[Path] = (),
     trusts_unlisted: bool = False,
 ) -> Outputs:
-    """Ask for the right to write files into a folder, before the work begins; nothing is written by that.
+    """Check, before the work begins, that files may be written into a folder; this writes nothing.
 
     Args:
         folder: need not exist.
         names: of the files.
-        by: the command; it may replace what it has written before, as the folder's listing says.
-        argument: that the folder was given by, for messages.
-        inputs: files that are read and so must not be replaced, by whatever name they lie in the folder.
-        trusts_unlisted: the folder is one that a run keeps for this command: without a listing, its files of these
-            names are from a version that wrote none, and may be replaced.
+        by: the command; it may replace what the folder's listing says it has written before.
+        argument: the argument that gave the folder, for messages.
+        inputs: files that are read and so must not be replaced, whatever their name in the folder.
+        trusts_unlisted: the folder is one that a run keeps for this command: if it has no listing, its files of these
+            names are from an older version and may be replaced.
 
     Raises:
-        CheckpointError: the folder is a file or cannot be written, or one of the names is taken by a file of somebody
-            else.
+        CheckpointError: the folder is a file or cannot be written, or one of the names is taken by another file.
     """
     _check_writable(folder, argument)
     outputs = Outputs(folder, by, argument, inputs, trusts_unlisted=trusts_unlisted)
@@ -170,7 +169,7 @@ def claim_outputs(
 
 
 def _check_writable(folder: Path, argument: str) -> None:
-    """Raise a CheckpointError unless files can be put into the folder, or it can be made."""
+    """Raise a CheckpointError unless the folder is writable or can be created."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise CheckpointError(f"{argument}: must be a folder; got the file {nearest}. Give another one.")
@@ -182,7 +181,7 @@ def _check_writable(folder: Path, argument: str) -> None:
 
 
 def list_folder(folder: Path, by: str) -> None:
-    """Put a listing into a folder that is being written whole, of all that is in it."""
+    """Write a listing of everything in a folder that is replaced as a whole."""
     _write_listing(folder, {(path.name, by, _checksum(path)) for path in folder.iterdir()})
 
 
@@ -190,9 +189,9 @@ def check_whole_folder(folder: Path, by: str, is_ours: Callable[[str], bool]) ->
     """Raise a CheckpointError unless a folder, if it is there, may be replaced as a whole.
 
     Args:
-        folder: that a run keeps for this command.
+        folder: a folder that a run keeps for this command.
         by: the command.
-        is_ours: whether it writes files of this name; asked where the folder has no listing.
+        is_ours: whether it writes files of this name; asked if the folder has no listing.
     """
     if not folder.is_dir():
         return
@@ -205,7 +204,7 @@ def check_whole_folder(folder: Path, by: str, is_ours: Callable[[str], bool]) ->
         if is_plain and ((path.name, by, _checksum(path)) in written if is_listed else is_ours(path.name)):
             continue
         raise CheckpointError(
-            f"{folder}: must hold only what protokern wrote there, for it is replaced as a whole; "
+            f"{folder}: must hold only what protokern wrote there, because it is replaced as a whole; "
             f"got {path.name}, which it did not write, or not as it is now. Move it away."
         )
 
@@ -225,10 +224,10 @@ def _write_listing(folder: Path, written: _Written) -> None:
 
 
 def _read_listing(folder: Path) -> _Written:
-    """What was written into a folder; nothing where there is no listing. A last line that was cut off does not count.
+    """What was written into a folder; empty if there is no listing. A truncated last line does not count.
 
     Raises:
-        CheckpointError: there is something else by that name.
+        CheckpointError: there is something else of that name.
     """
     path = folder / LISTING
     try:

@@ -53,7 +53,7 @@ class LivePrototypes:
 
         Args:
             model: its backbone is in evaluation mode.
-            images: those of the push, un-augmented; stored maps where the model takes them.
+            images: those of the push, un-augmented, or what the backbone gave for them.
             push: what the push found.
             batch_size: images at a time.
             workers: processes that read images.
@@ -69,7 +69,7 @@ class LivePrototypes:
         loader = training_loader(images, [batch.tolist() for batch in batches], workers, seed=0)
         for start, (inputs, _) in zip(range(0, len(chosen), batch_size), loader, strict=True):
             maps = to_device(inputs, model.device, channels_last)
-            if not model.takes_stored_maps:
+            if loader.given == "images":
                 with torch.no_grad():
                     maps = model.backbone(maps)
             maps = maps.to(prototypes.dtype)
@@ -78,8 +78,8 @@ class LivePrototypes:
             if is_cut:
                 patches = _cut(maps, (number[here] - start, row[here], column[here]), size)
                 if isinstance(model.add_on_layers, SalientLayers):
-                    loudest = _loudest_cells(maps)[number[here] - start]  # (S', C)
-                    patches = torch.cat([patches, loudest[..., None, None].expand(-1, -1, size[0], 1)], dim=3)
+                    largest = _cells_of_largest_norm(maps)[number[here] - start]  # (S', C)
+                    patches = torch.cat([patches, largest[..., None, None].expand(-1, -1, size[0], 1)], dim=3)
                 maps = patches
             kept.append(maps)
         sorted_by_image = torch.cat([torch.empty(0, dtype=torch.int64), *order])
@@ -172,7 +172,7 @@ def _is_patch_by_patch(layers: nn.Sequential) -> bool:
     return type(layers) in (nn.Sequential, SalientLayers) and all(looks_at_one(layer) for layer in layers)
 
 
-def _loudest_cells(maps: Tensor) -> Tensor:
+def _cells_of_largest_norm(maps: Tensor) -> Tensor:
     """The cell of largest norm of each map, (M, C), of maps (M, C, H, W); cells that are NaN do not count."""
     norm = torch.linalg.vector_norm(maps, dim=1).nan_to_num(nan=0.0, posinf=torch.inf)  # (M, H, W)
     return maps.flatten(2)[torch.arange(len(maps), device=maps.device), :, norm.flatten(1).argmax(dim=1)]

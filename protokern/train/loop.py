@@ -1,20 +1,24 @@
-"""Training, top to bottom: walk the plan of `stages.py`, one checkpoint after each step."""
+"""Training, top to bottom: walk the plan of `stages.py`, one checkpoint after each step; an epoch, batch by batch."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 
-from protokern.errors import TrainingError
-from protokern.evaluate import evaluate
-from protokern.inputs.loaders import ordered_loader, shuffled_batches
-from protokern.inputs.stores import FeatureRecord, open_stores, taking_stored_maps
+import numpy as np
+import torch
+
+from protokern.config.train import TrainConfig
+from protokern.errors import Stopped, TrainingError
+from protokern.evaluate import Evaluation, evaluate
+from protokern.inputs.loaders import ordered_loader, shuffled_batches, training_loader
 from protokern.models.build import image_format
-from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord, to_table
+from protokern.runs.log import EpochRecord, LoggedRecord, Notice
 from protokern.runs.progress import Best, set_seed
 from protokern.runs.summary import write_metrics
-from protokern.train.epoch import COUNTS, REMEDY, Epoch, train_epoch
+from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
 from protokern.train.head_stages import (
     begin_live_stage,
     follow_live_epoch,
@@ -26,63 +30,54 @@ from protokern.train.head_stages import (
     return_to_best_pushed,
     start_step,
 )
-from protokern.train.live import LivePrototypes
-from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord, Record, StepRecord
-from protokern.train.run import TrainingRun, count_images, cut_log, log_records, name_images, save_progress
+from protokern.train.optimizers import freeze, schedule_factor, set_learning_rates
 from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
-from protokern.train.step import make_forward
+from protokern.train.state import TrainingRun
+from protokern.train.step import BatchLoss, learn_from
+
+_REMEDY = "Start again with lower learning rates, or with train.gradient_clip."
 
 
-def train(run: TrainingRun) -> Iterator[Record]:
+def train(run: TrainingRun) -> Iterator[Event]:
     """Do all steps of the plan that are not done yet; yield what happens while it happens.
 
-    A checkpoint follows each step, and the step's records are yielded once it is on the disk. When `run.should_stop()`
-    turns true, the batch of an epoch or else the step at hand is finished, a checkpoint is written, and
-    KeyboardInterrupt is raised.
+    A checkpoint follows each step, and the step's records are yielded once it is on the disk. When `should_stop()` of
+    the job turns true, the batch of an epoch or else the step at hand is finished, a checkpoint is written, and
+    `RunStopped` is the last event.
 
     Raises:
         TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
         CheckpointError: the disk is full or refuses.
         DataError: the features of a frozen backbone are damaged, stale, or cannot be written.
-        KeyboardInterrupt: `run.should_stop()` said so.
     """
-    with taking_stored_maps(run.model, run.train.backbone == "frozen"):
+    try:
         yield from _walk(run)
+    except Stopped:
+        assert run.last_checkpoint is not None
+        yield RunStopped(run.last_checkpoint)
 
 
-def _walk(run: TrainingRun) -> Iterator[Record]:
-    steps = plan(run.train, run.prune, chooses=run.model.chooses)
-    progress = run.progress
+def _walk(run: TrainingRun) -> Iterator[Event]:
+    job, progress = run.job, run.progress
+    steps = plan(job.train, job.prune, chooses=run.model.chooses)
     if not progress.images:
-        progress.images, progress.names = count_images(run.splits), name_images(run.splits)
-        cut_log(run, 0)  # of a run that was killed before its first checkpoint
-        notes = [Notice(text=note) for note in (*run.splits.notes, *_notes_on_stores(run))]
-        log_records(run, notes)
-        save_progress(run, "init-0")
-        yield from notes
-    if run.train.backbone == "frozen":
-        yield from _open_stores(run)
+        yield from run.start()
+    if job.train.backbone == "frozen":
+        yield from run.open_stores()
 
     while progress.position < len(steps):
-        step = steps[progress.position]
+        step, next_position = steps[progress.position], progress.position + 1
         if progress.batch == 0:  # in the middle of an epoch the random states came with the checkpoint
-            set_seed(run.train.seed, progress.position + 1)  # 0 is for the initial weights
-        freeze(run.model, step.stage, run.train)
-        yield StepRecord(stage=step.stage, epoch=step.epoch, position=progress.position, steps=len(steps))
-        started = time.perf_counter()
+            set_seed(job.train.seed, progress.position + 1)  # 0 is for the initial weights
+        freeze(run.model, step.stage, job.train)
+        yield StepBegins(stage=step.stage, epoch=step.epoch, position=progress.position, steps=len(steps))
+        started = time.perf_counter() - progress.sums.seconds
 
         records: list[LoggedRecord]
-        next_position = progress.position + 1
         try:
             if step.stage in LEARNING:
-                yield from harden_step(run) if step.stage == "hardening" else []
-                records = begin_live_stage(run) if step.stage == "live" and step.live_epoch == 0 else []
-                epoch_record = yield from _epoch_step(run, step)
-                records.append(epoch_record)
-                if step.stage == "live":
-                    records += follow_live_epoch(run, step, epoch_record)
-                elif step.stage != "warm" and _is_waiting_in_vain(run, step, epoch_record):
+                records = yield from _learning_step(run, step, started)
+                if step.stage in ("joint", "hardening") and 0 < job.train.patience <= progress.waited:
                     next_position = skip_after_early_stop(steps, next_position)
                     text = f"early stop: {progress.waited} epochs without better validation accuracy"
                     records.append(Notice(text=text))
@@ -97,133 +92,171 @@ def _walk(run: TrainingRun) -> Iterator[Record]:
         except TrainingError as error:
             raise TrainingError(f"{error} The last good checkpoint is {run.last_checkpoint}.") from error
 
-        elapsed = time.perf_counter() - started + progress.sums.get("seconds", 0.0)
-        progress.seconds[step.stage] = progress.seconds.get(step.stage, 0.0) + elapsed
-        progress.results += [to_table(record) for record in records if isinstance(record, StageRecord)]
-        progress.position, progress.batch, progress.sums = next_position, 0, {}
-        if progress.position == len(steps):
+        seconds = time.perf_counter() - started
+        run.step_done(step, records, next_position=next_position, seconds=seconds)
+        if next_position == len(steps):
             records += return_to_best_pushed(run)
-        log_records(run, records)
-        save_progress(run, step.name if step.stage == "live" else f"{step.stage}-{progress.epoch}")
+        run.log(records)
+        run.save(step.name if step.stage == "live" else f"{step.stage}-{progress.epoch}")
         yield from records
-        if progress.position < len(steps) and run.ranks.any(run.should_stop()):
-            raise KeyboardInterrupt
+        if next_position < len(steps) and run.is_asked_to_stop():
+            raise Stopped
 
-    if run.ranks.is_first:
+    if job.ranks.is_first:
         _write_summary(run)
-
-
-def _open_stores(run: TrainingRun) -> Iterator[FeatureRecord]:
-    run.stored = yield from open_stores(
-        run.feature_folder,
-        run.model,
-        run.splits,
-        run.train,
-        precision=run.feature_precision,
-        workers=run.workers,
-        ranks=run.ranks,
-        should_stop=run.should_stop,
-    )
-
-
-def _notes_on_stores(run: TrainingRun) -> tuple[str, ...]:
-    """What a person should know about a run on a frozen backbone; nothing about another one."""
-    if run.train.backbone != "frozen":
-        return ()
-    where = run.feature_folder
-    return (f"the backbone is frozen: all stages read its features of the un-augmented images from {where}",)
 
 
 def _write_summary(run: TrainingRun) -> None:
     write_metrics(
-        run.folder / "metrics.json",
+        run.job.folder / "metrics.json",
         run.progress,
         num_prototypes=run.model.num_prototypes,
-        num_classes=len(run.classes),
-        seed=run.train.seed,
+        num_classes=len(run.job.classes),
+        seed=run.job.train.seed,
     )
 
 
-def _epoch_step(run: TrainingRun, step: Step) -> Generator[BatchRecord, None, EpochRecord]:
-    """One epoch of training and its validation."""
-    progress, config = run.progress, run.train
-    run.frozen = None  # what is kept there is about to change
-    if run.optimizer is None or progress.optimizer_stage != step.stage:
-        run.optimizer = make_optimizer(run.model, step.stage, config)
-        progress.optimizer_stage = step.stage
-    started = time.perf_counter() - progress.sums.get("seconds", 0.0)
+def _learning_step(run: TrainingRun, step: Step, started: float) -> Generator[Event, None, list[LoggedRecord]]:
+    """One epoch, with what its stage does before and after it."""
+    records: list[LoggedRecord] = []
+    if step.stage == "hardening":
+        yield from harden_step(run)
+    elif step.stage == "live" and step.live_epoch == 0:
+        records += begin_live_stage(run)
+    try:
+        record = yield from _epoch(run, step, started)
+    except Stopped:
+        run.save_in_epoch(step, time.perf_counter() - started)
+        raise
+    records.append(record)
+    if step.stage == "live":
+        records += follow_live_epoch(run, step, record)
+    elif step.stage != "warm":
+        run.progress.note_joint(
+            Best(checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss)
+        )
+    return records
+
+
+def _epoch(run: TrainingRun, step: Step, started: float) -> Generator[BatchDone, None, EpochRecord]:
+    """One epoch of training and its validation.
+
+    Raises:
+        Stopped: after a batch; what is done of the epoch is counted.
+        TrainingError: a loss is not finite.
+    """
 
     def stop_if_asked() -> None:
-        if run.ranks.any(run.should_stop()):
-            progress.sums["seconds"] = time.perf_counter() - started
-            save_progress(run, f"{step.stage}-{step.epoch}-batch-{progress.batch}")
-            raise KeyboardInterrupt
+        if run.is_asked_to_stop():
+            raise Stopped
 
-    run.inputs.train.set_epoch(step.epoch)
-    batches = shuffled_batches(len(run.inputs.train), config.batch_size, config.seed, step.epoch)
-    run.forward = run.forward or make_forward(run.model, config)
-    live = _live_prototypes(run) if step.stage == "live" else None
-    epoch = Epoch(step, run.inputs.train, batches, progress.batch, run.workers, run.forward, run.ranks, live)
-    for record in train_epoch(run.model, run.optimizer, epoch, config, progress.sums):
-        progress.batch = record.batch
-        yield record
+    config, images = run.job.train, run.inputs.train
+    optimizer = run.begin_epoch(step.stage)
+    images.set_epoch(step.epoch)
+    batches = shuffled_batches(len(images), config.batch_size, config.seed, step.epoch)
+    for event in train_epoch(run, step, batches):
+        yield event
         stop_if_asked()
-
-    run.model.eval()
-    val = evaluate(
-        run.model,
-        ordered_loader(run.inputs.val, config.batch_size, run.workers, run.ranks),
-        run.device,
-        memory_format=image_format(config.channels_last),
-        # Ranks may have different numbers of batches, so they agree on a stop only after the last one.
-        after_batch=stop_if_asked if run.ranks.size == 1 else lambda: None,
-        ranks=run.ranks,
-    )
-    if run.ranks.size > 1:
-        stop_if_asked()
+    val = _validate(run, stop_if_asked)
     if not math.isfinite(val.loss):
-        raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {REMEDY}")
+        raise TrainingError(f"{step.stage} epoch {step.epoch}: the validation loss is not finite. {_REMEDY}")
     if step.stage != "live":
-        progress.epoch = step.epoch
-    sums = progress.sums
-    terms = {name: value / sums["images"] for name, value in sums.items() if name not in (*COUNTS, "seconds")}
+        run.weights_are_of(step.epoch)
+    sums = run.progress.sums
     return EpochRecord(
         stage=step.stage,
         epoch=step.epoch,
         seconds=time.perf_counter() - started,
-        images=int(sums["images"]),
-        loss=sums["loss"] / sums["images"],
-        terms=terms,
-        accuracy=sums["correct"] / sums["images"],
+        images=int(sums.images),
+        loss=sums.loss / sums.images,
+        terms={name: term / sums.images for name, term in sums.terms.items()},
+        accuracy=sums.correct / sums.images,
         val_accuracy=val.accuracy,
         val_loss=val.loss,
-        learning_rates={group["name"]: group["lr"] for group in run.optimizer.param_groups},
+        learning_rates={group["name"]: group["lr"] for group in optimizer.param_groups},
     )
 
 
-def _live_prototypes(run: TrainingRun) -> LivePrototypes:
-    if run.live is None:
-        assert run.push is not None
-        run.live = LivePrototypes.read(
-            run.model,
-            run.inputs.push,
-            run.push,
-            batch_size=run.train.batch_size,
-            workers=run.workers,
-            channels_last=run.train.channels_last,
-        )
-    return run.live
+def _validate(run: TrainingRun, stop_if_asked: Callable[[], None]) -> Evaluation:
+    job, model = run.job, run.model.eval()
+    source = ordered_loader(run.inputs.val, job.train.batch_size, job.workers, job.ranks)
+    val = evaluate(
+        partial(model, given=source.given),
+        source,
+        model.device,
+        memory_format=image_format(job.train.channels_last),
+        # Ranks may have different numbers of batches, so they agree on a stop only after the last one.
+        after_batch=stop_if_asked if job.ranks.size == 1 else lambda: None,
+        ranks=job.ranks,
+    )
+    if job.ranks.size > 1:
+        stop_if_asked()
+    return val
 
 
-def _is_waiting_in_vain(run: TrainingRun, step: Step, record: EpochRecord) -> bool:
-    """Note the epoch if it is the best since the last push; whether patience is at its end."""
-    progress = run.progress
-    best = progress.best_joint
-    if best is None or best.is_beaten_by(record.val_accuracy, record.val_loss):
-        progress.best_joint = Best(
-            checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss
-        )
-        progress.waited = 0
-    else:
-        progress.waited += 1
-    return 0 < run.train.patience <= progress.waited
+def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> Iterator[BatchDone]:
+    """Learn from the batches of an epoch that are not done yet; what must not learn is frozen already.
+
+    Args:
+        run: whose stage has begun; counts every batch.
+        step: the epoch.
+        batches: image indices of the whole epoch, for all ranks.
+
+    Raises:
+        TrainingError: the loss of a batch is not finite; the weights have then not been changed by that batch.
+    """
+    job, model, optimizer, first = run.job, run.model, run.optimizer, run.progress.batch
+    assert optimizer is not None
+    forward = job.ranks.parallel(run.forward)
+    learnt = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    seed = int(np.random.SeedSequence([job.train.seed, step.epoch]).generate_state(1)[0])
+    parts = [list(job.ranks.part_of(batch)) for batch in batches[first:]]
+    loader = training_loader(run.inputs.train, parts, job.workers, seed)
+    live = run.live if step.stage == "live" else None
+    vectors = None if live is None else live.write(model)
+
+    _set_rates(run, step, max(first - 1, 0), batches)  # stopped after its last batch, an epoch still tells its rates
+    for position, (images, labels) in enumerate(loader, start=first):
+        _set_rates(run, step, position, batches)
+        model.set_progress(step.epoch + position / len(batches))
+
+        optimizer.zero_grad(set_to_none=True)
+        loss = learn_from(model, forward, images, labels, len(batches[position]), job.train, job.ranks)
+        if not math.isfinite(loss.mean):
+            raise TrainingError(_not_finite(run, step, position, batches, loss))
+        if live is not None and vectors is not None:
+            live.pass_on_gradient(model, vectors)
+        if job.train.gradient_clip > 0:
+            torch.nn.utils.clip_grad_norm_(learnt, job.train.gradient_clip)
+        optimizer.step()
+        if live is not None:
+            vectors = live.write(model)  # at once: the run may be asked to stop here, and is saved
+
+        run.batch_done(loss, position + 1)
+        yield BatchDone(stage=step.stage, epoch=step.epoch, batch=position + 1, batches=len(batches), loss=loss.mean)
+
+
+def _set_rates(run: TrainingRun, step: Step, position: int, batches: Sequence[list[int]]) -> None:
+    """The learning rates of the batch at `position`."""
+    epochs_done, epochs = _place_in_schedule(step, run.job.train, chooses=run.model.chooses)
+    assert run.optimizer is not None
+    progress = epochs_done + position / len(batches)
+    set_learning_rates(run.optimizer, schedule_factor(step.stage, progress, epochs, run.job.train))
+
+
+def _place_in_schedule(step: Step, config: TrainConfig, *, chooses: bool) -> tuple[int, int]:
+    """How many epochs of the stage's schedule are done, and how many it has."""
+    if step.stage == "live":
+        return step.live_epoch, config.live_epochs
+    return step.epoch - config.warm_epochs, config.joint_epochs + (config.hardening_epochs if chooses else 0)
+
+
+def _not_finite(run: TrainingRun, step: Step, position: int, batches: Sequence[list[int]], loss: BatchLoss) -> str:
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.terms.items())
+    batch = batches[position]
+    names = ", ".join(run.inputs.train.sample_name(index) for index in batch[:3])
+    more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
+    return (
+        f"{step.stage} epoch {step.epoch}, batch {position + 1} of {len(batches)}: the loss is not "
+        f"finite ({terms}). The batch is {names}{more}. {_REMEDY}"
+    )

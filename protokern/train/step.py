@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +12,53 @@ from torch.nn.parallel import DistributedDataParallel
 from protokern.config.train import TrainConfig
 from protokern.inputs.sources import to_device
 from protokern.losses import Labels
-from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.base import Given, ModelOutput, PrototypeModel
 from protokern.ranks import Ranks, split_evenly
 
 
-class Forward(nn.Module):
-    """From images to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32."""
+@dataclass(frozen=True, slots=True)
+class BatchLoss:
+    """What a whole batch gave, over all its ranks and parts.
 
-    def __init__(self, model: PrototypeModel, precision: str) -> None:
+    Attributes:
+        mean: loss, over its images.
+        terms: of the loss by name, before their coefficients; means likewise.
+        correct: right answers.
+        images: of the batch.
+    """
+
+    mean: float
+    terms: dict[str, float]
+    correct: float
+    images: float
+
+
+class Forward(nn.Module):
+    """From inputs to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32.
+
+    Args:
+        model: whose output it is.
+        precision: of the backbone, "fp32" or "bf16".
+        given: what the inputs are, as in `PrototypeModel.features`.
+    """
+
+    def __init__(self, model: PrototypeModel, precision: str, given: Given = "images") -> None:
         super().__init__()
         self.model = model
         self.precision = precision
+        self.given: Given = given
 
-    def forward(self, images: Tensor) -> ModelOutput:
-        """The output for images (B, C, Y, X)."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            features = self.model.features(images)  # (B, D, H, W)
+    def forward(self, inputs: Tensor) -> ModelOutput:
+        """The output for images (B, C, Y, X), or what else is given."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.model.features(inputs, self.given)  # (B, D, H, W)
         output: ModelOutput = self.model.head(features.float())
         return output
 
 
-def make_forward(model: PrototypeModel, config: TrainConfig) -> nn.Module:
-    """The forward pass of the training, compiled if it is to be; one for the whole run, or it compiles anew."""
-    forward = Forward(model, config.precision)
+def make_forward(model: PrototypeModel, config: TrainConfig, given: Given = "images") -> nn.Module:
+    """The forward pass of the training, compiled if it is to be; one for the whole run, or it compiles again."""
+    forward = Forward(model, config.precision, given)
     if not config.compile:
         return forward
     forward.compile()
@@ -49,7 +73,7 @@ def learn_from(
     num_images: int,
     config: TrainConfig,
     ranks: Ranks,
-) -> dict[str, float]:
+) -> BatchLoss:
     """Leave in the parameters the gradient of the mean loss of a batch, of which this rank has a part.
 
     A rank takes its images in `config.accumulation` parts. Each counts by its images, so the gradient does not depend
@@ -63,15 +87,11 @@ def learn_from(
         num_images: of the whole batch, on all ranks.
         config: coefficients, mixup, accumulation.
         ranks: who share the batch.
-
-    Returns:
-        Of the whole batch: loss, its terms, correct answers, images.
     """
     images, mixed = _mixed_part(images, labels, model, config, ranks)
     # A rank without an image still takes part in the backward pass.
     parts = [part for part in split_evenly(range(len(images)), config.accumulation) if part] or [range(0)]
     random_state = _random_state(model.device)
-    names: Sequence[str] = ()
     numbers = []
     for index, part in enumerate(parts):
         if index:
@@ -81,28 +101,30 @@ def learn_from(
         waits = nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
         with waits:
             output = forward(images[chosen])
-            total, of_part = _loss(model, output, _labels_of(mixed, chosen), len(part) / num_images, config)
+            total, names, of_part = _loss(model, output, _labels_of(mixed, chosen), len(part) / num_images, config)
             (total * ranks.size).backward()  # the ranks' gradients are averaged
-        names = list(of_part)
-        numbers.append(torch.stack(list(of_part.values())))
+        numbers.append(of_part)
     ranks.share_random()
     values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the one wait for the device in a batch
-    return dict(zip(names, ranks.sum(values), strict=True))
+    mean, *terms, correct, count = ranks.sum(values)
+    return BatchLoss(mean, dict(zip(names, terms, strict=True)), correct, count)
 
 
 def _loss(
     model: PrototypeModel, output: ModelOutput, labels: Labels, share: float, config: TrainConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a part adds to the loss of its batch, and to the batch's numbers."""
-    total, terms = model.loss(output, labels, config.coefficients, label_smoothing=config.label_smoothing)
-    numbers = {name: term * share for name, term in {"loss": total, **terms}.items()}
-    total = numbers["loss"]
+) -> tuple[Tensor, tuple[str, ...], Tensor]:
+    """What a part adds to the loss of its batch; the names of the terms; what the part adds to the batch's numbers:
+    loss, terms, right answers, images."""
+    loss, terms = model.loss(output, labels, config.coefficients, label_smoothing=config.label_smoothing)
+    numbers = [number * share for number in (loss, *terms.values())]
+    total = numbers[0]
     if share == 0:  # a mean over no image is not a number; the sum of nothing is 0, and so is its gradient
         total = output.logits.sum() + output.min_distances.sum()
-        numbers = {name: torch.zeros_like(number) for name, number in numbers.items()}
-    numbers["correct"] = (output.logits.argmax(dim=1) == labels.own).sum()
-    numbers["images"] = torch.tensor(float(len(labels.own)), device=total.device)
-    return total, {name: number.detach().to(total.dtype) for name, number in numbers.items()}
+        numbers = [torch.zeros_like(number) for number in numbers]
+    correct = (output.logits.argmax(dim=1) == labels.own).sum()
+    images = torch.tensor(float(len(labels.own)), device=total.device)
+    of_part = torch.stack([number.detach().to(total.dtype) for number in (*numbers, correct, images)])
+    return total, tuple(terms), of_part
 
 
 def mixup_of(model: PrototypeModel, config: TrainConfig) -> float:

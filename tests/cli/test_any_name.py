@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.errors import DataError
+from protokern.explain.prototypes import write_prototypes
 from protokern.runs.data import check_classes
 from protokern.storage.outputs import LISTING
 from tests.cli import pushed_run
@@ -125,7 +125,7 @@ def test_a_setting_that_no_file_can_hold_is_one_line_before_there_is_a_run(
     given = [flag.format(tmp_path / "\udce9t\udce9") for flag in flags]
     assert main([*TRAIN, *given, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"protokern train: {argument}: must be UTF-8, for run.toml holds it; got '")
+    assert error.startswith(f"protokern train: {argument}: must be UTF-8, because run.toml stores it; got '")
     assert r"\udce9t\udce9'. Rename it, or give a link to it with another name." in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -58,6 +58,16 @@ def truncate(photo: Path) -> None:
     photo.write_bytes(photo.read_bytes()[:200])
 
 
+def remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def put_a_file(folder: Path) -> None:
+    remove(folder)
+    folder.write_bytes(b"file")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -65,11 +75,11 @@ def truncate(photo: Path) -> None:
         (lambda root: write(root / "train" / "down" / "9.jpg", b"no image"), ["9.jpg", "unreadable"]),
         (lambda root: truncate(root / "test" / "down" / "0.png"), ["test/down/0.png", "unreadable"]),
         (lambda root: [p.unlink() for p in (root / "train" / "down").iterdir()], ["train", "down", "image"]),
-        (lambda root: [shutil.rmtree(root / s / "down") for s in ("train", "test")], ["at least two class folders"]),
+        (lambda root: remove(root / "train" / "down", root / "test" / "down"), ["at least two class folders"]),
         (lambda root: (root / "test" / "down").rename(root / "test" / "up"), ["test", "up", "down"]),
-        (lambda root: shutil.rmtree(root / "test"), ["train/ and test/"]),
-        (lambda root: shutil.rmtree(root), ["does not exist"]),
-        (lambda root: (shutil.rmtree(root), root.write_bytes(b"file")), ["must be a folder; got the file"]),
+        (lambda root: remove(root / "test"), ["train/ and test/"]),
+        (remove, ["does not exist"]),
+        (put_a_file, ["must be a folder; got the file"]),
     ],
     ids=["empty", "no-image", "truncated", "empty-class", "one-class", "other-class", "no-test", "no-folder", "file"],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from protokern.cli.main import main
+from tests.report.test_page import read_page
 
 SMALL = [
     "--set", "model.backbone=tiny",
@@ -70,7 +71,7 @@ def test_the_run_folder_holds_what_was_promised(run: Path) -> None:
             with Image.open(run / "prototypes" / name) as picture:
                 picture.load()
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert "data:image/" in page
+    assert read_page(page)["pictures"]
 
 
 def test_every_verb_runs_on_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +99,7 @@ def test_every_verb_runs_on_it(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["explain", str(run), str(photo), "--out", str(tmp_path / "why")]) == 0
     assert list((tmp_path / "why").glob("*.html"))
     assert main(["report", str(run)]) == 0
-    assert "data:image/" in (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert read_page((run / "report" / "index.html").read_text(encoding="utf-8"))["pictures"]
 
 
 def test_a_run_is_repeated_from_its_run_toml_alone(run: Path, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_protopool_is_trained_reported_and_explained(tmp_path: Path, capsys: p
     prototypes = json.loads((run / "prototypes" / "prototypes.json").read_text())["prototypes"]
     assert len(prototypes) == metrics["prototypes"]
     page = (run / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count('class="card"') == len(prototypes)
+    assert len(read_page(page)["sheets"]) == len(prototypes)
     assert "The pool" in page
     capsys.readouterr()
     assert main(["push", str(run)]) == 0

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.data import load_image
 from protokern.explain import find_receptive_field
+from protokern.explain.prototypes import write_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, SIZE, PushedRun, make_pool_run, make_run
+from tests.report.test_page import read_page
 from tests.train.tampering import change_table, change_tensors, mend_checksum
 
 
@@ -271,6 +272,7 @@ def test_what_is_no_reason_is_shown_apart_and_says_so(
     assert [entry["is_reason"] for entry in entries] == [False, False, True, True]
     assert all((entry["points"] > 0) == entry["is_reason"] for entry in entries)
     page = next((tmp_path / "out").glob("*.html")).read_text(encoding="utf-8")
-    apart_at = page.index("These count as well, but are no reasons for")
-    assert page.index("looks like") < apart_at < page.index("looks like<br>")
-    assert page.count("against it</span>") >= 2
+    first = read_page(page)["item"]["first"]
+    assert [match["role"] for match in first["reasons"]] == ["", ""]
+    assert first["counted"][0] == "These count as well, but are no reasons for "
+    assert [match["role"] for match in first["no_reasons"]] == ["against it", "against it"]

@@ -178,7 +178,9 @@ def test_images_of_a_size_that_a_trained_net_does_not_take_are_named(verb: str, 
     made = make_run(tmp_path)
     told = mistake(capsys, verb, made.folder, "--set", "data.image_size=[0, 8]")
     assert "data.image_size: must be at least 1" in told
-    made.model.backbone.body[0].padding = (0, 0)
+    first = made.model.backbone.get_submodule("body.0")
+    assert isinstance(first, nn.Conv2d)
+    first.padding = (0, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("protokern.runs.open.rebuild_model", lambda checkpoint: made.model)
         told = mistake(capsys, verb, made.folder, "--set", "data.image_size=2")

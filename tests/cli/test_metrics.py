@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.config import config_to_dict, parse_config
 from protokern.data import SyntheticBirds
 from protokern.explain import explain_image
+from protokern.explain.prototypes import write_prototypes
 from protokern.metrics import MEASURES, similarity_left
 from protokern.models.build import build_model
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint

@@ -9,10 +9,10 @@ from PIL import Image
 
 from protokern.cli import neighbours
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
 from protokern.explain import find_neighbours
+from protokern.explain.prototypes import write_prototypes
 from protokern.inputs.loaders import ordered_loader
-from protokern.report.data import PrototypeCard
+from protokern.results.prototypes import Prototype
 from protokern.runs.prototypes import read_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, POOL_SLOTS, PushedRun, make_pool_run, make_run
@@ -72,7 +72,7 @@ def test_some_prototypes_as_svg(pushed: PushedRun, tmp_path: Path) -> None:
 def test_the_own_frame_is_tested_and_the_nearest_patches_are_marked(
     pushed: PushedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: dict[str, PrototypeCard] = {}
+    drawn: dict[str, Prototype] = {}
     tables = {}
     for frame in ("sufficient", "grid"):
         monkeypatch.setattr(neighbours, "write_neighbours", lambda card, path, frame=frame: drawn.update({frame: card}))
@@ -87,8 +87,8 @@ def test_the_own_frame_is_tested_and_the_nearest_patches_are_marked(
     found = drawn["sufficient"].picture
     assert found is not None
     assert found.proof is not None
-    assert found.proof.kept is not None
-    assert found.proof.kept >= 0.9
+    assert found.proof.kept_grey is not None
+    assert found.proof.kept_grey >= 0.9
     assert drawn["grid"].picture is not None
     assert (drawn["grid"].picture.proof, drawn["grid"].picture.box) == (None, source.patch_box)
     for marked, framed in zip(drawn["sufficient"].neighbours.train, drawn["grid"].neighbours.train, strict=True):

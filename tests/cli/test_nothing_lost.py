@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.prototype_files import write_prototypes
+from protokern.explain.prototypes import write_prototypes
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, PushedRun, make_run
 

@@ -17,11 +17,13 @@ def test_keys_that_begin_so_are_printed_with_default_values_and_meaning(
     assert printed(capsys, "train.live_l") == [
         "[train]",
         'train.live_lr = "auto"  # a number or "auto"',
-        '    learning rate of the add-on layers there; "auto": a tenth of',
-        "    `add_on_lr` after a push, `add_on_lr` without warm and joint",
-        "    epochs. It falls linearly to zero, as does `live_last_layer_lr`.",
+        '    learning rate of the add-on layers in the live epochs; "auto": a',
+        "    tenth of `add_on_lr` after a push, `add_on_lr` without warm and",
+        "    joint epochs. It falls linearly to zero, and so does",
+        "    `live_last_layer_lr`.",
         "train.live_last_layer_lr = 0.001  # a number",
-        "    of the last layer there; 0: it stands still.",
+        "    learning rate of the last layer in the live epochs; 0: it does not",
+        "    learn.",
     ]
 
 
@@ -31,7 +33,7 @@ def test_keys_that_share_a_sentence_stand_together(capsys: pytest.CaptureFixture
         "[train]",
         "train.step_size = 5  # a whole number",
         "train.step_gamma = 0.1  # a number",
-        '    of the "step" schedule.',
+        '    with schedule "step": epochs between two steps, and the factor of a step.',
     ]
 
 

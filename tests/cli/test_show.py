@@ -8,7 +8,7 @@ import pytest
 
 from protokern.cli.show import describe, show_progress, show_training
 from protokern.runs.log import EpochRecord, Notice, StageRecord
-from protokern.train.records import BatchRecord, StepRecord
+from protokern.train.events import BatchDone, StepBegins
 
 EPOCH = EpochRecord(
     stage="joint",
@@ -33,11 +33,11 @@ PUSH = StageRecord(
 )
 RECORDS = [
     Notice(text="a [note]"),
-    StepRecord(stage="joint", epoch=3, position=0, steps=2),
-    BatchRecord(stage="joint", epoch=3, batch=1, batches=2, loss=1.6),
-    BatchRecord(stage="joint", epoch=3, batch=2, batches=2, loss=1.4),
+    StepBegins(stage="joint", epoch=3, position=0, steps=2),
+    BatchDone(stage="joint", epoch=3, batch=1, batches=2, loss=1.6),
+    BatchDone(stage="joint", epoch=3, batch=2, batches=2, loss=1.4),
     EPOCH,
-    StepRecord(stage="push", epoch=3, position=1, steps=2),
+    StepBegins(stage="push", epoch=3, position=1, steps=2),
     PUSH,
 ]
 LINES = [

@@ -73,7 +73,7 @@ def test_verbs_read_the_stores_of_their_images_and_run_the_backbone_for_others(
 
     batches.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("protokern.cli.head_verb._write_pictures", lambda work, splits: None)
+        patch.setattr("protokern.cli.head_verb._write_pictures", lambda *_: None)
         patch.setattr("protokern.cli.head_verb._write_page", lambda folder, splits: folder)
         assert main(["push", str(run)]) == 0
     assert batches == []

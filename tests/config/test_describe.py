@@ -69,7 +69,7 @@ def test_a_key_that_models_differ_in_is_told_for_each() -> None:
 
 
 def test_keys_of_one_entry_of_a_docstring_share_it_in_whole() -> None:
-    meaning = "learning rates in the warm, joint and hardening stages. What only one kind of model has, such as"
+    meaning = "learning rates in the warm, joint and hardening stages. Parts that only one kind of model has, such as"
     assert one("train.backbone_lr").meaning.startswith(meaning)
     assert one("train.prototype_lr").meaning == one("train.backbone_lr").meaning
 

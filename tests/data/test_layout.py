@@ -78,7 +78,7 @@ def test_other_folders_and_files_are_told_with_their_numbers(tmp_path: Path) -> 
     account = opened(tmp_path).notes[0]
     assert account.startswith("data: 35 files: 8 training, 8 validation, 8 test; 11 not counted: ")
     assert "5 hidden (" in account
-    assert "5 in folders that are no split (unlabelled/)" in account
+    assert "5 in folders that are not a split (unlabelled/)" in account
     assert "1 beside the folders (README.txt)" in account
     everything = sum(len(names) for _, _, names in os.walk(tmp_path))
     assert everything == 35

@@ -30,7 +30,7 @@ def test_every_file_is_in_a_number(tmp_path: Path) -> None:
     assert sum(reasons) == passed
     for said in (
         "4 hidden",
-        "3 in folders that are no split (extra/)",
+        "3 in folders that are not a split (extra/)",
         "2 beside the folders (README.md, labels.csv)",
         "1 by a link to a folder that is read already (gull/loop)",
         "1 by a link to an image that counts already (train/gull/link-again.png)",

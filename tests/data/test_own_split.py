@@ -140,7 +140,7 @@ def test_another_folder_is_split_anew(tmp_path: Path) -> None:
     other = make_classes(tmp_path / "b", gull=10, owl=10)
     for path in sorted(other.rglob("*.png")):
         path.rename(path.with_name(f"b{path.name}"))
-    assert any("split by itself" in note for note in opened(other, own_split=first.own_split).notes)
+    assert any("split automatically" in note for note in opened(other, own_split=first.own_split).notes)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

@@ -153,7 +153,12 @@ def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:
         "test": FakeRows(fake_datasets, [-1, -1]),  # without labels, as ImageNet's
     }
     asked = []
-    fake_datasets.load_dataset = lambda name: asked.append(name) or loaded
+
+    def load(name):
+        asked.append(name)
+        return loaded
+
+    fake_datasets.load_dataset = load
     splits = open_splits("huggingface:some/name", image_size=16, augmentation="none")
     assert asked == ["some/name"]
     assert splits.classes == list(CLASSES)
@@ -164,7 +169,7 @@ def test_a_data_set_by_name(fake_datasets, tmp_path) -> None:
     assert torch.equal(splits.test[0][0], open_one(path))
     assert splits.test.source_path(0) is None
 
-    fake_datasets.load_from_disk = lambda name: asked.append(name) or {**loaded, "test": FakeRows(fake_datasets, [1])}
+    fake_datasets.load_from_disk = lambda name: {**load(name), "test": FakeRows(fake_datasets, [1])}
     splits = open_splits(f"huggingface:{tmp_path}", image_size=16)
     assert asked[-1] == str(tmp_path)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (4, 2, 1)
@@ -175,7 +180,7 @@ def test_what_is_wrong_with_a_data_set_by_name_is_one_line(fake_datasets, monkey
         raise ValueError("no such data set\nand more")
 
     fake_datasets.load_dataset = missing
-    with pytest.raises(DataError, match=r"huggingface:some/name cannot be had \(no such data set\)\. Check the"):
+    with pytest.raises(DataError, match=r"huggingface:some/name is not available \(no such data set\)\. Check the"):
         open_splits("huggingface:some/name", image_size=16)
     rows = FakeRows(fake_datasets, [0, 1])
     rows.features["other"] = fake_datasets.Image()
@@ -249,13 +254,14 @@ def test_one_split_alone_and_labels_that_are_missing_are_one_line(fake_datasets,
     fake_datasets.load_from_disk = lambda name: {"train": rows, "test": rows}
     with pytest.raises(DataError, match=r"must have a class label in every row; huggingface:.* has none in row 1"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
-    fake_datasets.load_from_disk = lambda name: {}["_split"]
-    with pytest.raises(DataError, match="cannot be had"):
+    nothing: dict[str, object] = {}
+    fake_datasets.load_from_disk = lambda name: nothing["_split"]
+    with pytest.raises(DataError, match="is not available"):
         open_splits(f"huggingface:{tmp_path}", image_size=16)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"cat\ndog\xff\n", "must be text in UTF-8"), (b"cat\n" * 5_000_000, "at most 16777216")]
+    ("content", "message"), [(b"cat\ndog\xff\n", "must be UTF-8 text"), (b"cat\n" * 5_000_000, "at most 16777216")]
 )
 def test_names_of_classes_are_text_of_a_limited_size(tmp_path, content, message) -> None:
     write_shards(tmp_path, train=4, test=4)
@@ -307,7 +313,7 @@ def test_headers_that_lie_are_refused(tmp_path, content) -> None:
 def test_a_shard_that_is_no_plain_file_is_not_waited_for(tmp_path) -> None:
     write_shards(tmp_path, train=4, test=4)
     os.mkfifo(tmp_path / "train-000002.tar")
-    with pytest.raises(DataError, match=r"train-000002.tar is no plain file"):
+    with pytest.raises(DataError, match=r"train-000002.tar is not a plain file"):
         open_splits(f"webdataset:{tmp_path}", image_size=16)
 
 

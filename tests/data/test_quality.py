@@ -48,7 +48,7 @@ def test_test_images_that_are_training_images_are_counted_and_named(tmp_path: Pa
     assert training == (
         "2 of 23 test images are training images (1 by their bytes, 1 nearly identical, as if saved again or resized): "
         "test/dress/again.jpg is train/hat/4.png, test/hat/same.png is train/hat/3.png. 1 of them is there in another "
-        "class. The test accuracy says too much: remove them from one of the two."
+        "class. The test accuracy is too optimistic: remove them from one of the two."
     )
     assert validation.startswith("1 of 23 test images is a validation image (1 nearly identical")
     assert choice.startswith("1 of 5 validation images is a training image (1 by their bytes): val/dress/same.png is ")
@@ -81,7 +81,7 @@ def test_sizes_that_give_a_class_away_are_named(tmp_path: Path) -> None:
     size, mode = warnings_of(root)
     assert size == (
         "2 of 2 classes can be told by the size of their training images alone: dress (96 x 96 pixels), hat (50 x 70 "
-        "pixels). The net may learn that in place of what the images show. Bring all images to one size before "
+        "pixels). The net may learn that instead of what the images show. Bring all images to one size before "
         "training."
     )
     assert mode.startswith(
@@ -94,7 +94,7 @@ def test_rare_classes_are_named(tmp_path: Path) -> None:
     few, few_tests, rare = warnings_of(photos(tmp_path / "d", counts))
     assert few == (
         "1 of 2 classes has fewer than 10 training images: rare (3). Add images, or leave the class out: so few may "
-        "show what is no property of the class."
+        "show what is not typical of the class."
     )
     assert few_tests.startswith("1 of 2 classes has fewer than 10 test images: rare (1). One answer moves the recall")
     assert rare.startswith("1 of 2 classes has at most a tenth of the training images of common (30): rare (3). ")

@@ -149,6 +149,34 @@ def test_by_default_the_three_highest_classes_are_explained_and_fewer_where_ther
     assert int(explanation.probabilities.argmax()) == explanation.predicted
 
 
+def test_another_class_takes_the_last_place_in_the_same_pass() -> None:
+    model, image = small_model(), torch.rand(3, 32, 32)
+    first = explain_image(model, image)
+    ranked, field = np.argsort(-first.logits, kind="stable").tolist(), first.receptive_field
+    passes: list[int] = []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    explained = explain_image(model, image, also=[ranked[3]], receptive_field=field)
+    assert len(passes) == 1
+    assert [one.class_index for one in explained.classes] == [ranked[0], ranked[1], ranked[3]]
+    alone = explain_image(model, image, classes=[ranked[3]], receptive_field=field).classes[0]
+    assert explained.classes[2].logit == alone.logit
+    assert [one.points for one in explained.classes[2].evidence] == [one.points for one in alone.evidence]
+    among = explain_image(model, image, also=[ranked[1]], receptive_field=field)
+    assert [one.class_index for one in among.classes] == ranked[:3]
+
+
+def test_the_points_that_are_not_shown_are_those_of_the_class_and_of_others() -> None:
+    model = small_model()
+    for one in explain_image(model, torch.rand(3, 32, 32), top=3).classes:
+        shown = {evidence.prototype.index for evidence in one.evidence}
+        own = {3 * one.class_index + k for k in range(3)}
+        assert one.num_own == len(own - shown)
+        assert one.num_own + one.num_foreign == one.num_other == 12 - len(shown)
+        assert one.own_points + one.foreign_points == pytest.approx(one.other_points, abs=1e-9)
+        assert one.matches == one.reasons + one.no_reasons
+        assert all(evidence.prototype.index in own and evidence.points > 0 for evidence in one.reasons)
+
+
 def test_a_known_receptive_field_is_used_again() -> None:
     model = small_model()
     first = explain_image(model, torch.rand(3, 32, 32))
@@ -162,12 +190,12 @@ def test_a_known_receptive_field_is_used_again() -> None:
 def test_modes_and_weights_are_left_as_they_were() -> None:
     model = small_model()
     model.train()
-    model.backbone[1].eval()
+    model.backbone.get_submodule("1").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explain_image(model, torch.rand(3, 32, 32))
     assert model.training
-    assert not model.backbone[1].training
-    assert model.backbone[0].training
+    assert not model.backbone.get_submodule("1").training
+    assert model.backbone.get_submodule("0").training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -177,6 +205,7 @@ def test_modes_and_weights_are_left_as_they_were() -> None:
         (torch.rand(1, 3, 32, 32), {}, r"image: must have shape \(C, Y, X\); got \(1, 3, 32, 32\)"),
         (torch.rand(3, 32, 32), {"top": 0}, "top: must be at least 1; got 0"),
         (torch.rand(3, 32, 32), {"classes": [1, 4]}, "classes: must be from 0 to 3; got 4"),
+        (torch.rand(3, 32, 32), {"also": [-1]}, "also: must be from 0 to 3; got -1"),
         (torch.full((3, 32, 32), torch.inf), {}, "image: must give finite features"),
     ],
 )

@@ -7,15 +7,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.explain import explain_image
-from protokern.explain.neighbours import (
-    GlobalExplanation,
-    SplitNeighbours,
-    find_neighbours,
-    share_of_own,
-    view_neighbours,
-)
+from protokern.explain.neighbours import find_neighbours, share_of_own, view_neighbours
 from protokern.push import PushResult, push_prototypes
 from protokern.results.places import Box
+from protokern.results.prototypes import GlobalExplanation, SplitNeighbours
 from tests.explain.small_models import small_model, small_pool
 
 

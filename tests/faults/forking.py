@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-import protokern.cli.prototype_files
 import protokern.cli.report
-import protokern.cli.train  # noqa: F401 - imported here so that no fork has to
+import protokern.cli.train
+import protokern.explain.prototypes  # noqa: F401 - imported here so that no fork has to
 from protokern.cli.main import main
 
 

@@ -146,8 +146,8 @@ def test_a_table_that_is_too_large_is_not_read(copy: Path, capsys: pytest.Captur
 def test_pictures_of_another_size_are_not_decoded(photos: PushedRun) -> None:
     from PIL import Image
 
-    from protokern.cli.prototype_files import write_prototypes
     from protokern.errors import CheckpointError
+    from protokern.explain.prototypes import write_prototypes
 
     files = write_prototypes(photos.folder, photos.model, photos.splits, photos.push)
     Image.new("1", (3_000, 2_000)).save(files.folder / "0000-box.png")

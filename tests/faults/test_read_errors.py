@@ -18,7 +18,6 @@ from protokern.inputs.loaders import training_loader
 from protokern.inputs.workers import explain_lost_workers
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.train.loop import train
-from protokern.train.run import resume_run
 from tests.train.toy import Squares, ToySplits, toy_config, toy_run
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=2, mixup=0.5)
@@ -71,8 +70,7 @@ def failing_splits(split: str, error: Exception) -> ToySplits:
 def test_after_a_read_error_the_run_goes_on_to_the_same_bits(
     tmp_path: Path, split: str, error: Exception, workers: int
 ) -> None:
-    run = toy_run(tmp_path, CONFIG, failing_splits(split, error))
-    run.workers = workers
+    run = toy_run(tmp_path, CONFIG, failing_splits(split, error), workers=workers)
     with pytest.raises(type(error)) as caught:
         list(train(run))
     assert str(caught.value) == str(error)
@@ -80,7 +78,7 @@ def test_after_a_read_error_the_run_goes_on_to_the_same_bits(
     checkpoint = find_resumable(tmp_path)
     assert checkpoint is not None
     assert checkpoint.name == {"train": "joint-1", "val": "init-0", "push": "joint-2"}[split]
-    resume_run(again, read_checkpoint(checkpoint))
+    again.resume(read_checkpoint(checkpoint))
     list(train(again))
     weights = again.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in whole_weights().items())

@@ -19,13 +19,13 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from protokern.backbones.weights import read_state as read_weights
-from protokern.cli.prototype_files import write_prototypes
-from protokern.cli.report_data import read_progress
 from protokern.config import load_config, parse_config
 from protokern.data.decode import check_photo, read_photo
 from protokern.errors import ProtokernError
+from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.importance import read_importance
+from protokern.runs.log import read_progress
 from protokern.runs.open import load_model
 from protokern.runs.progress import Progress
 from protokern.runs.prototypes import read_prototypes
@@ -110,7 +110,7 @@ def test_a_checkpoint_with_another_table(pushed: PushedRun, copy: Path, data: st
 @given(st.data())
 def test_the_progress_of_a_run(data: st.DataObject) -> None:
     table = replaced(Progress().to_table(), data.draw)
-    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # `resume_run` names the checkpoint
+    with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):  # `resume` names the checkpoint
         Progress.from_table(table)
 
 

@@ -242,15 +242,18 @@ def test_a_file_that_is_no_plain_one_is_refused_and_not_waited_for(whole, tmp_pa
         FeatureStore.open(store)
 
 
-def test_a_chunk_is_read_in_pieces(whole, tmp_path, monkeypatch) -> None:
+def test_a_chunk_is_read_in_pieces(whole, tmp_path) -> None:
     """So that a header that lies about the size of a chunk takes no memory."""
-    monkeypatch.setattr(layout, "_PIECE_BYTES", 100)
-    assert len(FeatureStore.open(whole)) == IMAGES
+    header = layout.read_layout(whole)
+    assert header is not None
+    records = layout.read_records(whole, header)
+    layout.check_features(whole, header, records, piece_bytes=100)
     store = Path(shutil.copytree(whole, tmp_path / "store"))
     content = bytearray((store / "features.bin").read_bytes())
     content[-150] ^= 1
     (store / "features.bin").write_bytes(content)
-    assert "is damaged at images 64 to 69" in refuse(store)
+    with pytest.raises(DataError, match="is damaged at images 64 to 69"):
+        layout.check_features(store, header, records, piece_bytes=100)
 
 
 def test_labels_of_more_images_than_anybody_has_are_not_read(tmp_path) -> None:

@@ -271,7 +271,7 @@ class Scaled(PPNet):
 
 
 class NeedsMore(PPNet):
-    def forward(self, x, labels):
+    def forward(self, x, labels):  # type: ignore[override]
         return super().forward(x)
 
 
@@ -313,7 +313,7 @@ def test_other_networks_are_refused_with_what_they_lack() -> None:
     with pytest.raises(ValueError, match=r"got DataParallel, .*\. Give the network inside, model\.module\.$"):
         accelerate(nn.DataParallel(pp_net()))
     with pytest.raises(ValueError, match=r"^model: must be accelerated before it is compiled; .* then compile it\.$"):
-        accelerate(torch.compile(pp_net(), backend="eager"))
+        accelerate(torch.compile(pp_net(), backend="eager"))  # type: ignore[type-var]
 
 
 def test_prototypes_without_values_are_refused() -> None:

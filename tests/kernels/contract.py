@@ -21,6 +21,7 @@ from .cases import (
     Case,
     gradient_tolerance,
 )
+from .interpreted import interpreter_leaves_out, interpreter_runs, interpreter_runs_for_every_op, is_new_layout
 
 METRICS = metrics.METRICS
 
@@ -58,6 +59,7 @@ class OpContract:
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", CASES, ids=str)
+    @interpreter_runs_for_every_op
     def test_values_and_gradients_equal_the_oracle(
         self, case: Case, metric: str, dtype: torch.dtype, backend: str
     ) -> None:
@@ -88,6 +90,7 @@ class OpContract:
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES], ids=str)
     @pytest.mark.parametrize(("of_features", "of_prototypes"), LAYOUT_PAIRS)
+    @interpreter_runs(when=is_new_layout, because="the offsets are those of another case")
     def test_any_strides_give_the_same_numbers(
         self, of_features: str, of_prototypes: str, case: Case, metric: str, backend: str
     ) -> None:
@@ -130,6 +133,7 @@ class OpContract:
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES], ids=str)
+    @interpreter_runs(metric=("sqeuclidean",), because="the metric does not decide which gradients are wanted")
     def test_gradient_of_one_input_alone(self, case: Case, metric: str, backend: str) -> None:
         features, prototypes = case.inputs()
         floats, _ = self.floats_and_patch(features, prototypes, metric, backend)
@@ -144,6 +148,7 @@ class OpContract:
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES, Case(1, 1, 1, 1, 1)], ids=str)
+    @interpreter_leaves_out("hundreds of launches")
     def test_gradcheck(self, case: Case, metric: str, backend: str) -> None:
         features, prototypes = (tensor.requires_grad_() for tensor in case.inputs(torch.float64))
         two_nearest = oracle.distance_map(features, prototypes, metric).flatten(2).sort(-1).values[..., :2]
@@ -154,6 +159,7 @@ class OpContract:
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("case", EMPTY_CASES, ids=str)
+    @interpreter_runs_for_every_op
     def test_no_images_or_no_prototypes(self, case: Case, metric: str, backend: str) -> None:
         features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
         floats, patch = self.floats_and_patch(features, prototypes, metric, backend)
@@ -180,6 +186,7 @@ class OpContract:
                 assert torch.equal(one, again)
 
     @pytest.mark.parametrize("metric", METRICS)
+    @interpreter_leaves_out("a large batch")
     def test_each_pair_has_its_own_answer_whatever_stands_beside_it(self, metric: str, backend: str) -> None:
         features, prototypes = Case(4, 19, 5, 5, 70).inputs()
         order = torch.randperm(70)

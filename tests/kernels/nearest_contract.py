@@ -17,6 +17,7 @@ from protokern.kernels.backends import choose_backend
 from . import oracle
 from .cases import DTYPES, LAYOUTS, SMALL_PATCHES, TOLERANCE, Case
 from .contract import METRICS, OpContract, assert_nearest
+from .interpreted import interpreter_leaves_out, interpreter_runs
 from .memory import peak_bytes
 
 
@@ -48,6 +49,7 @@ class NearestContract(OpContract):
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("size", [1, 2, 7, 8, 49, 64, 65, 300])
+    @interpreter_runs(size=(1, 7, 300), because="one patch, a part of a tile and many tiles are enough")
     def test_first_of_all_patches_where_all_are_alike(self, size: int, metric: str, backend: str) -> None:
         features = torch.randn(2, 13, 1, 1).expand(2, 13, size, 1).contiguous().requires_grad_()
         prototypes = torch.randn(35, 13)
@@ -115,6 +117,7 @@ class NearestContract(OpContract):
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
     @pytest.mark.parametrize("which", [0, 50])
+    @interpreter_runs(which=(50,), because="any prototype will do")
     def test_non_finite_prototype(self, which: int, bad: float, metric: str, backend: str) -> None:
         features, prototypes = Case(3, 17, 5, 4, 51).inputs()
         features[2] = features[2, :, :1, :1]  # all patches alike
@@ -165,6 +168,7 @@ class NearestContract(OpContract):
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    @interpreter_runs(dtype=(torch.float32,), because="float64 has one path, which the values take")
     def test_same_numbers_as_the_map_and_as_distance_at(self, dtype: torch.dtype, metric: str, backend: str) -> None:
         features, prototypes = Case(3, 29, 6, 5, 40).inputs(dtype)
         value, patch = self.nearest(features, prototypes, metric, backend)
@@ -201,6 +205,7 @@ class NearestContract(OpContract):
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("patch_size", [None, (2, 2)])
+    @interpreter_leaves_out("a large batch")
     def test_no_tensor_of_all_distances_in_memory(
         self, patch_size: tuple[int, int] | None, metric: str, backend: str
     ) -> None:
@@ -236,6 +241,7 @@ class NearestContract(OpContract):
         torch.testing.assert_close(*grads, rtol=0, atol=0)
 
     @given(data=st.data())
+    @interpreter_leaves_out("a hundred launches")
     def test_any_shape_layout_and_kind_of_values(self, data: st.DataObject, backend: str) -> None:
         features, prototypes, metric = data.draw(problems())
         value, patch = self.nearest(features, prototypes, metric, backend)

@@ -1,4 +1,4 @@
-"""What every op answers on every backend to input that is wrong, and to input that is only strange."""
+"""What every op answers to wrong input, which it checks before it chooses a backend, and to strange input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from protokern.kernels import backends
 from protokern.kernels.metric import METRICS
 
 from .cases import SMALL, Case
+from .interpreted import QUICK_OPS, interpreter_runs
 from .public_ops import OPS, outputs
+
+pytestmark = interpreter_runs()
 
 # `argument: must be what is wanted; got what came. What to do.` The last sentence only where there is something to do.
 FORM = re.compile(r"^[a-z_]+: must .+; got .+\.$", flags=re.DOTALL)
@@ -70,10 +73,10 @@ def assert_refused(error: type[Exception], message: str, call: Callable[[], Any]
     ],
 )
 def test_wrong_shapes(
-    of_features: tuple[int, ...], of_prototypes: tuple[int, ...], message: str, op: Callable[..., Any], backend: str
+    of_features: tuple[int, ...], of_prototypes: tuple[int, ...], message: str, op: Callable[..., Any]
 ) -> None:
     features, prototypes = torch.rand(of_features), torch.rand(of_prototypes)
-    assert_refused(ValueError, message, lambda: op(features, prototypes, backend=backend))
+    assert_refused(ValueError, message, lambda: op(features, prototypes))
 
 
 # What is done to features and prototypes, and the answer to it.
@@ -135,11 +138,11 @@ WRONG_KINDS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Any, Any]], type[E
 
 
 @pytest.mark.parametrize("kind", WRONG_KINDS)
-def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any], backend: str) -> None:
+def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any]) -> None:
     change, error, message = WRONG_KINDS[kind]
     features, prototypes = SMALL.inputs()
     inputs = change(features, prototypes)
-    assert_refused(error, message, lambda: op(*inputs, backend=backend))
+    assert_refused(error, message, lambda: op(*inputs))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +152,8 @@ def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any], backend: str) 
         ({"metric": None}, r"metric: must be one of sqeuclidean, cosine; got None\."),
     ],
 )
-def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., Any], backend: str) -> None:
-    assert_refused(ValueError, message, lambda: op(*SMALL.inputs(), backend=backend, **options))
+def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., Any]) -> None:
+    assert_refused(ValueError, message, lambda: op(*SMALL.inputs(), **options))
 
 
 def test_unknown_backend(op: Callable[..., Any]) -> None:
@@ -206,6 +209,7 @@ STRANGE: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", STRANGE)
+@interpreter_runs(op=QUICK_OPS, metric=("sqeuclidean",), because="the offsets are those of another op or metric")
 def test_strange_memory_gives_the_numbers_of_plain_memory(
     kind: str, metric: str, op: Callable[..., Any], backend: str
 ) -> None:
@@ -221,6 +225,7 @@ def test_strange_memory_gives_the_numbers_of_plain_memory(
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-6)
 
 
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_gradients_reach_what_overlaps(op: Callable[..., Any], backend: str) -> None:
     """Memory that stands for several cells gets the sum of their gradients."""
     prototypes = SMALL.inputs()[1]
@@ -245,6 +250,7 @@ def test_negative_strides_of_numpy_are_stopped_by_torch_and_work_once_copied(
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_offsets_beyond_32_bits_on_either_side(op: Callable[..., Any], tmp_path: Path, backend: str) -> None:
     """The two images, and the prototypes, lie more than 2^31 numbers apart in a sparse file."""
     values, few = Case(2, 3, 4, 5, 2).inputs()
@@ -266,6 +272,7 @@ def test_offsets_beyond_32_bits_on_either_side(op: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@interpreter_runs(op=QUICK_OPS, because="the loads are those of another op")
 def test_what_is_not_finite_stays_in_its_image_and_prototype(bad: float, op: Callable[..., Any], backend: str) -> None:
     features, prototypes = Case(3, 5, 4, 3, 7).inputs()
     clean = outputs(op(features, prototypes, backend=backend))

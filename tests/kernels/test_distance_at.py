@@ -10,6 +10,9 @@ from protokern import distance_at
 
 from .cases import SMALL
 from .contract import METRICS, OpContract
+from .interpreted import interpreter_runs
+
+pytestmark = interpreter_runs()
 
 
 class TestDistanceAt(OpContract):

@@ -11,6 +11,9 @@ from protokern import distance_map
 from . import oracle
 from .cases import SMALL, SMALL_PATCHES, Case
 from .contract import METRICS, OpContract
+from .interpreted import interpreter_runs
+
+pytestmark = interpreter_runs()
 
 
 class TestDistanceMap(OpContract):

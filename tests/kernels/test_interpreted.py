@@ -9,53 +9,52 @@ from pathlib import Path
 import pytest
 import torch
 
-from . import interpreted
 from .cases import SMALL, Case
-from .interpreted import reason_left_out
+from .interpreted import (
+    CASES_OF_SLOW_KERNELS,
+    interpreter_leaves_out,
+    interpreter_runs,
+    interpreter_runs_for_every_op,
+    is_new_layout,
+    reason_left_out,
+)
+
+MODULE = interpreter_runs()
+SLOW_MODULE = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
+LAYOUTS = interpreter_runs(when=is_new_layout, because="the offsets are those of another case")
+SHARED = interpreter_leaves_out("the kernel of min_distance")
+ONE_OP = interpreter_runs(op=("min_distance",))
+OFFSETS = {"case": SMALL, "of_features": "offset", "of_prototypes": "offset"}
 
 
 @pytest.mark.parametrize(
-    ("module", "test", "parameters", "reason"),
+    ("marks", "parameters", "reason"),
     [
-        ("test_distance_at", "test_values", {}, ""),
-        ("test_distance_at", "test_values", {"case": SMALL, "dtype": torch.float64}, ""),
-        ("test_distance_at", "test_values", {"case": SMALL, "dtype": torch.bfloat16}, "half types are for a GPU"),
-        ("test_distance_at", "test_values", {"case": Case(4, 33, 3, 11, 130)}, "a large case"),
-        ("test_distance_at", "test_values", {"case": Case(5, 8, 1, 31, 3)}, ""),
-        (
-            "test_distance_at",
-            "test_values",
-            {"case": Case(5, 8, 1, 31, 3), "dtype": torch.float64},
-            "a large case",
-        ),
-        ("test_distance_at", "test_no_tensor_of_all_distances_in_memory", {}, "a large batch"),
-        ("test_distance_at", "test_gradcheck", {}, "hundreds of launches"),
-        (
-            "test_distance_at",
-            "test_any_strides",
-            {"metric": "sqeuclidean", "case": SMALL, "of_features": "offset", "of_prototypes": "offset"},
-            "",
-        ),
-        (
-            "test_distance_at",
-            "test_any_strides",
-            {"metric": "cosine", "case": SMALL, "of_features": "offset", "of_prototypes": "offset"},
-            "the offsets are those of another case",
-        ),
-        ("test_mean_activation", "test_values", {"case": SMALL}, ""),
-        ("test_mean_activation", "test_values", {"case": Case(5, 8, 1, 31, 3)}, "a slow case"),
-        ("test_bad_input", "test_strange_memory", {"op": "topk_pool", "metric": "sqeuclidean"}, "a slow case"),
-        ("test_bad_input", "test_wrong_shapes", {"op": "topk_pool"}, ""),
-        ("test_definition", "test_values", {}, "no Triton kernel"),
+        ([], {}, "no Triton kernel"),
+        ([MODULE], {}, ""),
+        ([MODULE], {"case": SMALL, "dtype": torch.float64}, ""),
+        ([MODULE], {"case": SMALL, "dtype": torch.bfloat16}, "half types are for a GPU"),
+        ([MODULE], {"case": Case(4, 33, 3, 11, 130)}, "a large case"),
+        ([MODULE], {"case": Case(5, 8, 1, 31, 3)}, ""),
+        ([MODULE], {"case": Case(5, 8, 1, 31, 3), "dtype": torch.float64}, "a large case"),
+        ([SLOW_MODULE], {"case": SMALL}, ""),
+        ([SLOW_MODULE], {"case": Case(5, 8, 1, 31, 3)}, "a slow case"),
+        ([interpreter_leaves_out("hundreds of launches"), MODULE], {}, "hundreds of launches"),
+        ([LAYOUTS, MODULE], {**OFFSETS, "metric": "sqeuclidean"}, ""),
+        ([LAYOUTS, MODULE], {**OFFSETS, "metric": "cosine"}, "the offsets are those of another case"),
+        ([LAYOUTS, SLOW_MODULE], {**OFFSETS, "metric": "sqeuclidean"}, "a slow case"),
+        ([interpreter_runs(which=(50,), because="any will do"), MODULE], {"which": 0}, "any will do"),
+        ([interpreter_runs(which=(50,), because="any will do"), MODULE], {"which": 50}, ""),
+        ([SHARED, MODULE], {}, "the kernel of min_distance"),
+        ([interpreter_runs_for_every_op, SHARED, MODULE], {}, ""),
+        ([ONE_OP], {"op": "topk_pool"}, "a slow case"),
+        ([interpreter_runs(op=("min_distance", "topk_pool")), ONE_OP], {"op": "topk_pool"}, ""),
     ],
 )
-def test_a_part_of_the_battery(
-    module: str, test: str, parameters: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
+def test_what_the_marks_of_a_test_mean(
+    marks: list[pytest.MarkDecorator], parameters: dict[str, object], reason: str
 ) -> None:
-    monkeypatch.setattr(
-        interpreted, "MODULES", frozenset({"test_bad_input", "test_distance_at", "test_mean_activation"})
-    )
-    assert reason_left_out(module, test, parameters) == reason
+    assert reason_left_out([decorator.mark for decorator in marks], parameters) == reason
 
 
 def test_nothing_that_is_marked_gpu_is_left_out() -> None:

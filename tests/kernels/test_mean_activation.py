@@ -16,8 +16,11 @@ from protokern.kernels.similarity import activate
 from . import oracle
 from .cases import SMALL, SMALL_PATCHES, TOLERANCE, Case, gradient_tolerance
 from .contract import METRICS, OpContract
+from .interpreted import CASES_OF_SLOW_KERNELS, interpreter_leaves_out, interpreter_runs
 from .memory import peak_bytes
 from .nearest_contract import problems
+
+pytestmark = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
 
 ACTIVATIONS = ["log", "linear", "exp", "cosine"]
 
@@ -74,6 +77,7 @@ def test_three_patches_and_two_prototypes_by_hand(backend: str) -> None:
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("grid", [(1, 2), (5, 6)])
+@interpreter_runs(grid=((1, 2),), because="every pair is in doubt")
 def test_exact_copies_have_the_full_similarity_and_no_gradient(
     grid: tuple[int, int], metric: str, offset: float, backend: str
 ) -> None:
@@ -102,6 +106,7 @@ def test_one_copy_among_other_patches(metric: str, patch_size: tuple[int, int] |
 
 @pytest.mark.parametrize("size", [1e-3, 1e-5])
 @pytest.mark.parametrize("metric", METRICS)
+@interpreter_runs(size=(1e-5,), because="the nearer patches are the harder ones")
 def test_patches_close_to_their_prototype_keep_their_digits(metric: str, size: float, backend: str) -> None:
     features, _ = Case(2, 64, 4, 4, 1).inputs()
     prototypes = features[:, :, 1, 1].clone()
@@ -165,6 +170,7 @@ def test_distances_too_large_for_the_type(activation: str, wanted: float, backen
 
 @pytest.mark.parametrize("epsilon", [1e-4, 1e-12, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+@interpreter_leaves_out("one formula")
 def test_log_of_any_distance_and_epsilon(scale: float, epsilon: float, backend: str) -> None:
     features, prototypes = (tensor * scale for tensor in Case(2, 9, 5, 7, 20).inputs())
     mean = mean_activation(features, prototypes, epsilon=epsilon, backend=backend)
@@ -175,6 +181,7 @@ def test_log_of_any_distance_and_epsilon(scale: float, epsilon: float, backend: 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("patch_size", [None, (2, 2)])
+@interpreter_leaves_out("a large batch")
 def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None, metric: str, backend: str) -> None:
     case = Case(64, 6, 14, 14, 1024, patch_size)
     features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
@@ -202,6 +209,7 @@ def test_reduced_matmul_precision_of_the_process_does_not_show(setting: str, bac
 
 
 @given(data=st.data())
+@interpreter_leaves_out("a hundred launches")
 def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) -> None:
     features, prototypes, metric = data.draw(problems())
     mean = mean_activation(features, prototypes, metric=metric, backend=backend)

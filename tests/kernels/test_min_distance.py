@@ -8,7 +8,10 @@ from torch import Tensor
 
 from protokern import MinDistance, min_distance
 
+from .interpreted import interpreter_runs
 from .nearest_contract import NearestContract
+
+pytestmark = interpreter_runs()
 
 
 class TestMinDistance(NearestContract):

@@ -12,6 +12,7 @@ from protokern import distance_at, distance_map, min_distance
 from . import oracle
 from .cases import DTYPES, SMALL, SMALL_PATCHES, TOLERANCE, Case, gradient_tolerance
 from .contract import METRICS
+from .interpreted import CASES_WITH_WEIGHTS, SEARCHING_OPS, interpreter_leaves_out, interpreter_runs
 from .weighted import (
     MIDDLE,
     OPS,
@@ -26,6 +27,10 @@ from .weighted import (
     wide,
 )
 
+pytestmark = interpreter_runs(
+    op=("min_distance",), case=CASES_WITH_WEIGHTS, because="the kernel of another op, or a slow case"
+)
+
 CASES = [Case(1, 1, 1, 1, 1), SMALL, SMALL_PATCHES, MIDDLE]
 
 
@@ -33,6 +38,7 @@ CASES = [Case(1, 1, 1, 1, 1), SMALL, SMALL_PATCHES, MIDDLE]
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", CASES, ids=str)
+@interpreter_runs(op=SEARCHING_OPS)
 def test_values_and_gradients_equal_the_oracle(
     case: Case, metric: str, dtype: torch.dtype, op: str, backend: str
 ) -> None:
@@ -67,6 +73,7 @@ def test_values_and_gradients_equal_the_oracle(
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES, MIDDLE], ids=str)
+@interpreter_runs(op=SEARCHING_OPS)
 def test_ones_give_the_bits_of_no_weights(case: Case, metric: str, op: str, backend: str) -> None:
     features, prototypes = case.inputs()
     size = case.patch or (1, 1)
@@ -121,6 +128,7 @@ def test_a_patch_without_weight_is_infinitely_far(metric: str, backend: str) -> 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@interpreter_runs(dtype=(torch.float32,), because="float64 has one path, which the values take")
 def test_same_numbers_as_the_map(dtype: torch.dtype, metric: str, backend: str) -> None:
     case = Case(3, 29, 6, 5, 40)
     features, prototypes = case.inputs(dtype)
@@ -151,6 +159,7 @@ def test_the_first_patch_on_a_tie(metric: str, op: str, backend: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("size", [2, 9, 65])
+@interpreter_runs(size=(1, 7, 300), because="one patch, a part of a tile and many tiles are enough")
 def test_where_all_are_alike_the_weight_decides(size: int, metric: str, backend: str) -> None:
     vector = torch.rand(13) + 0.1
     features = vector.expand(2, size, 13).transpose(1, 2)[..., None].contiguous()
@@ -189,6 +198,7 @@ def test_three_patches_by_hand(metric: str, backend: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", [Case(2, 3, 2, 3, 3), Case(1, 2, 3, 4, 2, (2, 2))], ids=str)
+@interpreter_leaves_out("hundreds of launches")
 def test_gradcheck_through_features_prototypes_and_weights(case: Case, metric: str, op: str, backend: str) -> None:
     features, prototypes = (tensor.requires_grad_() for tensor in case.inputs(torch.float64))
     weight = (weights_of(case, torch.float64, zeros=False) * 0.9).requires_grad_()
@@ -203,6 +213,7 @@ def test_gradcheck_through_features_prototypes_and_weights(case: Case, metric: s
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("metric", METRICS)
+@interpreter_runs(metric=("sqeuclidean",), because="the metric does not decide which gradients are wanted")
 def test_gradient_of_one_input_alone(metric: str, op: str, which: int, backend: str) -> None:
     inputs = [*SMALL.inputs(), weights_of(SMALL, zeros=op in SEARCHES)]
     every = results(op, metric, backend, inputs[0], inputs[1], inputs[2])[-3:]
@@ -215,6 +226,7 @@ def test_gradient_of_one_input_alone(metric: str, op: str, which: int, backend: 
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("metric", METRICS)
+@interpreter_leaves_out("a slow case")
 def test_same_bits_on_every_run_and_for_any_number_of_threads(metric: str, op: str, backend: str) -> None:
     case = Case(5, 19, 6, 7, 67)
     features, prototypes = case.inputs()
@@ -226,6 +238,7 @@ def test_same_bits_on_every_run_and_for_any_number_of_threads(metric: str, op: s
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@interpreter_leaves_out("a large batch")
 def test_each_pair_has_its_own_answer_whatever_stands_beside_it(metric: str, backend: str) -> None:
     case = Case(4, 19, 5, 5, 70)
     features, prototypes = case.inputs()

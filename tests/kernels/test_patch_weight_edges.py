@@ -16,6 +16,7 @@ from protokern.kernels import backends
 from . import oracle
 from .cases import SMALL, SMALL_PATCHES, TOLERANCE, Case
 from .contract import METRICS
+from .interpreted import CASES_WITH_WEIGHTS, SEARCHING_OPS, interpreter_leaves_out, interpreter_runs
 from .nearest_contract import problems
 from .weighted import (
     MIDDLE,
@@ -29,12 +30,17 @@ from .weighted import (
     wide,
 )
 
+pytestmark = interpreter_runs(
+    op=("min_distance",), case=CASES_WITH_WEIGHTS, because="the kernel of another op, or a slow case"
+)
+
 NAN = float("nan")
 
 
 @pytest.mark.parametrize("op", SEARCHES)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bad", [NAN, -1e-3, 1 + 1e-6, torch.inf, -torch.inf])
+@interpreter_runs(bad=(1 + 1e-6,), because="the others are told apart in tests/kernels/triton")
 def test_a_weight_that_is_none_spoils_its_image(bad: float, metric: str, op: str, backend: str) -> None:
     case = Case(3, 17, 5, 4, 51)
     features, prototypes = case.inputs()
@@ -71,6 +77,7 @@ def test_the_first_of_bad_weights_and_bad_features(metric: str, backend: str) ->
 
 @pytest.mark.parametrize("op", SEARCHES)
 @pytest.mark.parametrize("metric", METRICS)
+@interpreter_runs(op=SEARCHING_OPS)
 def test_an_image_of_no_weight_at_all(metric: str, op: str, backend: str) -> None:
     features, prototypes = (tensor.requires_grad_() for tensor in MIDDLE.inputs())
     weight = weights_of(MIDDLE)
@@ -121,6 +128,7 @@ def test_fewer_patches_than_asked_for(metric: str, backend: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("case", [SMALL, SMALL_PATCHES], ids=str)
 @pytest.mark.parametrize("layout", ["transposed", "every_second", "expanded"])
+@interpreter_runs(layout=("transposed",), because="weights are packed before a kernel sees them")
 def test_weights_of_any_strides(layout: str, case: Case, op: str, backend: str) -> None:
     features, prototypes = case.inputs()
     weight = weights_of(case, zeros=op in SEARCHES)
@@ -169,6 +177,7 @@ def test_no_images_or_no_prototypes(case: Case, metric: str, op: str, backend: s
 
 
 @pytest.mark.parametrize("tiny", [1e-6, 1e-30, 1e-38])
+@interpreter_runs(tiny=(1e-30,), because="the arithmetic is one")
 def test_the_smallest_weights_keep_what_a_distance_can_hold(tiny: float, backend: str) -> None:
     features, prototypes = (tensor.requires_grad_() for tensor in SMALL.inputs())
     weight = torch.full((2, 4, 3), tiny).requires_grad_()
@@ -202,6 +211,7 @@ def test_a_huge_patch_without_weight_never_comes_back(backend: str) -> None:
 
 @settings(max_examples=40)
 @given(data=st.data())
+@interpreter_leaves_out("a hundred launches")
 def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) -> None:
     features, prototypes, metric = data.draw(problems())
     shape = (len(features), *oracle.distance_map(features, prototypes, metric).shape[2:])

@@ -12,11 +12,15 @@ from protokern import PrototypePool, min_distance, prototype_pool
 
 from . import oracle
 from .cases import SMALL, SMALL_PATCHES, TOLERANCE, Case, gradient_tolerance
+from .interpreted import CASES_OF_SLOW_KERNELS, interpreter_leaves_out, interpreter_runs
 from .nearest_contract import NearestContract
+
+pytestmark = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
 
 ACTIVATIONS = ["log", "linear", "exp", "cosine"]
 
 
+@interpreter_leaves_out("the kernel of min_distance")
 class TestPrototypePool(NearestContract):
     def run(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
         return tuple(prototype_pool(features, prototypes, metric=metric, backend=backend, epsilon=0.1))

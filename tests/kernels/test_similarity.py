@@ -15,6 +15,9 @@ from protokern.kernels.similarity import ACTIVATIONS, SIMILARITIES, activate, sl
 
 from . import oracle
 from .cases import TOLERANCE, gradient_tolerance
+from .interpreted import interpreter_runs
+
+pytestmark = interpreter_runs()
 
 EPSILON = 1e-3
 # The others are refused.

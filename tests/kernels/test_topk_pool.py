@@ -15,8 +15,11 @@ from protokern import TopKPool, distance_at, distance_map, prototype_pool, topk_
 from . import oracle
 from .cases import CASES, DTYPES, SMALL, SMALL_PATCHES, TOLERANCE, Case
 from .contract import METRICS, OpContract
+from .interpreted import CASES_OF_SLOW_KERNELS, interpreter_leaves_out, interpreter_runs
 from .memory import peak_bytes
 from .nearest_contract import problems
+
+pytestmark = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
 
 
 def patches_of(features: Tensor, prototypes: Tensor) -> int:
@@ -59,6 +62,7 @@ def test_the_k_nearest_in_ascending_order(case: Case, metric: str, dtype: torch.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", CASES, ids=str)
+@interpreter_leaves_out("another op's cases")
 def test_one_patch_is_prototype_pool_bit_for_bit(case: Case, metric: str, dtype: torch.dtype, backend: str) -> None:
     features, prototypes = case.inputs(dtype)
     one = topk_pool(features, prototypes, 1, metric=metric, backend=backend)
@@ -70,6 +74,7 @@ def test_one_patch_is_prototype_pool_bit_for_bit(case: Case, metric: str, dtype:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", [Case(3, 16, 2, 4, 50), Case(2, 5, 3, 5, 9, (2, 2)), Case(1, 7, 1, 5, 3)], ids=str)
+@interpreter_leaves_out("long lists")
 def test_all_patches_are_the_sorted_map(case: Case, metric: str, backend: str) -> None:
     features, prototypes = case.inputs()
     k = patches_of(features, prototypes)
@@ -109,6 +114,7 @@ def test_gradients_through_distance_and_activation_together(backend: str) -> Non
 @pytest.mark.parametrize("kinds", [1, 3])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", [Case(2, 37, 6, 7, 60), Case(2, 5, 6, 5, 20, (2, 2))], ids=str)
+@interpreter_leaves_out("every pair is in doubt")
 def test_equal_patches_come_in_order(case: Case, metric: str, kinds: int, backend: str) -> None:
     features, prototypes = case.inputs()
     columns = torch.arange(case.width) % kinds
@@ -159,6 +165,7 @@ def test_distances_too_large_for_the_type_are_infinite(backend: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("patch_size", [None, (2, 2)])
+@interpreter_leaves_out("a large batch")
 def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None, metric: str, backend: str) -> None:
     case = Case(64, 6, 14, 14, 1024, patch_size)
     features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
@@ -173,6 +180,7 @@ def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None
 
 
 @given(data=st.data())
+@interpreter_leaves_out("a hundred launches")
 def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) -> None:
     features, prototypes, metric = data.draw(problems())
     k = data.draw(st.integers(1, min(8, patches_of(features, prototypes))))

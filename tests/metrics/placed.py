@@ -13,6 +13,8 @@ from protokern.models import ProtoPNet
 class _Show(nn.Module):
     """Feature maps (B, 2, H, W) of images that are full of their number: (1, 0) at the image's place, else (0, 1)."""
 
+    places: torch.Tensor
+
     def __init__(self, places: Sequence[tuple[int, int]], cells: tuple[int, int]) -> None:
         super().__init__()
         self.register_buffer("places", torch.tensor([(int(row), int(column)) for row, column in places]))

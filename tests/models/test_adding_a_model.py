@@ -27,6 +27,7 @@ from protokern.runs.log import read_log
 from protokern.runs.open import load_model
 from tests.cli.pushed_run import write_photos
 from tests.models.contract import ModelContract
+from tests.report.test_page import read_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-model.md"
 SETTINGS = [
@@ -105,7 +106,7 @@ def test_every_verb_runs_on_it(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["explain", str(run), str(photo), "--out", str(tmp_path / "why")]) == 0
     assert list((tmp_path / "why").glob("*.html"))
     assert main(["report", str(run)]) == 0
-    assert "data:image/" in (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert read_page((run / "report" / "index.html").read_text(encoding="utf-8"))["pictures"]
 
 
 def test_a_run_is_resumed_to_its_end(run: Path) -> None:

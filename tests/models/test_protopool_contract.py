@@ -27,32 +27,34 @@ class TestFocalDistance(PoolContract):
 
 
 class TestFocalSimilarity(PoolContract):
-    def build(self, backbone, num_classes):
-        return super().build(backbone, num_classes, focal="similarity")
+    def build(self, backbone, num_classes, **options):
+        return super().build(backbone, num_classes, focal="similarity", **options)
 
 
 class TestSumOfSlots(PoolContract):
-    def build(self, backbone, num_classes):
-        return super().build(backbone, num_classes, last_layer="sum", compat=True)
+    def build(self, backbone, num_classes, **options):
+        return super().build(backbone, num_classes, last_layer="sum", compat=True, **options)
 
 
 class TestCosine(PoolContract):
-    def build(self, backbone, num_classes):
-        options = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
+    def build(self, backbone, num_classes, **options):
+        options |= {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
         return super().build(backbone, num_classes, **options)
 
 
 class TestSalience(PoolContract):
-    def build(self, backbone, num_classes):
-        options = {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "salience": 1.0}
+    def build(self, backbone, num_classes, **options):
+        options |= {"metric": "cosine", "activation": "cosine", "add_on_layers": "linear", "salience": 1.0}
         return super().build(backbone, num_classes, **options)
 
 
 class TestLargePrototypes(PoolContract):
-    def build(self, backbone, num_classes):
-        return super().build(backbone, num_classes, prototype_size=(2, 1), focal="similarity", last_layer="sum")
+    def build(self, backbone, num_classes, **options):
+        return super().build(
+            backbone, num_classes, prototype_size=(2, 1), focal="similarity", last_layer="sum", **options
+        )
 
 
 class TestMeanOfTheNearest(PoolContract):
-    def build(self, backbone, num_classes):
-        return super().build(backbone, num_classes, focal="similarity", top_k=2)
+    def build(self, backbone, num_classes, **options):
+        return super().build(backbone, num_classes, focal="similarity", top_k=2, **options)

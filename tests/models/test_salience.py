@@ -53,7 +53,7 @@ def similarities(model: PrototypeModel, images: Tensor, power: float = 1.0) -> T
     """(B, P, H, W): salience times cosine, by loops over patches."""
     maps = model.backbone(images).double()
     layer = model.add_on_layers[0]
-    weight, bias = layer.weight[..., 0, 0].double(), layer.bias.double()
+    weight, bias = layer.get_parameter("weight")[..., 0, 0].double(), layer.get_parameter("bias").double()
     prototypes = model.prototype_layer.prototypes.double()
     found = torch.zeros(len(images), len(prototypes), *maps.shape[2:], dtype=torch.float64)
     for b, image in enumerate(maps):
@@ -117,8 +117,7 @@ def test_explanations_add_up_and_their_map_is_what_was_compared(build):
 def test_stored_maps_give_what_images_give(build):
     model, images = build(), torch.rand(4, 3, 16, 16)
     wanted, maps = model(images), model.backbone(images)
-    model.takes_stored_maps = True
-    found = model(maps)
+    found = model(maps, given="maps")
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(found.patches, wanted.patches)
 
@@ -129,8 +128,7 @@ def test_stored_maps_give_the_gradients_of_images(build):
     maps = model.backbone(images).detach()
     parameters = [*model.add_on_layers.parameters(), model.prototype_layer.prototypes]
     wanted = torch.autograd.grad(model.head(model.add_on_layers(maps)).logits.square().sum(), parameters)
-    model.takes_stored_maps = True
-    found = torch.autograd.grad(model(maps).logits.square().sum(), parameters)
+    found = torch.autograd.grad(model(maps, given="maps").logits.square().sum(), parameters)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

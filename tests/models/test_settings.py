@@ -110,7 +110,7 @@ def test_the_channels_of_the_images_are_those_of_the_backbone() -> None:
         ({"name": "protopnet"}, "name: must be a field of ProtoPNetConfig; got an unknown name. Fields: "),
         (
             {"weights": "none"},
-            "weights: must be given to build_backbone; got it for a model, whose backbone is built.",
+            "weights: must be given to build_backbone; got it for a model, which takes a finished backbone.",
         ),
     ],
 )

@@ -116,6 +116,7 @@ def test_a_zero_vector_stays_one_and_has_no_gradient():
     assert (features[..., 0, 0] == 0).all()
     features.sum().backward()
     assert all(torch.isfinite(value.grad).all() for value in (maps, *layers.parameters()))
+    assert maps.grad is not None
     assert (maps.grad[..., 0, 0] == 0).all()
 
 

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from protokern.report.data import (
-    ClassPoints,
-    ClassSlots,
-    Confusion,
-    EpochPoint,
-    ExplainedImage,
-    FrameProof,
-    Match,
-    Neighbour,
-    Neighbours,
-    PrototypeCard,
-    ReportData,
-    SeenPicture,
-    StageResult,
-)
+from protokern.results.explanations import ClassExplanation, Evidence, Explanation
 from protokern.results.importance import Reason
-from protokern.results.prototypes import ClassWeight
+from protokern.results.places import Box, PatchView, ReceptiveField, SeenPicture, SufficientFrame
+from protokern.results.prototypes import ClassSlots, ClassWeight, Neighbour, Neighbours, Prototype, PrototypeSource
+from protokern.results.run import Confusion, EpochPoint, Report, StageResult
 
 CLASSES = ("<script>alert(1)</script>", "jay \"& co'", "Eichelhäher Šojka")
 FILE_NAME = 'train/a/"><img src=x onerror=alert(2)>.jpg'
@@ -68,79 +57,140 @@ REASONS = (
 )
 
 
-def make_cards() -> tuple[PrototypeCard, ...]:
+def make_source(name: str) -> PrototypeSource:
+    box = Box(6, 8, 12, 24)
+    return PrototypeSource(
+        image=0,
+        name=name,
+        patch=(2, 3),
+        activation_box=box,
+        patch_box=box,
+        receptive_field_box=box,
+        distance=0.25,
+    )
+
+
+def make_cards() -> tuple[Prototype, ...]:
     cards = [
-        PrototypeCard(
+        Prototype(
             index=index,
             classes=(ClassWeight(index // 2, CLASSES[index // 2], 1.5),),
             picture=make_seen(10 * index),
-            source_name=FILE_NAME,
-            distance=0.25,
+            source=make_source(FILE_NAME),
             reasons=REASONS if index < 2 else (),
             neighbours=make_neighbours(20 * index) if index == 0 else None,
         )
         for index in range(5)
     ]
-    lost = PrototypeCard(index=5, classes=(ClassWeight(2, CLASSES[2], -0.25),))
+    lost = Prototype(index=5, classes=(ClassWeight(2, CLASSES[2], -0.25),))
     return (*cards, lost)
 
 
-def make_explained(cards: tuple[PrototypeCard, ...], *, true_class: str | None) -> ExplainedImage:
-    def match(index: int, similarity: float, weight: float) -> Match:
-        return Match(
-            picture=make_seen(100 + index),
-            prototype=cards[index],
-            similarity=similarity,
-            weight=weight,
-            points=similarity * weight,
-            reasons=REASONS if index == 0 else (),
-        )
+def make_evidence(prototype: Prototype, similarity: float, weight: float, **others: Any) -> Evidence:
+    seen = make_seen(100 + prototype.index)
+    view = PatchView(
+        prototype=prototype.index,
+        patch=(2, 3),
+        heat_map=np.zeros((24, 32), dtype=np.float32),
+        activation_box=Box(*seen.box),
+        patch_box=Box(*seen.box),
+        receptive_field_box=Box(*seen.receptive_field_box),
+        cell=Box(8, 10, 12, 14),
+    )
+    evidence = Evidence(
+        view=view,
+        picture=seen,
+        prototype=prototype,
+        prototype_classes=tuple(one.class_index for one in prototype.classes),
+        slots=(),
+        distance=0.5,
+        similarity=similarity,
+        weight=weight,
+        points=similarity * weight,
+        is_reason=True,
+    )
+    return replace(evidence, **others)
 
-    first = ClassPoints(
-        class_index=0,
-        class_name=CLASSES[0],
-        total=8.0 - 1.0 + 0.75 - 2.5,
+
+def make_class(index: int, evidence: tuple[Evidence, ...], **others: Any) -> ClassExplanation:
+    """A class whose numbers are the given ones; what is not given is 0, and other points are the sum of both kinds."""
+    numbers = dict.fromkeys(
+        ("logit", "probability", "own_points", "num_own", "foreign_points", "num_foreign", "num_unused"), 0
+    )
+    numbers |= others
+    return ClassExplanation(
+        class_index=index,
+        class_name=CLASSES[index],
+        evidence=evidence,
+        other_points=numbers["own_points"] + numbers["foreign_points"],
+        num_other=numbers["num_own"] + numbers["num_foreign"],
+        **numbers,
+    )
+
+
+def make_explained(cards: tuple[Prototype, ...], *, true_class: str | None) -> Explanation:
+    matches = (
+        make_evidence(cards[0], 4.0, 2.0, reasons=REASONS),
+        make_evidence(cards[5], 2.0, -0.5),
+    )
+    first = make_class(
+        0,
+        matches,
+        logit=8.0 - 1.0 + 0.75 - 2.5,
         probability=0.9,
-        matches=(match(0, 4.0, 2.0), match(5, 2.0, -0.5)),
         own_points=0.75,
         num_own=1,
         foreign_points=-2.5,
         num_foreign=3,
         num_speaking=5,
     )
-    second = ClassPoints(
-        class_index=1,
-        class_name=CLASSES[1],
-        total=-1.25,
+    second = make_class(
+        1,
+        (),
+        logit=-1.25,
         probability=0.1,
-        matches=(),
         own_points=1.0,
         num_own=2,
         foreign_points=-2.25,
         num_foreign=4,
         num_speaking=6,
     )
-    return ExplainedImage(name=FILE_NAME, image=make_picture(7), classes=(first, second), true_class=true_class)
+    return Explanation(
+        logits=np.array([5.25, -1.25, -8.0], dtype=np.float32),
+        points=np.zeros((6, 3)),
+        classes=(first, second),
+        receptive_field=ReceptiveField(rows=((0, 20),), columns=((4, 30),)),
+        name=FILE_NAME,
+        image=make_picture(7),
+        class_names=CLASSES,
+        true_class=true_class,
+    )
 
 
-PROOF = FrameProof(0.934, 0.88, 0.679, 0.18)
+def make_proof(grey: float | None, blur: float | None, other: float | None, area: float | None) -> SufficientFrame:
+    return SufficientFrame(
+        box=Box(6, 8, 12, 24), similarity=4.0, kept_grey=grey, kept_blur=blur, kept_other=other, area=area, passes=9
+    )
 
 
-def with_tested_frames(data: ReportData) -> ReportData:
+PROOF = make_proof(0.934, 0.88, 0.679, 0.18)
+
+
+def with_tested_frames(data: Report) -> Report:
     """The same report with frames that were tested, of the prototypes and in the explained images."""
 
     def tested(seen: SeenPicture | None) -> SeenPicture | None:
         return None if seen is None else replace(seen, cell=(8, 10, 12, 14), proof=PROOF)
 
-    def of_card(card: PrototypeCard) -> PrototypeCard:
+    def of_card(card: Prototype) -> Prototype:
         return replace(card, picture=tested(card.picture))
 
-    def of_match(match: Match) -> Match:
+    def of_evidence(match: Evidence) -> Evidence:
         return replace(match, picture=tested(match.picture), prototype=of_card(match.prototype))
 
-    def of_item(item: ExplainedImage) -> ExplainedImage:
+    def of_item(item: Explanation) -> Explanation:
         return replace(
-            item, classes=tuple(replace(one, matches=tuple(map(of_match, one.matches))) for one in item.classes)
+            item, classes=tuple(replace(one, evidence=tuple(map(of_evidence, one.evidence))) for one in item.classes)
         )
 
     return replace(
@@ -149,14 +199,14 @@ def with_tested_frames(data: ReportData) -> ReportData:
 
 
 @pytest.fixture
-def explained() -> ExplainedImage:
+def explained() -> Explanation:
     return make_explained(make_cards(), true_class=CLASSES[1])
 
 
 @pytest.fixture
-def report_data() -> ReportData:
+def report_data() -> Report:
     cards = make_cards()
-    return ReportData(
+    return Report(
         title="run <b>one</b>",
         classes=CLASSES,
         prototypes=cards,
@@ -189,7 +239,7 @@ def report_data() -> ReportData:
 
 
 @pytest.fixture
-def pool_data(report_data: ReportData) -> ReportData:
+def pool_data(report_data: Report) -> Report:
     """As `report_data`, with shared prototypes: 0 of all classes, 1 and 2 of two, 3 and 4 of one, 5 of none."""
     users = ((0, 1, 2), (0, 1), (1, 2), (0,), (2,), ())
     cards = tuple(
@@ -200,7 +250,7 @@ def pool_data(report_data: ReportData) -> ReportData:
     slots = tuple(ClassSlots(class_name=name, prototypes=row) for name, row in zip(CLASSES, held, strict=True))
     explained = make_explained(cards, true_class=CLASSES[0])
     first = explained.classes[0]
-    in_slots = (replace(first.matches[0], slots=(0,)), first.matches[1])
-    first = replace(first, matches=in_slots, num_unused=1)
+    in_slots = (replace(first.evidence[0], slots=(0,)), first.evidence[1])
+    first = replace(first, evidence=in_slots, num_unused=1)
     explained = replace(explained, classes=(first, *explained.classes[1:]), is_focal=True)
     return replace(report_data, prototypes=cards, slots=slots, explanations=(explained,), is_focal=True)

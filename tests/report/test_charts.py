@@ -5,7 +5,7 @@ import math
 import pytest
 
 from protokern.report.charts import BOTTOM, LEFT, RIGHT, TOP, accuracy_chart, loss_chart
-from protokern.report.data import EpochPoint
+from protokern.results.run import EpochPoint
 
 
 def points(losses: list[float], stage: str = "joint") -> list[EpochPoint]:

@@ -14,7 +14,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from protokern.cli.printing import show_warnings_once
+from protokern.cli.process import show_warnings_once
 from protokern.report import fonts
 from protokern.report.canvas import Canvas, save, save_pages, shortened
 from protokern.report.fonts import NO_FONT, drawable, find_families

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from protokern.report.canvas import Canvas
-from protokern.report.data import LazyPicture, Neighbour, Neighbours, PrototypeCard, ReportData
 from protokern.report.figure import write_figure
 from protokern.report.grids import write_neighbours, write_prototype_grid
+from protokern.results.places import LazyPicture
+from protokern.results.prototypes import Neighbour, Neighbours, Prototype
+from protokern.results.run import Report
 from tests.report.conftest import with_tested_frames
 
 
@@ -33,7 +35,7 @@ def margins(path: Path) -> list[float]:
 
 
 @pytest.fixture
-def card(report_data: ReportData) -> PrototypeCard:
+def card(report_data: Report) -> Prototype:
     first, second = report_data.prototypes[:2]
 
     def neighbour(number: int, class_name: str) -> Neighbour:
@@ -54,7 +56,7 @@ def card(report_data: ReportData) -> PrototypeCard:
 
 
 def test_a_grid_shows_the_number_and_class_of_every_prototype_with_a_picture(
-    report_data: ReportData, tmp_path: Path
+    report_data: Report, tmp_path: Path
 ) -> None:
     written = write_prototype_grid(report_data.prototypes, tmp_path / "grid.svg", columns=3)
     assert written == [tmp_path / "grid.svg"]
@@ -64,7 +66,7 @@ def test_a_grid_shows_the_number_and_class_of_every_prototype_with_a_picture(
     assert (tmp_path / "grid.svg").read_text().count("<image") == 5
 
 
-def test_what_a_frame_was_tested_for_stands_below_the_picture(report_data: ReportData, tmp_path: Path) -> None:
+def test_what_a_frame_was_tested_for_stands_below_the_picture(report_data: Report, tmp_path: Path) -> None:
     plain, tested = tmp_path / "plain.svg", tmp_path / "tested.svg"
     write_prototype_grid(report_data.prototypes, plain)
     write_prototype_grid(with_tested_frames(report_data).prototypes, tested)
@@ -75,7 +77,7 @@ def test_what_a_frame_was_tested_for_stands_below_the_picture(report_data: Repor
     assert not any("keeps" in word for word in svg_words(tested))
 
 
-def test_what_does_not_fit_goes_to_the_next_page(report_data: ReportData, tmp_path: Path) -> None:
+def test_what_does_not_fit_goes_to_the_next_page(report_data: Report, tmp_path: Path) -> None:
     cards = report_data.prototypes
     written = write_prototype_grid(cards, tmp_path / "grid.png", columns=2, rows=1, picture="heat")
     assert [path.name for path in written] == ["grid.png", "grid-2.png", "grid-3.png"]
@@ -87,7 +89,7 @@ def test_what_does_not_fit_goes_to_the_next_page(report_data: ReportData, tmp_pa
 
 
 def test_with_a_tested_frame_the_nearest_patches_are_marked_and_not_framed(
-    card: PrototypeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    card: Prototype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn: list[tuple[object, object]] = []
 
@@ -100,13 +102,14 @@ def test_with_a_tested_frame_the_nearest_patches_are_marked_and_not_framed(
     assert own == (card.picture.box, None)
     assert neighbours == [(card.neighbours.train[0].picture.box, None)] * 3
     drawn.clear()
+    assert card.picture is not None
     write_neighbours(replace(card, picture=replace(card.picture, cell=(4, 4, 8, 8))), tmp_path / "tested.png")
     own, _, *neighbours = drawn
     assert own == (card.picture.box, (4, 4, 8, 8))
     assert neighbours == [(None, card.neighbours.train[0].picture.box)] * 3
 
 
-def test_neighbours_are_drawn_with_their_classes_and_agreement(card: PrototypeCard, tmp_path: Path) -> None:
+def test_neighbours_are_drawn_with_their_classes_and_agreement(card: Prototype, tmp_path: Path) -> None:
     write_neighbours(card, tmp_path / "one.svg")
     words = svg_words(tmp_path / "one.svg")
     for word in ("100%", "0%", "similarity 5.00", "similarity 3.00", "Eichelhäher Šojka", "training images"):
@@ -114,7 +117,7 @@ def test_neighbours_are_drawn_with_their_classes_and_agreement(card: PrototypeCa
     assert (tmp_path / "one.svg").read_text().count("<image") == 5
 
 
-def test_figures_have_narrow_margins(report_data: ReportData, card: PrototypeCard, tmp_path: Path) -> None:
+def test_figures_have_narrow_margins(report_data: Report, card: Prototype, tmp_path: Path) -> None:
     write_figure(report_data.explanations[0], tmp_path / "explanation.png", max_matches=1)
     write_prototype_grid(report_data.prototypes[:2], tmp_path / "grid.png")
     write_neighbours(card, tmp_path / "neighbours.png")
@@ -123,14 +126,14 @@ def test_figures_have_narrow_margins(report_data: ReportData, card: PrototypeCar
 
 
 @pytest.mark.parametrize("suffix", ["pdf", "svg"])
-def test_a_figure_is_the_same_file_every_time(report_data: ReportData, tmp_path: Path, suffix: str) -> None:
+def test_a_figure_is_the_same_file_every_time(report_data: Report, tmp_path: Path, suffix: str) -> None:
     one, two = (tmp_path / f"{name}.{suffix}" for name in ("one", "two"))
     for path in (one, two):
         write_prototype_grid(report_data.prototypes[:1], path)
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_what_cannot_be_drawn_is_refused(report_data: ReportData, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_refused(report_data: Report, tmp_path: Path) -> None:
     path, cards = tmp_path / "one.png", report_data.prototypes
     with pytest.raises(ValueError, match="cards: must hold at least one prototype with a picture; got none"):
         write_prototype_grid(cards[5:], path)
@@ -144,7 +147,7 @@ def test_what_cannot_be_drawn_is_refused(report_data: ReportData, tmp_path: Path
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_a_figure_that_cannot_be_drawn_leaves_the_older_one_whole(
-    suffix: str, report_data: ReportData, tmp_path: Path
+    suffix: str, report_data: Report, tmp_path: Path
 ) -> None:
     path = tmp_path / f"grid.{suffix}"
     first = report_data.prototypes[0]

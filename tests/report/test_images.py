@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
 from PIL import Image
 
-from protokern.report.data import LazyPicture
 from protokern.report.images import LONGEST_SIDE, PictureShelf, encode
+from protokern.results.places import LazyPicture
 
 
 def decode(data: bytes) -> Image.Image:
@@ -16,15 +15,14 @@ def decode(data: bytes) -> Image.Image:
 
 def test_small_pictures_keep_their_size_and_look() -> None:
     picture = np.full((40, 60, 3), (200, 100, 50), np.uint8)
-    image = decode(encode(picture)[0])
+    image = decode(encode(picture))
     assert image.size == (60, 40)
     assert np.abs(np.asarray(image).astype(int) - picture).max() <= 4
 
 
 def test_large_pictures_are_shrunk_with_their_proportions() -> None:
     for shape, size in (((600, 1200, 3), (LONGEST_SIDE, LONGEST_SIDE // 2)), ((4000, 2, 3), (1, LONGEST_SIDE))):
-        data, width, height = encode(np.zeros(shape, np.uint8))
-        assert decode(data).size == (width, height) == size
+        assert decode(encode(np.zeros(shape, np.uint8))).size == size
 
 
 def test_equal_pictures_are_stored_once_whoever_made_them() -> None:
@@ -36,7 +34,6 @@ def test_equal_pictures_are_stored_once_whoever_made_them() -> None:
     other = shelf.find(picture + 200)
     assert [one.index for one in shelf.pictures] == [first.index, other.index] == [0, 1]
     assert shelf.num_bytes == len(first.data) + len(other.data)
-    assert base64.b64decode(first.uri.removeprefix("data:image/jpeg;base64,")) == first.data
     assert first.name != other.name
     assert first.name.removesuffix(".jpg").isalnum()
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from protokern.errors import CheckpointError
-from protokern.runs.log import Notice, StageRecord, append_record, read_log, truncate_log
+from protokern.runs.log import EpochRecord, Notice, StageRecord, append_record, read_log, read_progress, truncate_log
 
 PUSH = StageRecord(
     stage="push", epoch=3, num_prototypes=6, val_accuracy=0.5, val_loss=1.5, test_accuracy=0.25, details={"moved": 1}
@@ -100,3 +101,35 @@ def test_the_first_line_says_the_format_and_a_newer_one_is_refused(tmp_path) -> 
         read_log(path)
     path.write_text("\n".join([*lines[1:], ""]))
     assert len(read_log(path)) == 2
+
+
+def test_progress_keeps_the_stages_that_led_to_the_weights(tmp_path: Path) -> None:
+    assert read_progress(tmp_path, 1) == ((), ())
+    epoch = EpochRecord(
+        stage="joint",
+        epoch=1,
+        seconds=1.0,
+        images=8,
+        loss=2.0,
+        terms={"cross_entropy": 1.0, "cluster": 0.5, "separation": 0.5, "l1": 0.0},
+        accuracy=0.5,
+        val_accuracy=0.25,
+        val_loss=1.5,
+        learning_rates={"prototypes": 0.1},
+    )
+    append_record(tmp_path / "log.jsonl", epoch)
+    append_record(tmp_path / "log.jsonl", Notice(text="hello"))
+    for number in (0, 1):
+        record = StageRecord(
+            stage="push",
+            epoch=number,
+            num_prototypes=6,
+            val_accuracy=0.5,
+            val_loss=1.0,
+            test_accuracy=0.75,
+            details={},
+        )
+        append_record(tmp_path / "log.jsonl", record)
+    epochs, stages = read_progress(tmp_path, 1)
+    assert [(point.epoch, point.val_loss) for point in epochs] == [(1, 1.5)]
+    assert [(result.epoch, result.test_accuracy) for result in stages] == [(1, 0.75)]

@@ -37,7 +37,7 @@ def small_net() -> ProtoPNet:
 
 def test_search_leaves_the_model_as_it_was():
     model = small_net()
-    model.backbone[1].eval()
+    model.backbone.get_submodule("1").eval()
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     loader = loader_of(torch.rand(5, 3, 8, 8), torch.tensor([0, 1, 0, 1, 1]), 2)

@@ -246,6 +246,7 @@ def test_own_weights_at_zero_would_fall_and_others_stand_still() -> None:
     solution = solve(problem, math.inf, problem.start, tolerance=1e-10)
     weight = solution.weight.clone().requires_grad_()
     objective_by_hand(problem, weight, 0.0).backward()
+    assert weight.grad is not None
     own, slope = solution.weight[problem.is_own], weight.grad[problem.is_own]
     assert 0 < int((own == 0).sum()) < len(own)
     assert float(slope[own == 0].min()) >= -1e-5

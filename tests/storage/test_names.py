@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from protokern.storage import names
-from protokern.storage.names import fit_name, left_by_a_dead_process, longest_name, look_alike_key, temporary_path
+from protokern.storage.names import (
+    fit_name,
+    left_by_a_dead_process,
+    longest_name,
+    look_alike_key,
+    name_outputs,
+    one_line,
+    temporary_path,
+)
 
 STEMS = ["bird", "a" * 240, "a" * 255, "鳥" * 85, "e\u0301" * 85, "\udce9t\udce9" * 60]
 
@@ -55,3 +63,21 @@ def test_what_a_dead_process_left_is_known_by_its_name() -> None:
 def test_names_that_look_alike_have_one_key() -> None:
     assert look_alike_key("E\u0301te\u0301") == look_alike_key("\u00e9t\u00e9")
     assert look_alike_key("\udce9t\udce9") != look_alike_key("\u00e9t\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a  b\n c.", "a b c."),
+        ("\x1b[2Jbird\x07.png", "\\x1b[2Jbird\\x07.png"),
+        ("\u00e9t\u00e9 \u9ce5 \udce9", "\u00e9t\u00e9 \u9ce5 \udce9"),
+        ("", ""),
+    ],
+)
+def test_a_text_becomes_one_line_that_steers_no_terminal(text: str, line: str) -> None:
+    assert one_line(text) == line
+
+
+def test_outputs_have_the_names_of_their_inputs_numbered_where_two_look_alike() -> None:
+    names = name_outputs([Path("a/bird.png"), Path("b/Bird.jpg"), Path("owl.png")], (".html", ".json"), 255)
+    assert names == [("bird.html", "bird.json"), ("Bird-2.html", "Bird-2.json"), ("owl.html", "owl.json")]

@@ -18,8 +18,8 @@ from protokern.data import BirdCounts, open_splits
 from protokern.models.build import build_model
 from protokern.ranks import Ranks
 from protokern.runs.progress import set_seed
-from protokern.train.batch_norms import share_batch_norms
-from protokern.train.run import TrainingRun
+from protokern.train.optimizers import share_batch_norms
+from protokern.train.state import Job, TrainingRun
 
 CPU = torch.device("cpu")
 BIRDS = BirdCounts(num_classes=3, train_per_class=7, val_per_class=3, test_per_class=3)  # a last batch of 5 images
@@ -49,21 +49,26 @@ def birds_config(*, model: dict[str, Any] | None = None, rule: str = "compat", *
     )
 
 
-def birds_run(folder: Path, config: RunConfig, ranks: Ranks) -> TrainingRun:
+def birds_run(
+    folder: Path, config: RunConfig, ranks: Ranks, should_stop: Callable[[], bool] = lambda: False
+) -> TrainingRun:
     folder.mkdir(parents=True, exist_ok=True)
     set_seed(config.train.seed, 0)
     splits = open_splits(None, image_size=32, birds=BIRDS)
     model = build_model(config.model, len(splits.classes), 32)
     share_batch_norms(model, config.train, ranks, CPU)
     return TrainingRun(
-        folder=folder,
-        model=model,
-        splits=splits,
-        classes=tuple(splits.classes),
-        config=config_to_dict(config),
-        train=config.train,
-        prune=config.prune,
-        ranks=ranks,
+        Job(
+            folder=folder,
+            model=model,
+            splits=splits,
+            classes=tuple(splits.classes),
+            config=config_to_dict(config),
+            train=config.train,
+            prune=config.prune,
+            ranks=ranks,
+            should_stop=should_stop,
+        )
     )
 
 

@@ -24,7 +24,7 @@ def test_a_run_on_an_earlier_stage_with_salience_is_opened_as_it_was(tmp_path, b
     run = toy_run(tmp_path, toy_config(model={**NET, **COSINE, "backbone_stage": 1}, backbone=backbone, **SHORT))
     list(train(run))
     model, _, _ = load_model(tmp_path)
-    images = torch.stack([run.splits.test[i][0] for i in range(len(run.splits.test))])
+    images = torch.stack([run.job.splits.test[i][0] for i in range(len(run.job.splits.test))])
     with torch.no_grad():
         features, found = model.features(images), model(images)
         assert features.shape == (9, 8, SIZE // 4, SIZE // 4)
@@ -33,10 +33,10 @@ def test_a_run_on_an_earlier_stage_with_salience_is_opened_as_it_was(tmp_path, b
         run.model.prototype_layer.prototypes.detach(), run.push.image, run.push.patch, strict=True
     ):
         with torch.no_grad():
-            seen = run.model.features(run.splits.push[int(image)][0][None])[0].flatten(1)[:, patch]
+            seen = run.model.features(run.job.splits.push[int(image)][0][None])[0].flatten(1)[:, patch]
             torch.testing.assert_close(prototype, seen, rtol=1e-4, atol=1e-5)
             # What a person reads as the similarity of a prototype to its own source: the salience of that patch.
-            maps = run.model.backbone(run.splits.push[int(image)][0][None])[0].flatten(1).norm(dim=0)
+            maps = run.model.backbone(run.job.splits.push[int(image)][0][None])[0].flatten(1).norm(dim=0)
             torch.testing.assert_close(prototype.norm(), maps[patch] / maps.max(), rtol=1e-4, atol=1e-5)
     if backbone == "frozen":
         assert FeatureStore.open(tmp_path / "features" / "train").read([0]).shape == (1, 64, SIZE // 4, SIZE // 4)
@@ -44,8 +44,8 @@ def test_a_run_on_an_earlier_stage_with_salience_is_opened_as_it_was(tmp_path, b
 
 def test_a_store_of_another_stage_is_refused(tmp_path) -> None:
     list(train(toy_run(tmp_path / "one", toy_config(model={**NET, "backbone_stage": 1}, backbone="frozen", **SHORT))))
-    other = toy_run(tmp_path / "two", toy_config(model={**NET, "backbone_stage": 0}, backbone="frozen", **SHORT))
-    other.feature_store = tmp_path / "one" / "features"
+    config = toy_config(model={**NET, "backbone_stage": 0}, backbone="frozen", **SHORT)
+    other = toy_run(tmp_path / "two", config, feature_store=tmp_path / "one" / "features")
     with pytest.raises(DataError, match=r"train: is stale: made of other weights of the backbone. Remove"):
         list(train(other))
 

@@ -88,8 +88,11 @@ def test_mixup_is_as_told_or_as_in_the_paper_of_the_model(tmp_path, config, mixu
 
 def test_a_run_mixes_every_batch_with_that_parameter(tmp_path, monkeypatch) -> None:
     alphas = []
-    monkeypatch.setattr(
-        step_module, "mix", lambda images, labels, alpha: alphas.append(alpha) or mix(images, labels, alpha)
-    )
+
+    def noted(images, labels, alpha):
+        alphas.append(alpha)
+        return mix(images, labels, alpha)
+
+    monkeypatch.setattr(step_module, "mix", noted)
     list(train(toy_run(tmp_path, pool_config(joint_epochs=1, hardening_epochs=1))))
     assert alphas == [0.5] * 3 * 4

@@ -21,15 +21,14 @@ from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchDone
 from protokern.train.head_stages import push_step
 from protokern.train.live import LivePrototypes
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
 from protokern.train.step import learn_from
 
-from .toy import NET, pool_config, toy_config, toy_run
+from .toy import NET, pool_config, toy_config, toy_run, train_until_stopped
 
 LIVE = {"joint_epochs": 1, "live_epochs": 2, "live_lr": 3e-2, "live_last_layer_lr": 1e-2}
 CELLS = {**NET, "prototype_size": [2, 2], "metric": "cosine", "activation": "cosine", "add_on_layers": "linear"}
@@ -89,7 +88,7 @@ def cut_out(model, push: PushResult, maps: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def backbone_maps(run) -> torch.Tensor:
-    images = torch.stack([run.splits.push.images[index] for index in range(len(run.splits.push))])
+    images = torch.stack([run.job.splits.push.images[index] for index in range(len(run.job.splits.push))])
     with torch.no_grad():
         return run.model.backbone(images)
 
@@ -101,7 +100,7 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     config = CONFIGS[name]
     model: Any = toy_run(tmp_path, config).model
     model.harden()
-    model.takes_stored_maps = True
+    model.backbone = nn.Identity()
     channels, dim = model.add_on_layers[0].in_channels, model.prototype_layer.prototype_dim
     if add_on == "with neighbours":
         model.add_on_layers = nn.Sequential(nn.Conv2d(channels, dim, 3, padding=1), nn.Sigmoid())
@@ -129,7 +128,8 @@ def test_the_gradient_is_the_slope_of_the_loss_while_the_prototypes_follow(tmp_p
     vectors = live.write(model)
     index, expected = cut_out(model, push, maps)
     torch.testing.assert_close(model.prototype_layer.prototypes[index], expected)
-    learn_from(model, model, maps, torch.tensor(labels), len(maps), settings, SINGLE)
+    forward: Any = functools.partial(model, given="maps")
+    learn_from(model, forward, maps, torch.tensor(labels), len(maps), settings, SINGLE)
     live.pass_on_gradient(model, vectors)
 
     def loss_at(shifts: list[torch.Tensor], share: float) -> float:
@@ -161,7 +161,7 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
     run = toy_run(tmp_path, config)
     seen = 0
     for record in train(run):
-        if isinstance(record, BatchRecord) and record.stage == "live":
+        if isinstance(record, BatchDone) and record.stage == "live":
             seen += 1
             index, expected = cut_out(run.model, run.push, backbone_maps(run))
             torch.testing.assert_close(run.model.prototype_layer.prototypes.detach()[index], expected)
@@ -192,7 +192,7 @@ def test_a_push_of_the_saved_net_moves_no_prototype(tmp_path) -> None:
     list(train(run))
     model, _, _ = load_model(tmp_path)
     before = model.prototype_layer.prototypes.detach().clone()
-    images: Any = run.splits.push
+    images: Any = run.job.splits.push
     push = push_prototypes(model, [(images.images, torch.tensor(images.labels))])
     assert torch.equal(push.image, run.push.image)
     assert torch.equal(push.patch, run.push.patch)
@@ -241,7 +241,7 @@ def test_the_best_epoch_is_kept_and_the_push_is_the_first_to_beat(tmp_path, monk
     script = iter(accuracies)
     monkeypatch.setattr(loop_module, "evaluate", lambda *_, **__: Evaluation(next(script), 1.0, 12))
     for record in train(run):
-        if isinstance(record, BatchRecord) and record.stage == "live" and record.batch == record.batches:
+        if isinstance(record, BatchDone) and record.stage == "live" and record.batch == record.batches:
             weights.append(run.model.add_on_layers[0].weight.detach().clone())
         if isinstance(record, StageRecord) and record.stage == "live":
             break
@@ -280,14 +280,14 @@ def test_the_story_of_a_run_has_the_stage(tmp_path) -> None:
 
 def story(run) -> tuple[dict, list]:
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
-    log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run.log_path)]
+    log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run.job.log_path)]
     log = [line for line in log if "features of the un-augmented images from" not in line.get("text", "")]  # a path
     return weights, log
 
 
-def resumed(folder, config):
-    run = toy_run(folder, config)
-    resume_run(run, read_checkpoint(find_resumable(folder)))
+def resumed(folder, config, **job):
+    run = toy_run(folder, config, **job)
+    run.resume(read_checkpoint(find_resumable(folder)))
     return run
 
 
@@ -300,18 +300,21 @@ def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, n
     list(train(straight))
     weights, log = story(straight)
 
-    run = toy_run(tmp_path / "stopped", config)
-    seen: list[BatchRecord] = []
+    stop = 0
+    seen: list[BatchDone] = []
+
+    def should_stop() -> bool:
+        return len(seen) >= stop
+
+    run = toy_run(tmp_path / "stopped", config, should_stop=should_stop)
     for stop, batch in ((2, 2), (4, 4), (7, 3)):
-        run.should_stop = functools.partial(lambda stop: len(seen) >= stop, stop)
-        with pytest.raises(KeyboardInterrupt):
-            seen.extend(one for one in train(run) if isinstance(one, BatchRecord) and one.stage == "live")
+        train_until_stopped(run, seen, lambda one: isinstance(one, BatchDone) and one.stage == "live")
         assert run.last_checkpoint.name.startswith("live-")
         assert run.last_checkpoint.name.endswith(f"-batch-{batch}")
-        run = resumed(tmp_path / "stopped", config)
         if stop == 4:
-            next(record for record in train(run) if isinstance(record, EpochRecord))
-            run = resumed(tmp_path / "stopped", config)
+            next(record for record in train(resumed(tmp_path / "stopped", config)) if isinstance(record, EpochRecord))
+        run = resumed(tmp_path / "stopped", config, should_stop=should_stop)
+    run = resumed(tmp_path / "stopped", config)
     list(train(run))
     again, log_again = story(run)
     assert again.keys() == weights.keys()

@@ -14,8 +14,8 @@ from protokern.runs.open import load_model
 from protokern.storage import files
 from protokern.train import head_stages
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchDone, StepBegins
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StepRecord
 
 from .toy import Squares, ToySplits, toy_config, toy_run
 
@@ -45,8 +45,8 @@ def test_a_run_learns_the_squares_and_tells_its_story(tmp_path) -> None:
     assert epochs[-1].loss < epochs[0].loss
     assert stages(records) == ["joint", "push", "last_layer", "prune", "pruned_last_layer"]
     assert records[0] == Notice(text="a note")
-    assert sum(isinstance(record, BatchRecord) for record in records) == 7 * 4
-    assert sum(isinstance(record, StepRecord) for record in records) == 11
+    assert sum(isinstance(record, BatchDone) for record in records) == 7 * 4
+    assert sum(isinstance(record, StepBegins) for record in records) == 11
 
     log = read_log(tmp_path / "log.jsonl")
     assert [line["kind"] for line in log] == ["notice"] + ["epoch"] * 7 + ["stage"] * 5
@@ -68,7 +68,7 @@ def test_the_numbers_reported_are_those_of_the_saved_model(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config(joint_epochs=3))
     *_, last = train(run)
     model, _, _ = load_model(tmp_path)
-    for split, accuracy in ((run.splits.val, last.val_accuracy), (run.splits.test, last.test_accuracy)):
+    for split, accuracy in ((run.job.splits.val, last.val_accuracy), (run.job.splits.test, last.test_accuracy)):
         images = torch.stack([split[i][0] for i in range(len(split))])
         correct = model(images).logits.argmax(1) == torch.tensor(split.labels)
         assert float(correct.float().mean()) == pytest.approx(accuracy)
@@ -77,7 +77,7 @@ def test_the_numbers_reported_are_those_of_the_saved_model(tmp_path) -> None:
 def test_prototypes_are_patches_of_their_own_class_after_the_push(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config())
     list(train(run))
-    push_set = run.splits.push
+    push_set = run.job.splits.push
     images = torch.stack([push_set[i][0] for i in range(len(push_set))])
     with torch.no_grad():
         output = run.model.eval()(images)
@@ -90,7 +90,7 @@ def test_the_warm_stage_leaves_the_backbone_and_the_last_layer_alone(tmp_path) -
     run = toy_run(tmp_path, toy_config(warm_epochs=2, joint_epochs=0))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     for record in train(run):
-        if isinstance(record, StepRecord) and record.stage == "push":
+        if isinstance(record, StepBegins) and record.stage == "push":
             break
     changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
@@ -103,7 +103,7 @@ def test_push_and_last_layer_leave_the_backbone_and_its_statistics_alone(tmp_pat
     for record in train(run):
         if isinstance(record, StageRecord) and record.stage == "joint":
             before = None
-        if isinstance(record, StepRecord) and record.stage == "last_layer":
+        if isinstance(record, StepBegins) and record.stage == "last_layer":
             before = {name: value.clone() for name, value in run.model.state_dict().items()}
     assert before is not None
     changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
@@ -114,7 +114,7 @@ def test_the_backbone_sees_each_image_once_for_push_last_layer_and_prune(tmp_pat
     run = toy_run(tmp_path, toy_config(prune=True))
     images_seen = []
     for record in train(run):
-        if isinstance(record, StepRecord) and record.stage == "push":
+        if isinstance(record, StepBegins) and record.stage == "push":
             run.model.backbone.register_forward_hook(lambda _, inputs, __: images_seen.append(len(inputs[0])))
     assert sum(images_seen) == 30 + 12 + 9
 
@@ -231,7 +231,7 @@ def test_gradients_are_clipped(tmp_path) -> None:
     """With a tiny bound the first Adam step is unchanged by scale, so look at the gradients themselves."""
     run = toy_run(tmp_path, toy_config(gradient_clip=1e-3, warm_epochs=0, joint_epochs=1))
     for record in train(run):
-        if isinstance(record, BatchRecord):
+        if isinstance(record, BatchDone):
             norms = [p.grad.norm() for p in run.model.parameters() if p.grad is not None]
             assert float(torch.stack(norms).norm()) <= 1.001e-3
             break

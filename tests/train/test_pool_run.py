@@ -13,9 +13,8 @@ from protokern.runs.checkpoint_index import checkpoints_folder
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
 from protokern.train import loop as loop_module
+from protokern.train.events import BatchDone, StepBegins
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, StepRecord
-from protokern.train.run import save_progress
 
 from .toy import ToySplits, pool_config, toy_run
 
@@ -47,7 +46,7 @@ def told(tmp_path_factory):
     records, seen = [], []
     for record in train(run):
         records.append(record)
-        if isinstance(record, BatchRecord):
+        if isinstance(record, BatchDone):
             choices = run.model.assignment
             seen.append(
                 {
@@ -77,7 +76,7 @@ def test_the_stages_come_in_order(told) -> None:
     ]
     stages = ["hardening", "push", "last_layer", "prune", "pruned_last_layer"]
     assert [record.stage for record in of(records, StageRecord)] == stages
-    metrics = json.loads((run.folder / "metrics.json").read_text())
+    metrics = json.loads((run.job.folder / "metrics.json").read_text())
     assert list(metrics["stages"]) == [f"after_{name}" for name in stages]
     assert set(metrics["seconds"]) == {"warm", "joint", *stages}
 
@@ -91,7 +90,7 @@ def test_an_epoch_tells_the_terms_of_the_pool_s_loss(told) -> None:
 
 def test_epoch_0_trains(told) -> None:
     run, records, seen = told
-    start = pool_run(run.folder.parent / "fresh").model.assignment.presence_logits
+    start = pool_run(run.job.folder.parent / "fresh").model.assignment.presence_logits
     first = [entry for entry in seen if entry["epoch"] == 0]
     assert not torch.equal(first[-1]["logits"], start)
     assert of(records, EpochRecord)[0].learning_rates.keys() == {"add_on_layers", "prototype_layer", "assignment"}
@@ -130,15 +129,15 @@ def test_hardening_is_told_once_and_before_its_first_batch(told) -> None:
     assert text.startswith("the choices of epoch ")
     assert all(word in text for word in ("largest entropy", "repeated", "shared", "unused"))
     where = records.index(Notice(text=text))
-    assert isinstance(records[where - 1], StepRecord)
+    assert isinstance(records[where - 1], StepBegins)
     assert records[where - 1].stage == "hardening"
-    assert [line["text"] for line in read_log(run.log_path) if "choices" in line.get("text", "")] == [text]
+    assert [line["text"] for line in read_log(run.job.log_path) if "choices" in line.get("text", "")] == [text]
 
 
 def test_prototypes_are_patches_of_one_of_their_classes_after_the_push(tmp_path) -> None:
     run = pool_run(tmp_path)
     list(train(run))
-    push_set = run.splits.push
+    push_set = run.job.splits.push
     images = torch.stack([push_set[i][0] for i in range(len(push_set))])
     with torch.no_grad():
         output = run.model.eval()(images)
@@ -267,7 +266,7 @@ def test_a_soft_checkpoint_comes_back_with_the_same_answers(tmp_path) -> None:
     for record in train(run):
         if isinstance(record, EpochRecord) and record.epoch == 2:
             break
-    images = images_of(run.splits)
+    images = images_of(run.job.splits)
     expected = run.model.eval()(images)
     model, _, _ = load_model(checkpoints_folder(tmp_path) / "joint-2")
     output = model(images)
@@ -281,9 +280,9 @@ def test_a_soft_checkpoint_comes_back_with_the_same_answers(tmp_path) -> None:
 
 def test_a_pruned_pool_comes_back_with_the_same_answers(told, tmp_path) -> None:
     run, _, _ = told
-    images = images_of(run.splits)
+    images = images_of(run.job.splits)
     run.model.eval()
-    model, _, _ = load_model(run.folder)
+    model, _, _ = load_model(run.job.folder)
     assert torch.equal(model(images).logits, run.model(images).logits)
     assert model.num_prototypes == run.model.num_prototypes == len(run.push.image)
 
@@ -293,9 +292,10 @@ def test_a_pool_with_empty_slots_comes_back_with_the_same_answers(tmp_path) -> N
     run.model.harden()
     used = int(run.model.slots[0, 0])
     run.model.keep_prototypes([p for p in range(run.model.num_prototypes) if p != used])
-    save_progress(run, "prune-9")
+    run.save("prune-9")
     model, _, _ = load_model(tmp_path)
-    images = images_of(run.splits)
+    images = images_of(run.job.splits)
+    assert model.slots is not None
     assert model.slots[0, 0] == -1
     assert torch.equal(model.slots, run.model.slots)
     assert torch.equal(model(images).logits, run.model.eval()(images).logits)
@@ -304,7 +304,7 @@ def test_a_pool_with_empty_slots_comes_back_with_the_same_answers(tmp_path) -> N
 
 def test_the_configuration_of_a_checkpoint_is_the_run_s(told) -> None:
     run, _, _ = told
-    _, config, classes = load_model(run.folder)
-    assert config == run.config
-    assert classes == run.classes
+    _, config, classes = load_model(run.job.folder)
+    assert config == run.job.config
+    assert classes == run.job.classes
     assert config["model"]["num_prototypes"] == 5

@@ -14,14 +14,14 @@ from protokern.errors import CheckpointError
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
 from protokern.runs.progress import load_optimizer, load_random, optimizer_tensors, random_tensors, set_seed
+from protokern.train.events import BatchDone, StepBegins
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
 from protokern.train.stages import plan
+from protokern.train.state import TrainingRun
 
 from .tampering import change_table, change_tensors
-from .toy import Squares, ToySplits, pool_config, toy_config, toy_run
+from .toy import Squares, ToySplits, pool_config, toy_config, toy_run, train_until_stopped
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=4, push_start=2, push_every=2, patience=0, prune=True)
 # Draws from the run's generator in every batch: mixup, and the noise of the choices.
@@ -61,7 +61,7 @@ def whole_of(model: str) -> dict:
         run = toy_run(Path(folder), config)
         torch.set_num_threads(1)
         list(train(run))
-        return {"weights": end_state(run), "push": run.push, "log": read_log(run.log_path)}
+        return {"weights": end_state(run), "push": run.push, "log": read_log(run.job.log_path)}
 
 
 def check_same_end(run, whole) -> None:
@@ -70,12 +70,12 @@ def check_same_end(run, whole) -> None:
     for name, value in weights.items():
         assert torch.equal(value, whole["weights"][name]), name
     assert torch.equal(run.push.image, whole["push"].image)
-    assert without_times(read_log(run.log_path)) == without_times(whole["log"])
+    assert without_times(read_log(run.job.log_path)) == without_times(whole["log"])
 
 
 def resumed(folder, config=CONFIG):
     run = toy_run(folder, config)
-    resume_run(run, read_checkpoint(find_resumable(folder)))
+    run.resume(read_checkpoint(find_resumable(folder)))
     return run
 
 
@@ -103,10 +103,8 @@ def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, name) -> 
 )
 def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
     seen: list[Any] = []
-    run = toy_run(tmp_path, config)
-    run.should_stop = lambda: len(seen) >= batches
-    with pytest.raises(KeyboardInterrupt):
-        seen.extend(record for record in train(run) if isinstance(record, BatchRecord))
+    run = toy_run(tmp_path, config, should_stop=lambda: len(seen) >= batches)
+    train_until_stopped(run, seen)
     assert "-batch-" in run.last_checkpoint.name
     again = resumed(tmp_path, config)
     list(train(again))
@@ -114,11 +112,19 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(tmp_pat
 
 
 def test_a_run_asked_to_stop_in_a_step_without_batches_stops_after_it(tmp_path) -> None:
-    run = toy_run(tmp_path, CONFIG)
-    run.should_stop = lambda: run.push is not None
-    with pytest.raises(KeyboardInterrupt):
-        list(train(run))
+    run: TrainingRun = toy_run(tmp_path, CONFIG, should_stop=lambda: run.push is not None)
+    train_until_stopped(run, [])
     assert run.last_checkpoint.name.startswith("push-")
+    again = resumed(tmp_path)
+    list(train(again))
+    check_same_end(again, whole_of("protopnet"))
+
+
+def test_a_run_asked_to_stop_while_features_are_computed_goes_on_from_the_step_before(tmp_path) -> None:
+    begun: list[Any] = []
+    run = toy_run(tmp_path, CONFIG, should_stop=lambda: bool(begun))
+    train_until_stopped(run, begun, lambda event: isinstance(event, StepBegins) and event.stage == "push")
+    assert run.last_checkpoint.name == "joint-2"
     again = resumed(tmp_path)
     list(train(again))
     check_same_end(again, whole_of("protopnet"))
@@ -128,7 +134,7 @@ def test_a_run_killed_in_the_middle_of_the_first_hardening_epoch_hardens_again(t
     """Killed without a checkpoint in between: the last one is of the last joint epoch, with soft choices."""
     run = toy_run(tmp_path, POOL_CONFIG)
     for record in train(run):
-        if isinstance(record, BatchRecord) and record.stage == "hardening":
+        if isinstance(record, BatchDone) and record.stage == "hardening":
             break
     assert run.model.is_hard
     again = resumed(tmp_path, POOL_CONFIG)
@@ -149,7 +155,7 @@ def test_other_data_are_refused(tmp_path) -> None:
     list(train(toy_run(tmp_path, CONFIG)))
     run = toy_run(tmp_path, CONFIG, ToySplits(val=Squares(10, seed=2)))
     with pytest.raises(CheckpointError, match=r"data: must be that of the run to resume it.*'val': 12.*'val': 10"):
-        resume_run(run, read_checkpoint(find_resumable(tmp_path)))
+        run.resume(read_checkpoint(find_resumable(tmp_path)))
 
 
 @pytest.mark.parametrize("names", [5, ["train"], "train"])
@@ -158,7 +164,7 @@ def test_names_of_images_that_are_no_table_are_refused(tmp_path, names) -> None:
     checkpoint = find_resumable(tmp_path)
     change_table(checkpoint / "state.json", lambda table: table["progress"].update(names=names))
     with pytest.raises(CheckpointError, match=r"must say where the training stands; it is broken"):
-        resume_run(toy_run(tmp_path, CONFIG), read_checkpoint(checkpoint))
+        toy_run(tmp_path, CONFIG).resume(read_checkpoint(checkpoint))
 
 
 def test_a_checkpoint_without_names_of_images_is_of_any(tmp_path) -> None:
@@ -166,7 +172,7 @@ def test_a_checkpoint_without_names_of_images_is_of_any(tmp_path) -> None:
     list(train(toy_run(tmp_path, CONFIG)))
     checkpoint = find_resumable(tmp_path)
     change_table(checkpoint / "state.json", lambda table: table["progress"].pop("names"))
-    resume_run(toy_run(tmp_path, CONFIG), read_checkpoint(checkpoint))
+    toy_run(tmp_path, CONFIG).resume(read_checkpoint(checkpoint))
 
 
 def test_optimizer_states_come_back_in_full(tmp_path) -> None:

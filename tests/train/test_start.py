@@ -10,14 +10,13 @@ import torch
 from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
+from protokern.prototype_start import choose_images, find_starts
 from protokern.ranks import SINGLE
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import StageRecord
+from protokern.train.events import BatchDone
 from protokern.train.head_stages import push_step
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord
-from protokern.train.run import resume_run
-from protokern.train.start import choose_images, find_starts
 
 from .toy import NET, pool_config, toy_config, toy_run
 
@@ -105,7 +104,7 @@ def test_prototypes_are_distinct_patches_of_their_class_from_first_to_last(confi
     assert [record.stage for record in records] == ["start", "live", "last_layer"]
     assert len(set(sources(run))) == run.model.num_prototypes
     own = run.model.class_identity.argmax(dim=1)
-    assert [run.splits.push.labels[image] for image, _ in sources(run)] == own.tolist()
+    assert [run.job.splits.push.labels[image] for image, _ in sources(run)] == own.tolist()
     before = weights(run)
     push_step(run)
     assert torch.equal(run.model.prototype_layer.prototypes, before["prototype_layer.prototypes"])
@@ -118,11 +117,10 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(config, tmp_path) -> N
     run = toy_run(tmp_path / "stopped", config)
     batches = itertools.count()
     for record in train(run):
-        if isinstance(record, BatchRecord) and next(batches) == 3:
-            run.should_stop = lambda: True
+        if isinstance(record, BatchDone) and next(batches) == 3:
             break
     stopped = toy_run(tmp_path / "stopped", config)
-    resume_run(stopped, read_checkpoint(find_resumable(stopped.folder)))
+    stopped.resume(read_checkpoint(find_resumable(stopped.job.folder)))
     list(train(stopped))
     assert sources(stopped) == sources(whole)
     for name, value in weights(whole).items():

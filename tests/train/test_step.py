@@ -10,9 +10,8 @@ import torch
 from protokern.errors import ConfigError
 from protokern.ranks import SINGLE, Ranks, split_evenly
 from protokern.runs.log import EpochRecord
-from protokern.train.batch_norms import share_batch_norms
 from protokern.train.loop import train
-from protokern.train.optimizers import freeze
+from protokern.train.optimizers import freeze, share_batch_norms
 from protokern.train.step import Forward, learn_from, make_forward
 
 from .toy import Squares, pool_config, toy_config, toy_run
@@ -31,7 +30,8 @@ def gradients(tmp_path, config, count: int) -> tuple[dict[str, float], dict[str,
     freeze(model, "joint", config.train)
     model.set_progress(1.5)
     torch.manual_seed(7)
-    numbers = learn_from(model, make_forward(model, config.train), *batch(count), count, config.train, SINGLE)
+    loss = learn_from(model, make_forward(model, config.train), *batch(count), count, config.train, SINGLE)
+    numbers = {"loss": loss.mean, **loss.terms, "correct": loss.correct, "images": loss.images}
     return numbers, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
 
@@ -102,7 +102,7 @@ def test_batch_norms_that_cannot_see_the_whole_batch_are_refused(tmp_path, setti
 def test_on_gpus_batch_norms_share_their_statistics_under_the_same_names(tmp_path) -> None:
     run = toy_run(tmp_path, toy_config())
     names = list(run.model.state_dict())
-    share_batch_norms(run.model, run.train, Ranks(0, 2), torch.device("cuda"))
+    share_batch_norms(run.model, run.job.train, Ranks(0, 2), torch.device("cuda"))
     kinds = {type(layer) for layer in run.model.modules()}
     assert torch.nn.SyncBatchNorm in kinds
     assert torch.nn.BatchNorm2d not in kinds

@@ -14,11 +14,10 @@ from protokern.features import FeatureStore
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import read_log
 from protokern.runs.open import load_model
+from protokern.train.events import FeatureRecord
 from protokern.train.loop import train
-from protokern.train.records import BatchRecord, FeatureRecord
-from protokern.train.run import resume_run
 
-from .toy import ToySplits, pool_config, toy_config, toy_run
+from .toy import ToySplits, pool_config, toy_config, toy_run, train_until_stopped
 
 CONFIG = toy_config(backbone="frozen", joint_epochs=3, push_start=2, push_every=2, patience=0, prune=True)
 POOL_CONFIG = pool_config(backbone="frozen", joint_epochs=2, hardening_epochs=1, patience=0, prune=True)
@@ -43,7 +42,7 @@ def whole_of(model: str) -> dict[str, torch.Tensor]:
 
 
 def check_same_end(run) -> None:
-    whole, weights = whole_of(run.config["model"]["name"]), run.model.state_dict()
+    whole, weights = whole_of(run.job.config["model"]["name"]), run.model.state_dict()
     assert weights.keys() == whole.keys()
     assert all(torch.equal(weights[name], value) for name, value in whole.items())
 
@@ -64,12 +63,12 @@ def test_afterwards_the_model_takes_images_and_agrees_with_what_was_measured(tmp
     list(train(run))
     model, _, _ = load_model(tmp_path)
     for trained in (model, run.model.eval()):
-        items = [run.splits.test[i] for i in range(len(run.splits.test))]
+        items = [run.job.splits.test[i] for i in range(len(run.job.splits.test))]
         answers = [int(trained(image[None]).logits.argmax()) == label for image, label in items]
         assert sum(answers) / len(answers) == run.progress.results[-1]["test_accuracy"]
     image, patch = int(run.push.image[0]), int(run.push.patch[0])
     stored = torch.cat([model.prototype_layer.prototypes, run.model.prototype_layer.prototypes]).detach()
-    features = model.features(run.splits.push[image][0][None]).detach().flatten(2)[0, :, patch]
+    features = model.features(run.job.splits.push[image][0][None]).detach().flatten(2)[0, :, patch]
     assert (stored - features).abs().amax(dim=1).min() < 1e-5
 
 
@@ -87,10 +86,9 @@ def test_a_frozen_run_is_one_whose_backbone_learns_nothing(tmp_path) -> None:
 
 
 def test_two_runs_share_a_store(tmp_path) -> None:
-    runs = [toy_run(tmp_path / name, CONFIG) for name in ("one", "two")]
+    runs = [toy_run(tmp_path / name, CONFIG, feature_store=tmp_path / "shared") for name in ("one", "two")]
     seen = [count_images(run) for run in runs]
     for run in runs:
-        run.feature_store = tmp_path / "shared"
         list(train(run))
         check_same_end(run)
     assert sum(seen[0]) == 51
@@ -102,11 +100,10 @@ def test_a_stale_store_is_refused_and_kept(tmp_path) -> None:
     list(train(toy_run(tmp_path / "one", CONFIG)))
     features = tmp_path / "one" / "features" / "train" / "features.bin"
     before = features.read_bytes()
-    other = toy_run(tmp_path / "two", toy_config(backbone="frozen", seed=1))
-    other.feature_store = tmp_path / "one" / "features"
+    folder = tmp_path / "one" / "features"
+    other = toy_run(tmp_path / "two", toy_config(backbone="frozen", seed=1), feature_store=folder)
     with pytest.raises(DataError, match=r"train: is stale: made of other weights of the backbone. Remove"):
         list(train(other))
-    assert not other.model.takes_stored_maps
     assert features.read_bytes() == before
 
 
@@ -114,12 +111,10 @@ def test_a_stale_store_is_refused_and_kept(tmp_path) -> None:
 @pytest.mark.parametrize("batches", [2, 9])
 def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, batches) -> None:
     seen: list[Any] = []
-    run = toy_run(tmp_path, config)
-    run.should_stop = lambda: len(seen) >= batches
-    with pytest.raises(KeyboardInterrupt):
-        seen.extend(record for record in train(run) if isinstance(record, BatchRecord))
+    run = toy_run(tmp_path, config, should_stop=lambda: len(seen) >= batches)
+    train_until_stopped(run, seen)
     again = toy_run(tmp_path, config)
-    resume_run(again, read_checkpoint(find_resumable(tmp_path)))
+    again.resume(read_checkpoint(find_resumable(tmp_path)))
     images = count_images(again)
     list(train(again))
     assert images == []
@@ -128,29 +123,26 @@ def test_a_run_stopped_in_an_epoch_ends_with_the_same_bits(tmp_path, config, bat
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_run_stopped_while_the_backbone_runs_ends_with_the_same_bits(tmp_path, lost) -> None:
-    run = toy_run(tmp_path, CONFIG)
     seen: list[Any] = []
-    run.should_stop = lambda: len(seen) >= 2
-    with pytest.raises(KeyboardInterrupt):
-        seen.extend(record for record in train(run) if isinstance(record, FeatureRecord))
+    run = toy_run(tmp_path, CONFIG, should_stop=lambda: len(seen) >= 2)
+    train_until_stopped(run, seen, lambda event: isinstance(event, FeatureRecord))
     assert [(record.split, record.done, record.images) for record in seen] == [("train", 30, 30), ("val", 12, 12)]
     if lost:
         shutil.rmtree(tmp_path / "features")
     again = toy_run(tmp_path, CONFIG)
-    resume_run(again, read_checkpoint(find_resumable(tmp_path)))
+    again.resume(read_checkpoint(find_resumable(tmp_path)))
     images = count_images(again)
     list(train(again))
     assert sum(images) == (51 if lost else 9)
     check_same_end(again)
-    assert [line["text"] for line in read_log(again.log_path) if line["kind"] == "notice"][1].startswith(
+    assert [line["text"] for line in read_log(again.job.log_path) if line["kind"] == "notice"][1].startswith(
         "the backbone is frozen: all stages read its features of the un-augmented images from"
     )
 
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"precision": "bf16", "mixup": 0.5}], ids=str)
 def test_bf16_stores_halve_the_space(tmp_path, settings) -> None:
-    run = toy_run(tmp_path, toy_config(backbone="frozen", **settings))
-    run.feature_precision = "bf16"
+    run = toy_run(tmp_path, toy_config(backbone="frozen", **settings), feature_precision="bf16")
     list(train(run))
     assert 0 < run.progress.results[-1]["val_loss"] < 10
     assert run.model.prototype_layer.prototypes.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor
 from protokern.config import RunConfig, config_to_dict, parse_config
 from protokern.models.build import build_model
 from protokern.runs.progress import set_seed
-from protokern.train.run import TrainingRun
+from protokern.train.events import BatchDone, Event, RunStopped
+from protokern.train.loop import train
+from protokern.train.state import Job, TrainingRun
 
 CLASSES = ("red", "green", "blue")
 SIZE = 16
@@ -102,15 +105,31 @@ def toy_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfi
     )
 
 
-def toy_run(folder: Path, config: RunConfig, splits: ToySplits | None = None) -> TrainingRun:
+def toy_run(folder: Path, config: RunConfig, splits: ToySplits | None = None, **job: Any) -> TrainingRun:
+    """`job`: fields of the Job that are not their defaults."""
     folder.mkdir(parents=True, exist_ok=True)
     set_seed(config.train.seed, 0)
     return TrainingRun(
-        folder=folder,
-        model=build_model(config.model, len(CLASSES), SIZE),
-        splits=splits or ToySplits(),
-        classes=CLASSES,
-        config=config_to_dict(config),
-        train=config.train,
-        prune=config.prune,
+        Job(
+            folder=folder,
+            model=build_model(config.model, len(CLASSES), SIZE),
+            splits=splits or ToySplits(),
+            classes=CLASSES,
+            config=config_to_dict(config),
+            train=config.train,
+            prune=config.prune,
+            **job,
+        )
     )
+
+
+def train_until_stopped(
+    run: TrainingRun, seen: list[Any], wanted: Callable[[Event], bool] = lambda event: isinstance(event, BatchDone)
+) -> None:
+    """Train, and collect what is wanted of the events; the training has to stop, and to say where it goes on from."""
+    last = None
+    for last in train(run):
+        if wanted(last):
+            seen.append(last)
+    assert run.last_checkpoint is not None
+    assert last == RunStopped(run.last_checkpoint)

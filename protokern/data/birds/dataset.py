@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -83,8 +84,8 @@ class SyntheticBirds(ImageDataset):
         num_classes: number of classes, [2, 343]; the first ones differ most.
         images_per_class: at least 1.
         image_size: pixels, one number or (rows, columns), at least 16.
-        differ_in: what tells the classes apart: "species", all parts and the plumage; "colour", the hue of the plumage
-            alone, for up to 8 classes; "beak", its shape alone, for up to 7. With these two, the other one is chance.
+        differ_in: how the classes differ: "species", all parts and the plumage; "colour", the hue of the plumage alone,
+            for up to 8 classes; "beak", its shape alone, for up to 7. With either of these, the other one is random.
         seed: 0 or more; other seeds give other pictures of the same species.
         augmentation: "none", "protopnet", "crop" or an Augmentation.
         cache: "memory" paints each picture once; "none" at each access.
@@ -116,10 +117,10 @@ class SyntheticBirds(ImageDataset):
             kind = "species" if differ_in == "species" else f"birds that differ in {differ_in} alone"
             raise ValueError(f"num_classes: must be from 2 to {most}; got {num_classes}. There are no more {kind}.")
         if images_per_class < 1:
-            raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Ask for some images.")
+            raise ValueError(f"images_per_class: must be at least 1; got {images_per_class}. Give a larger number.")
         size = parse_image_size(image_size)
         if min(size) < _MIN_SIZE:
-            raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Birds need some room.")
+            raise ValueError(f"image_size: must be at least {_MIN_SIZE} pixels; got {size}. Give a larger size.")
         self.species = [variant(differ_in, number) for number in range(num_classes)]
         self.split = split
         self._differ_in = differ_in
@@ -142,7 +143,7 @@ class SyntheticBirds(ImageDataset):
         label, number = divmod(range(len(self))[index], self._images_per_class)
         return f"{self.split}/{self.classes[label]}/{number:04}"
 
-    def source_path(self, index: int) -> None:
+    def source_path(self, index: int) -> Path | None:
         return None
 
     def transform(self) -> str:
@@ -151,7 +152,7 @@ class SyntheticBirds(ImageDataset):
         return words if self.channels == 3 else f"{words}, {self.channels} channels"
 
     def annotations(self, index: int) -> BirdAnnotation:
-        """Keypoints, masks and box of an image, as it is without augmentation; painted anew at each call."""
+        """Keypoints, masks and box of an image, without augmentation; painted again at each call."""
         return annotate(self._paint(range(len(self))[index], self.image_size))
 
     def bird_share(self, image: Iterable[int], patch: Iterable[int], grid: tuple[int, int]) -> float:
@@ -168,7 +169,7 @@ class SyntheticBirds(ImageDataset):
 
     def _paint(self, index: int, size: tuple[int, int]) -> Scene:
         entropy = [self.seed, SPLITS.index(self.split), index]
-        # A generator of its own, so that the scene is the same whatever the classes differ in.
+        # A separate generator, so that the scene is the same whatever the classes differ in.
         species = with_chance(self.species[self.labels[index]], self._differ_in, np.random.default_rng([*entropy, 1]))
         seeds = np.random.SeedSequence(entropy)
         return paint_scene(species, np.random.Generator(np.random.PCG64(seeds)), size)

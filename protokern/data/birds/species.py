@@ -4,9 +4,9 @@ A species is a polynomial a + b x + c x^2 over the integers modulo 7; its form o
 value at x (a Reed-Solomon code). Two different polynomials agree in at most two places, so any two species differ in
 at least four of the six parts, and the first seven species differ in all of them.
 
-Classes differ in all of a species, or in one property alone. The second kind tests what says why: where only colour
-tells the classes apart, colour must be the reason. Colour and beak change places: what does not tell the class is drawn
-for every picture, so that a net cannot hold on to it.
+Classes differ in all of a species, or in one property alone. The second kind tests explanations: if classes differ only
+in colour, colour must be the reason. Whichever of colour and beak does not determine the class is random in every
+picture, so that a net cannot use it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def variant(differ_in: str, number: int) -> Species:
 
 
 def with_chance(species: Species, differ_in: str, rng: np.random.Generator) -> Species:
-    """One bird of a class: what does not tell the class is drawn."""
+    """One bird of a class: the property that does not determine the class is drawn at random."""
     if differ_in == "species":
         return species
     if differ_in == "colour":

@@ -1,291 +1,330 @@
-// The gallery's filter and search, and the sheet of one prototype. Every text is set as text, never as markup.
-(() => {
-  const table = JSON.parse(document.getElementById("sheets").textContent);
-  const sheets = new Map(table.sheets.map((sheet) => [sheet.index, sheet]));
-  const cards = [...document.querySelectorAll(".card")];
-  const numberOf = (card) => Number(card.id.slice("prototype-".length));
+// The sections of a run's page, and its gallery with filter and search.
+const MOST_WEIGHTS = 6; // of a prototype on its card; more are folded
+const SVG = (() => {
+  const template = document.createElement("template");
+  template.innerHTML = "<svg></svg>";
+  return template.content.firstChild.namespaceURI;
+})();
 
-  const make = (tag, properties = {}, ...children) => {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name in element) element[name] = value;
-      else element.setAttribute(name, value);
-    }
-    element.append(...children.filter((child) => child !== null));
-    return element;
-  };
-  const name = (text) => make("bdi", { textContent: text });
-  const alone = table.focal
-    ? " Similarities here are of the place alone, before that of the image on average comes off."
-    : "";
+const headOf = (title, ...others) => make("div", { className: "section-head" }, make("h2", { textContent: title }), ...others);
+const section = (id, ...children) => make("section", { id }, ...children);
+const cardOf = new Map();
+const linkTo = (index) => make("a", { href: `#prototype-${index}`, textContent: index });
 
-  // ---- filter and search
-  const picker = document.getElementById("class-picker");
-  const search = document.getElementById("search");
-  const count = document.getElementById("class-count");
-  const nothing = document.getElementById("nothing");
-  const plain = (text) => text.normalize("NFKC").toLowerCase();
-  const wordsOf = (sheet) =>
-    plain(
-      [
-        `prototype ${sheet.index}`,
-        sheet.source ?? "",
-        ...(sheet.classes ?? []).map(([place]) => table.texts[place]),
-        ...(sheet.main ?? []),
-      ].join("\n"),
-    );
-  let searchable = null;
-
-  const filter = () => {
-    searchable ??= new Map(table.sheets.map((sheet) => [sheet.index, wordsOf(sheet)]));
-    const wanted = plain(search.value).split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const card of cards) {
-      const ofClass = picker.value === "" || card.dataset.classes.split(" ").includes(picker.value);
-      const text = wanted.length ? searchable.get(numberOf(card)) : "";
-      card.hidden = !(ofClass && wanted.every((word) => text.includes(word)));
-      if (!card.hidden) shown += 1;
-    }
-    for (const group of document.querySelectorAll(".class-group"))
-      group.hidden = !group.querySelector(".card:not([hidden])");
-    const all = cards.length === 1 ? "1 prototype" : `${cards.length} prototypes`;
-    count.textContent = shown === cards.length ? all : `${shown} of ${all}`;
-    nothing.hidden = shown > 0;
-  };
-  picker.addEventListener("change", filter);
-  search.addEventListener("input", filter);
-  nothing.querySelector("button").addEventListener("click", () => {
-    picker.value = search.value = "";
-    filter();
-    search.focus();
+const drawOverview = (part) => {
+  const list = (texts) =>
+    make("ul", { className: "notes" }, ...texts.map((text) => make("li", { dir: "auto", textContent: text })));
+  const tiles = part.tiles.map(([label, value, detail]) => {
+    const number = make("dd", {}, make("span", { className: "value", textContent: value }));
+    if (detail) number.append(make("br"), make("span", { className: "small muted", textContent: detail }));
+    return make("div", {}, make("dt", { textContent: label }), number);
   });
-  picker.closest(".filter").hidden = false;
-  filter();
+  const notes = part.notes.length ? list(part.notes) : null;
+  notes?.classList.add("small");
+  return section(
+    "overview",
+    paragraph("eyebrow", part.eyebrow),
+    make("h1", { dir: "auto", textContent: part.title }),
+    paragraph("lede", part.lede),
+    make("dl", { className: "tiles" }, ...tiles),
+    part.warnings.length
+      ? make("div", { className: "warnings small" }, make("h2", { textContent: part.warned }), list(part.warnings))
+      : null,
+    notes,
+  );
+};
 
-  // ---- the sheet of one prototype
-  const dialog = document.getElementById("sheet");
-  const title = document.getElementById("sheet-title");
-  const place = document.getElementById("sheet-place");
-  const body = document.getElementById("sheet-body");
-  let current = null;
-
-  const addressOf = (index) => {
-    const name = table.pictures[index];
-    if (table.beside) return `pictures/${name}`;
-    if (name !== null) return `data:image/jpeg;base64,${name}`;
-    return document.getElementById(`picture-${index}`).getAttribute("href");
-  };
-  const picture = (index, rows, columns, alt) =>
-    make("img", { src: addressOf(index), width: columns, height: rows, alt, loading: "lazy", decoding: "async" });
-  const outline = (kind, [y0, x0, y1, x1], rows, columns) => {
-    const span = make("span", { className: kind });
-    const percent = (value, whole) => `${(100 * value) / whole}%`;
-    span.style.top = percent(y0, rows);
-    span.style.left = percent(x0, columns);
-    span.style.height = percent(y1 - y0, rows);
-    span.style.width = percent(x1 - x0, columns);
-    return span;
-  };
-  const framed = ([index, rows, columns, box, field, cell], alt, kind = "frame") =>
+const drawHow = (part) => {
+  const head = headOf(part.title, paragraph("prose", ...rich(part.text)));
+  if (!part.example) return section("how", head, readingOf(part.reading));
+  const [here, there] = part.example.map(([caption, view, alt]) => figure(framed(view, alt), caption));
+  const [answer, ...more] = part.says;
+  return section(
+    "how",
+    head,
     make(
       "div",
-      { className: "seen" },
-      picture(index, rows, columns, alt),
-      field ? outline("field", field, rows, columns) : null,
-      cell ? outline("cell-mark", cell, rows, columns) : null,
-      outline(kind, box, rows, columns),
-    );
-  const enlarged = ([index, rows, columns, [y0, x0, y1, x1]], alt) => {
-    const [height, width] = [y1 - y0, x1 - x0];
-    const crop = make("div", { className: "crop" }, picture(index, rows, columns, alt));
-    crop.style.setProperty("--ratio", width / height);
-    crop.style.setProperty("--w", `${(100 * columns) / width}%`);
-    crop.style.setProperty("--x", `${(-100 * x0) / width}%`);
-    crop.style.setProperty("--y", `${(-100 * y0) / height}%`);
-    return make("div", { className: "seen crop-place" }, crop);
-  };
-  const figure = (content, ...caption) => make("figure", {}, content, make("figcaption", {}, ...caption));
-  const part = (heading, ...children) =>
-    make("section", { className: "sheet-part" }, make("h3", { textContent: heading }), ...children);
-
-  const sourcePart = (sheet) => {
-    if (!sheet.view) return make("p", { className: "no-source", textContent: "Not a patch of an image." });
-    const figures = make("div", { className: "sheet-pictures" });
-    figures.append(figure(framed(sheet.view, "The training image it comes from, with a frame"), "training image"));
-    figures.append(figure(enlarged(sheet.view, "What is in the frame, enlarged"), "what is in the frame, enlarged"));
-    if (sheet.heat !== undefined)
-      figures.append(
-        figure(
-          make("div", { className: "seen" }, picture(sheet.heat, sheet.view[1], sheet.view[2], "Its heat map there")),
-          "heat map",
-        ),
-      );
-    const from = make("p", { className: "small muted" }, "from ", name(sheet.source));
-    if (sheet.moved) from.append(`; moved by ${sheet.moved} when the learnt vector became this patch`);
-    const proof = sheet.proof ? make("p", { textContent: sheet.proof }) : "";
-    return make("div", {}, figures, proof, from);
-  };
-
-  const becausePart = (sheet) => {
-    if (!sheet.reasons) return null;
-    const numbers = sheet.reasons.flatMap(([, score, low, high, test]) => [score, low, high, test]).filter((n) => n != null);
-    const [least, most] = [Math.min(0, ...numbers), Math.max(0, ...numbers)];
-    const at = (value) => `${(100 * (value - least)) / (most - least || 1)}%`;
-    const span = (className, from, to) => {
-      const element = make("span", { className });
-      element.style.left = at(Math.min(from, to));
-      element.style.width = `calc(${at(Math.max(from, to))} - ${at(Math.min(from, to))})`;
-      return element;
-    };
-    const decimal = (value) => value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", "−");
-    const rows = sheet.reasons.map(([label, score, low, high, test]) => {
-      const track = make("span", { className: "track" }, span(score < 0 ? "fill against" : "fill", 0, score), span("zero", 0, 0));
-      if (low != null) track.append(span("whisker", low, high));
-      if (test != null) track.append(span("test", test, test));
-      return make(
-        "tr",
-        {},
-        make("th", { scope: "row", textContent: label }),
-        make("td", { "aria-hidden": "true" }, track),
-        make("td", { textContent: decimal(score) }),
-        make("td", { textContent: low == null ? "–" : `${decimal(low)} to ${decimal(high)}` }),
-        make("td", { textContent: test == null ? "–" : decimal(test) }),
-      );
-    });
-    const head = make("tr", {}, make("td"), make("td"));
-    for (const text of ["similarity lost", "95 % interval", "on test images"])
-      head.append(make("th", { scope: "col", textContent: text }));
-    return part(
-      "This looks like that, because …",
-      make("p", { className: "say", textContent: sheet.because }),
+      { className: "example" },
+      make("div", { className: "example-pictures" }, here, paragraph("like", "looks like"), there),
       make(
         "div",
-        { className: "scroll", tabIndex: 0, role: "region", "aria-label": "How much every property matters" },
-        make("table", { className: "plain reasons" }, make("thead", {}, head), make("tbody", {}, ...rows)),
+        { className: "prose" },
+        paragraph("say", ...rich(answer)),
+        ...more.map((text) => make("p", {}, ...rich(text))),
       ),
-      make("p", {
-        className: "small muted",
-        textContent:
-          "Each property of the training images was changed alone; shown is how much similarity that costs at the same " +
-          "place. The thin line is the interval, the round mark the test images." +
-          alone,
-      }),
-    );
-  };
+    ),
+    readingOf(part.reading),
+  );
+};
 
-  const nearPart = (heading, none, patches) => {
-    if (!patches) return null;
-    const [agreement, rows] = patches;
-    if (!rows.length) return part(heading, make("p", { className: "muted", textContent: none }));
-    const items = rows.map(([view, image, ofClass, own, similarity, distance]) =>
+const drawExplanations = (part) =>
+  section(
+    "explanations",
+    headOf(part.title, paragraph("prose muted", part.text)),
+    ...part.items.map((item) => explained(item, "h3")),
+  );
+
+const drawBecause = (part) => {
+  const [changed, ...others] = headCells(part.head);
+  const rows = part.rows.map(([property, share, against, mean, most]) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row", textContent: property }),
+      make("td", { "aria-hidden": "true" }, bar(share, against)),
+      make("td", { textContent: mean }),
+      make("td", { textContent: most }),
+    ),
+  );
+  return section(
+    "because",
+    headOf(part.title, paragraph("prose muted", part.text), paragraph("prose say", ...rich(part.say))),
+    table("plain bars", [changed, make("td"), ...others], rows),
+  );
+};
+
+const sheets = new Map((page.sheets ?? []).map((sheet) => [sheet.index, sheet]));
+
+const drawPool = (part) => {
+  const slot = (held) => {
+    if (held === null)
+      return make("td", { className: "slot empty" }, make("span", { className: part.has_pictures ? "no-patch" : "", textContent: "empty" }));
+    const [index, label, shared] = held;
+    const view = sheets.get(index).view;
+    const link = make("a", { href: `#prototype-${index}`, "aria-label": label });
+    if (part.has_pictures)
+      link.append(view ? enlarged(view, `The patch that is prototype ${index}`) : make("span", { className: "no-patch" }));
+    link.append(make("b", { textContent: index }));
+    if (shared) link.append(" ", make("span", { className: "muted", textContent: shared }));
+    return make("td", { className: shared ? "slot shared" : "slot" }, link);
+  };
+  const uses = part.uses.flatMap(([words, numbers]) => {
+    const links = numbers.flatMap((index, at) => (at ? [", ", linkTo(index)] : [linkTo(index)]));
+    return [make("dt", { textContent: words }), make("dd", {}, ...(links.length ? links : ["none"]))];
+  });
+  const rows = part.rows.map(([text, slots]) =>
+    make("tr", {}, make("th", { scope: "row" }, name(text)), ...slots.map(slot)),
+  );
+  return section(
+    "pool",
+    headOf(
+      part.title,
+      make("div", { className: "prose muted" }, ...part.text.map((text) => make("p", { textContent: text }))),
+      make("dl", { className: "facts uses number" }, ...uses),
+    ),
+    scrolling(part.label, table("slots", [make("td"), ...headCells(part.head)], rows)),
+  );
+};
+
+const weightsOf = (sheet) =>
+  make(
+    "ul",
+    {},
+    ...sheet.classes.map(([text, weight]) =>
+      make("li", {}, name(page.texts[text]), " ", make("span", { className: "number", textContent: weight })),
+    ),
+  );
+
+const usesOf = (sheet, oneEach) => {
+  const moved = sheet.moved ? `moved by ${sheet.moved} in the push` : "";
+  if (oneEach) {
+    const line = paragraph("small muted number", `weight ${sheet.classes[0][1]} for its class`);
+    if (moved) line.append(make("br"), moved);
+    return [line];
+  }
+  const count = sheet.classes?.length ?? 0;
+  const lines = [];
+  if (count > MOST_WEIGHTS) {
+    const summary = make("summary", { textContent: `shared by ${count} classes, with weights` });
+    lines.push(make("details", { className: "small muted weights" }, summary, weightsOf(sheet)));
+  } else if (count) {
+    const words = count > 1 ? "shared by, with weights" : "used by, with weight";
+    lines.push(make("div", { className: "small muted weights" }, make("p", { textContent: words }), weightsOf(sheet)));
+  }
+  return [...lines, optional("small muted number", moved)];
+};
+
+const drawCard = (index, oneEach) => {
+  const sheet = sheets.get(index);
+  const { view } = sheet;
+  const views =
+    view &&
+    make(
+      "div",
+      { className: "views" },
+      framed(view, sheet.alt),
       make(
-        "li",
-        { className: own ? "own" : "" },
-        framed(view, "An image with the patch marked", table.tested ? "cell-mark" : "frame"), // only what was tested is framed
-        make("p", {}, make("b", {}, name(table.texts[ofClass]))),
-        make("p", { className: "small muted" }, `similarity ${similarity}, distance ${distance}`),
-        make("p", { className: "small muted file" }, name(table.texts[image])),
+        "div",
+        { className: "stack" },
+        enlarged(view, "What is in the frame, enlarged"),
+        seen(sheet.heat, view, `Heat map of prototype ${index} on its own training image`),
       ),
     );
-    const words = agreement || alone ? make("p", { textContent: (agreement + alone).trim() }) : null;
-    return part(heading, words, make("ol", { className: "near" }, ...items));
-  };
+  const link = make("a", { href: `#prototype-${index}`, textContent: `Prototype ${index}` });
+  const card = make(
+    "li",
+    { className: "card", id: `prototype-${index}` },
+    views ?? paragraph("no-source small muted", sheet.no_patch),
+    paragraph("name", link),
+    sheet.source ? make("p", { className: "small muted file", dir: "auto", textContent: sheet.source }) : null,
+    optional("small muted number", sheet.proof_name),
+    optional("small", sheet.main_names),
+    ...usesOf(sheet, oneEach),
+  );
+  cardOf.set(index, card);
+  return card;
+};
 
-  const classesPart = (sheet) => {
-    if (!sheet.classes) return null;
-    const rows = sheet.classes.map(([text, weight]) =>
-      make("tr", {}, make("th", { scope: "row" }, name(table.texts[text])), make("td", { textContent: weight })),
+const drawGallery = (part) => {
+  const option = (value, text) => make("option", { value, textContent: text });
+  const choices = [option("", "all classes"), ...part.choices.map(([value, text]) => option(value, text))];
+  const search = { type: "search", id: "search", placeholder: part.hint, autocomplete: "off", spellcheck: false };
+  const filter = make(
+    "div",
+    { className: "filter", role: "search", "aria-label": "Prototypes" },
+    make("label", {}, "Class ", make("select", { id: "class-picker" }, ...choices)),
+    make("label", {}, "Search ", make("input", search)),
+    make("output", { id: "class-count", className: "muted", for: "class-picker search", "aria-live": "polite" }),
+  );
+  const nothing = make(
+    "p",
+    { id: "nothing", hidden: true },
+    "No prototype is like that. ",
+    make("button", { type: "button", textContent: "Show all" }),
+  );
+  const gallery = section("prototypes", headOf(part.title, paragraph("prose muted", part.text), filter, nothing));
+  if (part.many) gallery.className = "many";
+  for (const [key, title, count, indices] of part.groups)
+    gallery.append(
+      make(
+        "section",
+        { className: "class-group", id: key },
+        make("h3", {}, name(title), " ", make("span", { textContent: count })),
+        make("ul", { className: "cards" }, ...indices.map((index) => drawCard(index, part.one_class_each))),
+      ),
     );
-    const head = make("tr", {}, make("th", { scope: "col", textContent: "class" }), make("th", { scope: "col", textContent: "weight" }));
-    return part(
-      rows.length === 1 ? "The class that uses it" : `The ${rows.length} classes that use it`,
-      make("table", { className: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows)),
+  return gallery;
+};
+
+const drawChart = (chart, [width, height, left, right, top, bottom]) => {
+  const draw = (tag, attributes, text) => {
+    const element = document.createElementNS(SVG, tag);
+    for (const [key, value] of Object.entries(attributes))
+      element.setAttribute(key, typeof value === "number" ? Math.round(10 * value) / 10 : value);
+    if (text !== undefined) element.textContent = text;
+    return element;
+  };
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": chart.summary });
+  chart.bands.forEach(({ name: stage, x0, x1 }, at) => {
+    if (at % 2) svg.append(draw("rect", { class: "band", x: x0, y: top, width: x1 - x0, height: bottom - top }));
+    svg.append(draw("text", { x: x0 + 5, y: top + 14 }, stage));
+  });
+  svg.append(draw("text", { class: "title", x: 0, y: 14 }, chart.title));
+  for (const { position, label } of chart.y_ticks)
+    svg.append(
+      draw("line", { class: "grid", x1: left, x2: right, y1: position, y2: position }),
+      draw("text", { x: left - 8, y: position + 4, "text-anchor": "end" }, label),
     );
-  };
-
-  const visibleCards = () => {
-    const visible = cards.filter((card) => !card.hidden);
-    return visible.some((card) => numberOf(card) === current) ? visible : cards;
-  };
-
-  const fill = (number) => {
-    const sheet = sheets.get(number);
-    current = number;
-    title.textContent = `Prototype ${number}`;
-    const order = visibleCards();
-    place.replaceChildren(
-      name(sheet.of),
-      ` (${order.findIndex((card) => numberOf(card) === number) + 1} of ${order.length})`,
+  for (const { position, label } of chart.x_ticks)
+    svg.append(draw("text", { x: position, y: bottom + 18, "text-anchor": "middle" }, label));
+  svg.append(draw("text", { x: right, y: bottom + 36, "text-anchor": "end" }, "epoch"));
+  for (const { style, points, last } of chart.curves)
+    svg.append(
+      draw("polyline", { class: style, points }),
+      draw("circle", { class: style, cx: last[0], cy: last[1], r: 3.5 }),
     );
-    const near = sheet.near ?? [null, null];
-    const parts = [
-      sourcePart(sheet),
-      becausePart(sheet),
-      nearPart("Nearest patches in the training images", "There are none.", near[0]),
-      nearPart("Nearest patches in the test images", "There are none.", near[1]),
-      classesPart(sheet),
-    ];
-    body.replaceChildren(...parts.filter((element) => element !== null));
-    dialog.scrollTop = 0;
-  };
+  const legend = chart.curves.map(({ style, name: curve, last_label }) =>
+    make("span", {}, make("i", { className: style }), `${curve} `, make("b", { textContent: last_label })),
+  );
+  return make("figure", { className: "chart" }, svg, make("figcaption", { className: "legend" }, ...legend));
+};
 
-  const hashOf = (number) => `#prototype-${number}`;
-  const numberInAddress = () => {
-    const found = /^#prototype-(\d+)$/.exec(location.hash);
-    return found && sheets.has(Number(found[1])) ? Number(found[1]) : null;
-  };
-  const follow = () => {
-    const number = numberInAddress();
-    if (number === null) {
-      if (dialog.open) dialog.close();
-      return;
-    }
-    fill(number);
-    if (dialog.open) return;
-    dialog.showModal();
-    title.focus(); // an autofocus in the page would also be tried while it loads
-  };
-  const step = (by) => {
-    const order = visibleCards();
-    const at = order.findIndex((card) => numberOf(card) === current);
-    fill(numberOf(order[(at + by + order.length) % order.length]));
-    history.replaceState(null, "", hashOf(current));
-  };
+const drawTraining = (part) => {
+  const rows = part.stages.map(([stage, ...cells]) => row(stage, ...cells));
+  return section(
+    "training",
+    headOf(part.title),
+    part.charts.length
+      ? make("div", { className: "charts" }, ...part.charts.map((chart) => drawChart(chart, part.area)))
+      : null,
+    rows.length ? scrolling(part.label, table("plain", headCells(part.head), rows), "scroll stages") : null,
+  );
+};
 
-  document.addEventListener("click", (event) => {
-    const link = event.target.closest('a[href^="#prototype-"]');
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    link.focus();
-    history.pushState(null, "", link.hash);
-    follow();
-  });
-  addEventListener("popstate", follow);
-  addEventListener("hashchange", follow);
-  dialog.addEventListener("close", () => {
-    if (dialog.open) return; // the event comes a moment later, perhaps after it was opened again
-    if (numberInAddress() !== null) history.replaceState(null, "", location.pathname + location.search);
-    if (document.activeElement === document.body) document.querySelector(`.card a[href="${hashOf(current)}"]`)?.focus();
-  });
-  dialog.addEventListener("click", (event) => {
-    if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
-    const button = event.target.closest("[data-step]");
-    if (button) step(Number(button.dataset.step));
-  });
-  dialog.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    step(by);
-  });
-  for (const box of dialog.querySelectorAll("[data-shows]"))
-    box.addEventListener("change", () => dialog.classList.toggle(`no-${box.dataset.shows}`, !box.checked));
-  follow();
+const drawConfusion = (part) => {
+  const cell = ([count, share, same]) => {
+    const kinds = ["cell", ...(same ? ["same"] : []), ...(count ? [] : ["none"])];
+    const element = make("td", { className: kinds.join(" "), textContent: count || "·" });
+    element.style.setProperty("--share", share);
+    return element;
+  };
+  const matrix = part.matrix?.map((counts, at) =>
+    make("tr", {}, make("th", { scope: "row", title: part.classes[at], textContent: part.classes[at] }), ...counts.map(cell)),
+  );
+  const pairs = part.pairs?.map(([truth, answer, count]) =>
+    make("tr", {}, make("th", { scope: "row" }, name(truth)), make("td", {}, name(answer)), make("td", { textContent: count })),
+  );
+  const scores = part.scores && table("plain", headCells(part.scores_head), part.scores.map((cells) => row(...cells)));
+  scores?.prepend(make("caption", { className: "small muted", textContent: part.scores_text }));
+  return section(
+    "confusion",
+    headOf(part.title, paragraph("prose muted", part.text)),
+    matrix
+      ? scrolling(part.label, table("confusion", [make("td"), ...headCells(part.classes)], matrix))
+      : table("plain", headCells(part.pairs_head), pairs),
+    scores ? scrolling(part.scores_label, scores) : null,
+  );
+};
 
-  // On paper nothing can be unfolded or come into view.
-  addEventListener("beforeprint", () => {
-    for (const image of document.images) image.loading = "eager";
-    for (const details of document.querySelectorAll(".explained details, .card details")) details.open = true;
-  });
-})();
+const drawRun = (part) => {
+  const settings = part.settings
+    ? make(
+        "details",
+        { className: "settings" },
+        make("summary", { textContent: part.settings_title }),
+        make("pre", { tabIndex: 0, textContent: part.settings }),
+      )
+    : null;
+  const facts = part.facts.flatMap(([fact, value]) => [make("dt", { textContent: fact }), make("dd", { textContent: value })]);
+  return section("run", headOf(part.title), settings, facts.length ? make("dl", { className: "facts" }, ...facts) : null);
+};
+
+const SECTIONS = {
+  overview: drawOverview,
+  how: drawHow,
+  explanations: drawExplanations,
+  because: drawBecause,
+  pool: drawPool,
+  prototypes: drawGallery,
+  training: drawTraining,
+  confusion: drawConfusion,
+  run: drawRun,
+};
+
+const drawNavigation = () => {
+  const links = page.nav.map(([place, text]) => make("a", { href: `#${place}`, textContent: text }));
+  const bar = make("nav", { className: "wrap", "aria-label": "Sections" });
+  bar.append(make("span", { className: "wordmark", textContent: "protokern" }), ...links);
+  bar.append(make("button", { type: "button", id: "theme", hidden: true }));
+  return make("header", { className: "top" }, bar);
+};
+
+const drawReport = () => {
+  const main = document.getElementById("main");
+  main.before(drawNavigation());
+  const draw = (places) => main.append(...places.map(([place]) => SECTIONS[place](page[place])));
+  const gallery = page.nav.findIndex(([place]) => place === "prototypes");
+  draw(page.nav.slice(0, gallery));
+  const finish = () => {
+    draw(page.nav.slice(gallery));
+    startFilter();
+    startSheets();
+  };
+  if (!page.prototypes.many) return finish();
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      finish(); // after the reader has seen the beginning
+      document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    }),
+  );
+};

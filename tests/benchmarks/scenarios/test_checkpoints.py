@@ -49,8 +49,8 @@ def test_a_checkpoint_that_is_not_the_model_is_not_timed(tmp_path: Path, monkeyp
         with torch.no_grad():
             run.model.prototype_layer.prototypes.copy_(before)
 
-    save = checkpoints.save_progress
-    monkeypatch.setattr(checkpoints, "save_progress", save_another)
+    save = checkpoints.TimedRun.save
+    monkeypatch.setattr(checkpoints.TimedRun, "save", save_another)
     with pytest.raises(SystemExit, match="what was written is not what the model holds; nothing is stored"):
         checkpoints.main([*TINY, "--out", str(tmp_path / "rows.csv")])
     assert not (tmp_path / "rows.csv").exists()

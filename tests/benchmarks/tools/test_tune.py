@@ -78,21 +78,19 @@ def test_the_fastest_of_the_right_ones(op: str) -> None:
     assert (config, milliseconds) == (CHOICES[1], 1.0)
 
 
-def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_results_are_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     task = Task("min_distance", "fp32", TINY)
     features, prototypes = make_inputs(task, CPU)
     answers = iter([torch.ones(2, 8), tune.nearest_reference.min_distance(features, prototypes, "sqeuclidean")[0]])
-    monkeypatch.setattr(tune, "_call", lambda task, *inputs: lambda: (next(answers),))
-    config, _ = best(task, (features, prototypes), CHOICES, lambda call: 3.0)
+    config, _ = best(task, (features, prototypes), CHOICES, lambda call: 3.0, lambda: (next(answers),))
     assert config == CHOICES[1]
     assert "WRONG RESULT, not timed" in capsys.readouterr().out
 
 
-def test_no_right_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_right_one_is_an_error() -> None:
     task = Task("min_distance", "fp32", TINY)
-    monkeypatch.setattr(tune, "_call", lambda task, *inputs: lambda: (torch.ones(2, 8),))
     with pytest.raises(RuntimeError, match="no tiles give the right result"):
-        best(task, make_inputs(task, CPU), CHOICES, lambda call: 3.0)
+        best(task, make_inputs(task, CPU), CHOICES, lambda call: 3.0, lambda: (torch.ones(2, 8),))
 
 
 @pytest.mark.parametrize("arch", [75, 80, 86, 90])
@@ -161,9 +159,7 @@ def test_candidates_are_compiled_ahead_into_the_cache_of_the_disk(tmp_path: Path
     ],
     ids=["no room", "refused by the compiler"],
 )
-def test_what_cannot_run_is_passed_over(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_run_is_passed_over(error: Exception, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     task = Task("min_distance", "fp32", TINY)
     inputs = make_inputs(task, CPU)
     right = tune.nearest_reference.min_distance(*inputs, "sqeuclidean")
@@ -175,8 +171,7 @@ def test_what_cannot_run_is_passed_over(
             raise answer
         return answer
 
-    monkeypatch.setattr(tune, "_call", lambda task, *inputs: call)
-    assert best(task, inputs, CHOICES, lambda call: 3.0)[0] == CHOICES[1]
+    assert best(task, inputs, CHOICES, lambda call: 3.0, call)[0] == CHOICES[1]
     assert said in capsys.readouterr().out
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 def find_chromium() -> str | None:
@@ -70,3 +74,58 @@ def open_page(browser: Browser) -> Iterator[Opened]:
     assert opened.faults == []
     strangers = [url for url in opened.requests if not url.startswith(("file:", "data:"))]
     assert strangers == []
+
+
+class Drawn(HTMLParser):
+    """What was drawn: checks that its tags are balanced, and keeps what the tests ask for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def pictures(self) -> list[str]:
+        """The addresses of the pictures, one for each place; each says what it shows."""
+        images = self.all("img")
+        assert all(image["alt"] and image["width"] == "32" and image["height"] == "24" for image in images)
+        return [str(image["src"]) for image in images]
+
+
+@pytest.fixture
+def draw(open_page: Opened, tmp_path: Path) -> Callable[[str], Drawn]:
+    def drawn(html: str) -> Drawn:
+        path = tmp_path / "drawn.html"
+        path.write_text(html, encoding="utf-8")
+        page = open_page(path)
+        page.evaluate("document.querySelectorAll('noscript, dialog').forEach((one) => one.remove())")
+        return Drawn(page.content())
+
+    return drawn

@@ -1,0 +1,277 @@
+"""Collects what the page of a run shows: its prototypes, its log, and explanations of some test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from protokern.config.run import LARGEST_CONFIG
+from protokern.errors import CheckpointError
+from protokern.evaluate import Predictions, count_confusion, predict
+from protokern.explain.images import explain_for_people
+from protokern.explain.modifications import Modification
+from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
+from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototypes import describe_prototypes, find_prototypes
+from protokern.explain.reasons import (
+    add_global_reasons,
+    add_local_reasons,
+    choose_local_modifications,
+    find_importance,
+)
+from protokern.explain.shown import Explanation, Report
+from protokern.inputs.loaders import ordered_loader
+from protokern.models.base import PrototypeModel
+from protokern.report.page import Place, write_report
+from protokern.results.prototypes import ClassSlots, Prototype
+from protokern.results.run import Confusion
+from protokern.results.scores import score_classes
+from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
+from protokern.runs.folder import PAGE, claim_page, versions
+from protokern.runs.log import read_progress
+from protokern.runs.open import OpenRun, open_run
+from protokern.runs.prototypes import PrototypeFiles, store_frames
+from protokern.runs.quality import run_warnings
+from protokern.storage.files import read_file, translate_write_errors
+
+EXPLAINED_EACH = 6  # right answers, and as many wrong ones
+
+
+def collect_report(
+    run: OpenRun,
+    splits: RunData | Literal["own"] | None = "own",
+    *,
+    num_neighbours: int = NEIGHBOURS,
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
+) -> Report:
+    """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
+
+    Args:
+        run: any run, see `open_run` of `protokern.runs.open`.
+        splits: its data; "own": opened, if they are still where they were; None: nothing is shown of images.
+        num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
+        frame: which box is drawn as the frame, see `drawn_box`. Sufficient frames of the prototypes that are missing
+            are found and stored with their pictures.
+        progress: shows how far the frames are.
+
+    Raises:
+        CheckpointError: the pictures of the prototypes are broken.
+        DataError: the data have other classes than the model, or too few images to hold those of the push.
+    """
+    data = open_if_there(run.config, run.folder) if splits == "own" else splits
+    if data is not None:
+        check_classes(data, run.classes)  # before pictures are written from them
+    notes: list[str] = []
+    files = _find_pictures(run, data, frame, notes, progress)
+    importance = find_importance(run, notes)
+    prototypes = describe_prototypes(run.model, run.classes, files, frame)
+    if importance is not None:
+        prototypes = add_global_reasons(prototypes, importance)
+    if not run.model.is_hard:
+        notes.append(
+            "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
+            "class or points of its own, and no answer can be explained."
+        )
+    epochs, stages = read_progress(run.folder, run.epoch)
+    report = Report(
+        title=run.folder.resolve().name,
+        classes=run.classes,
+        prototypes=prototypes,
+        slots=class_slots(run.model, run.classes),
+        is_focal=run.model.is_focal,
+        is_salient=run.model.prototype_layer.norm_as_weight,
+        still_chooses=not run.model.is_hard,
+        epochs=epochs,
+        stages=stages,
+        settings=_settings(run.folder / "run.toml"),
+        facts=_facts(run, data, files),
+    )
+    if data is None:
+        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
+        return replace(report, notes=tuple(notes), warnings=run_warnings(run, None, None))
+    changes = {} if importance is None else choose_local_modifications(importance, notes)
+    return replace(_with_answers(report, run, data, files, changes, num_neighbours, frame), notes=tuple(notes))
+
+
+def _with_answers(
+    report: Report,
+    run: OpenRun,
+    data: RunData,
+    files: PrototypeFiles | None,
+    changes: dict[str, Modification],
+    num_neighbours: int,
+    frame: str,
+) -> Report:
+    """With the answers to the test images, explanations of some, how every class fares, and nearest patches."""
+    predictions = predict(run.model, ordered_loader(data.test, run.config.train.batch_size, workers=0))
+    labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
+    counts = count_confusion(labels, answers, len(run.classes))
+    scores = score_classes(counts)
+    prototypes = report.prototypes
+    if files is not None and not report.still_chooses and num_neighbours:
+        prototypes = add_neighbours(prototypes, run, data, files, num_neighbours, frame)
+    chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes))
+    return replace(
+        report,
+        prototypes=prototypes,
+        explanations=_explain(run, data, prototypes, chosen, files, changes, frame),
+        confusion=Confusion(counts=counts.numpy()),
+        scores=scores,
+        warnings=run_warnings(run, data, scores),
+    )
+
+
+def _settings(path: Path) -> str:
+    """The text of a run.toml; empty where there is none."""
+    return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
+
+
+def _find_pictures(
+    run: OpenRun, splits: RunData | None, frame: str, notes: list[str], progress: Progress
+) -> PrototypeFiles | None:
+    """The pictures of the prototypes with the frames that are wanted; a note says why there are none."""
+    files = find_prototypes(run, splits)
+    if run.push is None:
+        notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
+    elif files is None:
+        notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
+    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes, progress)
+
+
+def _with_frames(
+    run: OpenRun, files: PrototypeFiles, splits: RunData | None, notes: list[str], progress: Progress
+) -> PrototypeFiles:
+    """The files with the sufficient frames of all prototypes; those that were not stored yet are stored now."""
+    framed = frame_prototypes(run, files, splits, progress=progress)
+    if framed != files and files.weights is not None:
+        try:
+            store_frames(framed)
+        except CheckpointError as error:
+            notes.append(f"The frames of the prototypes could not be stored, so the next page takes as long. {error}")
+    return framed
+
+
+def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
+    """Which test images are explained: by rule, so that nobody picks the pretty ones.
+
+    The first image with the right answer of up to six classes, evenly spread over the list of classes, and the first
+    with a wrong answer of the first up to six classes that have one; in the order of classes, right before wrong.
+    """
+    right = predictions.labels == predictions.answers
+    chosen: list[tuple[int, int, int]] = []  # (class, 0 right or 1 wrong, image)
+    for kind, mask in enumerate((right, ~right)):
+        having = [k for k in range(num_classes) if (mask & (predictions.labels == k)).any()]
+        if kind == 0 and len(having) > EXPLAINED_EACH:
+            having = [having[round(place)] for place in np.linspace(0, len(having) - 1, EXPLAINED_EACH)]
+        for k in having[:EXPLAINED_EACH]:
+            chosen.append((k, kind, int(np.flatnonzero(mask & (predictions.labels == k))[0])))
+    return [image for _, _, image in sorted(chosen)]
+
+
+def _explain(
+    run: OpenRun,
+    splits: RunData,
+    cards: Sequence[Prototype],
+    chosen: Sequence[int],
+    files: PrototypeFiles | None,
+    changes: dict[str, Modification],
+    frame: str,
+) -> tuple[Explanation, ...]:
+    items, field, dataset = [], None, splits.test
+    for index in chosen:
+        image, label = dataset[index]
+        if field is None and files is not None:
+            field = files.field_for(image)
+        explanation = explain_for_people(
+            run.model,
+            image,
+            dataset.sample_name(index),
+            run.classes,
+            cards,
+            true_class=label,
+            receptive_field=field,
+            frame=frame,
+            other=partial(other_image, run, files, splits=splits),
+        )
+        field = explanation.receptive_field
+        if changes:
+            prepare = prepare_colours(run.config)
+            explanation = add_local_reasons(explanation, dataset.display_image(index), run.model, changes, prepare)
+        items.append(explanation)
+    return tuple(items)
+
+
+def _facts(run: OpenRun, splits: RunData | None, files: PrototypeFiles | None) -> tuple[tuple[str, str], ...]:
+    size = run.config.data.image_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    stage = run.stage.replace("_", " ")
+    num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    patches: list[tuple[str, str]] = []
+    if files is not None:
+        grid, share = files.grid, files.receptive_field.share(files.image_size)
+        patches.append(("patches", f"{grid[0]} by {grid[1]}; one in the middle sees {share:.0%} of the image"))
+    counts: list[tuple[str, str]] = []
+    if splits is not None:
+        sizes = f"{len(splits.push)} for training, {len(splits.val)} for validation, {len(splits.test)} for testing"
+        counts.append(("number of images", sizes))
+    return (
+        ("model", f"{run.config.model.name} on {run.config.model.backbone}"),
+        ("parameters", f"{num_parameters:,}"),
+        ("images", f"{rows} by {columns} pixels"),
+        *patches,
+        *counts,
+        ("weights", f"{stage}, after epoch {run.epoch + 1}"),
+        ("page by", ", ".join(f"{name} {version}" for name, version in versions().items())),
+    )
+
+
+def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:
+    """What every class has in its slots; nothing for a model without slots, or one that still chooses."""
+    if model.slots is None or not model.is_hard:
+        return ()
+    return tuple(
+        ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
+        for name, row in zip(classes, model.slots.tolist(), strict=True)
+    )
+
+
+def build_report(run_dir: Path, splits: RunData | Literal["own"] | None = "own") -> Path:
+    """Write the page of a run.
+
+    Args:
+        run_dir: the run folder, with a checkpoint.
+        splits: its data, as in `collect_report`.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        CheckpointError: no whole checkpoint, broken pictures, or the disk refuses.
+        DataError: the data have other classes than the model.
+    """
+    return write_page(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)[0]
+
+
+def write_page(
+    run: OpenRun,
+    splits: RunData | Literal["own"] | None = "own",
+    *,
+    pictures: Place = "auto",
+    num_neighbours: int = NEIGHBOURS,
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
+) -> tuple[Path, Report]:
+    """As `build_report`, for a run that is open: the page, and what it shows. Arguments as in `collect_report`."""
+    outputs = claim_page(run.folder)
+    page = outputs.folder / PAGE
+    report = collect_report(run, splits, num_neighbours=num_neighbours, frame=frame, progress=progress)
+    with translate_write_errors(page):
+        write_report(report, page, pictures=pictures, replace=outputs.replace)
+    return page, report

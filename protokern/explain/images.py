@@ -1,0 +1,172 @@
+"""Explanations of images as people read them: names of classes, the prototypes of a run with their pictures, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from protokern.explain.framing import frame_explanation, show_frame
+from protokern.explain.heat_maps import check_heat_map
+from protokern.explain.local import explain_image
+from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototypes import describe_prototypes, find_prototypes
+from protokern.explain.shown import Explanation
+from protokern.models.base import PrototypeModel
+from protokern.results.explanations import ClassExplanation
+from protokern.results.places import ReceptiveField
+from protokern.results.prototypes import Prototype
+from protokern.runs.data import read_photographs
+from protokern.runs.open import OpenRun, check_final
+from protokern.runs.prototypes import PrototypeFiles
+
+SHOWN_MATCHES = 4
+
+
+def explain_images(
+    run: OpenRun,
+    images: Sequence[Tensor | Path | str],
+    names: Sequence[str] | None = None,
+    *,
+    files: PrototypeFiles | None = None,
+    heat_map: str = "upsample",
+    frame: str = "sufficient",
+    progress: Progress = show_nothing,
+) -> Iterator[Explanation]:
+    """Explain images by the model of a run, with its class names and the pictures of its prototypes.
+
+    Args:
+        run: whose choices are final.
+        images: (C, Y, X) each, as the run reads its own; or paths of photographs, all of which are read at once.
+        names: of the images; None: those of the files, and "image 0" and so on.
+        files: the prototypes of the run; None: those in its folder, if there are any.
+        heat_map: how the heat maps of the images are made, see `explain_image`.
+        frame: which box is drawn as the frame: "sufficient", "grid" or "paper"; see `drawn_box`.
+        progress: shows how far the frames of the prototypes are.
+
+    Returns:
+        An iterator: each image is explained as its turn comes. The answer and the runner-up have their evidence drawn,
+        the third class its total.
+
+    Raises:
+        CheckpointError: the classes of the run still choose their prototypes.
+        ValueError: `heat_map` is unknown.
+        DataError: a photograph cannot be read.
+        MissingPackageError: `heat_map` needs captum, and it is not installed.
+    """
+    check_heat_map(heat_map)
+    check_final(run)
+    read = [one if isinstance(one, Tensor) else read_photographs(run.config, [Path(one)])[0] for one in images]
+    own_names = [f"image {k}" if isinstance(one, Tensor) else Path(one).name for k, one in enumerate(images)]
+    found = files or find_prototypes(run, None)
+    return _explanations(run, read, names or own_names, found, heat_map, frame, progress)
+
+
+def _explanations(
+    run: OpenRun,
+    images: Sequence[Tensor],
+    names: Sequence[str],
+    files: PrototypeFiles | None,
+    heat_map: str,
+    frame: str,
+    progress: Progress,
+) -> Iterator[Explanation]:
+    field = None if files is None or not images else files.field_for(images[0])
+    prototypes = describe_prototypes(run.model, run.classes, files, frame)
+    for image, name in zip(images, names, strict=True):
+        explanation = explain_for_people(
+            run.model,
+            image,
+            name,
+            run.classes,
+            prototypes,
+            receptive_field=field,
+            heat_map=heat_map,
+            frame=frame,
+            other=partial(other_image, run, files),
+        )
+        if files is not None and frame == "sufficient":
+            shown = {match.prototype.index for one in explanation.classes for match in one.matches}
+            files = frame_prototypes(run, files, prototypes=shown, progress=progress)
+            prototypes = describe_prototypes(run.model, run.classes, files, frame)
+            explanation = with_prototypes(explanation, prototypes)
+        field = explanation.receptive_field
+        yield replace(explanation, model_name=run.folder.resolve().name)
+
+
+def explain_for_people(
+    model: PrototypeModel,
+    image: Tensor,
+    name: str,
+    class_names: Sequence[str],
+    prototypes: Sequence[Prototype],
+    *,
+    true_class: int | None = None,
+    receptive_field: ReceptiveField | None = None,
+    heat_map: str = "upsample",
+    frame: str = "grid",
+    other: Callable[[int], Tensor | None] = lambda class_index: None,
+) -> Explanation:
+    """Explain an image: its answer and one other class in full, the third by its total.
+
+    The other class is the right one where the answer is wrong, else the runner-up.
+
+    Args:
+        model: any prototype model whose choices are final.
+        image: (C, Y, X).
+        name: of the image.
+        class_names: of all classes.
+        prototypes: of the model, all of them.
+        true_class: index of the right class, if known.
+        receptive_field: of the model for this image size, if known.
+        heat_map: how the heat maps of the image are made, see `explain_image`.
+        frame: which box is drawn as the frame, see `drawn_box`.
+        other: gives for the answer another image (C, Y, X) that its frames are checked with, if there is one.
+    """
+    explanation = explain_image(
+        model,
+        image,
+        top=SHOWN_MATCHES,
+        also=() if true_class is None else (true_class,),
+        receptive_field=receptive_field,
+        heat_map=heat_map,
+    )
+    ranked = [one.class_index for one in explanation.classes]
+    rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
+    in_full = (explanation.predicted, rival)
+    if frame == "sufficient":
+        explanation = frame_explanation(model, image, explanation, classes=in_full, other=other(explanation.predicted))
+
+    def described(one: ClassExplanation) -> ClassExplanation:
+        return replace(
+            one,
+            class_name=class_names[one.class_index],
+            evidence=tuple(show_frame(evidence, frame) for evidence in one.evidence),
+            is_drawn=one.class_index in in_full,
+        )
+
+    named = replace(
+        explanation,
+        name=name,
+        classes=tuple(map(described, explanation.classes)),
+        class_names=tuple(class_names),
+        true_class=None if true_class is None else class_names[true_class],
+    )
+    return with_prototypes(named, prototypes)
+
+
+def with_prototypes(explanation: Explanation, prototypes: Sequence[Prototype]) -> Explanation:
+    """An explanation whose evidence shows these prototypes, by index."""
+    classes = (
+        replace(
+            one,
+            evidence=tuple(
+                replace(evidence, prototype=prototypes[evidence.view.prototype]) for evidence in one.evidence
+            ),
+        )
+        for one in explanation.classes
+    )
+    return replace(explanation, classes=tuple(classes))

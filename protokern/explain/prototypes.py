@@ -1,0 +1,201 @@
+"""The prototypes of a run: found in its folder, or drawn from its data; where each comes from, and pictures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from protokern.errors import DataError
+from protokern.explain.boxes import cell_box
+from protokern.explain.framing import drawn_box
+from protokern.explain.local import view_patches
+from protokern.explain.pictures import draw_box, overlay_heat, to_picture
+from protokern.explain.receptive_field import find_receptive_field
+from protokern.inputs.loaders import ShownImages
+from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
+from protokern.push import PushResult
+from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.prototypes import ClassWeight, Prototype, PrototypeSource
+from protokern.runs.data import RunData, check_classes
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import (
+    NewPrototypes,
+    PictureKind,
+    PrototypeFiles,
+    new_prototypes,
+    read_prototypes,
+    weights_of,
+)
+
+_BATCH = 16
+
+
+def write_prototypes(run_dir: Path, model: PrototypeModel, splits: RunData, push_result: PushResult) -> PrototypeFiles:
+    """Write RUN/prototypes for a model after a push, in place of an older one.
+
+    Every source image goes through the net once; activation maps are made only for the prototypes that come from it.
+
+    Args:
+        run_dir: the run folder; exists.
+        model: after the push (and after pruning, if it was pruned).
+        splits: its `push` set is that of the push, in the same order.
+        push_result: with one entry for every prototype that the model has now.
+
+    Raises:
+        ValueError: `push_result` is of another number of prototypes.
+        DataError: `splits` has fewer images than the push had.
+        CheckpointError: the disk is full or refuses, or the older folder holds what it did not write; that folder is
+            then whole.
+    """
+    _check(model, splits, push_result)
+    images = sorted({image for image in push_result.image.tolist() if image >= 0})
+    with new_prototypes(run_dir) as new:
+        first = splits.push[images[0] if images else 0][0]
+        with evaluating(model):
+            field = find_receptive_field(model.features, first.to(model.device, model.dtype))
+            sources = _write_pictures(new, model, splits.push, push_result, images, field)
+        return new.finish(
+            image_size=(first.shape[1], first.shape[2]),
+            grid=push_result.grid,
+            receptive_field=field,
+            prototypes=_records(model, splits.classes, sources),
+            weights=weights_of(model),
+        )
+
+
+def _check(model: PrototypeModel, splits: RunData, push_result: PushResult) -> None:
+    if len(push_result.image) != model.num_prototypes:
+        raise ValueError(
+            f"push_result: must have one entry for each of the {model.num_prototypes} prototypes; "
+            f"got {len(push_result.image)}. Give the result of this model's own push."
+        )
+    last = int(push_result.image.max()) if len(push_result.image) else -1
+    if last >= len(splits.push):
+        raise DataError(
+            f"data: must hold the images of the push, at least {last + 1} of them; got {len(splits.push)}. "
+            "Give the data that the model was pushed on."
+        )
+
+
+def _write_pictures(
+    new: NewPrototypes,
+    model: PrototypeModel,
+    dataset: ShownImages,
+    push: PushResult,
+    images: Sequence[int],
+    field: ReceptiveField,
+) -> dict[int, PrototypeSource]:
+    """Write the three pictures of every prototype that has a source; where each comes from, by index."""
+    of_image: dict[int, list[int]] = {image: [] for image in images}
+    for prototype, image in enumerate(push.image.tolist()):
+        if image >= 0:
+            of_image[image].append(prototype)
+    sources = {}
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        tensors = torch.stack([dataset[image][0] for image in batch])
+        features = model.features(tensors.to(model.device, model.dtype))
+        for image, tensor, feature in zip(batch, tensors, features, strict=True):
+            picture, name = to_picture(tensor), dataset.sample_name(image)
+            for view in view_patches(model, feature, push.patch, of_image[image], tensor.shape[1:], field):
+                _add_pictures(new, picture, view)
+                sources[view.prototype] = PrototypeSource(
+                    image=image,
+                    name=name,
+                    patch=view.patch,
+                    activation_box=view.activation_box,
+                    patch_box=view.patch_box,
+                    receptive_field_box=view.receptive_field_box,
+                    distance=float(push.distance[view.prototype]),
+                )
+    return sources
+
+
+def _add_pictures(new: NewPrototypes, picture: np.ndarray, view: PatchView) -> None:
+    new.add_picture(view.prototype, "image", picture)
+    new.add_picture(view.prototype, "box", draw_box(picture, view.patch_box))
+    new.add_picture(view.prototype, "heat", overlay_heat(picture, view.heat_map))
+
+
+def _records(
+    model: PrototypeModel, classes: Sequence[str], sources: dict[int, PrototypeSource]
+) -> tuple[Prototype, ...]:
+    return tuple(
+        Prototype(index=index, classes=weights, source=sources.get(index))
+        for index, weights in enumerate(class_weights(model, classes))
+    )
+
+
+def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[ClassWeight, ...]]:
+    """For every prototype the classes that it belongs to, by index, and its weight for each of them.
+
+    Raises:
+        ValueError: the model still chooses which prototypes its classes use.
+    """
+    weight = model.prototype_weight.detach().cpu()  # (K, P)
+    return [
+        tuple(ClassWeight(k, classes[k], float(weight[k, index])) for k in row.nonzero().flatten().tolist())
+        for index, row in enumerate(model.class_identity.cpu() > 0)
+    ]
+
+
+def find_prototypes(run: OpenRun, splits: RunData | None) -> PrototypeFiles | None:
+    """The pictures of the model's prototypes.
+
+    Written now, where the data are at hand, if they are of another push or other weights, or do not say of which.
+    """
+    if run.push is None:
+        return None
+    files = read_prototypes(run.folder)
+    if files is not None and files.comes_from(run.push, run.model) and (files.weights is not None or splits is None):
+        return files
+    if splits is None:
+        return None
+    check_classes(splits, run.classes)  # pictures of others would mislead
+    return write_prototypes(run.folder, run.model, splits, run.push)
+
+
+def describe_prototypes(
+    model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
+) -> tuple[Prototype, ...]:
+    """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
+
+    Weights are the model's of now. While a model still chooses, its prototypes have no classes.
+
+    Args:
+        model: of a run.
+        classes: class names.
+        files: the prototypes of the run; None: they have no pictures.
+        frame: which box is drawn as the frame, see `drawn_box`.
+    """
+    weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
+    cards = []
+    for index, of_prototype in enumerate(weights):
+        source = None if files is None else files.prototypes[index].source
+        picture = None
+        if files is not None and source is not None:
+            picture = SeenPicture(
+                image=_lazy(files, index, "image"),
+                heat=_lazy(files, index, "heat"),
+                box=drawn_box(source, frame),
+                receptive_field_box=source.receptive_field_box,
+                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
+                proof=source.sufficient if frame == "sufficient" else None,
+            )
+        card = Prototype(
+            index=index,
+            classes=of_prototype,
+            picture=picture,
+            source=source,
+        )
+        cards.append(card)
+    return tuple(cards)
+
+
+def _lazy(files: PrototypeFiles, index: int, kind: PictureKind) -> LazyPicture:
+    return LazyPicture(load=partial(files.picture, index, kind), shape=(*files.image_size, 3), key=(kind, index))

@@ -1,0 +1,306 @@
+"""What a page shows, as the JSON that its script draws: texts ready to be shown, and pictures as places on a shelf.
+
+One walk over the results. A picture goes on the shelf where it is placed, so each is read once and kept once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from protokern.report.images import PictureShelf
+from protokern.report.numbers import TIMES, decimal, percent, short
+from protokern.report.reading import say_reading
+from protokern.report.sections import Sections
+from protokern.report.words import (
+    is_own,
+    join_names,
+    main_reasons,
+    name_classes,
+    name_foreign,
+    name_frame,
+    name_match,
+    name_property,
+    say_agreement,
+    say_because,
+    say_because_here,
+    say_frame,
+    say_role,
+)
+from protokern.results.explanations import ClassExplanation, Evidence, Explanation
+from protokern.results.places import SeenPicture
+from protokern.results.prototypes import Neighbour, Prototype
+from protokern.results.run import Report
+
+Table = dict[str, Any]
+# What ends a script or begins markup, as JSON may also write it.
+_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
+_RULE = (
+    "Chosen by rule, not for their looks: the first right answer of up to six classes, spread evenly over the list, "
+    "and the first wrong answer of up to six."
+)
+
+
+def view_report(report: Report) -> tuple[Table, PictureShelf]:
+    """The page of a run, without its pictures, and those."""
+    view = _View(links=True)
+    sections = Sections(report)
+    explanations = [view.explanation(one) for one in report.explanations]
+    pictures = [one.picture for one in report.prototypes if one.picture is not None]
+    table: Table = {
+        "title": f"{report.title}, protokern",
+        "nav": sections.names(),
+        "overview": sections.overview(),
+        "how": {
+            "title": "How to read this page",
+            **sections.how(lambda seen, alt: [view.place(seen), alt]),
+            "reading": say_reading(
+                is_focal=report.is_focal,
+                is_salient=report.is_salient,
+                has_proof=any(one.proof is not None for one in pictures),
+                sees_part=any(map(_sees_part, pictures)),
+                has_slots=sections.pool is not None,
+                is_report=True,
+            ),
+        },
+        "explanations": {
+            "title": "Why these test images were classified as they were",
+            "text": _RULE,
+            "items": explanations,
+        }
+        if explanations
+        else None,
+        "because": sections.because(),
+        "pool": sections.pool_table(),
+        "prototypes": sections.gallery(),
+        "training": sections.training(),
+        "confusion": sections.confusion(),
+        "run": sections.run(),
+        "sees_part": any(map(_sees_part, pictures)),
+        "tested": any(one.proof is not None for one in pictures),
+        "alone": "Similarities here are of the place alone, before that of the image on average comes off."
+        if report.is_focal
+        else "",
+        "sheets": [view.sheet(one, still_chooses=report.still_chooses) for one in report.prototypes],
+        "texts": view.texts,
+    }
+    return {name: value for name, value in table.items() if value is not None}, view.shelf
+
+
+def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
+    """The page of one explained image, without its pictures, and those."""
+    view = _View(links=False)
+    matches = [match for one in item.classes for match in one.matches]
+    table = {
+        "title": f"Why {item.predicted_class}? {item.name}",
+        "model": model_name,
+        "item": view.explanation(item),
+        "reading": say_reading(
+            is_focal=item.is_focal,
+            is_salient=item.is_salient,
+            has_proof=any(match.picture.proof is not None for match in matches),
+            sees_part=any(_sees_part(match.picture) for match in matches),
+            has_slots=any(match.slots for match in matches),
+            is_report=False,
+        ),
+    }
+    return table, view.shelf
+
+
+def to_json(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
+    """A page as text, safe inside a script element.
+
+    Args:
+        table: of the page.
+        shelf: its pictures.
+        beside: pictures are files beside the page, and the text has their names; else it has the files themselves.
+    """
+    pictures = [one.name if beside else base64.b64encode(one.data).decode("ascii") for one in shelf.pictures]
+    whole = {**table, "beside": beside, "pictures": pictures}
+    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter, escape in _ESCAPES:
+        text = text.replace(letter, escape)
+    return text
+
+
+def _sees_part(picture: SeenPicture) -> bool:
+    """Whether the patch depends on less than the whole picture."""
+    return tuple(picture.receptive_field_box) != (0, 0, *picture.image.shape[:2])
+
+
+def _source_alt(prototype: Prototype) -> str:
+    of_class = f" of class {prototype.classes[0].class_name}" if len(prototype.classes) == 1 else ""
+    return f"Training image{of_class}; a frame marks the patch that is prototype {prototype.index}"
+
+
+def _unbroken(sentence: str) -> str:
+    return sentence.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+class _View:
+    """One walk over what a page shows.
+
+    Attributes:
+        shelf: the pictures so far.
+        links: whether the page has prototypes to lead to.
+    """
+
+    def __init__(self, *, links: bool) -> None:
+        self.shelf = PictureShelf()
+        self.links = links
+        self._places: dict[str, int] = {}
+
+    @property
+    def texts(self) -> list[str]:
+        """Names that come again and again, each once; a sheet has their places."""
+        return list(self._places)
+
+    def _text(self, text: str) -> int:
+        return self._places.setdefault(text, len(self._places))
+
+    def place(self, seen: SeenPicture) -> list[Any]:
+        """[picture, rows, columns, box, field, cell]; no field where it is the whole picture, no cell if unmarked."""
+        rows, columns = seen.image.shape[:2]
+        box, field = tuple(map(int, seen.box)), tuple(map(int, seen.receptive_field_box))
+        field_seen = None if field == (0, 0, rows, columns) else field
+        view = [self.shelf.find(seen.image).index, rows, columns, box, field_seen]
+        return view if seen.cell is None else [*view, tuple(map(int, seen.cell))]
+
+    def _heat(self, seen: SeenPicture) -> int | None:
+        return None if seen.heat is None else self.shelf.find(seen.heat).index
+
+    def explanation(self, item: Explanation) -> Table:
+        rows, columns = item.image.shape[:2]
+        judged = "known" if item.true_class is not None else "unknown"
+        verdict = {"wrong": "wrong", "known": "right", "unknown": ""}["wrong" if item.is_wrong else judged]
+        first, *others = item.classes
+        return {
+            "name": item.name,
+            "answer": item.predicted_class,
+            "picture": [self.shelf.find(item.image).index, rows, columns],
+            "alt": f"The explained image, {item.name}",
+            "verdict": verdict,
+            "truth": ["it is ", ["bdi", item.true_class]] if item.is_wrong else None,
+            "unknown": "" if verdict else "What the model sees in it. The right answer is not known here.",
+            "totals": [
+                [one.class_name, decimal(one.total), percent(one.probability), round(one.probability, 3)]
+                for one in item.classes
+            ],
+            "why": ["Why ", ["bdi", first.class_name]],
+            "first": self._matches(first),
+            "others": [
+                {
+                    "why": [
+                        "Why not ",
+                        ["bdi", one.class_name],
+                        "?" + (" The right answer." if one.class_name == item.true_class else ""),
+                    ],
+                    **self._matches(one),
+                }
+                for one in others
+                if one.matches
+            ],
+        }
+
+    def _matches(self, one: ClassExplanation) -> Table:
+        largest = max((abs(match.points) for match in one.matches), default=0.0) or 1.0
+        count = len(one.matches)
+        ledger = [
+            [
+                [f"{count} prototype{'' if count == 1 else 's'} shown"],
+                decimal(sum(match.points for match in one.matches)),
+            ]
+        ]
+        if one.num_own:
+            more: list[Any] = [f"{one.num_own} more of ", ["bdi", one.class_name], ", together"]
+            ledger.append([more, decimal(one.own_points)])
+        if one.num_foreign:
+            ledger.append([[f"{one.num_foreign} {name_foreign(one)}, together"], decimal(one.foreign_points)])
+        total: list[Any] = ["total for ", ["bdi", one.class_name]]
+        return {
+            "reasons": [self._match(match, one, largest) for match in one.reasons],
+            "none": ["No prototype of ", ["bdi", one.class_name], " speaks for it here."] if not one.reasons else None,
+            "counted": [
+                "These count as well, but are no reasons for ",
+                ["bdi", one.class_name],
+                ": they speak against it, or stand for another class.",
+            ]
+            if one.no_reasons
+            else None,
+            "no_reasons": [self._match(match, one, largest) for match in one.no_reasons],
+            "ledger": ledger,
+            "total": [total, f"{decimal(one.total)} points"],
+        }
+
+    def _match(self, match: Evidence, one: ClassExplanation, largest: float) -> Table:
+        card = match.prototype
+        index, picture = card.index, card.picture
+        return {
+            "here": self.place(match.picture),
+            "here_alt": f"The explained image; a frame marks the part that prototype {index} responds to",
+            "here_heat": self._heat(match.picture),
+            "here_heat_alt": f"Heat map of prototype {index} on the explained image",
+            "here_proof": _unbroken(say_frame(match.picture.proof)),
+            "role": say_role(match),
+            "there": None if picture is None else self.place(picture),
+            "there_alt": _source_alt(card),
+            "there_heat": None if picture is None else self._heat(picture),
+            "there_heat_alt": f"Heat map of prototype {index} on the training image it comes from",
+            "there_proof": "" if picture is None else _unbroken(say_frame(picture.proof)),
+            "no_patch": "This prototype is not a patch of an image." if picture is None else "",
+            "caption": name_match(match, one),
+            "link": f"#prototype-{index}" if self.links else "",
+            "product": f"{decimal(match.similarity)} {TIMES} {decimal(match.weight)} =",
+            "points": f"{decimal(match.points)} points",
+            "share": round(abs(match.points) / largest, 3),
+            "against": match.points < 0,
+            "because": say_because_here(match),
+        }
+
+    def sheet(self, card: Prototype, *, still_chooses: bool) -> Table:
+        """All that the page shows of one prototype: on its card, and on its sheet."""
+        picture, near = card.picture, card.neighbours
+        classes = sorted(card.classes, key=lambda one: -one.weight)
+        main = [name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)]
+        no_patch = (
+            "Not a patch of an image." if card.classes or still_chooses else "Used by no class, no patch of an image."
+        )
+        sheet = {
+            "index": card.index,
+            "of": "not chosen yet" if still_chooses else name_classes(card),
+            "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
+            "source": card.source_name,
+            "moved": None if card.distance is None else short(card.distance),
+            "view": None if picture is None else self.place(picture),
+            "alt": None if picture is None else _source_alt(card),
+            "no_patch": no_patch if picture is None else None,
+            "heat": None if picture is None else self._heat(picture),
+            "proof": say_frame(picture.proof) if picture else "",
+            "proof_name": name_frame(picture.proof) if picture else "",
+            "because": say_because(card),
+            "main": main,
+            "main_names": f"because of {join_names(main)}" if main else "",
+            "reasons": [
+                # As they are: the sentence and the script must round the same numbers.
+                [name_property(one.modification), one.score, one.low, one.high, one.test_score]
+                for one in card.reasons
+            ],
+            "near": None if near is None else [self._patches(card, near.train), self._patches(card, near.test)],
+        }
+        return {name: value for name, value in sheet.items() if value not in (None, "", [])}
+
+    def _patches(self, card: Prototype, neighbours: Sequence[Neighbour]) -> list[Any]:
+        rows = [
+            [
+                self.place(one.picture),
+                self._text(one.name),
+                self._text(one.class_name),
+                int(is_own(card, one)),
+                decimal(one.similarity),
+                short(one.distance),
+            ]
+            for one in neighbours
+        ]
+        return [say_agreement(card, neighbours), rows]

@@ -1,0 +1,95 @@
+"""What the page of a run shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protokern.results.explanations import Explanation
+from protokern.results.prototypes import ClassSlots, Prototype
+from protokern.results.scores import Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPoint:
+    """One epoch of training on the curves; accuracies in [0, 1]."""
+
+    stage: str
+    epoch: int
+    loss: float
+    val_loss: float
+    accuracy: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage left behind; accuracies in [0, 1], None where there was no such split."""
+
+    stage: str
+    epoch: int
+    num_prototypes: int
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """Counts of test images.
+
+    Attributes:
+        counts: (K, K) int, row = true class, column = predicted class.
+    """
+
+    counts: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def num_correct(self) -> int:
+        return int(np.trace(self.counts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything on the page of a run.
+
+    Attributes:
+        title: name of the run.
+        classes: class names, in the order of the logits.
+        prototypes: all prototypes of the model.
+        slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
+        is_focal: points are made of similarities less those of the image on average; those of reasons and of nearest
+            patches are before that.
+        is_salient: similarities are multiplied by how much the patch stands out in its image.
+        still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
+        explanations: of chosen test images.
+        confusion: over the test images; None when the page was made without them.
+        epochs: of training, in order.
+        stages: results, in order.
+        settings: the run's configuration as text.
+        scores: how every class fares on the test images; None when the page was made without them.
+        notes: what a reader must know about this page, one sentence each.
+        warnings: what speaks against trusting the run, a few sentences each.
+        facts: short facts about the run (name, value), for the foot of the page.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    prototypes: tuple[Prototype, ...]
+    slots: tuple[ClassSlots, ...] = ()
+    is_focal: bool = False
+    is_salient: bool = False
+    still_chooses: bool = False
+    explanations: tuple[Explanation, ...] = ()
+    confusion: Confusion | None = None
+    epochs: tuple[EpochPoint, ...] = ()
+    stages: tuple[StageResult, ...] = ()
+    settings: str = ""
+    scores: Scores | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = field(default=())

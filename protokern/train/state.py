@@ -1,0 +1,393 @@
+"""A training: its job, which is fixed, and its state, which changes. How it starts, is saved, and resumes.
+
+Only this file and `protokern.runs.progress` assign fields of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from protokern.config.train import PruneConfig, TrainConfig
+from protokern.errors import CheckpointError, ProtokernError
+from protokern.features import Precision
+from protokern.inputs.loaders import DataSplits, given_of, ordered_loader
+from protokern.inputs.sources import FrozenSplits
+from protokern.inputs.stores import FeatureRecord, find_stores, open_stores
+from protokern.models.base import PrototypeModel
+from protokern.push import PushResult
+from protokern.ranks import SINGLE, Ranks
+from protokern.results.stages import Stage
+from protokern.runs.checkpoint_index import checkpoint_folder
+from protokern.runs.checkpoints import (
+    RESUME_FILE,
+    Checkpoint,
+    CheckpointState,
+    find_resumable,
+    read_checkpoint,
+    save_checkpoint,
+    size_in_bytes,
+)
+from protokern.runs.log import LoggedRecord, Notice, StageRecord, append_record, to_table, truncate_log
+from protokern.runs.progress import Best, Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
+from protokern.train.live import LivePrototypes
+from protokern.train.optimizers import make_optimizer
+from protokern.train.stages import Step
+from protokern.train.step import BatchLoss, make_forward
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What a training works on and how. These fields are fixed; only the weights inside `model` change.
+
+    Attributes:
+        folder: the run folder; exists.
+        model: on its device.
+        splits: the data.
+        classes: class names.
+        config: the whole configuration as tables, for the checkpoints.
+        train: how to train.
+        prune: whether and how to prune.
+        workers: processes that read images, of each rank.
+        feature_store: folder of the features of a frozen backbone; None: inside the run folder.
+        feature_precision: of the numbers there.
+        ranks: the processes that train together; the first one writes.
+        should_stop: asked after every batch; True ends the training with a checkpoint.
+    """
+
+    folder: Path
+    model: PrototypeModel
+    splits: DataSplits
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+    train: TrainConfig
+    prune: PruneConfig
+    workers: int = 0
+    feature_store: Path | None = None
+    feature_precision: Precision = "fp32"
+    ranks: Ranks = SINGLE
+    should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def feature_folder(self) -> Path:
+        """Where the stores of a frozen backbone are: one folder for each split."""
+        return self.feature_store or self.folder / "features"
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log is."""
+        return self.folder / "log.jsonl"
+
+
+class TrainingRun:
+    """A job and where it stands. Other files read the fields and call the methods; they assign nothing.
+
+    Attributes:
+        job: what is fixed.
+        progress: where the training stands, as checkpoints hold it.
+        push: where the prototypes come from, after a push.
+        optimizer: of the warm, joint, hardening or live stage, once it has begun.
+        last_checkpoint: the newest checkpoint's folder.
+    """
+
+    def __init__(self, job: Job, *, progress: Progress | None = None, push: PushResult | None = None) -> None:
+        self.job = job
+        self.progress = progress or Progress()
+        self.push = push
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.last_checkpoint: Path | None = None
+        self._stored: DataSplits | None = None
+        self._forward: nn.Module | None = None
+        self._frozen: FrozenSplits | None = None
+        self._live: LivePrototypes | None = None
+
+    @classmethod
+    def of_trained(cls, job: Job, *, epoch: int, push: PushResult | None) -> TrainingRun:
+        """A run whose training is over, for another push or pruning.
+
+        It reads the stores of a frozen backbone if they exist, and writes nothing.
+
+        Args:
+            job: with the trained model.
+            epoch: that its weights are from.
+            push: where its prototypes come from.
+
+        Raises:
+            DataError: a store is damaged.
+        """
+        run = cls(job, progress=Progress(epoch=epoch), push=push)
+        run._stored = find_stores(job.feature_folder, job.model, job.splits, job.train, precision=job.feature_precision)
+        return run
+
+    @property
+    def model(self) -> PrototypeModel:
+        """The model of the job; its weights change."""
+        return self.job.model
+
+    @property
+    def inputs(self) -> DataSplits:
+        """What the model is trained and measured on: the images, or what a frozen backbone gave for them."""
+        return self._stored or self.job.splits
+
+    @property
+    def forward(self) -> nn.Module:
+        """The forward pass of the training, one for the whole run."""
+        if self._forward is None:
+            self._forward = make_forward(self.model, self.job.train, given_of(self.inputs.train))
+        return self._forward
+
+    @property
+    def frozen(self) -> FrozenSplits:
+        """The features of all images with the present weights; see `weights_changed`."""
+        job = self.job
+        if self._frozen is None:
+            self._frozen = FrozenSplits.make(
+                job.model,
+                *(
+                    ordered_loader(split, job.train.batch_size, job.workers, job.ranks)
+                    for split in (self.inputs.push, self.inputs.val, self.inputs.test)
+                ),
+                channels_last=job.train.channels_last,
+                limit=job.train.feature_cache_mb * 2**20,
+                should_stop=job.should_stop,
+            )
+        return self._frozen
+
+    @property
+    def live(self) -> LivePrototypes:
+        """The patches that the prototypes are, in a live stage."""
+        if self._live is None:
+            assert self.push is not None
+            self._live = LivePrototypes.read(
+                self.model,
+                self.inputs.push,
+                self.push,
+                batch_size=self.job.train.batch_size,
+                workers=self.job.workers,
+                channels_last=self.job.train.channels_last,
+            )
+        return self._live
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether any rank was asked to stop. All ranks call this together."""
+        return self.job.ranks.any(self.job.should_stop())
+
+    def start(self) -> list[Notice]:
+        """Log the notes on the data, and write the first checkpoint."""
+        job = self.job
+        self.progress.note_data(job.splits)
+        self._cut_log(0)  # of a run that was killed before its first checkpoint
+        notes = list(job.splits.notes)
+        if job.train.backbone == "frozen":
+            where = f"all stages read its features of the un-augmented images from {job.feature_folder}"
+            notes.append(f"the backbone is frozen: {where}")
+        notices = [Notice(text=note) for note in notes]
+        self.log(notices)
+        self.save("init-0")
+        return notices
+
+    def open_stores(self) -> Iterator[FeatureRecord]:
+        """Read what the frozen backbone gave for the images instead of the images; write first what is missing of it.
+
+        Raises:
+            DataError, OtherProcessError, Stopped: as `protokern.inputs.stores.open_stores`.
+        """
+        job = self.job
+        self._stored = yield from open_stores(
+            job.feature_folder,
+            job.model,
+            job.splits,
+            job.train,
+            precision=job.feature_precision,
+            workers=job.workers,
+            ranks=job.ranks,
+            should_stop=job.should_stop,
+        )
+
+    def begin_epoch(self, stage: Stage) -> torch.optim.Optimizer:
+        """The optimizer of `stage`, a new one in its first epoch. The weights are about to change."""
+        self.weights_changed()
+        if self.optimizer is None or self.progress.optimizer_stage != stage:
+            self.optimizer = make_optimizer(self.model, stage, self.job.train)
+            self.progress.optimizer_stage = stage
+        return self.optimizer
+
+    def weights_changed(self) -> None:
+        """Drop the features in memory: they are those of other weights."""
+        self._frozen = None
+
+    def weights_are_of(self, epoch: int) -> None:
+        """Note the training epoch that the present weights are from."""
+        self.progress.epoch = epoch
+
+    def end_learning(self) -> None:
+        """Drop the optimizer and the patches of live prototypes: they belong to other weights or prototypes."""
+        self.optimizer, self.progress.optimizer_stage, self._live = None, None, None
+
+    def prototypes_come_from(self, push: PushResult) -> None:
+        """Note where the prototypes come from."""
+        self.push = push
+
+    def follow_pruning(self, kept: Tensor) -> None:
+        """Keep the sources of the prototypes that are left, `kept` (P',) int64."""
+        self.push = None if self.push is None else self.push.keep(kept)
+        self.end_learning()  # the optimizer's parameters are gone
+
+    def batch_done(self, loss: BatchLoss, batch: int) -> None:
+        """Count the `batch`-th batch of the epoch."""
+        self.progress.sums.add(loss.mean, loss.terms, loss.correct, loss.images)
+        self.progress.batch = batch
+
+    def step_done(self, step: Step, records: Sequence[LoggedRecord], *, next_position: int, seconds: float) -> None:
+        """Count a step of the plan. Call `save` afterwards."""
+        results = [to_table(record) for record in records if isinstance(record, StageRecord)]
+        self.progress.finish_step(step.stage, seconds, results, next_position)
+
+    def save_in_epoch(self, step: Step, seconds: float) -> None:
+        """Write a checkpoint from which the epoch goes on after its last batch; it has taken `seconds` so far."""
+        self.progress.sums.seconds = seconds
+        self.save(f"{step.name}-batch-{self.progress.batch}")
+
+    def log(self, records: Iterable[LoggedRecord]) -> None:
+        """Append to the log, and count its lines for a resumed run."""
+        for record in records:
+            if self.job.ranks.is_first:
+                append_record(self.job.log_path, record)
+            self.progress.log_lines += 1
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint from which training can go on. A number is added to a name that is taken.
+
+        Of several ranks the first one writes, and the others wait until it is there.
+
+        Raises:
+            CheckpointError: the disk is full or refuses.
+        """
+        ranks = self.job.ranks
+        if ranks.is_first:
+            self.last_checkpoint = self._write(name)
+        ranks.wait()
+        if not ranks.is_first:
+            self.last_checkpoint = find_resumable(self.job.folder)
+
+    def _write(self, name: str) -> Path:
+        job, progress = self.job, self.progress
+        stage, _, _ = name.partition("-")
+        tensors = random_tensors(job.model.device)
+        if self.optimizer is not None:
+            tensors |= optimizer_tensors(self.optimizer, job.model)
+        return save_checkpoint(
+            job.folder,
+            name,
+            job.model,
+            CheckpointState(
+                config=job.config,
+                classes=job.classes,
+                stage=stage,
+                epoch=progress.epoch,
+                push=self.push,
+                progress=progress.to_table(),
+            ),
+            resume=tensors,
+            keep=[best.checkpoint for best in (progress.best_joint, progress.best_live) if best is not None],
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Put the run, made with the same configuration, where it was when `checkpoint` was written.
+
+        Raises:
+            CheckpointError: the checkpoint is broken, or the data or the model are not the run's.
+        """
+        state, folder = checkpoint.state, checkpoint.folder
+        if state.progress is None:
+            raise CheckpointError(f"{folder}: must be a checkpoint of a training to resume; another command wrote it.")
+        try:
+            progress = Progress.from_table(state.progress)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: must say where the training stands; it is broken ({error}).") from error
+        progress.check_data(self.job.splits, self.job.classes, state.classes)
+        self.progress, self.push, self.last_checkpoint = progress, state.push, folder
+        self.weights_changed()
+        checkpoint.load_weights(self.model)
+        with _translate_broken_states(checkpoint):
+            states = self._read_states(checkpoint)
+            self._restore_optimizer(states)
+            load_random(states, self.model.device)
+        self._cut_log(progress.log_lines)
+
+    def return_to_best_joint(self) -> Best | None:
+        """Load the weights and the optimizer's state of the best joint or hardening epoch since the last push.
+
+        Returns:
+            That epoch; None if there was none.
+        """
+        best = self.progress.best_joint
+        if best is not None and best.epoch != self.progress.epoch:
+            checkpoint = self._load_weights(best)
+            with _translate_broken_states(checkpoint):
+                is_at_work = self.progress.optimizer_stage is not None
+                self._restore_optimizer(self._read_states(checkpoint) if is_at_work else {})
+            self.progress.epoch = best.epoch
+        return best
+
+    def end_live_stage(self, best: Best | None) -> None:
+        """End a live stage with the weights of its epoch `best`; None: with the present ones."""
+        if best is not None:
+            self._load_weights(best)
+        self.progress.best_live = None
+        self.end_learning()
+
+    def return_to_best_pushed(self) -> Best | None:
+        """Load the weights and the push of the best last-layer stage.
+
+        Returns:
+            That stage; None if the present weights are its own.
+        """
+        best = self.progress.best_pushed
+        if best is None or best.epoch == self.progress.epoch:
+            return None
+        self.push = self._load_weights(best).state.push
+        self.end_learning()  # no epoch follows
+        self.progress.epoch = best.epoch
+        return best
+
+    def _load_weights(self, best: Best) -> Checkpoint:
+        checkpoint = read_checkpoint(checkpoint_folder(self.job.folder, best.checkpoint))
+        self.weights_changed()
+        checkpoint.load_weights(self.model)
+        return checkpoint
+
+    def _restore_optimizer(self, states: Mapping[str, Tensor]) -> None:
+        stage = self.progress.optimizer_stage
+        self.optimizer = None if stage is None else make_optimizer(self.model, stage, self.job.train)
+        if self.optimizer is not None:
+            load_optimizer(self.optimizer, self.model, states)
+
+    def _read_states(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        # Adam has two tensors for every one that learns.
+        return checkpoint.read_tensors(RESUME_FILE, at_most=3 * size_in_bytes(self.model))
+
+    def _cut_log(self, num_lines: int) -> None:
+        """Keep the first lines of the log: a resumed run writes again what came after its checkpoint."""
+        if self.job.ranks.is_first:
+            truncate_log(self.job.log_path, num_lines)
+
+
+@contextmanager
+def _translate_broken_states(checkpoint: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except ProtokernError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint.folder / RESUME_FILE}: must hold the states of the optimizer and the generators; it is "
+            f"broken ({reason})."
+        ) from error

@@ -186,7 +186,8 @@ def test_the_short_table() -> None:
         "| forward, B80 D128 7x7 P2000 | 50.0 ms | 20.0 ms (matmul) | 11.7 ms | **5 ms** | 10.0 x |",
         "",
         "- Extra memory of forward and backward at B64 D256 14x14 P2000: 4.2 MB, the original's 403 MB.",
-        "- A push over 3068 images took 1.03 times as long as the bare efficientnet_lite0 (160 pixels, 100 prototypes).",
+        "- A push over 3068 images took 1.03 times as long as the bare efficientnet_lite0 "
+        "(160 pixels, 100 prototypes).",
         "- On a CUDA device: not measured.",
         "- Medians, all measured in one run, interleaved. A Processor, 2 cores, avx512, torch 2.15.0, "
         "commit 0123456789, 2026-11-21.",

@@ -67,13 +67,24 @@ inline cpu::Array4 array_of(const Tensor& tensor, const char* name, Place place)
     return array;
 }
 
+// The kind that a table of names has for one.
+template <typename Row, size_t size>
+auto kind_of(const Row (&rows)[size], const std::string& name, const char* argument) {
+    std::string names;
+    for (const Row& row : rows) {
+        if (name == row.name) return row.kind;
+        const bool is_last = &row == std::end(rows) - 1;
+        names += std::string(names.empty() ? "" : is_last ? " or " : ", ") + "'" + row.name + "'";
+    }
+    require(false, argument, ": must be ", names, "; got '", name, "'.");
+    return rows[0].kind;
+}
+
 inline cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes, const std::string& metric,
                                Place place) {
-    require(metric == "sqeuclidean" || metric == "cosine", "metric: must be 'sqeuclidean' or 'cosine'; got '", metric,
-            "'.");
+    const Metric kind = kind_of(metric_names, metric, "metric");
     require(features.dim() == 4, "features: must have shape (B, D, H, W); got ", features.dim(), " dimensions.");
-    const cpu::Problem problem{array_of(features, "features", place), array_of(prototypes, "prototypes", place),
-                               metric == "cosine" ? cpu::Metric::cosine : cpu::Metric::sqeuclidean};
+    const cpu::Problem problem{array_of(features, "features", place), array_of(prototypes, "prototypes", place), kind};
     const int64_t* x = problem.features.size;
     const int64_t* p = problem.prototypes.size;
     require(problem.features.dtype == problem.prototypes.dtype,
@@ -85,16 +96,7 @@ inline cpu::Problem problem_of(const Tensor& features, const Tensor& prototypes,
     return problem;
 }
 
-inline Activation activation_of(const std::string& name) {
-    std::string names;
-    for (const ActivationName& row : activation_names) {
-        if (name == row.name) return row.kind;
-        const bool is_last = &row == std::end(activation_names) - 1;
-        names += std::string(names.empty() ? "" : is_last ? " or " : ", ") + "'" + row.name + "'";
-    }
-    require(false, "activation: must be ", names, "; got '", name, "'.");
-    return Activation::none;
-}
+inline Activation activation_of(const std::string& name) { return kind_of(activation_names, name, "activation"); }
 
 // Positions of the patch grid.
 inline int64_t positions_of(const cpu::Problem& problem) {

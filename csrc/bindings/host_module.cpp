@@ -27,6 +27,13 @@ std::vector<std::string> supported() {
     return names;
 }
 
+template <typename Row, size_t size>
+std::vector<std::string> names_of(const Row (&rows)[size]) {
+    std::vector<std::string> names;
+    for (const Row& row : rows) names.push_back(row.name);
+    return names;
+}
+
 std::string compiler() {
 #if defined(__clang__)
     return std::string("clang ") + __clang_version__;
@@ -69,6 +76,8 @@ PYBIND11_MODULE(_host, m) {
     m.def(
         "chosen_instruction_set", [] { return std::string(cpu::chosen_instructions().name); },
         "The one in use: the fastest, or what PROTOKERN_ISA names. Raises RuntimeError where that cannot run.");
+    m.def("metrics", [] { return names_of(protokern::metric_names); }, "Names of the metrics, in their order.");
+    m.def("activations", [] { return names_of(protokern::activation_names); }, "Names of the similarities, in order.");
     m.def("compiler", &compiler, "Compiler that built this module.");
     m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.05,
           py::call_guard<py::gil_scoped_release>(),

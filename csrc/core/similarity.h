@@ -3,11 +3,7 @@
 // its `Maths` (cpu/maths.h, cuda/maths.cuh). An instruction set's own Maths keeps what is made of it in its own file.
 #pragma once
 
-#ifdef __CUDACC__
-#define PROTOKERN_DEVICE __device__
-#else
-#define PROTOKERN_DEVICE
-#endif
+#include "target.h"
 
 namespace protokern {
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from protokern.explain.packages import import_extra
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
@@ -117,7 +118,7 @@ class _Similarity:
         features = self.model.features(images.to(self.vector.dtype))  # (B, D, H, W)
         patch = torch.full((len(images), 1), self._flat_patch(features), device=images.device)
         distance = layer.distance_at(features, patch, self.prototype)  # (B, 1)
-        length = 1.0 if layer.metric == "cosine" else float(self.vector.double().square().sum())
+        length = 1.0 if METRIC_TABLE[layer.metric].is_unit else float(self.vector.double().square().sum())
         self.is_at_copy = bool((distance.detach() <= _ROUNDING**2 * length).any())
         return layer.activate(distance)[:, 0]
 

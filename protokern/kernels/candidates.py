@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .chunking import product_dtype
-from .metric import Vectors, takes_part, weigh
+from .metric import METRIC_TABLE, distance_of, takes_part, weigh
+from .vectors import Vectors
 
 
 class Centred(NamedTuple):
@@ -42,33 +43,38 @@ def expanded(x: Centred, p: Centred) -> tuple[Tensor, Tensor]:
 
 
 def candidates(
-    x: Centred, p: Centred, has_zero: Tensor | None, unit: float, k: int = 1, weight: Tensor | None = None
+    x: Centred,
+    p: Centred,
+    has_zero: Tensor | None,
+    unit: float,
+    metric: str,
+    k: int = 1,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Patches that may be among the k nearest: (b, P, N) bool, True wherever rounding to `unit` cannot exclude it.
 
     Args:
         x: patches (b, N, K).
         p: prototypes (P, K).
-        has_zero: (b, P, N), which pairs have a zero vector; None unless the metric is cosine.
+        has_zero: (b, P, N), which pairs have a zero vector; None where that is nothing special.
         unit: unit roundoff of the distances that decide in the end.
+        metric: name of the metric.
         k: how many patches are wanted.
         weight: (b, N), of the patches; those that take no part are no candidates, but for patch 0 where none does.
     """
-    score, _ = expanded(x, p)
-    if has_zero is not None:
-        score = score.masked_fill(has_zero, 2)  # twice the cosine distance of unit vectors, which is 1
+    row = METRIC_TABLE[metric]
+    squared, _ = expanded(x, p)
+    score = distance_of(squared, has_zero, metric)
+    doubt = row.share * _doubt(x, p, unit)[..., None]
     if weight is None:
-        return ~(score > _worst(score, k) + _doubt(x, p, unit)[..., None])
-    is_cosine = has_zero is not None
-    w = weight[:, None].to(score.dtype)
-    score = 2 * weigh(score / 2, w, "cosine") if is_cosine else weigh(score, w, "sqeuclidean")
-    score = score.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return ~(score > _worst(score, k) + doubt)
+    score = weigh(score, weight[:, None].to(score.dtype), metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
     worst = _worst(score, k)
-    # A weight adds a few roundings of numbers up to 2, or up to the distance itself, to a score and to the last word.
-    more = 64 * unit if is_cosine else 32 * unit * worst.abs()
+    # A weight adds a few roundings of numbers up to 1, or up to the distance itself, to a score and to the last word.
+    more = 32 * unit * (1 if row.is_unit else worst.abs())
     counts = takes_part(weight)
     counts[:, 0] |= ~counts.any(-1)
-    return ~(score > worst + (_doubt(x, p, unit)[..., None] + more)) & counts[:, None]
+    return ~(score > worst + (doubt + more)) & counts[:, None]
 
 
 def _worst(score: Tensor, k: int) -> Tensor:

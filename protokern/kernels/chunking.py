@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .metric import METRIC_TABLE, Vectors
+from .metric import METRIC_TABLE
+from .vectors import Vectors
 
 
 def chunk_budget(device: torch.device) -> int:

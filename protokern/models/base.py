@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.losses import Labels, LossCoefficients, ModelLoss
 from protokern.models.feature_shape import check_grid, find_feature_shape, in_channels_of
 from protokern.models.settings import ModelConfig
@@ -184,9 +185,8 @@ class PrototypeModel(nn.Module):
 
         2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1].
         """
-        if self.prototype_layer.metric == "cosine":
-            return 2.0
-        return float(self.prototype_layer.prototypes[0].numel()) if self._has_bounded_features else None
+        components = self.prototype_layer.prototypes[0].numel() if self._has_bounded_features else None
+        return METRIC_TABLE[self.prototype_layer.metric].largest(components)
 
     def features(self, images: Tensor, given: Given = "images") -> Tensor:
         """Feature maps (B, D, H, W).

@@ -50,10 +50,10 @@ def mean_distance(
         directions = _directions(_patches(wide, (cells.shape[2], cells.shape[3])))  # (B, K, N)
         mean = (directions * patch_weight.to(wide.dtype).flatten(1)[:, None]).mean(2)  # (B, K)
         return 1 - mean @ _directions(cells.flatten(1).to(wide.dtype)).T
-    if metric == "cosine":
-        if cells.shape[2:] != (1, 1):
-            return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
+    if metric == "cosine" and cells.shape[2:] == (1, 1):
         return 1 - _directions(wide).mean((2, 3)) @ _directions(cells.flatten(1).to(wide.dtype)).T
+    if metric != "sqeuclidean":
+        return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
     patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, K, N)
     centre, spread = _centre_and_spread(patches)
     # The centres are laid out as the patches of one image: the gradients are then two plain matrix products.

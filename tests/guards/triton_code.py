@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ def code_of(launch: Any, arch: int) -> str:
     functions = backend.get_codegen_implementation(options)
     module = source.make_ir(target, options, functions, backend.get_module_map(), context)
     module = stages["ttir"](module, {"target": target, **options.__dict__})
-    return hashlib.sha256(module.str_nodebug().encode()).hexdigest()[:32]
+    return hashlib.sha256(_with_constants_in_place(module.str_nodebug()).encode()).hexdigest()[:32]
+
+
+def _with_constants_in_place(code: str) -> str:
+    """Constants stand at the top in the order in which they came up; here they stand where they are used."""
+    values = dict(re.findall(r"(?m)^ *(%\w+) = arith\.constant (.*)$", code))
+    code = re.sub(r"(?m)^ *%\w+ = arith\.constant .*\n", "", code)
+    return re.sub(r"%\w+", lambda name: values.get(name[0], name[0]), code)
 
 
 def record(path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels import metric as metrics
+
 from . import oracle
 from .cases import (
     CASES,
@@ -21,7 +23,7 @@ from .cases import (
 )
 from .interpreted import interpreter_leaves_out, interpreter_runs, interpreter_runs_for_every_op, is_new_layout
 
-METRICS = ["sqeuclidean", "cosine"]
+METRICS = metrics.METRICS
 
 
 class OpContract:

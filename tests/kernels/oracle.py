@@ -18,7 +18,7 @@ def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
         cells = []
         for column in range(x.shape[3] - width + 1):
             window = x[:, None, :, row : row + height, column : column + width]  # (B, 1, D, h, w)
-            cells.append(_sqeuclidean(window, p) if metric == "sqeuclidean" else _cosine(window, p))
+            cells.append({"sqeuclidean": _sqeuclidean, "cosine": _cosine}[metric](window, p))
         rows.append(torch.stack(cells, -1))
     return torch.stack(rows, -2)
 
@@ -47,8 +47,6 @@ def weigh(distance: Tensor, weight: Tensor, metric: str) -> Tensor:
     So that a similarity 1 - d, or exp(-d), is multiplied with the weight.
     """
     w = weight.double()[:, None].expand_as(distance)
-    if metric == "cosine":
-        similarity = w * (1 - distance)
-        return torch.where(w == 0, torch.inf, 1 - similarity)
     kept = torch.where(w == 0, 1, w)
-    return torch.where(w == 0, torch.inf, distance + torch.log(1 / kept))
+    weighed = {"sqeuclidean": distance + torch.log(1 / kept), "cosine": 1 - w * (1 - distance)}[metric]
+    return torch.where(w == 0, torch.inf, weighed)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from protokern.errors import BackendUnavailableError
 from protokern.kernels import backends
+from protokern.kernels.metric import METRICS
 
 from .cases import SMALL, Case
 from .interpreted import QUICK_OPS, interpreter_runs
@@ -206,7 +207,7 @@ STRANGE: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", STRANGE)
 @interpreter_runs(op=QUICK_OPS, metric=("sqeuclidean",), because="the offsets are those of another op or metric")
 def test_strange_memory_gives_the_numbers_of_plain_memory(
@@ -287,7 +288,7 @@ def test_what_is_not_finite_stays_in_its_image_and_prototype(bad: float, op: Cal
 
 
 @pytest.mark.parametrize("case", [Case(0, 5, 4, 3, 7), Case(2, 5, 4, 3, 0), Case(0, 5, 4, 3, 0)], ids=str)
-@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_no_images_or_no_prototypes_give_empty_results(
     metric: str, case: Case, op: Callable[..., Any], backend: str
 ) -> None:

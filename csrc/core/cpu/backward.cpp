@@ -1,7 +1,8 @@
 // Backward of min_distance. With s = +1 for features and the roles swapped for prototypes, every pair (image,
 // prototype) adds
-//   sqeuclidean: 2 g (self - other)                                  to the pixels of the chosen patch, or to the
-//   prototype cosine:      g / |self| (cos * self / |self| - other / |other|)
+//   sqeuclidean: 2 g (self - other)
+//   cosine:      g / |self| (cos * self / |self| - other / |other|)
+// to the pixels of the chosen patch, or to the prototype.
 // Features: one worker owns an image and takes its prototypes sorted by patch, ascending. Prototypes: one worker owns a
 // panel and takes the images in ascending order. So each sum has one order, whatever the number of workers.
 #include <algorithm>
@@ -41,7 +42,7 @@ class Backward {
           kernels_(kernels),
           executor_(executor),
           shape_(problem, sizeof(T)),
-          cosine_(problem.metric == Metric::cosine),
+          is_unit_(is_unit(problem.metric)),
           image_length_(shape_.height * shape_.width * shape_.padded_depth),
           prototypes_(problem, shape_, kernels, false, executor) {
         const int64_t fitting = wave_bytes / (image_length_ * static_cast<int64_t>(sizeof(T)));
@@ -70,7 +71,7 @@ class Backward {
     void carve(Carver& carver) {
         const int64_t pixels = shape_.height * shape_.width;
         pixels_ = carver.take<T>(wave_ * image_length_);
-        if (cosine_) {
+        if (is_unit_) {
             norm_ = carver.take<double>(wave_ * pixels);
             inverse_norm_ = carver.take<T>(wave_ * shape_.positions);
             cosine_of_pair_ = carver.take<T>(wave_ * shape_.prototypes);
@@ -92,6 +93,9 @@ class Backward {
     const T* patch_pixels(int64_t i, int64_t position) const {
         return pixels_ + i * image_length_ + shape_.pixel(position) * shape_.padded_depth;
     }
+    T pair_weight(T g, T scale) const {
+        return with_metric(problem_.metric, [=](auto row) { return row.pair_weight(g, scale); });
+    }
     T patch_scale(int64_t i, int64_t position) const { return inverse_norm_[i * shape_.positions + position]; }
 
     void run_image(int64_t worker, int64_t image, int64_t i) {
@@ -100,7 +104,7 @@ class Backward {
                               from.dtype, shape_.depth, shape_.padded_depth, shape_.width, from.stride[1],
                               from.stride[2], from.stride[3], 0, shape_.height * shape_.width,
                               pixels_ + i * image_length_});
-        if (cosine_) measure_image(image, i);
+        if (is_unit_) measure_image(image, i);
         if (output_.features) grad_of_image(worker, image, i);
     }
 
@@ -156,12 +160,12 @@ class Backward {
             for (int64_t begin = n == 0 ? 0 : start[n - 1]; begin < end; begin += batch) {
                 Terms<T> terms;
                 terms.count = std::min(batch, end - begin);
-                const T scale = cosine_ ? patch_scale(i, n) : T(0);
+                const T scale = is_unit_ ? patch_scale(i, n) : T(0);
                 for (int64_t j = 0; j < terms.count; ++j) {
                     const int64_t p = order[begin + j];
                     terms.other[j] = prototypes_.row(p);
-                    terms.weight[j] = cosine_ ? g[p] * scale : 2 * g[p];
-                    if (!cosine_) continue;
+                    terms.weight[j] = pair_weight(g[p], scale);
+                    if (!is_unit_) continue;
                     terms.self_scale[j] = cosine_of_pair_[i * shape_.prototypes + p] * scale;
                     terms.other_scale[j] = prototypes_.inverse_norm(p);
                 }
@@ -183,8 +187,8 @@ class Backward {
     }
 
     void add(T* out, const T* self, const Terms<T>& terms) const {
-        kernels_.accumulate({out, self, terms.other, terms.weight, cosine_ ? terms.self_scale : nullptr,
-                             cosine_ ? terms.other_scale : nullptr, terms.count, shape_.padded_depth});
+        kernels_.accumulate({out, self, terms.other, terms.weight, is_unit_ ? terms.self_scale : nullptr,
+                             is_unit_ ? terms.other_scale : nullptr, terms.count, shape_.padded_depth});
     }
 
     void run_panel(int64_t image, int64_t count, int64_t panel) {
@@ -194,13 +198,13 @@ class Backward {
             for (int64_t begin = 0; begin < count; begin += batch) {
                 Terms<T> terms;
                 terms.count = std::min(batch, count - begin);
-                const T scale = cosine_ ? prototypes_.inverse_norm(p) : T(0);
+                const T scale = is_unit_ ? prototypes_.inverse_norm(p) : T(0);
                 for (int64_t j = 0; j < terms.count; ++j) {
                     const int64_t i = begin + j;
                     const int64_t pair = (image + i) * shape_.prototypes + p;
                     terms.other[j] = patch_pixels(i, patch_[pair]);
-                    terms.weight[j] = cosine_ ? grad_[pair] * scale : 2 * grad_[pair];
-                    if (!cosine_) continue;
+                    terms.weight[j] = pair_weight(grad_[pair], scale);
+                    if (!is_unit_) continue;
                     terms.self_scale[j] = cosine_of_pair_[i * shape_.prototypes + p] * scale;
                     terms.other_scale[j] = patch_scale(i, patch_[pair]);
                 }
@@ -234,7 +238,7 @@ class Backward {
     const Kernels<T>& kernels_;
     const Executor& executor_;
     const Shape shape_;
-    const bool cosine_;
+    const bool is_unit_;
     const int64_t image_length_;
     const PreparedPrototypes<T> prototypes_;
     int64_t wave_;  // images whose pixels are kept at a time

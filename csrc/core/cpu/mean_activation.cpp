@@ -98,23 +98,24 @@ class Mean {
         // Adds the activations at the positions at hand to the sums of one panel.
         void add(int64_t i, int64_t panel) {
             if (group.first_bad[i] >= 0) return;
-            const bool cosine = all.problem_.metric == Metric::cosine;
+            const Metric metric = all.problem_.metric;
             const T* row_bias = group.bias + i * group.positions;
             const double reach = static_cast<double>(group.largest[i]) * static_cast<double>(group.largest[i]);
-            const double most = cosine ? 2 : 2 * (reach + static_cast<double>(all.lane_bias_.largest(panel)));
+            const double farthest = static_cast<double>(all.lane_bias_.largest(panel));
+            const double most = with_metric(metric, [=](auto row) { return row.most(reach, farthest); });
             const T epsilon = static_cast<T>(all.similarity_.epsilon);
             const int64_t per_logarithm = logarithm_group<T>(most, all.similarity_.epsilon);
             for (int64_t t = 0; t < tiles_in(group.positions); ++t) {
                 const int64_t begin = tile_begin(t, group.positions);
                 const int64_t rows = tile_begin(t + 1, group.positions) - begin;
                 all.tiles_.distances({group.centred + i * group.image_stride, rows, group.row + begin, group.segment,
-                                      shape.segments, shape.padded_depth, cosine ? one : row_bias + begin,
+                                      shape.segments, shape.padded_depth, is_unit(metric) ? one : row_bias + begin,
                                       group.scale + i * group.positions + begin, all.lane_bias_.of(panel),
                                       all.prototypes_.panel(panel), static_cast<T>(closeness), tile, close});
                 for (int64_t r = 0; r < rows; ++r)
                     if (close[r] != 0)
                         measure_close(group, i, group.first + begin + r, all.prototypes_, panel * lanes, close[r],
-                                      all.tiles_.plain, all.problem_.metric, shape, tile + r * lanes);
+                                      all.tiles_.plain, metric, shape, tile + r * lanes);
                 all.tiles_.add_activations(
                     {all.similarity_.kind, epsilon, per_logarithm, tile, rows, sum + panel * lanes});
             }

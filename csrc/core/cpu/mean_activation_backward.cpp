@@ -36,7 +36,7 @@ class MeanBackward {
           tiles_(tiles),
           executor_(executor),
           shape_(problem, sizeof(T)),
-          cosine_(problem.metric == Metric::cosine),
+          is_unit_(is_unit(problem.metric)),
           lanes_(tiles.plain.lanes),
           prototypes_(problem, shape_, tiles.plain, true, executor),
           lane_bias_(prototypes_, shape_, lanes_, problem.metric) {
@@ -98,7 +98,7 @@ class MeanBackward {
         for (Image& image : images_) {
             image.group.carve(carver, shape_, pieces_, tiles_.plain, problem_.metric);
             image.grad = carver.take<T>(output_.features ? image_length() : 0);
-            image.row_bias = cosine_ ? carver.take<T>(shape_.positions) : image.group.bias;
+            image.row_bias = is_unit_ ? carver.take<T>(shape_.positions) : image.group.bias;
         }
         shifted_ = carver.take<T>(shape_.prototypes * shape_.padded_length);
         workers_.resize(executor_.workers);
@@ -136,7 +136,7 @@ class MeanBackward {
                 T* out = shifted_ + p * shape_.padded_length;
                 for (int64_t s = 0; s < shape_.segments; ++s, row += shape_.padded_depth, out += shape_.padded_depth)
                     for (int64_t d = 0; d < shape_.padded_depth; ++d)
-                        out[d] = cosine_ ? row[d] * prototypes_.inverse_norm(p) : row[d] - prototypes_.centre()[d];
+                        out[d] = is_unit_ ? row[d] * prototypes_.inverse_norm(p) : row[d] - prototypes_.centre()[d];
             }
         });
     }
@@ -145,7 +145,7 @@ class MeanBackward {
         Image& image = images_[i];
         image.group.read(problem_, shape_, tiles_.plain, number, 1, 0, shape_.positions);
         image.group.measure(shape_, tiles_.plain, prototypes_.centre());
-        if (cosine_) {
+        if (is_unit_) {
             const bool finite = image.group.first_bad[0] < 0;
             std::fill_n(image.row_bias, shape_.positions, finite ? T(1) : std::numeric_limits<T>::quiet_NaN());
         }
@@ -249,8 +249,8 @@ class MeanBackward {
         }
         const T* own = image.group.patch(0, position);
         for (int64_t s = 0; s < shape_.segments; ++s, out += shape_.padded_depth) {
-            tiles_.plain.accumulate({out, own + image.group.segment[s], other, weight, cosine_ ? own_scale : nullptr,
-                                     cosine_ ? other_scale : nullptr, count, shape_.padded_depth});
+            tiles_.plain.accumulate({out, own + image.group.segment[s], other, weight, is_unit_ ? own_scale : nullptr,
+                                     is_unit_ ? other_scale : nullptr, count, shape_.padded_depth});
             for (int64_t j = 0; j < count; ++j) other[j] += shape_.padded_depth;
         }
     }
@@ -263,7 +263,7 @@ class MeanBackward {
             const T* centred = image.group.centred + image.group.row[position];
             const T inverse = image.group.inverse_norm[position];
             T along = 0;
-            if (cosine_)
+            if (is_unit_)
                 for (int64_t s = 0; s < shape_.segments; ++s)
                     along += dot(sum + s * shape_.padded_depth, centred + image.group.segment[s]) * inverse;
             T* grad = image.grad + image.group.row[position];
@@ -280,8 +280,10 @@ class MeanBackward {
     }
 
     void finish(const T* sum, const T* own, T weight, T along, T inverse, T* grad) const {
-        for (int64_t d = 0; d < shape_.padded_depth; ++d)
-            grad[d] += cosine_ ? (along * (own[d] * inverse) - sum[d]) * inverse : 2 * (own[d] * weight - sum[d]);
+        with_metric(problem_.metric, [&](auto row) {
+            for (int64_t d = 0; d < shape_.padded_depth; ++d)
+                grad[d] += row.gather(row.is_unit ? own[d] * inverse : own[d], sum[d], weight, along, inverse);
+        });
     }
 
     // Adds the wave's tile number `slot`, tile `tile` of image i, to H of one panel.
@@ -299,7 +301,7 @@ class MeanBackward {
             if (close_[at + r] != 0) add_close_to_panel(image, begin + r, first, close_[at + r], row);
             for (int64_t lane = 0; lane < lanes_; ++lane) weight[lane] += row[lane];
             const T inverse = image.group.inverse_norm[begin + r];
-            for (int64_t lane = 0; lane < lanes_ && cosine_; ++lane) row[lane] *= inverse;
+            for (int64_t lane = 0; lane < lanes_ && is_unit_; ++lane) row[lane] *= inverse;
         }
         for (int64_t s = 0; s < shape_.segments; ++s) {
             for (int64_t r = 0; r < rows; ++r)
@@ -323,7 +325,7 @@ class MeanBackward {
                 const int64_t at = s * shape_.padded_depth;
                 const T* other = image.group.patch(0, position) + image.group.segment[s];
                 tiles_.plain.accumulate({sum_of_x_ + p * shape_.padded_length + at, prototypes_.row(p) + at, &other,
-                                         &back, cosine_ ? &own_scale : nullptr, cosine_ ? &other_scale : nullptr, 1,
+                                         &back, is_unit_ ? &own_scale : nullptr, is_unit_ ? &other_scale : nullptr, 1,
                                          shape_.padded_depth});
             }
         }
@@ -346,11 +348,13 @@ class MeanBackward {
             for (int64_t p = panel * lanes_; p < end; ++p) {
                 const int64_t at = p * shape_.padded_length;
                 T along = 0;
-                for (int64_t s = 0; s < shape_.segments && cosine_; ++s)
+                for (int64_t s = 0; s < shape_.segments && is_unit_; ++s)
                     along += dot(sum_of_x_ + at + s * shape_.padded_depth, shifted_ + at + s * shape_.padded_depth);
-                for (int64_t k = at; k < at + shape_.padded_length; ++k)
-                    shifted_[k] = cosine_ ? (along * shifted_[k] - sum_of_x_[k]) * prototypes_.inverse_norm(p)
-                                          : 2 * (shifted_[k] * weight_of_prototype_[p] - sum_of_x_[k]);
+                with_metric(problem_.metric, [&](auto row) {
+                    for (int64_t k = at; k < at + shape_.padded_length; ++k)
+                        shifted_[k] = row.gather(shifted_[k], sum_of_x_[k], weight_of_prototype_[p], along,
+                                                 prototypes_.inverse_norm(p));
+                });
                 tiles_.plain.store_pixels({shifted_ + at, static_cast<char*>(output_.prototypes) + p * bytes, dtype,
                                            shape_.depth, shape_.padded_depth, shape_.patch_width, shape_.segments,
                                            shape_.patch_width, 1, shape_.segments});
@@ -365,7 +369,7 @@ class MeanBackward {
     const TileKernels<T>& tiles_;
     const Executor& executor_;
     const Shape shape_;
-    const bool cosine_;
+    const bool is_unit_;
     const int64_t lanes_;
     const PreparedPrototypes<T> prototypes_;
     const LaneBias<T> lane_bias_;

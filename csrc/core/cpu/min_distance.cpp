@@ -171,7 +171,7 @@ class Forward {
         void finish(int64_t image, int64_t panel) {
             const int64_t first = panel * kernels.lanes;
             const int64_t lanes = std::min<int64_t>(kernels.lanes, shape.prototypes - first);
-            const bool cosine = all.problem_.metric == Metric::cosine;
+            const bool scaled = is_unit(all.problem_.metric);
             int64_t count = 0;
             for (int64_t i = 0; i < group.images; ++i) {
                 if (group.first_bad[i] >= 0) {
@@ -184,7 +184,7 @@ class Forward {
                     pairs.patch[count + lane] = group.patch(i, positions[lane]);
                 for (int64_t lane = 0; lane < lanes; ++lane)
                     pairs.prototype[count + lane] = all.prototypes_.row(first + lane);
-                for (int64_t lane = 0; lane < lanes && cosine; ++lane) {
+                for (int64_t lane = 0; lane < lanes && scaled; ++lane) {
                     pairs.patch_scale[count + lane] = group.inverse_norm[i * group.positions + positions[lane]];
                     pairs.prototype_scale[count + lane] = all.prototypes_.inverse_norm(first + lane);
                 }
@@ -268,7 +268,7 @@ class Forward {
                     patches[j] = group.patch(i, position[j]);
                     prototypes[j] = all.prototypes_.row(begin + j);
                 }
-                if (all.problem_.metric == Metric::cosine)
+                if (is_unit(all.problem_.metric))
                     for (int64_t j = 0; j < count; ++j) {
                         patch_scale[j] = group.inverse_norm[i * group.positions + position[j] - group.first];
                         prototype_scale[j] = all.prototypes_.inverse_norm(begin + j);

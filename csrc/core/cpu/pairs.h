@@ -9,7 +9,6 @@
 namespace {
 
 using protokern::cpu::Accumulate;
-using protokern::cpu::Metric;
 using protokern::cpu::PairDistance;
 
 template <typename V>
@@ -17,9 +16,9 @@ struct Pairs {
     using T = typename V::Scalar;
     using Value = typename V::Value;
 
-    // Pairs go four at a time, which shares the cost of adding up the lanes. Under cosine both vectors are scaled, each
-    // product rounded, before the difference: equal vectors give exactly 0.
-    template <bool Scaled>
+    // Pairs go four at a time, which shares the cost of adding up the lanes. Unit vectors are made first, each product
+    // rounded: equal vectors give exactly 0.
+    template <class M>
     static void four(const PairDistance<T>& a, const int64_t* pair, T* distance) {
         Value sum[4];
         Value patch_scale[4];
@@ -27,7 +26,7 @@ struct Pairs {
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
             sum[j] = V::zero();
-            if constexpr (Scaled) {
+            if constexpr (M::is_unit) {
                 patch_scale[j] = V::set(a.patch_inverse_norm[pair[j]]);
                 prototype_scale[j] = V::set(a.prototype_inverse_norm[pair[j]]);
             }
@@ -45,36 +44,34 @@ struct Pairs {
                 for (int j = 0; j < 4; ++j) {
                     Value x = V::load(patch[j] + d);
                     Value p = V::load(prototype[j] + d);
-                    if constexpr (Scaled) {
+                    if constexpr (M::is_unit) {
                         x = V::mul(x, patch_scale[j]);
                         p = V::mul(p, prototype_scale[j]);
                     }
-                    const Value difference = V::sub(x, p);
-                    sum[j] = V::fma(difference, difference, sum[j]);
+                    sum[j] = M::template step<V>(x, p, sum[j]);
                 }
         }
         V::sum4(sum, distance);
     }
 
     static void distance(const PairDistance<T>& a) {
+        protokern::with_metric(a.metric, [&](auto metric) { distance_of<decltype(metric)>(a); });
+    }
+
+    template <class M>
+    static void distance_of(const PairDistance<T>& a) {
         for (int64_t begin = 0; begin < a.count; begin += 4) {
             const int64_t count = a.count - begin < 4 ? a.count - begin : 4;
             int64_t pair[4];
             for (int64_t j = 0; j < 4; ++j) pair[j] = j < count ? begin + j : begin;
-            T distance[4];
-            if (a.metric == Metric::sqeuclidean && count == 4) {
-                four<false>(a, pair, a.distance + begin);
-                continue;
-            }
-            if (a.metric == Metric::sqeuclidean) {
-                four<false>(a, pair, distance);
-                for (int64_t j = 0; j < count; ++j) a.distance[begin + j] = distance[j];
-                continue;
-            }
-            four<true>(a, pair, distance);
+            T some[4];
+            T* sum = count == 4 ? a.distance + begin : some;
+            four<M>(a, pair, sum);
             for (int64_t j = 0; j < count; ++j) {
-                const bool zero = a.patch_inverse_norm[pair[j]] == T(0) || a.prototype_inverse_norm[pair[j]] == T(0);
-                a.distance[begin + j] = zero ? T(1) : T(0.5) * distance[j];
+                bool has_zero = false;
+                if constexpr (M::is_unit)
+                    has_zero = a.patch_inverse_norm[pair[j]] == T(0) || a.prototype_inverse_norm[pair[j]] == T(0);
+                a.distance[begin + j] = M::template value<V>(sum[j], has_zero);
             }
         }
     }

@@ -83,8 +83,7 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     pixels = carver.take<T>(all_pixels * shape.padded_depth);
     const int64_t packed_bytes = kernels.row_bytes(all_positions, shape.padded_length);
     centred = pixels;
-    if (metric == Metric::sqeuclidean)
-        centred = packed_bytes > 0 ? nullptr : carver.take<T>(all_pixels * shape.padded_depth);
+    if (!is_unit(metric)) centred = packed_bytes > 0 ? nullptr : carver.take<T>(all_pixels * shape.padded_depth);
     pixel_norm = carver.take<double>(all_pixels);
     bias = carver.take<T>(all_positions);
     scale = carver.take<T>(all_positions);

@@ -9,7 +9,7 @@ template <typename T>
 void PreparedPrototypes<T>::carve(Carver& carver, const Shape& shape, Metric metric) {
     if (rows_ == nullptr) rows_ = own_rows_ = carver.take<T>(shape.prototypes * shape.padded_length);
     packed_ = carver.take<char>(panels_ * panel_bytes_);
-    if (metric == Metric::sqeuclidean) {
+    if (!is_unit(metric)) {
         panel_sum_ = carver.take<T>(panels_ * shape.padded_depth);
         centre_ = carver.take<T>(shape.padded_depth);
     }

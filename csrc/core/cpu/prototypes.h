@@ -9,8 +9,8 @@
 
 namespace protokern::cpu {
 
-// The centre of a sqeuclidean search is the mean prototype, channel by channel: distances do not change when both sides
-// move by it, but rounding errors shrink with the norms. Cosine has no centre; its panels hold normalised prototypes.
+// The centre of a search is the mean prototype, channel by channel: differences do not change when both sides move by
+// it, but rounding errors shrink with the norms. Unit vectors have no centre; their panels hold normalised prototypes.
 template <typename T>
 class PreparedPrototypes {
   public:
@@ -31,12 +31,14 @@ class PreparedPrototypes {
         search.ahead[1] = packed_ + (panel + 1) * panel_bytes_;
         search.ahead_bytes[1] = panel + 1 < panels_ ? panel_bytes_ : 0;
     }
-    const T* centre() const { return centre_; }  // null for cosine
+    const T* centre() const { return centre_; }  // null for unit vectors
     bool all_finite() const { return all_finite_; }
     bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
     double norm(int64_t prototype) const { return norm_[prototype]; }  // squared, of the centred; NaN where not finite
     const T* search_norms() const { return search_norm_; }             // of what is in the panels
-    T inverse_norm(int64_t prototype) const { return inverse_norm_[prototype]; }  // 0 for a zero vector; cosine only
+    T inverse_norm(int64_t prototype) const {
+        return inverse_norm_[prototype];
+    }  // 0 for a zero vector; unit vectors only
 
   private:
     void carve(Carver& carver, const Shape& shape, Metric metric);

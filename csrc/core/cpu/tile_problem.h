@@ -15,8 +15,8 @@
 
 namespace protokern::cpu {
 
-// A pair is close where its distance is below this share of its bias, |x|^2 + |p|^2 (cosine: 1). Elsewhere the expanded
-// form loses three bits at most; close pairs get the difference form.
+// A pair is close where its distance is below this share of its bias, |x|^2 + |p|^2 (unit vectors: 1). Elsewhere the
+// expanded form loses three bits at most; close pairs get the difference form.
 constexpr double closeness = 0.125;
 
 template <typename T>
@@ -48,10 +48,7 @@ class LaneBias {
                 T& bias = bias_[p] = T(1);
                 if (p >= shape.prototypes) continue;
                 const double norm = prototypes.norm(p);
-                if (metric == Metric::cosine)
-                    bias = std::isnan(norm) ? static_cast<T>(norm) : T(0);
-                else
-                    bias = static_cast<T>(norm);
+                bias = with_metric(metric, [norm](auto row) { return row.template lane_bias<T>(norm); });
                 if (bias > most) most = bias;
             }
         }

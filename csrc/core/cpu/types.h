@@ -8,14 +8,15 @@
 
 #include <cstdint>
 
+#include "metric.h"
 #include "similarity.h"
 
 namespace protokern::cpu {
 
 using protokern::Activation;
+using protokern::Metric;
 
 enum class DType { float64, float32, bfloat16, float16 };
-enum class Metric { sqeuclidean, cosine };
 // How the search multiplies: bf16 takes every value rounded to bfloat16. Distances are exact either way.
 enum class SearchPrecision { fp32, bf16 };
 
@@ -121,8 +122,8 @@ struct PairDistance {
     Metric metric;
     const T* const* patch;            // (count)
     const T* const* prototype;        // (count)
-    const T* patch_inverse_norm;      // (count), cosine only; 0 for a zero vector
-    const T* prototype_inverse_norm;  // (count), cosine only
+    const T* patch_inverse_norm;      // (count), for unit vectors only; 0 for a zero vector
+    const T* prototype_inverse_norm;  // (count), likewise
     int64_t count;
     const int64_t* segment;
     int64_t segments;

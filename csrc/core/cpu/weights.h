@@ -19,13 +19,14 @@ class PatchWeights {
   public:
     PatchWeights(const Problem& problem, const Shape& shape)
         : weight_(static_cast<const T*>(problem.patch_weight)),
-          is_cosine_(problem.metric == Metric::cosine),
+          metric_(problem.metric),
           positions_(shape.positions),
           memory_(weight_ ? bytes(shape) : 0) {
         if (!weight_) return;
         Carver carver(memory_.data());
-        logarithm_ = carver.take<T>(is_cosine_ ? 0 : shape.images * positions_);
+        logarithm_ = carver.take<T>(shape.images * positions_);
         first_bad_ = carver.take<int64_t>(shape.images);
+        const bool takes_logarithm = with_metric(metric_, [](auto row) { return row.takes_logarithm; });
         first_usable_ = carver.take<int64_t>(shape.images);
         for (int64_t image = 0; image < shape.images; ++image) {
             const T* weight = weight_ + image * positions_;
@@ -35,8 +36,8 @@ class PatchWeights {
             const int64_t bad = std::find_if(weight, weight + positions_, is_none) - weight;
             first_usable_[image] = usable < positions_ ? usable : 0;
             first_bad_[image] = bad < positions_ ? bad : usable < positions_ ? -1 : 0;
-            for (int64_t n = 0; n < positions_ && !is_cosine_; ++n)
-                logarithm_[image * positions_ + n] = std::log(weight[n]);
+            for (int64_t n = 0; n < positions_; ++n)
+                logarithm_[image * positions_ + n] = takes_logarithm ? std::log(weight[n]) : T(0);
         }
     }
 
@@ -60,12 +61,14 @@ class PatchWeights {
     template <typename Position>
     void weigh(int64_t image, const Position& position, int64_t count, T* distance) const {
         if (!weight_) return;
-        for (int64_t j = 0; j < count; ++j) {
-            const int64_t at = image * positions_ + position(j);
-            const T w = weight_[at];
-            const T weighted = is_cosine_ ? (T(1) - w) + w * distance[j] : distance[j] - logarithm_[at];
-            distance[j] = w > 0 ? weighted : std::numeric_limits<T>::infinity();
-        }
+        with_metric(metric_, [&](auto row) {
+            for (int64_t j = 0; j < count; ++j) {
+                const int64_t at = image * positions_ + position(j);
+                const T w = weight_[at];
+                const T weighted = row.weigh(w, logarithm_[at], distance[j]);
+                distance[j] = w > 0 ? weighted : std::numeric_limits<T>::infinity();
+            }
+        });
     }
 
     // Puts the weights into the scores of a group that was measured, and marks images that they spoil: with a weight
@@ -76,15 +79,13 @@ class PatchWeights {
             const int64_t from = (image + i) * positions_ + group.first;
             T* bias = group.bias + i * group.positions;
             T* scale = group.scale + i * group.positions;
-            for (int64_t n = 0; n < group.positions; ++n) {
-                const T w = weight_[from + n];
-                if (w > 0 && is_cosine_)
-                    scale[n] *= w;
-                else if (w > 0)
-                    bias[n] -= logarithm_[from + n];
-                else
-                    bias[n] = std::numeric_limits<T>::infinity(), scale[n] = T(0);
-            }
+            with_metric(metric_, [&](auto row) {
+                for (int64_t n = 0; n < group.positions; ++n)
+                    if (weight_[from + n] > 0)
+                        row.weigh_score(weight_[from + n], logarithm_[from + n], bias[n], scale[n]);
+                    else
+                        bias[n] = std::numeric_limits<T>::infinity(), scale[n] = T(0);
+            });
             const int64_t bad = first_bad_[image + i];
             if (bad < group.first || bad >= group.first + group.positions) continue;
             int64_t& first = group.first_bad[i];
@@ -101,10 +102,10 @@ class PatchWeights {
     }
 
     const T* weight_;  // (B, N), of the caller; null: all are 1
-    bool is_cosine_;
+    Metric metric_;
     int64_t positions_;
     Scratch memory_;
-    T* logarithm_ = nullptr;           // (B, N); sqeuclidean only
+    T* logarithm_ = nullptr;           // (B, N), of the weights; 0 where the metric takes none
     int64_t* first_bad_ = nullptr;     // (B): first patch without a valid weight, 0 where none takes part, or -1
     int64_t* first_usable_ = nullptr;  // (B)
 };

@@ -72,7 +72,7 @@ template <typename T>
 struct Gradient {
     Pairs<T> pairs;
     const T* grad;         // (B, P)
-    const T* distance;     // (B, P), cosine only
+    const T* distance;     // (B, P), for unit vectors only
     const int64_t* patch;  // (B, P)
     Sorted sorted;
     int64_t images, count;
@@ -83,10 +83,10 @@ struct Gradient {
 
 // What one pair adds to a value of `self`, per its weight.
 template <typename T>
-__device__ T term(bool cosine, T self, T other, T self_scale, T other_scale, T distance) {
-    if (!cosine) return self - other;
-    const T unit = rounded_product(self, self_scale);
-    return (unit - rounded_product(other, other_scale)) - distance * unit;
+__device__ T term(bool is_unit, T self, T other, T self_scale, T other_scale, T distance) {
+    if (!is_unit) return self - other;
+    const T scaled = rounded_product(self, self_scale);
+    return (scaled - rounded_product(other, other_scale)) - distance * scaled;
 }
 
 // Adds to `sum` what the prototypes [begin, end) of patch n give to this lane's channels of one pixel of it.
@@ -94,17 +94,17 @@ template <typename T>
 __device__ void add_patch(const Gradient<T>& a, int64_t image, int n, int segment, int d0, const T (&x)[per_lane],
                           T (&sum)[per_lane]) {
     const int lane = threadIdx.x % 32;
-    const bool cosine = a.pairs.metric == Metric::cosine;
+    const bool unit = is_unit(a.pairs.metric);
     const int* start = a.sorted.start + image * (static_cast<int64_t>(a.pairs.positions) + 1) + n;
     const int end = start[1];
-    const T x_scale = cosine ? a.pairs.patch_scale[image * a.pairs.positions + n] : T(1);
+    const T x_scale = unit ? a.pairs.patch_scale[image * a.pairs.positions + n] : T(1);
     for (int begin = start[0]; begin < end; begin += 32) {
         const bool inside = begin + lane < end;
         const int my_p = inside ? a.sorted.order[image * a.count + begin + lane] : 0;
         const T g = inside ? a.grad[image * a.count + my_p] : T(0);
-        const T my_weight = cosine ? g * x_scale : 2 * g;
-        const T my_distance = cosine && inside ? a.distance[image * a.count + my_p] : T(0);
-        const T my_scale = cosine && inside ? a.pairs.prototype_scale[my_p] : T(1);
+        const T my_weight = unit ? g * x_scale : 2 * g;
+        const T my_distance = unit && inside ? a.distance[image * a.count + my_p] : T(0);
+        const T my_scale = unit && inside ? a.pairs.prototype_scale[my_p] : T(1);
         const int entries = end - begin < 32 ? end - begin : 32;
 #pragma unroll 4
         for (int e = 0; e < entries; ++e) {
@@ -117,7 +117,7 @@ __device__ void add_patch(const Gradient<T>& a, int64_t image, int n, int segmen
             for (int j = 0; j < per_lane; ++j) {
                 const int d = d0 + 32 * j + lane;
                 if (d < a.pairs.depth)
-                    sum[j] = fma(weight, term(cosine, x[j], row[d], x_scale, p_scale, distance), sum[j]);
+                    sum[j] = fma(weight, term(unit, x[j], row[d], x_scale, p_scale, distance), sum[j]);
             }
         }
     }
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_features_kernel(Gradient<T
 template <typename Memory, typename T>
 __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient<T> a) {
     const int lane = threadIdx.x % 32;
-    const bool cosine = a.pairs.metric == Metric::cosine;
+    const bool unit = is_unit(a.pairs.metric);
     const int depth = a.pairs.depth;
     const int depth_tiles = (depth + tile_channels - 1) / tile_channels;
     const int64_t task = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient
     const int segment = static_cast<int>(task / depth_tiles % a.pairs.segments);
     const int64_t p = task / depth_tiles / a.pairs.segments;
     if (p >= a.count) return;
-    const T p_scale = cosine ? a.pairs.prototype_scale[p] : T(1);
+    const T p_scale = unit ? a.pairs.prototype_scale[p] : T(1);
     T self[per_lane] = {};
     T sum[per_lane] = {};
 #pragma unroll
@@ -197,9 +197,9 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient
         const int64_t n = inside ? a.patch[image * a.count + p] : -1;
         const int my_n = n >= 0 && n < a.pairs.positions ? static_cast<int>(n) : -1;
         const T g = my_n >= 0 ? a.grad[image * a.count + p] : T(0);
-        const T my_weight = cosine ? g * p_scale : 2 * g;
-        const T my_distance = cosine && my_n >= 0 ? a.distance[image * a.count + p] : T(0);
-        const T my_scale = cosine && my_n >= 0 ? a.pairs.patch_scale[image * a.pairs.positions + my_n] : T(1);
+        const T my_weight = unit ? g * p_scale : 2 * g;
+        const T my_distance = unit && my_n >= 0 ? a.distance[image * a.count + p] : T(0);
+        const T my_scale = unit && my_n >= 0 ? a.pairs.patch_scale[image * a.pairs.positions + my_n] : T(1);
         const int entries = a.images - begin < 32 ? static_cast<int>(a.images - begin) : 32;
 #pragma unroll 4
         for (int e = 0; e < entries; ++e) {
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient
 #pragma unroll
             for (int j = 0; j < per_lane; ++j) {
                 const int d = d0 + 32 * j + lane;
-                if (d < depth) sum[j] = fma(weight, term(cosine, self[j], x[d], p_scale, x_scale, distance), sum[j]);
+                if (d < depth) sum[j] = fma(weight, term(unit, self[j], x[d], p_scale, x_scale, distance), sum[j]);
             }
         }
     }
@@ -227,7 +227,7 @@ template <typename T>
 struct Backward {
     const Problem& problem;
     const Shape shape;
-    const bool features, prototypes, cosine;
+    const bool features, prototypes, unit;
     const Needs needs;
     Carver carver;
     const Prepared<T> prepared;
@@ -239,8 +239,8 @@ struct Backward {
           shape(problem),
           features(features),
           prototypes(prototypes),
-          cosine(problem.metric == Metric::cosine),
-          needs{SearchForm::none, false, prototypes || cosine, cosine},
+          unit(is_unit(problem.metric)),
+          needs{SearchForm::none, false, prototypes || unit, unit},
           carver(workspace),
           prepared(carver, problem, shape, needs) {
         if (features) {
@@ -248,14 +248,14 @@ struct Backward {
             sorted.order = carver.take<int>(shape.images * shape.prototypes);
             if (!in_shared()) sorted.cursor = carver.take<int>(shape.images * shape.positions);
         }
-        if (cosine) distance = carver.take<T>(shape.images * shape.prototypes);
+        if (unit) distance = carver.take<T>(shape.images * shape.prototypes);
     }
 
     bool in_shared() const { return shape.positions <= most_shared_cursors; }
 
     void run(const int64_t* patch, const T* grad, const GradientOutput& output, cudaStream_t stream) const {
         prepared.run(problem, shape, needs, stream);
-        if (cosine) pair_distances(prepared.pairs, shape.images, shape.prototypes, patch, distance, stream);
+        if (unit) pair_distances(prepared.pairs, shape.images, shape.prototypes, patch, distance, stream);
         Gradient<T> gradient{prepared.pairs,   grad,         distance,           patch,           sorted, shape.images,
                              shape.prototypes, shape.height, shape.patch_height, output.features, {}};
         for (int i = 0; i < 4; ++i) gradient.out_stride[i] = output.features_stride[i];

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(32 * warps)
 // A block takes 64 prototypes and 64 positions of an image.
 template <typename T>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)
-    distance_tiles_kernel(TileRows<T> rows, bool cosine, int p_tiles, int n_tiles, T* distance) {
+    distance_tiles_kernel(TileRows<T> rows, bool is_unit, int p_tiles, int n_tiles, T* distance) {
     __shared__ TileMemory<T> memory;
     const int64_t first_p = static_cast<int64_t>(blockIdx.x % p_tiles) * tile_side;
     const int first_n = static_cast<int>(blockIdx.x / p_tiles % n_tiles) * tile_side;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 :
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             const int n = first_n + static_cast<int>(threadIdx.x) % 16 * 4 + j;
-            if (n < rows.positions) to[n] = tile_distance(rows, image, p, n, tile.sum[i][j], cosine);
+            if (n < rows.positions) to[n] = tile_distance(rows, image, p, n, tile.sum[i][j], is_unit);
         }
     }
 }
@@ -61,8 +61,8 @@ struct Exact {
 
     void map(T* distance, cudaStream_t stream) const {
         prepared.run(problem, shape, needs, stream);
-        distance_tiles(tile_rows(prepared.pairs, shape.prototypes), shape.images, problem.metric == Metric::cosine,
-                       distance, stream);
+        distance_tiles(tile_rows(prepared.pairs, shape.prototypes), shape.images, is_unit(problem.metric), distance,
+                       stream);
     }
 };
 
@@ -89,11 +89,11 @@ template void pair_distances(const Pairs<float>&, int64_t, int64_t, const int64_
 template void pair_distances(const Pairs<double>&, int64_t, int64_t, const int64_t*, double*, cudaStream_t);
 
 template <typename T>
-void distance_tiles(const TileRows<T>& rows, int64_t images, bool cosine, T* distance, cudaStream_t stream) {
+void distance_tiles(const TileRows<T>& rows, int64_t images, bool is_unit, T* distance, cudaStream_t stream) {
     const int64_t p_tiles = divide_up(rows.count, tile_side);
     const int64_t n_tiles = divide_up(rows.positions, tile_side);
     PROTOKERN_LAUNCH("distance_tiles", (distance_tiles_kernel<T>), blocks(images * p_tiles * n_tiles), tile_threads, 0,
-                     stream, rows, cosine, static_cast<int>(p_tiles), static_cast<int>(n_tiles), distance);
+                     stream, rows, is_unit, static_cast<int>(p_tiles), static_cast<int>(n_tiles), distance);
 }
 
 template void distance_tiles(const TileRows<float>&, int64_t, bool, float*, cudaStream_t);

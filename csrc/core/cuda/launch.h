@@ -22,6 +22,9 @@ using cpu::PoolOutput;
 using cpu::Problem;
 using cpu::Similarity;
 
+// One of unit vectors, one of plain ones: see metric.h.
+static_assert(sizeof(metric_names) / sizeof(MetricName) == 2, "the kernels tell two metrics apart, by is_unit");
+
 // How the search multiplies; float64 is always searched in float64. `fp32` adds three tf32 products per pair of values.
 enum class Precision { fp32, tf32, bf16 };
 

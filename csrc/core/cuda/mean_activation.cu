@@ -12,7 +12,7 @@ constexpr Needs needs{SearchForm::none, false, true, true};
 
 template <typename T>
 __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 : 1)
-    mean_activation_kernel(TileRows<T> rows, bool cosine, Activation kind, T epsilon, int p_tiles, int ranges,
+    mean_activation_kernel(TileRows<T> rows, bool is_unit, Activation kind, T epsilon, int p_tiles, int ranges,
                            T* sums) {
     __shared__ TileMemory<T> memory;
     const int64_t first_p = static_cast<int64_t>(blockIdx.x % p_tiles) * tile_side;
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(tile_threads, sizeof(T) == sizeof(float) ? 2 :
                 const int n = first_n + static_cast<int>(threadIdx.x) % 16 * 4 + j;
                 if (n < end)
                     total[i] +=
-                        value_of<Maths>(kind, tile_distance(rows, image, p, n, tile.sum[i][j], cosine), epsilon);
+                        value_of<Maths>(kind, tile_distance(rows, image, p, n, tile.sum[i][j], is_unit), epsilon);
             }
         }
     }
@@ -75,9 +75,8 @@ struct Mean {
         prepared.run(problem, shape, needs, stream);
         const int64_t p_tiles = divide_up(shape.prototypes, tile_side);
         PROTOKERN_LAUNCH("mean_activation", (mean_activation_kernel<T>), blocks(shape.images * p_tiles * ranges),
-                         tile_threads, 0, stream, tile_rows(prepared.pairs, shape.prototypes),
-                         problem.metric == Metric::cosine, similarity.kind, static_cast<T>(similarity.epsilon),
-                         static_cast<int>(p_tiles), ranges, sums);
+                         tile_threads, 0, stream, tile_rows(prepared.pairs, shape.prototypes), is_unit(problem.metric),
+                         similarity.kind, static_cast<T>(similarity.epsilon), static_cast<int>(p_tiles), ranges, sums);
         const int64_t all = shape.images * shape.prototypes;
         PROTOKERN_LAUNCH("mean", (mean_kernel<T>), blocks(divide_up(all, 256)), 256, 0, stream, sums, all, ranges,
                          shape.positions, mean);

@@ -30,21 +30,21 @@ struct MeanGradient {
     int height, patch_height;
     Activation kind;
     T epsilon;
-    bool cosine;
+    bool is_unit;
 };
 
 template <typename T>
 __device__ T weight_of(const MeanGradient<T>& a, int64_t image, int64_t p, T distance) {
     const T g = a.grad[(a.first + image) * a.count + p] / static_cast<T>(a.pairs.positions);
     const T weight = g * slope_of<Maths>(a.kind, distance, a.epsilon);
-    return a.cosine ? weight : 2 * weight;
+    return a.is_unit ? weight : 2 * weight;
 }
 
 // 16 terms for a tile of 64 owners x 64 channels: weights and distances of every owner, values of every other.
 template <typename T>
 struct Terms {
     alignas(32) T weight[depth_step][row];
-    alignas(32) T distance[depth_step][row];  // 0 for sqeuclidean
+    alignas(32) T distance[depth_step][row];  // 0 unless vectors are unit vectors
     alignas(32) T other[depth_step][row];
 };
 
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == sizeof(float) ? 2 : 1)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int n = position(first + static_cast<int>(threadIdx.x) / 16 * 4 + i);
-            scale[i] = a.cosine && n >= 0 ? a.pairs.patch_scale[(a.first + image) * a.pairs.positions + n] : T(1);
+            scale[i] = a.is_unit && n >= 0 ? a.pairs.patch_scale[(a.first + image) * a.pairs.positions + n] : T(1);
 #pragma unroll
             for (int j = 0; j < 4; ++j)
                 self[i][j] = n >= 0 && my_d + j < depth
@@ -112,9 +112,9 @@ __global__ void __launch_bounds__(threads, sizeof(T) == sizeof(float) ? 2 : 1)
                 const bool inside = p < a.count && n >= 0;
                 const T d = inside ? a.distance[(image * a.count + p) * a.pairs.positions + n] : T(0);
                 terms.weight[i / side][i % side] = inside ? weight_of(a, image, p, d) : T(0);
-                terms.distance[i / side][i % side] = a.cosine ? d : T(0);
+                terms.distance[i / side][i % side] = a.is_unit ? d : T(0);
                 const bool valid = p < a.count && d0 + i % side < depth;
-                const T scale_p = a.cosine && valid ? a.pairs.prototype_scale[p] : T(1);
+                const T scale_p = a.is_unit && valid ? a.pairs.prototype_scale[p] : T(1);
                 terms.other[i / side][i % side] =
                     valid ? rounded_product(a.pairs.prototype_row(p, s)[d0 + i % side], scale_p) : T(0);
             }
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(threads, sizeof(T) == sizeof(float) ? 2 : 1)
     T sum[4][4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        scale[i] = a.cosine && my_p + i < a.count ? a.pairs.prototype_scale[my_p + i] : T(1);
+        scale[i] = a.is_unit && my_p + i < a.count ? a.pairs.prototype_scale[my_p + i] : T(1);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
             self[i][j] = my_p + i < a.count && my_d + j < depth
@@ -175,11 +175,11 @@ __global__ void __launch_bounds__(threads, sizeof(T) == sizeof(float) ? 2 : 1)
                 const bool inside = n < a.pairs.positions && p < a.count;
                 const T d = inside ? a.distance[(image * a.count + p) * a.pairs.positions + n] : T(0);
                 terms.weight[i % depth_step][i / depth_step] = inside ? weight_of(a, image, p, d) : T(0);
-                terms.distance[i % depth_step][i / depth_step] = a.cosine ? d : T(0);
+                terms.distance[i % depth_step][i / depth_step] = a.is_unit ? d : T(0);
                 const int at = n0 + i / side;
                 const bool valid = at < a.pairs.positions && d0 + i % side < depth;
                 const T scale_x =
-                    a.cosine && valid ? a.pairs.patch_scale[(a.first + image) * a.pairs.positions + at] : T(1);
+                    a.is_unit && valid ? a.pairs.patch_scale[(a.first + image) * a.pairs.positions + at] : T(1);
                 terms.other[i / side][i % side] =
                     valid ? rounded_product(a.pairs.patch_row(a.first + image, at, s)[d0 + i % side], scale_x) : T(0);
             }
@@ -244,11 +244,11 @@ struct MeanBackward {
         prepared.run(problem, shape, needs, stream);
         if (prototypes)
             check(cudaMemsetAsync(sums, 0, shares * values() * sizeof(T), stream), "clearing the workspace");
-        const bool cosine = problem.metric == Metric::cosine;
+        const bool unit = is_unit(problem.metric);
         for (int64_t first = 0; first < shape.images; first += images_at_a_time) {
             const int64_t images = shape.images - first < images_at_a_time ? shape.images - first : images_at_a_time;
             if (shape.prototypes > 0)
-                distance_tiles(tile_rows(prepared.pairs, shape.prototypes, first), images, cosine, map, stream);
+                distance_tiles(tile_rows(prepared.pairs, shape.prototypes, first), images, unit, map, stream);
             const MeanGradient<T> gradient{prepared.pairs,
                                            grad,
                                            map,
@@ -259,7 +259,7 @@ struct MeanBackward {
                                            shape.patch_height,
                                            similarity.kind,
                                            static_cast<T>(similarity.epsilon),
-                                           cosine};
+                                           unit};
             if (features) add_features(gradient, output, stream);
             if (prototypes && shape.prototypes > 0) add_prototypes(gradient, stream);
         }

@@ -87,9 +87,9 @@ __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
                 else
                     found.take(a.best[at], second, a.index[at]);
             }
-            // Scores under cosine are in units of the prototype's length.
+            // Scores of unit vectors are in units of the prototype's length.
             const T reach = a.largest[image] + a.prototype_length[p];
-            const T unit = a.pairs.metric == Metric::cosine ? 4 * a.prototype_length[p] : reach * reach;
+            const T unit = is_unit(a.pairs.metric) ? 4 * a.prototype_length[p] : reach * reach;
             patch = found.index;
             if constexpr (weighted)
                 if (!(found.best < infinity<T>())) patch = a.first_usable[image];

@@ -13,7 +13,7 @@ struct Pairs {
     int64_t image_stride, pixel_stride;
     const T* prototypes;  // pixel s of a prototype at s * depth
     int64_t prototype_stride;
-    // 1 / length under cosine and 0 for a zero vector, else 1; NaN for a vector that is not finite.
+    // 1 / length for unit vectors and 0 for a zero vector, else 1; NaN for a vector that is not finite.
     const T* patch_scale;      // (B, N)
     const T* prototype_scale;  // (P)
     Metric metric;
@@ -32,8 +32,8 @@ struct Pairs {
     }
 };
 
-// Called by all lanes of a warp; all get the distance, whose bits depend on the pair alone. Under cosine both vectors
-// are scaled, each product rounded, before the difference: equal vectors give exactly 0.
+// Called by all lanes of a warp; all get the distance, whose bits depend on the pair alone. Unit vectors are
+// made first, each product rounded: equal vectors give exactly 0.
 template <typename T>
 __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, int64_t prototype, int lane) {
     const T x_scale = pairs.patch_scale[image * pairs.positions + position];
@@ -42,7 +42,7 @@ __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, i
     for (int s = 0; s < pairs.segments; ++s) {
         const T* x = pairs.patch_row(image, position, s);
         const T* p = pairs.prototype_row(prototype, s);
-        if (pairs.metric == Metric::cosine)
+        if (is_unit(pairs.metric))
             for (int d = lane; d < pairs.depth; d += 32) {
                 const T difference = rounded_product(x[d], x_scale) - rounded_product(p[d], p_scale);
                 sum = fma(difference, difference, sum);

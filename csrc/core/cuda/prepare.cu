@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(32 * warps) pixels_kernel(Source from, Target<
 // Prototypes: a warp takes one. Its norm is added up in the same order as a patch's, so equal vectors have equal norms.
 template <typename Memory, typename T>
 __global__ void __launch_bounds__(32 * warps, 4)
-    prototypes_kernel(Source from, Target<T> to, bool cosine, bool unit, T* scale, T* length) {
+    prototypes_kernel(Source from, Target<T> to, bool is_unit, bool unit, T* scale, T* length) {
     const int lane = threadIdx.x % 32;
     const int64_t p = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     if (p >= from.count) return;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(32 * warps, 4)
         norm += warp_sum(sum);
     }
     const T inverse = inverse_length<T>(norm);
-    if (lane == 0 && scale) scale[p] = norm != norm ? not_a_number<T>() : cosine ? inverse : T(1);
+    if (lane == 0 && scale) scale[p] = norm != norm ? not_a_number<T>() : is_unit ? inverse : T(1);
     if (lane == 0 && length) length[p] = unit ? T(1) : sqrt(static_cast<T>(norm));
     const int wanted = search_depth(to);
     const int end = wanted > from.depth ? wanted : from.depth;
@@ -166,7 +166,7 @@ struct Measured {
     const double* pixel_norm;
     int64_t pixels;
     int width, columns, positions, padded_positions, segments, patch_width;
-    bool cosine;
+    bool is_unit;
     T* patch_scale;
     Rank<T>* ranks;
     T* largest;
@@ -186,7 +186,7 @@ __device__ bool weigh_rank(const Measured<T>& a, int64_t image, int n, Rank<T>& 
         return true;
     }
     if (n < my_usable) my_usable = n;
-    if (a.cosine) {
+    if (a.is_unit) {
         rank.scale *= weight;
     } else {
         squared -= static_cast<double>(log(weight));
@@ -232,10 +232,11 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
             if (sum > my_most) my_most = sum;
         }
         const T inverse = inverse_length<T>(sum);
-        if (a.patch_scale) a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.cosine ? inverse : T(1);
+        if (a.patch_scale)
+            a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.is_unit ? inverse : T(1);
         if (!a.ranks) continue;
         Rank<T> rank{static_cast<T>(sum), T(-2)};
-        if (a.cosine) rank = {T(0), -inverse};
+        if (a.is_unit) rank = {T(0), -inverse};
         if constexpr (weighted) {
             const bool valid = weigh_rank(a, image, n, rank, sum, my_usable);
             if ((bad || !valid) && n < my_first) my_first = n;
@@ -260,12 +261,12 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         __syncthreads();
         const int usable = block_smallest(my_usable, first);
         if (threadIdx.x != 0) return;
-        a.largest[image] = a.cosine ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.largest[image] = a.is_unit ? T(1) : sqrt(static_cast<T>(most[0]));
         a.first_usable[image] = usable;
         a.first_bad[image] = first_bad < a.positions ? first_bad : usable < a.positions ? -1 : 0;
     } else {
         if (threadIdx.x != 0 || !a.largest) return;
-        a.largest[image] = a.cosine ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.largest[image] = a.is_unit ? T(1) : sqrt(static_cast<T>(most[0]));
         a.first_bad[image] = first[0] < a.positions ? first[0] : -1;
     }
 }
@@ -300,7 +301,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
       first_bad(nullptr),
       weight(static_cast<const T*>(problem.patch_weight)),
       first_usable(nullptr) {
-    const bool cosine = problem.metric == Metric::cosine;
+    const bool scaled = is_unit(problem.metric);
     const Array4& x = problem.features;
     const Array4& p = problem.prototypes;
     pairs.pixels = static_cast<const T*>(x.data);
@@ -322,7 +323,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
         search_width = static_cast<int>(round_up(width, 8));
         pixel_search = carver.take<T>(shape.images * shape.pixels * search_width);
         prototype_search = carver.take<T>(shape.prototypes * shape.segments * search_width);
-        if (!cosine && !needs.as_given) centre = carver.take<T>(shape.depth);
+        if (!scaled && !needs.as_given) centre = carver.take<T>(shape.depth);
         prototype_length = carver.take<T>(shape.prototypes);
         ranks = carver.take<Rank<T>>(shape.images * padded_positions);
         largest = carver.take<T>(shape.images);
@@ -347,7 +348,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
 
 template <typename T>
 void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& needs, cudaStream_t stream) const {
-    const bool cosine = problem.metric == Metric::cosine;
+    const bool scaled = is_unit(problem.metric);
     const Source x = source_of(problem.features);
     const Source p = source_of(problem.prototypes);
     const Target<T> pixels{own_pixels, pixel_search, needs.search, search_width, centre};
@@ -360,7 +361,7 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
                                  stream, p, centre);
             if ((own_prototypes || pixel_norm) && shape.prototypes > 0)
                 PROTOKERN_LAUNCH("prototypes", (prototypes_kernel<Memory, T>), blocks(divide_up(p.count, warps)),
-                                 32 * warps, 0, stream, p, rows, cosine, cosine && !needs.as_given, prototype_scale,
+                                 32 * warps, 0, stream, p, rows, scaled, scaled && !needs.as_given, prototype_scale,
                                  prototype_length);
             if ((own_pixels || pixel_norm) && shape.images > 0)
                 PROTOKERN_LAUNCH("pixels", (pixels_kernel<Memory, T>), blocks(x.count * divide_up(x.pixels, tile)),
@@ -370,7 +371,7 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
     if (!pixel_norm || shape.images == 0) return;
     const Measured<T> measured{pixel_norm,      shape.pixels,     shape.width,    shape.columns,
                                shape.positions, padded_positions, shape.segments, shape.patch_width,
-                               cosine,          patch_scale,      ranks,          largest,
+                               scaled,          patch_scale,      ranks,          largest,
                                first_bad,       weight,           first_usable};
     if (first_usable)
         PROTOKERN_LAUNCH("measure", (measure_kernel<T, true>), blocks(shape.images), 32 * warps, 0, stream, measured);

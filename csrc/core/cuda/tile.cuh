@@ -118,16 +118,16 @@ TileRows<T> tile_rows(const Pairs<T>& pairs, int64_t count, int64_t first) {
 
 // The distance of a pair whose squared differences add up to `sum`; see pair_distance.
 template <typename T>
-__device__ T tile_distance(const TileRows<T>& rows, int64_t image, int64_t p, int n, T sum, bool cosine) {
+__device__ T tile_distance(const TileRows<T>& rows, int64_t image, int64_t p, int n, T sum, bool is_unit) {
     const T x_scale = rows.patch_scale[image * rows.positions + n];
     const T p_scale = rows.prototype_scale[p];
     if (x_scale != x_scale || p_scale != p_scale) return not_a_number<T>();
-    if (!cosine) return sum;
+    if (!is_unit) return sum;
     return x_scale == T(0) || p_scale == T(0) ? T(1) : T(0.5) * sum;
 }
 
 // Distances (B, P, N) of some images, in difference form.
 template <typename T>
-void distance_tiles(const TileRows<T>& rows, int64_t images, bool cosine, T* distance, cudaStream_t stream);
+void distance_tiles(const TileRows<T>& rows, int64_t images, bool is_unit, T* distance, cudaStream_t stream);
 
 }  // namespace protokern::cuda

@@ -145,8 +145,8 @@ struct TopK {
         prepared.run(problem, shape, needs, stream);
         for (int64_t image = 0; image < shape.images; image += images_at_a_time) {
             const int64_t images = shape.images - image < images_at_a_time ? shape.images - image : images_at_a_time;
-            distance_tiles(tile_rows(prepared.pairs, shape.prototypes, image), images, problem.metric == Metric::cosine,
-                           map, stream);
+            distance_tiles(tile_rows(prepared.pairs, shape.prototypes, image), images, is_unit(problem.metric), map,
+                           stream);
             const int64_t all = images * shape.prototypes;
             const dim3 grid = blocks(divide_up(all, warps));
             if (prepared.weight)

@@ -14,7 +14,7 @@ def distance_at_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     patch_ptr, patch_stride_b, patch_stride_p, value_ptr, num_prototypes, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The distance of ROWS prototypes to the patch that one image was given for each."""
     prototype, rest = take_tile(tl.program_id(0), num_prototypes, ROWS)
@@ -26,7 +26,7 @@ def distance_at_kernel(
     p_offset = prototype * p_stride_p
     distance = row_distance(
         x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-        inside, depth, COSINE, KH, KW, COMPUTE, ROWS,
+        inside, depth, METRIC, KH, KW, COMPUTE, ROWS,
     )  # fmt: skip
     # An infinite component makes an infinite distance, and the rule asks for NaN.
     is_finite = is_finite_row(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, ROWS)

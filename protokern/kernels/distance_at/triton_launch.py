@@ -27,7 +27,7 @@ def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str
     with on_device(features):
         distance_at_kernel[grid](
             features, *features.stride(), cells, *cells.stride(), patch, *patch.stride(), value, len(prototypes),
-            grid_shape(features, prototypes)[1], features.shape[1], COSINE=metric == "cosine", KH=height, KW=width,
+            grid_shape(features, prototypes)[1], features.shape[1], METRIC=metric, KH=height, KW=width,
             COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, ROWS=ROWS[dtype], num_warps=4, **OPTIONS,
         )  # fmt: skip
     return value

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..chunking import chunk_budget, chunks, gradient_centre_of, product_dtype
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import METRIC_TABLE, Vectors, distance, prepare, zero_pairs
+from ..metric import METRIC_TABLE, distance, prepare, zero_pairs
+from ..vectors import Vectors
 
 
 def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
@@ -65,14 +66,5 @@ def map_gradients(g: Tensor, x: Vectors, p: Vectors, centre: Tensor, metric: str
     p_centred = (p.values - centre).to(wide)
     from_p = g.transpose(1, 2) @ p_centred  # (b, N, K)
     from_x = (g @ x_centred).sum(0)  # (P, K)
-    if METRIC_TABLE[metric].is_centred:
-        to_x = 2 * (x_centred * g.sum(1)[..., None] - from_p)
-        to_p = 2 * (p_centred * g.sum((0, 2))[:, None] - from_x)
-        return to_x.to(x.values.dtype), to_p.to(x.values.dtype)
-    return _tangent(-from_p.to(x.values.dtype), x), _tangent(-from_x.to(x.values.dtype), p)
-
-
-def _tangent(grad_unit: Tensor, vectors: Vectors) -> Tensor:
-    """Gradient of the unit vectors turned into that of the vectors: its part along the vector has no effect."""
-    along = (grad_unit * vectors.values).sum(-1, keepdim=True)
-    return (grad_unit - along * vectors.values) / vectors.norm[..., None]
+    gather = METRIC_TABLE[metric].gather
+    return gather(g.sum(1), from_p, x, x_centred), gather(g.sum((0, 2)), from_x, p, p_centred)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import add_up_32, is_finite_row, load_terms, row_norm
+from ..triton_common.difference import (
+    add_up_32,
+    is_finite_row,
+    is_unit,
+    load_terms,
+    pair_term,
+    pair_value,
+    row_norm,
+)
 from ..triton_common.indexing import cell_offset, take_tile
 
 
@@ -14,7 +22,7 @@ def distance_map_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     result_ptr, num_prototypes, num_positions, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr,
     BN: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """A tile of distances, each summed in the order of `row_distance`, so that they are the same bits."""
@@ -25,7 +33,8 @@ def distance_map_kernel(
     p_inside = prototype < num_prototypes
     x_offset = image * x_stride_b + cell_offset(n, columns, x_stride_y, x_stride_x)
     p_offset = prototype.to(tl.int64) * p_stride_p
-    if COSINE:
+    has_zero = None
+    if is_unit(METRIC):
         x_scale, x_norm = row_norm(
             x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, n_inside, depth, KH, KW, COMPUTE, BN
         )
@@ -44,14 +53,12 @@ def distance_map_kernel(
             k = k0 + column
             x = load_terms(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, n_inside, tap, k, depth, KW, COMPUTE)
             p = load_terms(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, p_inside, tap, k, depth, KW, COMPUTE)
-            if COSINE:
+            if is_unit(METRIC):
                 x = x * x_scale[:, None] * x_norm[:, None]
                 p = p * p_scale[:, None] * p_norm[:, None]
-            difference = x[:, None, :] - p[None, :, :]
-            terms = tl.fma(difference, difference, terms)
+            terms = pair_term(x[:, None, :], p[None, :, :], terms, METRIC)
     distance = tl.reshape(add_up_32(tl.reshape(terms, [BN * BP, 32]), BN * BP), [BN, BP])
-    if COSINE:
-        distance = tl.where(has_zero, 1.0, 0.5 * distance)
+    distance = pair_value(distance, has_zero, METRIC)
     x_finite = is_finite_row(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, n_inside, depth, KH, KW, COMPUTE, BN)
     p_finite = is_finite_row(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, p_inside, depth, KH, KW, COMPUTE, BP)
     distance = tl.where(x_finite[:, None] & p_finite[None, :], distance, float("nan"))

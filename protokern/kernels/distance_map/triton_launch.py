@@ -8,16 +8,17 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from .triton_kernels import distance_map_kernel
 
-# Patches and prototypes of a tile: 32 partial sums of each pair of them take half of the registers of 4 warps. The unit
-# vectors of cosine need registers too.
+# Patches and prototypes of a tile, by type and `is_unit`: 32 partial sums of each pair of them take half of the
+# registers of 4 warps. Unit vectors need registers too.
 TILES = {
-    (torch.float32, "sqeuclidean"): (32, 8),
-    (torch.float32, "cosine"): (32, 4),
-    (torch.float64, "sqeuclidean"): (32, 4),
-    (torch.float64, "cosine"): (16, 1),
+    (torch.float32, False): (32, 8),
+    (torch.float32, True): (32, 4),
+    (torch.float64, False): (32, 4),
+    (torch.float64, True): (16, 1),
 }
 
 
@@ -30,12 +31,12 @@ def distance_map(features: Tensor, prototypes: Tensor, metric: str) -> Tensor:
         return result
     cells = cells_of(prototypes)
     height, width = prototype_size(prototypes)
-    patches, some = TILES[dtype, metric]
+    patches, some = TILES[dtype, METRIC_TABLE[metric].is_unit]
     grid = (len(features) * triton.cdiv(len(prototypes), some) * triton.cdiv(rows * columns, patches),)
     with on_device(features):
         distance_map_kernel[grid](
             features, *features.stride(), cells, *cells.stride(), result, len(prototypes), rows * columns, columns,
-            features.shape[1], COSINE=metric == "cosine", KH=height, KW=width,
+            features.shape[1], METRIC=metric, KH=height, KW=width,
             COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, BN=patches, BP=some, num_warps=4, **OPTIONS,
         )  # fmt: skip
     return result

@@ -14,8 +14,9 @@ from ..candidates import Centred, centred, expanded
 from ..chunking import add_rows_, chunk_budget, chunks, gradient_centre_of
 from ..distance_map.reference import map_gradients
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import Vectors, distance, distance_gradient, prepare, zero_pairs
+from ..metric import distance, distance_gradient, distance_of, prepare, zero_pairs
 from ..similarity import activate, slope
+from ..vectors import Vectors
 
 # A pair is close where the squared distance is below this share of the squared lengths: elsewhere the expanded form
 # loses three bits at most.
@@ -97,11 +98,10 @@ def _distances(x: Vectors, x_centred: Centred, p: Vectors, p_centred: Centred, m
     squared, norms = expanded(x_centred, p_centred)
     # A square that overflows leaves inf or NaN: the difference form knows which.
     close = ~(squared >= CLOSE * norms)
-    result = squared.to(x.values.dtype)
     has_zero = zero_pairs(x, p, metric)
+    result = distance_of(squared.to(x.values.dtype), has_zero, metric)
     if has_zero is not None:
         close = close & ~has_zero
-        result = (0.5 * result).masked_fill(has_zero, 1)
     is_finite = x.is_finite[:, None, :] & p.is_finite[:, None]
     close = close & is_finite
     result = result.masked_fill(~is_finite, torch.nan)

@@ -12,6 +12,7 @@ from ..chunking import chunk_budget, chunks
 from ..distance_map.reference import distance_map_backward
 from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..similarity import slope
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
@@ -89,10 +90,10 @@ def _tiles(limits: DeviceLimits, metric: str, taps: int) -> _Tiles:
 
     64 rows, the least that a warp group multiplies, are too many: Triton 3.6 spills a hundred registers there.
     """
-    is_cosine, has_taps = metric == "cosine", taps > 1
-    if (is_cosine and has_taps) or (limits.arch < 90 and (is_cosine or has_taps)):
+    is_unit, has_taps = METRIC_TABLE[metric].is_unit, taps > 1
+    if (is_unit and has_taps) or (limits.arch < 90 and (is_unit or has_taps)):
         return _Tiles(rows=16, columns=16, channels=32, warps=4)
-    if is_cosine or has_taps:
+    if is_unit or has_taps:
         return _Tiles(rows=32, columns=32, channels=32, warps=8)
     return _Tiles(rows=32, columns=64, channels=64, warps=8)
 
@@ -117,7 +118,7 @@ def _by_products(
     tile = _tiles(limits, metric, kh * kw)
     channels = min(tile.channels, max(16, triton.next_power_of_2(depth)))
     options = {
-        "COSINE": metric == "cosine", "KH": kh, "KW": kw, "INPUT_PRECISION": kind.input_precision,
+        "METRIC": metric, "KH": kh, "KW": kw, "INPUT_PRECISION": kind.input_precision,
         "ACTIVATION": activation, "BK": STEP, "DB": channels,
         # The assembler would rather spill than let one program fewer run at a time.
         "num_warps": tile.warps, "num_stages": 1, "maxnreg": REGISTERS, **OPTIONS,

@@ -10,13 +10,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..metric import triton_close_share, triton_gathered, triton_own_share
 from ..similarity import triton_slope
-from ..triton_common.difference import unit_divisors
+from ..triton_common.difference import is_unit, unit_divisors
 from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
 from ..triton_common.search_tile import pair_products, patch_square, prototype_square, tap_row
 from .triton_kernels import column_offset, exact_distance, expanded_distance, first_of_row
 
 slope = triton_slope()
+close_share, own_share, gathered = triton_close_share(), triton_own_share(), triton_gathered()
 
 
 @triton.jit
@@ -38,11 +40,11 @@ def add_close_pairs(
     total, weight, close, distance,
     a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
     b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
-    k, depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    k, depth, METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """`total` (R, DB) plus the weighted differences of the pairs that `close` flags, one of every row at a time.
 
-    For cosine the part of the gradient that is to be divided by the norm of the row.
+    For unit vectors the part of the gradient that is to be divided by the norm of the row.
     """
     column = tl.arange(0, C)
     left = close
@@ -54,16 +56,15 @@ def add_close_pairs(
         w = tl.sum(tl.where(hit, weight, 0.0), 1)
         a = load_channels(a_ptr, a_offset + a_shift, a_stride_d, k, depth, has_one)
         b = load_channels(b_ptr, b_at + b_shift, b_stride_d, k, depth, has_one)
-        if COSINE:
+        d = tl.zeros([R], tl.float32)
+        if is_unit(METRIC):
             b_scale, b_norm = unit_divisors(
-                b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x, has_one, depth, COSINE, KH, KW, R
+                b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x, has_one, depth, METRIC, KH, KW, R
             )
             a = a / a_scale[:, None] / a_norm[:, None]
             b = b / b_scale[:, None] / b_norm[:, None]
             d = tl.sum(tl.where(hit, distance, 0.0), 1)
-            total += tl.where(has_one[:, None], w[:, None] * (a - b - d[:, None] * a), 0.0)
-        else:
-            total += tl.where(has_one[:, None], w[:, None] * (a - b), 0.0)
+        total += tl.where(has_one[:, None], w[:, None] * close_share(a, b, d, METRIC), 0.0)
         left = tl.where(hit, 0, left)
     return total
 
@@ -75,42 +76,40 @@ def grad_rows(
     a_ptr, a_offset, a_shift, a_stride_d, a_stride_y, a_stride_x, a_scale, a_norm,
     b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
     depth, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr, X_FIRST: tl.constexpr, R: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """The share of one tile of pairs (R, C) in the gradient to its rows: `total` (R, DB) and `along` (R,).
 
-    The gradient is `total` plus `along` times the row itself, for cosine the unit row and divided by its norm. `grad`
-    (R, C) is that of the mean divided by N; `live` (R, C) flags the pairs that exist.
+    The gradient is `total` plus `along` times the row itself; for unit vectors the unit row, and divided by its norm.
+    `grad` (R, C) is that of the mean divided by N; `live` (R, C) flags the pairs that exist.
     """
     products = pair_products(
         a_vectors, a_vectors, a_row, b_vectors, b_vectors, b_row, pitch, width,
         KW, KH * KW, False, INPUT_PRECISION, X_FIRST, R, C, BK,
     )  # fmt: skip
-    distance, close = expanded_distance(products, a_norm_square, b_norm_square, COSINE)
+    distance, close = expanded_distance(products, a_norm_square, b_norm_square, METRIC)
     close = tl.where(live, close, 0)
     distance = exact_distance(
         distance, close, a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x,
         b_ptr, b_first, b_last, b_columns, b_down, b_right, b_stride_d, b_stride_y, b_stride_x,
-        depth, COSINE, KH, KW, R, C,
+        depth, METRIC, KH, KW, R, C,
     )  # fmt: skip
     weight = grad * slope(distance, epsilon, ACTIVATION)
-    if COSINE:
+    if is_unit(METRIC):
         has_zero = (a_norm_square == 0)[:, None] | (b_norm_square == 0)[None, :]
         weight = tl.where(has_zero, 0.0, weight)
     weight = tl.where(live, weight, 0.0)
     far = tl.where(close > 0, 0.0, weight)
-    if COSINE:
-        along += tl.sum(far * (1.0 - distance), 1)
+    along += tl.sum(own_share(far, distance, METRIC), 1)
+    if is_unit(METRIC):
         length = tl.sqrt(b_norm_square)
         far = far / tl.where(length == 0, 1.0, length)[None, :]
-    else:
-        along += tl.sum(far, 1)
     total = weighted_sum(total, -far, b_vectors, b_row + b_tap, k, pitch, INPUT_PRECISION)
     total = add_close_pairs(
         total, weight, close, distance, a_ptr, a_offset, a_shift, a_stride_d, a_scale, a_norm,
         b_ptr, b_first, b_last, b_columns, b_down, b_right, b_shift, b_stride_d, b_stride_y, b_stride_x,
-        k, depth, COSINE, KH, KW, R, C,
+        k, depth, METRIC, KH, KW, R, C,
     )  # fmt: skip
     return total, along
 
@@ -118,16 +117,16 @@ def grad_rows(
 @triton.jit
 def finish_rows(
     total, along, a_vectors, a_row, a_ptr, a_offset, a_stride_d, a_scale, a_norm, k, pitch, depth, mask,
-    COSINE: tl.constexpr,
+    METRIC: tl.constexpr,
 ):  # fmt: skip
     """The gradient (R, DB) out of what `grad_rows` gathered; `a_row` and `a_offset` are those of the cell written."""
-    if COSINE:
+    if is_unit(METRIC):
         unit = load_channels(a_ptr, a_offset, a_stride_d, k, depth, mask) / a_scale[:, None] / a_norm[:, None]
-        result = (total + along[:, None] * unit) / a_scale[:, None] / a_norm[:, None]
+        result = gathered(total + along[:, None] * unit, METRIC) / a_scale[:, None] / a_norm[:, None]
     else:
         at = a_row[:, None] * pitch + k[None, :]
         inside = mask[:, None] & (k < pitch)[None, :]
-        result = 2.0 * (total + along[:, None] * tl.load(a_vectors + at, mask=inside, other=0.0))
+        result = gathered(total + along[:, None] * tl.load(a_vectors + at, mask=inside, other=0.0), METRIC)
     return result
 
 
@@ -138,7 +137,7 @@ def mean_grad_features_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, out_ptr, out_stride_b, out_stride_d, out_stride_y, out_stride_x,
     num_prototypes, num_positions, num_cells, width, columns, depth, pitch, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     """DB channels of the gradient to BN cells of one image: over the patches that cover them, then over prototypes."""
@@ -161,7 +160,7 @@ def mean_grad_features_kernel(
         x_offset = row.to(tl.int64) * x_stride_y + column.to(tl.int64) * x_stride_x
         x_norm = patch_square(x_square, first, width, KW, TAPS)
         a_scale, a_norm = unit_divisors(
-            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, is_patch, depth, COSINE, KH, KW, BN
+            x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, is_patch, depth, METRIC, KH, KW, BN
         )
         shift = tap_offset(tap, x_stride_y, x_stride_x, KW)
         p_shift = tap_offset(tap, p_stride_y, p_stride_x, KW)
@@ -179,11 +178,11 @@ def mean_grad_features_kernel(
                 x_vectors, p_vectors, tap_row(tap, width, KW, False), k, pitch, width,
                 x_ptr, x_offset, shift, x_stride_d, x_stride_y, x_stride_x, a_scale, a_norm,
                 p_ptr, p0, num_prototypes - 1, 1, p_stride_p, 0, p_shift, p_stride_d, p_stride_y, p_stride_x,
-                depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
+                depth, epsilon, METRIC, KH, KW, INPUT_PRECISION, ACTIVATION, True, BN, BP, BK,
             )  # fmt: skip
         result += finish_rows(
             total, along, x_vectors, first + tap_row(tap, width, KW, True), x_ptr, x_offset + shift, x_stride_d,
-            a_scale, a_norm, k, pitch, depth, is_patch, COSINE,
+            a_scale, a_norm, k, pitch, depth, is_patch, METRIC,
         )  # fmt: skip
     out = image * out_stride_b + cell_offset(cell, width, out_stride_y, out_stride_x)
     at = out[:, None] + k.to(tl.int64)[None, :] * out_stride_d
@@ -197,7 +196,7 @@ def mean_grad_prototypes_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, work, num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, per_split,
     epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DB: tl.constexpr,
 ):  # fmt: skip
     """DB channels at one cell of the gradient to BP prototypes from `per_split` images, to `work` (splits, P, T, D)."""
@@ -211,7 +210,7 @@ def mean_grad_prototypes_kernel(
     p_norm = prototype_square(p_square, p_row, TAPS)
     p_offset = clamped.to(tl.int64) * p_stride_p
     a_scale, a_norm = unit_divisors(
-        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, COSINE, KH, KW, BP
+        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, METRIC, KH, KW, BP
     )
     shift = tap_offset(tap, p_stride_y, p_stride_x, KW)
     x_shift = tap_offset(tap, x_stride_y, x_stride_x, KW)
@@ -234,11 +233,11 @@ def mean_grad_prototypes_kernel(
             p_ptr, p_offset, shift, p_stride_d, p_stride_y, p_stride_x, a_scale, a_norm,
             x_ptr + image * x_stride_b, (step % tiles) * BN, num_positions - 1, columns, x_stride_y, x_stride_x,
             x_shift, x_stride_d, x_stride_y, x_stride_x,
-            depth, epsilon, COSINE, KH, KW, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
+            depth, epsilon, METRIC, KH, KW, INPUT_PRECISION, ACTIVATION, False, BP, BN, BK,
         )  # fmt: skip
     result = finish_rows(
         total, along, p_vectors, p_row + tap, p_ptr, p_offset + shift, p_stride_d,
-        a_scale, a_norm, k, pitch, depth, inside, COSINE,
+        a_scale, a_norm, k, pitch, depth, inside, METRIC,
     )  # fmt: skip
     out = ((wide(split) * num_prototypes + prototype)[:, None] * TAPS + tap) * depth + k[None, :]
     tl.store(work + out, result, mask=inside[:, None] & (k < depth)[None, :])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..metric import triton_expanded
 from ..similarity import triton_value
 from ..triton_common.difference import is_finite_row, row_distance
 from ..triton_common.indexing import cell_offset, first_cell, take_split
 from ..triton_common.search_tile import of_image, pair_products, patch_square, prototype_square
 
-similarity = triton_value()
+similarity, expanded = triton_value(), triton_expanded()
 
 # As in reference.py: nearer than this share of the squared lengths, the expanded form has lost three bits.
 CLOSE = tl.constexpr(0.125)
@@ -23,24 +24,12 @@ VAGUE = tl.constexpr(1e-30)
 
 
 @triton.jit
-def expanded_distance(products, a_square, b_square, COSINE: tl.constexpr):
+def expanded_distance(products, a_square, b_square, METRIC: tl.constexpr):
     """Distances (R, C) in the expanded form, and where a difference has to replace it, as 0 and 1.
 
     NaN where a vector is not finite. Sums that overflow are for the difference form.
     """
-    square = a_square[:, None] + b_square[None, :]
-    if COSINE:
-        has_zero = (a_square == 0)[:, None] | (b_square == 0)[None, :]
-        length = tl.sqrt(a_square)[:, None] * tl.sqrt(b_square)[None, :]
-        distance = tl.where(has_zero, 1.0, 1.0 - products / tl.where(has_zero, 1.0, length))
-        vague = (a_square < VAGUE)[:, None] | (b_square < VAGUE)[None, :]
-        close = (square == square) & (vague | (distance < CLOSE) | (distance != distance))
-        close &= ~has_zero
-        distance = tl.where(square == square, distance, square)
-    else:
-        distance = tl.fma(products, -2.0, square)
-        # The constant stands on the right: the interpreter of Triton 3.7 and newer takes no constant times a tensor.
-        close = (square == square) & ~(distance >= square * CLOSE)
+    distance, close = expanded(products, a_square, b_square, CLOSE, VAGUE, METRIC)
     return distance, close.to(tl.int32)
 
 
@@ -66,7 +55,7 @@ def exact_distance(
     distance, close,
     a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x,
     b_ptr, b_first, b_last, b_columns, b_down, b_right, b_stride_d, b_stride_y, b_stride_x,
-    depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    depth, METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """`distance` (R, C) with the pairs that `close` flags in difference form, one of every row at a time.
 
@@ -80,7 +69,7 @@ def exact_distance(
         b_at = column_offset(at, b_first, b_last, b_columns, b_down, b_right)
         exact = row_distance(
             a_ptr, a_offset, a_stride_d, a_stride_y, a_stride_x, b_ptr, b_at, b_stride_d, b_stride_y, b_stride_x,
-            at < C, depth, COSINE, KH, KW, tl.float32, R,
+            at < C, depth, METRIC, KH, KW, tl.float32, R,
         )  # fmt: skip
         # An infinite difference less an infinite one: infinite.
         exact = tl.where(exact == exact, exact, float("inf"))
@@ -96,7 +85,7 @@ def mean_activation_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     work, num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch,
     num_splits, tiles_per_split, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Sums over one split of the positions of one image, for BP prototypes, to `work` (splits, B, P)."""
@@ -117,12 +106,12 @@ def mean_activation_kernel(
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
         x_norm = patch_square(x_square, cell, width, KW, TAPS)
-        distance, close = expanded_distance(products, p_norm, x_norm, COSINE)
+        distance, close = expanded_distance(products, p_norm, x_norm, METRIC)
         distance = exact_distance(
             distance, tl.where((n < end)[None, :], close, 0),
             p_ptr, clamped.to(tl.int64) * p_stride_p, p_stride_d, p_stride_y, p_stride_x,
             x_ptr, n0, num_positions - 1, columns, x_stride_y, x_stride_x, x_stride_d, x_stride_y, x_stride_x,
-            depth, COSINE, KH, KW, BP, BN,
+            depth, METRIC, KH, KW, BP, BN,
         )  # fmt: skip
         total += tl.sum(tl.where((n < end)[None, :], similarity(distance, epsilon, ACTIVATION), 0.0), 1)
     tl.store(work + (split * num_images + image) * num_prototypes + prototype, total, mask=prototype < num_prototypes)
@@ -133,7 +122,7 @@ def mean_activation_direct_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     result_ptr, epsilon_ptr, num_prototypes, num_positions, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
     """The sum for one image and one prototype, of difference forms alone."""
@@ -149,7 +138,7 @@ def mean_activation_direct_kernel(
         distance = row_distance(
             x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
             p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-            inside, depth, COSINE, KH, KW, COMPUTE, BN,
+            inside, depth, METRIC, KH, KW, COMPUTE, BN,
         )  # fmt: skip
         is_finite = is_finite_row(
             x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, BN

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..triton_common.configs import Config, choose, num_splits, shrink
 from ..triton_common.device import OPTIONS, cells_of, on_device
 from ..triton_common.limits import DeviceLimits, device_limits
@@ -83,7 +84,7 @@ def _by_products(
         x.high, x.low, x.square, p.high, p.low, p.square,
         rows_first, *rows_first.stride(), cells, *cells.stride(), work,
         batch, num_prototypes, positions, height * width, width, columns, depth, x.pitch, splits, per_split, epsilon,
-        COSINE=metric == "cosine", KH=kh, KW=kw, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
+        METRIC=metric, KH=kh, KW=kw, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         ACTIVATION=activation, BP=config.block_p, BN=config.block_n, BK=config.block_d,
         num_warps=config.warps, num_stages=config.stages, **_registers(metric, kind), **OPTIONS,
     )  # fmt: skip
@@ -95,7 +96,7 @@ def _registers(metric: str, kind: OperandKind) -> dict[str, int]:
 
     Unit vectors need some, and factors of four bytes.
     """
-    if metric == "cosine":
+    if METRIC_TABLE[metric].is_unit:
         return {"maxnreg": 192}
     return {"maxnreg": 160} if kind.input_precision == "tf32" else {}
 
@@ -111,7 +112,7 @@ def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, 
     mean_activation_direct_kernel[(total.numel(),)](
         features, *features.stride(), cells, *cells.stride(), total, constant,
         len(prototypes), rows * columns, columns, features.shape[1],
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
         ACTIVATION=activation, BN=min(32, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
     )  # fmt: skip
     return total

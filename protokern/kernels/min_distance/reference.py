@@ -13,8 +13,9 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import add_rows_, centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size, sum_patch_vectors
-from ..metric import Vectors, distance, distance_gradient, is_weight, prepare, takes_part, weigh, zero_pairs
+from ..metric import distance, distance_gradient, is_weight, prepare, takes_part, weigh, zero_pairs
 from ..similarity import activate
+from ..vectors import Vectors
 
 
 def min_distance(
@@ -39,7 +40,7 @@ def min_distance(
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
             has_zero = zero_pairs(x, some, metric)
-            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, weight=weight)
+            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, metric, weight=weight)
             nearest = _first_nearest(x, some, in_doubt, metric, budget, weight)
             bad = first_bad(x.is_finite, weight)
             value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, bad, some.is_finite)

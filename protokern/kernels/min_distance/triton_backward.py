@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import Config, choose
 from ..triton_common.device import OPTIONS, cells_of, on_device
@@ -21,7 +22,7 @@ COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 class Pairs(NamedTuple):
-    """What the gradient of every pair (B, P) depends on besides the vectors; the last three are for cosine only."""
+    """What the gradient of every pair (B, P) depends on besides the vectors; the last three for unit vectors only."""
 
     weight: Tensor
     distance: Tensor
@@ -57,7 +58,7 @@ def min_distance_backward(
 def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, metric: str) -> Pairs:
     dtype = compute_dtype(features.dtype)
     grad = grad_value.to(dtype).contiguous()
-    if metric == "sqeuclidean":
+    if not METRIC_TABLE[metric].is_unit:
         return Pairs(grad, grad, grad, grad)
     pairs = Pairs(*(torch.empty_like(grad) for _ in range(4)))
     kh, kw = prototype_size(cells)
@@ -66,7 +67,7 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
         grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
         len(cells), columns, features.shape[1],
-        KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4, **OPTIONS,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4, **OPTIONS,
     )  # fmt: skip
     return pairs
 
@@ -111,7 +112,7 @@ def _to_prototypes(
     grad_prototypes_kernel[(programs * splits,)](
         *pairs, patch, features, *features.stride(), cells, *cells.stride(), grad, *grad.stride(),
         batch, num_prototypes, grid_shape(features, cells)[1], depth, per_split,
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=config.block_p, BK=config.block_d,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=config.block_p, BK=config.block_d,
         num_warps=config.warps, **OPTIONS,
     )  # fmt: skip
     if not is_direct:
@@ -131,14 +132,14 @@ def _to_features(
     if is_interpreted() and grad_features.dtype == torch.bfloat16:
         target = torch.empty_like(grad_features, dtype=torch.float32)  # the interpreter truncates on a store
     # Registers: the prototypes that are in flight together, and what a pair needs besides them.
-    is_heavy = kh * kw > 1 or metric == "cosine" or pairs.weight.dtype == torch.float64
+    is_heavy = kh * kw > 1 or METRIC_TABLE[metric].is_unit or pairs.weight.dtype == torch.float64
     config = _config(features, cells, is_heavy=is_heavy)
     programs = batch * triton.cdiv(height * width, config.block_n) * triton.cdiv(depth, config.block_d)
     is_dense = all(tensor.stride(2) == width * tensor.stride(3) for tensor in (features, target))
     grad_features_kernel[(programs,)](
         *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
         num_prototypes, rows * columns, height * width, width, rows, columns, depth,
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
         BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps,
         # Left to itself the assembler takes 72 registers and spills.
         **({"maxnreg": 128} if kh * kw > 1 and pairs.weight.dtype == torch.float32 else {}), **OPTIONS,

@@ -9,27 +9,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_common.difference import row_distance, row_norm
+from ..metric import triton_pair_gradient
+from ..triton_common.difference import is_unit, row_distance, row_norm
 from ..triton_common.indexing import cell_offset, covering_patch, take_tile, tap_offset, wide
+
+gradient_of_pair = triton_pair_gradient()
 
 
 @triton.jit
 def pair_gradient(
-    x, p, weight, distance, x_inverse, p_inverse, COSINE: tl.constexpr, TO_PROTOTYPE: tl.constexpr
+    x, p, weight, distance, x_inverse, p_inverse, METRIC: tl.constexpr, TO_PROTOTYPE: tl.constexpr
 ):  # fmt: skip
     """Gradient of one component, to x or to p, from tiles (rows, channels), pair values (rows, 1)."""
-    if COSINE:
+    if is_unit(METRIC):
         x = x * x_inverse
         p = p * p_inverse
-        if TO_PROTOTYPE:
-            result = -weight * ((x - p) + distance * p) * p_inverse
-        else:
-            result = weight * ((x - p) - distance * x) * x_inverse
-    else:
-        if TO_PROTOTYPE:
-            result = -2 * weight * (x - p)
-        else:
-            result = 2 * weight * (x - p)
+    result = gradient_of_pair(x, p, weight, distance, TO_PROTOTYPE, METRIC)
+    if is_unit(METRIC):
+        result = result * (p_inverse if TO_PROTOTYPE else x_inverse)
     return result
 
 
@@ -39,9 +36,9 @@ def pair_values_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     num_prototypes, columns, depth,
-    KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, BP: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """For cosine: weight (0 where a vector is zero), distance and inverse norms of BP pairs of one image."""
+    """For unit vectors: weight (0 where a vector is zero), distance and inverse norms of BP pairs of one image."""
     prototype, rest = take_tile(tl.program_id(0), num_prototypes, BP)
     image = rest.to(tl.int64)
     inside = prototype < num_prototypes
@@ -51,7 +48,7 @@ def pair_values_kernel(
     p_offset = prototype.to(tl.int64) * p_stride_p
     distance = row_distance(
         x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
-        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, True, KH, KW, COMPUTE, BP,
+        p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, METRIC, KH, KW, COMPUTE, BP,
     )  # fmt: skip
     x_scale, x_norm = row_norm(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, inside, depth, KH, KW, COMPUTE, BP)
     p_scale, p_norm = row_norm(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, inside, depth, KH, KW, COMPUTE, BP)
@@ -65,14 +62,14 @@ def pair_values_kernel(
 
 @triton.jit
 def load_pair(
-    pair, mask, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, COSINE: tl.constexpr, COMPUTE: tl.constexpr
+    pair, mask, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, METRIC: tl.constexpr, COMPUTE: tl.constexpr
 ):  # fmt: skip
     """Weight, distance and inverse norms (rows, 1) of pairs (rows,)."""
     weight = tl.load(weight_ptr + pair, mask=mask, other=0.0).to(COMPUTE)
     distance = weight
     x_inverse = weight
     p_inverse = weight
-    if COSINE:
+    if is_unit(METRIC):
         distance = tl.load(distance_ptr + pair, mask=mask, other=0.0)
         x_inverse = tl.load(x_inverse_ptr + pair, mask=mask, other=0.0)
         p_inverse = tl.load(p_inverse_ptr + pair, mask=mask, other=0.0)
@@ -86,7 +83,7 @@ def grad_prototypes_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, grad_stride_s, grad_stride_p, grad_stride_d, grad_stride_y, grad_stride_x,
     num_images, num_prototypes, columns, depth, images_per_split,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr,
     BP: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One program: BK channels of one cell of BP prototypes, summed over one split of the images."""
@@ -108,9 +105,9 @@ def grad_prototypes_kernel(
         x_offset = wide(image) * x_stride_b + cell_offset(patch, columns, x_stride_y, x_stride_x)
         x = tl.load(x_ptr + x_offset[:, None] + x_channel, mask=mask, other=0.0).to(COMPUTE)
         weight, distance, x_inverse, p_inverse = load_pair(
-            pair, inside, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, COSINE, COMPUTE
+            pair, inside, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr, METRIC, COMPUTE
         )
-        total += pair_gradient(x, p, weight, distance, x_inverse, p_inverse, COSINE, True)
+        total += pair_gradient(x, p, weight, distance, x_inverse, p_inverse, METRIC, True)
     out = (
         wide(split) * grad_stride_s
         + row * grad_stride_p
@@ -127,7 +124,7 @@ def grad_features_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x,
     grad_ptr, grad_stride_b, grad_stride_d, grad_stride_y, grad_stride_x,
     num_prototypes, num_positions, num_cells, width, rows, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, DENSE: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, DENSE: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """One program: BK channels of BN cells of one image; cells that no prototype chose get zeros.
@@ -168,9 +165,9 @@ def grad_features_kernel(
                 p = tl.load(p_ptr + p_at, mask=mask & live[:, None], other=0.0).to(COMPUTE)
                 weight, distance, x_inverse, p_inverse = load_pair(
                     image * num_prototypes + prototype, live, weight_ptr, distance_ptr, x_inverse_ptr, p_inverse_ptr,
-                    COSINE, COMPUTE,
+                    METRIC, COMPUTE,
                 )  # fmt: skip
-                part = pair_gradient(x, p, weight, distance, x_inverse, p_inverse, COSINE, False)
+                part = pair_gradient(x, p, weight, distance, x_inverse, p_inverse, METRIC, False)
                 total += tl.where(live[:, None], part, 0.0)
     out = image * grad_stride_b + out_cell[:, None] + channel * grad_stride_d
     tl.store(grad_ptr + out, total.to(grad_ptr.dtype.element_ty), mask=mask)

@@ -23,7 +23,7 @@ from ..triton_common.search_tile import (
     tile_scores,
 )
 from ..triton_common.strided_tile import strided_scores
-from ..triton_common.weight_kernels import first_spoilt, first_usable, of_weighted_image, weigh
+from ..triton_common.weight_kernels import first_spoilt, first_usable, weigh
 
 similarity = triton_value()
 
@@ -50,10 +50,13 @@ def finish_rows(
     factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
     epsilon, product_error, sum_error,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
-    """Write the results of one image and the prototypes (BP,): value at the patch, similarity, what stays in doubt."""
+    """Write the results of one image and the prototypes (BP,): value at the patch, similarity, what stays in doubt.
+
+    `factors` are those of the image.
+    """
     first_bad = first_spoilt(first, image, first_bad)
     index = first_usable(first, image, index, best)
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
@@ -66,9 +69,9 @@ def finish_rows(
     distance = row_distance(
         x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, clamped * p_stride_p, p_stride_d, p_stride_y, p_stride_x,
-        inside, depth, COSINE, KH, KW, tl.float32, BP,
+        inside, depth, METRIC, KH, KW, tl.float32, BP,
     )  # fmt: skip
-    distance = weigh(distance, of_weighted_image(factors, image, num_positions), index, inside, COSINE)
+    distance = weigh(distance, factors, index, inside, METRIC)
     value = tl.where(image_bad | p_bad, float("nan"), distance)
     out = image * num_prototypes + prototype
     tl.store(value_ptr + out, value, mask=inside)
@@ -76,7 +79,7 @@ def finish_rows(
     if ACTIVATION != "none":
         tl.store(similarity_ptr + out, similarity(value, epsilon, ACTIVATION), mask=inside)
     if RECHECK:
-        is_settled = is_apart(best, second, square, distance, product_error, sum_error, COSINE)
+        is_settled = is_apart(best, second, square, distance, product_error, sum_error, METRIC)
         undecided = ~(is_settled | image_bad | p_bad)
         tl.store(undecided_ptr + out, undecided.to(tl.int8), mask=inside)
 
@@ -84,7 +87,7 @@ def finish_rows(
 @triton.jit
 def operand_scores(
     p_high, p_low, prototype_row, x_high, x_low, x_square, factors, cell, pitch, width, bad, n, end,
-    KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    KW: tl.constexpr, TAPS: tl.constexpr, METRIC: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, RESIDENT: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Scores (BP, BN) of the patches at `cell` from operands, and the lowest bad patches so far.
@@ -99,7 +102,7 @@ def operand_scores(
             p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-    return tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+    return tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, METRIC, RECHECK)
 
 
 @triton.jit
@@ -123,7 +126,7 @@ def min_distance_search_kernel(
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr, work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, tiles_per_split,
     epsilon, product_error, sum_error,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, RESIDENT: tl.constexpr,
     STRIDED: tl.constexpr, DENSE: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -138,7 +141,8 @@ def min_distance_search_kernel(
     inside = prototype < num_prototypes
     # Rows past the end are those of the last: loads need no mask, and the scores of positions past it are inf.
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
-    image_factors = of_weighted_image(factors, image, num_positions)
+    if factors is not None:
+        factors += image * num_positions
     if not STRIDED:
         x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
     held_high, held_low = p_high, p_low
@@ -146,21 +150,20 @@ def min_distance_search_kernel(
         at = prototype_row[:, None] * pitch + tl.arange(0, BK)[None, :]
         held_high, held_low = load_factors(p_high, p_low, at, SPLIT)
     best, second = tl.full([BP], float("inf"), tl.float32), tl.full([BP], float("inf"), tl.float32)
-    index = tl.zeros([BP], tl.int32)
-    bad = tl.full([BN], NO_POSITION, tl.int32)
+    index, bad = tl.zeros([BP], tl.int32), tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
         n = n0 + tl.arange(0, BN)
         cell = first_cell(tl.minimum(n, num_positions - 1), columns, width, TAPS)
         if STRIDED:
             scores, bad = strided_scores(
                 p_high, p_low, prototype_row, pitch, x_ptr + image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-                x_high, image_factors, cell, columns, depth, bad, n, end,
-                DENSE, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, RECHECK, BP, BN, BK,
+                x_high, factors, cell, columns, depth, bad, n, end,
+                METRIC, DENSE, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, RECHECK, BP, BN, BK,
             )  # fmt: skip
         else:
             scores, bad = operand_scores(
-                held_high, held_low, prototype_row, x_high, x_low, x_square, image_factors, cell, pitch, width,
-                bad, n, end, KW, TAPS, COSINE, SPLIT, INPUT_PRECISION, RECHECK, RESIDENT, BP, BN, BK,
+                held_high, held_low, prototype_row, x_high, x_low, x_square, factors, cell, pitch, width,
+                bad, n, end, KW, TAPS, METRIC, SPLIT, INPUT_PRECISION, RECHECK, RESIDENT, BP, BN, BK,
             )  # fmt: skip
         best, second, index = take_nearest(scores, n, best, second, index, RECHECK, BN)
     first_bad = tl.min(bad, 0)
@@ -170,7 +173,7 @@ def min_distance_search_kernel(
             p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
             factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
             image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
-            epsilon, product_error, sum_error, COSINE, KH, KW, RECHECK, ACTIVATION, BP,
+            epsilon, product_error, sum_error, METRIC, KH, KW, RECHECK, ACTIVATION, BP,
         )  # fmt: skip
     else:
         keep_split(
@@ -186,7 +189,7 @@ def min_distance_combine_kernel(
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, columns, depth, epsilon, product_error, sum_error,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
     SPLITS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Join the splits of one image for BP prototypes, in ascending order, and write the results."""
@@ -207,12 +210,14 @@ def min_distance_combine_kernel(
         index = tl.where(split_best < best, split_index, index)
         best = tl.where(split_best < best, split_best, best)
         first_bad = tl.minimum(first_bad, tl.load(work_bad + split * num_images + image))
+    if factors is not None:
+        factors += image * num_positions
     finish_rows(
         x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
         factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
         image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
-        epsilon, product_error, sum_error, COSINE, KH, KW, RECHECK, ACTIVATION, BP,
+        epsilon, product_error, sum_error, METRIC, KH, KW, RECHECK, ACTIVATION, BP,
     )  # fmt: skip
 
 
@@ -222,7 +227,7 @@ def min_distance_settle_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     num_prototypes, num_positions, columns, depth, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ACTIVATION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ACTIVATION: tl.constexpr,
     ROWS: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The first smallest difference form over the grid, for pairs of finite vectors that a search left undecided.
@@ -232,7 +237,8 @@ def min_distance_settle_kernel(
     tiles = tl.cdiv(num_prototypes, ROWS)
     program = tl.program_id(0)
     image = (program // tiles).to(tl.int64)
-    image_factors = of_weighted_image(factors, image, num_positions)
+    if factors is not None:
+        factors += image * num_positions
     first_prototype = (program % tiles) * ROWS
     for prototype in range(first_prototype, tl.minimum(first_prototype + ROWS, num_prototypes)):
         out = image * num_prototypes + prototype
@@ -247,9 +253,9 @@ def min_distance_settle_kernel(
                 distance = row_distance(
                     x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
                     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-                    inside, depth, COSINE, KH, KW, tl.float32, BN,
+                    inside, depth, METRIC, KH, KW, tl.float32, BN,
                 )  # fmt: skip
-                distance = weigh(distance, image_factors, n, inside, COSINE)
+                distance = weigh(distance, factors, n, inside, METRIC)
                 distance = tl.where(inside & (distance == distance), distance, float("inf"))
                 tile_best = tl.min(distance, 0)
                 at = tl.min(tl.where(distance == tile_best, n, NO_POSITION), 0)
@@ -267,7 +273,7 @@ def min_distance_direct_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, similarity_ptr,
     num_prototypes, num_positions, columns, depth, epsilon,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ACTIVATION: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The whole op by difference forms of all pairs, from tensors of any strides: BP prototypes of one image."""
@@ -282,7 +288,8 @@ def min_distance_direct_kernel(
         p_ptr, prototype.to(tl.int64) * p_stride_p, p_stride_d, p_stride_y, p_stride_x, inside, depth,
         KH, KW, COMPUTE, BP,
     )  # fmt: skip
-    image_factors = of_weighted_image(factors, image, num_positions)
+    if factors is not None:
+        factors += image * num_positions
     best = tl.full([BP], float("inf"), COMPUTE)
     index = first_usable(first, image, tl.zeros([BP], tl.int32), best)
     first_bad = tl.full([], NO_POSITION, tl.int32)
@@ -298,9 +305,9 @@ def min_distance_direct_kernel(
         distance = row_distance(
             x_ptr, image * x_stride_b + cell_offset(row_n, columns, x_stride_y, x_stride_x),
             x_stride_d, x_stride_y, x_stride_x,
-            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, depth, COSINE, KH, KW, COMPUTE, ROWS,
+            p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, depth, METRIC, KH, KW, COMPUTE, ROWS,
         )  # fmt: skip
-        distance = weigh(distance, image_factors, row_n, mask, COSINE)
+        distance = weigh(distance, factors, row_n, mask, METRIC)
         distance = tl.reshape(tl.where(mask & (distance == distance), distance, float("inf")), [BP, BN])
         tile_best = tl.min(distance, 1)
         at = tl.min(tl.where(distance == tile_best[:, None], n[None, :], NO_POSITION), 1)

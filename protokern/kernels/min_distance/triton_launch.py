@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..similarity import activate
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import MOST_FOR_STRIDED, Config, choose, num_splits, shrink
@@ -129,7 +130,7 @@ def search_config(
     precision = "fp32" if name == "ieee" else precision
     config = choose("min_distance", limits.arch, dtype, precision, depth * taps, positions, prototypes)
     largest = 64 if name == "ieee" else 256
-    if taps > 1 or metric == "cosine" or prototypes > MOST_FOR_STRIDED:
+    if taps > 1 or METRIC_TABLE[metric].is_unit or prototypes > MOST_FOR_STRIDED:
         config = replace(config, path="operands")
     channels = max(16, triton.next_power_of_2(depth))
     element = ELEMENT_BYTES[name]
@@ -140,8 +141,8 @@ def search_config(
         block_n=min(config.block_n, largest, max(16, triton.next_power_of_2(positions))),
         block_d=max(16, block_d),
     )
-    if metric == "cosine" and config.block_p * config.block_n > 64 * 128:
-        # The last step has two norms more to keep than the other metric; larger tiles spill registers.
+    if METRIC_TABLE[metric].is_unit and config.block_p * config.block_n > 64 * 128:
+        # With unit vectors the last step has two norms more to keep; larger tiles spill registers.
         config = replace(config, block_n=64, warps=4)
     return shrink(config, limits, lambda config: shared_bytes(config, element, is_resident(config, depth, taps)))
 
@@ -191,7 +192,7 @@ def _by_products(
     copies = recheck or 4 * num_prototypes > height * width
     is_strided = config.path == "strided"
     if is_strided:
-        p, x_high = prepare_prototypes(prototypes, kind, config.block_d)
+        p, x_high = prepare_prototypes(prototypes, kind, metric, config.block_d)
         x_low, x_square, rows_first = x_high, x_high, features
     else:
         x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d, copies)
@@ -209,7 +210,7 @@ def _by_products(
     cells = cells_of(prototypes)
     vectors = (rows_first, *rows_first.stride(), cells, *cells.stride(), *weights)
     outputs = (result.value, result.patch, result.similarity, undecided, best, second, index, bad)
-    constants = {"COSINE": metric == "cosine", "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
+    constants = {"METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
     min_distance_search_kernel[(batch * splits * prototype_tiles,)](
         x_high, x_low, x_square, p.high, p.low, p.square, *vectors, *outputs,
         batch, num_prototypes, positions, height * width, width, columns, depth, p.pitch, per_split,
@@ -241,12 +242,12 @@ def _settle(
     cells = cells_of(prototypes)
     per_program = PROTOTYPES_PER_SETTLING_PROGRAM
     # The norms of both vectors take registers.
-    largest = 32 if metric == "cosine" else 64
+    largest = 32 if METRIC_TABLE[metric].is_unit else 64
     min_distance_settle_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
         features, *features.stride(), cells, *cells.stride(), *weights,
         result.value, result.patch, result.similarity, undecided,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
-        COSINE=metric == "cosine", KH=kh, KW=kw, ACTIVATION=activation,
+        METRIC=metric, KH=kh, KW=kw, ACTIVATION=activation,
         ROWS=per_program, BN=min(largest, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
     )  # fmt: skip
 
@@ -263,6 +264,6 @@ def _direct(
     min_distance_direct_kernel[(len(features) * triton.cdiv(len(prototypes), block_p),)](
         features, *features.stride(), cells, *cells.stride(), *weights, result.value, result.patch, result.similarity,
         len(prototypes), rows * columns, columns, features.shape[1], epsilon,
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
         BP=block_p, BN=block_n, num_warps=4, **OPTIONS,
     )  # fmt: skip

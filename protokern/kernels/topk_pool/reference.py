@@ -12,8 +12,9 @@ from torch import Tensor
 from ..candidates import candidates, centred
 from ..chunking import centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
-from ..metric import Vectors, distance, prepare, zero_pairs
+from ..metric import distance, prepare, zero_pairs
 from ..min_distance.reference import first_bad, mark_non_finite, weigh_rows
+from ..vectors import Vectors
 
 
 def topk_distance(
@@ -41,7 +42,7 @@ def topk_distance(
         for chosen in chunks(len(prototypes), max(1, budget // (len(x.values) * max(num_patches, depth)))):
             some = p.select((chosen,))
             has_zero = zero_pairs(x, some, metric)
-            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, k, weight)
+            in_doubt = candidates(x_centred, p_centred.select(chosen), has_zero, unit, metric, k, weight)
             nearest = _first_nearest(x, some, in_doubt, k, metric, budget, weight)
             bad = first_bad(x.is_finite, weight)
             value[images, chosen], patch[images, chosen] = mark_non_finite(*nearest, bad, some.is_finite)

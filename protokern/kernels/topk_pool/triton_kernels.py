@@ -19,7 +19,7 @@ from ..triton_common.search_tile import (
     prototype_square,
     tile_scores,
 )
-from ..triton_common.weight_kernels import first_spoilt, of_weighted_image, weigh
+from ..triton_common.weight_kernels import first_spoilt, weigh
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def store_sorted(
 def topk_search_kernel(
     x_high, x_low, x_square, p_high, p_low, factors, work_value, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, pitch, num_splits, tiles_per_split,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SPLIT: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     RECHECK: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -97,7 +97,8 @@ def topk_search_kernel(
     prototype, split, image, begin, end = take_split(num_prototypes, num_positions, num_splits, tiles_per_split, BP, BN)
     prototype_row = tl.minimum(prototype, num_prototypes - 1) * TAPS
     x_high, x_low, x_square = of_image(x_high, x_low, x_square, image, num_cells, pitch)
-    factors = of_weighted_image(factors, image, num_positions)
+    if factors is not None:
+        factors += image * num_positions
     value, index = empty_list(BP, LIST, SLOTS, tl.float32)
     bad = tl.full([BN], NO_POSITION, tl.int32)
     for n0 in range(begin, end, BN):
@@ -107,7 +108,7 @@ def topk_search_kernel(
             p_high, p_low, prototype_row, x_high, x_low, cell, pitch, width,
             KW, TAPS, SPLIT, INPUT_PRECISION, False, BP, BN, BK,
         )  # fmt: skip
-        scores, bad = tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, COSINE, RECHECK)
+        scores, bad = tile_scores(products, bad, x_square, factors, cell, n, end, width, KW, TAPS, METRIC, RECHECK)
         patch = tl.broadcast_to(tl.where(n < end, n, NO_POSITION)[None, :], [BP, BN])
         value, index = insert(value, index, scores, patch, SLOTS)
     row = (split * num_images + image) * num_prototypes + prototype
@@ -135,7 +136,7 @@ def take_last_out(value, index, SLOTS: tl.constexpr):
 def list_distances(
     index, inside, factors, x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
     """Distances (BP, SLOTS) at the patches `index` (BP, SLOTS) of an image; inf where there is no patch."""
@@ -147,9 +148,9 @@ def list_distances(
         exact = row_distance(
             x_ptr, x_offset + cell_offset(tl.where(is_patch, at, 0), columns, x_stride_y, x_stride_x),
             x_stride_d, x_stride_y, x_stride_x, p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-            is_patch, depth, COSINE, KH, KW, tl.float32, BP,
+            is_patch, depth, METRIC, KH, KW, tl.float32, BP,
         )  # fmt: skip
-        exact = weigh(exact, factors, at, is_patch, COSINE)
+        exact = weigh(exact, factors, at, is_patch, METRIC)
         distance = tl.where((slot[None, :] == column) & is_patch[:, None], exact[:, None], distance)
     # An infinite distance less an infinite one: infinite.
     return tl.where(distance == distance, distance, float("inf"))
@@ -161,7 +162,7 @@ def topk_finish_kernel(
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, p_square,
     value_ptr, patch_ptr, undecided_ptr, work_value, work_index, work_bad,
     num_images, num_prototypes, num_positions, columns, depth, num_splits, product_error, sum_error,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
     K: tl.constexpr, LIST: tl.constexpr, SLOTS: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Join the lists of the splits of one image, and write distances, patches and what rounding left in doubt."""
@@ -186,11 +187,13 @@ def topk_finish_kernel(
     worst_kept = tl.max(value, 1)
     unusable = tl.max((tl.where(index >= 0, value, 0.0) == float("-inf")).to(tl.int32), 1) > 0
     clamped = tl.where(inside, prototype, 0).to(tl.int64)
+    if factors is not None:
+        factors += image * num_positions
     distance = list_distances(
-        index, inside, of_weighted_image(factors, image, num_positions),
+        index, inside, factors,
         x_ptr, image * x_stride_b, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, clamped * p_stride_p, p_stride_d, p_stride_y, p_stride_x, columns, depth,
-        COSINE, KH, KW, LIST, SLOTS, BP,
+        METRIC, KH, KW, LIST, SLOTS, BP,
     )  # fmt: skip
     index = tl.where(index >= 0, index, NO_POSITION)
     square = prototype_square(p_square, clamped * (KH * KW), KH * KW)
@@ -201,7 +204,7 @@ def topk_finish_kernel(
     is_settled = (tl.sum((index < NO_POSITION).to(tl.int32), 1) == K) & ~unusable
     if RECHECK:
         farthest = tl.max(tl.where(index < NO_POSITION, distance, 0.0), 1)
-        is_settled &= is_apart(worst_kept, best_left_out, square, farthest, product_error, sum_error, COSINE)
+        is_settled &= is_apart(worst_kept, best_left_out, square, farthest, product_error, sum_error, METRIC)
     decided = is_settled | image_bad | p_bad
     tl.store(undecided_ptr + out, tl.where(decided, 0, 1).to(tl.int8), mask=inside)
     is_spoilt = inside & (p_bad | image_bad)
@@ -217,7 +220,7 @@ def topk_exhaustive_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
     value_ptr, patch_ptr, undecided_ptr, num_prototypes, num_positions, columns, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, FLAGGED: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, FLAGGED: tl.constexpr,
     K: tl.constexpr, SLOTS: tl.constexpr, BN: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The K smallest difference forms over the whole grid, for ROWS prototypes of one image, one after the other.
@@ -226,7 +229,8 @@ def topk_exhaustive_kernel(
     """
     tiles = tl.cdiv(num_prototypes, ROWS)
     image = (tl.program_id(0) // tiles).to(tl.int64)
-    image_factors = of_weighted_image(factors, image, num_positions)
+    if factors is not None:
+        factors += image * num_positions
     first_prototype = (tl.program_id(0) % tiles) * ROWS
     slot, one = tl.arange(0, SLOTS), tl.arange(0, 1)
     largest = 3.4028234663852886e38 if tl.float32 == COMPUTE else 1.7e308
@@ -246,7 +250,7 @@ def topk_exhaustive_kernel(
                 distance = row_distance(
                     x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
                     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-                    inside, depth, COSINE, KH, KW, COMPUTE, BN,
+                    inside, depth, METRIC, KH, KW, COMPUTE, BN,
                 )  # fmt: skip
                 if not FLAGGED:
                     x_finite = is_finite_row(
@@ -255,11 +259,10 @@ def topk_exhaustive_kernel(
                     first_bad = tl.minimum(first_bad, tl.min(tl.where(x_finite, NO_POSITION, n), 0))
                 # An infinite distance comes behind all others, but before an empty slot.
                 distance = tl.where(distance < largest, distance, largest).to(COMPUTE)
-                distance = tl.where(inside, weigh(distance, image_factors, n, inside, COSINE), float("inf"))
+                distance = tl.where(inside, weigh(distance, factors, n, inside, METRIC), float("inf"))
                 patch = tl.where(inside, n, NO_POSITION)
                 value, index = insert(value, index, distance[None, :], patch[None, :], SLOTS)
-            value = tl.where(value >= largest, float("inf"), value)
-            index = tl.where(index >= 0, index, NO_POSITION)
+            value, index = tl.where(value >= largest, float("inf"), value), tl.where(index >= 0, index, NO_POSITION)
             store_sorted(value_ptr, patch_ptr, out + one, one < 1, value, index, K, factors is not None, 1)
             if not FLAGGED:
                 p_finite = is_finite_row(

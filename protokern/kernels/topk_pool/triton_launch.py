@@ -96,7 +96,7 @@ def _by_products(
     work_bad = torch.empty((splits, batch), dtype=torch.int32, device=device)
     undecided = torch.empty((batch, num_prototypes), dtype=torch.int8, device=device)
     constants = {
-        "COSINE": metric == "cosine", "KH": kh, "KW": kw, "RECHECK": recheck, "LIST": length,
+        "METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "LIST": length,
         "SLOTS": slots,
     }  # fmt: skip
     topk_search_kernel[(batch * splits * tiles,)](
@@ -133,7 +133,7 @@ def _exhaustive(
         features, *features.stride(), cells, *cells.stride(), *weights,
         result.value, result.patch, result.patch if undecided is None else undecided,
         len(prototypes), rows * columns, columns, features.shape[1],
-        COSINE=metric == "cosine", KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
         FLAGGED=undecided is not None, K=k, SLOTS=triton.next_power_of_2(k),
         BN=min(64, max(16, triton.next_power_of_2(rows * columns))), ROWS=per_program, num_warps=4, maxnreg=192,
         **OPTIONS,

@@ -9,7 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..metric import triton_is_unit, triton_pair_term, triton_pair_value
 from .indexing import tap_offset
+
+is_unit, pair_term, pair_value = triton_is_unit(), triton_pair_term(), triton_pair_value()
 
 
 @triton.jit
@@ -77,12 +80,12 @@ def row_norm(
 @triton.jit
 def unit_divisors(
     pointer, offset, stride_d, stride_y, stride_x, mask, depth,
-    COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
+    METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`row_norm` of vectors in float32, to divide them by: 1 for the norm of a zero vector, and ones unless COSINE."""
+    """`row_norm` of vectors in float32, to divide them by: 1 for the norm of a zero vector, and ones unless unit."""
     scale = tl.full([ROWS], 1.0, tl.float32)
     norm = tl.full([ROWS], 1.0, tl.float32)
-    if COSINE:
+    if is_unit(METRIC):
         scale, norm = row_norm(pointer, offset, stride_d, stride_y, stride_x, mask, depth, KH, KW, tl.float32, ROWS)
         norm = tl.where(norm == 0, 1.0, norm)
     return scale, norm
@@ -92,14 +95,15 @@ def unit_divisors(
 def row_distance(
     x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x,
-    mask, depth, COSINE: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+    mask, depth, METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Distance (rows,) in COMPUTE of the patches at `x_offset` (rows,) from the prototypes at `p_offset` (rows,).
 
     Offsets are int64 elements of the first cell. Rows where `mask` (rows,) is False are not loaded and give nonsense.
     """
     column = tl.arange(0, 32)
-    if COSINE:
+    has_zero = None
+    if is_unit(METRIC):
         x_scale, x_norm = row_norm(
             x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, mask, depth, KH, KW, COMPUTE, ROWS
         )
@@ -118,15 +122,11 @@ def row_distance(
             k = k0 + column
             x = load_terms(x_ptr, x_offset, x_stride_d, x_stride_y, x_stride_x, mask, tap, k, depth, KW, COMPUTE)
             p = load_terms(p_ptr, p_offset, p_stride_d, p_stride_y, p_stride_x, mask, tap, k, depth, KW, COMPUTE)
-            if COSINE:
+            if is_unit(METRIC):
                 x = x * x_scale[:, None] * x_norm[:, None]
                 p = p * p_scale[:, None] * p_norm[:, None]
-            difference = x - p
-            terms = tl.fma(difference, difference, terms)
-    distance = add_up_32(terms, ROWS)
-    if COSINE:
-        distance = tl.where(has_zero, 1.0, 0.5 * distance)
-    return distance
+            terms = pair_term(x, p, terms, METRIC)
+    return pair_value(add_up_32(terms, ROWS), has_zero, METRIC)
 
 
 @triton.jit

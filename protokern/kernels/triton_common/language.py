@@ -29,3 +29,15 @@ def jit(function: Callable[..., Any]) -> Callable[[], Any]:
         return triton.jit(function)
 
     return jitted
+
+
+def constant(function: Callable[..., Any]) -> Callable[[], Any]:
+    """As `jit`, for a Python function of constants that is called while a kernel is compiled."""
+
+    @cache
+    def known() -> Any:
+        import triton
+
+        return triton.constexpr_function(function)
+
+    return known

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..metric import METRIC_TABLE
 from .availability import is_interpreted
 from .device import OPTIONS, cells_of
 from .limits import DeviceLimits
@@ -67,7 +68,7 @@ def operand_kind(limits: DeviceLimits, dtype: torch.dtype, precision: str, metri
     elif precision == "bf16":
         kind = OperandKind(torch.bfloat16, 16, split=False, exact=dtype == torch.bfloat16, input_precision="ieee")
         name = "bf16"
-    elif dtype == torch.float16 and metric == "sqeuclidean":
+    elif dtype == torch.float16 and not METRIC_TABLE[metric].is_unit:
         kind = OperandKind(torch.float16, 0, split=False, exact=True, input_precision="ieee")
         name = "fp16"
     else:
@@ -105,7 +106,7 @@ def prepare_operands(
     rows_first = features
     if copies and features.stride(1) != 1 and depth > 1:
         rows_first = torch.empty_like(features, memory_format=torch.channels_last)
-    is_scaled = metric == "cosine"
+    is_scaled = METRIC_TABLE[metric].is_unit
     x_scale = _scale(features) if is_scaled else x.square
     p_scale = _scale(cells) if is_scaled else p.square
     x_programs = batch * triton.cdiv(height * width, ROWS_PER_PROGRAM)
@@ -113,8 +114,8 @@ def prepare_operands(
     return x, p, rows_first
 
 
-def prepare_prototypes(prototypes: Tensor, kind: OperandKind, channels: int) -> tuple[Operands, Tensor]:
-    """Operands of `prototypes` alone (P h w rows), for squared Euclidean distances, as `prepare_operands` makes them.
+def prepare_prototypes(prototypes: Tensor, kind: OperandKind, metric: str, channels: int) -> tuple[Operands, Tensor]:
+    """Operands of `prototypes` alone (P h w rows), for a metric without unit vectors, as `prepare_operands` makes them.
 
     Returns:
         The operands, and what is taken away from all vectors, (pitch,) float32 with zeros from D on; of no meaning
@@ -123,7 +124,7 @@ def prepare_prototypes(prototypes: Tensor, kind: OperandKind, channels: int) -> 
     cells = cells_of(prototypes)
     p = _allocate(cells, cells[:, 0].numel(), kind, channels)
     centre = torch.empty(p.pitch, dtype=torch.float32, device=cells.device)
-    _launch_prep(cells, p, p.square, cells, cells, p, p.square, centre, 0, kind, "sqeuclidean")
+    _launch_prep(cells, p, p.square, cells, cells, p, p.square, centre, 0, kind, metric)
     return p, centre
 
 
@@ -146,7 +147,8 @@ def _launch_prep(
         features, *features.stride(), x_scale, x.high, x.low, rows_first, x.square,
         cells, *cells.stride(), p_scale, p.high, p.low, p.square, p.square if centre is None else centre,
         x_programs, height * width, width, num_prototypes, depth, p.pitch,
-        KW=kw, TAPS=kh * kw, DENSE=is_dense(features), SCALED=metric == "cosine", CENTRE=is_centred(kind, metric),
+        KW=kw, TAPS=kh * kw, DENSE=is_dense(features),
+        SCALED=METRIC_TABLE[metric].is_unit, CENTRE=is_centred(kind, metric),
         DROPPED=kind.dropped_bits, SPLIT=kind.split, COPY=rows_first is not features, KEEP_CENTRE=centre is not None,
         ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8 if centre is None else 4, **OPTIONS,
     )  # fmt: skip
@@ -159,7 +161,7 @@ def is_dense(features: Tensor) -> bool:
 
 def is_centred(kind: OperandKind, metric: str) -> bool:
     """Whether a search by products takes one vector away from all: not where products are exact or of unit scale."""
-    return not (metric == "cosine" or kind.exact)
+    return METRIC_TABLE[metric].is_centred and not kind.exact
 
 
 def _scale(vectors: Tensor) -> Tensor:

@@ -9,6 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..metric import triton_is_unit, triton_score, triton_score_gap, triton_weight_of
+
+is_unit, score, score_gap = triton_is_unit(), triton_score(), triton_score_gap()
+weight_of = triton_weight_of()
+
 NO_POSITION = tl.constexpr(2**31 - 1)
 
 
@@ -88,41 +93,18 @@ def prototype_square(square, row, TAPS: tl.constexpr):
 
 
 @triton.jit
-def finish_scores(products, square, factors, n, inside, COSINE: tl.constexpr, RECHECK: tl.constexpr):
+def finish_scores(products, square, factors, n, inside, METRIC: tl.constexpr, RECHECK: tl.constexpr):
     """Scores (BP, BN) from products and squared norms (BN,) of patches `n`; inf where not `inside`, or of weight 0.
 
     With RECHECK, what overflow or underflow made unusable is -inf, so that nothing is decided by it. Without, products
     that overflow are NaN, and their tile may be passed over.
     """
+    factor = None
     if factors is not None:
-        factor_n = tl.load(factors + n, mask=inside, other=0.0)
-        inside &= factor_n > (0.0 if COSINE else float("-inf"))
-    if COSINE:
-        # The largest component of an image is about 1, so no product overflows. Far below, squares have lost digits;
-        # exactly 0 is a zero vector.
-        factor = tl.where(square > 0, -1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
-        if factors is not None:
-            factor *= factor_n
-        base = tl.where(inside, 0.0, float("inf"))
-        if RECHECK:
-            base = tl.where(inside & (square > 0) & (square < 1e-30), float("-inf"), base)
-        scores = tl.fma(
-            products, tl.broadcast_to(factor[None, :], products.shape), tl.broadcast_to(base[None, :], products.shape)
-        )
-    else:
-        if factors is not None:
-            square -= factor_n
-        if RECHECK:
-            scores = tl.fma(products, -2.0, tl.broadcast_to(square[None, :], products.shape))
-            scores = tl.where(scores == scores, scores, float("-inf"))
-            scores = tl.where(inside[None, :], scores, float("inf"))
-        else:
-            base = tl.where(inside & (square == square), square, float("inf"))
-            scores = tl.fma(products, -2.0, tl.broadcast_to(base[None, :], products.shape))
-            if factors is not None:
-                # Nothing that overflows at a patch without weight reaches its neighbours.
-                scores = tl.where(inside[None, :], scores, float("inf"))
-    return scores
+        factor = tl.load(factors + n, mask=inside, other=0.0)
+        _, is_used = weight_of(factor, METRIC)
+        inside &= is_used
+    return score(products, square, factor, inside, RECHECK, METRIC)
 
 
 @triton.jit
@@ -134,26 +116,24 @@ def lowest_bad(bad, square, n, end):
 @triton.jit
 def tile_scores(
     products, bad, x_square, factors, cell, n, end, width,
-    KW: tl.constexpr, TAPS: tl.constexpr, COSINE: tl.constexpr, RECHECK: tl.constexpr,
+    KW: tl.constexpr, TAPS: tl.constexpr, METRIC: tl.constexpr, RECHECK: tl.constexpr,
 ):  # fmt: skip
     """Scores (BP, BN) of the patches `n` (BN,) below `end`, and `bad` (BN,), the lowest that were not finite so far."""
     square = patch_square(x_square, cell, width, KW, TAPS)
-    return finish_scores(products, square, factors, n, n < end, COSINE, RECHECK), lowest_bad(bad, square, n, end)
+    return finish_scores(products, square, factors, n, n < end, METRIC, RECHECK), lowest_bad(bad, square, n, end)
 
 
 @triton.jit
-def is_apart(lower, higher, square, distance, product_error, sum_error, COSINE: tl.constexpr):
+def is_apart(lower, higher, square, distance, product_error, sum_error, METRIC: tl.constexpr):
     """Whether the exact scores of a prototype are in the order of two rounded ones, `lower` and `higher` (BP,).
 
     A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d): `square` is
-    |p|^2 and `distance` the larger d. Scores of -inf tell nothing. Cosine scores of a zero prototype are all the same.
+    |p|^2 and `distance` the larger d. Scores of -inf tell nothing. For a zero prototype all
+    unit vectors have the same score.
     """
-    length = tl.sqrt(square)
-    if COSINE:
-        doubt = (product_error + 4 * sum_error) * length
+    doubt = score_gap(tl.sqrt(square), distance, product_error, sum_error, METRIC)
+    if is_unit(METRIC):
         result = (square == 0) | ((higher > lower + doubt) & (lower > float("-inf")))
     else:
-        other = length + tl.sqrt(distance)
-        doubt = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
         result = (higher > lower + doubt) & (lower > float("-inf"))
     return result

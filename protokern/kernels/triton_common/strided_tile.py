@@ -56,7 +56,7 @@ def strided_products(
 def strided_scores(
     p_high, p_low, prototype_row, pitch, x_ptr, x_stride_d, x_stride_y, x_stride_x, centre_ptr, factors,
     cell, columns, depth, bad, n, end,
-    DENSE: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr, SPLIT: tl.constexpr,
+    METRIC: tl.constexpr, DENSE: tl.constexpr, CENTRE: tl.constexpr, DROPPED: tl.constexpr, SPLIT: tl.constexpr,
     INPUT_PRECISION: tl.constexpr, RECHECK: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """As `tile_scores`, of the image at `x_ptr`: scores (BP, BN) of the patches at `cell`, and the lowest bad ones."""
@@ -64,4 +64,4 @@ def strided_scores(
         p_high, p_low, prototype_row, pitch, x_ptr, patch_offset(cell, columns, x_stride_y, x_stride_x, DENSE),
         x_stride_d, centre_ptr, depth, CENTRE, DROPPED, SPLIT, INPUT_PRECISION, BP, BN, BK,
     )  # fmt: skip
-    return finish_scores(products, square, factors, n, n < end, False, RECHECK), lowest_bad(bad, square, n, end)
+    return finish_scores(products, square, factors, n, n < end, METRIC, RECHECK), lowest_bad(bad, square, n, end)

@@ -1,7 +1,8 @@
 """Weights of patches inside the kernels: the weighted distance of a pair, and which patches of an image take part.
 
-Factors (B, N) are the weights under cosine, and their logarithms otherwise, as `prepare_weights` makes them. Without
-weights a kernel is given None instead, and compiled as if it knew of none.
+Factors (B, N) are what `prepare_weights` makes of the weights, the way their metric wants them. Without weights a
+kernel is given None instead, and compiled as if it knew of none. A kernel moves `factors` to its image in place, since
+Triton 3.6 lets neither a function return None nor another name have it.
 """
 
 from __future__ import annotations
@@ -9,26 +10,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .search_tile import NO_POSITION
+from ..metric import triton_weigh
+from .search_tile import NO_POSITION, weight_of
+
+weighed = triton_weigh()
 
 
 @triton.jit
-def of_weighted_image(factors, image, num_positions):
-    """The factors from the first patch of `image` (int64) on."""
-    if factors is not None:
-        factors = factors + image * num_positions
-    return factors
-
-
-@triton.jit
-def weigh(distance, factors, n, mask, COSINE: tl.constexpr):
+def weigh(distance, factors, n, mask, METRIC: tl.constexpr):
     """Weighted distances (rows,) of the patches `n` (rows,) of the image whose factors are given; inf at weight 0."""
     if factors is not None:
-        if COSINE:
-            weight = tl.load(factors + n, mask=mask, other=1.0)
-            distance = tl.where(weight > 0, (1 - weight) + weight * distance, float("inf"))
-        else:
-            distance = distance - tl.load(factors + n, mask=mask, other=0.0)
+        distance = weighed(distance, factors + n, mask, METRIC)
     return distance
 
 
@@ -51,7 +43,7 @@ def first_spoilt(first, image, first_bad):
 
 
 @triton.jit
-def first_patches_kernel(factors, first, num_positions, COSINE: tl.constexpr, BN: tl.constexpr):
+def first_patches_kernel(factors, first, num_positions, METRIC: tl.constexpr, BN: tl.constexpr):
     """Write of one image the first patch with a weight above 0, and the first whose weight is not valid."""
     image = tl.program_id(0).to(tl.int64)
     usable = tl.full([BN], NO_POSITION, tl.int32)
@@ -60,12 +52,7 @@ def first_patches_kernel(factors, first, num_positions, COSINE: tl.constexpr, BN
         n = n0 + tl.arange(0, BN)
         inside = n < num_positions
         factor = tl.load(factors + image * num_positions + n, mask=inside, other=0.0)
-        if COSINE:
-            is_weight = (factor >= 0) & (factor <= 1)
-            is_used = factor > 0
-        else:
-            is_weight = factor <= 0
-            is_used = factor > float("-inf")
+        is_weight, is_used = weight_of(factor, METRIC)
         usable = tl.minimum(usable, tl.where(inside & is_used, n, NO_POSITION))
         bad = tl.minimum(bad, tl.where(inside & ~is_weight, n, NO_POSITION))
     tl.store(first + image * 2, tl.min(usable, 0))

@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from ..geometry import compute_dtype
+from ..metric import METRIC_TABLE
 from .device import OPTIONS
 from .weight_kernels import first_patches_kernel
 
@@ -17,7 +18,7 @@ class Weights(NamedTuple):
     """What a kernel is given of the weights of patches; None twice where there are none.
 
     Attributes:
-        factors: (B, N), the weights under cosine, else their logarithms, in the dtype of the distances.
+        factors: (B, N), what the metric makes of the weights, in the dtype of the distances.
         first: (B, 2) int32, of each image the first patch with a weight above 0, and the first whose weight is NaN or
             outside of [0, 1]; 2^31 - 1 for none.
     """
@@ -31,13 +32,11 @@ def prepare_weights(patch_weight: Tensor | None, features: Tensor, metric: str) 
     if patch_weight is None:
         return Weights(None, None)
     # The logarithm is torch's: that of a kernel is off by more, and here 1 is to give exactly 0.
-    factors = patch_weight.to(compute_dtype(features.dtype)).flatten(1).contiguous()
-    if metric != "cosine":
-        factors = factors.log()
+    factors = METRIC_TABLE[metric].factor(patch_weight.to(compute_dtype(features.dtype)).flatten(1).contiguous())
     batch, positions = factors.shape
     first = torch.empty((batch, 2), dtype=torch.int32, device=factors.device)
     first_patches_kernel[(batch,)](
-        factors, first, positions, COSINE=metric == "cosine",
+        factors, first, positions, METRIC=metric,
         BN=min(1024, max(16, triton.next_power_of_2(positions))), num_warps=4, **OPTIONS,
     )  # fmt: skip
     return Weights(factors, first)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels.metric import METRICS
 from protokern.kernels.min_distance import reference, triton_backward
 
 from ..cases import Case
@@ -14,7 +15,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
 ]
-METRICS = ["sqeuclidean", "cosine"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels.metric import METRICS
 from protokern.kernels.min_distance import reference, triton_launch
 from protokern.kernels.triton_common.configs import Config
 from protokern.kernels.triton_common.limits import KNOWN_LIMITS
@@ -21,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
 ]
-METRICS = ["sqeuclidean", "cosine"]
 ODD = Case(2, 37, 5, 7, 19)
 ODD_PATCHES = Case(2, 7, 6, 5, 9, (2, 3))
 

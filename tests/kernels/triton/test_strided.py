@@ -122,7 +122,7 @@ def test_prototypes_alone_get_the_operands_that_they_have_beside_features() -> N
     features, prototypes = ODD.inputs()
     _, kind = operand_kind(H200, torch.float32, "fp32", "sqeuclidean")
     _, beside, _ = prepare_operands(features, prototypes, kind, "sqeuclidean", 16)
-    alone, centre = prepare_prototypes(prototypes, kind, 16)
+    alone, centre = prepare_prototypes(prototypes, kind, "sqeuclidean", 16)
     for one, other in zip(alone, beside, strict=True):
         assert one == other if isinstance(one, int) else torch.equal(one, other)
     assert centre.shape == (48,)

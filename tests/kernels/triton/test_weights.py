@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from protokern.kernels.metric import METRICS
 from protokern.kernels.min_distance import triton_launch
 from protokern.kernels.topk_pool import triton_launch as topk_launch
 from protokern.kernels.triton_common.configs import Config
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
 ]
-METRICS = ["sqeuclidean", "cosine"]
 # Two tiles of patches, two of channels, and a part of each.
 ODD = Case(2, 21, 3, 7, 5)
 ODD_PATCHES = Case(2, 3, 4, 5, 3, (2, 3))

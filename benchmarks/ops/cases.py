@@ -36,7 +36,7 @@ class Case:
     @property
     def title(self) -> str:
         """The shape with what is unusual about it."""
-        cut = "" if self.cut_of is None else f" (of B{CASES[self.cut_of].images})"
+        cut = "" if self.cut_of is None else f", {self.images} of {CASES[self.cut_of].images} images"
         return self.shape + cut + ("" if self.layout == "contiguous" else f", {self.layout}")
 
     @property

@@ -72,8 +72,8 @@ def short(stored: Stored) -> str:
     parts = ["\n".join(lines), memory_sentence(stored.memory), push_sentence(stored.of(PushRow))]
     if not any(comparison.first.on_cuda for comparison in shown):
         parts.append(NO_CUDA)
-    sentences = " ".join(part for part in (*parts[1:], caption(used)) if part)
-    return f"{parts[0]}\n\n{sentences}"
+    facts = "\n".join(f"- {part}" for part in (*parts[1:], caption(used)) if part)
+    return f"{parts[0]}\n\n{facts}"
 
 
 def pick(rows: Sequence[SpeedRow], story: Sequence[tuple[str, str]], on_cuda: bool) -> list[Comparison]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 
 from protokern.cli.arguments import add_run_arguments, check_count
 from protokern.cli.show import show_progress
 from protokern.errors import CheckpointError, ConfigError
 from protokern.explain.framing import FRAME_MAKERS
 from protokern.inputs.loaders import ordered_loader
-from protokern.metrics import FILLS, MEASURES, Context, measure
+from protokern.metrics import FILLS, MEASURES, Context, Estimate, MeasureResult, measure
 from protokern.metrics.context import SUBSET
-from protokern.metrics.files import NAMES, result_lines, write_measures
+from protokern.metrics.files import file_names, write_measures
 from protokern.results.places import Box
 from protokern.runs.data import check_classes, find_regions, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run
@@ -57,14 +59,13 @@ def run(args: argparse.Namespace) -> int:
             f"{opened.checkpoint}: must have final choices to be measured; its classes still choose their prototypes. "
             "Go on with 'protokern train --resume', or make them final with 'protokern push'."
         )
-    outputs = claim_numbers(opened, args.out, NAMES, by="metrics")
+    outputs = claim_numbers(opened, args.out, file_names(), by="metrics")
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    regions, why_none = (
-        find_regions(opened.config, splits) if args.only is None or "on_object" in args.only else (None, "")
-    )
+    needs_regions = any(MEASURES[name].needs_regions for name in args.only or MEASURES)
+    regions, why_none = find_regions(opened.config, splits) if needs_regions else (None, "")
     context = Context(
         regions=regions,
         no_regions=why_none,
@@ -79,12 +80,38 @@ def run(args: argparse.Namespace) -> int:
     batches = show_progress(loader, "metrics", len(loader))
     results = measure(opened.model, batches, len(splits.test), only=args.only, context=context)
     facts = {"checkpoint": opened.checkpoint.name, "split": "test", "images": len(splits.test)}
-    print("\n".join(result_lines(results)))
+    print("\n".join(_result_lines(results)))
     if outputs is None:
         print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
     else:
         print("\n".join(f"wrote {path}" for path in write_measures(outputs, facts, results)))
     return 0
+
+
+def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
+    """A line for each number: what it is, its value, its interval, and over how many images."""
+    width = max((len(name) for one in results for name in one.estimates), default=0)
+    lines = []
+    for one in results:
+        if one.left_out is not None:
+            lines.append(f"{one.name}: {one.left_out}; left out")
+            continue
+        lines.append(one.name)
+        lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
+        notes = [f"{name}: {value}" for name, value in one.settings.items()]
+        notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
+        lines += [f"  ({'; '.join(notes)})"] if notes else []
+    return lines
+
+
+def _say(number: Estimate) -> str:
+    def words(value: float) -> str:
+        return f"{value:.1%}" if number.unit == "share" else f"{value:.4g}"
+
+    if math.isnan(number.value):
+        return "unknown: no image has it"
+    interval = "" if number.low is None or number.high is None else f"  ({words(number.low)} to {words(number.high)})"
+    return f"{words(number.value):>7}{interval}" + (f"  {number.images} images" if number.images else "")
 
 
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:

@@ -1,8 +1,8 @@
-"""What `protokern metrics` prints and writes.
+"""The files of `protokern metrics`.
 
 OUT/measures.json      all of it
 OUT/measures.csv       one row for each number
-OUT/duplicates.csv     one row for each pair of prototypes that say the same
+OUT/MEASURE.csv        the rows of a measure with details, such as duplicates.csv: one row for each pair of prototypes
 """
 
 from __future__ import annotations
@@ -14,67 +14,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protokern.metrics import Estimate, MeasureResult, Pair
+from protokern.metrics.registry import MEASURES
+from protokern.metrics.results import MeasureResult
 from protokern.storage.files import to_json_bytes, write_synced
 from protokern.storage.outputs import Outputs
 
 FORMAT = "protokern-measures-1"
-NAMES = TABLE, NUMBERS, PAIRS = "measures.json", "measures.csv", "duplicates.csv"
+TABLE, NUMBERS = "measures.json", "measures.csv"
 
 
-def result_lines(results: Sequence[MeasureResult]) -> list[str]:
-    """A line for each number: what it is, its value, its interval, and over how many images."""
-    width = max((len(name) for one in results for name in one.estimates), default=0)
-    lines = []
-    for one in results:
-        if one.left_out is not None:
-            lines.append(f"{one.name}: {one.left_out}; left out")
-            continue
-        lines.append(one.name)
-        lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
-        notes = [f"{name}: {value}" for name, value in one.settings.items()]
-        notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
-        lines += [f"  ({'; '.join(notes)})"] if notes else []
-    return lines
-
-
-def _say(number: Estimate) -> str:
-    def words(value: float) -> str:
-        return f"{value:.1%}" if number.unit == "share" else f"{value:.4g}"
-
-    if math.isnan(number.value):
-        return "unknown: no image has it"
-    interval = "" if number.low is None or number.high is None else f"  ({words(number.low)} to {words(number.high)})"
-    return f"{words(number.value):>7}{interval}" + (f"  {number.images} images" if number.images else "")
+def file_names() -> tuple[str, ...]:
+    """The names of all files that a call may write."""
+    return (TABLE, NUMBERS, *(f"{name}.csv" for name, measure in MEASURES.items() if measure.details is not None))
 
 
 def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence[MeasureResult]) -> list[Path]:
     """Write the files; give their paths.
 
     Args:
-        outputs: the folder, asked for with `NAMES`.
+        outputs: the folder, claimed for `file_names()`.
         facts: of the run and its images.
         results: of all measures that were asked for.
 
     Raises:
-        CheckpointError: a file of somebody else has come in the way, or the disk refuses.
+        CheckpointError: a file of somebody else is in the way, or the disk refuses.
     """
-    rows = [
+    numbers = [
         [one.name, name, _known(number.value), number.low, number.high, number.unit, number.images]
         for one in results
         for name, number in one.estimates.items()
     ]
-    contents = {NUMBERS: _csv([["measure", "number", "value", "low", "high", "unit", "images"], *rows])}
-    pairs = next((one.table for one in results if one.name == "duplicates"), None)
-    if pairs is not None:
-        contents[PAIRS] = _csv([Pair._fields, *(list(row.values()) for row in pairs)])
+    contents = {NUMBERS: _csv([["measure", "number", "value", "low", "high", "unit", "images"], *numbers])}
+    for one in results:
+        details = MEASURES[one.name].details
+        if details is not None and one.left_out is None:
+            rows = [[row[column] for column in details.columns] for row in one.table]
+            contents[f"{one.name}.csv"] = _csv([details.columns, *rows])
     contents[TABLE] = to_json_bytes({"format": FORMAT, **facts, "measures": {one.name: _entry(one) for one in results}})
     with outputs.writing(last=TABLE) as stage:
         for name, content in contents.items():
             write_synced(stage / name, content)
-    if pairs is None:
-        outputs.remove(PAIRS)  # of an earlier call: it would be taken for a part of this one
-    return [outputs.folder / name for name in NAMES if name in contents]
+    for name in file_names():
+        if name not in contents:
+            outputs.remove(name)  # of an earlier call: it would be taken for a part of this one
+    return [outputs.folder / name for name in file_names() if name in contents]
 
 
 def _entry(one: MeasureResult) -> dict[str, Any]:
@@ -85,7 +68,8 @@ def _entry(one: MeasureResult) -> dict[str, Any]:
         for name, n in one.estimates.items()
     }
     entry = {"numbers": numbers, "settings": dict(one.settings), "skipped": dict(one.skipped)}
-    return entry | ({"pairs": [dict(row) for row in one.table]} if one.name == "duplicates" else {})
+    details = MEASURES[one.name].details
+    return entry if details is None else entry | {details.rows: [dict(row) for row in one.table]}
 
 
 def _known(value: float) -> float | None:

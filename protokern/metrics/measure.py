@@ -53,15 +53,21 @@ def measure(
                 f"num_images: must be the number of images that the loader yields, {seen}; got {num_images}. "
                 "Images are drawn by it."
             )
-    return tuple(one if isinstance(one, MeasureResult) else one.result() for one in started.values())
+    return tuple(one if isinstance(one, MeasureResult) else _finish(name, one) for name, one in started.items())
 
 
 def _start(name: str, model: PrototypeModel, context: Context, num_images: int) -> Measuring | MeasureResult:
     """A new measure, or its result if it has to be left out."""
     try:
-        return MEASURES[name](model, context, num_images)
+        return MEASURES[name].start(model, context, num_images)
     except LeftOutError as reason:
         return MeasureResult(name=name, left_out=str(reason))
+
+
+def _finish(name: str, one: Measuring) -> MeasureResult:
+    result = one.result()
+    assert not result.table or MEASURES[name].details is not None, f"{name}: its row in MEASURES must name its columns"
+    return result
 
 
 def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,12 @@ def test_every_verb_has_help_and_keeps_the_contract(verb, capsys) -> None:
     assert callable(module.run)
     assert main([verb, "--help"]) == 0
     assert "--debug" in capsys.readouterr().out
+
+
+def test_the_guide_has_a_row_for_every_verb_in_the_order_of_the_help() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/cli.md").read_text(encoding="utf-8")
+    rows = page.partition("| verb | what it does |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)", rows, flags=re.MULTILINE) == [name for name, _ in VERBS]
 
 
 def test_the_version_is_the_package_s(capsys) -> None:

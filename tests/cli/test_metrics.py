@@ -20,7 +20,9 @@ from protokern.config import config_to_dict, parse_config
 from protokern.data import SyntheticBirds
 from protokern.explain import explain_image
 from protokern.explain.prototypes import write_prototypes
-from protokern.metrics import MEASURES, similarity_left
+from protokern.metrics import MEASURES, Context, MeasureResult, similarity_left
+from protokern.metrics.context import Seen
+from protokern.metrics.registry import Details, Measure
 from protokern.models.build import build_model
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.storage.outputs import LISTING
@@ -138,6 +140,42 @@ def test_the_files_are_of_the_last_call(marked: PushedRun, tmp_path: Path) -> No
     assert list(json.loads((tmp_path / "measures.json").read_text())["measures"]) == ["concentration"]
 
 
+class WidestRows:
+    """A made-up measure with rows of details."""
+
+    needs_images = False
+
+    def __init__(self, context: Context) -> None:
+        self._has_regions = context.regions is not None
+
+    def see(self, seen: Seen) -> None:
+        pass
+
+    def result(self) -> MeasureResult:
+        rows = ({"width": 3, "row": 1}, {"row": 2, "width": 4})
+        return MeasureResult(name="widest", settings={"has regions": int(self._has_regions)}, table=rows)
+
+
+@pytest.mark.parametrize("needs_regions", [True, False])
+def test_a_new_measure_is_a_row_of_the_registry(
+    marked: PushedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs_regions: bool
+) -> None:
+    row = Measure(
+        start=lambda model, context, num_images: WidestRows(context),
+        needs_regions=needs_regions,
+        details=Details("rows", ("row", "width")),
+    )
+    monkeypatch.setitem(MEASURES, "widest", row)
+    command = ["metrics", str(marked.folder), "--out", str(tmp_path), "--only"]
+    assert main([*command, "widest"]) == 0
+    assert (tmp_path / "widest.csv").read_text() == "row,width\n1,3\n2,4\n"
+    entry = json.loads((tmp_path / "measures.json").read_text())["measures"]["widest"]
+    assert entry["rows"] == [{"row": 1, "width": 3}, {"row": 2, "width": 4}]
+    assert entry["settings"]["has regions"] == needs_regions
+    assert main([*command, "concentration"]) == 0
+    assert not (tmp_path / "widest.csv").exists()
+
+
 def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_run(tmp_path)
     assert main(["metrics", str(made.folder), "--only", "on_object", "duplicates"]) == 0
@@ -170,7 +208,7 @@ def test_a_pool_is_measured_once_its_choices_are_final(tmp_path: Path, capsys: p
     [
         (
             ["--only", "on_objet"],
-            "--only: must be some of on_object, concentration, left_alone, duplicates; got 'on_ob",
+            f"--only: must be some of {', '.join(MEASURES)}; got 'on_ob",
         ),
         (["--images", "0"], "--images: must be at least 1; got 0."),
         (["--seed", "-1"], "--seed: must be at least 0; got -1."),

@@ -185,9 +185,11 @@ def test_the_short_table() -> None:
     assert text.splitlines()[2:] == [
         "| forward, B80 D128 7x7 P2000 | 50.0 ms | 20.0 ms (matmul) | 11.7 ms | **5 ms** | 10.0 x |",
         "",
-        "Extra memory of forward and backward at B64 D256 14x14 P2000: 4.2 MB, the original's 403 MB. A push over 3068 "
-        "images took 1.03 times as long as the bare efficientnet_lite0 (160 pixels, 100 prototypes). On a CUDA device: "
-        "not measured. Medians, all measured in one run, interleaved. A Processor, 2 cores, avx512, torch 2.15.0, "
+        "- Extra memory of forward and backward at B64 D256 14x14 P2000: 4.2 MB, the original's 403 MB.",
+        "- A push over 3068 images took 1.03 times as long as the bare efficientnet_lite0 "
+        "(160 pixels, 100 prototypes).",
+        "- On a CUDA device: not measured.",
+        "- Medians, all measured in one run, interleaved. A Processor, 2 cores, avx512, torch 2.15.0, "
         "commit 0123456789, 2026-11-21.",
     ]
     busy = short(Stored([replace(row, load=1.5) for row in stored.speed]))
@@ -272,7 +274,7 @@ def test_the_pages_of_tables_are_what_the_rows_generate() -> None:
 
 def test_a_case_with_fewer_images_says_so() -> None:
     cut = CASES["imagenet14-b8"]
-    assert (cut.images, cut.prototypes, cut.title) == (8, 10000, "B8 D256 14x14 P10000 (of B256)")
+    assert (cut.images, cut.prototypes, cut.title) == (8, 10000, "B8 D256 14x14 P10000, 8 of 256 images")
     assert CASES["cub200-nhwc"].title == "B80 D128 7x7 P2000, channels_last"
 
 

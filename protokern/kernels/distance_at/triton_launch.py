@@ -8,11 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..geometry import compute_dtype, grid_shape, prototype_size
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from .triton_kernels import distance_at_kernel
 
 # Prototypes of a program.
 ROWS = {torch.float32: 32, torch.float64: 8}
+_launch = launcher(distance_at_kernel)
 
 
 def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str) -> Tensor:
@@ -25,9 +27,9 @@ def distance_at(features: Tensor, prototypes: Tensor, patch: Tensor, metric: str
     height, width = prototype_size(prototypes)
     grid = (len(features) * triton.cdiv(len(prototypes), ROWS[dtype]),)
     with on_device(features):
-        distance_at_kernel[grid](
-            features, *features.stride(), cells, *cells.stride(), patch, *patch.stride(), value, len(prototypes),
-            grid_shape(features, prototypes)[1], features.shape[1], METRIC=metric, KH=height, KW=width,
-            COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, ROWS=ROWS[dtype], num_warps=4, **OPTIONS,
+        _launch(
+            grid, x_ptr=features, p_ptr=cells, patch_ptr=patch, value_ptr=value, num_prototypes=len(prototypes),
+            columns=grid_shape(features, prototypes)[1], depth=features.shape[1], METRIC=metric, KH=height, KW=width,
+            COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32, ROWS=ROWS[dtype], num_warps=4,
         )  # fmt: skip
     return value

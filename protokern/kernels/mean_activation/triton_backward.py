@@ -14,7 +14,8 @@ from ..distance_map.triton_launch import distance_map
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..metric import METRIC_TABLE
 from ..similarity import slope
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import full_precision, prepare_operands
 from .triton_backward_kernels import mean_grad_features_kernel, mean_grad_prototypes_kernel
@@ -43,6 +44,8 @@ STEP = 16
 REGISTERS = 255
 # Programs per multiprocessor below which the images are split.
 WAVES = 2
+_launch_to_features = launcher(mean_grad_features_kernel)
+_launch_to_prototypes = launcher(mean_grad_prototypes_kernel)
 
 
 def mean_activation_backward(
@@ -109,34 +112,30 @@ def _by_products(
     limits = device_limits(features.device)
     kind = full_precision(limits)
     x, p, rows_first = prepare_operands(features, prototypes, kind, metric, STEP)
-    cells = cells_of(prototypes)
-    inputs = (
-        x.high, x.square, p.high, p.square,
-        rows_first, *rows_first.stride(), cells, *cells.stride(), weight,
-    )  # fmt: skip
-    sizes = (num_prototypes, positions, height * width, width, columns, depth, x.pitch)
     tile = _tiles(limits, metric, kh * kw)
     channels = min(tile.channels, max(16, triton.next_power_of_2(depth)))
-    options = {
+    shared = {
+        "x_vectors": x.high, "x_square": x.square, "p_vectors": p.high, "p_square": p.square,
+        "x_ptr": rows_first, "p_ptr": cells_of(prototypes), "grad_ptr": weight,
+        "num_prototypes": num_prototypes, "num_positions": positions, "num_cells": height * width,
+        "width": width, "columns": columns, "depth": depth, "pitch": x.pitch, "epsilon": epsilon,
         "METRIC": metric, "KH": kh, "KW": kw, "INPUT_PRECISION": kind.input_precision,
         "ACTIVATION": activation, "BK": STEP, "DB": channels,
         # The assembler would rather spill than let one program fewer run at a time.
-        "num_warps": tile.warps, "num_stages": 1, "maxnreg": REGISTERS, **OPTIONS,
+        "num_warps": tile.warps, "num_stages": 1, "maxnreg": REGISTERS,
     }  # fmt: skip
     channel_tiles = triton.cdiv(depth, channels)
     if grad_features.numel() > 0:
         programs = batch * triton.cdiv(height * width, tile.rows) * channel_tiles
-        mean_grad_features_kernel[(programs,)](
-            *inputs, grad_features, *grad_features.stride(), *sizes, epsilon,
-            BN=tile.rows, BP=tile.columns, **options,
-        )  # fmt: skip
+        _launch_to_features((programs,), out_ptr=grad_features, BN=tile.rows, BP=tile.columns, **shared)
     if grad_prototypes.numel() > 0:
         programs = triton.cdiv(num_prototypes, tile.rows) * kh * kw * channel_tiles
         per_split = triton.cdiv(batch, min(batch, triton.cdiv(WAVES * limits.multiprocessors, programs)))
         splits = triton.cdiv(batch, per_split)
         work = torch.empty((splits, num_prototypes, kh * kw, depth), dtype=torch.float32, device=features.device)
-        mean_grad_prototypes_kernel[(programs * splits,)](
-            *inputs, work, batch, *sizes, per_split, epsilon, BP=tile.rows, BN=tile.columns, **options
-        )
+        _launch_to_prototypes(
+            (programs * splits,),
+            work=work, num_images=batch, per_split=per_split, BP=tile.rows, BN=tile.columns, **shared,
+        )  # fmt: skip
         total = work.sum(0).transpose(1, 2)  # (P, D, T)
         grad_prototypes.copy_(total.reshape(prototypes.shape))

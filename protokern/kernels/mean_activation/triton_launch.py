@@ -10,13 +10,16 @@ from torch import Tensor
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..metric import METRIC_TABLE
 from ..triton_common.configs import Config, choose, num_splits, shrink
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
 from .triton_kernels import mean_activation_direct_kernel, mean_activation_kernel
 
 # Elements of an image's or of the prototypes' operands that a kernel can address.
 LARGEST_OFFSET = 2**31 - 1
+_launch = launcher(mean_activation_kernel)
+_launch_direct = launcher(mean_activation_direct_kernel)
 
 
 def mean_activation(
@@ -79,14 +82,15 @@ def _by_products(
     per_split = triton.cdiv(position_tiles, num_splits(config, limits, batch * p_tiles, positions))
     splits = triton.cdiv(position_tiles, per_split)
     work = torch.empty((splits, batch, num_prototypes), dtype=torch.float32, device=features.device)
-    cells = cells_of(prototypes)
-    mean_activation_kernel[(batch * splits * p_tiles,)](
-        x.high, x.low, x.square, p.high, p.low, p.square,
-        rows_first, *rows_first.stride(), cells, *cells.stride(), work,
-        batch, num_prototypes, positions, height * width, width, columns, depth, x.pitch, splits, per_split, epsilon,
-        METRIC=metric, KH=kh, KW=kw, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
+    _launch(
+        (batch * splits * p_tiles,),
+        x_high=x.high, x_low=x.low, x_square=x.square, p_high=p.high, p_low=p.low, p_square=p.square,
+        x_ptr=rows_first, p_ptr=cells_of(prototypes), work=work,
+        num_images=batch, num_prototypes=num_prototypes, num_positions=positions, num_cells=height * width,
+        width=width, columns=columns, depth=depth, pitch=x.pitch, num_splits=splits, tiles_per_split=per_split,
+        epsilon=epsilon, METRIC=metric, KH=kh, KW=kw, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         ACTIVATION=activation, BP=config.block_p, BN=config.block_n, BK=config.block_d,
-        num_warps=config.warps, num_stages=config.stages, **_registers(metric, kind), **OPTIONS,
+        num_warps=config.warps, num_stages=config.stages, **_registers(metric, kind),
     )  # fmt: skip
     return work.sum(0)
 
@@ -104,15 +108,14 @@ def _registers(metric: str, kind: OperandKind) -> dict[str, int]:
 def _direct(features: Tensor, prototypes: Tensor, metric: str, activation: str, epsilon: float) -> Tensor:
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
-    cells = cells_of(prototypes)
     dtype = compute_dtype(features.dtype)
     total = torch.empty((len(features), len(prototypes)), dtype=dtype, device=features.device)
     # As a tensor: Triton rounds numbers to float32.
     constant = torch.full((1,), epsilon, dtype=dtype, device=features.device)
-    mean_activation_direct_kernel[(total.numel(),)](
-        features, *features.stride(), cells, *cells.stride(), total, constant,
-        len(prototypes), rows * columns, columns, features.shape[1],
+    _launch_direct(
+        (total.numel(),), x_ptr=features, p_ptr=cells_of(prototypes), result_ptr=total, epsilon_ptr=constant,
+        num_prototypes=len(prototypes), num_positions=rows * columns, columns=columns, depth=features.shape[1],
         METRIC=metric, KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
-        ACTIVATION=activation, BN=min(32, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
+        ACTIVATION=activation, BN=min(32, max(16, triton.next_power_of_2(rows * columns))), num_warps=4,
     )  # fmt: skip
     return total

@@ -14,11 +14,15 @@ from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..metric import METRIC_TABLE
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import Config, choose
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from ..triton_common.limits import device_limits
 from .triton_backward_kernels import grad_features_kernel, grad_prototypes_kernel, pair_values_kernel
 
 COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+_launch_pair_values = launcher(pair_values_kernel)
+_launch_to_prototypes = launcher(grad_prototypes_kernel)
+_launch_to_features = launcher(grad_features_kernel)
 
 
 class Pairs(NamedTuple):
@@ -28,6 +32,15 @@ class Pairs(NamedTuple):
     distance: Tensor
     x_inverse_norm: Tensor
     p_inverse_norm: Tensor
+
+    def arguments(self) -> dict[str, Tensor]:
+        """As the kernels call them."""
+        return {
+            "weight_ptr": self.weight,
+            "distance_ptr": self.distance,
+            "x_inverse_ptr": self.x_inverse_norm,
+            "p_inverse_ptr": self.p_inverse_norm,
+        }
 
 
 def min_distance_backward(
@@ -64,10 +77,11 @@ def _pairs(grad_value: Tensor, features: Tensor, cells: Tensor, patch: Tensor, m
     kh, kw = prototype_size(cells)
     columns = grid_shape(features, cells)[1]
     block = 8 if dtype == torch.float64 else 16
-    pair_values_kernel[(len(features) * triton.cdiv(len(cells), block),)](
-        grad, patch, *pairs, features, *features.stride(), cells, *cells.stride(),
-        len(cells), columns, features.shape[1],
-        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4, **OPTIONS,
+    _launch_pair_values(
+        (len(features) * triton.cdiv(len(cells), block),),
+        grad_ptr=grad, patch_ptr=patch, **pairs.arguments(), x_ptr=features, p_ptr=cells,
+        num_prototypes=len(cells), columns=columns, depth=features.shape[1],
+        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=block, num_warps=4,
     )  # fmt: skip
     return pairs
 
@@ -109,11 +123,11 @@ def _to_prototypes(
     else:
         grad = torch.empty((splits, num_prototypes, kh, kw, depth), dtype=dtype, device=features.device)
         grad = grad.permute(0, 1, 4, 2, 3)
-    grad_prototypes_kernel[(programs * splits,)](
-        *pairs, patch, features, *features.stride(), cells, *cells.stride(), grad, *grad.stride(),
-        batch, num_prototypes, grid_shape(features, cells)[1], depth, per_split,
-        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype], BP=config.block_p, BK=config.block_d,
-        num_warps=config.warps, **OPTIONS,
+    _launch_to_prototypes(
+        (programs * splits,), **pairs.arguments(), patch_ptr=patch, x_ptr=features, p_ptr=cells, grad_ptr=grad,
+        num_images=batch, num_prototypes=num_prototypes, columns=grid_shape(features, cells)[1], depth=depth,
+        images_per_split=per_split, METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[dtype],
+        BP=config.block_p, BK=config.block_d, num_warps=config.warps,
     )  # fmt: skip
     if not is_direct:
         grad_prototypes.copy_(grad.sum(0).view(grad_prototypes.shape))
@@ -136,13 +150,15 @@ def _to_features(
     config = _config(features, cells, is_heavy=is_heavy)
     programs = batch * triton.cdiv(height * width, config.block_n) * triton.cdiv(depth, config.block_d)
     is_dense = all(tensor.stride(2) == width * tensor.stride(3) for tensor in (features, target))
-    grad_features_kernel[(programs,)](
-        *pairs, order, start, features, *features.stride(), cells, *cells.stride(), target, *target.stride(),
-        num_prototypes, rows * columns, height * width, width, rows, columns, depth,
+    _launch_to_features(
+        (programs,), **pairs.arguments(), order_ptr=order, start_ptr=start,
+        x_ptr=features, p_ptr=cells, grad_ptr=target,
+        num_prototypes=num_prototypes, num_positions=rows * columns, num_cells=height * width,
+        width=width, rows=rows, columns=columns, depth=depth,
         METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[pairs.weight.dtype], DENSE=is_dense,
         BN=config.block_n, BK=config.block_d, AT_ONCE=2 if is_heavy else 4, num_warps=config.warps,
         # Left to itself the assembler takes 72 registers and spills.
-        **({"maxnreg": 128} if kh * kw > 1 and pairs.weight.dtype == torch.float32 else {}), **OPTIONS,
+        **({"maxnreg": 128} if kh * kw > 1 and pairs.weight.dtype == torch.float32 else {}),
     )  # fmt: skip
     if target is not grad_features:
         grad_features.copy_(target)

@@ -21,7 +21,8 @@ from ..metric import METRIC_TABLE
 from ..similarity import activate
 from ..triton_common.availability import is_interpreted
 from ..triton_common.configs import MOST_FOR_STRIDED, Config, choose, num_splits, shrink
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import (
     OperandKind,
@@ -49,6 +50,10 @@ DIRECT_PAIRS = 2048 if is_interpreted() else 64
 # Of one component, both parts of a split one.
 ELEMENT_BYTES = {"split": 4, "tf32": 4, "bf16": 2, "fp16": 2, "ieee": 4}
 COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+_launch_search = launcher(min_distance_search_kernel)
+_launch_combine = launcher(min_distance_combine_kernel)
+_launch_settle = launcher(min_distance_settle_kernel)
+_launch_direct = launcher(min_distance_direct_kernel)
 
 
 class Search(NamedTuple):
@@ -207,27 +212,28 @@ def _by_products(
     index = result.patch if splits == 1 else torch.empty_like(best, dtype=torch.int32)
     bad = result.patch if splits == 1 else index.new_empty((splits, batch))
     product_error, sum_error = rounding_errors(kind, depth * kh * kw, weights.factors is not None)
-    cells = cells_of(prototypes)
-    vectors = (rows_first, *rows_first.stride(), cells, *cells.stride(), *weights)
-    outputs = (result.value, result.patch, result.similarity, undecided, best, second, index, bad)
-    constants = {"METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation}
-    min_distance_search_kernel[(batch * splits * prototype_tiles,)](
-        x_high, x_low, x_square, p.high, p.low, p.square, *vectors, *outputs,
-        batch, num_prototypes, positions, height * width, width, columns, depth, p.pitch, per_split,
-        epsilon, product_error, sum_error,
-        **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision, SPLITS=splits,
+    shared = {
+        "x_ptr": rows_first, "p_ptr": cells_of(prototypes), "p_square": p.square,
+        "factors": weights.factors, "first": weights.first,
+        "value_ptr": result.value, "patch_ptr": result.patch, "similarity_ptr": result.similarity,
+        "undecided_ptr": undecided, "work_best": best, "work_second": second, "work_index": index, "work_bad": bad,
+        "num_images": batch, "num_prototypes": num_prototypes, "num_positions": positions, "columns": columns,
+        "depth": depth, "epsilon": epsilon, "product_error": product_error, "sum_error": sum_error,
+        "METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "ACTIVATION": activation, "SPLITS": splits,
+    }  # fmt: skip
+    _launch_search(
+        (batch * splits * prototype_tiles,),
+        x_high=x_high, x_low=x_low, x_square=x_square, p_high=p.high, p_low=p.low,
+        num_cells=height * width, width=width, pitch=p.pitch, tiles_per_split=per_split,
+        **shared, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         RESIDENT=is_resident(config, depth, kh * kw), STRIDED=is_strided,
         DENSE=is_strided and is_dense(features), CENTRE=is_strided and is_centred(kind, metric),
         DROPPED=kind.dropped_bits if is_strided else 0, BP=config.block_p, BN=config.block_n, BK=config.block_d,
-        num_warps=config.warps, num_stages=config.stages, **OPTIONS,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     if splits > 1:
         block = min(config.block_p, 32)
-        min_distance_combine_kernel[(batch * triton.cdiv(num_prototypes, block),)](
-            *vectors, p.square, *outputs,
-            batch, num_prototypes, positions, columns, depth, epsilon, product_error, sum_error,
-            **constants, SPLITS=splits, BP=block, num_warps=4, **OPTIONS,
-        )  # fmt: skip
+        _launch_combine((batch * triton.cdiv(num_prototypes, block),), **shared, BP=block, num_warps=4)
     if recheck:
         _settle(rows_first, prototypes, weights, metric, activation, epsilon, result, undecided)
 
@@ -239,16 +245,16 @@ def _settle(
     """Decide the pairs that `undecided` (B, P) int8 marks."""
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
-    cells = cells_of(prototypes)
     per_program = PROTOTYPES_PER_SETTLING_PROGRAM
     # The norms of both vectors take registers.
     largest = 32 if METRIC_TABLE[metric].is_unit else 64
-    min_distance_settle_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
-        features, *features.stride(), cells, *cells.stride(), *weights,
-        result.value, result.patch, result.similarity, undecided,
-        len(prototypes), rows * columns, columns, features.shape[1], epsilon,
-        METRIC=metric, KH=kh, KW=kw, ACTIVATION=activation,
-        ROWS=per_program, BN=min(largest, max(16, triton.next_power_of_2(rows * columns))), num_warps=4, **OPTIONS,
+    _launch_settle(
+        (len(features) * triton.cdiv(len(prototypes), per_program),),
+        x_ptr=features, p_ptr=cells_of(prototypes), factors=weights.factors, first=weights.first,
+        value_ptr=result.value, patch_ptr=result.patch, similarity_ptr=result.similarity, undecided_ptr=undecided,
+        num_prototypes=len(prototypes), num_positions=rows * columns, columns=columns, depth=features.shape[1],
+        epsilon=epsilon, METRIC=metric, KH=kh, KW=kw, ACTIVATION=activation,
+        ROWS=per_program, BN=min(largest, max(16, triton.next_power_of_2(rows * columns))), num_warps=4,
     )  # fmt: skip
 
 
@@ -257,13 +263,14 @@ def _direct(
 ) -> None:
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
-    cells = cells_of(prototypes)
     pairs = DIRECT_PAIRS // 4 if result.value.dtype == torch.float64 else DIRECT_PAIRS
     block_p = min(64 if is_interpreted() else 4, triton.next_power_of_2(len(prototypes)))
     block_n = min(pairs // block_p, max(2, triton.next_power_of_2(rows * columns)))
-    min_distance_direct_kernel[(len(features) * triton.cdiv(len(prototypes), block_p),)](
-        features, *features.stride(), cells, *cells.stride(), *weights, result.value, result.patch, result.similarity,
-        len(prototypes), rows * columns, columns, features.shape[1], epsilon,
-        METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
-        BP=block_p, BN=block_n, num_warps=4, **OPTIONS,
+    _launch_direct(
+        (len(features) * triton.cdiv(len(prototypes), block_p),),
+        x_ptr=features, p_ptr=cells_of(prototypes), factors=weights.factors, first=weights.first,
+        value_ptr=result.value, patch_ptr=result.patch, similarity_ptr=result.similarity,
+        num_prototypes=len(prototypes), num_positions=rows * columns, columns=columns, depth=features.shape[1],
+        epsilon=epsilon, METRIC=metric, KH=kh, KW=kw, COMPUTE=COMPUTE[result.value.dtype], ACTIVATION=activation,
+        BP=block_p, BN=block_n, num_warps=4,
     )  # fmt: skip

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..min_distance.triton_launch import rounding_errors
 from ..triton_common.configs import Config, choose, num_splits, shrink
-from ..triton_common.device import OPTIONS, cells_of, on_device
+from ..triton_common.device import cells_of, on_device
+from ..triton_common.launch import launcher
 from ..triton_common.limits import DeviceLimits, device_limits
 from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
 from ..triton_common.weights import Weights, prepare_weights
@@ -27,6 +28,9 @@ from .triton_kernels import topk_exhaustive_kernel, topk_finish_kernel, topk_sea
 LARGEST_OFFSET = 2**31 - 1
 # Prototypes of a program that looks for pairs in doubt, few of which there are.
 PROTOTYPES_PER_PROGRAM = 16
+_launch_search = launcher(topk_search_kernel)
+_launch_finish = launcher(topk_finish_kernel)
+_launch_exhaustive = launcher(topk_exhaustive_kernel)
 
 
 class _Result(NamedTuple):
@@ -92,29 +96,30 @@ def _by_products(
     splits = triton.cdiv(triton.cdiv(positions, config.block_n), per_split)
     device = features.device
     work_value = torch.empty((splits, batch, num_prototypes, slots), dtype=torch.float32, device=device)
-    work = work_value, torch.empty_like(work_value, dtype=torch.int32)
-    work_bad = torch.empty((splits, batch), dtype=torch.int32, device=device)
     undecided = torch.empty((batch, num_prototypes), dtype=torch.int8, device=device)
-    constants = {
-        "METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "LIST": length,
-        "SLOTS": slots,
+    product_error, sum_error = rounding_errors(kind, depth * kh * kw, weights.factors is not None)
+    shared = {
+        "work_value": work_value, "work_index": torch.empty_like(work_value, dtype=torch.int32),
+        "work_bad": torch.empty((splits, batch), dtype=torch.int32, device=device), "factors": weights.factors,
+        "num_images": batch, "num_prototypes": num_prototypes, "num_positions": positions, "columns": columns,
+        "num_splits": splits, "METRIC": metric, "KH": kh, "KW": kw, "RECHECK": recheck, "LIST": length, "SLOTS": slots,
     }  # fmt: skip
-    topk_search_kernel[(batch * splits * tiles,)](
-        x.high, x.low, x.square, p.high, p.low, weights.factors, *work, work_bad,
-        batch, num_prototypes, positions, height * width, width, columns, x.pitch, splits, per_split,
-        **constants, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
+    _launch_search(
+        (batch * splits * tiles,),
+        x_high=x.high, x_low=x.low, x_square=x.square, p_high=p.high, p_low=p.low,
+        num_cells=height * width, width=width, pitch=x.pitch, tiles_per_split=per_split,
+        **shared, SPLIT=kind.split, INPUT_PRECISION=kind.input_precision,
         BP=config.block_p, BN=config.block_n, BK=config.block_d,
         # Left to itself the assembler would rather spill than use more than 168 registers.
-        num_warps=config.warps, num_stages=config.stages, maxnreg=192, **OPTIONS,
+        num_warps=config.warps, num_stages=config.stages, maxnreg=192,
     )  # fmt: skip
-    cells = cells_of(prototypes)
-    topk_finish_kernel[(batch * triton.cdiv(num_prototypes, 16),)](
-        rows_first, *rows_first.stride(), cells, *cells.stride(), *weights, p.square,
-        result.value, result.patch, undecided, *work, work_bad,
-        batch, num_prototypes, positions, columns, depth, splits,
-        *rounding_errors(kind, depth * kh * kw, weights.factors is not None),
+    _launch_finish(
+        (batch * triton.cdiv(num_prototypes, 16),),
+        x_ptr=rows_first, p_ptr=cells_of(prototypes), first=weights.first, p_square=p.square,
+        value_ptr=result.value, patch_ptr=result.patch, undecided_ptr=undecided,
+        depth=depth, product_error=product_error, sum_error=sum_error,
         # Left to itself the assembler takes 48 registers and spills.
-        **constants, K=k, BP=16, num_warps=4, maxnreg=128, **OPTIONS,
+        **shared, K=k, BP=16, num_warps=4, maxnreg=128,
     )  # fmt: skip
     _exhaustive(rows_first, prototypes, weights, metric, result, undecided)
 
@@ -125,16 +130,16 @@ def _exhaustive(
     """Search all pairs, or those that `undecided` (B, P) int8 marks, by difference forms over the whole grid."""
     kh, kw = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
-    cells = cells_of(prototypes)
     k = result.value.shape[2]
     dtype = result.value.dtype
     per_program = 1 if undecided is None else PROTOTYPES_PER_PROGRAM
-    topk_exhaustive_kernel[(len(features) * triton.cdiv(len(prototypes), per_program),)](
-        features, *features.stride(), cells, *cells.stride(), *weights,
-        result.value, result.patch, result.patch if undecided is None else undecided,
-        len(prototypes), rows * columns, columns, features.shape[1],
+    _launch_exhaustive(
+        (len(features) * triton.cdiv(len(prototypes), per_program),),
+        x_ptr=features, p_ptr=cells_of(prototypes), factors=weights.factors, first=weights.first,
+        value_ptr=result.value, patch_ptr=result.patch,
+        undecided_ptr=result.patch if undecided is None else undecided,
+        num_prototypes=len(prototypes), num_positions=rows * columns, columns=columns, depth=features.shape[1],
         METRIC=metric, KH=kh, KW=kw, COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
         FLAGGED=undecided is not None, K=k, SLOTS=triton.next_power_of_2(k),
         BN=min(64, max(16, triton.next_power_of_2(rows * columns))), ROWS=per_program, num_warps=4, maxnreg=192,
-        **OPTIONS,
     )  # fmt: skip

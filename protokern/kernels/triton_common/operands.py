@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..metric import METRIC_TABLE
 from .availability import is_interpreted
-from .device import OPTIONS, cells_of
+from .device import cells_of
+from .launch import launcher
 from .limits import DeviceLimits
 from .prep import prep_kernel
 
 ROWS_PER_PROGRAM = 32
 CHANNELS_PER_STEP = 64
+_launch = launcher(prep_kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +145,15 @@ def _launch_prep(
     _, depth, height, width = features.shape
     num_prototypes, _, kh, kw = cells.shape
     grid = (x_programs + kh * kw * triton.cdiv(num_prototypes, ROWS_PER_PROGRAM),)
-    prep_kernel[grid](
-        features, *features.stride(), x_scale, x.high, x.low, rows_first, x.square,
-        cells, *cells.stride(), p_scale, p.high, p.low, p.square, p.square if centre is None else centre,
-        x_programs, height * width, width, num_prototypes, depth, p.pitch,
+    _launch(
+        grid, x_ptr=features, x_scale=x_scale, x_high=x.high, x_low=x.low, x_copy=rows_first, x_square=x.square,
+        p_ptr=cells, p_scale=p_scale, p_high=p.high, p_low=p.low, p_square=p.square,
+        centre_ptr=p.square if centre is None else centre, x_programs=x_programs,
+        num_cells=height * width, width=width, num_prototypes=num_prototypes, depth=depth, pitch=p.pitch,
         KW=kw, TAPS=kh * kw, DENSE=is_dense(features),
         SCALED=METRIC_TABLE[metric].is_unit, CENTRE=is_centred(kind, metric),
         DROPPED=kind.dropped_bits, SPLIT=kind.split, COPY=rows_first is not features, KEEP_CENTRE=centre is not None,
-        ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8 if centre is None else 4, **OPTIONS,
+        ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8 if centre is None else 4,
     )  # fmt: skip
 
 

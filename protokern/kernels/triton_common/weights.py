@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..geometry import compute_dtype
 from ..metric import METRIC_TABLE
-from .device import OPTIONS
+from .launch import launcher
 from .weight_kernels import first_patches_kernel
+
+_launch = launcher(first_patches_kernel)
 
 
 class Weights(NamedTuple):
@@ -35,8 +37,8 @@ def prepare_weights(patch_weight: Tensor | None, features: Tensor, metric: str) 
     factors = METRIC_TABLE[metric].factor(patch_weight.to(compute_dtype(features.dtype)).flatten(1).contiguous())
     batch, positions = factors.shape
     first = torch.empty((batch, 2), dtype=torch.int32, device=factors.device)
-    first_patches_kernel[(batch,)](
-        factors, first, positions, METRIC=metric,
-        BN=min(1024, max(16, triton.next_power_of_2(positions))), num_warps=4, **OPTIONS,
+    _launch(
+        (batch,), factors=factors, first=first, num_positions=positions, METRIC=metric,
+        BN=min(1024, max(16, triton.next_power_of_2(positions))), num_warps=4,
     )  # fmt: skip
     return Weights(factors, first)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protokern.errors import TrainingError
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.models.base import PrototypeModel
 from protokern.nn import PrototypeLayer
 from protokern.push import PushResult
@@ -151,7 +152,8 @@ def _spread(
     if len(usable) < count:
         return None
     rows, mass = rows[usable], weight.flatten()[usable].double()
-    if layer.metric == "cosine":
+    is_unit = METRIC_TABLE[layer.metric].is_unit
+    if is_unit:
         rows = F.normalize(rows, dim=1)
     centres = _first_centres(rows, mass, count, np.random.default_rng(list(seed)))
     for _ in range(_ROUNDS):
@@ -160,7 +162,7 @@ def _spread(
         total = share.sum(dim=0)
         moved = (share.T @ rows.double() / total.clamp(min=1e-300)[:, None]).float()
         centres = torch.where(total[:, None] > 0, moved, centres)
-        if layer.metric == "cosine":
+        if is_unit:
             centres = F.normalize(centres, dim=1)
     return usable[_middles(rows, mass.float(), centres, usable, grid, layer)]
 
@@ -183,8 +185,10 @@ def _middles(
     rows: Tensor, mass: Tensor, centres: Tensor, usable: Tensor, grid: tuple[int, int], layer: PrototypeLayer
 ) -> Tensor:
     """For each centre the nearest patch that overlaps no earlier one, as long as there are such patches."""
-    squared = torch.cdist(centres, rows).square()  # (count, M N)
-    distance = 1 - mass * (1 - squared / 2) if layer.metric == "cosine" else squared - mass.log()
+    metric = METRIC_TABLE[layer.metric]
+    unweighted = metric.share * torch.cdist(centres, rows).square()  # (count, M N)
+    # For unit vectors what `weigh` says in another form, whose rounding decides between patches that are as near.
+    distance = 1 - mass * (1 - unweighted) if metric.is_unit else metric.weigh(unweighted, mass)
     number, cell = usable // (grid[0] * grid[1]), usable % (grid[0] * grid[1])
     row, column = cell // grid[1], cell % grid[1]
     height, width = layer.prototype_size

@@ -78,7 +78,7 @@ class PrototypeLayer(nn.Module):
         if metric not in METRICS:
             raise ValueError(f"metric: must be one of {', '.join(METRICS)}; got {metric!r}. Check the spelling.")
         check_activation(activation, metric)
-        if norm_as_weight and metric != "cosine":
+        if norm_as_weight and not METRIC_TABLE[metric].is_unit:
             raise ValueError(
                 f"norm_as_weight: must be False unless metric is 'cosine'; got True with metric {metric!r}. "
                 "Choose the other metric, or give weights as patch_weight."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -235,10 +236,7 @@ def test_when_one_process_is_killed_the_other_ends_at_once_and_the_run_resumes(t
     processes = start_ranks(2, run_main, ["train", "--out", str(folder), *SETS], logs=logs)
     wait_for_epochs(folder, 3)
     processes[1].kill()
-    started = time.monotonic()
-    codes = end_of(processes, seconds=30)
-    assert codes == [2, -signal.SIGKILL]
-    assert time.monotonic() - started < 10
+    assert end_of(processes, seconds=30) == [2, -signal.SIGKILL]  # a wait for the other would take half an hour
     assert [line.partition(",")[0] for line in said(logs)] == ["protokern train: process 0 of 2 has lost another one"]
 
     lines = len(read_log(folder / "log.jsonl"))
@@ -248,7 +246,7 @@ def test_when_one_process_is_killed_the_other_ends_at_once_and_the_run_resumes(t
     while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
         for process in processes:  # from the scheduler, from torchrun again, and late: as one of them ends already
             assert process.pid is not None
-            if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # it may have ended just now
                 os.kill(process.pid, signal.SIGINT)
         time.sleep(0.01)
     assert end_of(processes, seconds=30) == [130, 130]

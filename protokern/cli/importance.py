@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure train and test, or the images that were given; write the files and print what matters most."""
+    """Measure training and test images, or the images that were given; write the files and print what matters most."""
     modifications = choose_modifications(args.modifications)
     if args.images and args.local:
         raise ConfigError("--local: must be without --images, whose scores are written for every image anyway.")

@@ -30,7 +30,7 @@ def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
         return files
     notes.append(
         "What matters to the prototypes was measured before the last push or pruning, so it is left out. "
-        "Measure it anew with 'protokern importance RUN'."
+        "Measure it again with 'protokern importance RUN'."
     )
     return None
 

@@ -142,8 +142,8 @@ def find_store(folder: Path, model: PrototypeModel, images: LabelledImages, conf
 
 
 def _as_splits(splits: DataSplits, stored: dict[str, StoredImages], *, is_half: bool) -> StoredSplits:
-    """The stored splits. With `is_half` the training features stay in bfloat16, to which autocast would round them in the
-    first layer anyway."""
+    """The stored splits. With `is_half` the training features stay in bfloat16: under autocast the first layer would
+    round them anyway."""
     push = stored["train"]
     train = StoredImages(push.store, push.images, torch.bfloat16 if is_half else torch.float32)
     return StoredSplits(train, push, stored["val"], stored["test"], splits.notes)

@@ -32,7 +32,7 @@ from protokern.storage.files import read_table, replacing, to_json_bytes, transl
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"
 OLDEST = 1
-_REMEDY = "Run 'protokern importance RUN --data DIR' to make it anew."
+_REMEDY = "Run 'protokern importance RUN --data DIR' to write it again."
 SPLITS = ("train", "test")
 JSON = "importance.json"
 _FIGURES = ("importance.svg", "importance.png")
@@ -140,7 +140,7 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: must hold the scores of every prototype; it is broken ({type(error).__name__}: {error}). "
-            "Run 'protokern importance RUN' to make it anew."
+            "Run 'protokern importance RUN' to write it again."
         ) from error
 
 

@@ -34,7 +34,7 @@ from protokern.storage.outputs import claim_outputs, list_folder
 FORMAT = "protokern-prototypes-3"
 OLDEST = 2
 _TABLE = "prototypes.json"
-_REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+_REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to write it again."
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 PictureKind = Literal["image", "box", "heat"]
 
@@ -202,7 +202,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: must describe every prototype; it is broken ({type(error).__name__}: {error}). "
-            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+            "Remove its folder and run 'protokern report RUN --data DIR' to write it again."
         ) from error
 
 

@@ -27,7 +27,7 @@ HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 def run_head_step(
     args: argparse.Namespace, stage: Stage, step: HeadStep, *, check: Callable[[OpenRun], None] = lambda _: None
 ) -> int:
-    """Do `step` on the model of RUN; write the checkpoint `<stage>-<epoch>-<n>` and the prototypes, and an existing page again.
+    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>`, the prototypes, and an existing page again.
 
     Args:
         args: arguments of the verb.

@@ -24,6 +24,8 @@ constexpr MetricName metric_names[] = {{"sqeuclidean", Metric::sqeuclidean}, {"c
 //   takes_logarithm    of a weight, where a weight goes into a score
 //   step               a sum of terms plus that of one more component of two vectors
 //   value              the distance out of the sum of all terms
+//   score_bias, score_scale   of a patch, from its squared length and the inverse of its length: bias + scale * product
+//                      ranks the patches in a search, and is the distance once a tile has added its lane_bias
 //   lane_bias          what a tile adds to a product for the prototype, from its squared length; NaN stays NaN
 //   most               no distance is larger, for squared lengths of a patch and a prototype
 //   pair_weight        the factor of a pair in the gradient to one of its vectors, which is of length 1 / `inverse`: it
@@ -44,6 +46,14 @@ struct SqEuclidean {
     template <class V, typename T>
     static T value(T sum, bool) {
         return sum;
+    }
+    template <typename T>
+    static T score_bias(double norm) {
+        return static_cast<T>(norm);
+    }
+    template <typename T>
+    static T score_scale(T) {
+        return T(-2);
     }
     template <typename T>
     static T lane_bias(double norm) {
@@ -80,6 +90,14 @@ struct Cosine {
     template <class V, typename T>
     static T value(T sum, bool has_zero) {
         return has_zero ? T(1) : T(0.5) * sum;
+    }
+    template <typename T>
+    static T score_bias(double) {
+        return T(0);
+    }
+    template <typename T>
+    static T score_scale(T inverse) {
+        return -inverse;
     }
     template <typename T>
     static T lane_bias(double norm) {

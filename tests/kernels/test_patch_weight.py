@@ -175,7 +175,7 @@ def test_where_all_are_alike_the_weight_decides(size: int, metric: str, backend:
     assert patch[0].eq(size - 1).all()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cosine"])
 def test_three_patches_by_hand(metric: str, backend: str) -> None:
     # (2, 0), (0, 1) and (1, 1) against (1, 0): squared distances 1, 2, 1, cosines 1, 0, 0.5 ** 0.5.
     features = torch.tensor([[[[2.0, 0.0, 1.0]], [[0.0, 1.0, 1.0]]]]).requires_grad_()

@@ -78,6 +78,7 @@ Pieces Pieces::plan(const Shape& shape, int64_t element_bytes, int workers) {
 template <typename T>
 void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& pieces, const Kernels<T>& kernels,
                           Metric metric) {
+    this->metric = metric;
     const int64_t all_pixels = pieces.images * pieces.pixels;
     const int64_t all_positions = pieces.images * pieces.positions;
     pixels = carver.take<T>(all_pixels * shape.padded_depth);
@@ -135,8 +136,10 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
             const T inverse = inverse_length<T>(sum);
             const int64_t at = i * positions + n;
             inverse_norm[at] = inverse;
-            bias[at] = centre ? static_cast<T>(sum) : T(0);
-            scale[at] = centre ? T(-2) : -inverse;
+            with_metric(metric, [&](auto of) {
+                bias[at] = of.template score_bias<T>(sum);
+                scale[at] = of.score_scale(inverse);
+            });
         }
         largest[i] = centre ? static_cast<T>(std::sqrt(most)) : T(1);
     }

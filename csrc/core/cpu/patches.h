@@ -44,7 +44,8 @@ struct Pieces {
 // One worker's copy of a group of images (or a part of one image).
 template <typename T>
 struct PatchGroup {
-    T* pixels;             // (images, part pixels, padded_depth)
+    T* pixels;  // (images, part pixels, padded_depth)
+    Metric metric;
     T* centred;            // the same minus the centre; null where pack_rows subtracts it; unit vectors: the pixels
     const T* centre;       // null for unit vectors
     double* pixel_norm;    // (images, part pixels)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protokern.kernels.metric import METRICS
+from protokern.kernels.metric import METRIC_TABLE, METRICS
 from protokern.kernels.min_distance import reference, triton_launch
 from protokern.kernels.triton_common.configs import Config
 from protokern.kernels.triton_common.limits import KNOWN_LIMITS
@@ -123,7 +123,7 @@ def test_coarse_searches_are_wrong_by_no_more_than_their_rounding(metric: str, p
     torch.testing.assert_close(value.double(), at_patch, rtol=2e-5, atol=2e-6)
     # Half a unit in the last place on either side of a product, and two products to a decision.
     lengths = (features - 0.5).flatten(2).norm(dim=1).amax(1)[:, None] * (prototypes - 0.5).norm(dim=1)
-    reach = 4 * lengths if metric == "sqeuclidean" else torch.full_like(lengths, 2)
+    reach = 4 * lengths if not METRIC_TABLE[metric].is_unit else torch.full_like(lengths, 2)
     assert ((at_patch - distances.amin(2)) <= 2 * reach * 2.0**-bits).all()
     assert (patch == distances.argmin(2)).float().mean() > 0.9
 

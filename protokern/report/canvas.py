@@ -85,7 +85,7 @@ class Canvas:
         cell: PixelBox | None = None,
         side: float = SIDE,
     ) -> None:
-        """Draw a picture, if any, into a square, its proportions kept; with a frame along `box` and a mark at `cell`."""
+        """Draw a picture, if any, into a square, its proportions kept; with a frame along `box` and `cell` marked."""
         from matplotlib.patches import Rectangle
 
         if picture is None:

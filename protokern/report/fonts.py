@@ -25,7 +25,7 @@ _UNREADABLE = (RuntimeError, OSError, ValueError, NotImplementedError)  # errors
 
 
 class Families(NamedTuple):
-    """Names of font families, in the order in which a letter is looked up; and whether together they have all letters."""
+    """Names of font families, in the order in which a letter is looked up; and whether they have all letters."""
 
     names: tuple[str, ...]
     is_complete: bool

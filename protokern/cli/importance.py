@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(MODIFICATIONS),
         help=f"some of {', '.join(MODIFICATIONS)}; default: all",
     )
-    parser.add_argument(
-        "--images", metavar="IMAGE", nargs="+", help="photographs to measure alone, in place of the data set"
-    )
+    parser.add_argument("--images", metavar="IMAGE", nargs="+", help="photographs to measure instead of the data set")
     parser.add_argument("--local", action="store_true", help="also write the scores of every single image; long tables")
 
 

@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_MAKERS,
         nargs="*",
         default=list(FRAME_MAKERS),
-        help="that left_alone tests; default: all kinds",
+        help="frames that left_alone tests; default: all kinds",
     )
     parser.add_argument(
-        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone puts in the place of the rest; default: grey"
+        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone replaces the rest with; default: grey"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the images of left_alone and of the intervals; default: 0"

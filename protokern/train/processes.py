@@ -43,7 +43,7 @@ def device_of_process(device: torch.device) -> torch.device:
     local, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device.index is not None or torch.cuda.device_count() < local_size:
         raise ConfigError(
-            f"--device: must leave each of the {local_size} processes of this machine a GPU of its own; got {device} "
+            f"--device: must leave a GPU to each of the {local_size} processes of this machine; got {device} "
             f"and {torch.cuda.device_count()} GPUs. Give --device cuda and at most one process a GPU, or --device cpu."
         )
     torch.cuda.set_device(local)

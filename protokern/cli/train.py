@@ -1,4 +1,4 @@
-"""`protokern train`: data and configuration in, a run folder out."""
+"""`protokern train`: from data and a configuration to a run folder."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
 
 
 def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
-    """Train to the end, or until somebody asks for a stop; whether somebody has.
+    """Train until the end or until a stop is requested; return whether one was requested.
 
     Raises:
-        LostContactError: another process is gone, and not because it was asked to stop.
+        LostContactError: another process has ended, and not because of a requested stop.
     """
     try:
         with stop.listening(state.job.ranks.size), explain_lost_contact(), explain_lost_workers():
@@ -128,21 +128,21 @@ def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
 
 
 def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
-    """Make the run folder, and take its lock unless it is held already."""
+    """Create the run folder, and take its lock unless it is already held."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_resumed:
         held.enter_context(lock_run(folder))
         check_vacant(folder)  # again: another process may have come first
         if got_nowhere(folder):
-            print(f"beginning anew in {folder}: the training there did not come to the end of its first step")
+            print(f"starting over in {folder}: the training there did not finish its first step")
             forget_first_checkpoint(folder)
-    settle_own_split(folder, splits.own_split)  # first: a run of which there is a configuration has it
+    settle_own_split(folder, splits.own_split)  # first: a run with a run.toml must also have its split
     if not is_resumed or is_as_written(folder / RUN_FILE):
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
 
 
 def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
-    """That a backbone starts from nothing where one would take it to be trained."""
+    """The note that a backbone starts with random weights although pretrained ones would be expected."""
     model, channels = config.model, config.data.channels
     if channels == 3 or model.weights != "auto" or not has_imagenet_weights(model.backbone):
         return ()
@@ -150,7 +150,7 @@ def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
 
 
 def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
-    """How many patches an image of `image_size` (Y, X) has, and how much of it one of them can depend on."""
+    """The note on how many patches an image of `image_size` (Y, X) has, and how much of it one patch can depend on."""
     channels = in_channels_of(model.backbone)
     image = torch.zeros(channels, *image_size, device=model.device, dtype=model.dtype)
     with evaluating(model):
@@ -176,7 +176,7 @@ def _make_job(
     share_batch_norms(model, config.train, ranks, device)
     if ranks.size == 1:
         check_batches(model, config.train, len(splits.train), splits.train.image_size)
-    if config.train.backbone == "train":  # a frozen one sees every image once
+    if config.train.backbone == "train":  # a frozen backbone sees every image once
         splits.train.preload()
         splits.push.preload()
     model = place_model(model, device, config.train.channels_last)
@@ -207,7 +207,7 @@ def _write_pages(state: TrainingRun, splits: Splits) -> None:
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
     page, report = write_page(opened, splits, progress=show_progress)
     for line in marked(report.warnings):
-        if line not in marked(splits.warnings or ()):  # those were said when the training began
-            append_record(state.job.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
+        if line not in marked(splits.warnings or ()):  # those were logged when the training began
+            append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again
             print(line)
     print(f"wrote {page}", flush=True)

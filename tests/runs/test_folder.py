@@ -64,7 +64,7 @@ def test_a_start_that_failed_or_was_killed_is_made_again(
     assert train(begun, change) == 2
     captured = capsys.readouterr()
     assert "the first epoch failed" in captured.err
-    assert ("beginning anew in" in captured.out) == (moment != "lock")
+    assert ("starting over in" in captured.out) == (moment != "lock")
     checkpoint = find_checkpoint(begun)
     assert checkpoint.name == "init-0"
     assert [path.name for path in sorted(checkpoint.parent.iterdir())] == ["init-0", "latest.json"]

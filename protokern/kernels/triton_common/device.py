@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# For the compiler, at every launch: what is to be one operation is written as one. x * a - p * b, fused, would not be 0
-# where both products are the same. Triton's own default changes with its version.
+# For the compiler, at every launch: fuse no multiply-add that is not written as one. A fused x * a - p * b would not be
+# 0 if both products are equal. The default of Triton changes with its version.
 OPTIONS = {"enable_fp_fusion": False}
 
 
 def on_device(tensor: Tensor) -> torch.cuda.device:
-    """Makes the device of a tensor current: Triton launches there. Does nothing for a CPU tensor."""
+    """Makes the device of a tensor current, on which Triton then launches. Does nothing for a CPU tensor."""
     return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
 
 

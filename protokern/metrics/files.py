@@ -29,7 +29,7 @@ def file_names() -> tuple[str, ...]:
 
 
 def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence[MeasureResult]) -> list[Path]:
-    """Write the files; give their paths.
+    """Write the files; return their paths.
 
     Args:
         outputs: the folder, claimed for `file_names()`.
@@ -37,7 +37,7 @@ def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence
         results: of all measures that were asked for.
 
     Raises:
-        CheckpointError: a file of somebody else is in the way, or the disk refuses.
+        CheckpointError: one of the names is taken by a file of others, or the disk is full or not writable.
     """
     numbers = [
         [one.name, name, _known(number.value), number.low, number.high, number.unit, number.images]

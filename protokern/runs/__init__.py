@@ -1,1 +1,1 @@
-"""All that a run folder holds, there and back."""
+"""Writes and reads what a run folder holds."""

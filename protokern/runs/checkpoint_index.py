@@ -1,6 +1,6 @@
 """`checkpoints/latest.json`: which checkpoints there are, which is the latest, and where training resumes.
 
-A checkpoint exists once it is named here; a folder that is not named is what a killed process left.
+A checkpoint exists once the index names it. A folder that it does not name was left by a process that was killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from protokern.storage.files import CHECKSUM, check_format, check_seal, read_jso
 
 INDEX_FORMAT = "protokern-checkpoints-1"
 INDEX_FILE = "latest.json"
-_NAME = re.compile(r"[a-z_][a-z0-9_-]*")  # as in joint-3-batch-12: nothing that leads out of the folder
+_NAME = re.compile(r"[a-z_][a-z0-9_-]*")  # such as joint-3-batch-12; no path that leads out of the folder
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,10 +22,10 @@ class CheckpointIndex:
     """The checkpoints of a run, by name.
 
     Attributes:
-        latest: the one written last; None: there is none.
-        resume: the one that training goes on from.
-        needed: those that training, when it goes on from `resume`, comes back to.
-        written: all, in the order of writing.
+        latest: the newest checkpoint; None: there is none.
+        resume: the checkpoint from which training resumes.
+        needed: the checkpoints whose weights a training that resumes from `resume` may restore later.
+        written: all checkpoints, in the order in which they were written.
     """
 
     latest: str | None
@@ -43,7 +43,7 @@ def checkpoint_folder(run_dir: Path, name: str) -> Path:
     """The folder of the checkpoint `name`.
 
     Raises:
-        CheckpointError: it is no name of a checkpoint, and might lead out of the run folder.
+        CheckpointError: `name` is no name of a checkpoint; it might lead out of the run folder.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise CheckpointError(f"{run_dir}: must name checkpoints by letters, digits, _ and -; got {name!r}.")
@@ -51,10 +51,10 @@ def checkpoint_folder(run_dir: Path, name: str) -> Path:
 
 
 def _check_links(run_dir: Path) -> None:
-    """What is written into a run folder, and removed from it, shall be there and nowhere else.
+    """Refuse links in a run folder, through which files elsewhere could be written or removed.
 
     Raises:
-        CheckpointError: something in it is a link that leads out of it.
+        CheckpointError: a link in the folder leads out of it.
     """
     home = run_dir.resolve()
     for folder in (run_dir, checkpoints_folder(run_dir)):
@@ -67,10 +67,10 @@ def _check_links(run_dir: Path) -> None:
 
 
 def read_index(run_dir: Path) -> CheckpointIndex:
-    """The index of a run folder, an empty one where no checkpoint was written yet.
+    """Read the index of a run folder; it is empty before the first checkpoint.
 
     Raises:
-        CheckpointError: it is broken, or of a newer format; or links lead out of the run folder.
+        CheckpointError: the index is broken or of a newer format, or links lead out of the run folder.
     """
     _check_links(run_dir)
     path = checkpoints_folder(run_dir) / INDEX_FILE
@@ -95,14 +95,14 @@ def read_index(run_dir: Path) -> CheckpointIndex:
 
 
 def remove_index(run_dir: Path) -> None:
-    """Forget all checkpoints of a run, whose folders stay."""
+    """Write an empty index; the folders of the checkpoints stay."""
     (checkpoints_folder(run_dir) / INDEX_FILE).unlink(missing_ok=True)
 
 
 def write_index(run_dir: Path, index: CheckpointIndex) -> None:
-    """Replace the index at once.
+    """Replace the index in one step.
 
     Raises:
-        CheckpointError: the disk is full or refuses; the index is then as it was.
+        CheckpointError: the disk is full or not writable; the old index is then kept.
     """
     write_file(checkpoints_folder(run_dir) / INDEX_FILE, to_json_bytes(seal({"format": INDEX_FORMAT, **asdict(index)})))

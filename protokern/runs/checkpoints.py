@@ -6,11 +6,11 @@
         state.json                           configuration, classes, push result, progress, checksums of the other files
         resume.safetensors                   optimizer and random-number states, in the checkpoints that may be resumed
 
-A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. From then on it
-is never written again: under a name that is taken, another one gets a number behind it. Kept are the two newest, the
-best joint (or hardening) one since the last push, the best one of a live stage at work, and those after a push, a
-last-layer or a pruning stage; of the kept ones only the two newest and the best ones keep their resume.safetensors. A
-folder in which somebody else put something stays.
+A checkpoint is written under a temporary name, synced and renamed, and only then named in latest.json. After that it is
+never overwritten: if its name is taken, a new checkpoint gets a number at the end of the name. These are kept: the two
+newest, the best joint (or hardening) epoch since the last push, the best epoch of the current live stage, and those
+after a push, a last-layer or a pruning stage. Of these, only the two newest and the best ones keep their
+resume.safetensors. A folder that contains files of others is never removed.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ FORMAT = "protokern-checkpoint-2"
 WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
 KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
-_SLACK = 16 * 2**20  # bytes of a tensor file beside what its tensors need: names, and the classes
-# What Python says of a table that lacks something, or holds something else than was written.
+_SLACK = 16 * 2**20  # bytes of a tensor file besides its tensors: names and classes
+# What Python raises for a table in which something is missing or has the wrong type.
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointState:
-    """What a checkpoint holds beside tensors.
+    """What a checkpoint holds besides tensors.
 
     Attributes:
         config: the run's whole configuration, as tables.
         classes: class names, in the order of the logits.
-        stage: that the checkpoint follows.
-        epoch: training epoch.
+        stage: the stage after which the checkpoint was written.
+        epoch: training epoch of the weights.
         push: where the prototypes come from; None before the first push.
-        progress: where the training stands, as a table; None when another command wrote the checkpoint.
+        progress: how far the training is, as a table; None if another command wrote the checkpoint.
     """
 
     config: dict[str, Any]
@@ -78,19 +78,19 @@ def save_checkpoint(
 
     Args:
         run_dir: the run folder.
-        name: of the checkpoint's folder; a number is added if there is one of that name.
+        name: of the checkpoint's folder; a number is added if the name is taken.
         model: whose weights are written.
         state: see CheckpointState.
         resume: optimizer and random-number states; None: this checkpoint does not change where training resumes.
-        keep: names of checkpoints that training comes back to when it goes on from this one. They stay, with all they
-            hold, until one with `resume` names others.
-        is_numbered: the name gets a number behind it, from 2 on, also where it is free.
+        keep: names of checkpoints whose weights a training that resumes from this one may restore. Their folders stay
+            complete until a checkpoint with `resume` names others.
+        is_numbered: add a number, from 2 on, to the name even if it is free.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        CheckpointError: the disk is full or refuses; the checkpoints before are whole.
+        CheckpointError: the disk is full or not writable; earlier checkpoints stay complete.
     """
     index = read_index(run_dir)
     name = _free_name(run_dir, name, index.written, is_numbered=is_numbered)
@@ -125,7 +125,7 @@ def _free_name(run_dir: Path, name: str, written: Collection[str], *, is_numbere
 
 
 def strangers_in(checkpoint: Path) -> set[str]:
-    """Names in a checkpoint's folder that no checkpoint has."""
+    """Names of files in a checkpoint's folder that do not belong to a checkpoint."""
     names = {path.name for path in checkpoint.iterdir()} if checkpoint.is_dir() else set()
     return names - {WEIGHTS_FILE, STATE_FILE, RESUME_FILE}
 
@@ -147,7 +147,7 @@ def _state_table(state: CheckpointState, num_prototypes: int, files: Mapping[str
 
 
 def push_to_table(push: PushResult) -> dict[str, Any]:
-    """A push result as JSON holds it; the distance of a prototype without any patch is null."""
+    """A push result as plain JSON values; the distance of a prototype that has no patch is null."""
     return {
         "image": push.image.tolist(),
         "patch": push.patch.tolist(),
@@ -158,7 +158,7 @@ def push_to_table(push: PushResult) -> dict[str, Any]:
 
 
 def push_from_table(table: Mapping[str, Any]) -> PushResult:
-    """The opposite of `push_to_table`."""
+    """The push result that `push_to_table` turned into a table."""
     distance = [float("inf") if value is None else value for value in table["distance"]]
     return PushResult(
         image=torch.tensor(table["image"], dtype=torch.int64),
@@ -170,7 +170,7 @@ def push_from_table(table: Mapping[str, Any]) -> PushResult:
 
 
 def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
-    """Remove what the rule at the top of this file does not keep. Killed in between, it goes on after the next one."""
+    """Remove what the rule at the top of this file does not keep; what a killed process left is removed next time."""
     whole = {*index.written[-NUM_NEWEST:], *index.needed, index.resume, index.latest}
     kept = []
     for name in index.written:
@@ -181,7 +181,7 @@ def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
             kept.append(name)
             (path / RESUME_FILE).unlink(missing_ok=True)
         elif strangers_in(path):
-            kept.append(name)  # what somebody put there is not ours to remove
+            kept.append(name)  # it contains files of others, which are not ours to remove
         else:
             remove_folder(path)
     index.written = kept
@@ -190,10 +190,10 @@ def _remove_unneeded(run_dir: Path, index: CheckpointIndex) -> None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that `path` means: itself, or the latest one of the run folder `path`.
+    """The checkpoint folder that `path` means: `path` itself, or the latest checkpoint of the run folder `path`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if (path / STATE_FILE).is_file():
         return path
@@ -206,24 +206,24 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The run folder of a checkpoint's folder; that folder itself if it is in none."""
+    """The run folder of a checkpoint's folder; the checkpoint's folder itself if it is outside of a run."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
 
 
 def find_resumable(run_dir: Path) -> Path | None:
-    """The checkpoint from which training goes on; None when there is none yet."""
+    """The checkpoint from which training resumes; None if there is none yet."""
     name = read_index(run_dir).resume
     return None if name is None else checkpoint_folder(run_dir, name)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose state.json was read and found whole; see `read_checkpoint`.
+    """A checkpoint whose state.json was read and is complete; see `read_checkpoint`.
 
     Attributes:
-        folder: where it is.
-        state: what it holds beside tensors.
-        checksums: of its other files, by name, as state.json says; None: of a file that a version wrote without one.
+        folder: the checkpoint's folder.
+        state: what the checkpoint holds besides tensors.
+        checksums: of the other files by name, from state.json; None: an old version wrote the file without a checksum.
     """
 
     folder: Path
@@ -234,7 +234,7 @@ class Checkpoint:
         """Put the weights into a model of the same kind, after dropping prototypes that were pruned.
 
         Raises:
-            CheckpointError: missing or broken weights, or of another model.
+            CheckpointError: the weights are missing or broken, or belong to another model.
         """
         weights = self.read_tensors(WEIGHTS_FILE, at_most=size_in_bytes(model))
         prototypes = weights.get("prototype_layer.prototypes")
@@ -247,14 +247,14 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: the weights do not fit the model: {reason}") from error
 
     def read_tensors(self, name: str, *, at_most: int) -> dict[str, Tensor]:
-        """All tensors of the file `name`, once its bytes are seen to be those that were written.
+        """All tensors of the file `name`, after its checksum was compared.
 
         Args:
             name: of the file.
             at_most: bytes that the tensors may need.
 
         Raises:
-            CheckpointError: missing, too large, broken or changed.
+            CheckpointError: the file is missing, too large, broken or changed.
         """
         path = self.folder / name
         content = read_file(path, at_most + _SLACK)
@@ -274,10 +274,10 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read what a checkpoint holds beside tensors; those are read when they are wanted.
+    """Read what a checkpoint holds besides tensors; tensors are read when they are needed.
 
     Raises:
-        CheckpointError: missing, broken or of another format.
+        CheckpointError: state.json is missing, broken or of another format.
     """
     table = read_table(folder / STATE_FILE, FORMAT, sealed_from=2)
     try:
@@ -297,11 +297,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def broken_state(checkpoint: Path, error: Exception) -> CheckpointError:
-    """What is said of a state.json that lacks something, or holds something else than was written."""
+    """The error for a state.json in which something is missing or has the wrong type."""
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return CheckpointError(f"{checkpoint / STATE_FILE}: must say what a checkpoint holds; it is broken ({reason}).")
 
 
 def size_in_bytes(model: PrototypeModel) -> int:
-    """Of all tensors of a model's state."""
+    """The bytes of all tensors of a model's state."""
     return sum(value.nbytes for value in model.state_dict().values())

@@ -23,7 +23,7 @@ from protokern.data.sources import BirdCounts, folder_of
 from protokern.errors import ConfigError, DataError
 from protokern.runs.split import read_own_split
 
-RunData = Splits  # what `open_data` gives, for those who do not import `protokern.data`
+RunData = Splits  # what `open_data` returns, for parts that may not import `protokern.data`
 _MOST_COLOURS = 4  # RGB and opacity
 
 
@@ -33,11 +33,12 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run:
     Args:
         config: what to open.
         checked_part: as in `open_splits`.
-        run: the run folder, which knows how a folder of class folders alone was split; None: there is none yet.
+        run: the run folder, whose split.json says how a folder that holds only class folders was split; None: there is
+            no run yet.
 
     Raises:
-        DataError: they cannot be used.
-        CheckpointError: what the run folder holds of the split is broken.
+        DataError: the data cannot be used.
+        CheckpointError: the split.json of the run is broken.
     """
     data = config.data
     return open_splits(
@@ -65,43 +66,43 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run:
 
 
 def open_if_there(config: RunConfig, run: Path) -> Splits | None:
-    """The data of the run in the folder `run`, checked; None if the folder that held them is gone."""
+    """The data of the run in the folder `run`, checked; None if the data folder no longer exists."""
     path = config.data.path
     return open_data(config, run=run) if not path or Path(path).exists() else None
 
 
 def read_photographs(config: RunConfig, paths: Sequence[Path]) -> list[torch.Tensor]:
-    """Images that need not be among the data of a run, (C, Y, X) each, as the run reads its own.
+    """Read images from any place as the run reads its data, (C, Y, X) each.
 
     Raises:
-        DataError: a file is no image, or one that the run cannot use.
+        DataError: a file is no image, or an image that the run cannot use.
     """
     reading = reading_of(config)
     return [read_image(path, config.data.image_size, reading) for path in paths]
 
 
 def read_pictures(config: RunConfig, paths: Sequence[Path]) -> list[np.ndarray]:
-    """The same as people see them, (Y, X, 3) uint8 each."""
+    """The images of `paths` as people see them, (Y, X, 3) uint8 each."""
     size, reading = parse_image_size(config.data.image_size), reading_of(config)
     return [to_display(read_pixels(path, size, reading)) for path in paths]
 
 
 def data_folder(config: RunConfig) -> Path | None:
-    """The folder that the data of a configuration lie in; None for data that are in none."""
+    """The data folder of a configuration; None for data that are not in a folder."""
     return folder_of(config.data.path)
 
 
 def reading_of(config: RunConfig) -> ReadOptions:
-    """How a run reads every image, also one that is in none of its data sets."""
+    """How a run reads every image, even one outside of its data sets."""
     data = config.data
     return ReadOptions(max_pixels=data.max_image_pixels, channels=data.channels, grey_range=data.grey_range)
 
 
 def prepare_colours(config: RunConfig) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """What brings pictures in colour, (B, 3, Y, X), to the channels of a run; None where that is nothing.
+    """A function from colour images (B, 3, Y, X) to the channels of a run; None if the run has the same channels.
 
     Raises:
-        ConfigError: the channels are no colours.
+        ConfigError: the channels of the run are not colours.
     """
     channels = config.data.channels
     if channels > _MOST_COLOURS:
@@ -125,7 +126,7 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
             f"data: must have the {len(classes)} classes that the model was trained on; {'; '.join(parts)}. "
             "Give the data of the run."
         )
-    if ours != theirs:  # the same classes, but an answer would be taken for another one
+    if ours != theirs:  # the same classes in another order: answers would get wrong names
         first = next(k for k in range(len(ours)) if ours[k] != theirs[k])
         raise DataError(
             f"data: must have the classes in the order that the model was trained on; class {first} must be "
@@ -134,7 +135,7 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
 
 
 def find_regions(config: RunConfig, splits: Splits) -> tuple[Callable[[int], Mapping[str, Region]] | None, str]:
-    """Where the object is in the test images; or why nobody knows, as the end of a sentence."""
+    """The places of the object in the test images, or why they are unknown, as the end of a sentence."""
     if isinstance(splits.test, SyntheticBirds):
         return BirdTruth(splits.test).regions, ""
     folder = data_folder(config)

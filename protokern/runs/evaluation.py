@@ -1,8 +1,8 @@
-"""What `protokern evaluate` writes: every number as JSON, the classes and the confusion matrix as CSV.
+"""The files of `protokern evaluate`: every number as JSON, the classes and the confusion matrix as CSV.
 
 OUT/evaluation.json               all of it
-OUT/evaluation-classes.csv        one row a class
-OUT/evaluation-confusion.csv      one row a true class, one column an answer
+OUT/evaluation-classes.csv        one row per class
+OUT/evaluation-confusion.csv      one row per true class, one column per answer
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def write_evaluation(
     confusion: Sequence[Sequence[int]],
     warnings: Sequence[str],
 ) -> list[Path]:
-    """Write the three files; give their paths.
+    """Write the three files; return their paths.
 
     Args:
-        outputs: the folder, asked for with `NAMES`.
-        facts: of the evaluation as a whole, as the last line of the verb has them.
+        outputs: the folder, claimed for `NAMES`.
+        facts: the numbers of the evaluation as a whole, as in the last line that the verb prints.
         scores: class by class.
         classes: names.
         confusion: (K, K) counts, row = true class.
         warnings: sentences.
 
     Raises:
-        CheckpointError: a file of somebody else has come in the way, or the disk refuses.
+        CheckpointError: one of the names is taken by a file of others, or the disk is full or not writable.
     """
     rows = [_class_row(name, one) for name, one in zip(classes, scores.classes, strict=True)]
     contents = {

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may become one, its run.toml, new and resumed, and who wrote it."""
+"""The run folder: whether a run may begin in it, and its run.toml, which a new run writes and a resumed run checks."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ RUN_FILE = "run.toml"
 RUNS = Path("runs")  # where a run goes that was given no folder
 FIRST_CHECKPOINT = "init-0"
 PAGE = "index.html"
-PROTOTYPES = "prototypes"  # who writes RUN/prototypes: several commands do
+PROTOTYPES = "prototypes"  # the name under which all commands that write RUN/prototypes list its files
 _OF_PROTOTYPES = re.compile(r"prototypes\.json|\d{4,}-(image|box|heat)\.png")
-_BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what there is before the first step is done
+_BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what exists before the first step is done
 _PLACES = (RUN_FILE, "log.jsonl", "metrics.json", SPLIT_FILE, *KEPT_FOLDERS)
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
 _MAY_CHANGE_ON_RESUME = (
@@ -59,11 +59,12 @@ _MAY_CHANGE_ON_RESUME = (
 
 
 def check_new_run(folder: Path, config: RunConfig) -> None:
-    """Raise unless a training with this configuration may begin in `folder`, which is vacant; nothing is changed.
+    """Raise unless a training with this configuration may begin in the vacant `folder`; this changes nothing.
 
     Raises:
-        CheckpointError: the folder, or the one for features, lies among the data, or the data where the run will write.
-        DataError: something else is where the features will be.
+        CheckpointError: the folder or its folder for features lies among the data, or the data lie where the run will
+            write.
+        DataError: the place for the features is taken.
     """
     check_outside_data(folder, config, "--out")
     data = data_folder(config)
@@ -77,7 +78,7 @@ def check_new_run(folder: Path, config: RunConfig) -> None:
 
 
 def check_vacant(folder: Path) -> None:
-    """Raise a CheckpointError if `folder` holds a run, or files of others where those of a run will be."""
+    """Raise a CheckpointError if `folder` holds a run, or other files in the places where a run writes."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise CheckpointError(f"--out: must be a folder; got the file {folder}. Choose another name.")
     has_begun = got_nowhere(folder)
@@ -87,9 +88,9 @@ def check_vacant(folder: Path) -> None:
         )
     for name in _PLACES:
         if name == "features" or (has_begun and name in _BEGUN) or not _is_taken(folder / name):
-            continue  # what is in features/ is looked at by those who write there
+            continue  # features/ is checked by the code that writes there
         if name == SPLIT_FILE and is_own_split_file(folder / name):
-            continue  # it is written before run.toml, so it may be all that a killed training left
+            continue  # written before run.toml, so a killed training may have left only this
         raise CheckpointError(
             f"--out: must hold nothing where the files of a run will be; got {folder}, which has {name}. "
             "Choose another folder."
@@ -97,7 +98,7 @@ def check_vacant(folder: Path) -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether something is there; an empty folder is nothing."""
+    """Whether the path holds anything; an empty folder does not."""
     is_folder = path.is_dir() and not path.is_symlink()
     return any(path.iterdir()) if is_folder else os.path.lexists(path)
 
@@ -106,8 +107,8 @@ def _check_feature_store(folder: Path, config: RunConfig) -> None:
     """Raise unless the features of a frozen backbone may be written where the configuration says.
 
     Raises:
-        CheckpointError: it is among the data.
-        DataError: something else is there.
+        CheckpointError: the place is among the data.
+        DataError: the place is taken.
     """
     if config.train.backbone != "frozen":
         return
@@ -119,26 +120,26 @@ def _check_feature_store(folder: Path, config: RunConfig) -> None:
 
 
 def check_results(folder: Path) -> None:
-    """Raise a CheckpointError unless the prototypes and the page of the run in `folder` may be written anew."""
+    """Raise a CheckpointError unless the prototypes and the page of the run in `folder` may be replaced."""
     check_prototypes_folder(folder)
     claim_page(folder)
 
 
 def check_prototypes_folder(folder: Path) -> None:
-    """Raise a CheckpointError if RUN/prototypes holds anything that would be lost as it is written anew."""
+    """Raise a CheckpointError if RUN/prototypes holds files of others, which replacing it would remove."""
     check_whole_folder(folder / "prototypes", PROTOTYPES, lambda name: _OF_PROTOTYPES.fullmatch(name) is not None)
 
 
 def claim_page(folder: Path) -> Outputs:
-    """Where the page of the run in `folder` goes; a CheckpointError if there is one of somebody else."""
+    """Where the page of the run in `folder` goes; a CheckpointError if another file has its name."""
     report = folder / "report"
     return claim_outputs(report, [PAGE], by="report", argument=str(report), trusts_unlisted=True)
 
 
 def got_nowhere(folder: Path) -> bool:
-    """Whether `folder` holds a training that was begun, but not one step of it was done: nothing of it can be lost.
+    """Whether `folder` holds a training that did not finish its first step, so that nothing of value can be lost.
 
-    Its run.toml must be as it was written, and there must be no other checkpoint than that of the first weights.
+    Its run.toml must be as it was written, and its only checkpoint that of the first weights.
     """
     if not is_as_written(folder / RUN_FILE):
         return False
@@ -153,7 +154,7 @@ def got_nowhere(folder: Path) -> bool:
 
 
 def is_as_written(run_file: Path) -> bool:
-    """Whether a run.toml is what `train` wrote, without a change by hand that would be lost."""
+    """Whether a run.toml is what `train` wrote, so that replacing it loses no change made by hand."""
     if run_file.is_symlink() or not run_file.is_file():
         return False
     try:
@@ -165,7 +166,7 @@ def is_as_written(run_file: Path) -> bool:
 
 
 def forget_first_checkpoint(folder: Path) -> None:
-    """Make way for a training in a folder where one got nowhere."""
+    """Remove the first checkpoint of a training that did not finish its first step."""
     if checkpoints_folder(folder).is_dir():
         remove_index(folder)
         remove_folder(checkpoint_folder(folder, FIRST_CHECKPOINT))
@@ -173,14 +174,14 @@ def forget_first_checkpoint(folder: Path) -> None:
 
 @contextmanager
 def unnamed_folder(config: RunConfig) -> Iterator[Path]:
-    """Within the block there is a new folder for a run with this configuration: the first free one of runs/NAME-1 ...
+    """Make the folder of a run that was given none: runs/NAME-N, with the name of the data and the first free number.
 
-    NAME is that of the data folder. The folder is made at once, so that no other process takes it too; it goes again if
-    nothing was written into it.
+    The folder is made at once, so that no other process takes the same one. At the end of the block it is removed if it
+    is still empty.
 
     Raises:
-        CheckpointError: it would lie among the data, or the data where the run will write.
-        DataError: something else is where the features will be.
+        CheckpointError: the folder would lie among the data, or the data in a place where the run writes.
+        DataError: the place for the features is taken.
     """
     was_there = RUNS.exists()
     for number in count(1):
@@ -197,7 +198,7 @@ def unnamed_folder(config: RunConfig) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with suppress(OSError):  # there is something in it
+        with suppress(OSError):  # a folder with files stays
             folder.rmdir()
             if not was_there:
                 RUNS.rmdir()
@@ -212,13 +213,13 @@ def new_config(
         folder: need not exist.
         file: of settings, TOML; None: the defaults.
         changes: `--set`s.
-        data: a data folder in place of that of the settings.
+        data: a data folder instead of that of the settings.
         recipe: what the settings begin with, see `load_config`.
 
     Raises:
         ConfigError: the settings are wrong.
-        CheckpointError: the folder holds a run, or something where one would write.
-        DataError: something else is where the features will be.
+        CheckpointError: the folder holds a run, or other files in the places where a run writes.
+        DataError: the place for the features is taken.
     """
     check_vacant(folder)
     config = with_absolute_store(with_data(load_config(file, changes, recipe), data))
@@ -229,11 +230,11 @@ def new_config(
 def resumed_config(
     folder: Path, file: str | None, changes: Sequence[str], data: str | None, recipe: str | None = None
 ) -> RunConfig:
-    """The configuration of the run in `folder`; what is given again, as in `new_config`, must agree with it.
+    """The configuration of the run in `folder`. The arguments are those of `new_config`, and must agree with the run.
 
     Raises:
-        ConfigError: it does not.
-        CheckpointError: there is no run.
+        ConfigError: an argument does not agree with the run.
+        CheckpointError: the folder holds no run.
     """
     run_file = folder / RUN_FILE
     if not run_file.exists():
@@ -242,7 +243,7 @@ def resumed_config(
     given = file if file or recipe else run_file
     config = with_data(load_config(given, changes, recipe), data or before.data.path or None)
     check_results(folder)
-    if config.data.grey_range == "auto":  # which was measured when the run began
+    if config.data.grey_range == "auto":  # it was measured when the run began
         config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))
     changed = [key for key in differing_keys(before, config) if key not in _MAY_CHANGE_ON_RESUME]
     if changed:
@@ -255,9 +256,9 @@ def resumed_config(
 
 
 def check_agreement(run_file: Path, config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raise a CheckpointError unless a run.toml is what a checkpoint was trained with.
+    """Raise a CheckpointError unless a run.toml says what a checkpoint was trained with.
 
-    One that was changed, by hand or by a failing disk, would silently go on with another training.
+    A run.toml that was changed, by hand or by a failing disk, would silently continue with other settings.
     """
     trained = parse_config(with_old_defaults(checkpoint.state.config))
     changed = [key for key in differing_keys(trained, config) if key not in _MAY_CHANGE_ON_RESUME]
@@ -275,7 +276,7 @@ def _value_of(config: RunConfig, key: str) -> object:
 
 
 def versions() -> dict[str, str]:
-    """Who wrote a run: the package, its commit if it is a checkout, and what it ran on."""
+    """What wrote a run: the version of the package, its commit if it is a checkout, and the versions it ran on."""
     made_by = {
         "protokern": protokern.__version__,
         "git": git_commit(),
@@ -286,7 +287,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout the package is in, with "+" when files differ; empty outside of one."""
+    """The commit of the checkout that contains the package, with "+" if files differ; empty without a checkout."""
     root = Path(protokern.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""

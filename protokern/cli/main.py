@@ -36,6 +36,7 @@ VERBS = (
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),
     ("settings", "every setting of a run: default, values, meaning"),
+    ("recipes", "the recipes that train --recipe takes, and what is in them"),
     ("doctor", "versions, backends, and why one is missing"),
 )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
 from protokern.cli.show import marked, show_progress, show_training
 from protokern.cli.stop_signals import StopRequest
-from protokern.config import RunConfig, config_to_dict, config_to_toml
-from protokern.config.run import RUN_FORMAT, feature_store
+from protokern.config import RunConfig, config_to_dict, config_to_toml, load_config
+from protokern.config.run import RUN_FORMAT, feature_store, with_data
 from protokern.data import Splits
-from protokern.errors import LostContactError
+from protokern.errors import ConfigError, LostContactError
 from protokern.explain.receptive_field import find_middle_field
 from protokern.inputs.workers import explain_lost_workers
 from protokern.models.base import PrototypeModel
@@ -25,6 +27,7 @@ from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
 from protokern.ranks import Ranks, explain_lost_contact
+from protokern.recipes import RECIPES
 from protokern.results.places import share_of_image
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import open_data
@@ -37,6 +40,7 @@ from protokern.runs.folder import (
     is_as_written,
     new_config,
     resumed_config,
+    unnamed_folder,
     versions,
 )
 from protokern.runs.log import Notice, append_record
@@ -54,13 +58,22 @@ from protokern.train.state import Job, TrainingRun
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"settings to begin with, which --config and --set change: {', '.join(RECIPES)}; see 'protokern recipes'",
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file; see examples/configs")
     parser.add_argument(
         "--data",
         metavar="DIR",
         help="folder with train/, test/, perhaps val/, or with class folders alone; default: synthetic birds",
     )
-    parser.add_argument("--out", metavar="RUN", required=True, help="run folder to write")
+    parser.add_argument(
+        "--out",
+        metavar="RUN",
+        help="run folder to write; default: the first free one of runs/NAME-1, -2 ... for data NAME",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     add_device_argument(parser)
     add_set_argument(parser)
@@ -70,16 +83,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
-    with joined_ranks(device) as ranks, quiet_unless_first(ranks):
-        folder = Path(args.out)
-        with ExitStack() as held:
-            if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
-                held.enter_context(lock_run(folder))
-            return _train(args, folder, held, device, ranks)
+    with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
+        folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
+        if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
+            held.enter_context(lock_run(folder))
+        return _train(args, folder, held, device, ranks)
+
+
+@contextmanager
+def _folder_of_its_own(args: argparse.Namespace, ranks: Ranks) -> Iterator[Path]:
+    """The folder of a run that was given none, as `unnamed_folder` chooses it.
+
+    Raises:
+        ConfigError: the run goes on with another one, or several processes would each choose.
+    """
+    if args.resume:
+        raise ConfigError("--out: must name the run that --resume goes on with; got none. Give --out RUN.")
+    if ranks.size > 1:
+        raise ConfigError("--out: must be given to several processes, which write one run; got none. Give --out RUN.")
+    with unnamed_folder(with_data(load_config(args.config, args.changes, args.recipe), args.data)) as folder:
+        print(f"run folder: {folder}", flush=True)
+        args.run = folder  # where a fault of the program leaves its traceback
+        yield folder
 
 
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
-    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data)
+    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data, args.recipe)
     checkpoint = find_resumable(folder) if args.resume else None
     splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
@@ -101,7 +130,8 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         if ranks.is_first:
             _write_pages(state, splits)
         return 0
-    where = f"The last checkpoint is {state.last_checkpoint}; go on with --resume." if state.last_checkpoint else ""
+    again = "--resume" if args.out is not None else f"--out {shlex.quote(str(folder))} --resume"
+    where = f"The last checkpoint is {state.last_checkpoint}; go on with {again}." if state.last_checkpoint else ""
     if ranks.is_first:
         print(f"protokern train: stopped. {where}", file=sys.stderr)
     return stop.exit_code

@@ -166,6 +166,22 @@ def test_a_mistake_of_one_process_is_one_line(tmp_path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def run_main_in(folder: Path) -> int:
+    os.chdir(folder)
+    return main(["train", *SETS])
+
+
+def test_several_processes_are_told_their_folder(tmp_path) -> None:
+    (tmp_path / "here").mkdir()
+    codes = end_of(start_ranks(2, run_main_in, tmp_path / "here", logs=tmp_path / "logs"))
+    assert codes == [2, 2]
+    (line,) = said(tmp_path / "logs")
+    assert line == (
+        "protokern train: --out: must be given to several processes, which write one run; got none. Give --out RUN."
+    )
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def fail_while_the_first_is_stopped(folder: Path) -> int:
     """As torchrun does it, which sends SIGTERM to all as soon as one has failed; only earlier."""
     from protokern.cli import train as verb

@@ -89,7 +89,7 @@ def a_package_with_the_layout(folder: Path) -> Path:
     package = folder / "protokern"
     parts = (
         "cli report train explain runs push prune solvers inputs search evaluate config "
-        "losses models nn backbones kernels data features ranks storage results errors"
+        "losses models nn backbones kernels data features ranks storage results recipes errors"
     )
     for part in parts.split():
         (package / part).mkdir(parents=True)

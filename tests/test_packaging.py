@@ -116,10 +116,19 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path: Path) -> Non
     needed = {"CMakeLists.txt", "LICENSE", "pyproject.toml", "setup.py", "build_tools/backend.py"}
     for folder in ("csrc", "build_tools", "protokern"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".txt", ".j2", ".css", ".js"}:
+            if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh", ".txt", ".j2", ".css", ".js", ".toml"}:
                 needed.add(path.relative_to(ROOT).as_posix())
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+def test_an_installed_package_holds_the_files_that_are_no_programs(tmp_path: Path) -> None:
+    result = setup("-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib"))
+    assert result.returncode == 0, result.stderr
+    built = {path.relative_to(tmp_path / "lib").as_posix() for path in (tmp_path / "lib").rglob("*")}
+    data = {path for path in (ROOT / "protokern").rglob("*") if path.suffix in {".toml", ".j2", ".css", ".js", ".csv"}}
+    assert {path.relative_to(ROOT).as_posix() for path in data} <= built
+    assert {f"protokern/recipes/{name}.toml" for name in ("quick", "fine", "paper")} <= built
 
 
 def test_a_broken_cuda_takes_only_its_own_library_away(

@@ -1,1 +1,1 @@
-"""The command line: one file for each verb. The only part of the package, with the report, that writes for people."""
+"""The command line: one file per verb. Only this part and `report` write for people."""

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, and what they mean."""
+"""Flags that several verbs share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIGURE_FORMATS = ("png", "pdf", "svg")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, --data, --device and --set: for the verbs that work on a trained model."""
+    """RUN, --data, --device and --set, for verbs that work on a trained model."""
     parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
     parser.add_argument("--data", metavar="DIR", help="data folder; default: the one the run was trained on")
     add_device_argument(parser)
@@ -39,7 +39,7 @@ def add_frame_argument(parser: argparse.ArgumentParser) -> None:
     """--frame."""
     from protokern.explain.framing import (
         FRAMES,
-    )  # with torchvision, too heavy for the --help of verbs that draw nothing
+    )  # imports torchvision, which is too slow for the --help of verbs that draw nothing
 
     parser.add_argument(
         "--frame",

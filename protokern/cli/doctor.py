@@ -18,11 +18,11 @@ _PACKAGES = ("torchvision", "triton", "numpy", "safetensors", "pillow", "timm", 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb has no flags of its own."""
+    """The verb has no flags."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the facts; the exit code is 0 whatever they are, for every backend but the reference may be missing."""
+    """Print the facts; the exit code is always 0, because any backend except the reference may be missing."""
     facts = _facts()
     width = max(len(name) for name, _ in facts)
     for name, value in facts:

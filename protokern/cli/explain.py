@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain every image; all are read before the first is explained, so that a wrong path costs nothing."""
+    """Explain every image. All are read before the first one is explained, so that a wrong path shows at once."""
     check_heat_map(args.heat_map)
     opened = check_final(open_run(args.run, data=None, changes=(), device=choose_device(args.device)))
     paths = [Path(image) for image in args.images]

@@ -1,6 +1,7 @@
-"""Errors that no part of the program expected: those of libraries that a user can mend, and our own faults.
+"""Errors that no part of the program expected: those of libraries, which the user can fix, and bugs of protokern.
 
-A fault is written down, with the traceback, in the run folder or a temporary file: a person sees one short message.
+The traceback of a bug is written to a file in the run folder or the folder for temporary files; the user sees one short
+message.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 import protokern
 
 _LESS_MEMORY = "Lower train.batch_size or data.image_size, or choose a smaller net"
-# (a class of the error, or "" for any; words in it, of which one is enough, or none; what it means and what to do).
-# Names of classes and not the classes: torch is not imported for a message.
+# (class of the error, "" for any; phrases of which its text must have one, if there are any; what it means and what to
+# do). The classes are given by name, because torch must not be imported for a message.
 _KNOWN: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "",
@@ -51,7 +52,7 @@ _KNOWN: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 
 def mistake_in_words(error: BaseException) -> str | None:
-    """One line for an error of a library that a setting, a file or the machine has caused; None for any other error."""
+    """One line for an error of a library whose cause is a setting, a file or the machine; None for any other error."""
     names = {one.__name__ for one in type(error).__mro__}
     where = type(error).__module__
     text = f"{where}: {error}"
@@ -67,12 +68,12 @@ def mistake_in_words(error: BaseException) -> str | None:
 
 
 def write_fault(verb: str, arguments: Sequence[str], error: BaseException, folder: Path | None) -> str:
-    """Write a fault of the program down; the message for people.
+    """Write a bug of the program to a file; return the message for people.
 
     Args:
-        verb: of the command.
-        arguments: all of the command.
-        error: what was raised.
+        verb: the verb of the command.
+        arguments: all arguments of the command.
+        error: the error that was raised.
         folder: the run folder of the command, if there is one.
     """
     told = f"an error that protokern should not make: {type(error).__name__}: {_first_line(error)}."
@@ -95,7 +96,7 @@ def _content(arguments: Sequence[str], error: BaseException) -> str:
 
 
 def _write(content: str, folder: Path | None) -> Path | None:
-    """A new file with that content, in `folder` if it can be written there; None where no file can be written."""
+    """Write a new file with this content, in `folder` if possible; return None if no file can be written."""
     for place in (folder, Path(tempfile.gettempdir())):
         if place is None:
             continue

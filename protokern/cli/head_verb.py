@@ -1,4 +1,4 @@
-"""What `push` and `prune` share: a step on a trained model, a new checkpoint, fresh pictures of the prototypes."""
+"""What `push` and `prune` share: a step on a trained model, a new checkpoint, new pictures of the prototypes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
 def run_head_step(
     args: argparse.Namespace, stage: Stage, step: HeadStep, *, check: Callable[[OpenRun], None] = lambda _: None
 ) -> int:
-    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>`, and the prototypes and the page of the run anew.
+    """Do `step` on the model of RUN; write `<stage>-<epoch>-<n>`, the prototypes, and an existing page again.
 
     Args:
-        args: of the verb.
-        stage: that the step is.
+        args: arguments of the verb.
+        stage: the stage that the step belongs to.
         step: what to do.
-        check: raises where the step cannot be done, before any image is read.
+        check: raises an error if the step cannot be done, before any image is read.
     """
     device = choose_device(args.device)
     folder = run_folder(find_checkpoint(Path(args.run)))
     check_prototypes_folder(folder)
-    with lock_run(folder):  # and only then read: another one may just be done
+    with lock_run(folder):  # read only after this: another command may just have finished
         opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
         check(opened)
         return _write_step(opened, stage, step)
@@ -60,7 +60,7 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     if run.push is not None:
         _write_pictures(opened.folder, run.model, splits, run.push)
     print(f"wrote {path}")
-    if (opened.folder / "report" / "index.html").exists():  # it would go on to show what is no longer the model
+    if (opened.folder / "report" / "index.html").exists():  # the old page would show a model that no longer exists
         print(f"wrote {_write_page(opened.folder, splits)}")
     return 0
 

@@ -26,14 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(MODIFICATIONS),
         help=f"some of {', '.join(MODIFICATIONS)}; default: all",
     )
-    parser.add_argument(
-        "--images", metavar="IMAGE", nargs="+", help="photographs to measure alone, in place of the data set"
-    )
+    parser.add_argument("--images", metavar="IMAGE", nargs="+", help="photographs to measure instead of the data set")
     parser.add_argument("--local", action="store_true", help="also write the scores of every single image; long tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure train and test, or the images that were given; write the files and print what matters most."""
+    """Measure training and test images, or the images that were given; write the files and print what matters most."""
     modifications = choose_modifications(args.modifications)
     if args.images and args.local:
         raise ConfigError("--local: must be without --images, whose scores are written for every image anyway.")

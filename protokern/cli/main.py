@@ -1,7 +1,7 @@
-"""The command `protokern VERB ...`: finds the verb, shows mistakes as one line, decides the exit code.
+"""The command `protokern VERB ...`: finds the verb, shows errors as one line, decides the exit code.
 
-0: done. 1: a fault of the program. 2: a mistake that the user can mend. 130: stopped by Ctrl-C, 143: by SIGTERM. With
---debug a mistake or a fault shows its traceback.
+0: done. 1: a bug in the program. 2: an error that the user can fix. 130: stopped by Ctrl-C. 143: stopped by SIGTERM.
+With --debug an error or a bug shows its traceback.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ VERBS = (
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),
     ("settings", "every setting of a run: default, values, meaning"),
+    ("recipes", "the recipes that train --recipe takes, and what is in them"),
     ("doctor", "versions, backends, and why one is missing"),
 )
 
 
 class _Help(argparse.HelpFormatter):
-    """Puts every verb and its purpose on one line: argparse forgets the verbs' indent when it measures them."""
+    """Puts every verb and its purpose on one line, because argparse ignores the indent of the verbs in their width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -49,7 +50,7 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as all other mistakes are said."""
+    """Shows an error in one line, as all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"{self.prog}: {message}. See '{self.prog} --help'.\n" if _is_first_process() else None)
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # What is known of the command while its verb, with all that it needs, is imported.
+    # What is known about the command while its verb and the libraries it needs are imported.
     args = argparse.Namespace(verb=arguments[0] if arguments else "", debug="--debug" in arguments)
     try:
         args = _parse(arguments)
@@ -77,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(), printing_any_name():
             warnings.showwarning = show_warnings_once()
             code: int = import_module(f"protokern.cli.{args.verb}").run(args)
-    except SystemExit as stop:  # argparse ends --help and mistakes in this way
+    except SystemExit as stop:  # argparse ends --help and errors in this way
         return stop.code if isinstance(stop.code, int) else MISTAKE
-    except OtherProcessError:  # which has said why
+    except OtherProcessError:  # the other process has printed why
         return MISTAKE
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it as it ends
         return CLOSED
     except KeyboardInterrupt:
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(args: argparse.Namespace, arguments: Sequence[str], error: Exception) -> int:
-    """Say in a line what went wrong, and whose mistake it is; the exit code."""
+    """Print in one line what went wrong; return the exit code."""
     message = mistake_in_words(error)
     if isinstance(error, OSError) and error.filename:
         message = f"{_name_file(error.filename)}: {error.strerror}"
@@ -113,7 +114,7 @@ def _name_file(file: object) -> str:
 
 
 def _run_folder(args: argparse.Namespace) -> Path | None:
-    """The run folder that the command is about, if there is one."""
+    """The run folder of the command, if there is one."""
     path = Path(getattr(args, "run", None) or getattr(args, "out", None) or "")
     folders = [path, path.parent.parent] if path.parts else []
     return next((folder for folder in folders if (folder / "checkpoints").is_dir()), None)
@@ -127,12 +128,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for name, purpose in VERBS:
         verb = verbs.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
-        if name in arguments[:1]:  # only the verb at hand is imported: others may take seconds
+        if name in arguments[:1]:  # import only this verb: others may take seconds
             import_module(f"protokern.cli.{name}").add_arguments(verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments)
 
 
 def _is_first_process() -> bool:
-    """Whether this process speaks for all that torchrun started, before they know each other."""
+    """Whether this is the first of the processes that torchrun started; works before they are connected."""
     return os.environ.get("RANK", "0") == "0"

@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_MAKERS,
         nargs="*",
         default=list(FRAME_MAKERS),
-        help="that left_alone tests; default: all kinds",
+        help="frames that left_alone tests; default: all kinds",
     )
     parser.add_argument(
-        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone puts in the place of the rest; default: grey"
+        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone replaces the rest with; default: grey"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the images of left_alone and of the intervals; default: 0"
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
-    """A line for each number: what it is, its value, its interval, and over how many images."""
+    """One line per number: its name, its value, its interval, and over how many images."""
     width = max((len(name) for one in results for name in one.estimates), default=0)
     lines = []
     for one in results:
@@ -115,7 +115,7 @@ def _say(number: Estimate) -> str:
 
 
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:
-    """The frames of the prototypes' own sources, as they were drawn; None where there are none of this push."""
+    """The frames of the prototypes' own sources, as they were drawn; None if none were drawn for this push."""
     files = None if opened.push is None else read_prototypes(opened.folder)
     if files is None or opened.push is None or not files.comes_from(opened.push, opened.model):
         return None

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search both splits, once each, for all prototypes; write and draw those that were asked for."""
+    """Search both splits once for all prototypes; write and draw the chosen ones."""
     check_count("k", args.k)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     check_pushed(opened)

@@ -1,4 +1,4 @@
-"""The process of a command: the memory that it frees, and how names and warnings get to a person."""
+"""The process of a command: how it frees memory and prints names and warnings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Reuse large buffers instead of handing them back to the system after every batch.
 
-    By default glibc maps each large buffer anew, and the system clears its pages again in every step of a training: a
-    fourth to a third of the time of EfficientNet-Lite0 on a CPU. The price is a somewhat larger process.
+    By default glibc maps each large buffer again in every step of a training, and the system clears its pages: that
+    takes a fourth to a third of the time of EfficientNet-Lite0 on a CPU. The price is a somewhat larger process.
 
     Returns:
-        Whether the C library took the settings.
+        Whether the C library accepted the settings.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def printing_any_name() -> Iterator[None]:
-    """Within the block names that are no text in the encoding of stdout are printed with escapes, as stderr does."""
+    """Within the block, characters that stdout cannot encode are printed as escapes, as on stderr."""
     stream, before = sys.stdout, getattr(sys.stdout, "errors", None)
     if not isinstance(stream, TextIOWrapper) or before not in ("strict", "surrogateescape"):
         yield
@@ -47,7 +47,7 @@ def printing_any_name() -> Iterator[None]:
 
 
 def show_warnings_once() -> Callable[..., None]:
-    """What shows warnings as one line each, and the same words only once."""
+    """A handler that shows each warning as one line, and equal warnings only once."""
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, file: TextIO | None = None, **__: object) -> None:

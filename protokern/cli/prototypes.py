@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the prototypes that were asked for, from the pictures in the run folder."""
+    """Draw the chosen prototypes from the pictures in the run folder."""
     for name in ("columns", "rows"):
         check_count(name, getattr(args, name))
     opened = open_run(args.run, data=None, changes=(), device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""`protokern prune`: prototypes are dropped from a trained model, by a rule or by their numbers."""
+"""`protokern prune`: remove prototypes from a trained model, by a rule or by their numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prune by `prune.rule`, or by number; write a checkpoint and the prototypes."""
+    """Prune by `prune.rule` or by number; write a checkpoint and the prototypes."""
     if args.per_class is not None and args.per_class < 1:
         raise ConfigError(f"--per-class: must be at least 1; got {args.per_class}.")
     if args.drop is None and args.keep is None:
@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_rule(opened: OpenRun, *, per_class: int | None) -> None:
-    """Refuse a number of prototypes that the rule would not look at.
+    """Refuse a number of prototypes per class that the rule would ignore.
 
     Raises:
-        ConfigError: --per-class is given, and the rule is the paper's.
+        ConfigError: --per-class is given with the rule `compat`.
     """
     if per_class is not None and opened.config.prune.rule != "needed":
         raise ConfigError("--per-class: must be given with the rule needed; got compat. Add --rule needed.")

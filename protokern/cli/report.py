@@ -1,4 +1,4 @@
-"""`protokern report RUN`: write RUN/report/index.html, the page of a run; large ones have pictures beside them."""
+"""`protokern report RUN`: write RUN/report/index.html, the page of a run; a large page has its pictures beside it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, with the run's own data if they are still where they were."""
+    """Write the page, with the data of the run if they still exist."""
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
-    has_data = args.data is not None  # data that were asked for must be there
+    has_data = args.data is not None  # data that were given must exist
     splits = open_data(opened.config, run=opened.folder) if has_data else open_if_there(opened.config, opened.folder)
     page, report = write_page(
         opened,

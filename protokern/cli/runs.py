@@ -1,4 +1,4 @@
-"""Old address of what opens a run, kept for programs that import it from here; it lives in `protokern.runs`."""
+"""Old address of the functions that open a run, kept for programs that import them from here; see `protokern.runs`."""
 
 from protokern.runs.data import open_data
 from protokern.runs.open import OpenRun, open_run

@@ -1,4 +1,4 @@
-"""`protokern settings [PREFIX]`: every key of a configuration, with its default, what it takes and what it means."""
+"""`protokern settings [PREFIX]`: every key of a configuration, with its default, its allowed values and its meaning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the settings.
 
     Raises:
-        ConfigError: no key begins like that.
+        ConfigError: no key begins with PREFIX.
     """
     width = shutil.get_terminal_size().columns
     chosen = choose(describe_settings(), args.prefix)
@@ -44,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose(settings: Sequence[Setting], prefix: str) -> list[Setting]:
-    """Those whose key begins with `prefix`, with or without its table.
+    """The settings whose key begins with `prefix`, with or without its table.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no key does.
     """
     chosen = [one for one in settings if one.key.startswith(prefix) or one.name.startswith(prefix)]
     if not chosen:

@@ -1,4 +1,4 @@
-"""What a person sees while a command works: a progress bar on a terminal, plain lines elsewhere. All on stdout."""
+"""Progress of a command: a bar on a terminal, plain lines elsewhere. All of it goes to stdout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 def show_training(events: Iterable[Event]) -> RunStopped | None:
-    """Show a training while it happens; says where it stopped if it was asked to."""
+    """Show a training while it runs; return where it stopped if a stop was requested."""
     if sys.stdout.isatty():
         return _show_on_terminal(events)
     stopped = None
@@ -62,7 +62,7 @@ def marked(warnings: Iterable[str]) -> list[str]:
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """Pass batches on, with a bar on a terminal that goes away at the end."""
+    """Pass batches on; on a terminal a bar shows the progress and disappears at the end."""
     if not sys.stdout.isatty():
         yield from batches
         return
@@ -98,7 +98,7 @@ def _progress_bar() -> Iterator[Progress]:
 
 
 def describe(record: EpochRecord | StageRecord | Notice) -> str:
-    """A record as one line."""
+    """A record of the log as one line."""
     if isinstance(record, Notice):
         return one_line(record.text)
     name = STAGES[record.stage].terminal

@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-_SAME_CALL = 5.0  # seconds in which two Ctrl-C to several processes are one
+_SAME_CALL = 5.0  # seconds within which two Ctrl-C to several processes count as one
 
 
 class StopRequest:
-    """Ctrl-C, or SIGTERM, by which schedulers stop a job, as a request to stop soon, not as the end of the process."""
+    """A request to stop soon, made by Ctrl-C or by SIGTERM, with which schedulers stop a job."""
 
     def __init__(self) -> None:
         self._first_signal: int | None = None
@@ -22,28 +22,28 @@ class StopRequest:
         self._is_met = False
 
     def is_made(self) -> bool:
-        """Whether somebody has asked for a stop."""
+        """Whether a stop was requested."""
         return self._first_signal is not None
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal, as shells count; that of Ctrl-C in a process that stops because another was asked."""
+        """128 + the signal, as in shells; that of Ctrl-C if another process got the signal."""
         return 128 + (self._first_signal or signal.SIGINT)
 
     def meet(self) -> None:
-        """The training has stopped, and the process ends now."""
+        """Note that the training has stopped and the process is about to end."""
         self._is_met = True
 
     @contextmanager
     def listening(self, num_processes: int) -> Iterator[None]:
-        """Take the signals for requests within the block.
+        """Treat the signals as requests within the block.
 
         A second Ctrl-C raises KeyboardInterrupt at once. Several processes may get the first one twice, from the
-        scheduler of a cluster and from torchrun; they ignore one that comes as they end. Another SIGTERM changes
-        nothing: whoever cannot wait sends SIGKILL.
+        scheduler of a cluster and from torchrun, so they ignore a signal that arrives as they end. A second SIGTERM has
+        no effect; SIGKILL ends a process that takes too long.
 
         Args:
-            num_processes: that train together.
+            num_processes: number of processes that train together.
         """
         pause = 0.0 if num_processes == 1 else _SAME_CALL
 
@@ -60,7 +60,7 @@ class StopRequest:
             self.meet()
             raise
         finally:
-            if num_processes > 1 and self._is_met:  # the same request may still come from somebody else
+            if num_processes > 1 and self._is_met:  # the same request may arrive again from another sender
                 before = dict.fromkeys(_STOPS, signal.SIG_IGN)
             for number, handler in before.items():
                 signal.signal(number, handler)

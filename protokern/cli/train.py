@@ -1,10 +1,12 @@
-"""`protokern train`: data and configuration in, a run folder out."""
+"""`protokern train`: from data and a configuration to a run folder."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
 from protokern.cli.show import marked, show_progress, show_training
 from protokern.cli.stop_signals import StopRequest
-from protokern.config import RunConfig, config_to_dict, config_to_toml
-from protokern.config.run import RUN_FORMAT, feature_store
+from protokern.config import RunConfig, config_to_dict, config_to_toml, load_config
+from protokern.config.run import RUN_FORMAT, feature_store, with_data
 from protokern.data import Splits
-from protokern.errors import LostContactError
+from protokern.errors import ConfigError, LostContactError
 from protokern.explain.receptive_field import find_middle_field
 from protokern.inputs.workers import explain_lost_workers
 from protokern.models.base import PrototypeModel
@@ -25,6 +27,7 @@ from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
 from protokern.ranks import Ranks, explain_lost_contact
+from protokern.recipes import RECIPES
 from protokern.results.places import share_of_image
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import open_data
@@ -37,6 +40,7 @@ from protokern.runs.folder import (
     is_as_written,
     new_config,
     resumed_config,
+    unnamed_folder,
     versions,
 )
 from protokern.runs.log import Notice, append_record
@@ -54,13 +58,22 @@ from protokern.train.state import Job, TrainingRun
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"settings to begin with, which --config and --set change: {', '.join(RECIPES)}; see 'protokern recipes'",
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file; see examples/configs")
     parser.add_argument(
         "--data",
         metavar="DIR",
         help="folder with train/, test/, perhaps val/, or with class folders alone; default: synthetic birds",
     )
-    parser.add_argument("--out", metavar="RUN", required=True, help="run folder to write")
+    parser.add_argument(
+        "--out",
+        metavar="RUN",
+        help="run folder to write; default: the first free one of runs/NAME-1, -2 ... for data NAME",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     add_device_argument(parser)
     add_set_argument(parser)
@@ -70,16 +83,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
-    with joined_ranks(device) as ranks, quiet_unless_first(ranks):
-        folder = Path(args.out)
-        with ExitStack() as held:
-            if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
-                held.enter_context(lock_run(folder))
-            return _train(args, folder, held, device, ranks)
+    with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
+        folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
+        if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
+            held.enter_context(lock_run(folder))
+        return _train(args, folder, held, device, ranks)
+
+
+@contextmanager
+def _folder_of_its_own(args: argparse.Namespace, ranks: Ranks) -> Iterator[Path]:
+    """The folder of a run that was given none, as `unnamed_folder` chooses it.
+
+    Raises:
+        ConfigError: the run goes on with another one, or several processes would each choose.
+    """
+    if args.resume:
+        raise ConfigError("--out: must name the run that --resume goes on with; got none. Give --out RUN.")
+    if ranks.size > 1:
+        raise ConfigError("--out: must be given to several processes, which write one run; got none. Give --out RUN.")
+    with unnamed_folder(with_data(load_config(args.config, args.changes, args.recipe), args.data)) as folder:
+        print(f"run folder: {folder}", flush=True)
+        args.run = folder  # where a fault of the program leaves its traceback
+        yield folder
 
 
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
-    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data)
+    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data, args.recipe)
     checkpoint = find_resumable(folder) if args.resume else None
     splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
@@ -101,17 +130,18 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         if ranks.is_first:
             _write_pages(state, splits)
         return 0
-    where = f"The last checkpoint is {state.last_checkpoint}; go on with --resume." if state.last_checkpoint else ""
+    again = "--resume" if args.out is not None else f"--out {shlex.quote(str(folder))} --resume"
+    where = f"The last checkpoint is {state.last_checkpoint}; go on with {again}." if state.last_checkpoint else ""
     if ranks.is_first:
         print(f"protokern train: stopped. {where}", file=sys.stderr)
     return stop.exit_code
 
 
 def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
-    """Train to the end, or until somebody asks for a stop; whether somebody has.
+    """Train until the end or until a stop is requested; return whether one was requested.
 
     Raises:
-        LostContactError: another process is gone, and not because it was asked to stop.
+        LostContactError: another process has ended, and not because of a requested stop.
     """
     try:
         with stop.listening(state.job.ranks.size), explain_lost_contact(), explain_lost_workers():
@@ -128,21 +158,21 @@ def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
 
 
 def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
-    """Make the run folder, and take its lock unless it is held already."""
+    """Create the run folder, and take its lock unless it is already held."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_resumed:
         held.enter_context(lock_run(folder))
         check_vacant(folder)  # again: another process may have come first
         if got_nowhere(folder):
-            print(f"beginning anew in {folder}: the training there did not come to the end of its first step")
+            print(f"starting over in {folder}: the training there did not finish its first step")
             forget_first_checkpoint(folder)
-    settle_own_split(folder, splits.own_split)  # first: a run of which there is a configuration has it
+    settle_own_split(folder, splits.own_split)  # first: a run with a run.toml must also have its split
     if not is_resumed or is_as_written(folder / RUN_FILE):
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
 
 
 def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
-    """That a backbone starts from nothing where one would take it to be trained."""
+    """The note that a backbone starts with random weights although pretrained ones would be expected."""
     model, channels = config.model, config.data.channels
     if channels == 3 or model.weights != "auto" or not has_imagenet_weights(model.backbone):
         return ()
@@ -150,7 +180,7 @@ def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
 
 
 def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
-    """How many patches an image of `image_size` (Y, X) has, and how much of it one of them can depend on."""
+    """The note on how many patches an image of `image_size` (Y, X) has, and how much of it one patch can depend on."""
     channels = in_channels_of(model.backbone)
     image = torch.zeros(channels, *image_size, device=model.device, dtype=model.dtype)
     with evaluating(model):
@@ -176,7 +206,7 @@ def _make_job(
     share_batch_norms(model, config.train, ranks, device)
     if ranks.size == 1:
         check_batches(model, config.train, len(splits.train), splits.train.image_size)
-    if config.train.backbone == "train":  # a frozen one sees every image once
+    if config.train.backbone == "train":  # a frozen backbone sees every image once
         splits.train.preload()
         splits.push.preload()
     model = place_model(model, device, config.train.channels_last)
@@ -207,7 +237,7 @@ def _write_pages(state: TrainingRun, splits: Splits) -> None:
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
     page, report = write_page(opened, splits, progress=show_progress)
     for line in marked(report.warnings):
-        if line not in marked(splits.warnings or ()):  # those were said when the training began
-            append_record(state.job.log_path, Notice(text=line))  # a resumed run cuts it off, and says it again
+        if line not in marked(splits.warnings or ()):  # those were logged when the training began
+            append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again
             print(line)
     print(f"wrote {page}", flush=True)

@@ -24,6 +24,7 @@ from protokern.errors import ConfigError
 from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.registry import DEFAULT_MODEL, MODELS
 from protokern.models.settings import ModelConfig
+from protokern.recipes import recipe_text
 from protokern.storage.files import check_format
 
 LARGEST_CONFIG = 2**15  # bytes; in a larger file a key could have so many parts that its parser takes minutes
@@ -51,11 +52,17 @@ class RunConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
 
-def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str | None, changes: Sequence[str] = (), recipe: str | None = None) -> RunConfig:
     """Read a TOML file (None: the defaults), apply `key=value` changes in order, and check the result.
 
+    Args:
+        path: of the file; its settings come over those of the recipe.
+        changes: `section.key=value`, which come over both.
+        recipe: one of `protokern.recipes.RECIPES`, whose settings come over the defaults.
+
     Raises:
-        ConfigError: unreadable file, broken TOML, unknown key, wrong type or value.
+        ConfigError: unreadable file, broken TOML, unknown key, wrong type or value, no such recipe, or a recipe for
+            another model.
         CheckpointError: the run.toml of a newer version.
     """
     table = {} if path is None else read_toml(Path(path))
@@ -63,7 +70,26 @@ def load_config(path: Path | str | None, changes: Sequence[str] = ()) -> RunConf
     if isinstance(made_by, dict) and "format" in made_by:
         check_format(Path(str(path)), made_by, RUN_FORMAT)
         table = with_old_defaults(table)
-    return parse_config(apply_changes(table, changes))
+    if recipe is None:
+        return parse_config(apply_changes(table, changes))
+    base = tomllib.loads(recipe_text(recipe))
+    table = apply_changes(_put_over(base, table), changes)
+    if _model_settings(table.get("model", {})) is not _model_settings(base["model"]):
+        raise ConfigError(
+            f"--recipe: must be for the model that is trained; got {recipe}, which is for "
+            f"{base['model'].get('name', DEFAULT_MODEL)}, with model.name = {table['model']['name']!r}. "
+            "Leave out one of them."
+        )
+    return parse_config(table)
+
+
+def _put_over(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of `base` with every key of `table` in place of theirs."""
+    merged = dict(base)
+    for section, values in table.items():
+        below = base.get(section, {})
+        merged[section] = {**below, **values} if isinstance(values, Mapping) else values
+    return merged
 
 
 def with_old_defaults(table: Mapping[str, Any]) -> dict[str, Any]:

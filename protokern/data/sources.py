@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,15 @@ def folder_of(path: str) -> Path | None:
     kind, colon, rest = path.partition(":")
     folder = Path(rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path)
     return folder if path not in ("", SYNTHETIC_BIRDS) and folder.is_dir() else None
+
+
+def name_of(path: str) -> str:
+    """A short name for the data at `path`, which is visible as that of a file: "birds" for the synthetic birds."""
+    if path in ("", SYNTHETIC_BIRDS):
+        return "birds"
+    kind, colon, rest = path.partition(":")
+    place = rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path
+    return os.path.basename(os.path.abspath(place)).lstrip(".") or "data"
 
 
 def open_splits(

@@ -1,4 +1,4 @@
-"""Pixel boxes: where a heat map is high. Which pixels a patch can see at all is in receptive_field.py."""
+"""Pixel boxes: where a heat map is high. receptive_field.py finds which pixels a patch can see at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACTIVATION_PERCENTILE = 95.0
 def activation_box(heat_map: np.ndarray, percentile: float = ACTIVATION_PERCENTILE) -> Box:
     """Smallest box around every pixel that reaches the given percentile of the heat map.
 
-    The box holds the highest pixel always, and the whole image if the map is constant.
+    The box always holds the highest pixel; for a constant map it is the whole image.
 
     Args:
         heat_map: (Y, X) finite values, any scale.
@@ -47,12 +47,12 @@ def _cell_interval(index: int, num_cells: int, num_pixels: int) -> tuple[int, in
 def patch_box(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PERCENTILE) -> Box:
     """Smallest box around a cell and the high pixels that are connected with it.
 
-    A map with several peaks has an activation box that spans them all, and most of what lies between them is low. This
-    box stays with the patch that gave the distance, so it is the one to show to people.
+    If a map has several peaks, its activation box spans them all, and most of the pixels between them are low. This box
+    stays with the patch that gave the distance, so it is the box to show to people.
 
     Args:
         heat_map: (Y, X) finite values, any scale.
-        cell: where the map shows the nearest patch.
+        cell: box where the map shows the nearest patch.
         percentile: in [0, 100]; pixels that reach it are high.
 
     Raises:
@@ -62,21 +62,21 @@ def patch_box(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PE
 
 
 def find_boxes(heat_map: np.ndarray, cell: Box, percentile: float = ACTIVATION_PERCENTILE) -> tuple[Box, Box]:
-    """The activation box and the patch box of a heat map, for which its percentile is found once.
+    """The activation box and the patch box of a heat map; its percentile is computed once.
 
-    Args and errors as `patch_box`.
+    Arguments and errors as in `patch_box`.
     """
     high = _high_pixels(heat_map, percentile)
     return _box_around(high), _box_around_connected(high, cell)
 
 
 def _box_around_connected(high: np.ndarray, cell: Box) -> Box:
-    """Around a cell and the pixels of `high` that are connected with it."""
+    """Box around a cell and the pixels of `high` that are connected with it."""
     from scipy import ndimage  # takes a sixth of a second to import
 
     allowed = high.copy()
     allowed[cell.y0 : cell.y1, cell.x0 : cell.x1] = True
-    parts, _ = ndimage.label(allowed)  # (Y, X): the pixels of one part touch along edges, not at corners alone
+    parts, _ = ndimage.label(allowed)  # (Y, X): the pixels of one part touch along edges, not only at corners
     return _box_around(parts == parts[cell.y0, cell.x0])
 
 

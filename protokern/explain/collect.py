@@ -51,19 +51,19 @@ def collect_report(
     frame: str = "sufficient",
     progress: Progress = show_nothing,
 ) -> Report:
-    """Gather what the page of a run shows, from its folder, and from its data where they are at hand.
+    """Gather what the page of a run shows, from its folder and, if they exist, from its data.
 
     Args:
         run: any run, see `open_run` of `protokern.runs.open`.
-        splits: its data; "own": opened, if they are still where they were; None: nothing is shown of images.
-        num_neighbours: patches shown for each prototype, of training and of test images; 0: none.
-        frame: which box is drawn as the frame, see `drawn_box`. Sufficient frames of the prototypes that are missing
-            are found and stored with their pictures.
-        progress: shows how far the frames are.
+        splits: its data; "own": open the data of the run if they still exist; None: show no images.
+        num_neighbours: patches shown for each prototype, in training and in test images; 0: none.
+        frame: which box is drawn as the frame, see `drawn_box`. Missing sufficient frames of the prototypes are
+            computed and stored with their pictures.
+        progress: shows the progress of the frames.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
-        DataError: the data have other classes than the model, or too few images to hold those of the push.
+        DataError: the data have other classes than the model, or fewer images than the push.
     """
     data = open_if_there(run.config, run.folder) if splits == "own" else splits
     if data is not None:
@@ -109,7 +109,7 @@ def _with_answers(
     num_neighbours: int,
     frame: str,
 ) -> Report:
-    """With the answers to the test images, explanations of some, how every class fares, and nearest patches."""
+    """Add the answers to the test images, explanations of some, the scores of the classes, and nearest patches."""
     predictions = predict(run.model, ordered_loader(data.test, run.config.train.batch_size, workers=0))
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
@@ -129,14 +129,14 @@ def _with_answers(
 
 
 def _settings(path: Path) -> str:
-    """The text of a run.toml; empty where there is none."""
+    """The text of a run.toml; empty if there is none."""
     return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
 
 
 def _find_pictures(
     run: OpenRun, splits: RunData | None, frame: str, notes: list[str], progress: Progress
 ) -> PrototypeFiles | None:
-    """The pictures of the prototypes with the frames that are wanted; a note says why there are none."""
+    """The pictures of the prototypes with the requested frames; a note says why there are none."""
     files = find_prototypes(run, splits)
     if run.push is None:
         notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
@@ -148,7 +148,7 @@ def _find_pictures(
 def _with_frames(
     run: OpenRun, files: PrototypeFiles, splits: RunData | None, notes: list[str], progress: Progress
 ) -> PrototypeFiles:
-    """The files with the sufficient frames of all prototypes; those that were not stored yet are stored now."""
+    """The files with the sufficient frames of all prototypes; missing frames are computed and stored."""
     framed = frame_prototypes(run, files, splits, progress=progress)
     if framed != files and files.weights is not None:
         try:
@@ -159,10 +159,10 @@ def _with_frames(
 
 
 def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
-    """Which test images are explained: by rule, so that nobody picks the pretty ones.
+    """The test images that are explained. A rule chooses them, so that they are not chosen for their looks.
 
-    The first image with the right answer of up to six classes, evenly spread over the list of classes, and the first
-    with a wrong answer of the first up to six classes that have one; in the order of classes, right before wrong.
+    They are the first image with the right answer of up to six classes, evenly spread over the list of classes, and the
+    first image with a wrong answer of the first six classes that have one; ordered by class, right before wrong.
     """
     right = predictions.labels == predictions.answers
     chosen: list[tuple[int, int, int]] = []  # (class, 0 right or 1 wrong, image)
@@ -233,7 +233,7 @@ def _facts(run: OpenRun, splits: RunData | None, files: PrototypeFiles | None) -
 
 
 def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlots, ...]:
-    """What every class has in its slots; nothing for a model without slots, or one that still chooses."""
+    """The slots of every class; empty for a model without slots, or one that still chooses."""
     if model.slots is None or not model.is_hard:
         return ()
     return tuple(
@@ -253,7 +253,7 @@ def build_report(run_dir: Path, splits: RunData | Literal["own"] | None = "own")
         Path of the page.
 
     Raises:
-        CheckpointError: no whole checkpoint, broken pictures, or the disk refuses.
+        CheckpointError: no complete checkpoint, broken pictures, or the disk is full or not writable.
         DataError: the data have other classes than the model.
     """
     return write_page(open_run(str(run_dir), data=None, changes=(), device=torch.device("cpu")), splits)[0]
@@ -268,7 +268,7 @@ def write_page(
     frame: str = "sufficient",
     progress: Progress = show_nothing,
 ) -> tuple[Path, Report]:
-    """As `build_report`, for a run that is open: the page, and what it shows. Arguments as in `collect_report`."""
+    """As `build_report`, for an open run; returns the page and its report. Arguments as in `collect_report`."""
     outputs = claim_page(run.folder)
     page = outputs.folder / PAGE
     report = collect_report(run, splits, num_neighbours=num_neighbours, frame=frame, progress=progress)

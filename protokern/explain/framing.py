@@ -18,7 +18,7 @@ from protokern.results.explanations import Evidence
 from protokern.results.places import Box, SufficientFrame
 
 FRAMES = ("sufficient", "grid", "paper")
-# From an image (C, Y, X), a prototype and its patch (row, column) to the frame around the match; None: there is none.
+# From an image (C, Y, X), a prototype and its patch (row, column) to the frame around the match; None: no frame.
 FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
 
 
@@ -38,7 +38,7 @@ def drawn_box(boxes: Boxes, frame: str) -> Box:
 
     Args:
         boxes: of a prototype in an image.
-        frame: "sufficient": the sufficient frame, or the patch box where there is none; "grid": the patch box;
+        frame: "sufficient": the sufficient frame, or the patch box if there is none; "grid": the patch box;
             "paper": the activation box.
     """
     if frame == "paper":
@@ -55,14 +55,14 @@ def frame_explanation(
     classes: Collection[int] | None = None,
     other: Tensor | None = None,
 ) -> Explanation:
-    """An explanation whose views have their sufficient frames, which their pictures show.
+    """Add sufficient frames to the views of an explanation and their pictures.
 
     Args:
-        model: that explained the image.
-        image: (C, Y, X), the explained one.
-        explanation: of it.
-        classes: those of the explained classes whose evidence is framed; None: all.
-        other: (C, Y, X), another image that the frames are checked with.
+        model: the model that explained the image.
+        image: (C, Y, X), the explained image.
+        explanation: of `image`.
+        classes: the explained classes whose evidence is framed; None: all.
+        other: (C, Y, X), another image with which the frames are checked.
     """
     chosen = [one for one in explanation.classes if classes is None or one.class_index in classes]
     views = {evidence.view.prototype: evidence.view for one in chosen for evidence in one.evidence}
@@ -83,7 +83,7 @@ def frame_explanation(
 
 
 def show_frame(evidence: Evidence, frame: str) -> Evidence:
-    """The same evidence with that frame in its picture; see `drawn_box`."""
+    """The same evidence with `frame` drawn in its picture; see `drawn_box`."""
     view, is_tested = evidence.view, frame == "sufficient"
     picture = replace(
         evidence.picture,
@@ -95,7 +95,7 @@ def show_frame(evidence: Evidence, frame: str) -> Evidence:
 
 
 def grid_frame(model: PrototypeModel) -> FrameOf:
-    """Around the patch's cell and what is connected with it of the highest twentieth of the upsampled map."""
+    """The patch's cell and the pixels connected with it in the highest twentieth of the upsampled map, as a box."""
 
     def frame(image: Tensor, prototype: int, patch: tuple[int, int]) -> Box:
         layer = model.prototype_layer
@@ -114,5 +114,5 @@ def smallest_frame(model: PrototypeModel) -> FrameOf:
     return lambda image, prototype, patch: sufficient_frame(model, image, prototype, patch).box
 
 
-# By the names that commands know them by.
+# By their names on the command line.
 FRAME_MAKERS: dict[str, Callable[[PrototypeModel], FrameOf]] = {"grid": grid_frame, "sufficient": smallest_frame}

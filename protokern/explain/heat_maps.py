@@ -1,6 +1,6 @@
 """Heat maps by gradients: which pixels change the similarity of a prototype to the patch that was nearest to it.
 
-They are zero outside of the patch's receptive field, which upsampled activation maps are not. Captum does the work.
+They are zero outside of the patch's receptive field; upsampled activation maps are not. Captum computes the gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from protokern.nn import evaluating
 HEAT_MAPS = ("upsample", "gradient", "smoothgrad")
 SAMPLES, NOISE = 25, 0.15
 _BATCH = 5
-# Features that differ by less than this share are the same up to the rounding of a float32 net.
+# Features that differ by less than this share are equal up to the rounding of a float32 net.
 _ROUNDING = 1e-5
 
 
@@ -39,12 +39,12 @@ def gradient_heat_map(
 ) -> np.ndarray:
     """How strongly each pixel changes the similarity of a prototype to one patch of an image.
 
-    "gradient" is the absolute gradient, summed over channels. "smoothgrad" is the same of the mean gradient over copies
-    of the image under normal noise. The similarity is the activation at the patch; for ProtoPool it is taken before the
-    image's average comes off. A patch that is the prototype itself has the highest similarity there is, so no slope:
-    its gradient is zero, not what rounding leaves of it.
+    "gradient" is the absolute gradient, summed over channels; "smoothgrad" is the same of the mean gradient over copies
+    of the image with normal noise. The similarity is the activation at the patch; for ProtoPool it is taken before the
+    image's average is subtracted. A patch that is the prototype itself has the highest possible similarity, so its
+    gradient is set to exactly zero instead of a rounding error.
 
-    The result depends on the arguments alone. Random generators, modes and weights are left as they were.
+    The result depends only on the arguments. Random generators, modes and weights are restored.
 
     Args:
         model: any prototype model, on a CPU or a CUDA device.
@@ -57,9 +57,9 @@ def gradient_heat_map(
         seed: of the noise, which is the same for all prototypes.
 
     Returns:
-        (Y, X) float32, >= 0; zero outside of the receptive field of the patch, save for what the convolutions of some
-        CUDA libraries round to, and with salience for the field of the patch with the longest vector, of whose length
-        the salience is a share.
+        (Y, X) float32, >= 0; zero outside of the receptive field of the patch, with two exceptions: rounding errors of
+        some CUDA convolutions; and, with salience, the field of the patch with the longest vector, to whose length the
+        salience relates.
 
     Raises:
         ValueError: an argument is out of range.
@@ -133,9 +133,9 @@ class _Similarity:
 
 @contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Within the block the device's generator starts at `seed`; afterwards it goes on from where it was.
+    """Within the block the device's generator starts at `seed`; afterwards its old state is restored.
 
-    Not `torch.manual_seed`, which would set the generators of all devices.
+    `torch.manual_seed` would set the generators of all devices.
     """
     is_cuda = device.type == "cuda"
     generator = torch.cuda.default_generators[device.index or 0] if is_cuda else torch.default_generator
@@ -148,10 +148,10 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def check_heat_map(heat_map: str) -> None:
-    """Raise unless `heat_map` is one of HEAT_MAPS and can be made here.
+    """Raise unless `heat_map` is one of HEAT_MAPS and can be computed here.
 
     Raises:
-        ValueError: unknown.
+        ValueError: `heat_map` is unknown.
         MissingPackageError: captum is not installed.
     """
     if heat_map not in HEAT_MAPS:

@@ -1,4 +1,4 @@
-"""Explanations of images as people read them: names of classes, the prototypes of a run with their pictures, frames."""
+"""Explanations of images for people: with names of classes, the prototypes of a run with their pictures, and frames."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def explain_images(
     """Explain images by the model of a run, with its class names and the pictures of its prototypes.
 
     Args:
-        run: whose choices are final.
-        images: (C, Y, X) each, as the run reads its own; or paths of photographs, all of which are read at once.
-        names: of the images; None: those of the files, and "image 0" and so on.
+        run: a run whose choices are final.
+        images: (C, Y, X) each, as the run reads its data; or paths of photographs, which are all read first.
+        names: of the images; None: the file names, or "image 0" and so on.
         files: the prototypes of the run; None: those in its folder, if there are any.
-        heat_map: how the heat maps of the images are made, see `explain_image`.
+        heat_map: how the heat maps of the images are computed, see `explain_image`.
         frame: which box is drawn as the frame: "sufficient", "grid" or "paper"; see `drawn_box`.
-        progress: shows how far the frames of the prototypes are.
+        progress: shows the progress of the frames of the prototypes.
 
     Returns:
-        An iterator: each image is explained as its turn comes. The answer and the runner-up have their evidence drawn,
-        the third class its total.
+        An iterator that explains each image when it is reached. The evidence of the answer and the runner-up is drawn,
+        of the third class only the total.
 
     Raises:
         CheckpointError: the classes of the run still choose their prototypes.
@@ -110,21 +110,21 @@ def explain_for_people(
     frame: str = "grid",
     other: Callable[[int], Tensor | None] = lambda class_index: None,
 ) -> Explanation:
-    """Explain an image: its answer and one other class in full, the third by its total.
+    """Explain an image: its answer and one other class in full, a third class by its total.
 
-    The other class is the right one where the answer is wrong, else the runner-up.
+    The other class is the right class if the answer is wrong, otherwise the runner-up.
 
     Args:
         model: any prototype model whose choices are final.
         image: (C, Y, X).
         name: of the image.
         class_names: of all classes.
-        prototypes: of the model, all of them.
+        prototypes: all prototypes of the model.
         true_class: index of the right class, if known.
         receptive_field: of the model for this image size, if known.
-        heat_map: how the heat maps of the image are made, see `explain_image`.
+        heat_map: how the heat maps of the image are computed, see `explain_image`.
         frame: which box is drawn as the frame, see `drawn_box`.
-        other: gives for the answer another image (C, Y, X) that its frames are checked with, if there is one.
+        other: from the answer to another image (C, Y, X) with which its frames are checked, if there is one.
     """
     explanation = explain_image(
         model,
@@ -159,7 +159,7 @@ def explain_for_people(
 
 
 def with_prototypes(explanation: Explanation, prototypes: Sequence[Prototype]) -> Explanation:
-    """An explanation whose evidence shows these prototypes, by index."""
+    """The explanation with these prototypes, by index, in its evidence."""
     classes = (
         replace(
             one,

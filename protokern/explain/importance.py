@@ -1,7 +1,7 @@
 """How much each visible property matters to every prototype: "this looks like that, because of its colour".
 
-An image is changed in one property, and the similarity that is lost at the patch where the prototype was found says how
-much the property mattered there. Images are streamed: what is kept are sums.
+An image is changed in one property. The similarity that is lost at the patch where the prototype was found says how
+much the property mattered there. Images are streamed; only sums are kept.
 """
 
 from __future__ import annotations
@@ -72,28 +72,28 @@ def importance(
     seed: int = 0,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> GlobalImportance:
-    """How much each property matters to every prototype, on average over images in which it is found.
+    """How much each property matters to every prototype, on average over images.
 
     One pass over the images, with one run of the backbone for the original and one for each modification of a batch.
-    Memory is that of a batch and of the sums. An image weighs as much as its similarity; negative similarities, which
-    the activations "cosine" and "linear" have, count as 0, and a prototype without any positive one weighs all images
-    alike. The interval is that of a Poisson bootstrap over images, which needs only sums, too.
+    Memory is that of a batch and of the sums. The weight of an image is its similarity. Negative similarities, which
+    the activations "cosine" and "linear" have, count as 0; if a prototype has no positive one, all images have the same
+    weight. The interval comes from a Poisson bootstrap over images, which also needs only sums.
 
     Args:
         model: any prototype model.
         images: (Y, X, 3) uint8 RGB, all of one size, un-augmented; read once, in order.
-        modifications: callables by name that map such an image to a new one of the same size; None for those of the
+        modifications: callables by name that map such an image to a new one of the same size; None: those of the
             paper. Several threads call them at once.
-        prepare: from images (B, 3, Y, X) in [0, 1] to what the backbone takes, where that is something else, such as
-            normalised or grey images. Backbones by name need none.
+        prepare: from images (B, 3, Y, X) in [0, 1] to the inputs of the backbone, if these differ, such as normalised
+            or grey images. Backbones by name need none.
         batch_size: images that go through the backbone at once, at least 1; changes results by rounding only.
         replicates: bootstrap samples, at least 100.
         seed: of the bootstrap.
-        memory_format: of the images; `torch.channels_last` for a model whose convolutions are so.
+        memory_format: of the images; `torch.channels_last` if the convolutions of the model use it.
 
     Raises:
-        ValueError: an image is not (Y, X, 3) uint8, sizes differ, there is no image, a modification returns something
-            else than an image of the same size, or a distance is not finite.
+        ValueError: an image is not (Y, X, 3) uint8, sizes differ, there is no image, a modification does
+            not return an image of the same size, or a distance is not finite.
         MissingPackageError: a modification needs a package that is not installed.
 
     Source: Nauta et al. 2020, section 3, "global importance".
@@ -107,7 +107,7 @@ def importance(
 def summarise_importance(
     batches: Iterable[ImportanceBatch], *, replicates: int = REPLICATES, seed: int = 0
 ) -> GlobalImportance:
-    """Global scores from local ones, which are read once; `importance` describes the arguments.
+    """Global scores from local ones, which are read once; arguments as in `importance`.
 
     Raises:
         ValueError: there is no image.
@@ -141,7 +141,7 @@ def stream_importance(
     batch_size: int = BATCH_SIZE,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[ImportanceBatch]:
-    """The local importance of all images, a batch at a time; `importance` describes the arguments."""
+    """The local importance of all images, batch by batch; arguments as in `importance`."""
     chosen = choose_modifications() if modifications is None else dict(modifications)
     if not chosen:
         raise ValueError("modifications: must hold at least one; got none. Give None for those of the paper.")
@@ -152,7 +152,7 @@ def stream_importance(
 
 
 def modification_threads() -> ThreadPoolExecutor:
-    """The threads that modify images: Pillow and OpenCV work without Python's lock."""
+    """The threads that modify images: Pillow and OpenCV release Python's lock."""
     return ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
 
 
@@ -211,7 +211,7 @@ class _Measure:
         )
 
     def features(self, images: list[np.ndarray]) -> Tensor:
-        """Features (B, D, H, W) of uint8 images, scaled as the package's data sets scale them."""
+        """Features (B, D, H, W) of uint8 images, scaled as the data sets of this package scale them."""
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(self.model.device)
         scaled = pixels.to(torch.float32, memory_format=self.memory_format).div_(255).to(self.model.dtype)
         return self.model.features(scaled if self.prepare is None else self.prepare(scaled))

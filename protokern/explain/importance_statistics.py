@@ -1,4 +1,4 @@
-"""Do the scores of training and of test images tell the same? Means, spreads and the tests of the paper."""
+"""Do the scores over training and test images agree? Means, spreads and the tests of the paper."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LEAST_FOR_SHAPIRO, _MOST_FOR_SHAPIRO = 3, 5000
 
 
 def compare_importance(train: GlobalImportance, test: GlobalImportance) -> tuple[Comparison, ...]:
-    """Compare the same model's scores over two sets of images, a modification at a time.
+    """Compare the scores of one model over two sets of images, modification by modification.
 
     Raises:
-        ValueError: the two are of other modifications or other prototypes.
+        ValueError: modifications or prototypes of the two differ.
         MissingPackageError: SciPy is not installed.
 
     Source: prototype_activation.py of M-Nauta/Explaining_Prototypes, which prints these numbers.

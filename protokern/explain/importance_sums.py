@@ -1,16 +1,16 @@
-"""Weighted means over images that are seen once, with bootstrap intervals: sums are all that is kept."""
+"""Weighted means over images that are seen once, with bootstrap intervals; only sums are kept."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _INTERVAL = (0.025, 0.975)
-# Weighs all images alike where none is similar at all, and changes nothing else.
+# Gives all images the same weight if none has a positive similarity, and has no other effect.
 _LEAST_WEIGHT = 1e-12
 
 
 class ImportanceSums:
-    """Running sums of delta x weight and of weights, once as they are and once for every bootstrap sample.
+    """Running sums of delta x weight and of weights, for the data and for every bootstrap sample.
 
     In a Poisson bootstrap every image occurs in every sample a Poisson(1) number of times, drawn when the image is
     seen; for many images that is the usual bootstrap.
@@ -18,8 +18,8 @@ class ImportanceSums:
     Args:
         num_modifications: M.
         num_prototypes: P.
-        replicates: bootstrap samples, R, at least 100: fewer say nothing about the ends of an interval.
-        seed: of their draws, which depend on the order of the images and on nothing else.
+        replicates: bootstrap samples, R, at least 100, because fewer cannot give the ends of an interval.
+        seed: of their draws, which depend only on it and on the order of the images.
     """
 
     def __init__(self, num_modifications: int, num_prototypes: int, *, replicates: int, seed: int) -> None:
@@ -34,7 +34,7 @@ class ImportanceSums:
         self._sampled_weight = np.zeros((replicates, num_prototypes))
 
     def add(self, delta: np.ndarray, similarity: np.ndarray) -> None:
-        """Take a batch of images: delta (B, M, P) and similarity (B, P)."""
+        """Add a batch of images: delta (B, M, P) and similarity (B, P)."""
         count, replicates = len(delta), len(self._sampled_weight)
         draws = self._random.poisson(1.0, size=(count, replicates)).T.astype(np.float64)  # (R, B)
         weight = np.maximum(similarity, _LEAST_WEIGHT)  # (B, P)
@@ -52,7 +52,7 @@ class ImportanceSums:
         return score
 
     def mean_similarity(self) -> np.ndarray:
-        """(P,): not weighted."""
+        """(P,): the mean similarities, not weighted."""
         mean: np.ndarray = self._similarity / self.num_images
         return mean
 
@@ -61,7 +61,7 @@ class ImportanceSums:
         if self.num_images < 2:
             unknown = np.full(self._delta.shape, np.nan)
             return unknown, unknown.copy()
-        # A sample of few images may hold none of them, and has no mean then.
+        # With few images, a bootstrap sample may hold none of them and then has no mean.
         weight = np.where(self._sampled_weight > 0, self._sampled_weight, np.nan)
         low, high = np.nanquantile(self._sampled_delta / weight[:, None, :], _INTERVAL, axis=0)
         return low, high

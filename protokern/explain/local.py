@@ -1,4 +1,4 @@
-"""Why a model classified one image as it did: points per prototype, and where each of them looked."""
+"""Why a model classified one image as it did: points per prototype, and where each prototype looked."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def explain_image(
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
 ) -> Explanation:
-    """Explain the classification of one image: which prototypes spoke, how loudly, and where they looked.
+    """Explain the classification of one image: the points of the prototypes, and where the prototypes looked.
 
-    Works in evaluation mode and leaves the model's modes as they were. Maps are made only of what is shown.
+    Works in evaluation mode and restores the model's modes. Maps are computed only for what is shown.
 
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
-        image: (C, Y, X), of any size and channel count that the backbone takes, as its loader gives them.
-        top: prototypes shown per class at most, at least 1; the others are summed up.
+        image: (C, Y, X) as its loader gives it, of any size and channel count that the backbone takes.
+        top: maximum number of prototypes shown per class, at least 1; the others are summed up.
         classes: classes to explain in detail; None: the three with the highest logits.
-        also: without `classes`, some that take the last of the three places, such as the right one.
-        receptive_field: from an earlier explanation of an image of this size; None: found here.
+        also: without `classes`, classes that take the last of the three places, such as the right class.
+        receptive_field: from an earlier explanation of an image of this size; None: computed here.
         heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
             that change the similarity, within the receptive field.
 
@@ -54,7 +54,7 @@ def explain_image(
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
-            the choices of the model are soft, so that no prototype has a weight of its own; `heat_map` is unknown.
+            the choices of the model are soft, so that prototypes have no weights yet; `heat_map` is unknown.
         MissingPackageError: `heat_map` needs captum, and it is not installed.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
@@ -134,7 +134,7 @@ class _AllPoints:
 
 
 def _highest(logits: np.ndarray, also: Sequence[int]) -> list[int]:
-    """The first three classes by falling logit; those of `also` that are not among them take the last places."""
+    """The three classes with the highest logits; classes of `also` that are not among them take the last places."""
     first = [int(k) for k in np.argsort(-logits, kind="stable")[:EXPLAINED_CLASSES]]
     missing = [k for k in also if k not in first]
     return [*first[: max(0, len(first) - len(missing))], *missing]
@@ -150,9 +150,9 @@ def _prototype(j: int, every: _AllPoints) -> Prototype:
 
 
 def _most_points(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:
-    """The prototypes with most points (P,) for or against, at most `top`; one that has none only if all have none.
+    """The prototypes with the most points (P,) for or against, at most `top`; one without points only if all have none.
 
-    At least half of them are of the class, `is_own` (P,), and speak for it, where there are so many.
+    If there are enough, at least half of them belong to the class, `is_own` (P,), and speak for it.
     """
     by_size: list[int] = np.argsort(-np.abs(points), kind="stable").tolist()
     count = max(1, min(top, int(np.count_nonzero(points))))
@@ -207,12 +207,12 @@ def _explain_class(
 
 
 def see(picture: np.ndarray, view: PatchView, heat_map: str) -> SeenPicture:
-    """A picture with what a prototype made of it; its frame is the patch box.
+    """A picture with the view of a prototype; its frame is the patch box.
 
     Args:
         picture: (Y, X, 3) uint8.
         view: where the prototype looks in it.
-        heat_map: how the view's was made, see `explain_image`.
+        heat_map: how the heat map of the view was computed, see `explain_image`.
     """
     heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
     return SeenPicture(
@@ -231,7 +231,7 @@ def view_patches(
     image_size: Sequence[int],
     receptive_field: ReceptiveField,
 ) -> list[PatchView]:
-    """Where some prototypes look in one image, given its features.
+    """Where some prototypes look in one image, from its features.
 
     Args:
         model: in evaluation mode.
@@ -270,10 +270,10 @@ def view_patches(
 
 
 def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method: str) -> PatchView:
-    """A view with a heat map by "gradient" or "smoothgrad" in place of the upsampled one; the boxes stay.
+    """A view with a heat map by "gradient" or "smoothgrad" instead of the upsampled one; the boxes stay.
 
     Raises:
-        ValueError: unknown method.
+        ValueError: `method` is unknown.
         MissingPackageError: captum is not installed.
     """
     whole = gradient_heat_map(model, image, view.prototype, view.patch, method=method)

@@ -1,6 +1,6 @@
-"""Changes of one visible property of an image, whose effect on a prototype says how much the property matters to it.
+"""Changes of one visible property of an image: their effect on a prototype says how much the property matters to it.
 
-The six of Nauta et al. 2020 with their parameters, and the check of any other.
+The six changes of Nauta et al. 2020 with their parameters, and a check of any other change.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def change_hue(image: np.ndarray, shift: float = 0.1) -> np.ndarray:
 
 
 def change_shape(image: np.ndarray, amplitude: float = 4.0, frequency: float = 0.05) -> np.ndarray:
-    """Bend every straight line into a wave: each row t is rolled along x, then each column t of that along y.
+    """Bend every straight line into a wave: each row t is rolled along x, then each column t of the result along y.
 
-    By s(t) = int(amplitude * sin(pi * frequency * t)) pixels, rounded towards zero; what leaves the image at one side
-    comes back at the other.
+    The shift is s(t) = int(amplitude * sin(pi * frequency * t)) pixels, rounded towards zero; pixels that leave the
+    image at one side enter at the other.
     """
     height, width = image.shape[:2]
     rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
@@ -56,8 +56,8 @@ def change_shape(image: np.ndarray, amplitude: float = 4.0, frequency: float = 0
 def change_texture(image: np.ndarray, strength: float = 4.0) -> np.ndarray:
     """Smooth fine patterns and keep edges: OpenCV's `fastNlMeansDenoisingColored`, windows of 7 and 21 pixels.
 
-    OpenCV takes the channels as blue, green, red, and finds lightness by that order. The paper's script reads its files
-    with OpenCV, so they are in that order there; here they are brought into it and back.
+    OpenCV takes the channels as blue, green, red, and computes lightness by that order. The paper's script reads its
+    files with OpenCV, in this order; here the channels are reversed before and after.
 
     Args:
         image: (Y, X, 3) uint8 RGB.
@@ -93,7 +93,7 @@ def choose_modifications(names: Sequence[str] | None = None) -> dict[str, Modifi
     """Some of `MODIFICATIONS` by name, in the order of the names; all of them for None.
 
     Raises:
-        ValueError: a name is unknown, or there is none.
+        ValueError: a name is unknown, or no name is given.
         MissingPackageError: one of them needs a package that is not installed.
     """
     chosen = list(MODIFICATIONS if names is None else names)
@@ -110,10 +110,10 @@ def choose_modifications(names: Sequence[str] | None = None) -> dict[str, Modifi
 
 
 def modify(image: np.ndarray, name: str, modification: Modification) -> np.ndarray:
-    """The image after a modification, whose result is checked.
+    """The image after a modification; the result is checked.
 
     Raises:
-        ValueError: the result is no array of the image's size and type; or the image is not (Y, X, 3) uint8.
+        ValueError: the result is no array of the image's size and type, or the image is not (Y, X, 3) uint8.
     """
     check_image(image)
     modified = modification(image)
@@ -126,7 +126,7 @@ def modify(image: np.ndarray, name: str, modification: Modification) -> np.ndarr
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raise a ValueError unless it is (Y, X, 3) uint8 with at least one pixel."""
+    """Raise a ValueError unless the image is (Y, X, 3) uint8 with at least one pixel."""
     is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     if not is_image or image.size == 0:
         raise ValueError(f"image: must be an array of shape (Y, X, 3) and type uint8; got {_describe(image)}.")
@@ -145,5 +145,5 @@ def _adjust(image: np.ndarray, function: str, amount: float) -> np.ndarray:
 
 @cache
 def _wave(length: int, amplitude: float, frequency: float) -> tuple[int, ...]:
-    # With the C library's sine: NumPy's, for many values at once, may round to the other side of a whole number.
+    # The sine of the C library: NumPy's sine of many values may round to the other side of a whole number.
     return tuple(int(amplitude * math.sin(math.pi * t * frequency)) for t in range(length))

@@ -1,4 +1,4 @@
-"""What a prototype looks like to the model: its nearest patches in whole data sets, and if they are of its classes."""
+"""The nearest patches of prototypes in whole data sets, and whether they are of the prototypes' classes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def find_neighbours(
         train: yields (images, labels) in the order of the push, un-augmented.
         test: yields (images, labels) in the data set's order.
         k: neighbours of each prototype, >= 1.
-        push: where the prototypes come from. The patch that a prototype is does not count as its neighbour, nor does
-            another one of that image. None: nothing is left out, so a prototype's own patch comes first after a push.
+        push: where the prototypes come from. Patches of the image that a prototype comes from do not count as its
+            neighbours. None: nothing is left out, so after a push a prototype's own patch comes first.
 
     Raises:
         ValueError: as `find_nearest_patches`; `push` is of other prototypes; or the choices of the model are soft.
@@ -63,7 +63,7 @@ def find_neighbours(
 
 
 def _without_own(found: NearestPatches, push: PushResult) -> NearestPatches:
-    """One entry fewer for each prototype: not the image that it comes from, or else not the last."""
+    """Remove one entry per prototype: the image that it comes from, or otherwise the last entry."""
     is_own = (found.image == push.image[:, None]) & (found.image >= 0)  # (P, k + 1)
     kept = is_own.int().argsort(dim=1, stable=True)[:, :-1]
     entries = {name: getattr(found, name).gather(1, kept) for name in ("distance", "image", "patch", "label")}
@@ -84,10 +84,10 @@ def _judge(model: PrototypeModel, found: NearestPatches) -> SplitNeighbours:
 
 
 def share_of_own(label: Tensor, is_of_class: Tensor) -> Tensor:
-    """The share of labels that are classes of their prototype, (P,) float64; NaN where there is no label.
+    """The share of labels that are classes of their prototype, (P,) float64; NaN if there is no label.
 
     Args:
-        label: (P, k) int64, -1 where there is none.
+        label: (P, k) int64, -1: no label.
         is_of_class: (P, K) bool, the classes that each prototype belongs to.
     """
     is_there = label >= 0
@@ -105,7 +105,7 @@ class NeighbourView(NamedTuple):
     """Where a prototype looks in one of its neighbours.
 
     Attributes:
-        rank: which of the prototype's neighbours, 0 for the nearest.
+        rank: rank among the prototype's neighbours; 0 is the nearest.
         image: position in the data set.
         pixels: (C, Y, X), the image.
         view: patch, heat map and boxes; the prototype's index is in it.
@@ -129,14 +129,15 @@ def view_neighbours(
 ) -> Iterator[NeighbourView]:
     """Where prototypes look in their neighbours, image by image: each image goes through the net once.
 
-    An iterator, because the heat maps of thousands of prototypes do not fit into memory: a few are made at a time.
+    It is an iterator, because the heat maps of thousands of prototypes do not fit into memory; a few are made at a
+    time.
 
     Args:
-        model: as `neighbours` were found with.
-        dataset: the one that they are in.
+        model: the model with which `neighbours` were found.
+        dataset: the data set in which `neighbours` were found.
         neighbours: of one data set.
-        prototypes: whose neighbours to view; None: those of all.
-        receptive_field: of the model for images of this size; None: found here.
+        prototypes: the prototypes whose neighbours are viewed; None: all.
+        receptive_field: of the model for images of this size; None: computed here.
         heat_map: see `explain_image`.
         batch_size: images at a time.
 
@@ -170,7 +171,7 @@ def _views(
     heat_map: str,
     batch_size: int,
 ) -> Iterator[NeighbourView]:
-    """No yield within `evaluating`: between two views the modes and gradients are the caller's."""
+    """Nothing is yielded within `evaluating`, so between two views the modes and gradients are the caller's."""
     indices = list(shown)
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
@@ -195,17 +196,17 @@ def _views(
 def add_neighbours(
     cards: Sequence[Prototype], run: OpenRun, splits: RunData, files: PrototypeFiles, k: int, frame: str = "grid"
 ) -> tuple[Prototype, ...]:
-    """Give every prototype that is a patch of an image the k patches nearest to it, in training and in test images.
+    """Add to every prototype that is a patch of an image its k nearest patches, in training and in test images.
 
-    One pass over each of the two, and one over the images that are shown. No picture is kept: each is read when the
-    page draws it. The patch that a prototype is does not count as its neighbour.
+    This takes one pass over each of the two splits, and one over the images that are shown. No picture is kept; each is
+    read when the page draws it. The patch that a prototype is does not count as its neighbour.
 
     Args:
         cards: of all prototypes of the run's model.
-        run: after a push.
+        run: a run after a push.
         splits: its data.
         files: its prototypes.
-        k: neighbours in each of the two, at least 1.
+        k: number of neighbours in each split, at least 1.
         frame: as in `see_neighbours`.
     """
     shown = [card.index for card in cards if card.picture is not None]
@@ -217,7 +218,7 @@ def find_in_splits(run: OpenRun, splits: RunData, files: PrototypeFiles, k: int)
     batch_size, workers = run.config.train.batch_size, run.config.data.workers
     train, test = (ordered_loader(one, batch_size, workers) for one in (splits.push, splits.test))
     assert run.push is not None
-    # By name: the data may have grown since the push, or be others.
+    # By name, because the data may have grown or changed since the push.
     positions = {splits.push.sample_name(index): index for index in range(len(splits.push))}
     names = [None if record.source is None else record.source.name for record in files.prototypes]
     own = torch.tensor([-1 if name is None else positions.get(name, -1) for name in names], dtype=torch.int64)
@@ -233,9 +234,10 @@ def see_neighbours(
     prototypes: Sequence[int],
     frame: str = "grid",
 ) -> tuple[Prototype, ...]:
-    """Give some prototypes the neighbours that `find_in_splits` found; the other cards stay.
+    """Add the neighbours that `find_in_splits` found to some prototypes; the other cards stay.
 
-    `frame` says which box is shown, see `drawn_box`; for "sufficient", which nobody seeks here, the cell of the patch.
+    `frame` says which box is shown, see `drawn_box`. For "sufficient", which is not computed here, it is the patch's
+    cell.
     """
     train = _neighbours("train", splits.push, found.train, run, files, prototypes, frame)
     test = _neighbours("test", splits.test, found.test, run, files, prototypes, frame)

@@ -1,4 +1,4 @@
-"""Packages that only some explanations need: imported where they are used, and named where they are missing."""
+"""Packages that only some explanations need: imported when they are used, named in an error if they are missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import ModuleType
 
 from protokern.errors import import_optional
 
-# What pip calls the packages of the extra `explain`.
+# Names for pip of the packages of the extra `explain`.
 _NAMES = {"captum": "captum", "cv2": "opencv-python-headless"}
 
 
@@ -18,7 +18,7 @@ def import_extra(module: str, needed_for: str) -> ModuleType:
         needed_for: what the caller wants to do, for the message.
 
     Raises:
-        MissingPackageError: it is not installed, or fails as it is imported.
+        MissingPackageError: the package is not installed, or its import fails.
     """
     name = _NAMES[module.partition(".")[0]]
     return import_optional(module, package=name, needed_for=needed_for, install="'protokern[explain]'")

@@ -15,7 +15,7 @@ _COLOUR_MAP = "inferno"  # perceptually uniform: equal steps of activation look 
 _LEAST_OPACITY, _MOST_OPACITY = 0.1, 0.75
 _BLUR, _SHOWN_PERCENTILE = 0.01, 99.0
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue
-_FRAME, _FRAME_EDGE = (255, 210, 63), (20, 20, 20)  # seen on bright and on dark pictures alike
+_FRAME, _FRAME_EDGE = (255, 210, 63), (20, 20, 20)  # visible on bright and on dark pictures
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -26,8 +26,8 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def to_picture(image: Tensor) -> np.ndarray:
     """Show an image tensor as people would see it.
 
-    One channel is shown in grey, three as RGB, any other number by its mean in grey. Values within [0, 1] are shown as
-    they are; other ranges (a loader that normalises) are stretched from their least to their greatest value.
+    One channel is shown in grey, three as RGB, any other number as its mean in grey. Values within [0, 1] are shown
+    unchanged; other ranges (a loader that normalises) are stretched from their least to their greatest value.
 
     Args:
         image: (C, Y, X), finite, any real dtype.
@@ -50,10 +50,10 @@ def to_picture(image: Tensor) -> np.ndarray:
 
 
 def overlay_heat(picture: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
-    """Blend a heat map over a grey copy of a picture: see-through where it is low, bright where it is high.
+    """Blend a heat map over a grey copy of a picture: transparent where it is low, bright where it is high.
 
-    Grey, so that the colours of the picture are not taken for those of the heat.
-    The map is scaled from its own least to its own greatest value: colours compare within a picture, not between two.
+    The copy is grey, so that its colours cannot be mistaken for those of the heat map.
+    The map is scaled from its least to its greatest value: compare colours within a picture, not between two.
     A constant map is shown as low everywhere.
 
     Args:
@@ -86,16 +86,16 @@ def _colours() -> np.ndarray:
 
 
 def make_visible(heat_map: np.ndarray) -> np.ndarray:
-    """A heat map of single bright pixels, as gradients give it, such that people see it: blurred a little, and clipped.
+    """Make a heat map of single bright pixels, as gradients give it, visible: it is slightly blurred and clipped.
 
     The blur is a Gaussian of a hundredth of the longer side, at least one pixel, and stays within the smallest box
-    around all that is not zero. The highest hundredth of that box is shown as equally high.
+    around all non-zero pixels. The highest hundredth of that box is shown as equally high.
 
     Args:
         heat_map: (Y, X), >= 0.
 
     Returns:
-        (Y, X), of the same dtype; a map of zeros as it is.
+        (Y, X), of the same dtype; a map of zeros is not changed.
     """
     from scipy.ndimage import gaussian_filter  # takes a sixth of a second to import
 

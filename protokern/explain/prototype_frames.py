@@ -1,6 +1,6 @@
 """The sufficient frames of the prototypes of a run, in the images that they come from, and images to check frames with.
 
-They are found where they are first needed. `report` stores them with the prototypes, so that nobody looks twice.
+Frames are computed when they are first needed. `report` stores them with the prototypes, so that this happens once.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from protokern.runs.data import RunData
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
 
-_IMAGES = 4  # at a time: for the memory, and so that the bar moves every few seconds
+_IMAGES = 4  # at a time: limits memory, and moves the bar every few seconds
 Item = TypeVar("Item")
 
 
 class Progress(Protocol):
-    """Passes things on one by one, and shows how many of `total` are done."""
+    """Passes items on one by one, and shows how many of `total` are done."""
 
     def __call__(self, things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]: ...
 
 
 def show_nothing(things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]:
-    """Passes things on, and shows nothing."""
+    """Passes items on, and shows nothing."""
     return iter(things)
 
 
@@ -41,15 +41,15 @@ def frame_prototypes(
     *,
     progress: Progress = show_nothing,
 ) -> PrototypeFiles:
-    """The files with the sufficient frames of some prototypes, of which those that have none yet are found now.
+    """The files with the sufficient frames of some prototypes; missing frames are computed.
 
     Args:
-        run: after a push.
+        run: a run after a push.
         files: its prototypes.
-        splits: its data; None: the pictures of the prototypes serve as images, if they are in colour. Where the images
-            have other channels, nothing is found without the data.
-        prototypes: whose frames; None: those of all.
-        progress: shows how far it is.
+        splits: its data; None: the pictures of the prototypes serve as images if they are in colour. If the images have
+            other channels, no frame is computed without the data.
+        prototypes: the prototypes that get frames; None: all.
+        progress: shows the progress.
     """
     sources = {record.index: record.source for record in files.prototypes if record.source is not None}
     missing = [
@@ -97,13 +97,13 @@ def other_image(
     """An image to check the frames of an answer with: the source of the first prototype that is not of that class.
 
     Args:
-        run: after a push.
+        run: a run after a push.
         files: its prototypes.
-        class_index: of the answer.
+        class_index: class of the answer.
         splits: as in `frame_prototypes`.
 
     Returns:
-        (C, Y, X); None where there is no such image, or none that can be read without the data.
+        (C, Y, X); None if there is no such image, or none that can be read without the data.
     """
     if files is None or not can_read_sources(run, splits):
         return None
@@ -128,7 +128,7 @@ def _source_image(files: PrototypeFiles, index: int, splits: RunData | None) -> 
 
 
 def _another(files: PrototypeFiles, index: int) -> int | None:
-    """The next prototype, by number and round about, from another image, if there is one of another class."""
+    """The next prototype by number, cyclically, that comes from another image; of another class if there is one."""
     records = files.prototypes
     own = records[index]
     assert own.source is not None

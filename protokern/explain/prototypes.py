@@ -1,4 +1,4 @@
-"""The prototypes of a run: found in its folder, or drawn from its data; where each comes from, and pictures of it."""
+"""The prototypes of a run, read from its folder or drawn from its data: where each comes from, and pictures of it."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _BATCH = 16
 
 
 def write_prototypes(run_dir: Path, model: PrototypeModel, splits: RunData, push_result: PushResult) -> PrototypeFiles:
-    """Write RUN/prototypes for a model after a push, in place of an older one.
+    """Write RUN/prototypes for a model after a push; an older one is replaced.
 
-    Every source image goes through the net once; activation maps are made only for the prototypes that come from it.
+    Every source image goes through the net once; activation maps are computed only for the prototypes from it.
 
     Args:
-        run_dir: the run folder; exists.
+        run_dir: the run folder, which exists.
         model: after the push (and after pruning, if it was pruned).
-        splits: its `push` set is that of the push, in the same order.
-        push_result: with one entry for every prototype that the model has now.
+        splits: its `push` set holds the images of the push, in the same order.
+        push_result: one entry for every prototype that the model has now.
 
     Raises:
         ValueError: `push_result` is of another number of prototypes.
         DataError: `splits` has fewer images than the push had.
-        CheckpointError: the disk is full or refuses, or the older folder holds what it did not write; that folder is
-            then whole.
+        CheckpointError: the disk is full or not writable, or the older folder holds files that protokern did not
+            write; the older folder is then kept.
     """
     _check(model, splits, push_result)
     images = sorted({image for image in push_result.image.tolist() if image >= 0})
@@ -90,7 +90,7 @@ def _write_pictures(
     images: Sequence[int],
     field: ReceptiveField,
 ) -> dict[int, PrototypeSource]:
-    """Write the three pictures of every prototype that has a source; where each comes from, by index."""
+    """Write the three pictures of every prototype that has a source; return the sources by index."""
     of_image: dict[int, list[int]] = {image: [] for image in images}
     for prototype, image in enumerate(push.image.tolist()):
         if image >= 0:
@@ -132,7 +132,7 @@ def _records(
 
 
 def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[ClassWeight, ...]]:
-    """For every prototype the classes that it belongs to, by index, and its weight for each of them.
+    """The classes of every prototype, by index, and its weight for each of them.
 
     Raises:
         ValueError: the model still chooses which prototypes its classes use.
@@ -147,7 +147,8 @@ def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[C
 def find_prototypes(run: OpenRun, splits: RunData | None) -> PrototypeFiles | None:
     """The pictures of the model's prototypes.
 
-    Written now, where the data are at hand, if they are of another push or other weights, or do not say of which.
+    If the stored pictures belong to another push or other weights, or do not say which, and the data exist, they are
+    written again.
     """
     if run.push is None:
         return None
@@ -156,19 +157,19 @@ def find_prototypes(run: OpenRun, splits: RunData | None) -> PrototypeFiles | No
         return files
     if splits is None:
         return None
-    check_classes(splits, run.classes)  # pictures of others would mislead
+    check_classes(splits, run.classes)  # pictures of other classes would mislead
     return write_prototypes(run.folder, run.model, splits, run.push)
 
 
 def describe_prototypes(
     model: PrototypeModel, classes: Sequence[str], files: PrototypeFiles | None, frame: str = "grid"
 ) -> tuple[Prototype, ...]:
-    """Every prototype of a model with its pictures, if there are any, to be read when they are drawn.
+    """Every prototype of a model with its pictures, if there are any; they are read when they are drawn.
 
-    Weights are the model's of now. While a model still chooses, its prototypes have no classes.
+    Weights are the present ones of the model. While a model still chooses, its prototypes have no classes.
 
     Args:
-        model: of a run.
+        model: the model of a run.
         classes: class names.
         files: the prototypes of the run; None: they have no pictures.
         frame: which box is drawn as the frame, see `drawn_box`.

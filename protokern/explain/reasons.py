@@ -1,4 +1,4 @@
-"""Why things look alike to the prototypes of a run, as its page says it: from RUN/importance, and for single images."""
+"""Which properties matter to the prototypes of a run, for its page: from RUN/importance, and for single images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protokern.runs.open import OpenRun
 
 
 def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
-    """The scores of the run's prototypes, if they were measured; scores of an older push are noted and left out.
+    """The scores of the run's prototypes, if they were measured; scores of an older push are left out with a note.
 
     Raises:
         CheckpointError: the file is broken or of another format.
@@ -30,13 +30,13 @@ def find_importance(run: OpenRun, notes: list[str]) -> ImportanceFiles | None:
         return files
     notes.append(
         "What matters to the prototypes was measured before the last push or pruning, so it is left out. "
-        "Measure it anew with 'protokern importance RUN'."
+        "Measure it again with 'protokern importance RUN'."
     )
     return None
 
 
 def add_global_reasons(cards: Sequence[Prototype], files: ImportanceFiles) -> tuple[Prototype, ...]:
-    """Give every prototype that is a patch of an image its scores over the training images."""
+    """Add to every prototype that is a patch of an image its scores over the training images."""
     return tuple(
         card
         if card.picture is None
@@ -52,14 +52,14 @@ def add_local_reasons(
     modifications: dict[str, Modification],
     prepare: Prepare | None = None,
 ) -> Explanation:
-    """Give the evidence of an explained image what each change of this image takes from its similarity.
+    """Add to the evidence of an explained image how much similarity each change of the image takes away.
 
     Args:
         explanation: of the image.
         picture: (Y, X, 3) uint8, as the model saw it.
-        model: that explained it.
+        model: the model that explained it.
         modifications: by name.
-        prepare: from pictures in colour to what the model takes; None: nothing.
+        prepare: from colour pictures to the inputs of the model; None: they are the same.
     """
     scores = local_importance(model, picture, modifications, prepare=prepare)
 
@@ -77,7 +77,7 @@ def add_local_reasons(
 
 
 def choose_local_modifications(files: ImportanceFiles, notes: list[str]) -> dict[str, Modification]:
-    """Those that the scores are of and that can be applied here; what is left out is noted."""
+    """The modifications that were scored and can be applied here; notes name those that are left out."""
     chosen: dict[str, Modification] = {}
     for name in files.train.names:
         if name not in MODIFICATIONS:

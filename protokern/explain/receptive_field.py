@@ -1,4 +1,4 @@
-"""Which pixels a patch of the feature map can depend on, for any net: no layer list, no formula per architecture."""
+"""Which pixels a patch of the feature map can depend on, for any net, without a formula per architecture."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
     """Find the receptive field of every cell of `net(image)` by running the net on images with NaN pixels.
 
     A cell depends on a pixel, whatever the weights, exactly if NaN in that pixel makes the cell NaN: NaN survives every
-    layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box holds for branches,
-    strides, dilation and padding, and is the whole image where a net pools globally (squeeze and excitation).
+    layer (a zero weight, a ReLU and a max-pool included) and spreads nowhere else. So the box is right for
+    branches, strides, dilation and padding, and is the whole image if a net pools globally (squeeze and excitation).
     The ends are searched by bisection: four images if every cell sees the whole image, a few dozen otherwise.
-    The net must be in evaluation mode, else its batch statistics mix the images. Features of `SalientLayers` depend on
-    the whole image by their length alone, of which a patch that is NaN takes no part; the box is that of the direction.
+    The net must be in evaluation mode, because batch statistics would mix the images. Of features of `SalientLayers`
+    only the length depends on the whole image, and NaN patches are left out of it; the box is that of the direction.
 
     Args:
         net: maps images (B, C, Y, X) to features (B, D, H, W).
@@ -41,16 +41,16 @@ def find_receptive_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Rece
 
 
 def find_middle_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Box:
-    """The box that the cell in the middle of the grid depends on, as `find_receptive_field` has it, for less.
+    """The box that the cell in the middle of the grid depends on; cheaper than `find_receptive_field`.
 
-    It takes a few dozen images however many cells there are.
+    It takes a few dozen images for any number of cells.
 
     Args:
         net: as for `find_receptive_field`.
-        image: likewise.
+        image: as for `find_receptive_field`.
 
     Raises:
-        ValueError: likewise.
+        ValueError: as `find_receptive_field`.
     """
     (top,), (bottom,), (left,), (right,) = _find_ends(net, image, middle=True)
     height, width = image.shape[1:]
@@ -58,7 +58,7 @@ def find_middle_field(net: Callable[[Tensor], Tensor], image: Tensor) -> Box:
 
 
 def _find_ends(net: Callable[[Tensor], Tensor], image: Tensor, *, middle: bool) -> list[list[int]]:
-    """At the top, the bottom, the left and the right: the pixel lines that each row or column of cells does not see."""
+    """For the top, bottom, left and right: how many pixel lines each row or column of cells does not see."""
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):  # Winograd and FFT would spread NaN
         features = net(image[None])
         if not torch.isfinite(features).all():
@@ -74,11 +74,11 @@ def _find_ends(net: Callable[[Tensor], Tensor], image: Tensor, *, middle: bool) 
 def _search_ends(
     net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, cells: list[int]
 ) -> list[int]:
-    """For given grid rows (axis 1) or columns (axis 2): how many pixel lines at that side of the image each misses."""
+    """For given grid rows (axis 1) or columns (axis 2): how many pixel lines at that side each does not see."""
     length = image.shape[axis]
     unseen = [0] * len(cells)  # blanking this many lines leaves the cell finite
     seen = [length + 1] * len(cells)  # blanking this many makes it NaN
-    counts = [1, length]  # one line settles the cells that see the border, all lines those that see nothing
+    counts = [1, length]  # one line decides for the cells that see the border, all lines for those that see nothing
     while counts:
         touched = _touched_cells(net, image, axis=axis, from_end=from_end, counts=counts)
         for count, is_touched in zip(counts, touched, strict=True):
@@ -96,7 +96,7 @@ def _search_ends(
 def _touched_cells(
     net: Callable[[Tensor], Tensor], image: Tensor, *, axis: int, from_end: bool, counts: list[int]
 ) -> list[list[bool]]:
-    """For every count: which grid rows (or columns) turn NaN when that many pixel lines at one side are NaN."""
+    """For every count: which grid rows (or columns) become NaN when that many pixel lines at one side are NaN."""
     length = image.shape[axis]
     touched: list[list[bool]] = []
     for start in range(0, len(counts), _BATCH):

@@ -31,7 +31,7 @@ _SEED = 0
 
 
 class Written(NamedTuple):
-    """What was found in words, a line each, and the files that hold it."""
+    """The results as lines of text, and the files that hold them."""
 
     lines: list[str]
     paths: list[Path]
@@ -40,19 +40,19 @@ class Written(NamedTuple):
 def claim_importance(
     run: OpenRun, out: str | None, *, images: Sequence[Path] = (), with_local: bool = False
 ) -> Outputs:
-    """The folder for the files, in which nothing of anybody else will be replaced.
+    """Claim the folder for the files, in which no file of others will be replaced.
 
     Args:
-        run: that is measured.
-        out: the folder; None: the run's own.
-        images: the photographs that are measured alone; none: the data of the run.
-        with_local: the scores of every single image are written too.
+        run: the run that is measured.
+        out: the folder; None: that of the run.
+        images: photographs that are measured instead of the data; none: the data of the run.
+        with_local: whether the scores of every single image are written too.
     """
     folder = run.folder / FOLDER if out is None else Path(out)
     if out is not None:
         check_out(folder, run, own=FOLDER)
     names = [_IMAGES] if images else [*TABLES, *(_local_path(folder, split).name for split in SPLITS if with_local)]
-    # The run keeps this folder for us: without a listing its files are from a version that wrote none.
+    # The run keeps this folder for this command: files without a listing are from a version that wrote none.
     is_own = is_inside(folder, run.folder / FOLDER)
     argument = str(folder) if out is None else "--out"
     return claim_outputs(folder, names, by="importance", argument=argument, inputs=images, trusts_unlisted=is_own)
@@ -70,12 +70,12 @@ def measure_run(
     """Measure the training and the test images; write the scores of the prototypes.
 
     Args:
-        run: after a push.
+        run: a run after a push.
         data: of the run.
         modifications: by name.
         outputs: from `claim_importance`.
         with_local: write the scores of every single image too.
-        progress: shows how far it is.
+        progress: shows the progress.
     """
     push = check_pushed(run)
     with outputs.writing(last=JSON) as stage:
@@ -91,7 +91,7 @@ def measure_run(
         }
         paths = write_importance(stage, train, test, comparisons, push, made_by)
         paths += [_local_path(stage, split) for split in SPLITS if with_local]
-        # Of an earlier run, perhaps of other prototypes: the table that is read again must not tell of others.
+        # Old tables may be of other prototypes, which the JSON file that is read again must not describe.
         for name in (JSON, *(_local_path(stage, split).name for split in SPLITS)):
             outputs.remove(name)
     return Written(importance_lines(train, test, comparisons), [outputs.folder / path.name for path in paths])
@@ -151,13 +151,13 @@ def _local_path(folder: Path, split: str) -> Path:
 def measure_photographs(
     run: OpenRun, modifications: dict[str, Modification], paths: Sequence[Path], outputs: Outputs
 ) -> Written:
-    """Measure single photographs, all of which are read before the first is measured; arguments as in `measure_run`."""
+    """Measure single photographs, which are all read before the first is measured; arguments as in `measure_run`."""
     pictures = read_pictures(run.config, paths)
     lines: list[str] = []
     with outputs.writing() as stage, open_local_table(stage / _IMAGES) as table:
         for batch in _stream(run, modifications, iter(pictures)):
             positions = range(batch.first, batch.first + len(batch.delta))
-            table.add(batch, [str(paths[position]) for position in positions])  # two may have one name
+            table.add(batch, [str(paths[position]) for position in positions])  # two photographs may have the same name
             for index, position in enumerate(positions):
                 label, prototypes = _strongest(run, pictures[position])
                 lines += local_lines(f"{paths[position].name}: {run.classes[label]}", prototypes, batch, index)
@@ -165,7 +165,7 @@ def measure_photographs(
 
 
 def _strongest(run: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
-    """The class that the model gives a picture, and the prototypes with the most points for it."""
+    """The predicted class of a picture, and the prototypes with the most points for it."""
     model = run.model
     pixels = torch.from_numpy(picture[np.newaxis].copy()).permute(0, 3, 1, 2)
     scaled = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)

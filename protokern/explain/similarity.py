@@ -1,4 +1,4 @@
-"""What a model says that a prototype and one patch have in common: the number that explanations are about."""
+"""The similarity of a prototype and one patch: the number that explanations are about."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from protokern.models.base import PrototypeModel
 def similarity_at(model: PrototypeModel, features: Tensor, prototypes: Tensor, patches: Tensor) -> Tensor:
     """Similarity of some prototypes to one patch each, the same patch in every image.
 
-    It is the activation at that patch, before weights; for ProtoPool before the image's average comes off.
+    It is the activation at that patch, before weights; for ProtoPool before the image's average is subtracted.
 
     Args:
         model: in evaluation mode.
         features: (B, D, H, W) of the images.
-        prototypes: (T,) int64, their indices, on the same device; any may come again.
-        patches: (T,) int64, for each of them the flat index row * W' + column in the grid of patches.
+        prototypes: (T,) int64, their indices, on the same device; an index may occur several times.
+        patches: (T,) int64, the patch of each prototype: flat index row * W' + column in the grid of patches.
 
     Returns:
         (B, T).

@@ -1,6 +1,7 @@
 """Sufficient frames: the smallest box around a patch whose content alone keeps a prototype's similarity to that patch.
 
-The claim "this part looks like that part" is tested on pixels: all outside of the box is replaced, and the net is run.
+The claim "this part looks like that part" is tested on pixels: all pixels outside of the box are replaced, and the net
+is run.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from protokern.results.places import Box, SufficientFrame
 
 SHARE = 0.9
 GREY = 0.5
-_BATCH = 4  # more at a time take longer each on a processor: the largest maps are then new memory in every layer
-_BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
+_BATCH = 4  # larger batches are slower per image on a CPU, because the largest maps are then new memory in every layer
+_BLUR = 0.05  # standard deviation as a share of each side of the image: removes outlines, keeps colours
 
 
 class FrameTarget(NamedTuple):
-    """Of what a frame is sought.
+    """What a frame is searched for.
 
     Attributes:
-        image: index among the images that are handed over with it.
+        image: index among the images that are passed with the target.
         prototype: index of the prototype.
-        patch: (row, column) in the grid of patches: as a rule the one nearest to the prototype.
+        patch: (row, column) in the grid of patches: usually the patch nearest to the prototype.
     """
 
     image: int
@@ -57,7 +58,7 @@ def sufficient_frame(
         image: (C, Y, X), as its loader gives it.
         prototype: its index.
         patch: (row, column) in the grid of patches.
-        other: (C, Y, X), another image that the frame is checked with.
+        other: (C, Y, X), another image with which the frame is checked.
         share: of the similarity that must be kept, above 0 and at most 1.
     """
     if image.ndim != 3:
@@ -80,23 +81,23 @@ def sufficient_frames(
     others: Tensor | None = None,
     share: float = SHARE,
 ) -> list[SufficientFrame]:
-    """Find for some prototypes the smallest box around a patch that alone keeps `share` of the similarity to it.
+    """Find for some prototypes the smallest box around a patch whose content alone keeps `share` of the similarity.
 
-    All outside of a box is replaced by grey (0.5), the net is run, and the similarity at that very patch is compared
-    with that in the whole image. First the patch's cells are grown on all sides to the smallest size that keeps enough,
-    then each side is moved inwards as far as it goes; both by bisection, in cells or parts of one such that the image
-    has at least 14 of them each way. Of all boxes that were tested, the smallest that keeps enough is the frame. Where
-    larger boxes never keep less, no side of it can be moved further; that no smaller box of another shape would do is
-    not proved. What was found is then measured twice more, with a strong blur of the image and with another image in
-    place of grey.
+    The pixels outside of a box are replaced by grey (0.5), the net is run, and the similarity at the same patch is
+    compared with that in the whole image. First the patch's cells grow on all sides to the smallest size that keeps
+    enough; then each side moves inwards as far as possible. Both use bisection, in steps of a cell or of a part of a
+    cell, such that the image has at least 14 steps in each direction. The frame is the smallest tested box that keeps
+    enough. If larger boxes never keep less, no side of it can move further; that no smaller box of another shape is
+    enough is not proved. The frame is then measured twice more, with a strong blur of the image and with another image
+    instead of grey.
 
-    Works in evaluation mode and leaves the model's modes as they were. The same call gives the same frames.
+    Works in evaluation mode and restores the model's modes. The same call gives the same frames.
 
     Args:
         model: any prototype model.
         images: (B, C, Y, X), as their loader gives them, with values in [0, 1].
-        targets: prototypes and patches; frames of the same image share what they test.
-        others: (B, C, Y, X), for each image another one that its frames are checked with.
+        targets: prototypes and patches; the frames of one image share their tests.
+        others: (B, C, Y, X), for each image another image with which its frames are checked.
         share: of the similarity that must be kept, above 0 and at most 1.
 
     Returns:
@@ -116,15 +117,15 @@ def sufficient_frames(
 
 
 class _Patches:
-    """The patches of some targets, and what prototypes have in common with them in variants of the images.
+    """The patches of some targets, and their similarities in variants of the images.
 
     Attributes:
         images: (B, C, Y, X).
-        targets: of what frames are sought.
-        lines: where the sides of a frame may be.
-        cells: what the patch of each target covers, on these lines.
+        targets: what frames are searched for.
+        lines: possible positions of the sides of a frame.
+        cells: the area that the patch of each target covers, on these lines.
         similarity: of each target in its whole image.
-        passes: images that went through the net for each target.
+        passes: number of images that went through the net for each target.
     """
 
     def __init__(self, model: PrototypeModel, images: Tensor, targets: Sequence[FrameTarget]) -> None:
@@ -157,7 +158,7 @@ class _Patches:
             raise ValueError("images: must give finite similarities; got NaN or inf. Check the images and the weights.")
 
     def of(self, variants: Iterable[Tensor]) -> list[list[float]]:
-        """For each variant (C, Y, X) of an image the similarity of every target at its patch."""
+        """The similarity of every target at its patch, for each variant (C, Y, X) of an image."""
         found: list[list[float]] = []
         rest = iter(variants)
         while batch := list(islice(rest, _BATCH)):
@@ -177,7 +178,7 @@ class _Patches:
 
 
 class _Found(NamedTuple):
-    """A box and the share of the similarity that it keeps when all outside is grey."""
+    """A box and the share of the similarity that it keeps when all pixels outside are grey."""
 
     box: Box
     kept: float
@@ -187,9 +188,10 @@ _Tested = dict[tuple[int, Sides], list[float]]  # by image and box: the similari
 
 
 def _found(patches: _Patches, share: float) -> list[_Found | None]:
-    """The smallest box of every target; None where the similarity is not positive.
+    """The smallest box of every target; None if the similarity is not positive.
 
-    All searches go on side by side: a batch has the next box of each, and a box serves every target of its image.
+    All searches run side by side: a batch has the next box of each, and a tested box counts for every target of its
+    image.
     """
     seekers = {
         t: Seeker(cell, patches.lines.whole, share)
@@ -215,7 +217,7 @@ def _found(patches: _Patches, share: float) -> list[_Found | None]:
 
 
 def _known(patches: _Patches, t: int, tested: _Tested, asked: Sides, share: float) -> float | None:
-    """What a box keeps for a target, if it was tested, or holds one that keeps enough; None: it must be tested."""
+    """The share that a box keeps for a target, if it was tested or contains a box that keeps enough; None: unknown."""
     image, similarity = patches.targets[t].image, patches.similarity[t]
     if (image, asked) in tested:
         return tested[image, asked][t] / similarity
@@ -227,7 +229,7 @@ def _known(patches: _Patches, t: int, tested: _Tested, asked: Sides, share: floa
 
 
 def _smallest(patches: _Patches, t: int, tested: _Tested, share: float) -> _Found:
-    """The smallest box that keeps enough for a target, of all that were tested in its image, also for others."""
+    """The smallest box that keeps enough for a target, of all boxes tested in its image, also for other targets."""
     best = _Found(patches.lines.box(patches.lines.whole), 1.0)
     for (image, sides), found in tested.items():
         box, kept = patches.lines.box(sides), found[t] / patches.similarity[t]
@@ -238,7 +240,7 @@ def _smallest(patches: _Patches, t: int, tested: _Tested, share: float) -> _Foun
 
 
 def _measured(patches: _Patches, others: Tensor | None, found: Sequence[_Found | None]) -> list[SufficientFrame]:
-    """The frames, with what they keep when the blurred image or another one is outside of them."""
+    """The frames, with the shares that they keep with the blurred image or another image outside."""
     whole = patches.lines.box(patches.lines.whole)
     partial = {t: one.box for t, one in enumerate(found) if one is not None and one.box != whole}
     blurred = {image: _blur(patches.images[image]) for image in {patches.targets[t].image for t in partial}}
@@ -262,7 +264,7 @@ def _measured(patches: _Patches, others: Tensor | None, found: Sequence[_Found |
 
 
 def _kept(patches: _Patches, boxes: dict[int, Box], fill: Callable[[int], Tensor]) -> dict[int, float]:
-    """What every target's own box keeps of its similarity, with the fill of its image (C, Y, X) outside."""
+    """The share of its similarity that every target's box keeps with the fill of its image (C, Y, X) outside."""
     first: dict[tuple[int, Box], int] = {}
     for t, box in boxes.items():
         first.setdefault((patches.targets[t].image, box), t)
@@ -273,7 +275,7 @@ def _kept(patches: _Patches, boxes: dict[int, Box], fill: Callable[[int], Tensor
 
 
 def _blur(image: Tensor) -> Tensor:
-    """An image (C, Y, X) in which outlines are gone: a Gaussian along each axis in turn, mirrored at the borders."""
+    """An image (C, Y, X) without outlines: blurred by a Gaussian along each axis, mirrored at the borders."""
     for axis in (1, 2):
         side = image.shape[axis]
         radius = min(math.ceil(3 * _BLUR * side), side - 1)

@@ -1,1 +1,1 @@
-"""What a model is fed: loaders of images, worker processes, sources and stores of features."""
+"""The inputs of a model: loaders of images, worker processes, sources and stores of features."""

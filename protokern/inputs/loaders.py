@@ -23,7 +23,7 @@ _GRACE = 30  # seconds; as long as torchrun and Kubernetes wait
 
 
 class LabelledImages(Protocol):
-    """What training asks of a data set; `protokern.data` offers it."""
+    """What training needs of a data set; the data sets of `protokern.data` have it."""
 
     labels: list[int]
 
@@ -47,11 +47,11 @@ class ShownImages(LabelledImages, Protocol):
 
 
 class StoredImages:
-    """The features of a data set's images in their place: item = ((C, H, W) of the backbone, class index).
+    """A data set of stored features instead of images: item = ((C, H, W) of the backbone, class index).
 
     Args:
-        store: of these images.
-        images: what the features are of.
+        store: the features.
+        images: the images that the features were computed from.
         dtype: of the features.
     """
 
@@ -81,7 +81,7 @@ class StoredImages:
         return self.images.transform()
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: features are of un-augmented images."""
+        """Does nothing: features are computed from un-augmented images."""
 
 
 class DataSplits(Protocol):
@@ -106,7 +106,7 @@ class DataSplits(Protocol):
 def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Image indices of every batch of an epoch; the same for the same seed and epoch.
 
-    A last batch of a single image joins the one before: batch norms cannot learn from one image.
+    A last batch of a single image is joined with the batch before it, because batch norms cannot learn from one image.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_images).tolist()
     batches = [order[start : start + batch_size] for start in range(0, num_images, batch_size)]
@@ -119,8 +119,8 @@ def shuffled_batches(num_images: int, batch_size: int, seed: int, epoch: int) ->
 def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], workers: int, seed: int) -> ImageLoader:
     """Load the given batches in the given order.
 
-    The workers are seeded from `seed`, not from torch's generator: a second loader in the middle of an epoch would
-    move that on, and what a model draws there (mixup, Gumbel noise, dropout) would not be what it draws without a stop.
+    The workers are seeded from `seed`, not from torch's generator. A resumed epoch makes a second loader, which would
+    advance that generator and so change what the model draws from it (mixup, Gumbel noise, dropout).
     """
     generator = torch.Generator().manual_seed(seed)
     shape = dataset[0][0].shape if any(not batch for batch in batches) else None
@@ -136,7 +136,7 @@ def training_loader(dataset: LabelledImages, batches: Sequence[list[int]], worke
 
 
 def ordered_loader(dataset: LabelledImages, batch_size: int, workers: int, ranks: Ranks = SINGLE) -> ImageLoader:
-    """Load a data set from first to last image; of several ranks each loads its part of the same batches."""
+    """Load a data set from first to last image; each of several ranks loads its part of the same batches."""
     starts = range(0, len(dataset), batch_size)
     batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in ranks.part_of(starts)]
     return ImageLoader(
@@ -156,12 +156,12 @@ def first_image(dataset: LabelledImages, batch_size: int, ranks: Ranks) -> int:
 
 
 def given_of(dataset: LabelledImages) -> Given:
-    """What a model is given for the items of a data set; the argument of `PrototypeModel.features`."""
+    """What the items of a data set are: the argument `given` of `PrototypeModel.features`."""
     return "maps" if isinstance(dataset, StoredImages) else "images"
 
 
 def _workers_for(dataset: LabelledImages, workers: int) -> int:
-    """Features are copied from memory: handing them from process to process would cost more than reading them."""
+    """The number of worker processes; none for features, which cost less to read than to pass between processes."""
     return 0 if isinstance(dataset, StoredImages) else workers
 
 
@@ -174,7 +174,7 @@ def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _collate(items: list[tuple[Tensor, int]], *, shape: torch.Size | None) -> tuple[Tensor, Tensor]:
-    """A batch; one without images has them in `shape` (C, Y, X)."""
+    """Stack a batch; an empty batch gets the shape (0, C, Y, X) from `shape`."""
     if not items and shape is not None:
         return torch.zeros(0, *shape), torch.zeros(0, dtype=torch.int64)
     batch: tuple[Tensor, Tensor] = default_collate(items)
@@ -182,10 +182,11 @@ def _collate(items: list[tuple[Tensor, int]], *, shape: torch.Size | None) -> tu
 
 
 def _start_worker(worker: int) -> None:
-    """Seed Python and NumPy as torch already is; leave signals that reach all processes to the main one.
+    """Seed Python and NumPy as torch is seeded, and leave signals to the main process.
 
-    A terminal sends Ctrl-C to all, and some schedulers SIGTERM; the main process still needs images to finish its
-    batch. It sends SIGTERM itself to a worker that does not end, so that one only puts off the end.
+    A terminal sends Ctrl-C to all processes, and some schedulers send SIGTERM to all, but the main process still needs
+    images to finish its batch. SIGTERM only delays the end of a worker, because the main process also sends it to a
+    worker that does not end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE))

@@ -1,4 +1,4 @@
-"""A data set in the form in which a model takes it: images, what a frozen backbone gave for them, or features."""
+"""A data set in a form that a model takes: images, the maps of a frozen backbone, or features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from protokern.models.build import image_format
 
 
 class FeatureSource(Protocol):
-    """Batches of (inputs, labels) in the order of a data set, as often as wanted; the loaders of `loaders.py` are some.
+    """Batches of (inputs, labels) in the order of a data set, for any number of passes; loaders are such.
 
     Attributes:
         given: what the inputs are; the argument of `PrototypeModel.features`.
@@ -25,25 +25,25 @@ class FeatureSource(Protocol):
     def given(self) -> Given: ...
 
     def __len__(self) -> int:
-        """Batches."""
+        """The number of batches."""
         ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def to_device(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
-    """Images (B, C, Y, X) as the backbone likes them."""
+    """Images (B, C, Y, X) on the device and in the memory format of the backbone."""
     return images.to(device, memory_format=image_format(channels_last), non_blocking=True)
 
 
 class MemorySource:
-    """The features (B, D, H, W) float32 of another source, kept in memory where they fit.
+    """The features (B, D, H, W) float32 of another source, kept in memory if they fit.
 
-    The first pass runs the net and keeps what it gives when `limit` allows; later passes then cost nothing. The model's
-    backbone and add-on layers must not change meanwhile.
+    The first pass runs the net and keeps the features if `limit` allows; later passes then cost nothing. The model's
+    backbone and add-on layers must not change in between.
 
     Args:
-        source: of images, or of what the backbone gave for them.
+        source: images, or the backbone's maps of them.
         model: in evaluation mode.
         channels_last: memory format of the inputs.
         limit: bytes that may be kept.
@@ -93,8 +93,8 @@ class MemorySource:
 
     @torch.no_grad()
     def _features(self, inputs: Tensor) -> Tensor:
-        """Of stored maps, too, what the add-on layers make of whole maps: a push takes a patch of an image from here,
-        and `given="maps"` of a model, which goes row by row, rounds differently."""
+        """The add-on layers see whole maps, also those that are stored. `given="maps"` of a model goes row by row and
+        rounds differently, and a push copies patches from here."""
         maps = self._model.backbone(inputs) if self._source.given == "images" else inputs
         features: Tensor = self._model.add_on_layers(maps)
         return features
@@ -120,7 +120,7 @@ class FrozenSplits:
         limit: int,
         should_stop: Callable[[], bool],
     ) -> FrozenSplits:
-        """Features of three sources, which share `limit` bytes as they share the batches."""
+        """Features of three sources, which share `limit` bytes in proportion to their batches."""
         num_batches = sum(len(source) for source in (push, val, test))
         push_features, val_features, test_features = (
             MemorySource(

@@ -1,4 +1,4 @@
-"""The stores of a frozen backbone: it runs once over every split, and all stages read what it gave from the disk."""
+"""The stores of a frozen backbone: it runs once over every split, and all stages read its features from the disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from protokern.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureRecord:
-    """A frozen backbone has run over more images of a split; for progress bars, not logged. `done` is of `images`."""
+    """A frozen backbone has done `done` of `images` images of a split; for progress bars, not logged."""
 
     split: str
     done: int
@@ -37,7 +37,7 @@ class FeatureRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredSplits:
-    """The splits of a run as its backbone sees them, by what they are for; `train` and `push` read one store."""
+    """The stored features of the splits of a run, by their purpose; `train` and `push` read the same store."""
 
     train: StoredImages
     push: StoredImages
@@ -57,7 +57,7 @@ def open_stores(
     ranks: Ranks,
     should_stop: Callable[[], bool],
 ) -> Generator[FeatureRecord, None, StoredSplits]:
-    """Open the stores of a run on a frozen backbone, after writing what is missing of them.
+    """Open the stores of a run with a frozen backbone; what is missing is written first.
 
     Args:
         folder: of the stores, one for each split.
@@ -70,12 +70,12 @@ def open_stores(
         should_stop: asked before every batch.
 
     Returns:
-        The splits as the backbone sees them.
+        The stored features of the splits.
 
     Raises:
         DataError: a store is damaged, stale, or cannot be written.
-        OtherProcessError: another rank has found it so.
-        Stopped: `should_stop()` said so; what was written stays.
+        OtherProcessError: another rank found a store damaged or stale.
+        Stopped: `should_stop()` was true; what was written stays.
     """
     weights = fingerprint_of_weights(model.backbone)
     stored = {}
@@ -96,7 +96,7 @@ def _by_store(splits: DataSplits) -> dict[str, LabelledImages]:
 
 
 def _open_together(folder: Path, fingerprint: Fingerprint, precision: Precision, ranks: Ranks) -> FeatureStore:
-    """The store, of which every rank has checked a part; all ranks end here when one of them refuses it."""
+    """The store, of which every rank checks a part; an error on one rank ends all ranks."""
     store, refusal = None, None
     try:
         store = FeatureStore.open(
@@ -113,9 +113,9 @@ def _open_together(folder: Path, fingerprint: Fingerprint, precision: Precision,
 def find_stores(
     folder: Path, model: PrototypeModel, splits: DataSplits, config: TrainConfig, *, precision: Precision
 ) -> StoredSplits | None:
-    """The stores of a finished run, if its backbone was frozen and they are there, of just these images.
+    """The stores of a finished run, if its backbone was frozen and they exist and are of exactly these images.
 
-    Args as `open_stores`.
+    Arguments as in `open_stores`.
 
     Raises:
         DataError: a store is damaged.
@@ -130,7 +130,7 @@ def find_stores(
 
 
 def find_store(folder: Path, model: PrototypeModel, images: LabelledImages, config: TrainConfig) -> StoredImages | None:
-    """The features of `images` from `folder`; None where there are none, or those of something else.
+    """The features of `images` from `folder`; None if there are none, or only features of other images.
 
     Raises:
         DataError: the store is damaged.
@@ -142,15 +142,15 @@ def find_store(folder: Path, model: PrototypeModel, images: LabelledImages, conf
 
 
 def _as_splits(splits: DataSplits, stored: dict[str, StoredImages], *, is_half: bool) -> StoredSplits:
-    """The splits; `is_half`: under autocast the first layer would round to bfloat16 anyway: what is stored so goes
-    there as it is."""
+    """The stored splits. With `is_half` the training features stay in bfloat16: under autocast the first layer would
+    round them anyway."""
     push = stored["train"]
     train = StoredImages(push.store, push.images, torch.bfloat16 if is_half else torch.float32)
     return StoredSplits(train, push, stored["val"], stored["test"], splits.notes)
 
 
 def fingerprint_of_images(images: LabelledImages, weights: str) -> Fingerprint:
-    """What the features of these images depend on, for a backbone with the fingerprint `weights`."""
+    """The fingerprint of the features of these images, for a backbone with the fingerprint `weights`."""
     files = (
         (images.sample_name(index), images.labels[index], images.source_path(index)) for index in range(len(images))
     )
@@ -166,7 +166,7 @@ def _write(
     workers: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[FeatureRecord]:
-    """Run the backbone over the images that the store does not have yet. Every chunk is one batch, always the same."""
+    """Run the backbone over the images that the store does not have yet. A chunk is always the same batch."""
     backbone = model.backbone
     with writer:
         for batch, labels in training_loader(images, writer.missing(), workers, seed=0):

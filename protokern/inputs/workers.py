@@ -1,4 +1,4 @@
-"""What goes wrong in the processes that read images, brought to the process that trains in one line."""
+"""Errors of the processes that read images, passed to the process that trains as one line."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from protokern.models.base import Given
 
 @dataclass(frozen=True, slots=True)
 class WorkerError:
-    """Comes instead of a batch: a loader would hand on an error only as the text of a traceback."""
+    """An error instead of a batch, because a loader would pass on only the text of its traceback."""
 
     error: Exception
 
 
 class ErrorsAsValues:
-    """A data set whose errors are values."""
+    """A data set that returns errors as values."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -48,9 +48,9 @@ class CollateUnlessError:
 
 
 class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """A loader that raises the errors of its worker processes as they are, and says what it gives to a model.
+    """A loader that raises the errors of its worker processes unchanged, and says what it gives to a model.
 
-    Arguments as those of `DataLoader`, and `given`: what the batches hold, for `PrototypeModel.features`.
+    Arguments as in `DataLoader`, and `given`: what the batches hold, for `PrototypeModel.features`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ImageLoader(DataLoader[tuple[Tensor, Tensor]]):
 
 @contextmanager
 def explain_lost_workers() -> Iterator[None]:
-    """Turn the end of a worker process, which may be noticed at any moment, into a TrainingError."""
+    """Turn the death of a worker process, which torch may notice at any moment, into a TrainingError."""
     try:
         yield
     except RuntimeError as error:

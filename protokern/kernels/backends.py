@@ -1,4 +1,4 @@
-"""Which implementations of the ops exist here, and which one a call uses."""
+"""Which implementations of the ops can run here, and which one a call uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .triton_common import availability as triton_availability
 from .triton_common.limits import device_limits
 
 BACKENDS = ("reference", "native", "triton")
-# Devices on which the search of a backend takes weights of the patches; "any" for all.
+# Devices on which the search of a backend takes patch weights; "any" for all.
 WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu", "cuda"), "triton": ("any",)}
 # From the most to the least precise.
 PrecisionName = Literal["fp32", "tf32", "bf16"]
@@ -26,9 +26,10 @@ class BackendStatus:
     """Whether a backend can run in this process.
 
     Attributes:
-        available: it can be named in a call.
-        devices: device types it runs on; "any" for all. Under TRITON_INTERPRET=1 "triton" runs on "cpu", for tests.
-        reason: why it is not available and what to do; empty when it is.
+        available: whether it can be named in a call.
+        devices: device types that it runs on; "any" for all. Under TRITON_INTERPRET=1 "triton" runs on "cpu", for
+            tests.
+        reason: why it is not available and what to do; empty if it is available.
     """
 
     available: bool
@@ -37,15 +38,15 @@ class BackendStatus:
 
 
 def available_backends() -> dict[str, BackendStatus]:
-    """Every backend by name, with the reason where one cannot run."""
+    """Every backend by name, with the reason if it cannot run."""
     return {name: _status(name) for name in BACKENDS}
 
 
 def check_names(backend: str, precision: str | None) -> None:
-    """Check that both are known names, whether or not they can run here.
+    """Check that both names are known, whether or not they can run here.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a name is unknown.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend: must be 'auto' or one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -54,11 +55,11 @@ def check_names(backend: str, precision: str | None) -> None:
 
 
 class Choice(NamedTuple):
-    """What serves a call.
+    """The backend and the precision of a call.
 
     Attributes:
         backend: name of the backend.
-        precision: how it searches, one of PRECISIONS; "fp32" means float64 for float64 inputs.
+        precision: of its search, one of PRECISIONS; "fp32" means float64 for float64 inputs.
     """
 
     backend: str
@@ -76,20 +77,20 @@ def choose_backend(
     direction: str = "forward",
     is_weighted: bool = False,
 ) -> Choice:
-    """The backend and the precision that serve a call with tensors of `dtype` on `device`.
+    """The backend and the precision for a call with tensors of `dtype` on `device`.
 
-    "auto" takes, of those that can run on the device, triton before native before reference; on a CUDA device on which
-    both of the first were measured (fastest.py), the quicker one, if `op` and its inputs are given. With `is_weighted`,
-    "auto" takes only backends whose search has weights of the patches.
+    Of the backends that can run on the device, "auto" takes triton before native before reference. On a CUDA device on
+    which triton and native were both measured (fastest.py), it takes the quicker one if `op` and its inputs are given.
+    With `is_weighted`, "auto" takes only backends whose search takes patch weights.
 
-    `precision` is the coarsest that is allowed: where the backend lacks it, the next more precise one serves, and
-    float64 inputs are always searched in float64. None allows what holds half inputs without loss, and what torch is
-    told to use for products of float32 inputs.
+    `precision` is the coarsest precision that is allowed. If the backend lacks it, the next more precise one is used;
+    float64 inputs are always searched in float64. None allows a precision that represents half inputs without loss, and
+    for float32 inputs the one that torch is set to use for products.
 
-    Called when the op runs, not when it is traced, so that a compiled graph finds what its own process has.
+    This is called when the op runs, not when it is traced, so that a compiled graph uses what its process has.
 
     Raises:
-        BackendUnavailableError: `backend` was named but cannot run here, not on this device or not with weights.
+        BackendUnavailableError: `backend` was named but cannot run here, on this device or with weights.
     """
     if backend == "auto":
         chosen = _first_choice(device, is_weighted)
@@ -119,7 +120,7 @@ def _first_choice(device: torch.device, is_weighted: bool) -> str:
 
 
 def _is_for(backend: str, device: torch.device) -> bool:
-    """Whether "auto" may take a compiled backend on a device: Triton never on the CPU, where it is interpreted."""
+    """Whether "auto" may take a compiled backend on a device; never Triton on the CPU, where it is interpreted."""
     if backend == "native":
         return device.type in ("cpu", "cuda") and native_library.is_available(device.type)
     is_triton_device = device.type != "cpu" and device.type in triton_availability.device_types()
@@ -131,7 +132,7 @@ def _weighs(backend: str, device: torch.device) -> bool:
 
 
 def _quicker(op: str, direction: str, precision: str | None, features: Tensor, prototypes: Tensor) -> str | None:
-    """What the measurements say of a call that both triton and native can serve; None where they say nothing."""
+    """The measured choice for a call that both triton and native can run; None if there is no measurement."""
     if not fastest.rows() or features.dtype == torch.float64 or not native_library.is_available("cuda"):
         return None
     height, width = prototypes.shape[2:] if prototypes.dim() == 4 else (1, 1)
@@ -143,11 +144,11 @@ def _quicker(op: str, direction: str, precision: str | None, features: Tensor, p
 
 
 def precisions(backend: str, device_type: str) -> tuple[str, ...]:
-    """Those of PRECISIONS in which a backend that runs here searches on such a device; "fp32" is always one."""
+    """The precisions of PRECISIONS in which a backend that runs here searches on such a device; always with "fp32"."""
     if backend == "native":
         return native_library.precisions(device_type)
     if backend == "triton":
-        # The interpreter multiplies bfloat16 numbers wrongly; TF32 it computes in float32.
+        # The interpreter multiplies bfloat16 numbers wrongly, and computes TF32 in float32.
         return PRECISIONS if device_type == "cuda" else ("fp32", "tf32")
     return ("fp32",)
 
@@ -161,7 +162,7 @@ def _natural_precision(device: torch.device, dtype: torch.dtype) -> str:
     try:
         return {"highest": "fp32", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
     except RuntimeError:
-        # Raised where the user set the precision of one backend of torch alone.
+        # Raised if the user set the precision of only one backend of torch.
         backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
         return backend.matmul.fp32_precision if backend.matmul.fp32_precision in ("tf32", "bf16") else "fp32"
 

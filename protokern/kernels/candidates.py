@@ -1,4 +1,4 @@
-"""Which patches may be the nearest: the expanded form of all distances, and what its rounding leaves in doubt."""
+"""Which patches may be the nearest: distances in expanded form, and the patches that rounding leaves undecided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .vectors import Vectors
 
 
 class Centred(NamedTuple):
-    """Vectors less their centre, as the factors of a matrix product.
+    """Vectors minus their centre, as factors of a matrix product.
 
     values: (..., K), 0 for a vector that is not finite.
     norm: (...), squared.
@@ -23,14 +23,14 @@ class Centred(NamedTuple):
     norm: Tensor
 
     def select(self, index: slice) -> Centred:
-        """Views of some along the first dimension."""
+        """Views of some vectors along the first dimension."""
         return Centred(self.values[index], self.norm[index])
 
 
 def centred(vectors: Vectors, centre: Tensor) -> Centred:
-    """Vectors (..., K) less their centre (K,), in the type of the product.
+    """Vectors (..., K) minus their centre (K,), in the type of the product.
 
-    A non-finite vector decides its row later; as a zero it excludes as many of the others as it can.
+    A non-finite vector decides its row later; here it becomes zero, which excludes as many other vectors as possible.
     """
     values = torch.where(vectors.is_finite[..., None], vectors.values - centre, 0).to(product_dtype(vectors.values))
     return Centred(values, values.square().sum(-1))
@@ -56,11 +56,11 @@ def candidates(
     Args:
         x: patches (b, N, K).
         p: prototypes (P, K).
-        has_zero: (b, P, N), which pairs have a zero vector; None where that is nothing special.
+        has_zero: (b, P, N), which pairs have a zero vector; None if the metric has no rule for them.
         unit: unit roundoff of the distances that decide in the end.
         metric: name of the metric.
         k: how many patches are wanted.
-        weight: (b, N), of the patches; those that take no part are no candidates, but for patch 0 where none does.
+        weight: (b, N), of the patches; patches of weight 0 are no candidates, except patch 0 if all weights are 0.
     """
     row = METRIC_TABLE[metric]
     squared, _ = expanded(x, p)

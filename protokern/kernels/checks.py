@@ -1,4 +1,4 @@
-"""Argument checks of the public ops: shapes, types, devices and names. Every message says what was wanted and got."""
+"""Argument checks of the public ops: shapes, types, devices and names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .metric import METRIC_TABLE, METRICS
 from .similarity import ACTIVATIONS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Of one prototype and image, that topk_pool finds.
+# That topk_pool finds for one prototype and image.
 MOST_PATCHES = 8
 
 
@@ -23,7 +23,7 @@ def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
         `features` and `prototypes` as given; under autocast, where their types differ, both in the wider type.
 
     Raises:
-        TypeError: one of them is not a tensor.
+        TypeError: an argument is not a tensor.
         ValueError: shapes, types, devices or `metric` do not fit.
     """
     for name, tensor in (("features", features), ("prototypes", prototypes)):
@@ -53,13 +53,13 @@ def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Ten
 
 
 def check_patch_weight(patch_weight: object, features: Tensor, prototypes: Tensor) -> Tensor | None:
-    """Check the weights of the patches, all but their range; `features` and `prototypes` are checked already.
+    """Check the patch weights except their range; `features` and `prototypes` are already checked.
 
     Returns:
-        The weights (B, H', W') in the type that distances are computed in, a mask as zeros and ones; None for None.
+        The weights (B, H', W') in the type of the distances, a mask as zeros and ones; None for None.
 
     Raises:
-        TypeError: they are not a tensor.
+        TypeError: `patch_weight` is not a tensor.
         ValueError: shape, type or device do not fit.
     """
     if patch_weight is None:
@@ -94,7 +94,7 @@ def check_epsilon(epsilon: float) -> float:
     """Check the constant of the log activation.
 
     Raises:
-        ValueError: it is not a finite number above 0.
+        ValueError: `epsilon` is not a finite number above 0.
     """
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon: must be a finite number above 0; got {epsilon!r}.")
@@ -105,13 +105,13 @@ def check_activation(activation: object, metric: str) -> None:
     """Check the name of an activation; callables pass.
 
     Raises:
-        ValueError: an unknown name, or one that makes no sense of the metric.
+        ValueError: the name is unknown or does not fit the metric.
     """
     if callable(activation):
         return
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)} or a callable; got {activation!r}.")
-    rows = [METRIC_TABLE[metric]] if metric in METRICS else METRIC_TABLE.values()  # an unknown metric is refused later
+    rows = [METRIC_TABLE[metric]] if metric in METRICS else METRIC_TABLE.values()  # an unknown metric raises later
     if not all(activation in row.activations for row in rows):
         fitting = " or ".join(repr(name) for name, row in METRIC_TABLE.items() if activation in row.activations)
         raise ValueError(
@@ -124,7 +124,7 @@ def check_named_activation(activation: object, metric: str) -> None:
     """Check the activation of an op that computes it inside and takes no callables.
 
     Raises:
-        ValueError: a callable, an unknown name, or one that makes no sense of the metric.
+        ValueError: a callable, an unknown name, or a name that does not fit the metric.
     """
     if callable(activation):
         raise ValueError(
@@ -135,10 +135,10 @@ def check_named_activation(activation: object, metric: str) -> None:
 
 
 def check_top_k(k: object, features: Tensor, prototypes: Tensor) -> None:
-    """Check how many patches are asked for, against the grid.
+    """Check the number of patches against the grid.
 
     Raises:
-        ValueError: not a whole number from 1 to 8, or more than the grid has.
+        ValueError: `k` is no whole number from 1 to 8, or more than the grid has.
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST_PATCHES:
         raise ValueError(f"k: must be a whole number from 1 to {MOST_PATCHES}; got {k!r}.")
@@ -154,7 +154,7 @@ def check_activation_result(similarity: object, distance: Tensor) -> None:
     """Check what a user's activation returned.
 
     Raises:
-        ValueError: it is not a tensor of the shape of `distance`.
+        ValueError: the result is not a tensor of the shape of `distance`.
     """
     if not isinstance(similarity, Tensor):
         raise ValueError(f"activation: must return a torch.Tensor; got {type(similarity).__name__}.")
@@ -165,7 +165,7 @@ def check_activation_result(similarity: object, distance: Tensor) -> None:
 
 
 def check_patch(patch: Tensor, features: Tensor, prototypes: Tensor) -> None:
-    """Check the patch indices given to `distance_at`, all but their range.
+    """Check the patch indices given to `distance_at`, except their range.
 
     Raises:
         TypeError: `patch` is not a tensor.
@@ -180,10 +180,10 @@ def check_patch(patch: Tensor, features: Tensor, prototypes: Tensor) -> None:
 
 
 def check_prototype_index(prototype_index: Tensor, prototypes: Tensor) -> None:
-    """Check the choice of prototypes given to `distance_map`, all but its range.
+    """Check the choice of prototypes given to `distance_map`, except its range.
 
     Raises:
-        TypeError: it is not a tensor.
+        TypeError: `prototype_index` is not a tensor.
         ValueError: shape, type or device do not fit.
     """
     _check_index(prototype_index, "prototype_index", prototypes.device)
@@ -192,10 +192,10 @@ def check_prototype_index(prototype_index: Tensor, prototypes: Tensor) -> None:
 
 
 def check_range(index: Tensor, name: str, size: int) -> None:
-    """Check that every index is in [0, size). CPU only: elsewhere torch's own indexing stops at a bad index.
+    """Check that every index is in [0, size). CPU only: on other devices the indexing of torch raises the error.
 
     Raises:
-        ValueError: one is not.
+        ValueError: an index is out of range.
     """
     if index.device.type != "cpu" or index.numel() == 0:
         return

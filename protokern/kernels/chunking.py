@@ -1,4 +1,4 @@
-"""How the reference bounds its memory and keeps its sums and products exact and in a fixed order, on any device."""
+"""How the reference limits its memory, and keeps sums and products exact and in a fixed order, on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vectors import Vectors
 
 
 def chunk_budget(device: torch.device) -> int:
-    """Elements of one scratch tensor: about a core's cache on the CPU, enough work per launch elsewhere."""
+    """Elements of one scratch tensor: about the cache of a core on the CPU, enough work per launch on other devices."""
     return 1 << 17 if device.type == "cpu" else 1 << 24
 
 
@@ -24,11 +24,11 @@ def add_rows_(target: Tensor, row: Tensor, source: Tensor) -> None:
     if target.device.type == "cpu":
         target.index_add_(0, row, source)
     else:
-        target.index_put_((row,), source, accumulate=True)  # sorts by row, where index_add_ would use atomics
+        target.index_put_((row,), source, accumulate=True)  # sorts by row; index_add_ would use atomics
 
 
 def product_dtype(values: Tensor) -> torch.dtype:
-    """Type for the matrix product: float64 where the user lets float32 products round to TF32 or bfloat16."""
+    """Type for the matrix product: float64 if the user lets float32 products round to TF32 or bfloat16."""
     if values.dtype != torch.float32:
         return values.dtype
     backend = torch.backends.cuda if values.device.type == "cuda" else torch.backends.mkldnn
@@ -36,7 +36,7 @@ def product_dtype(values: Tensor) -> torch.dtype:
 
 
 def centre_of(p: Vectors) -> Tensor:
-    """Mean (K,) of the finite prototypes (P, K): subtracted before a product, it keeps an offset from taking digits."""
+    """Mean (K,) of the finite prototypes (P, K); subtracting it before a product saves digits."""
     return torch.where(p.is_finite[:, None], p.values, 0).sum(0) / p.is_finite.sum().clamp_min(1)
 
 

@@ -1,8 +1,8 @@
-"""Which function computes an op on which backend: one table, and the calls that go by it.
+"""Which function computes an op on which backend: one table, and the calls that use it.
 
-A function is imported when it is first called, so that neither triton nor the C++ library is loaded by those who never
-use it. Those of a row take the same arguments. Only a search has a precision, which the reference does not take, since
-it searches exactly; and weights of the patches are handed over only where there are some.
+A function is imported when it is first called, so that triton and the C++ library are loaded only if they are used. The
+functions of a row take the same arguments, with two exceptions: only a search has a precision, which the reference does
+not take because it searches exactly; and patch weights are passed only if there are any.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from . import native_library
 from .backends import choose_backend
 
-# "module:function", the module within this package; of "native:" it is the name of an op of the C++ library.
+# "module:function" with a module of this package; after "native:" the name of an op of the C++ library.
 IMPLEMENTATIONS = {
     "min_distance": {
         "reference": "min_distance.reference:min_distance",
@@ -66,17 +66,17 @@ IMPLEMENTATIONS = {
 def search(
     op: str, inputs: tuple[Any, ...], precision: str | None, backend: str, patch_weight: Tensor | None = None
 ) -> Any:
-    """What `op` finds on the backend and in the precision that serve the call.
+    """The result of `op` on the backend and in the precision of the call.
 
     Args:
         op: one of IMPLEMENTATIONS.
-        inputs: features, prototypes and what else the op takes before the precision.
+        inputs: features, prototypes and the other arguments of the op before the precision.
         precision: as in `min_distance`.
         backend: "auto" or a name.
         patch_weight: (B, H', W'), or None.
 
     Raises:
-        What `choose_backend` does.
+        As `choose_backend`.
     """
     features, prototypes = inputs[:2]
     is_weighted = patch_weight is not None
@@ -93,7 +93,7 @@ def search(
 def gradient(op: str, inputs: tuple[Any, ...], backend: str) -> tuple[Tensor, Tensor]:
     """The gradients of `op` to features and prototypes, each shaped like its input, or (0,) where it is not needed.
 
-    `inputs` are the gradient of the result, features, prototypes and what else there is; the last two are which
+    `inputs` are the gradient of the result, features, prototypes and further arguments; the last two say which
     gradients are needed.
     """
     _, features, prototypes = inputs[:3]
@@ -105,7 +105,7 @@ def gradient(op: str, inputs: tuple[Any, ...], backend: str) -> tuple[Tensor, Te
 
 
 def evaluate(op: str, inputs: tuple[Any, ...], backend: str) -> Tensor:
-    """Distances by `op`, which searches nothing; `inputs` begin with the features."""
+    """Distances by `op`, which does not search; `inputs` begin with the features."""
     choice = choose_backend(backend, inputs[0].device, inputs[0].dtype, None)
     distances: Tensor = implementation(op, choice.backend)(*inputs)
     return distances

@@ -1,8 +1,8 @@
-"""Which of the two backends for CUDA devices is quicker, by a checked-in table of measurements; `auto` asks it.
+"""Which of the two backends for CUDA devices is quicker, by a checked-in table of measurements that `auto` uses.
 
-The table has no row until both were measured on a device: `python -m benchmarks gpu --choose` writes it from stored
-rows. Like the tiles, a choice depends on the model and not on the number of images, so an image has the same result in
-any batch.
+The table is empty until both were measured on a device; `python -m benchmarks gpu --choose` writes it from stored rows.
+Like the tiles, the choice depends on the model and not on the number of images, so an image has the same result in any
+batch.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def write_rows(table: list[Measured], path: Path = TABLE) -> None:
 def quicker(
     op: str, direction: str, arch: int, precision: str, depth: int, positions: int, prototypes: int
 ) -> str | None:
-    """The backend that was quicker where sizes were the fewest doublings away; the first row on a tie.
+    """The quicker backend of the row whose sizes are the fewest doublings away; the first row on a tie.
 
-    None where nothing was measured for the op, the direction and the precision on this architecture.
+    None if nothing was measured for the op, the direction and the precision on this architecture.
     """
     wanted = (op, direction, arch, precision)
     fitting = [row for row in rows() if (row.op, row.direction, row.arch, row.precision) == wanted]

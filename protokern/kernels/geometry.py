@@ -22,7 +22,7 @@ def grid_shape(features: Tensor, prototypes: Tensor) -> tuple[int, int]:
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Type that distances are computed and returned in: float64 for float64, else float32."""
+    """Type in which distances are computed and returned: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,7 +1,7 @@
 """What the metrics mean for pairs of patch vectors: the difference form, weights, gradients, non-finite vectors.
 
-One row each, the definition, and below it what Triton's kernels have to know of a metric, in Triton's language. The C++
-has the same in csrc/core/metric.h. A name that one of them lacks is an error there, never another metric.
+Each has a row, which is its definition, and branches in the functions below it, in Triton's language for the kernels.
+csrc/core/metric.h has the C++. A name that one of the three lacks is an error there, never another metric.
 
 `sqeuclidean` is sum (x - p)^2. `cosine` is 1 - cos(x, p), computed as half the squared distance of the unit vectors, so
 that it is exactly 0 where the vectors are equal; a zero vector is at distance 1 from everything.
@@ -24,14 +24,15 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class Metric(NamedTuple):
-    """What a metric is to all that need not know which one it is.
+    """The properties of a metric, so that other code need not ask for its name.
 
     Attributes:
-        is_unit: vectors are divided by their lengths, and a zero vector has a rule of its own.
+        is_unit: vectors are divided by their lengths, and there is a rule for zero vectors.
         is_centred: gradients may be taken around the mean prototype, since they are those of differences.
-        activations: names of the similarities that make sense of its values.
+        activations: names of the similarities that fit its values.
         share: the distance as a share of the squared difference of two prepared vectors.
-        largest: upper bound of all distances between vectors of so many components in [0, 1], or between any for None.
+        largest: upper bound of the distances between vectors of this many components in [0, 1], or between any vectors
+            for None.
         start: how the first prototypes are drawn.
         weight_needs_distance: the derivative of a weighted distance with respect to the weight depends on the distance.
         prepare: vectors (..., K), NaN where they are not finite, and which are finite, as `Vectors`.

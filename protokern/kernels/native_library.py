@@ -1,8 +1,8 @@
-"""Finds and loads the C++ libraries that register the `protokern_native` ops, and tells how they were built.
+"""Finds and loads the C++ libraries that register the `protokern_native` ops, and says how they were built.
 
-The CPU library defines the ops; the CUDA library adds what runs on CUDA devices and is loaded after it. They hold no
-Python and one build serves every torch from 2.11 on. The facts come from a small module of its own, `protokern._host`,
-which fits one Python version only; the ops run without it.
+The CPU library defines the ops; the CUDA library adds the implementations for CUDA devices and is loaded after it. Both
+are independent of Python, and one build works with every torch from 2.11 on. Facts about the build come from the small
+module `protokern._host`, which works with one Python version only; the ops run without it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class BuildInfo:
     """Facts about the C++ library.
 
     Attributes:
-        library: the file, or None where it was not built.
-        instruction_set: the one in use; None where the library does not load or PROTOKERN_ISA cannot be met.
+        library: the file, or None if it was not built.
+        instruction_set: the one in use; None if the library does not load or this machine lacks what PROTOKERN_ISA
+            names.
         compiled: instruction sets in the build, fastest first; empty without the module `protokern._host`.
-        supported: those that this processor has too.
+        supported: those of `compiled` that this processor has.
         override: the value of PROTOKERN_ISA, or None.
         compiler: name and version; None without the module.
-        problem: what is wrong and what to do; empty when nothing is.
-        cuda_library: the file of the CUDA library, or None where it was not built.
+        problem: what is wrong and what to do; empty if all is well.
+        cuda_library: the file of the CUDA library, or None if it was not built.
         cuda_problem: why native ops do not run on CUDA devices and what to do; empty when the library loads.
     """
 
@@ -56,7 +57,8 @@ def load(device_type: str = "cpu") -> None:
     """Load the library for "cpu" or "cuda" tensors once; cheap when called again.
 
     Raises:
-        BackendUnavailableError: it was not built, does not load, or PROTOKERN_ISA names what cannot run here.
+        BackendUnavailableError: the library was not built or does not load, or PROTOKERN_ISA names an instruction set
+            that cannot run here.
     """
     problem = unavailable_reason(device_type)
     if problem:
@@ -64,14 +66,14 @@ def load(device_type: str = "cpu") -> None:
 
 
 def is_available(device_type: str = "cpu") -> bool:
-    """Whether the library is there and loads. A PROTOKERN_ISA that cannot be met still lets `load` fail, aloud."""
+    """Whether the library exists and loads. `load` may still raise an error for the value of PROTOKERN_ISA."""
     return not (_load_cuda_library() if device_type == "cuda" else _load_library())
 
 
 def precisions(device_type: str) -> tuple[str, ...]:
-    """In which precisions the library searches on a device; see PRECISIONS in backends.py.
+    """The precisions in which the library searches on a device; see PRECISIONS in backends.py.
 
-    On the CPU that depends on the instruction set; where there is none to ask, the op that is called next says why.
+    On the CPU they depend on the instruction set; if it is unknown, the next call of an op raises the error.
     """
     if device_type == "cuda":
         return ("fp32", "tf32", "bf16")
@@ -79,7 +81,7 @@ def precisions(device_type: str) -> tuple[str, ...]:
 
 
 def unavailable_reason(device_type: str = "cpu") -> str:
-    """Why the ops cannot run on "cpu" or "cuda" tensors and what to do; empty when they can."""
+    """Why the ops cannot run on "cpu" or "cuda" tensors and what to do; empty if they can."""
     if device_type == "cuda":
         return _load_cuda_library()
     return _load_library() or _isa_problem()

@@ -1,4 +1,4 @@
-"""Puts our ops into torch's dispatcher: one library, one schema per op, and what every op refuses.
+"""Registers the ops in torch's dispatcher: one library, one schema per op, and errors for what no op supports.
 
 `torch.library.custom_op` would do the same with 1.5 to 1.7 times the overhead per call; docs/decisions has the numbers.
 """
@@ -28,7 +28,7 @@ def register_op(
 
     Args:
         schema: in torch's schema language, without the namespace.
-        implementation: computes on real tensors of any device and knows nothing of autograd.
+        implementation: computes on real tensors of any device, without autograd.
         fake: the outputs' metadata for `torch.compile`.
         function: autograd Function with the op's arguments; its forward calls the op through `below_autograd`.
     """
@@ -36,7 +36,7 @@ def register_op(
     LIBRARY.define(schema, tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
 
     def compute(*args: Any) -> Any:
-        with torch._C._DisableAutocast():  # the products inside must not turn into bfloat16
+        with torch._C._DisableAutocast():  # the products inside must not be computed in bfloat16
             return implementation(*args)
 
     LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
@@ -45,7 +45,7 @@ def register_op(
     defaults = [argument.default_value for argument in overload._schema.arguments]
 
     def autograd(*args: Any) -> Any:
-        args = (*args, *defaults[len(args) :])  # the dispatcher leaves out what equals its default
+        args = (*args, *defaults[len(args) :])  # the dispatcher leaves out arguments that equal their defaults
         refuse_transforms(name)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         _refuse_tangents(name, tensors)
@@ -66,7 +66,7 @@ def register_result(kind: type[tuple], address: str) -> None:
 
     Args:
         kind: the tuple.
-        address: what saved programs call it; stays as it is wherever the class moves.
+        address: its name in saved programs, which must stay the same wherever the class moves.
     """
     _register_namedtuple(kind, serialized_type_name=address)
 
@@ -83,13 +83,13 @@ def refuse_transforms(name: str) -> None:
     Raises:
         RuntimeError: vmap, grad, jvp or another transform of `torch.func` is active.
     """
-    # A traced call reaches this through the op itself, when the graph runs.
+    # A traced call gets here through the op, when the graph runs.
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise RuntimeError(_TRANSFORM_MESSAGE.format(name))
 
 
 def no_second_derivative(name: str) -> type[torch.autograd.Function]:
-    """Autograd of op `name`, which computes a gradient: a gradient of that gradient is refused when it is asked for."""
+    """Autograd of op `name`, which computes a gradient; a second derivative raises an error when it is computed."""
 
     class NoSecondDerivative(torch.autograd.Function):
         @staticmethod
@@ -107,7 +107,7 @@ def no_second_derivative(name: str) -> type[torch.autograd.Function]:
 
 
 def fake_gradients(_grad: Tensor, features: Tensor, prototypes: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    """Metadata of the gradients: each like its input, or (0,) where the last two settings say it is not needed."""
+    """Metadata of the gradients: each like its input, or (0,) if the last two arguments say that it is not needed."""
     needs = settings[-2:]
     inputs = (features, prototypes)
     to_features, to_prototypes = (
@@ -118,13 +118,13 @@ def fake_gradients(_grad: Tensor, features: Tensor, prototypes: Tensor, *setting
 
 
 def tensors_needed(ctx: Any) -> tuple[bool, bool, bool]:
-    """Of an op whose first two arguments are features and prototypes and whose last one is weights: which need one."""
+    """Which inputs need a gradient, for an op with features and prototypes as first and weights as last argument."""
     of_features, of_prototypes, *_, of_weight = ctx.needs_input_grad
     return of_features, of_prototypes, of_weight
 
 
 def only_needed(grads: tuple[Tensor, Tensor], needs: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-    """What autograd wants of an op's gradients: None in place of the empty ones."""
+    """The gradients of an op for autograd: None instead of empty tensors."""
     return (grads[0] if needs[0] else None), (grads[1] if needs[1] else None)
 
 

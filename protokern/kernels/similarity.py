@@ -1,7 +1,7 @@
 """Similarities: decreasing functions of a distance, with their slopes. Elementwise, any shape.
 
-One row each in torch, which is the definition, and the same functions in Triton's language for the kernels. Those of
-C++ are in csrc/core/similarity.h. A name that one of them lacks is an error there, never another similarity.
+Each has a row in torch, which is its definition, and a branch in Triton's language for the kernels.
+csrc/core/similarity.h has the C++. A name that one of the three lacks is an error there, never another similarity.
 
 Source: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`.
 """

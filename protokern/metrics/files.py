@@ -56,7 +56,7 @@ def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence
             write_synced(stage / name, content)
     for name in file_names():
         if name not in contents:
-            outputs.remove(name)  # of an earlier call: it would be taken for a part of this one
+            outputs.remove(name)  # written by an earlier call, and no part of this one
     return [outputs.folder / name for name in file_names() if name in contents]
 
 

@@ -1,4 +1,4 @@
-"""Pages and figures for people: plain data in, HTML and pictures out. No model is called here."""
+"""Pages and figures for people: plain data in, HTML, pictures and lines of text out. No model is called here."""
 
 from protokern.report.figure import write_figure
 from protokern.report.page import write_explanation, write_report

@@ -1,4 +1,4 @@
-"""Figures by matplotlib, addressed in inches; and how they are written: text stays text, margins are narrow."""
+"""Figures by matplotlib with positions in inches, and their files: text stays text, margins are narrow."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from protokern.storage.files import replace_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDE, GAP, MARGIN = 1.55, 0.08, 0.3  # inches: of a picture, between two, at the left
+SIDE, GAP, MARGIN = 1.55, 0.08, 0.3  # inches: side of a picture, gap between two, left margin
 INK, MUTED, ACCENT, AGAINST = "#1f2427", "#5d666b", "#0d6b66", "#a8432a"
 _FRAME = "#ffd23f"
 _PAD = 0.12  # inches of white around everything
 
-# Text in PDF as TrueType, which publishers take, and in SVG as text; the same file on every day.
+# Text in PDF as TrueType, which publishers accept, and in SVG as text; files do not depend on the date.
 _SETTINGS: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "protokern"}
 _UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
 
 
 class Canvas:
-    """A figure addressed in inches from its upper left corner.
+    """A figure with positions in inches from its upper left corner.
 
     Args:
         width: inches.
@@ -42,7 +42,7 @@ class Canvas:
 
         self.figure: Figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
         self.width, self.height = width, height
-        self.lacks_letters = False  # whether boxes stand for some
+        self.lacks_letters = False  # whether boxes are drawn for some letters
 
     def write(
         self,
@@ -57,7 +57,7 @@ class Canvas:
         weight: str = "normal",
         style: str = "normal",
     ) -> None:
-        """One line of plain text in any script; dollar signs and backslashes are themselves."""
+        """Write one line of plain text in any script; dollar signs and backslashes have no special meaning."""
         text = drawable(text)
         families = find_families(text, family, weight, style)
         self.lacks_letters |= not families.is_complete
@@ -85,7 +85,7 @@ class Canvas:
         cell: PixelBox | None = None,
         side: float = SIDE,
     ) -> None:
-        """A picture, if there is one, in a square, its proportions kept; with a frame along `box`, `cell` marked."""
+        """Draw a picture, if any, into a square, its proportions kept; with a frame along `box` and `cell` marked."""
         from matplotlib.patches import Rectangle
 
         if picture is None:
@@ -95,7 +95,7 @@ class Canvas:
         rows, columns = picture.shape[:2]
         axes.imshow(np.asarray(picture), interpolation="lanczos", extent=(0, columns, rows, 0))
         axes.set_axis_off()
-        axes.set_anchor("SW")  # by the words below it, where it does not fill the square
+        axes.set_anchor("SW")  # close to the words below it if it does not fill the square
         thickness = min(1.0, side / SIDE)
         if cell is not None:
             y0, x0, y1, x1 = cell
@@ -103,20 +103,20 @@ class Canvas:
                 axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=line, edgecolor=color))
         if box is not None:
             y0, x0, y1, x1 = box
-            inset = 0.008 * thickness * SIDE / side * max(rows, columns)  # half a line: none is cut at the border
+            inset = 0.008 * thickness * SIDE / side * max(rows, columns)  # half a line: the border cuts no frame
             corner, size = (x0 + inset, y0 + inset), (x1 - x0 - 2 * inset, y1 - y0 - 2 * inset)
             for line, color in ((3.6 * thickness, "black"), (1.9 * thickness, _FRAME)):
                 axes.add_patch(Rectangle(corner, *size, fill=False, linewidth=line, edgecolor=color, joinstyle="miter"))
 
 
 def save(canvas: Canvas, path: Path) -> None:
-    """Write a figure at once, cut to what is drawn; the suffix (.png, .pdf, .svg) says in which format."""
+    """Write a figure in one step, cut to what is drawn; the suffix (.png, .pdf, .svg) gives the format."""
     with letters_told(canvas.lacks_letters):
         save_figure(canvas.figure, path, bbox_inches="tight", pad_inches=_PAD)
 
 
 def save_figure(figure: Figure, path: Path, *, bbox_inches: str | None = None, pad_inches: float = 0.0) -> None:
-    """Write a figure of matplotlib at once: text stays text, nothing is dated, an older file is whole until then."""
+    """Write a matplotlib figure in one step: text stays text, there is no date, an older file stays complete."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
@@ -135,11 +135,11 @@ def save_pages(pages: Iterable[Canvas], path: Path) -> list[Path]:
     """Write figures as the pages of one PDF, or as files NAME.png, NAME-2.png and so on.
 
     Args:
-        pages: drawn one after the other, so that one is in memory at a time.
-        path: of the first file; the suffix says in which format.
+        pages: drawn one after the other, so that only one is in memory at a time.
+        path: of the first file; its suffix gives the format.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     if path.suffix == ".pdf":
         _save_pdf(pages, path)
@@ -165,7 +165,7 @@ def _save_pdf(pages: Iterable[Canvas], path: Path) -> None:
 
 @contextmanager
 def letters_told(are_lacking: bool) -> Iterator[None]:
-    """Warn in our words, in place of matplotlib's for every letter, if boxes stand for letters."""
+    """Warn once if boxes are drawn for letters, instead of matplotlib's warning for every letter."""
     if not are_lacking:
         yield
         return
@@ -176,7 +176,7 @@ def letters_told(are_lacking: bool) -> Iterator[None]:
 
 
 def shortened(text: str, length: int) -> str:
-    """A text as wide as at most `length` Latin letters; Chinese, Japanese and Korean ones are twice as wide."""
+    """Shorten a text to the width of `length` Latin letters; Chinese, Japanese and Korean letters are twice as wide."""
     widths = [1 + (east_asian_width(letter) in "FW") for letter in text]
     if sum(widths) <= length:
         return text
@@ -187,5 +187,5 @@ def shortened(text: str, length: int) -> str:
 
 
 def signed(value: float) -> str:
-    """Two decimals, with a real minus sign."""
+    """A number with two decimals and a real minus sign."""
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")

@@ -1,4 +1,4 @@
-"""Curves of a run as points of an SVG drawing. The template draws them; this computes where everything goes."""
+"""Curves of a run as points of an SVG drawing. This computes the positions; the scripts of the page draw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 448, 34, 230
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """A mark on an axis: its position and its label."""
 
     position: float
     label: str
@@ -22,7 +22,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line: its SVG points, and its name with the last value, written in the legend."""
+    """One line: its SVG points, its name and its last value for the legend."""
 
     name: str
     style: str
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A stretch of epochs of one stage."""
+    """A range of epochs of one stage."""
 
     name: str
     x0: float
@@ -42,7 +42,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Everything the template draws. `summary` says it in words for those who cannot see it."""
+    """Everything that is drawn. `summary` says it in words for readers who cannot see it."""
 
     title: str
     summary: str

@@ -12,9 +12,9 @@ from protokern.results.explanations import ClassExplanation, Evidence, Explanati
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
-# Inches. Four pictures in a row, words between the pairs, the sum at the right.
+# Inches. Four pictures in a row, words between the pairs, the sum on the right.
 _WORDS, _SUM, _HEAD, _FOOT, _ROW_GAP, _SUM_GAP = 0.95, 2.05, 0.95, 0.95, 0.34, 0.3
-_LINE = 0.15  # between the two lines below a pair of pictures
+_LINE = 0.15  # between the two text lines below a pair of pictures
 _TITLE, _CAPTION = 48, 54  # letters in the title, and below a pair of pictures
 
 
@@ -23,8 +23,8 @@ def write_figure(item: Explanation, path: Path, *, max_matches: int = FIGURE_MAT
 
     Args:
         item: the explained image; its first class is drawn.
-        path: where the figure goes; the suffix (.png, .pdf, .svg) says in which format.
-        max_matches: rows, at least 1.
+        path: of the figure; the suffix (.png, .pdf, .svg) gives the format.
+        max_matches: number of rows, at least 1.
 
     Raises:
         ValueError: `max_matches` is below 1.
@@ -85,7 +85,7 @@ def _draw_match(canvas: Canvas, match: Evidence, one: ClassExplanation, *, top: 
 
 
 def _draw_total(canvas: Canvas, one: ClassExplanation, matches: Sequence[Evidence]) -> None:
-    """What the prototypes that are not drawn add, and the sum of all."""
+    """The points of the prototypes that are not drawn, and the sum of all."""
     left_out = one.matches[len(matches) :]
     own = [match for match in left_out if match.prototype.is_of(one.class_index)]
     own_points = one.own_points + sum(match.points for match in own)

@@ -1,4 +1,4 @@
-"""Writes a page, and its pictures beside it, so that at any time a whole page is there: the old one or the new."""
+"""Writes a page and its pictures beside it, so that there is always a complete page: the old one or the new one."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def write_page(
     beside: Sequence[Stored] | None = None,
     replace: Callable[[Path, bytes], None] = replace_file,
 ) -> None:
-    """Write a page, and its pictures in a folder beside it that belongs to this page alone.
+    """Write a page, and its pictures into a folder beside it that belongs only to this page.
 
-    Pictures are named after their bytes, so none is ever changed: new ones come first, then the page takes the place of
-    the old one at once, then those that only the old one showed go. Letters that no text can hold (parts of file names
-    that are not Unicode) become question marks.
+    Pictures are named after their bytes, so no picture ever changes. New pictures are written first, then the page is
+    replaced in one step, then pictures that only the old page showed are removed. Parts of file names that are not
+    Unicode become question marks.
 
     Args:
         page: HTML.
         path: of the page.
-        beside: what it shows of `PICTURES`; the others there go, and with the last one the folder. None: the page has
-            no such folder, and one that is there is not its.
-        replace: writes the page in place of an older one, at once.
+        beside: the pictures in `PICTURES` that the page shows; others of protokern are removed, and the folder when it
+            is empty. None: the page has no such folder, and an existing one is not touched.
+        replace: replaces the page by a new one in one step.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent / PICTURES
@@ -47,9 +47,9 @@ def write_page(
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove the pictures that the page does not show, also half-written ones; what is not ours stays.
+    """Remove the pictures that the page does not show, also half-written ones; other files stay.
 
-    A picture is ours if it is called by its own bytes, whatever folder it lies in.
+    A picture was written by protokern if its name is made of its bytes, in any folder.
     """
     if not folder.is_dir():
         return

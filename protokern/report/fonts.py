@@ -1,6 +1,6 @@
-"""Fonts for letters that matplotlib's own fonts lack: Chinese, Japanese, Korean, emoji and whatever names are made of.
+"""Fonts for letters that matplotlib's own fonts lack, such as Chinese, Japanese, Korean and emoji.
 
-Only fonts of this machine are used. A letter that none of them has is drawn as a box, and a warning says so.
+Only fonts of this machine are used. A letter that no font has is drawn as a box, and a warning says so.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ NO_FONT = (
     "figures: names have letters that no font of this machine has; boxes stand for them. "
     "Install a font of their script, such as fonts-noto-cjk for Chinese, Japanese and Korean."
 )
-# Fonts that have a glyph for everything, which shows nothing of it.
+# Fonts that have the same kind of placeholder glyph for every letter.
 _EMPTY = ("last resort", "lastresort", "adobe blank", "unicode bmp fallback")
-# Control and format letters, marks that choose a form of the letter before, and what is no letter at all.
+# Control and format characters, marks that choose a form of the letter before them, and non-characters.
 _NOT_DRAWN = ("Cc", "Cf", "Cn", "Cs", "Zs", "Zl", "Zp")
-_UNREADABLE = (RuntimeError, OSError, ValueError, NotImplementedError)  # what FreeType says of odd files
+_UNREADABLE = (RuntimeError, OSError, ValueError, NotImplementedError)  # errors of FreeType for unusual files
 
 
 class Families(NamedTuple):
-    """Names of font families, the first one for all letters that it has; whether together they have all."""
+    """Names of font families, in the order in which a letter is looked up; and whether they have all letters."""
 
     names: tuple[str, ...]
     is_complete: bool
 
 
 def drawable(text: str) -> str:
-    """The text in one line, its accents composed, with a sign in place of what is no letter."""
+    """The text in one line, with composed accents, and with a replacement sign for characters that are no letters."""
     shown = (
         " " if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else "\ufffd" if _is_no_text(letter) else letter
         for letter in unicodedata.normalize("NFC", text)
@@ -45,7 +45,7 @@ def _is_no_text(letter: str) -> bool:
 
 
 def find_families(text: str, family: str, weight: str = "normal", style: str = "normal") -> Families:
-    """The families to draw a text with: `family`, and what is needed of this machine's others for the rest.
+    """The families to draw a text with: `family`, and other families of this machine for the letters that it lacks.
 
     Args:
         text: of any script.
@@ -69,7 +69,7 @@ def _is_drawn(letter: str) -> bool:
 
 @cache
 def _choose(lacking: frozenset[str], *, is_serif: bool) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Families that together have as many of these letters as any, and the letters that none has."""
+    """Families that together have as many of these letters as possible, and the letters that no family has."""
     names: list[str] = []
     rest, region = set(lacking), _region(lacking)
     for families in (_known_families, _families_of_now):
@@ -87,20 +87,20 @@ def _choose(lacking: frozenset[str], *, is_serif: bool) -> tuple[tuple[str, ...]
 
 
 def _region(letters: Iterable[str]) -> str:
-    """How the names of fonts end whose Chinese characters have the form that these letters suggest."""
+    """The name endings of fonts whose Chinese characters have the form that these letters suggest."""
     if any("\u3040" <= letter <= "\u30ff" for letter in letters):
         return "JP"
     return "KR" if any("\uac00" <= letter <= "\ud7a3" for letter in letters) else "SC"
 
 
 def _letters_in(file: str, letters: Iterable[str]) -> set[str]:
-    """Those of the letters that a font can draw."""
+    """The letters that a font can draw."""
     return {letter for letter in letters if _can_draw(file, letter)}
 
 
 @cache
 def _can_draw(file: str, letter: str) -> bool:
-    """Whether a font has an outline for a letter; fonts of coloured pictures have none."""
+    """Whether a font has an outline for a letter; fonts of coloured pictures have no outlines."""
     font = _open(file)
     if font is None or not font.get_char_index(ord(letter)):
         return False
@@ -131,7 +131,7 @@ def _file_of(family: str, weight: str, style: str) -> str:
 
 
 def _known_families() -> dict[str, str]:
-    """A file of every family that matplotlib knows, upright and of normal weight if there is one."""
+    """A file of every family that matplotlib knows; the upright one of normal weight if there is one."""
     from matplotlib.font_manager import fontManager
 
     entries = [entry for entry in fontManager.ttflist if not entry.name.lower().startswith(_EMPTY)]
@@ -140,7 +140,7 @@ def _known_families() -> dict[str, str]:
 
 
 def _families_of_now() -> dict[str, str]:
-    """The same after a look for fonts that were installed since matplotlib made its list, long ago perhaps."""
+    """The same, including fonts that were installed after matplotlib made its list."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     known = {entry.fname for entry in fontManager.ttflist}

@@ -1,4 +1,4 @@
-"""Grids of prototypes, and of the patches that are nearest to one, as figures for a paper; by matplotlib."""
+"""Grids of prototypes, and of the patches nearest to a prototype, as figures for a paper; by matplotlib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIDE, _WORDS, _PROOF, _ROW_GAP = (
     0.42,
     0.16,
     0.06,
-)  # inches: a picture, two lines below it, a third, until the next row
+)  # inches: a picture, the two lines below it, a third line, the distance to the next row
 _NAME = 19  # letters below a picture
 _HEAD, _LABEL, _APART = 0.85, 0.98, 0.16
 _KINDS = ("box", "heat")
@@ -27,16 +27,16 @@ def write_prototype_grid(
     """Draw prototypes in rows, each with its number and class below it.
 
     Args:
-        cards: the prototypes to draw, in this order; those that are no patch of an image have no picture and are left
-            out.
-        path: where the grid goes; the suffix (.png, .pdf, .svg) says in which format. What does not fit on a page goes
-            to the next: of the same PDF, else of `NAME-2.png` and so on.
+        cards: the prototypes to draw, in this order; prototypes without a picture, which are no patch of an image, are
+            left out.
+        path: of the grid; the suffix (.png, .pdf, .svg) gives the format. Further pages are in the same PDF, or in
+            `NAME-2.png` and so on.
         picture: "box", the image with a frame around the patch, or "heat", its heat map.
         columns: of a page, at least 1.
         rows: of a page, at least 1.
 
     Returns:
-        The files, in order.
+        The paths of the files, in order.
 
     Raises:
         ValueError: no card has a picture, or an argument is out of range.
@@ -78,11 +78,11 @@ def _draw_page(cards: Sequence[Prototype], picture: str, columns: int) -> Canvas
 def write_neighbours(card: Prototype, path: Path) -> None:
     """Draw a prototype and its nearest patches, one row for the training images and one for the test images.
 
-    The class of a neighbour is red where the prototype does not belong to it.
+    The class of a neighbour is red if the prototype does not belong to it.
 
     Args:
-        card: with `neighbours`.
-        path: where the figure goes; the suffix (.png, .pdf, .svg) says in which format.
+        card: a prototype with `neighbours`.
+        path: of the figure; the suffix (.png, .pdf, .svg) gives the format.
 
     Raises:
         ValueError: the card has no neighbours.
@@ -118,7 +118,7 @@ def write_neighbours(card: Prototype, path: Path) -> None:
 
 def _draw_neighbour(canvas: Canvas, card: Prototype, neighbour: Neighbour, *, left: float, top: float) -> None:
     box = neighbour.picture.box
-    if card.picture is not None and card.picture.cell is not None:  # its own frame was tested; no neighbour's was
+    if card.picture is not None and card.picture.cell is not None:  # its frame was tested; frames of neighbours are not
         canvas.show(neighbour.picture.image, left, top, cell=box, side=_SIDE)
     else:
         canvas.show(neighbour.picture.image, left, top, box, side=_SIDE)

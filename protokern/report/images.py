@@ -1,4 +1,4 @@
-"""Pictures of a page as small JPEG files. Equal pictures are kept once, under a name made of their bytes."""
+"""Pictures of a page as small JPEG files. Equal pictures are stored once, under a name made of their bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 
 from protokern.results.places import Picture
 
-LONGEST_SIDE = 288  # pixels: sharp at the size a card shows it, on a screen of usual density
+LONGEST_SIDE = 288  # pixels: sharp at the size of a card on a screen of usual density
 NAME_LENGTH = 24  # hexadecimal digits
 _QUALITY = 85
-_FULL_COLOUR = 0  # no subsampling: the colours of a heat map have edges
+_FULL_COLOUR = 0  # no chroma subsampling, because the colours of a heat map have edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Stored:
     """A picture on the shelf.
 
     Attributes:
-        index: its place, counted from 0.
-        name: of its file; made of the bytes, so never of anything that a user wrote.
-        data: the file.
+        index: position, counted from 0.
+        name: of the file; made of its bytes, so it holds no text of a user.
+        data: the bytes of the file.
     """
 
     index: int
@@ -34,25 +34,25 @@ class Stored:
 
 
 class PictureShelf:
-    """The pictures of one page, each once."""
+    """The pictures of one page, without repetition."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Stored] = {}
         self._by_key: dict[Hashable, tuple[Stored, Picture]] = {}
 
     def find(self, picture: Picture) -> Stored:
-        """The picture on the shelf; put there now if it is new."""
+        """The picture on the shelf; it is added if it is new."""
         key = ("array", id(picture)) if isinstance(picture, np.ndarray) else ("lazy", picture.key)
         if key not in self._by_key:
             data = encode(np.asarray(picture))
             name = name_of(data)
             stored = self._by_name.setdefault(name, Stored(len(self._by_name), name, data))
-            self._by_key[key] = stored, picture  # with the picture: an id is only its own while it lives
+            self._by_key[key] = stored, picture  # keeps the picture alive, because its id may be used again afterwards
         return self._by_key[key][0]
 
     @property
     def pictures(self) -> list[Stored]:
-        """All, by index."""
+        """All pictures, by index."""
         return list(self._by_name.values())
 
     @property
@@ -66,7 +66,7 @@ def name_of(data: bytes) -> str:
 
 
 def encode(picture: np.ndarray, *, longest_side: int = LONGEST_SIDE) -> bytes:
-    """A JPEG file of a picture as it is, or shrunk so that no side is longer than `longest_side`.
+    """A JPEG file of a picture, shrunk if a side is longer than `longest_side`.
 
     Args:
         picture: (Y, X, 3) uint8.

@@ -15,16 +15,17 @@ _ROW, _HEAD, _FOOT, _WIDTH = 0.62, 0.7, 0.7, 7.2  # inches
 
 
 def write_importance_figure(names: Sequence[str], train: np.ndarray, test: np.ndarray, path: Path) -> None:
-    """Draw the spread of the prototypes' scores for every property: a box for the training, one for the test images.
+    """Draw the spread of the prototypes' scores for every property: one box for training images, one for test images.
 
-    Properties come by falling mean over the training images. A box holds the middle half of the prototypes, its line is
-    the median, its dot the mean; its whiskers reach to the last prototype within one and a half lengths of the box.
+    Properties are sorted by falling mean over the training images. A box holds the middle half of the prototypes; its
+    line is the median, its dot the mean. The whiskers reach to the last prototype within one and a half lengths of the
+    box.
 
     Args:
         names: (M) of the properties.
         train: (M, P) global scores over the training images.
         test: (M, P) over the test images.
-        path: where the figure goes; the suffix (.png, .pdf, .svg) says in which format.
+        path: of the figure; the suffix (.png, .pdf, .svg) gives the format.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

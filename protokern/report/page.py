@@ -1,4 +1,4 @@
-"""From results to an HTML page. Nothing on the page is fetched from a network; its script draws it from its JSON."""
+"""From results to an HTML page. A page needs no network; its script draws it from its JSON."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from protokern.storage.files import replace_file
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MOST_INSIDE = 16_000_000  # bytes of pictures; a page that holds more opens slowly, so "auto" puts them beside it
-LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 makes four of three
+MOST_INSIDE = 16_000_000  # bytes of pictures; a larger page opens slowly, so "auto" puts its pictures beside it
+LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 turns three bytes into four
 _SCRIPTS = ("parts", "explained", "report", "gallery", "sheet", "start", "theme")
 Place = Literal["auto", "inside", "beside"]
 
@@ -35,17 +35,17 @@ def write_report(
     pictures: Place = "auto",
     replace: Callable[[Path, bytes], None] = replace_file,
 ) -> None:
-    """Write the page of a run to `path`, at once: a page that was there stays whole until the new one is.
+    """Write the page of a run to `path` in one step: an older page stays complete until then.
 
     Args:
-        data: what it shows.
+        data: what the page shows.
         path: of the page.
         pictures: "inside" the page, in one file; "beside" it, in a folder `pictures`, read as they come into view;
             "auto": inside up to 16 MB of them.
-        replace: writes the page in place of an older one, at once.
+        replace: replaces the page by a new one in one step.
 
     Raises:
-        ConfigError: the pictures are to be inside and make a page of more than 80 MB.
+        ConfigError: `pictures` is "inside", and the page would have more than 80 MB.
     """
     table, shelf = view_report(data)
     size = shelf.num_bytes
@@ -59,17 +59,17 @@ def write_report(
 
 
 def write_explanation(item: Explanation, model_name: str, path: Path) -> None:
-    """Write the page of one explained image to `path`, at once."""
+    """Write the page of one explained image to `path` in one step."""
     write_page(render_explanation(item, model_name), path)
 
 
 def render_report(data: Report, *, beside: bool = False) -> str:
-    """The page of a run as HTML, with its pictures inside, or with the names of files beside it."""
+    """The page of a run as HTML, with its pictures inside or with the names of files beside it."""
     return _frame(*view_report(data), beside=beside)
 
 
 def render_small_report(data: Report) -> str | None:
-    """The page of a run with its pictures inside; None if there are more than fit into a page that opens quickly."""
+    """The page of a run with its pictures inside; None if they are too large for a page that opens quickly."""
     table, shelf = view_report(data)
     return None if shelf.num_bytes > MOST_INSIDE else _frame(table, shelf, beside=False)
 
@@ -80,14 +80,14 @@ def render_explanation(item: Explanation, model_name: str) -> str:
 
 
 def _frame(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
-    """A page: its JSON, the script that draws it, and a summary for those who run no script."""
+    """A page: its JSON, the script that draws it, and a summary for readers without JavaScript."""
     templates = files("protokern.report") / "templates"
     script = "".join((templates / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     return _template().render(
         page=table,
         sheets={sheet["index"]: sheet for sheet in table.get("sheets", ())},
-        json=Markup(to_json(table, shelf, beside=beside)),  # which escapes all markup
-        style=Markup((templates / "style.css").read_text(encoding="utf-8")),  # our own files, not a user's text
+        json=Markup(to_json(table, shelf, beside=beside)),  # `to_json` escapes all markup
+        style=Markup((templates / "style.css").read_text(encoding="utf-8")),  # a file of the package, not a user's text
         script=Markup(script),
     )
 
@@ -104,5 +104,5 @@ def _template() -> Template:
 
 
 def _plain(pieces: Rich) -> str:
-    """A text without its marks."""
+    """A text with marks as plain text."""
     return "".join(piece if isinstance(piece, str) else piece[1] for piece in pieces)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from protokern.results.prototypes import Prototype
 from protokern.results.run import Report
 
-LARGEST_ILLUSTRATED = 240  # slots; above, the table has numbers without pictures
+LARGEST_ILLUSTRATED = 240  # slots; larger tables show numbers without pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class PoolView:
 
     Attributes:
         rows: the classes, in order.
-        shared: prototypes of two classes or more.
+        shared: prototypes of at least two classes.
         single: prototypes of one class.
         unused: prototypes of no class.
-        num_empty: slots without a prototype.
+        num_empty: number of slots without a prototype.
         has_pictures: whether the table shows the patches.
     """
 
@@ -40,12 +40,12 @@ class PoolView:
 
     @property
     def num_slots(self) -> int:
-        """Of one class; all have as many."""
+        """The number of slots per class."""
         return len(self.rows[0].cards)
 
 
 def view_pool(data: Report) -> PoolView | None:
-    """The pool of a run; None for a model without slots, or one that still chooses."""
+    """The pool of a run; None for a model without slots or one that still chooses."""
     if not data.slots:
         return None
     by_index = {card.index: card for card in data.prototypes}

@@ -1,7 +1,7 @@
-"""What a page says of itself: how one answer is read, and what every word and mark means.
+"""How a page explains itself: how to read one answer, and what every word and mark means.
 
 A text with marks in it is a list of pieces. A piece is plain text, or [mark, text], where the mark is "b" for bold,
-"em" for stressed, "bdi" for a name, "name" for a bold name; or ["a", text, address], a link.
+"em" for emphasis, "bdi" for a name, "name" for a bold name; or ["a", text, address], a link.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATCHES: Rich = [
 
 
 def say_example(example: Example, num_prototypes: int) -> list[Rich]:
-    """One answer in words, a text for each paragraph; the first is the answer itself."""
+    """One answer in words, one text per paragraph; the first one is the answer itself."""
     item, one, match = example.item, example.one, example.match
     card = match.prototype
     shared = " that this class shares with others" if len(card.classes) > 1 else " of this class"
@@ -92,7 +92,7 @@ def say_reading(
     """What each word and mark on a page means: [kind of mark or empty, word, text].
 
     Args:
-        is_focal: similarities are less those of the image on average.
+        is_focal: the average similarity over the image is subtracted from similarities.
         is_salient: similarities are multiplied by how much the patch stands out.
         has_proof: frames were tested.
         sees_part: a patch depends on less than the whole picture.

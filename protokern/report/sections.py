@@ -1,4 +1,4 @@
-"""The sections of a run's page but explanations and single prototypes, as JSON. No HTML here."""
+"""The sections of a run's page, except explanations and single prototypes, as JSON. No HTML here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from protokern.results.prototypes import Prototype
 from protokern.results.run import Report
 from protokern.results.stages import STAGES
 
-MOST_DRAWN = 200  # prototypes; of more, only those in sight are laid out and drawn
+MOST_DRAWN = 200  # prototypes; of more, only the visible ones are laid out and drawn
 _LEARNT = (
     "Each that a class uses is one patch of one training image, shown in the image, enlarged, and as a heat map. The "
     "others are learnt vectors without a picture, and give no points."
@@ -40,7 +40,7 @@ Table = dict[str, Any]
 
 
 class Sections:
-    """The sections of a report; each is None where there is nothing to show."""
+    """The sections of a report; a section with nothing to show is None."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -49,7 +49,7 @@ class Sections:
         self.num_sources = sum(one.picture is not None for one in report.prototypes)
 
     def names(self) -> list[list[str]]:
-        """[place, name] of each section that is there, in order."""
+        """[place, name] of each section of the page, in order."""
         report = self.report
         there = (
             ("overview", "Overview", True),
@@ -85,7 +85,7 @@ class Sections:
         }
 
     def how(self, place: Callable[[SeenPicture, str], list[Any]]) -> Table:
-        """How one answer is read; `place` puts a picture with its alternative text on the page."""
+        """How to read one answer; `place` puts a picture with its alternative text on the page."""
         table: Table = {"text": PATCHES if self.num_sources else NOT_PATCHES}
         example = choose_example(self.report.explanations)
         if example is None or example.match.prototype.picture is None:
@@ -253,7 +253,7 @@ class Sections:
 
 
 def _slot(card: Prototype | None) -> Sequence[Any] | None:
-    """[prototype, what its link is called, how many classes if several] of a filled slot."""
+    """[prototype, text of its link, number of classes if several] of a filled slot."""
     if card is None:
         return None
     shared = f"{len(card.classes)} classes" if len(card.classes) > 1 else ""

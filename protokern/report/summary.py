@@ -1,4 +1,4 @@
-"""A run summed up for its page: tiles, groups of prototypes, reasons, confusion. No HTML here."""
+"""The summary of a run for its page: tiles, groups of prototypes, reasons, confusion. No HTML here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from protokern.results.explanations import ClassExplanation, Evidence, Explanati
 from protokern.results.prototypes import Prototype
 from protokern.results.run import Report, StageResult
 
-LARGEST_MATRIX = 30  # classes; above, the page lists the most frequent mistakes instead
+LARGEST_MATRIX = 30  # classes; for more, the page lists the most frequent mistakes instead
 LONGEST_LIST = 20
-UNEVEN = 0.02  # between accuracy and balanced accuracy; from there on the page shows both
+UNEVEN = 0.02  # difference of accuracy and balanced accuracy from which the page shows both
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class ReasonRow:
 
     Attributes:
         name: what it changes.
-        mean: of the scores.
-        num_main: for so many prototypes it matters most.
+        mean: mean of the scores.
+        num_main: number of prototypes for which it matters most.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Example:
 
 
 def choose_example(explanations: Iterable[Explanation]) -> Example | None:
-    """The first right answer with a reason for it that has a picture; else the first answer with one."""
+    """The first right answer with a reason that has a picture; otherwise the first answer with such a reason."""
     found = []
     for item in explanations:
         one = item.classes[0]
@@ -106,7 +106,7 @@ def choose_example(explanations: Iterable[Explanation]) -> Example | None:
 
 
 def make_reason_rows(cards: Iterable[Prototype]) -> list[ReasonRow]:
-    """A row for each modification, that which matters most to most prototypes first; none where nobody measured."""
+    """A row per modification, sorted by the number of prototypes to which it matters most; empty if not measured."""
     scores: dict[str, list[float]] = {}
     num_main: Counter[str] = Counter()
     for card in cards:
@@ -154,7 +154,7 @@ def _around_the_push(stages: Iterable[StageResult]) -> tuple[float | None, float
 
 
 def group_by_class(data: Report) -> list[CardGroup]:
-    """The prototypes of every class that has any."""
+    """The prototypes of every class that has prototypes."""
     groups = [
         CardGroup(f"class-{index}", name, tuple(card for card in data.prototypes if card.is_of(index)))
         for index, name in enumerate(data.classes)
@@ -163,7 +163,7 @@ def group_by_class(data: Report) -> list[CardGroup]:
 
 
 def group_by_use(data: Report) -> list[CardGroup]:
-    """Every prototype once: those that classes share first, those that no class uses last."""
+    """Every prototype once: shared prototypes first, unused ones last."""
     none = ("unchosen", "Not chosen yet") if data.still_chooses else ("unused", "Used by no class")
     headings = {"shared": "Shared by several classes", "single": "Used by one class", none[0]: none[1]}
     cards: dict[str, list[Prototype]] = {key: [] for key in headings}
@@ -173,7 +173,7 @@ def group_by_use(data: Report) -> list[CardGroup]:
 
 
 def list_filter_classes(data: Report) -> list[tuple[str, str]]:
-    """What the list of classes offers: value and name of every class with prototypes, and of "no class" if need be."""
+    """The classes to choose from: value and name of every class with prototypes, and of "no class" if needed."""
     used = {one.class_index for card in data.prototypes for one in card.classes}
     choices = [(str(index), name) for index, name in enumerate(data.classes) if index in used]
     has_unused = bool(used) and not all(card.classes for card in data.prototypes)
@@ -181,7 +181,7 @@ def list_filter_classes(data: Report) -> list[tuple[str, str]]:
 
 
 def make_confusion_rows(data: Report) -> tuple[ConfusionRow, ...]:
-    """The confusion matrix, a row for each true class; none where it is too large or unknown."""
+    """The confusion matrix, one row per true class; empty if it is too large or unknown."""
     if data.confusion is None or len(data.classes) > LARGEST_MATRIX:
         return ()
     rows = []
@@ -193,7 +193,7 @@ def make_confusion_rows(data: Report) -> tuple[ConfusionRow, ...]:
 
 
 def list_confused_pairs(data: Report) -> tuple[ConfusedPair, ...]:
-    """The most frequent mistakes; none where the matrix shows them, or nobody knows."""
+    """The most frequent mistakes; empty if the matrix shows them or is unknown."""
     if data.confusion is None or len(data.classes) <= LARGEST_MATRIX:
         return ()
     mistakes = data.confusion.counts.copy()

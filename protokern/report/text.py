@@ -25,11 +25,11 @@ from protokern.storage.names import one_line
 LEVEL = 0.05  # p-values below it are called a difference
 _UNKNOWN = "-"
 _MOST_NAMED = 10
-_MOST_ROWS = 30  # classes in a table on a terminal; of more the worst are shown
+_MOST_ROWS = 30  # classes in a table on a terminal; of more classes the worst are shown
 
 
 def explanation_lines(item: Explanation) -> list[str]:
-    """The explanation in a few lines of plain text."""
+    """An explanation in a few lines of plain text."""
     first, *others = item.classes
     lines = [f"{one_line(item.name)}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
     for match in first.matches:
@@ -54,7 +54,7 @@ def _ranked(classes: Iterable[ClassExplanation]) -> list[str]:
 
 
 def neighbours_lines(prototypes: Sequence[Prototype], found: GlobalExplanation) -> list[str]:
-    """How many of some prototypes belong together with their nearest patches, and which do not."""
+    """How many of the given prototypes belong together with their nearest patches, and which do not."""
     together = found.belong_together
     apart = [one for one in prototypes if not together[one.index]]
     count = len(prototypes)
@@ -78,7 +78,7 @@ def _percent(share: float) -> str:
 def score_table(scores: Scores, classes: Iterable[str], images: str) -> list[str]:
     """Precision, recall and F1 of every class as lines; of more than thirty classes those with the lowest F1.
 
-    `images` says of which split: "test", "validation" or "training".
+    `images` is the name of the split: "test", "validation" or "training".
     """
     rows = list(zip(classes, scores.classes, strict=True))
     shown = rows
@@ -103,7 +103,7 @@ def score_table(scores: Scores, classes: Iterable[str], images: str) -> list[str
 
 
 def importance_lines(train: GlobalImportance, test: GlobalImportance, comparisons: Sequence[Comparison]) -> list[str]:
-    """The global scores of a model: a table with a line for every property, and what stands out."""
+    """The global scores of a model: a table with one line per property, and its main points in words."""
     num_prototypes = train.score.shape[1]
     header = ["property", "train mean", "std", "test mean", "std", "first for", "Welch p", "Shapiro p: train", "test"]
     rows = [
@@ -128,7 +128,7 @@ def importance_lines(train: GlobalImportance, test: GlobalImportance, comparison
 
 
 def local_lines(title: str, prototypes: Sequence[int], batch: ImportanceBatch, index: int) -> list[str]:
-    """The local scores of one image for some prototypes, a line for each."""
+    """The local scores of one image for some prototypes, one line per prototype."""
     rows = [["prototype", "similarity", *batch.names, ""]]
     for prototype in prototypes:
         lost = batch.delta[index, :, prototype].tolist()
@@ -176,7 +176,7 @@ def _show(value: float | None, form: str) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width; the first and a last one of words are flush left, numbers flush right."""
+    """Rows in columns of equal width; the first column and a last one of words are flush left, numbers flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,6 +1,6 @@
-"""What a page shows, as the JSON that its script draws: texts ready to be shown, and pictures as places on a shelf.
+"""The JSON of a page, which its script draws: finished texts, and pictures as positions on a shelf.
 
-One walk over the results. A picture goes on the shelf where it is placed, so each is read once and kept once.
+The results are walked through once. Placing a picture puts it on the shelf, so each picture is read and kept once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from protokern.results.prototypes import Neighbour, Prototype
 from protokern.results.run import Report
 
 Table = dict[str, Any]
-# What ends a script or begins markup, as JSON may also write it.
+# Letters that may end a script or begin markup, as JSON escapes.
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 _RULE = (
     "Chosen by rule, not for their looks: the first right answer of up to six classes, spread evenly over the list, "
@@ -44,7 +44,7 @@ _RULE = (
 
 
 def view_report(report: Report) -> tuple[Table, PictureShelf]:
-    """The page of a run, without its pictures, and those."""
+    """The page of a run as a table, and its pictures."""
     view = _View(links=True)
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
@@ -90,7 +90,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
 
 
 def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
-    """The page of one explained image, without its pictures, and those."""
+    """The page of one explained image as a table, and its pictures."""
     view = _View(links=False)
     matches = [match for one in item.classes for match in one.matches]
     table = {
@@ -113,9 +113,9 @@ def to_json(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
     """A page as text, safe inside a script element.
 
     Args:
-        table: of the page.
+        table: the page.
         shelf: its pictures.
-        beside: pictures are files beside the page, and the text has their names; else it has the files themselves.
+        beside: the text has only the names of picture files beside the page; otherwise it holds the files.
     """
     pictures = [one.name if beside else base64.b64encode(one.data).decode("ascii") for one in shelf.pictures]
     whole = {**table, "beside": beside, "pictures": pictures}
@@ -144,7 +144,7 @@ class _View:
 
     Attributes:
         shelf: the pictures so far.
-        links: whether the page has prototypes to lead to.
+        links: whether the page has sheets of prototypes to link to.
     """
 
     def __init__(self, *, links: bool) -> None:
@@ -154,14 +154,14 @@ class _View:
 
     @property
     def texts(self) -> list[str]:
-        """Names that come again and again, each once; a sheet has their places."""
+        """Names that occur several times, stored once; a sheet has their positions."""
         return list(self._places)
 
     def _text(self, text: str) -> int:
         return self._places.setdefault(text, len(self._places))
 
     def place(self, seen: SeenPicture) -> list[Any]:
-        """[picture, rows, columns, box, field, cell]; no field where it is the whole picture, no cell if unmarked."""
+        """[picture, rows, columns, box, field, cell]; no field if it is the whole picture, no cell if unmarked."""
         rows, columns = seen.image.shape[:2]
         box, field = tuple(map(int, seen.box)), tuple(map(int, seen.receptive_field_box))
         field_seen = None if field == (0, 0, rows, columns) else field
@@ -260,7 +260,7 @@ class _View:
         }
 
     def sheet(self, card: Prototype, *, still_chooses: bool) -> Table:
-        """All that the page shows of one prototype: on its card, and on its sheet."""
+        """What the page shows of one prototype on its card and its sheet."""
         picture, near = card.picture, card.neighbours
         classes = sorted(card.classes, key=lambda one: -one.weight)
         main = [name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)]
@@ -283,7 +283,7 @@ class _View:
             "main": main,
             "main_names": f"because of {join_names(main)}" if main else "",
             "reasons": [
-                # As they are: the sentence and the script must round the same numbers.
+                # Not rounded, because the sentence and the script must round the same numbers.
                 [name_property(one.modification), one.score, one.low, one.high, one.test_score]
                 for one in card.reasons
             ],

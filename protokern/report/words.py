@@ -1,4 +1,4 @@
-"""Prototypes, classes, slots and reasons in a few words: the same on pages, in figures and on the command line."""
+"""Prototypes, classes, slots and reasons in a few words, for pages, figures and the command line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from protokern.results.prototypes import Neighbour, Prototype
 
 MOST_NAMES = 3
 MOST_REASONS = 3
-LEAST_SHARE = 0.05  # of the similarity; a change that takes less off it is no reason
-LEAST_SCORE = 0.005  # what is shown as 0.00 is no reason either
+LEAST_SHARE = 0.05  # share of the similarity; a change that takes less away is no reason
+LEAST_SCORE = 0.005  # a score that is shown as 0.00 is no reason either
 _PROPERTIES = {"hue": "colour (hue)", "saturation": "colour strength (saturation)"}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def join_names(names: Sequence[str], most: int = MOST_NAMES) -> str:
-    """Names in a row; where there are more than `most`, the first ones and how many more."""
+    """Names joined by commas; of more than `most` the first ones and the number of the others."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
@@ -42,7 +42,7 @@ def name_match(match: Evidence, one: ClassExplanation) -> str:
 
 
 def say_role(match: Evidence) -> str:
-    """What a match that is no reason for the class is: "against it", or "of another class"; empty for a reason."""
+    """Why a match is no reason for the class: "against it" or "of another class"; empty for a reason."""
     if match.is_reason:
         return ""
     return "against it" if match.points < 0 else "of another class" if match.prototype.classes else "of no class"
@@ -54,30 +54,30 @@ def name_slots(slots: Sequence[int]) -> str:
 
 
 def name_sharers(match: Evidence, one: ClassExplanation) -> str:
-    """With which other classes a class shares the prototype of a match: "shared with dress", or "not shared"."""
+    """The other classes that share the prototype of a match: "shared with dress", or "not shared"."""
     others = [other.class_name for other in match.prototype.classes if other.class_index != one.class_index]
     return f"shared with {join_names(others)}" if others else "not shared"
 
 
 def name_foreign(one: ClassExplanation) -> str:
-    """What `foreign_points` are of: "of other classes", and "or none" where some belong to no class."""
+    """Whose points `foreign_points` are: "of other classes", with "or none" if some prototypes belong to no class."""
     return "of other classes or none" if one.num_unused else "of other classes"
 
 
 def name_property(modification: str) -> str:
-    """What a modification changes, for people: "colour (hue)", or the name of the modification itself."""
+    """What a modification changes, in words: "colour (hue)", or the name of the modification."""
     return _PROPERTIES.get(modification, modification)
 
 
 def main_reasons(reasons: Sequence[Reason], similarity: float | None = None) -> tuple[Reason, ...]:
-    """What mattered most, by falling score; nothing where no change mattered.
+    """The properties that mattered most, by falling score; empty if no change mattered.
 
-    A change counts if it takes at least a twentieth off the similarity, and if its interval, where it has one, lies
-    above zero. Of those that count, the greatest is named, and up to two more that reach half of it.
+    A change counts if it takes at least a twentieth off the similarity and its interval, if it has one, lies above
+    zero. Of these, the result has the one with the greatest score and up to two more with at least half of that score.
 
     Args:
-        reasons: of a prototype, or of a match.
-        similarity: what the scores are parts of; None: only scores that would be shown as 0.00 are too small.
+        reasons: of a prototype or of a match.
+        similarity: the similarity that the scores are parts of; None: only scores that are shown as 0.00 are too small.
     """
     least = max(LEAST_SCORE, 0.0 if similarity is None else LEAST_SHARE * similarity)
     counting = [one for one in reasons if one.score >= least and (one.low is None or one.low > 0)]
@@ -86,7 +86,7 @@ def main_reasons(reasons: Sequence[Reason], similarity: float | None = None) -> 
 
 
 def say_frame(proof: SufficientFrame | None) -> str:
-    """What was tested about a frame, as a sentence; empty where nothing was."""
+    """The result of testing a frame, as a sentence; empty if it was not tested."""
     if proof is None:
         return ""
     if proof.kept_grey is None or proof.area is None:
@@ -106,7 +106,7 @@ def say_frame(proof: SufficientFrame | None) -> str:
 
 
 def name_frame(proof: SufficientFrame | None) -> str:
-    """The same in a few words: "frame alone keeps 93 %; 18 % of the image"."""
+    """The result of testing a frame in a few words: "frame alone keeps 93 %; 18 % of the image"."""
     if proof is None:
         return ""
     if proof.kept_grey is None or proof.area is None:
@@ -117,7 +117,7 @@ def name_frame(proof: SufficientFrame | None) -> str:
 
 
 def name_frame_shortly(proof: SufficientFrame | None) -> str:
-    """The same where there is room for a few letters: "keeps 93 %, area 18 %"."""
+    """The result of testing a frame in very few words: "keeps 93 %, area 18 %"."""
     if proof is None or proof.kept_grey is None or proof.area is None:
         return ""
     if proof.area == 1:
@@ -126,12 +126,12 @@ def name_frame_shortly(proof: SufficientFrame | None) -> str:
 
 
 def say_because(card: Prototype) -> str:
-    """Why things look alike to a prototype, as a sentence; empty where nobody measured."""
+    """The properties that matter to a prototype, as a sentence; empty if they were not measured."""
     return _say(card.reasons, card.mean_similarity, "the similarity on average")
 
 
 def say_because_here(match: Evidence) -> str:
-    """Why a patch of this image looks like a prototype, as a sentence; empty where nobody measured."""
+    """The properties that matter to a match in this image, as a sentence; empty if they were not measured."""
     place = match.place_similarity
     if place is None:
         return _say(match.reasons, match.similarity, "the similarity")
@@ -159,7 +159,7 @@ def _join(words: Sequence[str]) -> str:
 
 
 def say_agreement(card: Prototype, neighbours: Sequence[Neighbour]) -> str:
-    """How many of some nearest patches are of a class that the prototype belongs to; empty if it belongs to none."""
+    """How many of the nearest patches are of a class of the prototype; empty if the prototype has no class."""
     if not card.classes or not neighbours:
         return ""
     own = sum(is_own(card, one) for one in neighbours)

@@ -1,1 +1,1 @@
-"""Plain data that passes between the parts: no layer, no disk, no drawing."""
+"""Plain data that is passed between the parts: no layers, no files, no drawing."""

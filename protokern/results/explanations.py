@@ -1,4 +1,4 @@
-"""Why an image got its answer: points of prototypes for classes, and where each of them looked."""
+"""Why an image got its answer: points of prototypes for classes, and where the prototypes looked."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ class Evidence:
     """What one prototype says about one class, this looks like that: similarity x weight = points.
 
     Attributes:
-        view: where it looked; shared by all classes it speaks for.
-        picture: the same to be drawn.
+        view: where the prototype looked; shared by all classes for which it has points.
+        picture: the view as it is drawn.
         prototype: which.
         prototype_classes: the classes that the prototype belongs to, ascending: one, several that share it, or none;
-            the class it speaks for here need not be one of them.
-        slots: the slots of the explained class that it sits in, ascending; empty for models without slots, and for
-            prototypes that no slot of the class holds.
+            the explained class need not be one of them.
+        slots: the slots of the explained class that hold the prototype, ascending; empty for models without slots, and
+            for prototypes that no slot of the class holds.
         distance: of the nearest patch, in the model's metric.
-        similarity: what it contributes before weights: the activation at that distance, for ProtoPool the focal
-            similarity.
+        similarity: the activation at that distance, before weights; for ProtoPool the focal similarity.
         weight: of the prototype for the class; with slots, the sum over the slots of all classes that hold it.
         points: similarity x weight, its share of the logit.
-        is_reason: whether it is a reason for the class: one of its own prototypes, with points above zero. The others
-            speak against the class, or for it although they stand for another one.
-        reasons: what matters to the prototype in this image; empty where nobody measured.
-        place_similarity: what `reasons` are parts of, where `similarity` is focal: that of the place, before the
-            image's average comes off. None: they are parts of `similarity`.
+        is_reason: whether it is a reason for the class: a prototype of the class with points above zero. The others
+            speak against the class, or for it although they belong to another class.
+        reasons: which properties matter to the prototype in this image; empty if they were not measured.
+        place_similarity: for a focal `similarity`, the similarity of the place before the image's average is
+            subtracted; `reasons` are parts of it. None: they are parts of `similarity`.
     """
 
     view: PatchView
@@ -51,25 +50,25 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassExplanation:
-    """How a class came to its logit.
+    """How the logit of a class comes about.
 
     Attributes:
-        class_index: which class.
-        class_name: its name.
+        class_index: index of the class.
+        class_name: name of the class.
         logit: the model's output for it; the sum of the points of all prototypes.
         probability: softmax of the logits, in [0, 1].
-        evidence: prototypes with the most points for or against the class, by falling absolute value of points, at
-            least half of them reasons where there are so many; those without points, such as with a weight of zero,
-            are left out.
+        evidence: prototypes with the most points for or against the class, by falling absolute value of points; at
+            least half of them are reasons if there are enough. Prototypes without points, such as those with a weight
+            of zero, are left out.
         other_points: sum of all prototypes that `evidence` leaves out; `logit` = sum of points in `evidence` + this.
-        num_other: how many those are.
-        own_points: the part of `other_points` that is of the class's own prototypes.
-        num_own: how many those are.
-        foreign_points: the other part: of the prototypes of other classes, or of none.
-        num_foreign: how many those are.
-        num_unused: how many of them belong to no class; they have no points.
-        num_speaking: how many prototypes of the model have points for or against the class.
-        is_drawn: whether a page draws the evidence; of other classes it has the total alone.
+        num_other: number of the prototypes that `evidence` leaves out.
+        own_points: the part of `other_points` from prototypes of the class.
+        num_own: number of these prototypes.
+        foreign_points: the other part, from prototypes of other classes or of none.
+        num_foreign: number of these prototypes.
+        num_unused: number of these that belong to no class; they have no points.
+        num_speaking: number of prototypes of the model that have points for or against the class.
+        is_drawn: whether a page draws the evidence; otherwise it shows only the total.
     """
 
     class_index: int
@@ -94,7 +93,7 @@ class ClassExplanation:
 
     @property
     def matches(self) -> tuple[Evidence, ...]:
-        """The evidence as it is drawn: reasons for the class first."""
+        """The evidence that is drawn: reasons for the class first."""
         return (*self.reasons, *self.no_reasons)
 
     @property
@@ -104,7 +103,7 @@ class ClassExplanation:
 
     @property
     def no_reasons(self) -> tuple[Evidence, ...]:
-        """Drawn evidence that speaks against the class, or for it although it stands for another one."""
+        """Drawn evidence that speaks against the class, or for it although it belongs to another class."""
         return tuple(one for one in self.evidence if self.is_drawn and not one.is_reason)
 
 
@@ -116,13 +115,13 @@ class Explanation:
         logits: (K,) float32, the model's.
         points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
         classes: the classes explained in detail, as asked for or by falling logit.
-        receptive_field: of the model for images of this size; can be handed to the next explanation.
-        name: of the image, its path within the data as a rule; empty where nobody named it.
+        receptive_field: of the model for images of this size; can be passed to the next explanation.
+        name: of the image, usually its path within the data; empty if it was not given.
         image: (Y, X, 3) uint8, as people see it.
         class_names: of all classes, in the order of the logits.
-        true_class: name of the right class; None when nobody knows it.
-        model_name: of the model, such as the name of its run; empty where nobody named it.
-        is_focal: similarities are those at the best patch less those of the image on average.
+        true_class: name of the right class; None if it is unknown.
+        model_name: of the model, such as the name of its run; empty if it was not given.
+        is_focal: similarities are those at the best patch less the average over the image.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
     """
 
@@ -140,7 +139,7 @@ class Explanation:
 
     @property
     def predicted(self) -> int:
-        """The class of the highest logit; the first of them on a tie."""
+        """Index of the class with the highest logit; the first one on a tie."""
         return int(self.logits.argmax())
 
     @property
@@ -150,7 +149,7 @@ class Explanation:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the right class is known, and another one."""
+        """Whether the right class is known and is another class."""
         return self.true_class is not None and self.true_class != self.predicted_class
 
     @property

@@ -1,4 +1,4 @@
-"""Places in an image, and pictures of them: boxes, what a patch can depend on, what alone keeps a similarity."""
+"""Places in an image and pictures of them: boxes, receptive fields, sufficient frames."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ReceptiveField:
     """Pixel intervals that the rows and columns of a feature map depend on.
 
     Attributes:
-        rows: for every grid row the half-open interval of pixel rows.
-        columns: for every grid column the half-open interval of pixel columns.
+        rows: the half-open interval of pixel rows for each grid row.
+        columns: the half-open interval of pixel columns for each grid column.
     """
 
     rows: tuple[tuple[int, int], ...]
@@ -63,17 +63,17 @@ def share_of_image(box: Box, image_size: tuple[int, int]) -> float:
 class SufficientFrame:
     """The smallest box found around a patch whose content alone keeps most of a similarity.
 
-    Shares are of `similarity` and may be above 1: what is outside of a box can speak against a prototype.
+    Shares are of `similarity` and may be above 1, because pixels outside of a box can speak against a prototype.
 
     Attributes:
-        box: pixels, with the patch's own cells inside; None where `similarity` is not positive, for then there is
-            nothing of which a share could be kept.
+        box: pixels, with the cells of the patch inside; None if `similarity` is not positive, so that there is no
+            share to keep.
         similarity: of the prototype and the patch in the whole image, before weights.
-        kept_grey: share that is left where all outside of the box is grey; at least what was asked for.
-        kept_blur: share that is left where all outside is the blurred image instead.
-        kept_other: share that is left where all outside is another image instead; None where none was given.
+        kept_grey: share that is kept with grey outside of the box; at least the requested share.
+        kept_blur: share that is kept with the blurred image outside.
+        kept_other: share that is kept with another image outside; None if none was given.
         area: of the box, as a share of the image.
-        passes: images that went through the net for this frame; those that frames of one image share count once.
+        passes: number of images that went through the net for this frame; images shared by several frames count once.
     """
 
     box: Box | None
@@ -86,7 +86,7 @@ class SufficientFrame:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes the whole image."""
+        """Whether the frame is the whole image."""
         return self.area == 1.0
 
 
@@ -98,13 +98,14 @@ class PatchView:
         prototype: its index.
         patch: (row, column) of the nearest patch in the grid of patches.
         heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image; or what
-            `show_gradient` put in its place. The boxes are those of the upsampled map in any case.
+            `show_gradient` put in its place. The boxes are always those of the upsampled map.
         activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
-        patch_box: around the cell of the nearest patch and those of them that are connected with it; for people.
+        patch_box: around the cell of the nearest patch and those of these pixels that are connected with it; for
+            people.
         receptive_field_box: all pixels that the nearest patch can depend on; never smaller than what the patch saw.
         cell: where the upsampled map shows the nearest patch.
-        sufficient: the smallest box found whose content alone keeps the similarity; None where nobody looked, see
-            `frame_explanation`.
+        sufficient: the smallest box found whose content alone keeps the similarity; None if it was not searched for,
+            see `frame_explanation`.
     """
 
     prototype: int
@@ -121,12 +122,12 @@ class PatchView:
 class LazyPicture:
     """A picture that is read when it is drawn, so that a page of thousands needs the memory of one.
 
-    Numpy takes it for an array: `np.asarray(picture)` is its pixels.
+    NumPy can use it as an array: `np.asarray(picture)` is its pixels.
 
     Attributes:
-        load: gives the pixels, (Y, X, 3) uint8, the same at each call.
+        load: returns the pixels, (Y, X, 3) uint8, the same at each call.
         shape: of the pixels.
-        key: what picture this is; two of equal keys are the same, and the second is not read.
+        key: identifies the picture; of two pictures with equal keys only one is read.
     """
 
     load: Callable[[], np.ndarray]
@@ -142,15 +143,15 @@ Picture = np.ndarray | LazyPicture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPicture:
-    """A picture with what one prototype made of it.
+    """A picture with the view of one prototype.
 
     Attributes:
         image: (Y, X, 3) uint8.
-        heat: (Y, X, 3) uint8, the image under its heat map; None where it is not shown.
-        box: drawn as a frame: what alone keeps the similarity, or the highest-activated part.
+        heat: (Y, X, 3) uint8, the image under its heat map; None if it is not shown.
+        box: the frame that is drawn: what alone keeps the similarity, or the highest-activated part.
         receptive_field_box: the pixels that the nearest patch can depend on.
-        cell: where the nearest patch is, drawn as a thin mark; None: it is not drawn.
-        proof: what was tested about the frame; None: nothing.
+        cell: the nearest patch, drawn as a thin mark; None: it is not drawn.
+        proof: the result of testing the frame; None: the frame was not tested.
     """
 
     image: Picture

@@ -1,4 +1,4 @@
-"""What is known of a prototype: its classes, the patch that it is, and the patches nearest to it."""
+"""Facts about prototypes: their classes, the patches that they are, and the patches nearest to them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class PrototypeSource:
         name: of that image.
         patch: (row, column) in the grid of patches.
         activation_box: around the highest twentieth of the heat map, pixels, as in the paper.
-        patch_box: around the patch's cell and the part of it that is connected with that; the frame in the pictures.
+        patch_box: around the patch's cell and the part of this twentieth that is connected with the cell; the frame in
+            the pictures.
         receptive_field_box: the pixels that the patch depends on.
         distance: from the prototype before the push to the patch.
-        sufficient: the smallest box found whose content alone keeps the similarity; None: nobody has looked yet.
+        sufficient: the smallest box found whose content alone keeps the similarity; None: not searched for yet.
     """
 
     image: int
@@ -51,12 +52,12 @@ class Neighbour:
     """One of the patches that are nearest to a prototype.
 
     Attributes:
-        picture: the image it is in.
-        name: of that image.
-        class_name: its class.
+        picture: the image with the patch.
+        name: of the image.
+        class_name: class of the image.
         similarity: of the prototype and the patch.
-        distance: of the two.
-        patch_box: around the patch's cell and what is connected with it, whatever is drawn.
+        distance: of the prototype and the patch.
+        patch_box: around the patch's cell and the pixels connected with it, whichever frame is drawn.
     """
 
     picture: SeenPicture
@@ -69,13 +70,13 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbours:
-    """The patches nearest to a prototype, nearest first, at most one of an image.
+    """The patches nearest to a prototype, nearest first, at most one per image.
 
     Attributes:
         train: in the images that the prototypes come from.
         test: in the test images.
         agreement_train: share of `train` whose class the prototype belongs to, in [0, 1].
-        agreement_test: share of `test`, likewise.
+        agreement_test: share of `test` whose class the prototype belongs to, in [0, 1].
     """
 
     train: tuple[Neighbour, ...]
@@ -90,12 +91,12 @@ class Prototype:
 
     Attributes:
         index: of the prototype in the model.
-        classes: those that it belongs to, by index, with its weight for each: one, several that share it, or none.
+        classes: its classes by index, with its weight for each: one, several that share it, or none.
         source: the patch that it is; None if it is no patch of an image.
-        picture: the training image it comes from, to be drawn; None likewise, and where the picture is not at hand.
-        reasons: what matters to it over all training images; empty where nobody measured.
-        mean_similarity: over the images of `reasons`; None likewise.
-        neighbours: the patches nearest to it; None where nobody looked.
+        picture: the training image it comes from, as it is drawn; None without a source or without a stored picture.
+        reasons: which properties matter to it over all training images; empty if they were not measured.
+        mean_similarity: over the images of `reasons`; None if they were not measured.
+        neighbours: the patches nearest to it; None if they were not searched for.
     """
 
     index: int
@@ -113,17 +114,17 @@ class Prototype:
 
     @property
     def distance(self) -> float | None:
-        """From the learnt vector to the patch that replaced it; None likewise."""
+        """The distance from the learnt vector to the patch that replaced it; None if it is no patch of an image."""
         return None if self.source is None else self.source.distance
 
     def is_of(self, class_index: int) -> bool:
-        """Whether it belongs to that class."""
+        """Whether the prototype belongs to the class."""
         return any(one.class_index == class_index for one in self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSlots:
-    """What a class has in its slots.
+    """The slots of a class.
 
     Attributes:
         class_name: of the class.
@@ -136,13 +137,13 @@ class ClassSlots:
 
 @dataclass(frozen=True)
 class SplitNeighbours:
-    """The k nearest patches of every prototype in one data set, at most one of an image, nearest first; on the CPU.
+    """The k nearest patches of every prototype in one data set, at most one per image, nearest first; on the CPU.
 
-    Where there are fewer than k, the last entries have image, patch and label -1, distance inf and similarity NaN.
+    If there are fewer than k, the last entries have image, patch and label -1, distance inf and similarity NaN.
 
     Attributes:
         distance: (P, k), in the model's metric.
-        similarity: (P, k), the activation at that distance; for ProtoPool before the image's average comes off.
+        similarity: (P, k), the activation at that distance; for ProtoPool before the image's average is subtracted.
         image: (P, k) int64, position of the image in the data set.
         patch: (P, k) int64, flat index row * W' + column in `grid`.
         label: (P, k) int64, class of the image.
@@ -170,6 +171,6 @@ class GlobalExplanation:
     def belong_together(self) -> Tensor:
         """(P,) bool: whether more than half of the neighbours are of the prototype's classes, in both splits.
 
-        It is a statement about classes, not about looks: whether the patches show one thing, people must see.
+        This is about classes, not about looks: only people can see whether the patches show the same thing.
         """
         return (self.train.agreement > BELONGING_SHARE) & (self.test.agreement > BELONGING_SHARE)

@@ -25,7 +25,7 @@ class EpochPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What a stage left behind; accuracies in [0, 1], None where there was no such split."""
+    """The result of a stage; accuracies in [0, 1], None if there was no such split."""
 
     stage: str
     epoch: int
@@ -62,18 +62,18 @@ class Report:
         classes: class names, in the order of the logits.
         prototypes: all prototypes of the model.
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
-        is_focal: points are made of similarities less those of the image on average; those of reasons and of nearest
-            patches are before that.
+        is_focal: the average similarity over the image is subtracted from the similarities of points, but not from
+            those of reasons and of nearest patches.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
-        still_chooses: the classes have not chosen their prototypes for good, so that no prototype has a class yet.
+        still_chooses: the classes have not made their final choice of prototypes, so that no prototype has a class yet.
         explanations: of chosen test images.
-        confusion: over the test images; None when the page was made without them.
+        confusion: over the test images; None if the page was made without them.
         epochs: of training, in order.
         stages: results, in order.
         settings: the run's configuration as text.
-        scores: how every class fares on the test images; None when the page was made without them.
-        notes: what a reader must know about this page, one sentence each.
-        warnings: what speaks against trusting the run, a few sentences each.
+        scores: scores of every class on the test images; None if the page was made without them.
+        notes: what readers of the page must know, one sentence each.
+        warnings: reasons not to trust the run, a few sentences each.
         facts: short facts about the run (name, value), for the foot of the page.
     """
 

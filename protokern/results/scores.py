@@ -1,4 +1,4 @@
-"""How the classes of a data set fare: precision, recall, F1, and their means."""
+"""Scores of the classes of a data set: precision, recall, F1, and their means."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """How a class fares.
+    """The scores of a class.
 
     Attributes:
-        images: of the class.
-        answers: images that were called this class, rightly or not.
-        correct: images of the class that were called so.
+        images: number of images of the class.
+        answers: number of images with this class as the answer, right or wrong.
+        correct: number of images of the class with this class as the answer.
     """
 
     images: int
@@ -23,24 +23,24 @@ class ClassScore:
 
     @property
     def precision(self) -> float | None:
-        """Share of the answers that are right; None where the class was never the answer."""
+        """Precision: the share of the answers that are right; None if the class was never the answer."""
         return self.correct / self.answers if self.answers else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the images that were found; None where there are none."""
+        """Recall: the share of the images that were found; None if there are none."""
         return self.correct / self.images if self.images else None
 
     @property
     def f1(self) -> float | None:
-        """2 correct / (images + answers), the harmonic mean of both; None where neither are any."""
+        """F1: 2 correct / (images + answers), the harmonic mean of precision and recall; None without both."""
         both = self.images + self.answers
         return 2 * self.correct / both if both else None
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How all classes fare; `classes` in the order of the logits."""
+    """The scores of all classes; `classes` in the order of the logits."""
 
     classes: tuple[ClassScore, ...]
 

@@ -1,4 +1,4 @@
-"""The stages of a training by name, and what each is called where people read of it."""
+"""The stages of a training by name, and their names for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Stage = Literal["start", "warm", "joint", "hardening", "push", "live", "last_lay
 
 
 class StageNames(NamedTuple):
-    """What a stage is called.
+    """The names of a stage.
 
     Attributes:
-        summary: in metrics.json, what was reached after it; a run has one entry for warm and joint.
-        terminal: in the lines of a training.
-        page: in the report.
+        summary: the key in metrics.json of the result after it; a run has one entry for warm and joint.
+        terminal: the name in the lines of a training.
+        page: the name in the report.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""Results as the JSON files of `explain` and `neighbours` hold them. Boxes are y0, x0, y1, x1 in pixels, half-open."""
+"""The JSON files of `explain` and `neighbours`. Boxes are y0, x0, y1, x1 in pixels, half-open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protokern.results.prototypes import GlobalExplanation, Neighbour, Prototype
 
 
 def explanation_table(explanation: Explanation) -> dict[str, Any]:
-    """All of an explanation but its pictures."""
+    """An explanation without its pictures."""
     names = explanation.class_names
     return {
         "image": explanation.name,
@@ -59,7 +59,7 @@ def _frame_table(frame: SufficientFrame | None) -> dict[str, Any] | None:
 
 
 def neighbours_table(prototype: Prototype, found: GlobalExplanation) -> dict[str, Any]:
-    """A prototype that was given its neighbours, and what was found of it."""
+    """A prototype and its neighbours."""
     assert prototype.neighbours is not None
     return {
         "prototype": prototype.index,

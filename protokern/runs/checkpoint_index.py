@@ -95,7 +95,7 @@ def read_index(run_dir: Path) -> CheckpointIndex:
 
 
 def remove_index(run_dir: Path) -> None:
-    """Write an empty index; the folders of the checkpoints stay."""
+    """Remove the index; the folders of the checkpoints stay."""
     (checkpoints_folder(run_dir) / INDEX_FILE).unlink(missing_ok=True)
 
 

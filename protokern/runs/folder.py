@@ -7,8 +7,10 @@ import platform
 import re
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from protokern.config.run import (
     with_data,
     with_old_defaults,
 )
+from protokern.data.sources import name_of
 from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.features import check_store_place
 from protokern.runs.checkpoint_index import INDEX_FILE, checkpoint_folder, checkpoints_folder, read_index, remove_index
@@ -32,10 +35,11 @@ from protokern.runs.data import data_folder
 from protokern.runs.outputs import KEPT_FOLDERS, check_outside_data, is_inside
 from protokern.runs.split import SPLIT_FILE, is_own_split_file
 from protokern.storage.files import read_file, remove_folder
-from protokern.storage.names import left_by_a_dead_process
+from protokern.storage.names import fit_name, left_by_a_dead_process, longest_name
 from protokern.storage.outputs import Outputs, check_whole_folder, claim_outputs
 
 RUN_FILE = "run.toml"
+RUNS = Path("runs")  # where a run goes that was given no folder
 FIRST_CHECKPOINT = "init-0"
 PAGE = "index.html"
 PROTOTYPES = "prototypes"  # the name under which all commands that write RUN/prototypes list its files
@@ -168,7 +172,41 @@ def forget_first_checkpoint(folder: Path) -> None:
         remove_folder(checkpoint_folder(folder, FIRST_CHECKPOINT))
 
 
-def new_config(folder: Path, file: str | None, changes: Sequence[str], data: str | None) -> RunConfig:
+@contextmanager
+def unnamed_folder(config: RunConfig) -> Iterator[Path]:
+    """Make the folder of a run that was given none: runs/NAME-N, with the name of the data and the first free number.
+
+    The folder is made at once, so that no other process takes the same one. At the end of the block it is removed if it
+    is still empty.
+
+    Raises:
+        CheckpointError: the folder would lie among the data, or the data in a place where the run writes.
+        DataError: the place for the features is taken.
+    """
+    was_there = RUNS.exists()
+    for number in count(1):
+        folder = RUNS / fit_name(name_of(config.data.path), f"-{number}", longest_name(RUNS))
+        if os.path.lexists(folder):
+            continue
+        check_new_run(folder, config)  # before there is a folder among the data
+        RUNS.mkdir(exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process has come first
+            continue
+        break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # a folder with files stays
+            folder.rmdir()
+            if not was_there:
+                RUNS.rmdir()
+
+
+def new_config(
+    folder: Path, file: str | None, changes: Sequence[str], data: str | None, recipe: str | None = None
+) -> RunConfig:
     """The configuration of a run that may begin in `folder`.
 
     Args:
@@ -176,6 +214,7 @@ def new_config(folder: Path, file: str | None, changes: Sequence[str], data: str
         file: of settings, TOML; None: the defaults.
         changes: `--set`s.
         data: a data folder instead of that of the settings.
+        recipe: what the settings begin with, see `load_config`.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -183,12 +222,14 @@ def new_config(folder: Path, file: str | None, changes: Sequence[str], data: str
         DataError: the place for the features is taken.
     """
     check_vacant(folder)
-    config = with_absolute_store(with_data(load_config(file, changes), data))
+    config = with_absolute_store(with_data(load_config(file, changes, recipe), data))
     check_new_run(folder, config)
     return config
 
 
-def resumed_config(folder: Path, file: str | None, changes: Sequence[str], data: str | None) -> RunConfig:
+def resumed_config(
+    folder: Path, file: str | None, changes: Sequence[str], data: str | None, recipe: str | None = None
+) -> RunConfig:
     """The configuration of the run in `folder`. The arguments are those of `new_config`, and must agree with the run.
 
     Raises:
@@ -199,7 +240,8 @@ def resumed_config(folder: Path, file: str | None, changes: Sequence[str], data:
     if not run_file.exists():
         raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
     before = load_config(run_file)
-    config = with_data(load_config(file or run_file, changes), data or before.data.path or None)
+    given = file if file or recipe else run_file
+    config = with_data(load_config(given, changes, recipe), data or before.data.path or None)
     check_results(folder)
     if config.data.grey_range == "auto":  # it was measured when the run began
         config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))

@@ -6,7 +6,8 @@
     RUN/importance/importance.svg    their spread over the prototypes; the same as importance.png
     RUN/importance/*-local.csv       one line for each image, prototype and modification; only when asked for
 
-The JSON file is the one that is read again. It is written last and removed first, so that it never tells of others.
+Only the JSON file is read again. It is written last and removed first, so that it never describes other files than
+those beside it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from protokern.storage.files import read_table, replacing, to_json_bytes, transl
 FOLDER = "importance"
 FORMAT = "protokern-importance-1"
 OLDEST = 1
-_REMEDY = "Run 'protokern importance RUN --data DIR' to make it anew."
+_REMEDY = "Run 'protokern importance RUN --data DIR' to write it again."
 SPLITS = ("train", "test")
 JSON = "importance.json"
 _FIGURES = ("importance.svg", "importance.png")
@@ -45,8 +46,8 @@ class ImportanceFiles:
     """The stored scores of a run.
 
     Attributes:
-        folder: where they are.
-        push_image, push_patch: (P) of the push that made the prototypes, see `PushResult`.
+        folder: the folder of the files.
+        push_image, push_patch: (P) of the push that the prototypes come from, see `PushResult`.
         train: over the training images.
         test: over the test images.
     """
@@ -58,7 +59,7 @@ class ImportanceFiles:
     test: GlobalImportance
 
     def comes_from(self, push: PushResult) -> bool:
-        """Whether these are the scores of the prototypes of that push."""
+        """Whether these are the scores of the prototypes of this push."""
         return push.image.tolist() == list(self.push_image) and push.patch.tolist() == list(self.push_patch)
 
     def reasons(self, prototype: int) -> tuple[Reason, ...]:
@@ -84,20 +85,20 @@ def write_importance(
     push: PushResult,
     made_by: dict[str, Any],
 ) -> list[Path]:
-    """Write tables, figures and the JSON file, in place of older ones.
+    """Write tables, figures and the JSON file; older ones are replaced.
 
     Args:
-        folder: is made where it is missing.
-        train, test: of one model.
-        comparisons: of the two.
-        push: that the prototypes are from.
-        made_by: what else the JSON file says: checkpoint, image size, bootstrap.
+        folder: is created if it is missing.
+        train, test: the scores of one model.
+        comparisons: of `train` with `test`.
+        push: the push that the prototypes come from.
+        made_by: further entries of the JSON file: checkpoint, image size, bootstrap.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
     """
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,10 @@ def write_importance(
 
 
 def read_importance(run_dir: Path) -> ImportanceFiles | None:
-    """Read RUN/importance; None if the run has none. Ask `comes_from` whether it is of the present prototypes.
+    """Read RUN/importance; None if the run has none. `comes_from` says whether the prototypes are still the same.
 
     Raises:
-        CheckpointError: it is broken or of another format.
+        CheckpointError: a file is broken or of another format.
     """
     folder = run_dir / FOLDER
     path = folder / JSON
@@ -139,7 +140,7 @@ def read_importance(run_dir: Path) -> ImportanceFiles | None:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: must hold the scores of every prototype; it is broken ({type(error).__name__}: {error}). "
-            "Run 'protokern importance RUN' to make it anew."
+            "Run 'protokern importance RUN' to write it again."
         ) from error
 
 
@@ -158,7 +159,7 @@ class LocalTable:
         self._writer.writerow(_LOCAL_COLUMNS)
 
     def add(self, batch: ImportanceBatch, names: Sequence[str]) -> None:
-        """Write the rows of a batch of images, whose names are given."""
+        """Write the rows of a batch of images with these names."""
         for index, image in enumerate(names):
             similarity = batch.similarity[index]
             for row, modification in enumerate(batch.names):
@@ -170,19 +171,19 @@ class LocalTable:
 
 @contextmanager
 def open_local_table(path: Path) -> Iterator[LocalTable]:
-    """A new table; the file has its name once it is whole.
+    """A new table, which gets its file name when it is complete.
 
     Parts of image names that are not Unicode become question marks.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
     """
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             text = io.TextIOWrapper(file, newline="", encoding="utf-8", errors="replace")
             yield LocalTable(text)
-            text.detach()  # which writes what is left, and does not close the file
+            text.detach()  # writes what is left in the buffer, and does not close the file
 
 
 def _global_table(scores: GlobalImportance) -> bytes:
@@ -214,7 +215,7 @@ def _to_table(scores: GlobalImportance) -> dict[str, Any]:
 def _from_table(names: tuple[str, ...], table: dict[str, Any], num_prototypes: int) -> GlobalImportance:
     def read(kind: str) -> np.ndarray:
         rows = np.array([table["scores"][name][kind] for name in names], dtype=np.float64)
-        return rows.reshape(len(names), num_prototypes)  # fails where some are missing
+        return rows.reshape(len(names), num_prototypes)  # fails if some are missing
 
     return GlobalImportance(
         names=names,
@@ -227,5 +228,5 @@ def _from_table(names: tuple[str, ...], table: dict[str, Any], num_prototypes: i
 
 
 def _number(value: float) -> float | None:
-    """A number as the files hold it; an unknown one is None."""
+    """A number for the JSON file; None if it is unknown."""
     return None if math.isnan(value) else round(float(value), _DIGITS)

@@ -1,4 +1,4 @@
-"""`log.jsonl`: every record of a run but the batches, one JSON object a line. The first line says the format."""
+"""`log.jsonl`: the records of a run except batches, one JSON object per line. The first line names the format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADER = json.dumps({"kind": "format", "format": LOG_FORMAT})
 class EpochRecord:
     """One epoch of training. Losses are means per image, accuracies in [0, 1], `seconds` include the validation.
 
-    `terms` are those of the model's loss, before they are multiplied by their coefficients.
+    `terms` are the terms of the model's loss, before they are multiplied by their coefficients.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -39,14 +39,14 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRecord:
-    """What a stage leaves behind, measured on the validation and the test split.
+    """The accuracies after a stage, on the validation and the test split.
 
     Attributes:
         stage: "joint", "hardening" or "warm" stands for the best joint or hardening epoch, or the last warm one, as
             restored before the push.
         epoch: 0-based training epoch that the weights come from.
         num_prototypes: after the stage.
-        details: what only this kind of stage has.
+        details: numbers that only this kind of stage has.
     """
 
     kind: ClassVar[str] = "stage"
@@ -62,7 +62,7 @@ class StageRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """Something a person should know, in one line."""
+    """A message for people, in one line."""
 
     kind: ClassVar[str] = "notice"
 
@@ -73,27 +73,27 @@ LoggedRecord = EpochRecord | StageRecord | Notice
 
 
 def to_table(record: LoggedRecord) -> dict[str, Any]:
-    """A record's fields and its kind, as the log holds them."""
+    """A record as a line of the log: its fields and its kind."""
     return {"kind": record.kind, **asdict(record)}
 
 
 def append_record(path: Path, record: LoggedRecord) -> None:
     """Add one line: the record's fields, and its `kind` ("epoch", "stage" or "notice").
 
-    The line is on the disk when this returns: a checkpoint counts on it. One that a killed process left half-written
-    goes first.
+    The line is on the disk when this returns, because a checkpoint counts the lines. A half-written line of a killed
+    process is removed first.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
     """
     append_line(path, json.dumps(to_table(record)), first=_HEADER)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a log, in order; a last line that was cut off by a kill is left out.
+    """All complete records of a log, in order; a last line that a killed process cut off is left out.
 
     Raises:
-        CheckpointError: too large, of a newer format, or a line is no record.
+        CheckpointError: the log is too large or of a newer format, or a line is no record.
     """
     if not path.exists():
         return []
@@ -109,7 +109,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_log(path: Path, num_lines: int) -> None:
-    """Keep the first `num_lines` records: a resumed run writes again what came after its checkpoint."""
+    """Keep the first `num_lines` records: a resumed run writes the records after its checkpoint again."""
     lines = read_log(path)
     if len(lines) < num_lines:
         raise CheckpointError(f"{path}: must have at least {num_lines} lines to resume; got {len(lines)}.")
@@ -118,7 +118,7 @@ def truncate_log(path: Path, num_lines: int) -> None:
 
 
 def read_progress(run_dir: Path, epoch: int) -> tuple[tuple[EpochPoint, ...], tuple[StageResult, ...]]:
-    """Curves, and the results of the stages that led to the weights of `epoch`, from the log of a run."""
+    """The curves of a run and the results of the stages that led to the weights of `epoch`, from its log."""
     path = run_dir / "log.jsonl"
     epochs, stages = [], []
     try:

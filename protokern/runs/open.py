@@ -19,26 +19,26 @@ from protokern.models.settings import ModelConfig
 from protokern.push import PushResult
 from protokern.runs.checkpoints import BROKEN, Checkpoint, broken_state, find_checkpoint, read_checkpoint, run_folder
 
-# torch raises each of them for a device that is missing, or that it was built without.
+# torch raises each of these for a device that is missing, or that torch was built without.
 _NO_DEVICE = (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError, ValueError, OSError)
-# What may differ between a run and a later use of its model: none of it changes the net.
+# Settings that may differ between a run and a later use of its model, because they do not change the net.
 _TABLES_THAT_MAY_CHANGE = ("data", "prune")
 _MAY_CHANGE_AFTER_TRAINING = ("train.batch_size", "train.feature_cache_mb", "train.channels_last")
-_MAY_NOT_CHANGE = ("data.channels",)  # but this does
+_MAY_NOT_CHANGE = ("data.channels",)  # except this one, which does
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A trained model and where it is from.
+    """A trained model and its run.
 
     Attributes:
         folder: the run folder.
         checkpoint: the checkpoint's folder.
         model: on the device, in evaluation mode.
-        config: of the run, with this call's changes.
+        config: configuration of the run, with the changes of this call.
         classes: class names.
         push: where the prototypes come from; None before a push.
-        stage: that the weights are from.
+        stage: the stage after which the weights were saved.
         epoch: training epoch of the weights.
     """
 
@@ -63,13 +63,13 @@ def open_run(
 
     Args:
         path: the folder.
-        data: a data folder in place of the run's.
-        changes: `--set`s; only settings that leave the net as it is.
+        data: a data folder instead of the run's.
+        changes: values of `--set`; only settings that do not change the net.
         device: where the model goes.
 
     Raises:
-        CheckpointError: no such run, or a broken one.
-        ConfigError: a change is wrong, or changes the net.
+        CheckpointError: the run does not exist or is broken.
+        ConfigError: a change is wrong, or would change the net.
     """
     checkpoint = read_checkpoint(find_checkpoint(Path(path)))
     state = checkpoint.state
@@ -96,7 +96,7 @@ def open_run(
 
 
 def check_pushed(run: OpenRun) -> PushResult:
-    """Where the prototypes come from; a CheckpointError unless they are patches of images."""
+    """The push that the prototypes come from; raises a CheckpointError unless they are patches of images."""
     if run.push is None:
         raise CheckpointError(
             f"{run.checkpoint}: must be from after a push; its prototypes are not yet patches of images. "
@@ -106,7 +106,8 @@ def check_pushed(run: OpenRun) -> PushResult:
 
 
 def check_final(run: OpenRun) -> OpenRun:
-    """The run; a CheckpointError if its classes still choose their prototypes, so that nothing can be explained."""
+    """Return the run; raise a CheckpointError if its classes still choose their prototypes, so that no answer can be
+    explained."""
     if not run.model.is_hard:
         raise CheckpointError(
             f"{run.checkpoint}: must have final choices to be explained; its classes still choose their prototypes. "
@@ -116,25 +117,25 @@ def check_final(run: OpenRun) -> OpenRun:
 
 
 def load_model(path: Path | str) -> tuple[PrototypeModel, dict[str, Any], tuple[str, ...]]:
-    """Rebuild a trained model from a run folder (its latest checkpoint) or a checkpoint folder; on the CPU, evaluating.
+    """Rebuild a trained model from a run folder (its latest checkpoint) or a checkpoint folder.
 
-    No other file is read than the checkpoint's.
+    The model is on the CPU and in evaluation mode. Only files of the checkpoint are read.
 
     Returns:
         The model, the run's configuration as tables, and the class names.
 
     Raises:
-        CheckpointError: no such checkpoint, or a broken one.
+        CheckpointError: the checkpoint does not exist or is broken.
     """
     checkpoint = read_checkpoint(find_checkpoint(Path(path)))
     return rebuild_model(checkpoint), checkpoint.state.config, checkpoint.state.classes
 
 
 def rebuild_model(checkpoint: Checkpoint) -> PrototypeModel:
-    """The model of a checkpoint, on the CPU and evaluating.
+    """The model of a checkpoint, on the CPU and in evaluation mode.
 
     Raises:
-        CheckpointError: the settings, or the weights, are broken, or of no model that this version has.
+        CheckpointError: settings or weights are broken, or belong to a model that this version does not have.
     """
     state, folder = checkpoint.state, checkpoint.folder
     try:
@@ -154,7 +155,7 @@ def rebuild_model(checkpoint: Checkpoint) -> PrototypeModel:
 
 
 def _model_config(checkpoint: Path, table: Mapping[str, Any]) -> ModelConfig:
-    """The settings of a checkpoint's model; one of a newer version may have others than this one."""
+    """The settings of a checkpoint's model; a checkpoint of a newer version may have settings that this one lacks."""
     name = table["name"]
     if name not in MODELS:
         raise CheckpointError(
@@ -178,7 +179,7 @@ def choose_device(name: str) -> torch.device:
     """The device that --device means.
 
     Raises:
-        BackendUnavailableError: no such device here.
+        BackendUnavailableError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Where a command may write: not among the data, and not where a run keeps files of its own."""
+"""Where a command may write: neither among the data nor in the folders that a run keeps for itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT_FOLDERS = ("checkpoints", "features", "prototypes", "importance", "report")
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, which need not exist, is `folder` or lies in it, whatever links or letter cases name it."""
+    """Whether `path`, which need not exist, is `folder` or lies in it, also through links or other letter cases."""
     if not folder.is_dir():
         return False
     real = Path(os.path.realpath(path))
@@ -31,7 +31,7 @@ def _linked_folders(data: Path) -> list[Path]:
 
 
 def check_outside_data(path: Path, config: RunConfig, argument: str) -> None:
-    """Raise a CheckpointError if `path` lies in the data folder: outputs there would be taken for images."""
+    """Raise a CheckpointError if `path` lies in the data folder, where outputs would be read as images."""
     data = data_folder(config)
     if data is not None and any(is_inside(path, folder) for folder in (data, *_linked_folders(data))):
         raise CheckpointError(
@@ -45,7 +45,7 @@ def check_out(path: Path, opened: OpenRun, *, own: str = "") -> None:
     Args:
         path: what --out says.
         opened: the run that the command is about.
-        own: the folder that the run keeps for this command, if it keeps one.
+        own: the folder that the run keeps for this command, if there is one.
     """
     check_outside_data(path, opened.config, "--out")
     for name in KEPT_FOLDERS:
@@ -57,7 +57,7 @@ def check_out(path: Path, opened: OpenRun, *, own: str = "") -> None:
 
 
 def claim_numbers(opened: OpenRun, out: str | None, names: Iterable[str], *, by: str) -> Outputs | None:
-    """The folder for the numbers of a command, where nothing of anybody else will be replaced.
+    """Claim the folder for the numbers of a command, in which no file of others will be replaced.
 
     Args:
         opened: the run that the command is about.

@@ -1,5 +1,5 @@
-"""Where a run stands, so that it goes on as if it had never stopped: its progress as a table; the states of optimizer
-and random numbers as named tensors, there and back; seeds."""
+"""What a run needs to resume with the same bits: its progress as a table, the states of the optimizer and the random
+number generators as named tensors, and seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Best:
     loss: float
 
     def is_beaten_by(self, accuracy: float, loss: float) -> bool:
-        """Whether another result is better."""
+        """Whether an epoch with this accuracy and cross entropy is better."""
         return (accuracy, -loss) > (self.accuracy, -self.loss)
 
 
@@ -37,11 +37,11 @@ class EpochSums:
     """Sums over the batches of an unfinished epoch; empty between epochs.
 
     Attributes:
-        loss: times images.
-        terms: of the loss by name, before their coefficients, times images.
-        correct: right answers.
-        images: in these batches.
-        seconds: that the epoch had taken when it was stopped.
+        loss: sum over the images.
+        terms: of the loss by name, before their coefficients, summed over the images.
+        correct: number of right answers.
+        images: number of images in these batches.
+        seconds: time that the epoch had taken when it was stopped.
     """
 
     loss: float = 0.0
@@ -55,12 +55,12 @@ class EpochSums:
 
         Args:
             loss: mean over its images.
-            terms: likewise.
-            correct: right answers.
-            images: of the batch.
+            terms: of the loss by name, means over its images.
+            correct: number of right answers.
+            images: number of images of the batch.
 
         Raises:
-            TrainingError: a term has the name of something else that a checkpoint holds.
+            TrainingError: a term has the name of another entry of a checkpoint.
         """
         taken = _OWN_SUMS & terms.keys()
         if taken:
@@ -75,7 +75,7 @@ class EpochSums:
         self.images += images
 
     def to_table(self) -> dict[str, float]:
-        """As JSON holds it: the terms beside the other sums."""
+        """As plain JSON values: the terms beside the other sums."""
         if not self.images:
             return {}
         sums = {"loss": self.loss, **self.terms, "correct": self.correct, "images": self.images}
@@ -83,7 +83,7 @@ class EpochSums:
 
     @classmethod
     def from_table(cls, table: Mapping[str, float]) -> EpochSums:
-        """The opposite of `to_table`."""
+        """From a table of `to_table`."""
         return cls(
             loss=table.get("loss", 0.0),
             terms={name: value for name, value in table.items() if name not in _OWN_SUMS},
@@ -98,21 +98,21 @@ _OWN_SUMS = {one.name for one in fields(EpochSums)} - {"terms"}
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
-    """Where a run stands; saved with every checkpoint, so that a run goes on as if it had never stopped.
+    """How far a run is; saved with every checkpoint, so that a resumed run gives the same bits.
 
     Attributes:
-        position: index in the plan of the step to do next.
-        batch: batches of that step that are done already.
+        position: index of the next step in the plan.
+        batch: number of batches of that step that are already done.
         epoch: training epoch that the present weights come from; -1 before the first.
         optimizer_stage: stage of the optimizer in use.
-        images: in each split, to notice other data.
-        names: fingerprints of the images' names and classes in each split, to notice other data of as many images.
+        images: number of images in each split, to notice other data.
+        names: fingerprints of the images' names and classes in each split, to notice other data with as many images.
         sums: of an epoch that is not finished.
         best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
-        best_live: best epoch of the live stage at hand, counted from 1; 0: the push before it.
+        best_live: best epoch of the current live stage, counted from 1; 0: the push before it.
         best_pushed: best last-layer stage.
-        waited: joint or hardening epochs since `best_joint` changed.
-        seconds: spent in each stage.
+        waited: number of joint or hardening epochs since `best_joint` changed.
+        seconds: time spent in each stage.
         results: StageRecords as tables, one list entry each, in order.
         log_lines: lines of the log when the checkpoint was written.
     """
@@ -133,11 +133,11 @@ class Progress:
     log_lines: int = 0
 
     def note_data(self, splits: DataSplits) -> None:
-        """Remember which images the run began with."""
+        """Record which images the run began with."""
         self.images, self.names = _count_images(splits), _name_images(splits)
 
     def check_data(self, splits: DataSplits, classes: Sequence[str], own_classes: Sequence[str]) -> None:
-        """Refuse images or classes that are not those the run began with.
+        """Refuse images or classes other than those that the run began with.
 
         Args:
             splits: the data now.
@@ -145,7 +145,7 @@ class Progress:
             own_classes: names of the classes of the run.
 
         Raises:
-            CheckpointError: they differ.
+            CheckpointError: images or classes differ.
         """
         images = _count_images(splits)
         if self.images and (tuple(own_classes) != tuple(classes) or self.images != images):
@@ -161,7 +161,7 @@ class Progress:
             )
 
     def finish_step(self, stage: Stage, seconds: float, results: Sequence[dict[str, Any]], next_position: int) -> None:
-        """Go on to the step at `next_position`; `results` are those of the step that is done, as tables."""
+        """Move on to the step at `next_position`; `results` are those of the finished step, as tables."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.results += results
         self.position, self.batch, self.sums = next_position, 0, EpochSums()
@@ -178,7 +178,7 @@ class Progress:
         self.best_joint, self.waited = None, 0
 
     def note_live(self, result: Best) -> None:
-        """Keep the best epoch of the live stage at hand."""
+        """Keep the best epoch of the current live stage."""
         if self.best_live is None or self.best_live.is_beaten_by(result.accuracy, result.loss):
             self.best_live = result
 
@@ -188,12 +188,12 @@ class Progress:
             self.best_pushed = result
 
     def to_table(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         return {**asdict(self), "sums": self.sums.to_table()}
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Progress:
-        """The opposite of `to_table`."""
+        """From a table of `to_table`."""
         values = {**table, "names": dict(table.get("names", {})), "sums": EpochSums.from_table(table.get("sums", {}))}
         for name in ("best_joint", "best_live", "best_pushed"):
             values[name] = Best(**values[name]) if values.get(name) else None  # older files lack the second
@@ -205,7 +205,7 @@ def _count_images(splits: DataSplits) -> dict[str, int]:
 
 
 def _name_images(splits: DataSplits) -> dict[str, str]:
-    """A fingerprint of the names and classes of each split's images; where they are and what is in them is left out."""
+    """A fingerprint of the names and classes of each split's images, not of their folder or pixels."""
     return {
         split: fingerprint_of_files((images.sample_name(one), images.labels[one], None) for one in range(len(images)))
         for split, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
@@ -230,7 +230,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Restore the state that `optimizer_tensors` returned.
 
     Raises:
         CheckpointError: a tensor does not fit its parameter.
@@ -255,14 +255,14 @@ def _parameters_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterat
 
 
 def random_tensors(device: torch.device) -> dict[str, Tensor]:
-    """The states of Python's, NumPy's and torch's generators, and of that of `device` if it is a GPU."""
+    """The states of the random number generators of Python, NumPy and torch, and of `device` if it is a GPU."""
     _, python_words, python_gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     words, position = numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]
     tensors = {
         "random/python": torch.tensor(python_words, dtype=torch.int64),
-        # The second of two normals that are drawn at once, if it was not asked for yet.
+        # Python draws normal numbers in pairs; this is the second one, if it was not used yet.
         "random/python_gauss": torch.tensor([] if python_gauss is None else [python_gauss], dtype=torch.float64),
         "random/numpy": torch.tensor([*words, position, numpy_state["has_gauss"]], dtype=torch.int64),
         "random/numpy_gauss": torch.tensor(numpy_state["gauss"], dtype=torch.float64),
@@ -274,7 +274,7 @@ def random_tensors(device: torch.device) -> dict[str, Tensor]:
 
 
 def load_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put back what `random_tensors` gave."""
+    """Restore the states that `random_tensors` returned."""
     python_gauss = tensors["random/python_gauss"].tolist() if "random/python_gauss" in tensors else []  # older files
     random.setstate((3, tuple(tensors["random/python"].tolist()), python_gauss[0] if python_gauss else None))
     *words, position, has_gauss = tensors["random/numpy"].tolist()

@@ -5,7 +5,8 @@
     RUN/prototypes/0007-box.png        the same with a frame around the highest-activated part
     RUN/prototypes/0007-heat.png       the same under its heat map
 
-The folder is written whole: under a temporary name first, then renamed. What somebody else put there is never lost.
+The folder is written under a temporary name and then renamed, so it is always complete. Files of others in it are never
+lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from protokern.storage.outputs import claim_outputs, list_folder
 FORMAT = "protokern-prototypes-3"
 OLDEST = 2
 _TABLE = "prototypes.json"
-_REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+_REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to write it again."
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 PictureKind = Literal["image", "box", "heat"]
 
@@ -43,13 +44,13 @@ class PrototypeFiles:
     """The folder of a run's prototypes.
 
     Attributes:
-        folder: where the pictures are.
+        folder: the folder of the pictures.
         image_size: (Y, X) of the images, pixels.
         grid: (H', W') of the patches.
         receptive_field: of the model for images of this size.
         prototypes: by index.
-        weights: a fingerprint of the net and the vectors that boxes, maps and frames were found with, see `weights_of`;
-            None: the files are older than this note.
+        weights: a fingerprint of the net and the vectors with which boxes, maps and frames were found, see
+            `weights_of`; None: an older version wrote the files.
     """
 
     folder: Path
@@ -75,11 +76,11 @@ class PrototypeFiles:
             raise CheckpointError(f"{path}: must be a picture of the run; it cannot be read ({error}).") from error
 
     def field_for(self, image: Tensor) -> ReceptiveField | None:
-        """The receptive field, if `image` (C, Y, X) is of the size that it was found for."""
+        """The receptive field, if `image` (C, Y, X) has the size for which it was computed."""
         return self.receptive_field if tuple(image.shape[1:]) == self.image_size else None
 
     def comes_from(self, push: PushResult, model: PrototypeModel) -> bool:
-        """Whether these are the prototypes of that push, in a net of these weights as far as the files know theirs."""
+        """Whether these are the prototypes of that push and, if the files name the weights, of the same weights."""
         if self.weights is not None and self.weights != weights_of(model):
             return False
         images = [-1 if record.source is None else record.source.image for record in self.prototypes]
@@ -92,7 +93,7 @@ class PrototypeFiles:
 
 
 def weights_of(model: PrototypeModel) -> str:
-    """A fingerprint of backbone, add-on layers and prototypes; no box, map or frame depends on the last layer."""
+    """A fingerprint of backbone, add-on layers and prototypes, on which boxes, maps and frames depend."""
     return fingerprint_of_weights(nn.ModuleList([model.backbone, model.add_on_layers, model.prototype_layer]))
 
 
@@ -102,7 +103,7 @@ def picture_name(index: int, kind: PictureKind) -> str:
 
 
 class NewPrototypes:
-    """The folder of a run's prototypes while it is written; see `new_prototypes`."""
+    """The folder of a run's prototypes while it is being written; see `new_prototypes`."""
 
     def __init__(self, place: Path, folder: Path) -> None:
         self._place, self._folder = place, folder
@@ -120,7 +121,7 @@ class NewPrototypes:
         prototypes: tuple[Prototype, ...],
         weights: str,
     ) -> PrototypeFiles:
-        """Write the table, after all pictures; the arguments are as in `PrototypeFiles`."""
+        """Write the table after all pictures; arguments as the attributes of `PrototypeFiles`."""
         written = PrototypeFiles(
             folder=self._folder,
             image_size=image_size,
@@ -136,14 +137,14 @@ class NewPrototypes:
 
 @contextmanager
 def new_prototypes(run_dir: Path) -> Iterator[NewPrototypes]:
-    """A new RUN/prototypes, which takes the place of an older one as the block ends.
+    """A new RUN/prototypes, which replaces an older one when the block ends.
 
     Args:
         run_dir: the run folder; exists.
 
     Raises:
-        CheckpointError: the disk is full or refuses, or the older folder holds what protokern did not write; that
-            folder is then whole.
+        CheckpointError: the disk is full or not writable, or the older folder holds files that protokern did not
+            write; the older folder is then kept.
     """
     check_prototypes_folder(run_dir)
     folder = run_dir / "prototypes"
@@ -176,7 +177,7 @@ def store_frames(files: PrototypeFiles) -> None:
     """Write the sufficient frames that were found for some prototypes into their folder.
 
     Raises:
-        CheckpointError: the table there was changed by somebody else, or the disk is full or refuses.
+        CheckpointError: the table there was changed by hand, or the disk is full or not writable.
     """
     path = files.folder / _TABLE
     outputs = claim_outputs(files.folder, [_TABLE], by=PROTOTYPES, argument=str(files.folder), trusts_unlisted=True)
@@ -186,10 +187,10 @@ def store_frames(files: PrototypeFiles) -> None:
 def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     """Read RUN/prototypes; None if the run has none yet.
 
-    Sufficient frames are left out where the files do not say which weights they were found with.
+    Sufficient frames are left out if the files do not say with which weights they were found.
 
     Raises:
-        CheckpointError: it is broken or of another format.
+        CheckpointError: a file is broken or of another format.
     """
     folder = run_dir / "prototypes"
     path = folder / _TABLE
@@ -201,7 +202,7 @@ def read_prototypes(run_dir: Path) -> PrototypeFiles | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: must describe every prototype; it is broken ({type(error).__name__}: {error}). "
-            "Remove its folder and run 'protokern report RUN --data DIR' to make it anew."
+            "Remove its folder and run 'protokern report RUN --data DIR' to write it again."
         ) from error
 
 

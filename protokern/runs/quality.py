@@ -1,4 +1,4 @@
-"""What a user should know about a run before it is trusted: what it is, how many, what to do."""
+"""Warnings about a run: what speaks against trusting it, how often, and what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LISTED = 3
 
 
 def look_at(splits: Splits) -> Splits:
-    """The same data with their warnings, found now unless they were before."""
+    """The same data with their warnings, which are computed unless they are already there."""
     return splits if splits.warnings is not None else replace(splits, warnings=data_warnings(splits))
 
 
@@ -26,9 +26,9 @@ def run_warnings(run: OpenRun, splits: Splits | None, scores: Scores | None, ima
 
     Args:
         run: whose model it is.
-        splits: the data; None: nothing is said of them.
-        scores: of the answers to a split; None: likewise.
-        images: of which split: "test", "validation" or "training".
+        splits: the data; None: no warnings about the data.
+        scores: of the answers to a split; None: no warnings about the answers.
+        images: the name of that split: "test", "validation" or "training".
     """
     answers = () if scores is None else answer_warnings(scores, run.classes, images)
     data = () if splits is None else look_at(splits).warnings or ()
@@ -36,14 +36,14 @@ def run_warnings(run: OpenRun, splits: Splits | None, scores: Scores | None, ima
 
 
 def model_warnings(model: PrototypeModel, push: PushResult | None, classes: Sequence[str]) -> tuple[str, ...]:
-    """What is wrong with the prototypes and the weights of a model whose choices are final.
+    """Warnings about the prototypes and the weights of a model whose choices are final.
 
-    Looked for: prototypes that are copies of others; prototypes that weigh more for or against another class than for
-    their own; prototypes that speak against their own class.
+    They are about prototypes that are copies of others; prototypes that weigh more for or against another class than
+    for their own; prototypes that speak against their own class.
 
     Args:
-        model: any; one whose choices are soft has nothing that could be looked at.
-        push: where its prototypes come from; None: unknown, and only equal vectors are copies.
+        model: any model; there are no warnings if its choices are soft.
+        push: where its prototypes come from; None: unknown, so only equal vectors count as copies.
         classes: names.
     """
     if not model.is_hard:
@@ -56,8 +56,8 @@ def model_warnings(model: PrototypeModel, push: PushResult | None, classes: Sequ
 def copied_prototypes(model: PrototypeModel, push: PushResult | None) -> dict[int, int]:
     """The prototypes that are copies, each with the first one that it is a copy of.
 
-    Copies are the same patch of the same image, or have the same numbers. Of several alike the first is no copy, and
-    prototypes of different classes are none of each other.
+    Copies are the same patch of the same image, or have equal vectors. The first of several equal prototypes is no
+    copy, and prototypes of different classes are not copies of each other.
     """
     vectors = model.prototype_layer.prototypes.detach().cpu().flatten(1).contiguous().numpy()
     own = (model.class_identity.cpu() > 0).numpy()
@@ -116,12 +116,12 @@ def _weight_warnings(model: PrototypeModel, classes: Sequence[str]) -> list[str]
 
 
 def answer_warnings(scores: Scores, classes: Sequence[str], images: str = "test") -> tuple[str, ...]:
-    """What is wrong with the answers to a split: classes that are never the answer, or never rightly.
+    """Warnings about the answers to a split: classes that are never the answer, or never the right one.
 
     Args:
         scores: of the answers.
         classes: names.
-        images: of which split they are: "test", "validation" or "training".
+        images: the name of the split: "test", "validation" or "training".
     """
     found = []
     pairs = list(zip(scores.classes, classes, strict=True))

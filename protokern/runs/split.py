@@ -1,4 +1,4 @@
-"""RUN/split.json: which images of a folder of class folders are in which split, for all verbs and for ever."""
+"""RUN/split.json: the split of a data folder that holds only class folders. All commands and resumed runs use it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _FORMAT = "protokern-split-1"
 
 
 def write_own_split(run: Path, split: OwnSplit) -> None:
-    """Write it into the run folder, which exists."""
+    """Write the split into the run folder, which exists."""
     table = {"format": _FORMAT, "seed": split.seed, "files": {name: list(split.files[name]) for name in SPLITS}}
     write_file(run / SPLIT_FILE, to_json_bytes(seal(table)))
 
 
 def settle_own_split(run: Path, split: OwnSplit | None) -> None:
-    """Let the run folder, in which no step of a training was done yet, hold this split, or none."""
+    """Write this split, or remove the file if it is None; the training in the folder has not finished a step."""
     if split is not None:
         write_own_split(run, split)
     else:
@@ -27,7 +27,7 @@ def settle_own_split(run: Path, split: OwnSplit | None) -> None:
 
 
 def is_own_split_file(path: Path) -> bool:
-    """Whether there is a whole file that `write_own_split` wrote, without a change by hand that would be lost."""
+    """Whether the file is as `write_own_split` wrote it, so that replacing it loses no change made by hand."""
     if path.is_symlink() or not path.is_file():
         return False
     try:
@@ -37,10 +37,10 @@ def is_own_split_file(path: Path) -> bool:
 
 
 def read_own_split(run: Path) -> OwnSplit | None:
-    """What `write_own_split` wrote; None where the run has none.
+    """The split that `write_own_split` wrote; None if the run has none.
 
     Raises:
-        CheckpointError: it is broken or of a newer version.
+        CheckpointError: the file is broken or of a newer version.
     """
     path = run / SPLIT_FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""`metrics.json`: what a finished run reached, stage by stage."""
+"""`metrics.json`: the accuracies of a finished run, stage by stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT = "protokern-metrics-1"
 
 
 def summarise(progress: Progress, *, num_prototypes: int, num_classes: int, seed: int) -> dict[str, Any]:
-    """Accuracies after each stage that led to the final weights, prototypes, seconds and images."""
+    """Accuracies after each stage that led to the final weights; numbers of prototypes, seconds and images."""
     stages = {
         STAGES[result["stage"]].summary: {
             "val": result["val_accuracy"],
@@ -40,7 +40,7 @@ def write_metrics(path: Path, progress: Progress, *, num_prototypes: int, num_cl
     """Write the summary of a finished run.
 
     Raises:
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
     """
     summary = summarise(progress, num_prototypes=num_prototypes, num_classes=num_classes, seed=seed)
     write_file(path, to_json_bytes({"format": FORMAT, **summary}))

@@ -1,1 +1,1 @@
-"""Staged training of prototype nets: settings, the stage list, the loop, checkpoints. No data reading, no printing."""
+"""Staged training of prototype nets: the order of the steps, the loop, and the state that is saved and resumed."""

@@ -1,4 +1,4 @@
-"""Old address of `load_model`, kept for programs that import it from here; it lives in `protokern.runs.open`."""
+"""Old address of `load_model`, kept for programs that import it from here; see `protokern.runs.open`."""
 
 from protokern.runs.open import load_model
 

@@ -1,4 +1,4 @@
-"""What a training yields: what is logged (`protokern.runs.log`), and what only a progress bar shows."""
+"""The events of a training: records for the log (`protokern.runs.log`), and events that only a progress bar shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protokern.runs.log import LoggedRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepBegins:
-    """A step of the plan begins; for progress bars, not logged. `position` counts from 0 up to `steps`."""
+    """A step of the plan begins; for progress bars, not logged. `position` counts from 0 to `steps` - 1."""
 
     stage: Stage
     epoch: int
@@ -33,7 +33,7 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True)
 class RunStopped:
-    """The last event of a training that was asked to stop; not logged. It goes on from `checkpoint`."""
+    """The last event of a training after a requested stop; not logged. The training resumes from `checkpoint`."""
 
     checkpoint: Path
 

@@ -1,4 +1,4 @@
-"""The stages after the backbone has stopped learning: push, last layer, prune. They share one set of features."""
+"""The stages in which the backbone does not learn: push, last layer, prune. They share one set of features."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Details = dict[str, float | int]
 
 
 def return_to_best_joint(run: TrainingRun) -> list[LoggedRecord]:
-    """Take the weights of the best joint or hardening epoch since the last push, and measure them."""
+    """Restore the weights of the best joint or hardening epoch since the last push, and measure them."""
     best = run.return_to_best_joint()
     freeze(run.model, "push", run.job.train)
     if best is None:
@@ -51,7 +51,8 @@ def return_to_best_joint(run: TrainingRun) -> list[LoggedRecord]:
 def harden_step(run: TrainingRun) -> list[Notice]:
     """Before the first hardening epoch: make the choices of the best joint epoch final.
 
-    Logged here and not with the epoch: a run that is stopped inside the epoch goes on with choices that are final.
+    This is logged here and not with the epoch, because a run that is stopped within the epoch resumes with final
+    choices.
     """
     if run.model.is_hard:
         return []
@@ -68,7 +69,7 @@ def _in_words(details: Details) -> str:
 
 
 def start_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Let every prototype be a patch of a training image of its class."""
+    """Replace every prototype by a patch of a training image of its class."""
     job, first = run.job, _first_push_image(run)
     run.weights_are_of(0)
     features = run.frozen.push
@@ -80,7 +81,7 @@ def start_step(run: TrainingRun) -> list[LoggedRecord]:
 
 
 def push_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Make every prototype its nearest training patch; choices that are still soft become final first."""
+    """Replace every prototype by its nearest training patch; soft choices become final first."""
     hardened = _harden(run.model)
     search = _search(run)
     with _translate_refusals(run, "push"):
@@ -97,10 +98,10 @@ def _harden(model: PrototypeModel) -> list[LoggedRecord]:
 
 
 def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
-    """The state right after the push is the first to beat; say which prototypes are no patch."""
+    """Take the state right after the push as the best so far; say which prototypes are no patch."""
     assert run.push is not None
     progress, result = run.progress, run.progress.results[-1]
-    if progress.batch == 0:  # else it is known from the checkpoint
+    if progress.batch == 0:  # otherwise the checkpoint has it
         assert run.last_checkpoint is not None
         name, accuracy, loss = run.last_checkpoint.name, result["val_accuracy"], result["val_loss"]
         progress.note_live(Best(checkpoint=name, epoch=0, accuracy=accuracy, loss=loss))
@@ -111,10 +112,10 @@ def begin_live_stage(run: TrainingRun) -> list[LoggedRecord]:
 
 
 def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[LoggedRecord]:
-    """Note the epoch if it is the best; after the last one choose between that one and the best, and measure it.
+    """Record the epoch if it is the best; after the last one choose the last or the best, and measure the result.
 
-    Rates fall to zero, so the last epoch is the one to expect most of. An earlier one is taken where the validation
-    finds it better by more than two standard errors: so few images cannot tell less apart.
+    The learning rates fall to zero, so the last epoch is probably the best. An earlier epoch is taken only if its
+    validation accuracy is better by more than two standard errors, because few images cannot show smaller differences.
     """
     number = step.live_epoch + 1
     run.progress.note_live(Best(checkpoint=step.name, epoch=number, accuracy=epoch.val_accuracy, loss=epoch.val_loss))
@@ -132,12 +133,12 @@ def follow_live_epoch(run: TrainingRun, step: Step, epoch: EpochRecord) -> list[
 
 def _is_clearly_better(accuracy: float, other: float, count: int) -> bool:
     """Whether an accuracy on `count` images is above another by more than two standard errors."""
-    share = ((accuracy + other) / 2 * count + 1) / (count + 2)  # never 0 or 1, which would have no error
+    share = ((accuracy + other) / 2 * count + 1) / (count + 2)  # never 0 or 1, whose standard error would be 0
     return accuracy - other > 2 * math.sqrt(max(share * (1 - share), 0.0) / (count + 2))
 
 
 def last_layer_step(run: TrainingRun, step: Step) -> list[LoggedRecord]:
-    """Learn the last layer on the cached activations; remember the best of several pushes."""
+    """Train the last layer on the cached activations; record the best of several pushes."""
     notices: list[LoggedRecord] = []
     details: Details = {}
     train = run.job.train
@@ -197,13 +198,13 @@ def _learn_on_first(run: TrainingRun, step: Step, train: LastLayerInputs, val: L
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop prototypes by `prune.rule`; soft choices become final first."""
+    """Remove prototypes by `prune.rule`; soft choices become final first."""
     hardened = _harden(run.model)
     return [*hardened, *(_prune_by_need(run) if run.job.prune.rule == "needed" else _prune_by_nearest(run))]
 
 
 def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop the prototypes that are there twice or that the answers do not need; the first rank decides for all."""
+    """Remove prototypes that are duplicates or that the answers do not need; the first rank decides for all."""
     frozen, ranks, prune = run.frozen, run.job.ranks, run.job.prune
     train, val = (
         gather_inputs(collect_activations(run.model, features), ranks) for features in (frozen.push, frozen.val)
@@ -240,7 +241,7 @@ def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:
 
 
 def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
-    """Drop the prototypes whose nearest patches are mostly of other classes."""
+    """Remove prototypes whose nearest patches are mostly of other classes."""
     search, prune = _search(run), run.job.prune
     with _translate_refusals(run, "prune"):
         result = apply_prune(run.model, search(run.model, prune.k), prune.threshold)
@@ -252,7 +253,7 @@ def _prune_by_nearest(run: TrainingRun) -> list[LoggedRecord]:
 def prune_by_number_step(
     run: TrainingRun, drop: Sequence[int] | None = None, keep: Sequence[int] | None = None
 ) -> list[LoggedRecord]:
-    """Drop prototypes by their numbers, as `protokern.prune.prune_by_number`; soft choices become final first.
+    """Remove prototypes by their numbers with `protokern.prune.prune_by_number`; soft choices become final first.
 
     Raises:
         ValueError: as `prune_by_number`.
@@ -266,7 +267,7 @@ def prune_by_number_step(
 
 
 def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
-    """Take the weights of the best last-layer stage, if those at hand are of a later, worse one."""
+    """Restore the weights of the best last-layer stage if the present ones are of a later, worse one."""
     best = run.return_to_best_pushed()
     if best is None:
         return []
@@ -275,17 +276,17 @@ def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
 
 
 def _first_push_image(run: TrainingRun) -> int:
-    """The first of the training images of which this rank has the features."""
+    """Index of the first training image whose features this rank has."""
     return first_image(run.inputs.push, run.job.train.batch_size, run.job.ranks)
 
 
 def _search(run: TrainingRun) -> ShardedSearch:
-    """The search in the training images, of which each rank has a part."""
+    """The search over the training images, of which each rank has a part."""
     return ShardedSearch(run.job.ranks, run.frozen.push, _first_push_image(run))
 
 
 def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
-    """Accuracies of the model as it is. The test split is only reported; nothing is chosen by it."""
+    """The accuracies of the present model. The test split is only reported; no choice depends on it."""
     model, frozen = run.model, run.frozen
     val, test = (
         evaluate(model.head, features, model.device, ranks=run.job.ranks) for features in (frozen.val, frozen.test)
@@ -303,7 +304,7 @@ def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
 
 @contextmanager
 def _translate_refusals(run: TrainingRun, name: str) -> Iterator[None]:
-    """What a stage refuses, such as distances that are not finite, is an error of the training."""
+    """Turn an error of a stage, such as distances that are not finite, into a TrainingError."""
     try:
         yield
     except ValueError as error:

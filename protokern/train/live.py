@@ -1,6 +1,6 @@
-"""Live prototypes: patches of training images, as the add-on layers of the moment see them.
+"""Live prototypes: patches of training images as the present add-on layers see them.
 
-The gradient of a prototype goes on through the add-on layers that made it, so nothing has to be pushed again.
+The gradient of a prototype flows through the add-on layers that computed it, so no push is needed afterwards.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from protokern.nn import SalientLayers, apply_to_rows
 from protokern.push import PushResult
 from protokern.ranks import Ranks
 
-# Layers that make the same of a patch alone as of the patch inside of its map; so are convolutions of 1x1.
+# Layers that give the same result for a patch alone as for the patch within its map; 1x1 convolutions do, too.
 _PATCH_BY_PATCH = (nn.ReLU, nn.Sigmoid, nn.Identity, nn.Dropout)
 
 
 @dataclass(frozen=True, slots=True)
 class LivePrototypes:
-    """The patches that prototypes are, as the backbone gives them. It stands still, so they are read once.
+    """The patches that prototypes are, as maps of the backbone. The backbone is frozen, so they are read once.
 
     Attributes:
         index: (S,) int64, which prototypes are a patch, in any order; the others keep their vectors.
-        maps: (M, C, H, W) of the backbone: the patches alone, where the add-on layers need no more of a map, with the
-            cell of largest norm of the map beside each where they ask for that; else the whole maps of all images that
-            a patch comes from.
+        maps: (M, C, H, W) of the backbone. If the add-on layers work patch by patch: only the patches, each with the
+            cell of largest norm of its map if the layers need that. Otherwise the whole maps of the images with a
+            patch.
         place: of each patch in `maps`: map, row and column of its first cell, (S,) int64 each.
     """
 
@@ -49,12 +49,12 @@ class LivePrototypes:
         workers: int,
         channels_last: bool,
     ) -> LivePrototypes:
-        """Run the backbone over the images that the prototypes come from, or read what it gave for them.
+        """Run the backbone over the images that the prototypes come from, or read its stored maps of them.
 
         Args:
             model: its backbone is in evaluation mode.
-            images: those of the push, un-augmented, or what the backbone gave for them.
-            push: what the push found.
+            images: un-augmented images of the push, or the backbone's maps of them.
+            push: the result of the push.
             batch_size: images at a time.
             workers: processes that read images.
             channels_last: memory format of the images.
@@ -95,16 +95,16 @@ class LivePrototypes:
         )
 
     def write(self, model: PrototypeModel) -> Tensor | None:
-        """Let the prototypes be their patches as the add-on layers see them now.
+        """Set the prototypes to their patches as the add-on layers see them now.
 
         Returns:
-            The vectors (S, D, h, w) with the graph that made them, in the order of `index`; None: there are none.
+            The vectors (S, D, h, w) with their autograd graph, in the order of `index`; None: there are no patches.
         """
         if not len(self.index):
             return None
         layers, layer = model.add_on_layers, model.prototype_layer
         modes = [(part, part.training) for part in layers.modules()]
-        layers.eval()  # a patch is what it is in the push: nothing of it is dropped
+        layers.eval()  # as in the push, without dropout
         try:
             vectors = _cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size)
         finally:
@@ -115,18 +115,18 @@ class LivePrototypes:
         return vectors
 
     def pass_on_gradient(self, model: PrototypeModel, vectors: Tensor) -> None:
-        """Add to the gradients of the add-on layers what reaches them through the prototypes.
+        """Add the gradients that flow through the prototypes to those of the add-on layers.
 
         Args:
-            model: its prototypes have their gradient, of the whole batch on every rank; it is taken from them.
-            vectors: of `write`.
+            model: its prototypes have the gradient of the whole batch on every rank; this removes it from them.
+            vectors: result of `write`.
         """
         prototypes = model.prototype_layer.prototypes
         assert prototypes.grad is not None
         gradient = prototypes.grad[self.index].reshape(vectors.shape)
         prototypes.grad = None
         parameters = [parameter for parameter in model.add_on_layers.parameters() if parameter.requires_grad]
-        # Not `backward`, which data parallel training would take for a part of the batch.
+        # Not `backward`, which data parallel training would treat as a part of the batch.
         parts = torch.autograd.grad(vectors, parameters, gradient, allow_unused=True)
         for parameter, part in zip(parameters, parts, strict=True):
             if part is not None:
@@ -136,14 +136,14 @@ class LivePrototypes:
 def copy_patches(
     model: PrototypeModel, push: PushResult, features: Iterable[tuple[Tensor, Tensor]], first_image: int, ranks: Ranks
 ) -> None:
-    """Let every prototype that is a patch be the very numbers of it, as a push would.
+    """Set every prototype that is a patch to exactly the numbers of the patch, as a push does.
 
     Args:
         model: whose prototypes are changed in place.
-        push: where they come from.
+        push: where the prototypes come from.
         features: maps (B, D, H, W) with labels, of this rank's part of the images, in order.
-        first_image: of that part.
-        ranks: who share the images.
+        first_image: index of the first image of that part.
+        ranks: the processes that share the images.
     """
     layer = model.prototype_layer
     vectors: list[Tensor] = [layer.prototypes.new_empty(0, layer.prototype_dim, *layer.prototype_size)]
@@ -162,7 +162,7 @@ def copy_patches(
 
 
 def _is_patch_by_patch(layers: nn.Sequential) -> bool:
-    """Whether these layers look at one patch at a time; salient ones also look for the largest norm in the map."""
+    """Whether these layers work patch by patch; salient layers also need the largest norm in the map."""
 
     def looks_at_one(layer: nn.Module) -> bool:
         if isinstance(layer, nn.Conv2d):

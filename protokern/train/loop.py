@@ -1,4 +1,4 @@
-"""Training, top to bottom: walk the plan of `stages.py`, one checkpoint after each step; an epoch, batch by batch."""
+"""The training loop: the steps of `stages.py` in order, with a checkpoint after each; an epoch, batch by batch."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _REMEDY = "Start again with lower learning rates, or with train.gradient_clip."
 
 
 def train(run: TrainingRun) -> Iterator[Event]:
-    """Do all steps of the plan that are not done yet; yield what happens while it happens.
+    """Do all steps of the plan that are not done yet; yield events meanwhile.
 
     A checkpoint follows each step, and the step's records are yielded once it is on the disk. When `should_stop()` of
-    the job turns true, the batch of an epoch or else the step at hand is finished, a checkpoint is written, and
-    `RunStopped` is the last event.
+    the job becomes true, the present batch, or outside of epochs the present step, is finished, a checkpoint is
+    written, and `RunStopped` is the last event.
 
     Raises:
         TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
-        CheckpointError: the disk is full or refuses.
+        CheckpointError: the disk is full or not writable.
         DataError: the features of a frozen backbone are damaged, stale, or cannot be written.
     """
     try:
@@ -67,7 +67,7 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
 
     while progress.position < len(steps):
         step, next_position = steps[progress.position], progress.position + 1
-        if progress.batch == 0:  # in the middle of an epoch the random states came with the checkpoint
+        if progress.batch == 0:  # within an epoch the random states come from the checkpoint
             set_seed(job.train.seed, progress.position + 1)  # 0 is for the initial weights
         freeze(run.model, step.stage, job.train)
         yield StepBegins(stage=step.stage, epoch=step.epoch, position=progress.position, steps=len(steps))
@@ -142,7 +142,7 @@ def _epoch(run: TrainingRun, step: Step, started: float) -> Generator[BatchDone,
     """One epoch of training and its validation.
 
     Raises:
-        Stopped: after a batch; what is done of the epoch is counted.
+        Stopped: after a batch; the batches done so far are counted.
         TrainingError: a loss is not finite.
     """
 
@@ -185,7 +185,7 @@ def _validate(run: TrainingRun, stop_if_asked: Callable[[], None]) -> Evaluation
         source,
         model.device,
         memory_format=image_format(job.train.channels_last),
-        # Ranks may have different numbers of batches, so they agree on a stop only after the last one.
+        # The ranks may have different numbers of batches here, so they agree on a stop only after the last one.
         after_batch=stop_if_asked if job.ranks.size == 1 else lambda: None,
         ranks=job.ranks,
     )
@@ -195,7 +195,7 @@ def _validate(run: TrainingRun, stop_if_asked: Callable[[], None]) -> Evaluation
 
 
 def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> Iterator[BatchDone]:
-    """Learn from the batches of an epoch that are not done yet; what must not learn is frozen already.
+    """Train on the batches of an epoch that are not done yet; the frozen parts are already frozen.
 
     Args:
         run: whose stage has begun; counts every batch.
@@ -215,7 +215,7 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
     live = run.live if step.stage == "live" else None
     vectors = None if live is None else live.write(model)
 
-    _set_rates(run, step, max(first - 1, 0), batches)  # stopped after its last batch, an epoch still tells its rates
+    _set_rates(run, step, max(first - 1, 0), batches)  # an epoch stopped after its last batch still reports its rates
     for position, (images, labels) in enumerate(loader, start=first):
         _set_rates(run, step, position, batches)
         model.set_progress(step.epoch + position / len(batches))
@@ -230,14 +230,14 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
             torch.nn.utils.clip_grad_norm_(learnt, job.train.gradient_clip)
         optimizer.step()
         if live is not None:
-            vectors = live.write(model)  # at once: the run may be asked to stop here, and is saved
+            vectors = live.write(model)  # here, because a stop may be requested now, and the run is then saved
 
         run.batch_done(loss, position + 1)
         yield BatchDone(stage=step.stage, epoch=step.epoch, batch=position + 1, batches=len(batches), loss=loss.mean)
 
 
 def _set_rates(run: TrainingRun, step: Step, position: int, batches: Sequence[list[int]]) -> None:
-    """The learning rates of the batch at `position`."""
+    """Set the learning rates of the batch at `position`."""
     epochs_done, epochs = _place_in_schedule(step, run.job.train, chooses=run.model.chooses)
     assert run.optimizer is not None
     progress = epochs_done + position / len(batches)

@@ -1,4 +1,4 @@
-"""Which parameters learn in which stage, with which rate; which batch norms stand still, and what the others need."""
+"""Which parameters learn in which stage and at which rate; which batch norms are frozen, and what the others need."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from protokern.results.stages import Stage
 
 
 def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> dict[str, float]:
-    """The base learning rate of each part of the model; a part that is missing is frozen.
+    """The base learning rate of each part of the model; a part without a rate is frozen.
 
-    Parts that only this kind of model has make its choices: they learn until those are final.
+    Parts that only this kind of model has make its choices, and learn until the choices are final.
     """
     if stage in ("last_layer", "pruned_last_layer"):
         return {"last_layer": config.last_layer_lr}
@@ -41,10 +41,10 @@ def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
 
 
 def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
-    """Let only the parts of `stage` learn, and put only those in training mode.
+    """Let only the parts of `stage` learn, and put only these in training mode.
 
-    A frozen part is in evaluation mode: its batch norms neither use nor update batch statistics, and its parameters ask
-    for no gradient, so that no graph is built through it.
+    A frozen part is in evaluation mode: its batch norms neither use nor update batch statistics. Its parameters require
+    no gradient, so that autograd builds no graph through it.
     """
     rates = learning_rates(model, stage, config)
     model.eval()
@@ -55,7 +55,7 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
     if "backbone" in rates:
         hold_back(model.backbone, config)
     if stage == "live":
-        model.prototype_layer.prototypes.requires_grad_(True)  # no step is taken: it goes on to the add-on layers
+        model.prototype_layer.prototypes.requires_grad_(True)  # only to pass the gradient on to the add-on layers
 
 
 def hold_back(backbone: nn.Module, config: TrainConfig) -> None:
@@ -93,20 +93,20 @@ def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # A step on features takes a few milliseconds, of which the update would be a tenth.
+    # Fused: a step on features takes a few milliseconds, of which the update would otherwise be a tenth.
     return optimizer(groups, fused=True) if config.backbone == "frozen" else optimizer(groups)
 
 
 def schedule_factor(stage: Stage, progress: float, epochs: int, config: TrainConfig) -> float:
-    """What the base learning rates are multiplied by.
+    """The factor of the base learning rates.
 
     Args:
-        stage: "joint" and "hardening" have a schedule, the same for both; in "live" the rates fall linearly.
-        progress: of their epochs, those that are done, with the share of the present one, in [0, `epochs`).
-        epochs: how many joint and hardening epochs there are, or live ones.
+        stage: "joint" and "hardening" share one schedule; in "live" the rates fall linearly.
+        progress: number of epochs of the schedule that are done, with the share of the present one, in [0, `epochs`).
+        epochs: number of joint and hardening epochs, or of live epochs.
 
-    Source: "step" is the released ProtoPNet: StepLR(5, 0.1) is stepped before each joint epoch, so the rate falls for
-        the first time after four of them.
+    Source: "step" is the released ProtoPNet: StepLR(5, 0.1) is stepped before each joint epoch, so the rate first
+        falls after four of them.
     """
     if stage == "live":
         return 1 - progress / epochs
@@ -125,16 +125,16 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def share_batch_norms(model: PrototypeModel, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
-    """Let batch norms that use the statistics of a batch use those of the whole one, also over several ranks.
+    """Let batch norms that learn use the statistics of the whole batch, also over several ranks.
 
     Args:
         model: its backbone is changed in place; weights and their names stay.
         config: of the run.
-        ranks: who share a batch.
-        device: that the model will be on.
+        ranks: the processes that share a batch.
+        device: where the model will be.
 
     Raises:
-        ConfigError: the statistics cannot be those of the whole batch.
+        ConfigError: the batch norms cannot use the statistics of the whole batch.
     """
     freeze(model, "joint", config)
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in model.modules()):
@@ -156,16 +156,16 @@ def share_batch_norms(model: PrototypeModel, config: TrainConfig, ranks: Ranks, 
 
 
 def check_batches(model: PrototypeModel, config: TrainConfig, num_images: int, image_size: tuple[int, int]) -> None:
-    """Refuse batches of a single image where a batch norm would see a single patch of it, before any work is done.
+    """Refuse, before any work is done, batches of a single image of which a batch norm would see a single patch.
 
     Args:
-        model: whose backbone's batch norms learn, or do not.
+        model: its backbone may have batch norms that learn.
         config: of the run.
-        num_images: for training.
+        num_images: number of training images.
         image_size: (Y, X), pixels.
 
     Raises:
-        ConfigError: the statistics of one value cannot be taken.
+        ConfigError: a batch norm would get one value, which has no variance.
     """
     if config.joint_epochs == 0 or min(config.batch_size, num_images) > 1:
         return
@@ -186,6 +186,6 @@ def _takes_one_image(backbone: nn.Module, image_size: tuple[int, int]) -> bool:
             shapes(torch.zeros(1, 3, *image_size, device="meta"))
     except ValueError as error:
         return "more than 1 value per channel" not in str(error)
-    except (RuntimeError, NotImplementedError):  # a net that cannot be run on shapes; training tells
+    except (RuntimeError, NotImplementedError):  # a net that cannot run on shapes alone; training will show
         return True
     return True

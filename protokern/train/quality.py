@@ -1,4 +1,4 @@
-"""Old address of what speaks against trusting a model, kept for programs that import it from here."""
+"""Old address of the warnings about a model, kept for programs that import them here; see `protokern.runs.quality`."""
 
 from protokern.runs.quality import answer_warnings, copied_prototypes, model_warnings
 

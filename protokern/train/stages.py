@@ -1,21 +1,21 @@
-"""The stages of a run, in the order in which they happen. The loop walks this list from top to bottom.
+"""The stages of a run in their order, which the loop follows.
 
 | stage | what happens |
 | --- | --- |
 | start | every prototype becomes a patch of a training image of its class (if asked for) |
 | warm | add-on layers and prototypes learn; the backbone is frozen |
 | joint | backbone, add-on layers and prototypes learn |
-| hardening | as joint, with the choices of a model (ProtoPool's slots) made final before |
+| hardening | as joint, after the choices of a model (ProtoPool's slots) were made final |
 | push | every prototype becomes its nearest patch of a training image of its class, or of one of its classes |
 | live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers see it |
 | last_layer | the last layer learns on fixed activations |
 | joint, push, live, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
-| prune | prototypes go that the answers do not need, or by the paper's rule (if asked for) |
-| pruned_last_layer | the last layer learns once more |
+| prune | prototypes are removed that the answers do not need, or by the paper's rule (if asked for) |
+| pruned_last_layer | the last layer learns again |
 
-Only models that make choices have a hardening stage; their one push follows it. There is a live stage if it is asked
-for, after every push, so that of several pushes the best is chosen by what it leads to. Without warm and joint epochs
-it follows the start: then prototypes are patches all the time, and there is no push.
+Only models that make choices have a hardening stage, and a single push, which follows it. A live stage, if asked for,
+follows every push, so that the best of several pushes is chosen by the result of its live stage. Without warm and joint
+epochs the live stage follows the start: prototypes are then patches all the time, and there is no push.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Step:
 
     Attributes:
         stage: what happens.
-        epoch: 0-based over warm, joint and hardening; those of the live stages count on behind them. The other stages
-            carry the epoch they follow.
-        live_epoch: 0-based in its live stage.
+        epoch: 0-based over warm, joint and hardening; the epochs of live stages continue the count. The other stages
+            have the epoch that they follow.
+        live_epoch: 0-based within its live stage.
     """
 
     stage: Stage
@@ -50,7 +50,7 @@ class Step:
 
 
 def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tuple[Step, ...]:
-    """All steps of a run, first to last; `chooses` as in `PrototypeModel`."""
+    """All steps of a run in order; `chooses` as in `PrototypeModel`."""
     steps: list[Step] = [Step("start", 0)] if train.prototype_start == "patches" else []
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
@@ -70,13 +70,13 @@ def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tu
 
 
 def is_push_epoch(epoch: int, train: TrainConfig) -> bool:
-    """Whether a push follows this epoch although it is not the last."""
+    """Whether a push follows this epoch, which is not the last one."""
     since_start = epoch - train.push_start
     return epoch >= train.warm_epochs and since_start >= 0 and since_start % train.push_every == 0
 
 
 def skip_after_early_stop(steps: tuple[Step, ...], position: int) -> int:
-    """Where the walk goes on after an early stop: the hardening if it is still to come, else the last push."""
+    """The step that follows an early stop: the hardening if it is still to come, otherwise the last push."""
     stages = [step.stage for step in steps]
     if "hardening" in stages[position:] and stages[position - 1] == "joint":
         return stages.index("hardening")

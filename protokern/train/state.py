@@ -1,4 +1,4 @@
-"""A training: its job, which is fixed, and its state, which changes. How it starts, is saved, and resumes.
+"""A training: the job, which is fixed, and the state, which changes; how it starts, is saved and resumes.
 
 Only this file and `protokern.runs.progress` assign fields of the state.
 """
@@ -44,19 +44,19 @@ from protokern.train.step import BatchLoss, make_forward
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What a training works on and how. These fields are fixed; only the weights inside `model` change.
+    """What is fixed in a training: its data and settings. Only the weights inside `model` change.
 
     Attributes:
-        folder: the run folder; exists.
+        folder: the run folder, which exists.
         model: on its device.
         splits: the data.
         classes: class names.
         config: the whole configuration as tables, for the checkpoints.
         train: how to train.
         prune: whether and how to prune.
-        workers: processes that read images, of each rank.
+        workers: number of processes that read images, per rank.
         feature_store: folder of the features of a frozen backbone; None: inside the run folder.
-        feature_precision: of the numbers there.
+        feature_precision: precision of the stored features.
         ranks: the processes that train together; the first one writes.
         should_stop: asked after every batch; True ends the training with a checkpoint.
     """
@@ -76,22 +76,22 @@ class Job:
 
     @property
     def feature_folder(self) -> Path:
-        """Where the stores of a frozen backbone are: one folder for each split."""
+        """The folder of the stores of a frozen backbone, one folder per split inside."""
         return self.feature_store or self.folder / "features"
 
     @property
     def log_path(self) -> Path:
-        """Where the log is."""
+        """The path of the log."""
         return self.folder / "log.jsonl"
 
 
 class TrainingRun:
-    """A job and where it stands. Other files read the fields and call the methods; they assign nothing.
+    """A job and its state. Other files read the fields and call the methods; they assign no field.
 
     Attributes:
         job: what is fixed.
-        progress: where the training stands, as checkpoints hold it.
-        push: where the prototypes come from, after a push.
+        progress: how far the training is, as stored in checkpoints.
+        push: where the prototypes come from; None before a push.
         optimizer: of the warm, joint, hardening or live stage, once it has begun.
         last_checkpoint: the newest checkpoint's folder.
     """
@@ -109,13 +109,13 @@ class TrainingRun:
 
     @classmethod
     def of_trained(cls, job: Job, *, epoch: int, push: PushResult | None) -> TrainingRun:
-        """A run whose training is over, for another push or pruning.
+        """A finished run, for another push or pruning.
 
-        It reads the stores of a frozen backbone if they exist, and writes nothing.
+        It reads the stores of a frozen backbone if they exist, and writes no files.
 
         Args:
             job: with the trained model.
-            epoch: that its weights are from.
+            epoch: the epoch of its weights.
             push: where its prototypes come from.
 
         Raises:
@@ -127,12 +127,12 @@ class TrainingRun:
 
     @property
     def model(self) -> PrototypeModel:
-        """The model of the job; its weights change."""
+        """The model of the job."""
         return self.job.model
 
     @property
     def inputs(self) -> DataSplits:
-        """What the model is trained and measured on: the images, or what a frozen backbone gave for them."""
+        """The inputs for training and evaluation: the images, or a frozen backbone's features of them."""
         return self._stored or self.job.splits
 
     @property
@@ -144,7 +144,7 @@ class TrainingRun:
 
     @property
     def frozen(self) -> FrozenSplits:
-        """The features of all images with the present weights; see `weights_changed`."""
+        """The features of all images with the present weights."""
         job = self.job
         if self._frozen is None:
             self._frozen = FrozenSplits.make(
@@ -179,10 +179,10 @@ class TrainingRun:
         return self.job.ranks.any(self.job.should_stop())
 
     def start(self) -> list[Notice]:
-        """Log the notes on the data, and write the first checkpoint."""
+        """Log the notes on the data and write the first checkpoint."""
         job = self.job
         self.progress.note_data(job.splits)
-        self._cut_log(0)  # of a run that was killed before its first checkpoint
+        self._cut_log(0)  # the log of a run that was killed before its first checkpoint
         notes = list(job.splits.notes)
         if job.train.backbone == "frozen":
             where = f"all stages read its features of the un-augmented images from {job.feature_folder}"
@@ -193,7 +193,7 @@ class TrainingRun:
         return notices
 
     def open_stores(self) -> Iterator[FeatureRecord]:
-        """Read what the frozen backbone gave for the images instead of the images; write first what is missing of it.
+        """Read the frozen backbone's features instead of the images; missing ones are written first.
 
         Raises:
             DataError, OtherProcessError, Stopped: as `protokern.inputs.stores.open_stores`.
@@ -211,7 +211,7 @@ class TrainingRun:
         )
 
     def begin_epoch(self, stage: Stage) -> torch.optim.Optimizer:
-        """The optimizer of `stage`, a new one in its first epoch. The weights are about to change."""
+        """The optimizer of `stage`, a new one in its first epoch. Call it before the weights change."""
         self.weights_changed()
         if self.optimizer is None or self.progress.optimizer_stage != stage:
             self.optimizer = make_optimizer(self.model, stage, self.job.train)
@@ -219,11 +219,11 @@ class TrainingRun:
         return self.optimizer
 
     def weights_changed(self) -> None:
-        """Drop the features in memory: they are those of other weights."""
+        """Drop the features in memory, which belong to the old weights."""
         self._frozen = None
 
     def weights_are_of(self, epoch: int) -> None:
-        """Note the training epoch that the present weights are from."""
+        """Record the training epoch of the present weights."""
         self.progress.epoch = epoch
 
     def end_learning(self) -> None:
@@ -231,26 +231,26 @@ class TrainingRun:
         self.optimizer, self.progress.optimizer_stage, self._live = None, None, None
 
     def prototypes_come_from(self, push: PushResult) -> None:
-        """Note where the prototypes come from."""
+        """Record where the prototypes come from."""
         self.push = push
 
     def follow_pruning(self, kept: Tensor) -> None:
-        """Keep the sources of the prototypes that are left, `kept` (P',) int64."""
+        """Keep only the sources of the remaining prototypes, `kept` (P',) int64."""
         self.push = None if self.push is None else self.push.keep(kept)
-        self.end_learning()  # the optimizer's parameters are gone
+        self.end_learning()  # the parameters of the optimizer no longer exist
 
     def batch_done(self, loss: BatchLoss, batch: int) -> None:
-        """Count the `batch`-th batch of the epoch."""
+        """Record that `batch` batches of the epoch are done."""
         self.progress.sums.add(loss.mean, loss.terms, loss.correct, loss.images)
         self.progress.batch = batch
 
     def step_done(self, step: Step, records: Sequence[LoggedRecord], *, next_position: int, seconds: float) -> None:
-        """Count a step of the plan. Call `save` afterwards."""
+        """Record that a step of the plan is done. Call `save` afterwards."""
         results = [to_table(record) for record in records if isinstance(record, StageRecord)]
         self.progress.finish_step(step.stage, seconds, results, next_position)
 
     def save_in_epoch(self, step: Step, seconds: float) -> None:
-        """Write a checkpoint from which the epoch goes on after its last batch; it has taken `seconds` so far."""
+        """Write a checkpoint from which the epoch resumes after the last batch; it has taken `seconds` so far."""
         self.progress.sums.seconds = seconds
         self.save(f"{step.name}-batch-{self.progress.batch}")
 
@@ -262,12 +262,12 @@ class TrainingRun:
             self.progress.log_lines += 1
 
     def save(self, name: str) -> None:
-        """Write a checkpoint from which training can go on. A number is added to a name that is taken.
+        """Write a checkpoint from which training can resume. A number is added if the name is taken.
 
-        Of several ranks the first one writes, and the others wait until it is there.
+        The first rank writes, and the others wait for it.
 
         Raises:
-            CheckpointError: the disk is full or refuses.
+            CheckpointError: the disk is full or not writable.
         """
         ranks = self.job.ranks
         if ranks.is_first:
@@ -299,10 +299,10 @@ class TrainingRun:
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Put the run, made with the same configuration, where it was when `checkpoint` was written.
+        """Restore the state in which `checkpoint` was written; the run must have the same configuration.
 
         Raises:
-            CheckpointError: the checkpoint is broken, or the data or the model are not the run's.
+            CheckpointError: the checkpoint is broken, or the data or the model are not those of the run.
         """
         state, folder = checkpoint.state, checkpoint.folder
         if state.progress is None:
@@ -325,7 +325,7 @@ class TrainingRun:
         """Load the weights and the optimizer's state of the best joint or hardening epoch since the last push.
 
         Returns:
-            That epoch; None if there was none.
+            The epoch; None if there was none.
         """
         best = self.progress.best_joint
         if best is not None and best.epoch != self.progress.epoch:
@@ -337,7 +337,7 @@ class TrainingRun:
         return best
 
     def end_live_stage(self, best: Best | None) -> None:
-        """End a live stage with the weights of its epoch `best`; None: with the present ones."""
+        """End a live stage with the weights of its epoch `best`; None: with the present weights."""
         if best is not None:
             self._load_weights(best)
         self.progress.best_live = None
@@ -347,7 +347,7 @@ class TrainingRun:
         """Load the weights and the push of the best last-layer stage.
 
         Returns:
-            That stage; None if the present weights are its own.
+            The stage; None if it is the one with the present weights.
         """
         best = self.progress.best_pushed
         if best is None or best.epoch == self.progress.epoch:
@@ -370,11 +370,11 @@ class TrainingRun:
             load_optimizer(self.optimizer, self.model, states)
 
     def _read_states(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        # Adam has two tensors for every one that learns.
+        # Adam has two tensors for every parameter that learns.
         return checkpoint.read_tensors(RESUME_FILE, at_most=3 * size_in_bytes(self.model))
 
     def _cut_log(self, num_lines: int) -> None:
-        """Keep the first lines of the log: a resumed run writes again what came after its checkpoint."""
+        """Keep the first lines of the log: a resumed run writes the records after its checkpoint again."""
         if self.job.ranks.is_first:
             truncate_log(self.job.log_path, num_lines)
 

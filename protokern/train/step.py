@@ -1,4 +1,4 @@
-"""One step of training: the forward pass, and the gradients of a batch that is spread over ranks and parts."""
+"""One step of training: the forward pass, and the gradients of a batch that is split over ranks and parts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from protokern.ranks import Ranks, split_evenly
 
 @dataclass(frozen=True, slots=True)
 class BatchLoss:
-    """What a whole batch gave, over all its ranks and parts.
+    """The numbers of a whole batch, over all ranks and parts.
 
     Attributes:
-        mean: loss, over its images.
-        terms: of the loss by name, before their coefficients; means likewise.
-        correct: right answers.
-        images: of the batch.
+        mean: mean loss of its images.
+        terms: means of the terms of the loss by name, before their coefficients.
+        correct: number of right answers.
+        images: number of images.
     """
 
     mean: float
@@ -34,7 +34,7 @@ class BatchLoss:
 
 
 class Forward(nn.Module):
-    """From inputs to the output, the backbone under autocast if it is to run in bfloat16; distances stay float32.
+    """The forward pass. The backbone runs under autocast if it is to use bfloat16; distances stay float32.
 
     Args:
         model: whose output it is.
@@ -49,7 +49,7 @@ class Forward(nn.Module):
         self.given: Given = given
 
     def forward(self, inputs: Tensor) -> ModelOutput:
-        """The output for images (B, C, Y, X), or what else is given."""
+        """The output for images (B, C, Y, X), maps or features, as `given` says."""
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             features = self.model.features(inputs, self.given)  # (B, D, H, W)
         output: ModelOutput = self.model.head(features.float())
@@ -57,7 +57,7 @@ class Forward(nn.Module):
 
 
 def make_forward(model: PrototypeModel, config: TrainConfig, given: Given = "images") -> nn.Module:
-    """The forward pass of the training, compiled if it is to be; one for the whole run, or it compiles again."""
+    """The forward pass of the training, compiled if the settings say so; make it once per run, or it compiles again."""
     forward = Forward(model, config.precision, given)
     if not config.compile:
         return forward
@@ -74,19 +74,19 @@ def learn_from(
     config: TrainConfig,
     ranks: Ranks,
 ) -> BatchLoss:
-    """Leave in the parameters the gradient of the mean loss of a batch, of which this rank has a part.
+    """Set the gradients of the parameters to those of the mean loss of a batch, of which this rank has a part.
 
-    A rank takes its images in `config.accumulation` parts. Each counts by its images, so the gradient does not depend
-    on how many ranks and parts there are. What a model draws (Gumbel noise) is the same for every part.
+    A rank takes its images in `config.accumulation` parts. Each part is weighted by its number of images, so the
+    gradient does not depend on the numbers of ranks and parts. Every part draws the same noise (Gumbel).
 
     Args:
         model: whose loss it is.
-        forward: of `make_forward`, parallel over the ranks.
-        images: this rank's, (B, C, Y, X), perhaps none.
-        labels: theirs, (B,) int64.
-        num_images: of the whole batch, on all ranks.
+        forward: result of `make_forward`, parallel over the ranks.
+        images: images of this rank, (B, C, Y, X); B may be 0.
+        labels: their labels, (B,) int64.
+        num_images: number of images of the whole batch, on all ranks.
         config: coefficients, mixup, accumulation.
-        ranks: who share the batch.
+        ranks: the processes that share the batch.
     """
     images, mixed = _mixed_part(images, labels, model, config, ranks)
     # A rank without an image still takes part in the backward pass.
@@ -105,7 +105,7 @@ def learn_from(
             (total * ranks.size).backward()  # the ranks' gradients are averaged
         numbers.append(of_part)
     ranks.share_random()
-    values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the one wait for the device in a batch
+    values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the only wait for the device in a batch
     mean, *terms, correct, count = ranks.sum(values)
     return BatchLoss(mean, dict(zip(names, terms, strict=True)), correct, count)
 
@@ -113,12 +113,12 @@ def learn_from(
 def _loss(
     model: PrototypeModel, output: ModelOutput, labels: Labels, share: float, config: TrainConfig
 ) -> tuple[Tensor, tuple[str, ...], Tensor]:
-    """What a part adds to the loss of its batch; the names of the terms; what the part adds to the batch's numbers:
-    loss, terms, right answers, images."""
+    """What a part adds to the loss of its batch, the names of the terms, and what the part adds to the numbers of the
+    batch: loss, terms, right answers, images."""
     loss, terms = model.loss(output, labels, config.coefficients, label_smoothing=config.label_smoothing)
     numbers = [number * share for number in (loss, *terms.values())]
     total = numbers[0]
-    if share == 0:  # a mean over no image is not a number; the sum of nothing is 0, and so is its gradient
+    if share == 0:  # the mean over no image is NaN; the sum is 0, and so is its gradient
         total = output.logits.sum() + output.min_distances.sum()
         numbers = [torch.zeros_like(number) for number in numbers]
     correct = (output.logits.argmax(dim=1) == labels.own).sum()
@@ -128,12 +128,12 @@ def _loss(
 
 
 def mixup_of(model: PrototypeModel, config: TrainConfig) -> float:
-    """The parameter of the mixup to train with."""
+    """The parameter of mixup in training."""
     return model.mixup if config.mixup == "auto" else config.mixup
 
 
 def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
-    """Mix every image of a batch with another one of it; a batch of one image stays as it is.
+    """Mix every image of a batch with another image of the batch; a batch of one image is not changed.
 
     Args:
         images: (B, C, Y, X).
@@ -153,7 +153,7 @@ def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Labels]:
 def _mixed_part(
     images: Tensor, labels: Tensor, model: PrototypeModel, config: TrainConfig, ranks: Ranks
 ) -> tuple[Tensor, Labels]:
-    """This rank's images on the model's device, mixed with any of the whole batch."""
+    """The images of this rank on the model's device, mixed with images of the whole batch."""
     alpha = mixup_of(model, config)
     own = slice(0, len(labels))
     if alpha > 0 and ranks.size > 1:

@@ -48,7 +48,6 @@ def test_the_version_is_the_package_s(capsys) -> None:
     [
         ([], "protokern: the following arguments are required: VERB. See 'protokern --help'."),
         (["trian"], "protokern: argument VERB: invalid choice: 'trian'"),
-        (["train"], "protokern train: the following arguments are required: --out. See 'protokern train --help'."),
         (["train", "--out", "x", "--epochs", "3"], "protokern: unrecognized arguments: --epochs 3"),
         (["evaluate"], "protokern evaluate: the following arguments are required: RUN"),
         (["evaluate", "x", "--split", "dev"], "protokern evaluate: argument --split: invalid choice: 'dev'"),

@@ -50,11 +50,12 @@ _MASKS = (
     (r'(?m)^git = ".*"\n|^word "?[0-9a-f]{12}\+?"?,?\n', ""),
     (r'("name": "[^"]*\.html", .*"sha256": )"\w+"', r"\1_"),
 )
-# What is meant to be new: two settings, which are at their defaults, and a verb.
+# What is meant to be new: two settings, which are at their defaults, two verbs, and what `train --help` says.
 _NEW = (
     (r',\s*"(top_k|search_precision)": ?("auto"|1)', ""),
     (r'(?m)^(top_k = 1|search_precision = "auto"|word (top_k|search_precision))\n', ""),
-    (r"(?m)^ +settings .*\n|\n\n'protokern settings' prints .*|'settings', ", ""),
+    (r"(?s)usage: protokern train .*?(?=\n\n'protokern settings'|\Z)", ""),
+    (r"(?m)^ +(settings|recipes) .*\n|\n\n'protokern settings' prints .*|'(settings|recipes)', ", ""),
 )
 Answers = dict[str, str]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from protokern.cli.main import main
+from protokern.config import RunConfig, parse_config
 from protokern.errors import TrainingError
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint
+from protokern.runs.folder import unnamed_folder
 from protokern.runs.log import read_log
 
 SETTINGS = ["model.backbone=tiny", "model.weights=none", "model.prototype_dim=8", "data.image_size=16"]
@@ -64,7 +67,7 @@ def test_a_start_that_failed_or_was_killed_is_made_again(
     assert train(begun, change) == 2
     captured = capsys.readouterr()
     assert "the first epoch failed" in captured.err
-    assert ("beginning anew in" in captured.out) == (moment != "lock")
+    assert ("starting over in" in captured.out) == (moment != "lock")
     checkpoint = find_checkpoint(begun)
     assert checkpoint.name == "init-0"
     assert [path.name for path in sorted(checkpoint.parent.iterdir())] == ["init-0", "latest.json"]
@@ -158,3 +161,56 @@ def test_a_split_that_somebody_wrote_stays(tmp_path: Path, capsys: pytest.Captur
     assert train(run, data) == 2
     assert "which has split.json. Choose another folder." in capsys.readouterr().err
     assert (run / "split.json").read_text() == '{"mine": 1}'
+
+
+LONG = "x" * 255
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("", "birds"),
+        ("synthetic-birds", "birds"),
+        ("photos", "photos"),
+        ("../my photos.v2/", "my photos.v2"),
+        ("photos/raw/..", "photos"),
+        (".hidden", "hidden"),
+        ("鳥", "鳥"),
+        ("photos/...", "data"),
+        ("webdataset:shards/birds/", "birds"),
+        ("huggingface:somebody/pets", "pets"),
+        (LONG, "x" * 244 + "-" + hashlib.sha256(LONG.encode()).hexdigest()[:8]),
+    ],
+)
+def test_a_run_without_a_name_has_that_of_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with unnamed_folder(parse_config({"data": {"path": data}})) as folder:
+        assert folder == Path("runs") / f"{name}-1"
+        assert folder.is_dir()
+        assert len(folder.name.encode()) <= 255
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_at_once_have_two_folders_and_the_number_of_an_empty_one_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with unnamed_folder(RunConfig()) as one, unnamed_folder(RunConfig()) as other:
+        assert (one.name, other.name) == ("birds-1", "birds-2")
+        (other / "log.jsonl").touch()
+    assert [path.name for path in Path("runs").iterdir()] == ["birds-2"]
+    with unnamed_folder(RunConfig()) as one, unnamed_folder(RunConfig()) as other:
+        assert (one.name, other.name) == ("birds-1", "birds-3")
+
+
+def test_a_folder_that_another_process_makes_at_the_same_moment_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "birds-1").mkdir(parents=True)
+    monkeypatch.setattr("os.path.lexists", lambda path: False)  # as it was when it was looked at
+    with unnamed_folder(RunConfig()) as folder:
+        assert folder.name == "birds-2"
+    assert (tmp_path / "runs" / "birds-1").exists()

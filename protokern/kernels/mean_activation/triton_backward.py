@@ -28,7 +28,7 @@ class _Tiles(NamedTuple):
     Attributes:
         rows: of a tile, whose gradient a program computes: patches or prototypes.
         columns: of a tile, prototypes or patches.
-        channels: that a program writes; it computes the distances of its tiles anew for every part of this size.
+        channels: that a program writes; it computes the distances of its tiles again for every part of this size.
         warps: of one program; more than a forward has, for a tile of distances lies beside a tile of the result.
     """
 

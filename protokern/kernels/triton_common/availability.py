@@ -14,7 +14,7 @@ OLDEST_CAPABILITY = (7, 5)
 
 
 def is_interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on CPU tensors: for tests, some 10,000 times slower than a GPU.
+    """Whether Triton runs its kernels in Python on CPU tensors, for tests; about 10,000 times slower than a GPU.
 
     Triton decides when a kernel is defined, so TRITON_INTERPRET must be set before anything imports triton.
     """
@@ -27,7 +27,7 @@ def device_types() -> tuple[str, ...]:
 
 
 def unavailable_reason() -> str:
-    """Why the kernels run on no device at all and what to do; empty when there is one they run on."""
+    """Why the kernels can run on no device and what to do; empty if there is a device for them."""
     missing = _package_problem()
     if missing or is_interpreted():
         return missing
@@ -35,7 +35,7 @@ def unavailable_reason() -> str:
 
 
 def device_problem(device: torch.device) -> str:
-    """Why the kernels do not run on this device of one of `device_types()`; empty when they do."""
+    """Why the kernels do not run on this device of one of `device_types()`; empty if they do."""
     missing = _package_problem()
     if missing or is_interpreted():
         return missing

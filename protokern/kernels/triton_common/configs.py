@@ -1,6 +1,7 @@
-"""Which tiles a kernel runs with: a checked-in table, its nearest row, and a rule that makes tiles fit the device.
+"""The tiles of a kernel: a checked-in table, its nearest row, and a rule that makes tiles fit the device.
 
-No call is ever tuned: the table comes from `python -m benchmarks tune`, and a row nobody has measured says "derived".
+Nothing is tuned during a call: the table comes from `python -m benchmarks tune`; a row without a measurement says
+"derived".
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ TABLE = Path(__file__).with_name("configs.csv")
 SMALLEST_TILE = 16
 # Half of a thread's 255 registers for the products of a tile; the rest holds operands, offsets and the epilogue.
 ACCUMULATORS_PER_THREAD = 128
-# Prototypes for which a search may read the features where they lie, if the nearest row does: each of its tiles of
-# prototypes rounds them again.
+# Up to this number of prototypes a search may read the features in place, if the nearest row does: each tile of
+# prototypes rounds the features again.
 MOST_FOR_STRIDED = 512
 
 
@@ -32,14 +33,14 @@ class Config:
     """Tiles of a kernel.
 
     Attributes:
-        block_p: prototypes of one tile.
-        block_n: patches of one tile.
-        block_d: channels of one step.
-        warps: of one program.
-        stages: steps in flight.
+        block_p: prototypes per tile.
+        block_n: patches per tile.
+        block_d: channels per step.
+        warps: warps per program.
+        stages: number of steps in flight.
         waves: programs per multiprocessor below which the grid of an image is split.
-        path: of min_distance, "operands" where a pass before the search makes those of the patches, "strided" where the
-            search reads the features as they lie; of a backward, "gather", the one there is; else empty.
+        path: of min_distance, "operands" if a pass before the search writes the operands of the patches, "strided" if
+            the search reads the features in place; of a backward, "gather", the only one; otherwise empty.
     """
 
     block_p: int
@@ -51,7 +52,7 @@ class Config:
     path: str
 
     def cut(self, prototypes: int, positions: int) -> Config:
-        """The same with tiles that are no larger than the problem needs."""
+        """The same configuration with tiles no larger than the problem needs."""
         block_p = min(self.block_p, max(SMALLEST_TILE, 1 << (prototypes - 1).bit_length()))
         block_n = min(self.block_n, max(SMALLEST_TILE, 1 << (positions - 1).bit_length()))
         return replace(self, block_p=block_p, block_n=block_n)
@@ -59,11 +60,11 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: the problem it was made for, its tiles, and where they come from.
+    """A line of the table: its problem, its tiles, and their origin.
 
     Attributes:
         op: name of the op.
-        arch: the oldest compute capability it serves, 90 for 9.0.
+        arch: the oldest compute capability for which the row is used, 90 for 9.0.
         dtype: of the inputs, or "any".
         precision: of the search.
         depth: D h w.
@@ -99,7 +100,7 @@ def rows(path: Path = TABLE) -> tuple[Row, ...]:
 
 
 def write_rows(table: list[Row], path: Path = TABLE) -> None:
-    """Write the table, sorted by problem, so that a new measurement is a small difference."""
+    """Write the table, sorted by problem, so that a new measurement changes few lines."""
     key_length = COLUMNS.index("block_p")
     lines = sorted(line_of(row) for row in table)
     assert len({line[:key_length] for line in lines}) == len(lines), "two rows for one problem"
@@ -114,7 +115,7 @@ _forced: ContextVar[Config | None] = ContextVar("_forced", default=None)
 
 @contextmanager
 def forced(config: Config) -> Iterator[None]:
-    """Let every choice be `config`: for measurements, and for tests."""
+    """Make every choice `config`, for measurements and tests."""
     token = _forced.set(config)
     try:
         yield
@@ -135,7 +136,7 @@ def choose(
 
 @cache
 def row_for(op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, positions: int, prototypes: int) -> Row:
-    """The row that `choose` takes the tiles of."""
+    """The row whose tiles `choose` returns."""
     of_op = [row for row in rows() if row.op == op and row.precision == precision]
     assert of_op, (op, precision)
     served = [row.arch for row in of_op if row.arch <= arch]
@@ -148,14 +149,14 @@ def row_for(op: str, arch: int, dtype: torch.dtype, precision: str, depth: int, 
 
 
 def shrink(config: Config, limits: DeviceLimits, shared_bytes: Callable[[Config], int]) -> Config:
-    """The largest tiles not above those of `config` that the device has room for.
+    """The largest tiles, up to those of `config`, that fit the device.
 
-    First fewer steps in flight, then smaller tiles, the larger side first, then shorter steps.
+    Reduced are first the steps in flight, then the tiles, the larger side first, then the length of a step.
 
     Args:
-        config: what the table says.
+        config: tiles of the table.
         limits: of the device.
-        shared_bytes: shared memory that a kernel needs with given tiles.
+        shared_bytes: from tiles to the shared memory that the kernel needs.
 
     Raises:
         RuntimeError: the smallest tiles do not fit.
@@ -184,9 +185,9 @@ def shrink(config: Config, limits: DeviceLimits, shared_bytes: Callable[[Config]
 
 
 def num_splits(config: Config, limits: DeviceLimits, programs: int, positions: int) -> int:
-    """In how many parts the grid of every image is cut, so that `programs` of them leave no multiprocessor idle.
+    """The number of parts into which the grid of every image is split, so that `programs` leave no multiprocessor idle.
 
-    A part has at least two tiles of patches: below that, joining the parts costs more than it brings.
+    A part has at least two tiles of patches; with fewer, joining the parts costs more than it saves.
     """
     wanted = math.ceil(config.waves * limits.multiprocessors / max(1, programs))
     return max(1, min(wanted, positions // (2 * config.block_n)))
@@ -204,7 +205,7 @@ def _doublings(row: Row, depth: int, positions: int, prototypes: int) -> float:
 
 
 def parse_line(line: dict[str, str]) -> Row:
-    """The row of a line by column; other columns count for nothing."""
+    """The row of a line of the file; other columns are ignored."""
     config = Config(
         **{field.name: int(line[field.name]) for field in fields(Config) if field.name != "path"}, path=line["path"]
     )

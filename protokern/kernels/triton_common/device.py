@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def on_device(tensor: Tensor) -> torch.cuda.device:
-    """Makes the device of a tensor current: Triton launches there. Does nothing for a CPU tensor."""
+    """Makes the device of a tensor current, on which Triton then launches. Does nothing for a CPU tensor."""
     return torch.cuda.device(tensor.device if tensor.is_cuda else -1)
 
 

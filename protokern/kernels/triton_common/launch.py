@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# For the compiler, at every launch: what is to be one operation is written as one. x * a - p * b, fused, would not be 0
-# where both products are the same. Triton's own default changes with its version.
+# For the compiler, at every launch: fuse no multiply-add that is not written as one. A fused x * a - p * b would not be
+# 0 if both products are equal. The default of Triton changes with its version.
 OPTIONS = {"enable_fp_fusion": False}
 
 

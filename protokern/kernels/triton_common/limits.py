@@ -1,4 +1,4 @@
-"""What one multiprocessor of a device has room for: the numbers that tiles are chosen and shrunk by."""
+"""The limits of one multiprocessor of a device, by which tiles are chosen and shrunk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DeviceLimits:
         arch: compute capability as one number, 90 for 9.0.
         shared_bytes: shared memory that one block may ask for, bytes.
         registers: 32-bit registers that one block may use.
-        multiprocessors: how many there are.
+        multiprocessors: their number.
     """
 
     arch: int
@@ -32,7 +32,7 @@ class DeviceLimits:
 
 
 # By compute capability, from the CUDA programming guide; multiprocessors of a common device of that kind (T4, A100,
-# RTX 3090, RTX 4090, H200, B200, RTX 5090). For ahead-of-time compiles, where there is no device to ask.
+# RTX 3090, RTX 4090, H200, B200, RTX 5090). For ahead-of-time compiles, without a device.
 KNOWN_LIMITS = {
     75: DeviceLimits(75, 65_536, 65_536, 40),
     80: DeviceLimits(80, 166_912, 65_536, 108),
@@ -47,7 +47,7 @@ _pretended: ContextVar[DeviceLimits | None] = ContextVar("_pretended", default=N
 
 @contextmanager
 def pretend(limits: DeviceLimits) -> Iterator[None]:
-    """Let every device have these limits: for compiles ahead of time, and for tests."""
+    """Give every device these limits, for compiles ahead of time and for tests."""
     token = _pretended.set(limits)
     try:
         yield

@@ -1,0 +1,180 @@
+"""`protokern recipes`, what `train --recipe` begins with, and the folder of a run that was given none."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from protokern.cli.main import main
+from protokern.cli.stop_signals import StopRequest
+from protokern.config import RunConfig, differing_keys, load_config
+from protokern.errors import ConfigError
+from protokern.recipes import RECIPES, recipe_text
+from tests.cli.pushed_run import write_photos
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "model.backbone": "tiny",
+    "model.weights": "none",
+    "model.prototype_dim": "8",
+    "data.image_size": "32",
+    "data.birds_classes": "2",
+    "data.birds_train": "6",
+    "data.birds_val": "2",
+    "data.birds_test": "2",
+    "train.batch_size": "4",
+    "train.live_epochs": "1",
+}
+SHORT = {"train.warm_epochs": "0", "train.joint_epochs": "1", "train.last_layer_path": "1"}
+SETS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+SHORT_SETS = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+PLAIN = ["train", *SETS, *SHORT_SETS, "--set", "model.prototypes_per_class=1"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid_and_says_in_a_line_what_it_is_for(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["recipes", name]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    assert load_config(tmp_path / "recipe.toml") == load_config(None, recipe=name)
+    assert main(["recipes"]) == 0
+    purpose = text.partition("\n")[0].removeprefix("# ")
+    assert any(line.split(maxsplit=1) == [name, purpose] for line in capsys.readouterr().out.splitlines())
+
+
+def test_quick_is_the_example_for_photographs() -> None:
+    assert load_config(None, recipe="quick") == load_config(ROOT / "examples/configs/photographs.toml")
+
+
+def test_fine_is_the_example_for_clothes() -> None:
+    assert load_config(None, recipe="fine") == load_config(ROOT / "examples/configs/clothing10.toml")
+
+
+def test_paper_is_the_defaults() -> None:
+    assert differing_keys(load_config(None, recipe="paper"), RunConfig()) == []
+
+
+def test_a_file_comes_over_the_recipe_and_changes_over_both(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[train]\nseed = 5\nlive_epochs = 7\n[prune]\nk = 9\n")
+    config = load_config(path, ["train.seed=6"], "quick")
+    assert (config.train.seed, config.train.live_epochs, config.prune.k) == (6, 7, 9)
+    changed = differing_keys(config, load_config(None, recipe="quick"))
+    assert changed == ["train.seed", "train.live_epochs", "prune.k"]
+
+
+def test_a_table_that_is_none_is_a_mistake_over_a_recipe_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("train = 3\n")
+    with pytest.raises(ConfigError, match=r"^train: must be a table of keys; got 3\.$"):
+        load_config(path, recipe="quick")
+
+
+def test_a_recipe_for_another_model_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "train", "--recipe", "quick", "--set", "model.name=protopool")
+    assert error == (
+        "protokern train: --recipe: must be for the model that is trained; got quick, which is for protopnet, "
+        "with model.name = 'protopool'. Leave out one of them.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [(["recipes", "fast"], "recipes: NAME"), (["train", "--recipe", "fast", "--out", "x"], "train: --recipe")],
+)
+def test_an_unknown_recipe_is_a_line_that_lists_those_there_are(
+    arguments: list[str], what: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, *arguments) == (
+        f"protokern {what}: must be one of quick, fine, paper; got 'fast'. "
+        "'protokern recipes' says what each of them is for.\n"
+    )
+    assert list(here.iterdir()) == []
+
+
+def test_recipes_are_shown_without_importing_torch() -> None:
+    script = "import sys; from protokern.cli.main import main; main(['recipes', 'fine']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed == recipe_text("fine") + "False\n"
+
+
+def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--recipe", "quick", *SETS, "--out", "run"]
+    assert main(command) == 0
+    table = tomllib.loads(Path("run/run.toml").read_text(encoding="utf-8"))
+    assert (table["train"]["backbone"], table["model"]["prototypes_per_class"]) == ("frozen", 3)
+    assert load_config("run/run.toml").model == load_config(None, [f"{k}={v}" for k, v in TINY.items()], "quick").model
+    assert "run folder:" not in capsys.readouterr().out
+    assert main([*command, "--resume"]) == 0
+    capsys.readouterr()
+    other = refused(capsys, "train", "--recipe", "paper", *SETS, "--out", "run", "--resume")
+    assert "must stay" in other
+
+
+def test_runs_without_a_name_are_numbered_by_their_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(PLAIN) == 0
+    assert capsys.readouterr().out.startswith("run folder: runs/birds-1\n")
+    (here / "runs" / "birds-2").touch()
+    assert main(PLAIN) == 0
+    assert capsys.readouterr().out.startswith("run folder: runs/birds-3\n")
+    assert (here / "runs" / "birds-3" / "report" / "index.html").exists()
+    assert load_config("runs/birds-3/run.toml") == load_config("runs/birds-1/run.toml")
+
+
+def test_a_mistake_leaves_no_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, *PLAIN, "--data", "nowhere")
+    assert list(here.iterdir()) == []
+    (here / "runs").mkdir()
+    refused(capsys, *PLAIN, "--data", "nowhere")
+    assert [path.name for path in here.rglob("*")] == ["runs"]
+
+
+def test_nothing_is_made_among_the_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(here)
+    error = refused(capsys, *PLAIN, "--data", ".")
+    assert f"--out: must be outside of the data folder {here}; got runs/{here.name}-1. Give another folder." in error
+    assert not (here / "runs").exists()
+
+
+def test_a_run_to_go_on_with_must_be_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, *PLAIN, "--resume")
+    assert error == (
+        "protokern train: --out: must name the run that --resume goes on with; got none. Give --out RUN.\n"
+    )
+    assert list(here.iterdir()) == []
+
+
+def test_a_stopped_run_without_a_name_says_how_it_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(here / "my photos.v2")
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "is_made", lambda _: True)
+        assert main([*PLAIN, "--data", "my photos.v2/"]) == 130
+    advice = capsys.readouterr().err.rpartition("; go on with ")[2]
+    assert advice == "--out 'runs/my photos.v2-1' --resume.\n"
+    assert main(["train", *shlex.split(advice.removesuffix(".\n"))]) == 0
+    assert (here / "runs" / "my photos.v2-1" / "report" / "index.html").exists()

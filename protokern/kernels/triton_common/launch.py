@@ -15,7 +15,7 @@ OPTIONS = {"enable_fp_fusion": False}
 
 
 def launcher(kernel: Any) -> Callable[..., None]:
-    """A function that launches `kernel`: `launch(grid, *, ..., **options)`.
+    """A function that launches `kernel`: `launch(grid, **arguments)`.
 
     Its keywords are the kernel's parameters, all of them. A tensor brings its strides: where `x_stride_b` and others
     follow `x_ptr` in the kernel, they are all strides of that tensor, in order, and not among the keywords. Options of
@@ -25,22 +25,28 @@ def launcher(kernel: Any) -> Callable[..., None]:
         kernel: what `triton.jit` returns.
 
     Raises:
-        TypeError: by what is returned, for an argument that is missing or has no name, and for a tensor with more or
-            fewer dimensions than the kernel has strides.
+        TypeError: by what is returned, for a parameter that is missing; by Triton, for a keyword that is neither a
+            parameter nor an option, and for a tensor with more or fewer dimensions than the kernel has strides.
     """
-    keywords: list[str] = []
-    arguments: list[str] = []
+    parameters: list[tuple[str, bool]] = []  # name, and whether its strides follow
     for name in kernel.arg_names:
         tensor = f"{name.partition('_stride_')[0]}_ptr"
         if "_stride_" not in name:
-            keywords.append(name)
-            arguments.append(name)
-        elif arguments[-1] == tensor:
-            arguments.append(f"*{tensor}.stride()")
-    source = (
-        f"def launch(grid, *, {', '.join(keywords)}, **options):\n"
-        f"    kernel[grid]({', '.join(arguments)}, **options, **OPTIONS)"
-    )
-    names: dict[str, Any] = {"kernel": kernel, "OPTIONS": OPTIONS}
-    exec(source, names)
-    return names["launch"]
+            parameters.append((name, False))
+        elif parameters[-1][0] == tensor:
+            parameters[-1] = (tensor, True)
+
+    def launch(grid: tuple[int, ...], **arguments: Any) -> None:
+        values: list[Any] = []
+        take = arguments.pop
+        for name, has_strides in parameters:
+            try:
+                value = take(name)
+            except KeyError:
+                raise TypeError(f"launch: must be given {name}. Name every parameter of the kernel.") from None
+            values.append(value)
+            if has_strides:
+                values += value.stride()
+        kernel[grid](*values, **arguments, **OPTIONS)
+
+    return launch

@@ -171,9 +171,7 @@ def test_no_folder_and_foreign_formats(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"prototypes.json: cannot be read"):
         read_prototypes(tmp_path)
     (tmp_path / "prototypes" / "prototypes.json").write_text('{"format": "else"}')
-    with pytest.raises(
-        CheckpointError, match=r"must be of format protokern-prototypes-3; got .*--data DIR' to write"
-    ):
+    with pytest.raises(CheckpointError, match=r"must be of format protokern-prototypes-3; got .*--data DIR' to write"):
         read_prototypes(tmp_path)
 
 

@@ -1,7 +1,8 @@
 """What four sufficient frames in an image take: `python -m benchmarks frames RUN --data DIR`.
 
-Each test image of a trained run is explained with the two strongest prototypes of each of its first two classes: without
-frames, and with a sufficient frame searched for each of the four. The backbone's pass over the same image stands beside them.
+Each test image of a trained run is explained with the two strongest prototypes of each of its first two classes: once
+without frames, and once with a sufficient frame searched for each of the four. The backbone's pass over the same image
+is timed too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ BEFOREHAND = ("matplotlib.pyplot", "jinja2", "torchvision.transforms.v2", "pydan
 
 def serve() -> None:
     """Answer orders until there are no more."""
-    torch.set_num_threads(1)
     for name in (*BEFOREHAND, *(f"protokern.cli.{verb}" for verb, _ in VERBS)):
         import_module(name)  # here, so that no fork has to
     answers = os.fdopen(os.dup(1), "w")

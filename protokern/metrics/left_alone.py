@@ -10,20 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.metrics.context import Box, Context, LeftOutError, Seen
+from protokern.metrics.context import Box, Context, LeftOutError, Seen, draw
 from protokern.metrics.patches import around_patch, best_of, own_prototypes
-from protokern.metrics.results import MeasureResult, estimate
+from protokern.metrics.results import Means, MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
 NAME = "left_alone"
 GREY = 0.5
 MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
+_WORDS = {"grey": "grey, 0.5", "blur": "blurred", "other": "another image, drawn for each"}
 _BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
 
 
-def replaced(image: Tensor, fill: str) -> Tensor:
-    """What replaces an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
+def replaced(image: Tensor, fill: str, other: Tensor | None = None) -> Tensor:
+    """What replaces an image (C, Y, X): "grey", 0.5 everywhere; "blur", the image without details; "other", that one.
+
+    Raises:
+        ValueError: `fill` is "other" and `other` is missing or of another size.
+    """
+    if fill == "other":
+        if other is None or other.shape != image.shape:
+            got = None if other is None else tuple(other.shape)
+            raise ValueError(f"other: must be an image of shape {tuple(image.shape)}; got {got}. Give another one.")
+        return other
     if fill == "grey":
         return torch.full_like(image, GREY)
     from torchvision.transforms.functional import gaussian_blur  # takes a second to import
@@ -42,6 +52,7 @@ def similarity_left(
     boxes: Sequence[Box],
     *,
     fill: str = "grey",
+    other: Tensor | None = None,
 ) -> tuple[float, list[float]]:
     """A prototype's similarity at one patch of an image, and what is left of it if only a box of the image is kept.
 
@@ -54,12 +65,13 @@ def similarity_left(
         patch: (row, column) in the grid of patches.
         boxes: (y0, x0, y1, x1) each, half open, pixels: the parts to keep.
         fill: what the rest becomes, see `replaced`.
+        other: (C, Y, X), for the fill "other".
 
     Returns:
         The similarity, and for every box the share of it that is left: 1 where nothing changes, below 0 where a
         similarity by cosine changes its sign; NaN for all where the similarity is not above 0.
     """
-    rest = replaced(image, fill)
+    rest = replaced(image, fill, other)
     versions = [image]
     for y0, x0, y1, x1 in boxes:
         version = rest.clone()
@@ -84,14 +96,16 @@ class LeftAlone:
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
         if model.prototype_layer.activation == "linear":
             raise LeftOutError("a similarity that is the negative distance has no share that could be left")
-        self._model, self._context = model, context
+        if context.fill == "other" and (context.image is None or num_images < 2):
+            raise LeftOutError("the rest cannot become another image, because there is none to take")
+        self._model, self._context, self._num_images = model, context, num_images
         self._own = own_prototypes(model)
-        drawn = np.random.default_rng(context.seed).permutation(num_images)[: context.subset]
-        self._chosen = frozenset(drawn.tolist())
+        self._chosen = draw(num_images, context)
         height, width = model.prototype_layer.prototype_size
         names = [f"{height + 2 * margin} x {width + 2 * margin} cells" for margin in MARGINS]
         self._kept = {name: array("d") for name in names}
         self._kept |= {f"{name} frame": array("d") for name in context.frames}
+        self._by_prototype = {name: Means(model.num_prototypes) for name in self._kept}
         self._areas = {name: array("d") for name in context.frames}
         self._taken = self._without_prototypes = 0
 
@@ -118,10 +132,21 @@ class LeftAlone:
                 boxes.append(frame)
                 self._areas[name].append(_area(frame, size))
             there = [box for box in boxes if box is not None]
-            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill)
+            other = self._other(index, image)
+            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill, other=other)
             values = iter(kept)
             for column, box in zip(self._kept.values(), boxes, strict=True):
                 column.append(math.nan if box is None else next(values))
+            for name, column in self._kept.items():
+                self._by_prototype[name].add(prototype, column[-1])
+
+    def _other(self, index: int, image: Tensor) -> Tensor | None:
+        """Another image of the data set, drawn for this one by the seed; None if none is needed."""
+        if self._context.fill != "other":
+            return None
+        assert self._context.image is not None
+        step = np.random.default_rng([self._context.seed, index]).integers(1, self._num_images)
+        return self._context.image(int(index + step) % self._num_images).to(image)
 
     def result(self) -> MeasureResult:
         seed = self._context.seed
@@ -132,13 +157,14 @@ class LeftAlone:
         settings: dict[str, str | int] = {
             "images drawn": self._taken,
             "seed of the draw": seed,
-            "the rest is": "grey, 0.5" if self._context.fill == "grey" else "blurred",
+            "the rest is": _WORDS[self._context.fill],
         }
         skipped = {
             "images whose class has no prototype": self._without_prototypes,
             "images whose best similarity is not above 0": int(np.isnan(first).sum()),
         }
-        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)
+        columns = {name: means.values() for name, means in self._by_prototype.items()}
+        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped, prototypes=columns)
 
 
 def _area(frame: Box | None, size: tuple[int, int]) -> float:

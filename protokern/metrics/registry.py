@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protokern.metrics import concentration, duplicates, left_alone, on_object
+from protokern.metrics import accuracy, concentration, duplicates, left_alone, on_object, size
 from protokern.metrics.context import Context, Measuring
 from protokern.models.base import PrototypeModel
 
@@ -29,27 +29,45 @@ class Measure:
 
     Attributes:
         start: from a model, the context and the number of images to a running measure.
-        needs_regions: whether it needs the places of the objects in the images, `Context.regions`.
+        question: what it answers, in one sentence.
+        needs_regions: whether it uses the places of the objects in the images, `Context.regions`.
+        needs_parts: whether it uses the parts in the images, `Context.parts`.
         details: what `MeasureResult.table` holds; None: no rows.
     """
 
     start: Callable[[PrototypeModel, Context, int], Measuring]
+    question: str = ""
     needs_regions: bool = False
+    needs_parts: bool = False
     details: Details | None = None
 
 
 MEASURES: dict[str, Measure] = {
     on_object.NAME: Measure(
         start=lambda model, context, _: on_object.OnObject(model, context),
+        question="Do the prototypes match on the object, or on its surroundings?",
         needs_regions=True,
     ),
     concentration.NAME: Measure(
         start=lambda model, context, _: concentration.ConcentrationOfAnswers(model, context),
+        question="Do the few prototypes that are shown carry the answer, by reasons for it?",
     ),
-    left_alone.NAME: Measure(start=left_alone.LeftAlone),
+    left_alone.NAME: Measure(
+        start=left_alone.LeftAlone,
+        question="Is a match about the part that is framed, or about what the net sees around it?",
+    ),
     duplicates.NAME: Measure(
         start=lambda model, context, _: duplicates.Duplicates(model, context),
+        question="Do prototypes repeat each other?",
         details=Details("pairs", duplicates.Pair._fields),
+    ),
+    size.NAME: Measure(
+        start=lambda model, context, _: size.Size(model, context),
+        question="How much is there to read, in an explanation and in the model?",
+    ),
+    accuracy.NAME: Measure(
+        start=lambda model, context, _: accuracy.Accuracy(model, context),
+        question="Are the answers right, and does the model know how often?",
     ),
 }
 

@@ -72,3 +72,34 @@ def duplicates(vectors, sources, boxes) -> list[tuple[int, int, bool, bool, floa
             if same_vector or same_patch or share > 0.5:
                 found.append((i, j, same_vector, same_patch, share))
     return sorted(found)
+
+
+def weight_counts(weight) -> tuple[int, float, float]:
+    classes, prototypes = range(len(weight)), range(len(weight[0]))
+    used = sum(any(abs(float(weight[k][j])) > 1e-3 for k in classes) for j in prototypes)
+    cells = [float(weight[k][j]) for k in classes for j in prototypes]
+    positive = sum(one > 1e-3 for one in cells)
+    return used, sum(abs(one) <= 1e-3 for one in cells) / len(cells), sum(one < -1e-3 for one in cells) / positive
+
+
+def sparsity(prototypes, num_classes: int, area: int) -> float:
+    """For squared distances: vectors as tuples of rounded numbers in sets."""
+    whole, cells = set(), set()
+    for one in prototypes:
+        columns = one.reshape(one.shape[0], -1).T.tolist()
+        rounded = [tuple(round(value, 8) for value in column) for column in columns]
+        whole.add(tuple(rounded))
+        cells.update(rounded)
+    return num_classes * (1 + 1 / area) / (len(whole) + len(cells) / area)
+
+
+def calibration_error(confidence, is_right) -> float:
+    total = 0.0
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        inside = [i for i, one in enumerate(confidence) if low < one <= high or (number == 0 and one == 0)]
+        if inside:
+            mean = sum(float(confidence[i]) for i in inside) / len(inside)
+            right = sum(bool(is_right[i]) for i in inside) / len(inside)
+            total += len(inside) / len(confidence) * abs(mean - right)
+    return total

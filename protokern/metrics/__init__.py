@@ -2,13 +2,16 @@
 
 from protokern.metrics.accuracy import calibration_error
 from protokern.metrics.concentration import Concentration, concentration_of, shares_of_largest
+from protokern.metrics.consistency import best_part
 from protokern.metrics.context import FILLS, PROTOCOLS, Annotations, Context, Part, Region
 from protokern.metrics.duplicates import Pair, find_duplicates
 from protokern.metrics.evaluate import evaluate
 from protokern.metrics.left_alone import similarity_left
 from protokern.metrics.measure import measure
 from protokern.metrics.on_object import ObjectShares, object_shares
+from protokern.metrics.part_boxes import parts_around, parts_around_peak
 from protokern.metrics.patches import patches_on
+from protokern.metrics.purity import purity_of
 from protokern.metrics.registry import MEASURES
 from protokern.metrics.results import Estimate, MeasureResult, estimate
 from protokern.metrics.size import WeightCounts, local_size, sparsity_of, weight_counts
@@ -29,6 +32,7 @@ __all__ = [
     "Part",
     "Region",
     "WeightCounts",
+    "best_part",
     "calibration_error",
     "concentration_of",
     "estimate",
@@ -37,7 +41,10 @@ __all__ = [
     "local_size",
     "measure",
     "object_shares",
+    "parts_around",
+    "parts_around_peak",
     "patches_on",
+    "purity_of",
     "shares_of_largest",
     "similarity_left",
     "sparsity_of",

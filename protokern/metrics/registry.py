@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protokern.metrics import accuracy, concentration, duplicates, left_alone, on_object, size
+from protokern.metrics import accuracy, concentration, consistency, duplicates, left_alone, on_object, purity, size
 from protokern.metrics.context import Context, Measuring
 from protokern.models.base import PrototypeModel
 
@@ -68,6 +68,21 @@ MEASURES: dict[str, Measure] = {
     accuracy.NAME: Measure(
         start=lambda model, context, _: accuracy.Accuracy(model, context),
         question="Are the answers right, and does the model know how often?",
+    ),
+    consistency.CONSISTENCY: Measure(
+        start=lambda model, context, _: consistency.Consistency(model, context),
+        question="Does a prototype match at the same part in all images of its class?",
+        needs_parts=True,
+    ),
+    consistency.STABILITY: Measure(
+        start=consistency.Stability,
+        question="Does a prototype match at the same place under noise that nobody sees?",
+        needs_parts=True,
+    ),
+    purity.NAME: Measure(
+        start=lambda model, context, _: purity.Purity(model, context),
+        question="Do the images that a prototype finds most similar show the same part there?",
+        needs_parts=True,
     ),
 }
 

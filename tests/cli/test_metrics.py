@@ -39,6 +39,8 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
     ends = {CLASSES[0]: "0,0,40,20", CLASSES[1]: "0,0,20,40"}
     lines = [f"test/{name}/{number}.png,half,{ends[name]}" for name in CLASSES for number in range(4)]
     (made.data / "boxes.csv").write_text("\n".join(["path,label,xmin,ymin,xmax,ymax", *lines]) + "\n")
+    lines = [f"test/{name}/{number}.png,middle,20,{18 + number}" for name in CLASSES for number in range(4)]
+    (made.data / "parts.csv").write_text("\n".join(["path,part,x,y", *lines]) + "\n")
     return made
 
 
@@ -203,6 +205,9 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     table = json.loads((made.folder / "measures.json").read_text())
     assert list(table["measures"]) == ["on_object", "duplicates"]
     assert table["measures"]["on_object"]["left_out"].startswith("no boxes.csv and no masks/")
+    assert main(["metrics", str(made.folder), "--only", "purity"]) == 0
+    no_parts = f"purity: it needs part centres, and there is no parts.csv beside the images of {made.data}; left out"
+    assert no_parts in capsys.readouterr().out
     (made.data / "boxes.csv").write_text("path,label,xmin,ymin,xmax,ymax\n")
     assert main(["metrics", str(made.folder), "--only", "on_object"]) == 0
     assert "on_object: no image of this data set has a box or a mask; left out" in capsys.readouterr().out
@@ -297,6 +302,29 @@ def test_synthetic_birds_know_where_they_are(tmp_path: Path) -> None:
     assert [name for name in numbers if name.endswith("own class")] == ["mask, own class", "box bird, own class"]
     assert all(number["images"] == 6 for number in numbers.values())
     assert 0 < numbers["mask, by chance"]["value"] < numbers["box bird, by chance"]["value"] < 1
+
+
+def test_parts_beside_the_images_are_read(marked: PushedRun, tmp_path: Path) -> None:
+    """The box of the whole image has the part of every image: all prototypes show it."""
+    command = ["metrics", str(marked.folder), "--out", str(tmp_path), "--only", "consistency", "purity", "stability"]
+    assert main([*command, "--part-area", "1"]) == 0
+    table = json.loads((tmp_path / "measures.json").read_text())["measures"]
+    patches, columns = patches_of(marked), marked.push.grid[1]
+    near = [
+        abs((patches[i][1][j] // columns + 0.5) / columns - (18 + i % 4) / 40) <= 0.5
+        and abs((patches[i][1][j] % columns + 0.5) / columns - 0.5) <= 0.5
+        for j in range(6)
+        for i in range(8)
+        if patches[i][0] == j // 3
+    ]
+    shares = [np.mean(near[4 * j : 4 * j + 4]) for j in range(6)]
+    assert table["consistency"]["by_prototype"]["share with the best part"] == pytest.approx(shares)
+    assert table["consistency"]["by_prototype"]["best part"] == ["middle"] * 6
+    assert table["purity"]["numbers"]["mean purity"]["prototypes"] == 6
+    assert table["stability"]["passes"] == 8
+    with (tmp_path / "measures-prototypes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["consistency: best part"] for row in rows] == ["middle"] * 6
 
 
 def test_masks_beside_the_images_are_read(tmp_path: Path) -> None:

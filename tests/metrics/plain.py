@@ -103,3 +103,44 @@ def calibration_error(confidence, is_right) -> float:
             right = sum(bool(is_right[i]) for i in inside) / len(inside)
             total += len(inside) / len(confidence) * abs(mean - right)
     return total
+
+
+def cubic(values, length: int) -> list[float]:
+    """A row of numbers stretched to `length` by cubic convolution with a = -0.75, its ends repeated."""
+
+    def kernel(t: float) -> float:
+        t, a = abs(t), -0.75
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    stretched = []
+    for position in range(length):
+        at = (position + 0.5) * len(values) / length - 0.5
+        low = int(at // 1)
+        stretched.append(
+            sum(float(values[min(max(i, 0), len(values) - 1)]) * kernel(at - i) for i in range(low - 1, low + 3))
+        )
+    return stretched
+
+
+def upsampled(grid, size: tuple[int, int]) -> list[list[float]]:
+    wide = [cubic(row, size[1]) for row in grid]
+    columns = [cubic([row[x] for row in wide], size[0]) for x in range(size[1])]
+    return [[column[y] for column in columns] for y in range(size[0])]
+
+
+def peak(grid, size: tuple[int, int]) -> tuple[int, int]:
+    large = upsampled(grid, size)
+    return max(((y, x) for y in range(size[0]) for x in range(size[1])), key=lambda at: (large[at[0]][at[1]], at))
+
+
+def parts_in_box(parts, y: float, x: float, half: float) -> set[str]:
+    return {part.name for part in parts if y - half <= part.y <= y + half and x - half <= part.x <= x + half}
+
+
+def consistent(found, shown) -> tuple[bool, float]:
+    """For one prototype: `found` the names in its box, `shown` those in the image, image by image."""
+    names = set().union(*shown)
+    shares = [sum(n in one for one in found) / sum(n in one for one in shown) for n in names]
+    return max(shares) >= 0.8, max(shares)

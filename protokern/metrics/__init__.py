@@ -8,6 +8,7 @@ from protokern.metrics.duplicates import Pair, find_duplicates
 from protokern.metrics.evaluate import evaluate
 from protokern.metrics.left_alone import similarity_left
 from protokern.metrics.measure import measure
+from protokern.metrics.object_maps import MapShares, map_shares
 from protokern.metrics.on_object import ObjectShares, object_shares
 from protokern.metrics.part_boxes import parts_around, parts_around_peak
 from protokern.metrics.patches import patches_on
@@ -25,6 +26,7 @@ __all__ = [
     "Concentration",
     "Context",
     "Estimate",
+    "MapShares",
     "MeasureResult",
     "MetricTable",
     "ObjectShares",
@@ -39,6 +41,7 @@ __all__ = [
     "evaluate",
     "find_duplicates",
     "local_size",
+    "map_shares",
     "measure",
     "object_shares",
     "parts_around",

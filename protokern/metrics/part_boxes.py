@@ -7,11 +7,10 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from protokern.metrics.context import Context, Part
+from protokern.metrics.maps import similarity_maps, upsampled
 from protokern.metrics.patches import centres
 from protokern.nn import PrototypeLayer
 
@@ -116,8 +115,6 @@ class PartsOfMatches:
         return [parts_around(parts, point, self._half) for point in points]
 
     def _peaks(self, features: Tensor, prototypes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int]]:
-        index = torch.from_numpy(prototypes).to(features.device)
-        maps = self._layer.activate(self._layer.distance_map(features[None], index))  # (1, n, H', W')
-        large = interpolate(maps.float(), size=size, mode="bicubic", align_corners=False)[0]
+        large = upsampled(similarity_maps(self._layer, features, prototypes), size)
         highest = large.flatten(1).argmax(dim=1).tolist()
         return [divmod(flat, size[1]) for flat in highest]

@@ -93,7 +93,7 @@ class Purity:
         if not any(parts.values()):
             return MeasureResult(name=NAME, left_out=NO_PARTS)
         weight = self._model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
-        is_relevant: list[bool] = (weight > RELEVANT).any(axis=0).tolist()
+        is_relevant = [bool(one > RELEVANT) for one in weight.max(axis=0)]
         found = []
         for prototype, (images, patches) in enumerate(zip(self._images.tolist(), self._patches.tolist(), strict=True)):
             marked = [

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protokern.metrics import accuracy, concentration, consistency, duplicates, left_alone, on_object, purity, size
+from protokern.metrics import (
+    accuracy,
+    concentration,
+    consistency,
+    duplicates,
+    left_alone,
+    object_maps,
+    on_object,
+    purity,
+    size,
+)
 from protokern.metrics.context import Context, Measuring
 from protokern.models.base import PrototypeModel
 
@@ -83,6 +93,11 @@ MEASURES: dict[str, Measure] = {
         start=lambda model, context, _: purity.Purity(model, context),
         question="Do the images that a prototype finds most similar show the same part there?",
         needs_parts=True,
+    ),
+    object_maps.NAME: Measure(
+        start=lambda model, context, _: object_maps.ObjectMaps(model, context),
+        question="Is the heat map of a prototype on the object?",
+        needs_regions=True,
     ),
 }
 

@@ -144,3 +144,36 @@ def consistent(found, shown) -> tuple[bool, float]:
     names = set().union(*shown)
     shares = [sum(n in one for one in found) / sum(n in one for one in shown) for n in names]
     return max(shares) >= 0.8, max(shares)
+
+
+def percentile(values, share: float) -> float:
+    ranked = sorted(values)
+    at = (len(ranked) - 1) * share
+    low = int(at)
+    return ranked[low] + (at - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])
+
+
+def map_shares(heat, on) -> dict[str, float]:
+    """Pixel by pixel, of one map and one object."""
+    pixels = [(float(heat[y][x]), bool(on[y][x])) for y in range(len(heat)) for x in range(len(heat[0]))]
+    values = [value for value, _ in pixels]
+    low, high = min(values), max(values)
+    energy = [((value - low) / (high - low), inside) for value, inside in pixels]
+    cut = sorted(values)[int(len(values) * 0.9)]
+    tenth = [inside for value, inside in pixels if value > cut]
+    top = percentile(values, 0.95)
+    twentieth = [inside for value, inside in pixels if value >= top]
+    within = [value for value, inside in pixels if inside and value > 0]
+    without = [value for value, inside in pixels if not inside and value > 0]
+    size, hits = sum(inside for _, inside in pixels), sum(twentieth)
+    inside_mean = sum(within) / len(within) if within else 0.0
+    outside_mean = sum(without) / len(without) if without else 0.0
+    return {
+        "energy": sum(value for value, inside in energy if inside) / sum(value for value, _ in energy),
+        "pointing": sum(tenth) / len(tenth),
+        "outside_inside": outside_mean / inside_mean if within else float("nan"),
+        "inside_outside": (inside_mean - outside_mean) / high,
+        "object_overlap": hits / size,
+        "background_overlap": 1 - hits / len(twentieth),
+        "iou": hits / (size + len(twentieth) - hits),
+    }

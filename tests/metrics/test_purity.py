@@ -62,7 +62,7 @@ def test_against_a_slow_program(protocol: str, area: float | None) -> None:
     (result,) = measure(model, loader, number, only=["purity"], context=context)
     with torch.no_grad():
         features = model.features(images).double()  # (N, 5, 8, 8)
-    purity = []
+    purity: list[float] = []
     for j in range(12):
         vector = model.prototype_layer.prototypes.detach()[j].double()
         distance = ((features - vector[None, :, None, None]) ** 2).sum(dim=1).flatten(1)  # (N, 64)
@@ -77,7 +77,7 @@ def test_against_a_slow_program(protocol: str, area: float | None) -> None:
                 inside = {p.name for p in parts[i] if y <= 32 * p.y <= y + 5 and x <= 32 * p.x <= x + 5}
             for name in {part.name.split()[-1] for part in parts[i]}:
                 shares.setdefault(name, []).append(any(one.split()[-1] == name for one in inside))
-        purity.append(max(np.mean(hits) for hits in shares.values()))
+        purity.append(max(float(np.mean(hits)) for hits in shares.values()))
     purity[4] = math.nan
     assert result.prototypes["purity"] == pytest.approx(purity, nan_ok=True)
     assert result.estimates["mean purity"].value == pytest.approx(np.nanmean(purity))

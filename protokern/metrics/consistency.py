@@ -20,7 +20,7 @@ from protokern.models.base import PrototypeModel
 CONSISTENCY, STABILITY = "consistency", "stability"
 BOX = 72  # pixels of 224
 CONSISTENT = 0.8
-NOISE, MOST_NOISE = 0.2, 0.25  # of the normalised image
+NOISE, MOST_NOISE = 0.2, 0.25  # of the image that ImageNet's standard deviation normalises
 NO_PARTS = "no image of this data set has part centres"
 
 
@@ -118,7 +118,10 @@ class Stability:
         self._without_prototypes += drawn - len(rows)
         if not rows:
             return
-        noisy = torch.stack([seen.images[row] + self._noise(seen, row, index[row]) for row in rows])
+        noise = (
+            noise_for(seen.images[row], index[row], std=NOISE, most=MOST_NOISE, seed=self._context.seed) for row in rows
+        )
+        noisy = torch.stack([seen.images[row] + one for row, one in zip(rows, noise, strict=True)])
         features = self._model.features(noisy)
         patches = self._model.head(features).patches.cpu().numpy()
         before = seen.output.patches.cpu().numpy()
@@ -138,10 +141,6 @@ class Stability:
             ]
             is_equal = [float(one == other) for one, other in zip(*near, strict=True)]
             self._parts_of.add(own, np.array(is_equal))
-
-    def _noise(self, seen: Seen, row: int, index: int) -> torch.Tensor:
-        image = seen.images[row]
-        return noise_for(self._model, image, index, std=NOISE, most=MOST_NOISE, seed=self._context.seed)
 
     def _parts_at(self, index: int) -> tuple[Part, ...]:
         return () if self._context.parts is None else tuple(self._context.parts(index))

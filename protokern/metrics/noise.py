@@ -6,23 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.backbones import Backbone
-from protokern.models.base import PrototypeModel
+# Papers give noise for images that are divided by the standard deviation of ImageNet's pixels in [0, 1]. It is the same
+# noise for every net here, also for one that divides by another number.
+UNIT = 0.225
 
-USUAL_STD = 0.225  # of the pixels in [0, 1] of natural images, by which most nets divide
 
-
-def noise_for(
-    model: PrototypeModel, image: Tensor, index: int, *, std: float, most: float | None = None, seed: int = 0
-) -> Tensor:
-    """Normal noise for an image (C, Y, X), with its shape, dtype and device; the same for the same seed and index.
+def noise_for(image: Tensor, index: int, *, std: float, most: float | None = None, seed: int = 0) -> Tensor:
+    """Normal noise for an image (C, Y, X) in [0, 1], with its shape, dtype and device; the same for a seed and index.
 
     Args:
-        model: its backbone says by which standard deviation it divides the channels; others are taken to divide by
-            0.225.
-        image: in [0, 1].
+        image: what it is for.
         index: of the image in the data set.
-        std: standard deviation, in units of the normalised image, as in the papers.
+        std: standard deviation, in units of 0.225.
         most: no value is further from 0 than this, in the same units; None: no bound.
         seed: 0 or more.
     """
@@ -31,10 +26,4 @@ def noise_for(
     noise = std * torch.randn(image.shape, generator=generator)
     if most is not None:
         noise = noise.clamp(-most, most)
-    return noise.to(image) * _pixel_std(model).to(image)
-
-
-def _pixel_std(model: PrototypeModel) -> Tensor:
-    """The standard deviation of the channels by which the model divides, (C, 1, 1) or one number."""
-    backbone = model.backbone
-    return backbone.std[0] if isinstance(backbone, Backbone) else torch.tensor(USUAL_STD)
+    return UNIT * noise.to(image)

@@ -11,37 +11,14 @@ import torch
 from torch import Tensor
 
 from protokern.metrics.context import Box, Context, LeftOutError, Seen, draw
-from protokern.metrics.patches import around_patch, best_of, own_prototypes
+from protokern.metrics.fills import WORDS, check_fill, other_image, replaced
+from protokern.metrics.patches import around_patch, best_matches, own_prototypes
 from protokern.metrics.results import Means, MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
 NAME = "left_alone"
-GREY = 0.5
 MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
-_WORDS = {"grey": "grey, 0.5", "blur": "blurred", "other": "another image, drawn for each"}
-_BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
-
-
-def replaced(image: Tensor, fill: str, other: Tensor | None = None) -> Tensor:
-    """What replaces an image (C, Y, X): "grey", 0.5 everywhere; "blur", the image without details; "other", that one.
-
-    Raises:
-        ValueError: `fill` is "other" and `other` is missing or of another size.
-    """
-    if fill == "other":
-        if other is None or other.shape != image.shape:
-            got = None if other is None else tuple(other.shape)
-            raise ValueError(f"other: must be an image of shape {tuple(image.shape)}; got {got}. Give another one.")
-        return other
-    if fill == "grey":
-        return torch.full_like(image, GREY)
-    from torchvision.transforms.functional import gaussian_blur  # takes a second to import
-
-    height, width = image.shape[1:]
-    sizes = [2 * min(math.ceil(3 * _BLUR * side), side - 1) + 1 for side in (width, height)]  # reflected at the border
-    blurred: Tensor = gaussian_blur(image, sizes, [_BLUR * width, _BLUR * height])
-    return blurred
 
 
 def similarity_left(
@@ -96,8 +73,7 @@ class LeftAlone:
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
         if model.prototype_layer.activation == "linear":
             raise LeftOutError("a similarity that is the negative distance has no share that could be left")
-        if context.fill == "other" and (context.image is None or num_images < 2):
-            raise LeftOutError("the rest cannot become another image, because there is none to take")
+        check_fill(context, num_images)
         self._model, self._context, self._num_images = model, context, num_images
         self._own = own_prototypes(model)
         self._chosen = draw(num_images, context)
@@ -111,19 +87,12 @@ class LeftAlone:
 
     def see(self, seen: Seen) -> None:
         layer, context = self._model.prototype_layer, self._context
-        columns = seen.cells[1] - layer.prototype_size[1] + 1
-        for row, (label, index) in enumerate(zip(seen.labels.tolist(), seen.index.tolist(), strict=True)):
-            if index not in self._chosen:
-                continue
-            self._taken += 1
-            own = self._own[label]
-            if len(own) == 0:
-                self._without_prototypes += 1
-                continue
+        matches, without = best_matches(seen, self._own, self._chosen, layer.prototype_size)
+        self._taken += len(matches) + without
+        self._without_prototypes += without
+        for row, index, prototype, (at, left) in matches:
             image = seen.images[row]
             size = (image.shape[1], image.shape[2])
-            prototype = best_of(seen.output.min_distances[row], own)
-            at, left = divmod(int(seen.output.patches[row, prototype]), columns)
             boxes: list[Box | None] = [
                 around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS
             ]
@@ -132,21 +101,13 @@ class LeftAlone:
                 boxes.append(frame)
                 self._areas[name].append(_area(frame, size))
             there = [box for box in boxes if box is not None]
-            other = self._other(index, image)
+            other = other_image(context, index, self._num_images, image)
             _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill, other=other)
             values = iter(kept)
             for column, box in zip(self._kept.values(), boxes, strict=True):
                 column.append(math.nan if box is None else next(values))
             for name, column in self._kept.items():
                 self._by_prototype[name].add(prototype, column[-1])
-
-    def _other(self, index: int, image: Tensor) -> Tensor | None:
-        """Another image of the data set, drawn for this one by the seed; None if none is needed."""
-        if self._context.fill != "other":
-            return None
-        assert self._context.image is not None
-        step = np.random.default_rng([self._context.seed, index]).integers(1, self._num_images)
-        return self._context.image(int(index + step) % self._num_images).to(image)
 
     def result(self) -> MeasureResult:
         seed = self._context.seed
@@ -157,7 +118,7 @@ class LeftAlone:
         settings: dict[str, str | int] = {
             "images drawn": self._taken,
             "seed of the draw": seed,
-            "the rest is": _WORDS[self._context.fill],
+            "the rest is": WORDS[self._context.fill],
         }
         skipped = {
             "images whose class has no prototype": self._without_prototypes,

@@ -9,10 +9,12 @@ from protokern.metrics import (
     accuracy,
     concentration,
     consistency,
+    deletion,
     duplicates,
     left_alone,
     object_maps,
     on_object,
+    perturbation,
     purity,
     size,
 )
@@ -98,6 +100,14 @@ MEASURES: dict[str, Measure] = {
         start=lambda model, context, _: object_maps.ObjectMaps(model, context),
         question="Is the heat map of a prototype on the object?",
         needs_regions=True,
+    ),
+    deletion.NAME: Measure(
+        start=deletion.Deletion,
+        question="Is the shown evidence needed for the answer, and is it enough?",
+    ),
+    perturbation.NAME: Measure(
+        start=perturbation.Perturbation,
+        question="Does a match lose more by a change of its place than by one of everything else?",
     ),
 }
 

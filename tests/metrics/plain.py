@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -177,3 +178,28 @@ def map_shares(heat, on) -> dict[str, float]:
         "background_overlap": 1 - hits / len(twentieth),
         "iou": hits / (size + len(twentieth) - hits),
     }
+
+
+def without_and_with(image, rest, boxes):
+    """Two copies of an image, pixel by pixel: without some boxes, and with nothing but them."""
+    first, second = image.clone(), image.clone()
+    for y in range(image.shape[1]):
+        for x in range(image.shape[2]):
+            inside = any(y0 <= y < y1 and x0 <= x < x1 for y0, x0, y1, x1 in boxes)
+            (first if inside else second)[:, y, x] = rest[:, y, x]
+    return first, second
+
+
+def waves(image, low_box: tuple[int, int, int, int]):
+    """Rows and then columns of an image rolled one by one; the box is (y0, x0, y1, x1), its ends included."""
+    height, width = image.shape[1:]
+    y0, x0, y1, x1 = low_box
+    periods = 5 / max(1, x1 - x0, y1 - y0)
+    rolled = image.clone()
+    for y in range(height):
+        shift = int(7 * width / 224 * math.sin(2 * math.pi * y * periods))
+        rolled[:, y] = torch.roll(rolled[:, y], shift, dims=1)
+    for x in range(width):
+        shift = int(7 * height / 224 * math.sin(2 * math.pi * x * periods))
+        rolled[:, :, x] = torch.roll(rolled[:, :, x], shift, dims=1)
+    return rolled

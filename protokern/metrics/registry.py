@@ -9,6 +9,7 @@ from protokern.metrics import (
     accuracy,
     concentration,
     consistency,
+    continuity,
     deletion,
     duplicates,
     left_alone,
@@ -108,6 +109,15 @@ MEASURES: dict[str, Measure] = {
     perturbation.NAME: Measure(
         start=perturbation.Perturbation,
         question="Does a match lose more by a change of its place than by one of everything else?",
+    ),
+    continuity.COMPLETENESS: Measure(
+        start=continuity.start_completeness,
+        question="How much does an explanation change by noise outside of the object?",
+        needs_regions=True,
+    ),
+    continuity.CONTINUITY: Measure(
+        start=continuity.start_continuity,
+        question="How much does an explanation change by a slight change of the image?",
     ),
 }
 

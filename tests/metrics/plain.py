@@ -203,3 +203,35 @@ def waves(image, low_box: tuple[int, int, int, int]):
         shift = int(7 * height / 224 * math.sin(2 * math.pi * x * periods))
         rolled[:, :, x] = torch.roll(rolled[:, :, x], shift, dims=1)
     return rolled
+
+
+def box_difference(one, other) -> float:
+    """1 - smaller over larger of two lists of numbers, each sorted, what is below 0 as 0."""
+    pairs = list(zip(sorted(max(v, 0) for v in one), sorted(max(v, 0) for v in other), strict=True))
+    return 1 - sum(min(pair) for pair in pairs) / sum(max(pair) for pair in pairs)
+
+
+def change(before, after, prototypes, size: tuple[int, int]) -> dict[str, float]:
+    """`before` and `after` are (activations, logits, maps), all lists; the maps are those of `prototypes`."""
+    sums = dict.fromkeys(("area", "place", "highest", "rank", "map"), 0.0)
+    for number, prototype in enumerate(prototypes):
+        high, peaks = [], []
+        for _, _, maps in (before, after):
+            large = upsampled(maps[number], size)
+            pixels = [(y, x) for y in range(size[0]) for x in range(size[1])]
+            top = percentile([large[y][x] for y, x in pixels], 0.95)
+            high.append({(y, x) for y, x in pixels if large[y][x] >= top})
+            peaks.append(max(pixels, key=lambda at: large[at[0]][at[1]]))
+        sums["area"] += 1 - len(high[0] & high[1]) / len(high[0] | high[1])
+        sums["place"] += abs(peaks[0][0] - peaks[1][0]) / size[0] + abs(peaks[0][1] - peaks[1][1]) / size[1]
+        flat = [[value for row in maps[number] for value in row] for _, _, maps in (before, after)]
+        sums["highest"] += abs(max(flat[1]) - max(flat[0])) / max(flat[0])
+        ranks = [sum(value > one[prototype] for value in one) for one, _, _ in (before, after)]
+        sums["rank"] += abs(ranks[0] - ranks[1])
+        sums["map"] += box_difference(*flat)
+    answer = max(range(len(before[1])), key=lambda k: before[1][k])
+    powers = [[math.exp(v) for v in logits] for _, logits, _ in (before, after)]
+    return {name: total / len(prototypes) for name, total in sums.items()} | {
+        "classes": box_difference(*([v / sum(one) for v in one] for one in powers)),
+        "answer": sum(v > after[1][answer] for v in after[1]),
+    }

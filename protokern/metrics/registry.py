@@ -17,6 +17,7 @@ from protokern.metrics import (
     on_object,
     perturbation,
     purity,
+    randomisation,
     size,
 )
 from protokern.metrics.context import Context, Measuring
@@ -118,6 +119,10 @@ MEASURES: dict[str, Measure] = {
     continuity.CONTINUITY: Measure(
         start=continuity.start_continuity,
         question="How much does an explanation change by a slight change of the image?",
+    ),
+    randomisation.NAME: Measure(
+        start=randomisation.Randomisation,
+        question="Does the map of a prototype change when the weights of the net are shuffled?",
     ),
 }
 

@@ -26,7 +26,7 @@ def shuffle_weights(module: nn.Module, seed: int = 0) -> None:
         module: whose parameters change; its buffers stay.
         seed: of the shuffling.
 
-    Source: Adebayo et al. 2018, Sanity Checks for Saliency Maps, section 3, which draws new weights instead.
+    Source: Adebayo et al. 2018, Sanity Checks for Saliency Maps, which draws new weights instead.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

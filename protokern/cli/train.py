@@ -17,7 +17,7 @@ from protokern.cli.arguments import add_device_argument, add_set_argument
 from protokern.cli.show import marked, show_progress, show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, config_to_dict, config_to_toml, load_config
-from protokern.config.run import RUN_FORMAT, feature_store, with_data
+from protokern.config.run import RUN_FORMAT, feature_store, fits_recipe, with_data
 from protokern.data import Splits
 from protokern.errors import ConfigError, LostContactError
 from protokern.explain.receptive_field import find_middle_field
@@ -27,7 +27,7 @@ from protokern.models.build import build_model, build_untrained, place_model
 from protokern.models.feature_shape import in_channels_of
 from protokern.nn import evaluating
 from protokern.ranks import Ranks, explain_lost_contact
-from protokern.recipes import RECIPES
+from protokern.recipes import RECIPES, default_recipe
 from protokern.results.places import share_of_image
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import open_data
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help=f"settings to begin with, which --config and --set change: {', '.join(RECIPES)}; see 'protokern recipes'",
+        help=f"settings to begin with, which --config and --set change: {', '.join(RECIPES)}; see 'protokern recipes'; "
+        "default without --config: quick on a CPU, fine on a GPU",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file; see examples/configs")
     parser.add_argument(
@@ -83,11 +84,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
+    told = _choose_recipe(args, device)
     with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
         folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
         if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
             held.enter_context(lock_run(folder))
+        if told:
+            print(told, flush=True)
         return _train(args, folder, held, device, ranks)
+
+
+def _choose_recipe(args: argparse.Namespace, device: torch.device) -> str:
+    """Give a training without any settings its recipe; return the line that says which one, why, and what else.
+
+    Settings that name a model of another kind begin with the defaults. A resumed run has its own settings.
+    """
+    if args.recipe is not None or args.config is not None or args.resume:
+        return ""
+    name = default_recipe(has_gpu=device.type != "cpu")
+    if not fits_recipe(name, args.changes):
+        return "recipe: none, because those that there are are for another model; the settings begin with the defaults"
+    args.recipe = name
+    others = " or ".join(f"--recipe {other}" for other in RECIPES if other != name)
+    where = "a CPU" if device.type == "cpu" else "a GPU"
+    return f"recipe: {name}, because this runs on {where}; to choose another: {others}, see 'protokern recipes'"
 
 
 @contextmanager

@@ -74,13 +74,27 @@ def load_config(path: Path | str | None, changes: Sequence[str] = (), recipe: st
         return parse_config(apply_changes(table, changes))
     base = tomllib.loads(recipe_text(recipe))
     table = apply_changes(_put_over(base, table), changes)
-    if _model_settings(table.get("model", {})) is not _model_settings(base["model"]):
+    if not _are_of_one_model(base, table):
         raise ConfigError(
             f"--recipe: must be for the model that is trained; got {recipe}, which is for "
             f"{base['model'].get('name', DEFAULT_MODEL)}, with model.name = {table['model']['name']!r}. "
             "Leave out one of them."
         )
     return parse_config(table)
+
+
+def fits_recipe(recipe: str, changes: Sequence[str]) -> bool:
+    """Whether a recipe is for the model that `section.key=value` changes name, if they name one.
+
+    Raises:
+        ConfigError: no such recipe, no such model, or a change that is none.
+    """
+    base = tomllib.loads(recipe_text(recipe))
+    return _are_of_one_model(base, apply_changes(base, changes))
+
+
+def _are_of_one_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return _model_settings(one.get("model", {})) is _model_settings(other.get("model", {}))
 
 
 def _put_over(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

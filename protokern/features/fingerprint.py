@@ -40,7 +40,9 @@ class Fingerprint:
 
 
 def fingerprint_of_weights(backbone: nn.Module) -> str:
-    """Fingerprint of the stage it ends after, the classes of all layers and every bit of the parameters and buffers.
+    """Fingerprint of its stages, the classes of all layers and every bit of the parameters and buffers.
+
+    Its stages are the one that it ends after and the one whose lengths weigh its features.
 
     Device and memory format do not count.
     """
@@ -48,6 +50,9 @@ def fingerprint_of_weights(backbone: nn.Module) -> str:
     stage = getattr(backbone, "stage", None)  # two stages may have the same layers
     if isinstance(stage, int):
         digest.update(f"stage:{stage}\n".encode())
+    weighing = getattr(backbone, "salience_stage", None)  # it has no layers of its own
+    if isinstance(weighing, int):
+        digest.update(f"salience stage:{weighing}\n".encode())
     for name, module in backbone.named_modules():
         digest.update(f"{name}:{type(module).__qualname__}\n".encode())
     for name, value in backbone.state_dict().items():

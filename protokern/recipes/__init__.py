@@ -1,4 +1,7 @@
-"""Settings to begin with, a TOML file each: what `protokern train --recipe NAME` puts under --config and --set."""
+"""Settings to begin with, a TOML file each: what `protokern train --recipe NAME` puts under --config and --set.
+
+Without --recipe and --config a training begins with one of them all the same, see `default_recipe`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from pathlib import Path
 from protokern.errors import ConfigError
 
 RECIPES = ("quick", "fine", "paper")
+
+
+def default_recipe(*, has_gpu: bool) -> str:
+    """The recipe of a training that was given neither a recipe nor a file of settings."""
+    return "fine" if has_gpu else "quick"
 
 
 def recipe_text(name: str, argument: str = "--recipe") -> str:

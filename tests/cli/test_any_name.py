@@ -25,7 +25,7 @@ PHOTO = os.fsdecode(b"\xe9\n" + b"z" * 249 + b".png")  # both, in two lines
 SETTINGS = ["model.backbone=tiny", "model.weights=none", "model.prototype_dim=8", "model.prototypes_per_class=1"]
 SETTINGS += ["data.image_size=16", "train.warm_epochs=0", "train.joint_epochs=1", "train.push_start=100"]
 SETTINGS += ["train.batch_size=8", "train.last_layer_path=1"]
-TRAIN = ["train", *(word for change in SETTINGS for word in ("--set", change))]
+TRAIN = ["train", "--recipe", "paper", *(word for change in SETTINGS for word in ("--set", change))]
 NAMED = {
     "push": [],
     "prune": [],

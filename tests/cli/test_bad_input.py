@@ -16,6 +16,7 @@ from tests.cli.pushed_run import CLASSES, PushedRun, make_run, write_photos
 from tests.train.tampering import change_tensors
 
 FAST = [
+    "--recipe", "paper",
     "--set", "model.backbone=tiny",
     "--set", "model.prototypes_per_class=2",
     "--set", "model.prototype_dim=8",

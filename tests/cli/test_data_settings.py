@@ -33,7 +33,7 @@ SETTINGS = {
 
 def sets(**changes: str) -> list[str]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["--recipe", "paper", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
 
 
 def write_scans(root: Path, count: int, *, top: int = 4000) -> None:

@@ -25,7 +25,7 @@ SMALL = [
     "--set", "train.backbone_lr=3e-3",
     "--set", "prune.enabled=true",
 ]  # fmt: skip
-TRAIN = [*SMALL, "--set", "model.prototypes_per_class=2", "--set", "train.joint_epochs=3"]
+TRAIN = ["--recipe", "paper", *SMALL, "--set", "model.prototypes_per_class=2", "--set", "train.joint_epochs=3"]
 TRAIN_POOL = [
     *SMALL,
     "--set", 'model.name="protopool"',

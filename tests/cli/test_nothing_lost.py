@@ -16,7 +16,7 @@ from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, PushedRun, make_run
 
 SMALL = ["model.backbone=tiny", "model.weights=none", "model.prototype_dim=8", "data.image_size=16"]
-TRAIN = ["train", *(word for change in SMALL for word in ("--set", change))]
+TRAIN = ["train", "--recipe", "paper", *(word for change in SMALL for word in ("--set", change))]
 
 
 @pytest.fixture(scope="module")

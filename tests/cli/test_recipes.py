@@ -14,7 +14,7 @@ from protokern.cli.main import main
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, differing_keys, load_config
 from protokern.errors import ConfigError
-from protokern.recipes import RECIPES, recipe_text
+from protokern.recipes import RECIPES, default_recipe, recipe_text
 from tests.cli.pushed_run import write_photos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ TINY = {
 SHORT = {"train.warm_epochs": "0", "train.joint_epochs": "1", "train.last_layer_path": "1"}
 SETS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 SHORT_SETS = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
-PLAIN = ["train", *SETS, *SHORT_SETS, "--set", "model.prototypes_per_class=1"]
+PLAIN = ["train", "--recipe", "paper", *SETS, *SHORT_SETS, "--set", "model.prototypes_per_class=1"]
 
 
 @pytest.fixture
@@ -132,6 +132,41 @@ def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(
     capsys.readouterr()
     other = refused(capsys, "train", "--recipe", "paper", *SETS, "--out", "run", "--resume")
     assert "must stay" in other
+
+
+def test_a_training_without_settings_begins_with_a_recipe_and_says_which(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SETS, "--device", "cpu", "--out", "run"]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == (
+        "recipe: quick, because this runs on a CPU; to choose another: --recipe fine or --recipe paper, see "
+        "'protokern recipes'"
+    )
+    quick = load_config(None, [f"{key}={value}" for key, value in TINY.items()], "quick")
+    assert differing_keys(load_config("run/run.toml"), quick) == []
+    assert main(["train", "--out", "run", "--resume"]) == 0
+    assert "recipe" not in capsys.readouterr().out
+
+
+def test_the_recipe_depends_on_whether_there_is_a_gpu() -> None:
+    assert (default_recipe(has_gpu=False), default_recipe(has_gpu=True)) == ("quick", "fine")
+
+
+def test_settings_of_another_model_begin_with_the_defaults(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = ["model.name=protopool", "model.num_prototypes=4", "model.slots_per_class=2", "train.hardening_epochs=1"]
+    sets = [*SETS, *SHORT_SETS, *(part for change in pool for part in ("--set", change))]
+    assert main(["train", *sets, "--out", "run"]) == 0
+    assert capsys.readouterr().out.startswith("recipe: none, because those that there are are for another model; ")
+    changes = [f"{key}={value}" for key, value in {**TINY, **SHORT}.items()]
+    assert load_config("run/run.toml") == load_config(None, [*changes, *pool])
+
+
+def test_a_file_of_settings_begins_with_no_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.toml").write_text("[model]\nprototypes_per_class = 1\n")
+    assert main(["train", "--config", "own.toml", *SETS, *SHORT_SETS, "--out", "run"]) == 0
+    assert "recipe" not in capsys.readouterr().out
+    assert load_config("run/run.toml").train.backbone == "train"
 
 
 def test_runs_without_a_name_are_numbered_by_their_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_verbs_read_the_stores_of_their_images_and_run_the_backbone_for_others(
     batches: list[int],
 ) -> None:
     run, sets = tmp_path / "run", [part for key, value in FROZEN.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--data", str(photos), "--out", str(run), *sets]) == 0
+    assert main(["train", "--recipe", "paper", "--data", str(photos), "--out", str(run), *sets]) == 0
     assert "the backbone is frozen: all stages read" in capsys.readouterr().out
     metrics = json.loads((run / "metrics.json").read_text())
     assert (run / "report" / "index.html").exists()

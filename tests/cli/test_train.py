@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(photos: Path, out: Path, *flags: str, **changes: str) -> list[str]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return ["train", "--data", str(photos), "--out", str(out), *sets, *flags]
+    return ["train", "--recipe", "paper", "--data", str(photos), "--out", str(out), *sets, *flags]
 
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:

@@ -40,7 +40,7 @@ SMALL = {
     "train.patience": 0,
     "train.batch_norm": "frozen",
 }
-SETS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+SETS = ["--recipe", "paper", *(part for key, value in SMALL.items() for part in ("--set", f"{key}={value}"))]
 
 
 def train_birds(folder: Path, settings: dict) -> int:
@@ -218,7 +218,9 @@ def test_a_failure_in_one_process_is_one_line_though_the_others_are_stopped_for_
 )
 def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> None:
     logs = tmp_path / "logs"
-    codes = end_of(start_ranks(2, run_main, ["train", "--out", str(tmp_path / "run"), *flags], logs=logs))
+    codes = end_of(
+        start_ranks(2, run_main, ["train", "--recipe", "paper", "--out", str(tmp_path / "run"), *flags], logs=logs)
+    )
     assert codes == [2, 2]
     assert [one[: len(line)] for one in said(logs)] == [line]
 

@@ -1,4 +1,4 @@
-"""The list of backbones by name, and how each is built, normalised and given its weights."""
+"""How each backbone is built, normalised and given its weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
+from protokern.backbones.names import LITE, TINY, TORCHVISION, has_imagenet_weights, is_timm, list_backbones
 from protokern.backbones.stages import end_after
 from protokern.backbones.tiny import build_tiny
 from protokern.backbones.weights import load_strictly, package_weights, read_state
@@ -64,16 +65,6 @@ class Backbone(nn.Module):
         return features
 
 
-def list_backbones() -> tuple[str, ...]:
-    """Names that `build_backbone` knows, besides "timm/" and a name of timm's."""
-    return (*torchvision_nets.NAMES, *efficientnet_lite.VARIANTS, "tiny")
-
-
-def has_imagenet_weights(name: str) -> bool:
-    """Whether `weights="imagenet"` exists for backbone `name`."""
-    return name != "tiny"
-
-
 def build_backbone(
     name: str, *, weights: str | Path = "auto", in_channels: int = 3, stage: int | None = None
 ) -> Backbone:
@@ -97,7 +88,7 @@ def build_backbone(
             than 3 channels.
         MissingPackageError: timm is not installed.
     """
-    if name not in list_backbones() and not timm_nets.is_timm(name):
+    if name not in list_backbones() and not is_timm(name):
         raise ConfigError(
             f"backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got {name!r}. "
             "Check the spelling."
@@ -111,12 +102,12 @@ def build_backbone(
             f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
             "Use 'none', or convert the images to RGB."
         )
-    if timm_nets.is_timm(name):
+    if is_timm(name):
         net, mean, std, index = timm_nets.build_timm(name, weights=weights, in_channels=in_channels, stage=stage)
         return Backbone(net, mean, std, in_channels, index)
-    if name == "tiny":
+    if name == TINY:
         backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
-    elif name in efficientnet_lite.VARIANTS:
+    elif name in LITE:
         lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
         backbone = Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
     else:
@@ -130,7 +121,7 @@ def build_backbone(
 
 
 def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
-    is_lite = name in efficientnet_lite.VARIANTS
+    is_lite = name in LITE
     if weights != "imagenet":
         state, source = read_state(Path(weights)), f"{str(weights)!r}"
     elif is_lite:
@@ -142,7 +133,7 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
         raise ConfigError(
             f"weights: must be 'none' or a path for backbone '{name}'; got 'imagenet': these do not exist. Use 'none'."
         )
-    if name in torchvision_nets.NAMES:
+    if name in TORCHVISION:
         state = torchvision_nets.rename_weights(state)
     elif is_lite:
         state = efficientnet_lite.rename_weights(state)

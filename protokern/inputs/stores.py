@@ -79,7 +79,7 @@ def open_stores(
     """
     weights = fingerprint_of_weights(model.backbone)
     stored = {}
-    for name, images in _by_store(splits).items():
+    for name, images in by_store(splits).items():
         fingerprint = fingerprint_of_images(images, weights)
         place = folder / name
         if not FeatureStore.is_complete(place):
@@ -91,7 +91,8 @@ def open_stores(
     return _as_splits(splits, stored, is_half=precision == config.precision == "bf16")
 
 
-def _by_store(splits: DataSplits) -> dict[str, LabelledImages]:
+def by_store(splits: DataSplits) -> dict[str, LabelledImages]:
+    """The images of every store, by its name."""
     return {"train": splits.push, "val": splits.val, "test": splits.test}
 
 
@@ -121,7 +122,7 @@ def find_stores(
         DataError: a store is damaged.
     """
     stored: dict[str, StoredImages] = {}
-    for name, images in _by_store(splits).items():
+    for name, images in by_store(splits).items():
         found = find_store(folder / name, model, images, config)
         if found is None:
             return None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from protokern.choices import ADD_ONS
 from protokern.kernels.geometry import compute_dtype
 
-AddOnName = Literal["regular", "bottleneck", "single", "linear"]
-KINDS: tuple[AddOnName, ...] = get_args(AddOnName)
+KINDS = ADD_ONS
 
 
 class SalientLayers(nn.Sequential):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.base import Given, ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 from protokern.ranks import SINGLE, Ranks
 
@@ -87,12 +87,12 @@ class Predictions:
     answers: np.ndarray
 
 
-def predict(model: PrototypeModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
-    """The model's answer to every image of (images, labels) batches."""
+def predict(model: PrototypeModel, batches: Iterable[tuple[Tensor, Tensor]], given: Given = "images") -> Predictions:
+    """The model's answer to every image of (images, labels) batches, or of what else `given` says."""
     labels, answers = [], []
     with evaluating(model):
         for images, batch_labels in batches:
-            logits = model(images.to(model.device, model.dtype)).logits
+            logits = model(images.to(model.device, model.dtype), given).logits
             answers.append(logits.argmax(dim=1).cpu())
             labels.append(batch_labels)
     return Predictions(torch.cat(labels).numpy(), torch.cat(answers).numpy())

@@ -32,8 +32,8 @@ class AccuracyRow:
 
     Attributes:
         config: the file of examples/configs that was trained, without its ending; with ", fine-tuned" where the weights
-            of the backbone came from a file, and ", stage N" for an earlier stage of it. Or "black box", see
-            benchmarks/scenarios/black_box.py.
+            of the backbone came from a file, ", stage N" for an earlier stage of it, and ", plain salience" without the
+            recipe's `model.salience_stage`. Or "black box", see benchmarks/scenarios/black_box.py.
         joint: before the push, or of a black box; None for a model that makes its choices final
             before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
@@ -104,9 +104,10 @@ def read_run(folder: Path) -> AccuracyRow:
 def recipe_of(config: dict[str, Any]) -> str:
     """Name of the one file in examples/configs whose settings the run has, whatever its seed.
 
-    A file of weights and an earlier stage of the backbone may differ; the name then says so.
+    A file of weights, an earlier stage of the backbone and plain salience may differ; the name then says so.
     """
     names = []
+    has_stage = "salience_stage" in config["model"]
     has_own_weights = config["model"]["weights"] not in ("auto", "imagenet", "none")
     for path in sorted(CONFIGS.glob("*.toml")):
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -114,12 +115,14 @@ def recipe_of(config: dict[str, Any]) -> str:
         wanted.pop(("train", "seed"), None)
         if has_own_weights:
             wanted.pop(("model", "weights"), None)
+        is_plain = not has_stage and wanted.pop(("model", "salience_stage"), None) is not None
         if all(config.get(table, {}).get(key) == value for (table, key), value in wanted.items()):
-            names.append(path.stem)
+            stage = config["model"].get("backbone_stage")
+            differences = ["fine-tuned"] * has_own_weights + [f"stage {stage}"] * (stage is not None)
+            names.append(", ".join([path.stem, *differences, *["plain salience"] * is_plain]))
     if len(names) != 1:
         raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {names or 'none'}.")
-    stage = config["model"].get("backbone_stage")
-    return ", ".join([names[0], *["fine-tuned"] * has_own_weights, *([] if stage is None else [f"stage {stage}"])])
+    return names[0]
 
 
 def table(rows: Sequence[AccuracyRow]) -> str:

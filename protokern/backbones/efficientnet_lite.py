@@ -52,11 +52,16 @@ assert tuple(VARIANTS) == LITE
 class SamePadConv2d(nn.Conv2d):
     """Convolution padded like TensorFlow's "same": ceil(size / stride) outputs, the odd row and column at the end."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def padding_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The zeros that images of `size` (Y, X) get along each axis, both ends together."""
         pad_y, pad_x = (
-            max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            for size, stride, kernel in zip(input.shape[-2:], self.stride, self.kernel_size, strict=True)
+            max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            for side, stride, kernel in zip(size, self.stride, self.kernel_size, strict=True)
         )
+        return pad_y, pad_x
+
+    def forward(self, input: Tensor) -> Tensor:
+        pad_y, pad_x = self.padding_of((input.shape[-2], input.shape[-1]))
         if pad_y % 2 == 0 and pad_x % 2 == 0:
             return F.conv2d(input, self.weight, self.bias, self.stride, (pad_y // 2, pad_x // 2), groups=self.groups)
         padded = F.pad(input, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2))

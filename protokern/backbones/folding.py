@@ -50,12 +50,14 @@ def _can_fold(convolution: nn.Module, norm: nn.Module) -> bool:
         and type(norm) is nn.BatchNorm2d
         and not norm.training
         and norm.running_mean is not None
-        and not any((*_hooks(convolution), *_hooks(norm)))
+        and not has_hooks(convolution)
+        and not has_hooks(norm)
     )
 
 
-def _hooks(part: nn.Module) -> tuple[object, ...]:
-    return part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks
+def has_hooks(part: nn.Module) -> bool:
+    """Whether something is called before or after the module."""
+    return any((part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
 from protokern.backbones.names import LITE, TINY, TORCHVISION, has_imagenet_weights, is_timm, list_backbones
-from protokern.backbones.stages import end_after
+from protokern.backbones.stages import end_after, find_earlier, run_with_lengths, weigh
 from protokern.backbones.tiny import build_tiny
 from protokern.backbones.weights import load_strictly, package_weights, read_state
 from protokern.errors import ConfigError
@@ -37,6 +37,8 @@ class Backbone(nn.Module):
     Attributes:
         in_channels: C.
         stage: as given.
+        salience_stage: index of the stage whose lengths weigh the features; None: none.
+        weighed_after: path in `body` of the last layer of that stage; None: none, or `body` weighs its features itself.
         mean: buffer (1, C, 1, 1).
         std: buffer (1, C, 1, 1).
     """
@@ -55,18 +57,28 @@ class Backbone(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.stage = stage
+        self.salience_stage: int | None = None
+        self.weighed_after: str | None = None
         self.body = body
         for name, values in (("mean", mean), ("std", std)):
             channels = values if len(values) == in_channels else (sum(values) / len(values),) * in_channels
             self.register_buffer(name, torch.tensor(channels).reshape(1, in_channels, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.body((images - self.mean) / self.std)  # (B, C', H, W)
+        normalised = (images - self.mean) / self.std
+        if self.weighed_after is not None:
+            return weigh(*run_with_lengths(self.body, self.weighed_after, normalised))
+        features: Tensor = self.body(normalised)  # (B, C', H, W)
         return features
 
 
 def build_backbone(
-    name: str, *, weights: str | Path = "auto", in_channels: int = 3, stage: int | None = None
+    name: str,
+    *,
+    weights: str | Path = "auto",
+    in_channels: int = 3,
+    stage: int | None = None,
+    salience_stage: int | None = None,
 ) -> Backbone:
     """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
 
@@ -82,6 +94,9 @@ def build_backbone(
             and finest one, -1 the last one, -2 the one before, with twice its rows and columns. Nets of timm have the
             stages that timm lists for them; of a transformer those are its blocks, all of one size. Layers after the
             stage are left out. None: the last one.
+        salience_stage: a stage before `stage`, counted in the same way from what `stage` leaves; the vector of each
+            patch is then multiplied by the mean length of that stage's vectors in the patch, as a share of the largest
+            such mean in the image. None: none.
 
     Raises:
         ConfigError: unknown name or stage, weights that are unavailable or do not fit, or pretrained weights for other
@@ -95,6 +110,32 @@ def build_backbone(
         )
     if in_channels < 1:
         raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
+    weights = _settle_weights(name, weights, in_channels)
+    if is_timm(name):
+        net, mean, std = timm_nets.build_timm(
+            name, weights=weights, in_channels=in_channels, stage=stage, salience_stage=salience_stage
+        )
+        backbone = Backbone(net, mean, std, in_channels, net.stage)
+        backbone.salience_stage = net.salience_stage
+        return backbone
+    backbone = _build_whole(name, in_channels)
+    if weights != "none":
+        _load_weights(backbone, name, weights)
+    if stage is not None:
+        backbone.stage = end_after(backbone.body, stage, name=name, in_channels=in_channels)
+    if salience_stage is not None:
+        backbone.salience_stage, backbone.weighed_after = find_earlier(
+            backbone.body, salience_stage, name=name, in_channels=in_channels
+        )
+    return backbone
+
+
+def _settle_weights(name: str, weights: str | Path, in_channels: int) -> str | Path:
+    """`weights`, or what "auto" means.
+
+    Raises:
+        ConfigError: pretrained weights for other than 3 channels.
+    """
     if weights == "auto":
         weights = "imagenet" if has_imagenet_weights(name) and in_channels == 3 else "none"
     if weights != "none" and in_channels != 3:
@@ -102,22 +143,18 @@ def build_backbone(
             f"weights: must be 'none' for images of {in_channels} channels; got {str(weights)!r}, made for 3. "
             "Use 'none', or convert the images to RGB."
         )
-    if is_timm(name):
-        net, mean, std, index = timm_nets.build_timm(name, weights=weights, in_channels=in_channels, stage=stage)
-        return Backbone(net, mean, std, in_channels, index)
+    return weights
+
+
+def _build_whole(name: str, in_channels: int) -> Backbone:
+    """A backbone of the package with random weights and all its stages."""
     if name == TINY:
-        backbone = Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
-    elif name in LITE:
+        return Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
+    if name in LITE:
         lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
-        backbone = Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
-    else:
-        body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
-        backbone = Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
-    if weights != "none":
-        _load_weights(backbone, name, weights)
-    if stage is not None:
-        backbone.stage = end_after(backbone.body, stage, name=name, in_channels=in_channels)
-    return backbone
+        return Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
+    body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
+    return Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
 
 
 def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protokern.errors import ConfigError
+from protokern.kernels.salience import lengths_of, share_of_largest
 
 # Side in pixels of the image that finds the strides: large enough for every net here.
 _PROBE = 64
@@ -26,17 +28,17 @@ class FeatureStage(NamedTuple):
     channels: int
 
 
-def choose_stage(stage: int, stages: Sequence[FeatureStage], *, name: str) -> int:
+def choose_stage(stage: int, stages: Sequence[FeatureStage], *, name: str, setting: str = "backbone_stage") -> int:
     """The index in `stages` for `stage`, which is negative if it counts from the last one.
 
     Raises:
-        ConfigError: backbone `name` has no such stage; the message lists its stages.
+        ConfigError: backbone `name` has no such stage; the message lists its stages and names the `setting`.
     """
     count = len(stages)
     if not -count <= stage < count:
         known = ", ".join(f"{i} (stride {one.stride}, {one.channels} channels)" for i, one in enumerate(stages))
         raise ConfigError(
-            f"backbone_stage: must be a stage of backbone '{name}': {known}, or counted from the last one, "
+            f"{setting}: must be a stage of backbone '{name}': {known}, or counted from the last one, "
             f"-1 to -{count}; got {stage}. Choose one of these."
         )
     return stage % count
@@ -57,13 +59,74 @@ def end_after(body: nn.Module, stage: int, *, name: str, in_channels: int) -> in
     Raises:
         ConfigError: as `choose_stage`.
     """
-    paths, maps = zip(*_run(body, in_channels), strict=True)
-    ends = [i for i, one in enumerate(maps) if i + 1 == len(maps) or maps[i + 1].stride != one.stride]
-    index = choose_stage(stage, [maps[i] for i in ends], name=name)
+    layers = list(_run(body, in_channels))
+    ends = _ends(layers)
+    index = choose_stage(stage, [layers[i][1] for i in ends], name=name)
     if index == len(ends) - 1:
         return None
-    _remove_others(body, set(paths[: ends[index] + 1]), "")
+    _remove_others(body, {path for path, _ in layers[: ends[index] + 1]}, "")
     return index
+
+
+def find_earlier(body: nn.Module, stage: int, *, name: str, in_channels: int) -> tuple[int, str]:
+    """The stage of `body` whose lengths weigh the features: its index from 0, and the path of its last layer.
+
+    Args:
+        body, name, in_channels: as for `end_after`.
+        stage: negative from the last stage of `body`.
+
+    Raises:
+        ConfigError: there is no such stage before the last one.
+    """
+    layers = list(_run(body, in_channels))
+    ends = _ends(layers)
+    index = choose_earlier(stage, [layers[i][1] for i in ends], name=name)
+    return index, layers[ends[index]][0]
+
+
+def choose_earlier(stage: int, stages: Sequence[FeatureStage], *, name: str) -> int:
+    """As `choose_stage`, for `model.salience_stage`.
+
+    Raises:
+        ConfigError: there is no such stage, or it is the last one.
+    """
+    index = choose_stage(stage, stages, name=name, setting="salience_stage")
+    if index == len(stages) - 1:
+        raise ConfigError(
+            f"salience_stage: must be a stage before the one that gives the features of backbone '{name}'; got "
+            f"{stage}, that one itself. Choose an earlier one, such as -2, or leave it out."
+        )
+    return index
+
+
+def run_with_lengths(body: nn.Module, path: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `body` gives for x, and the lengths (B, 1, h, w) of the vectors after its layer at `path`."""
+    first, _, rest = path.partition(".")
+    lengths: Tensor | None = None
+    for name, child in body.named_children():
+        if name != first:
+            x = child(x)
+        elif rest:
+            x, lengths = run_with_lengths(child, rest, x)
+        else:
+            x = child(x)
+            lengths = lengths_of(x)  # at once, because the next layer may overwrite x
+    assert lengths is not None
+    return x, lengths
+
+
+def weigh(maps: Tensor, lengths: Tensor) -> Tensor:
+    """`maps` (B, C, H, W), each patch times the mean of the finer `lengths` (B, 1, h, w) in its place, as a share of
+    the largest such mean of the image.
+    """
+    share = share_of_largest(F.adaptive_avg_pool2d(lengths, (maps.shape[2], maps.shape[3])))
+    return (maps * share).to(maps.dtype)
+
+
+def _ends(layers: Sequence[tuple[str, FeatureStage]]) -> list[int]:
+    """Which layers are the last of a stage."""
+    maps = [one for _, one in layers]
+    return [i for i, one in enumerate(maps) if i + 1 == len(maps) or maps[i + 1].stride != one.stride]
 
 
 @torch.no_grad()

@@ -9,38 +9,52 @@ from typing import Any
 from torch import Tensor, nn
 
 from protokern.backbones.names import TIMM_PREFIX
-from protokern.backbones.stages import FeatureStage, choose_stage
+from protokern.backbones.stages import FeatureStage, choose_earlier, choose_stage, weigh
 from protokern.backbones.weights import read_state
 from protokern.errors import ConfigError, import_optional
+from protokern.kernels.salience import lengths_of
 
 
 class LastStage(nn.Module):
     """A timm net that returns features only, from normalised images (B, C', Y, X) to the (B, C, H, W) of one stage.
 
     Args:
-        net: made with `features_only=True` for one stage; gives a list of one map.
+        net: made with `features_only=True`; gives a list of the stage's map, after that of `salience_stage` if any.
         channels: C, as the net declares it.
         only_size: (Y, X), pixels, of the images of a net that was made for one size, such as most transformers; None:
             it takes several.
+        stage: index of the earlier stage that the net ends after; None: the last one.
+        salience_stage: index of the stage whose lengths weigh the features; None: none.
     """
 
-    def __init__(self, net: nn.Module, channels: int, only_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        channels: int,
+        only_size: tuple[int, int] | None = None,
+        *,
+        stage: int | None = None,
+        salience_stage: int | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.channels = channels
         self.only_size = only_size
+        self.stage = stage
+        self.salience_stage = salience_stage
 
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.net(images)[-1]
+        found: list[Tensor] = self.net(images)
+        maps = found[-1]
         if maps.ndim != 4 or maps.shape[1] != self.channels:
             raise ValueError(f"timm gives features {tuple(maps.shape)} where (B, {self.channels}, H, W) are wanted")
-        return maps
+        return maps if self.salience_stage is None else weigh(maps, lengths_of(found[0]))
 
 
 def build_timm(
-    name: str, *, weights: str | Path, in_channels: int, stage: int | None = None
-) -> tuple[LastStage, tuple[float, ...], tuple[float, ...], int | None]:
-    """The net, the mean and standard deviation of its images, and the earlier stage that it ends after.
+    name: str, *, weights: str | Path, in_channels: int, stage: int | None = None, salience_stage: int | None = None
+) -> tuple[LastStage, tuple[float, ...], tuple[float, ...]]:
+    """The net, and the mean and standard deviation of its images.
 
     Args:
         name: "timm/" and a name of timm's, perhaps with a tag of its weights, such as "timm/resnet18.a1_in1k".
@@ -48,6 +62,7 @@ def build_timm(
             file of the whole classifier.
         in_channels: channels of the images.
         stage: index of a stage that timm lists for the net, negative from the last one; None: the last one.
+        salience_stage: an earlier stage whose lengths weigh the features, negative from `stage`; None: none.
 
     Raises:
         MissingPackageError: timm is not installed.
@@ -62,21 +77,26 @@ def build_timm(
         close = difflib.get_close_matches(own_name, timm.list_models(), n=3)
         hint = f"Similar: {', '.join(TIMM_PREFIX + one for one in close)}." if close else "See timm.list_models()."
         raise ConfigError(f"backbone: must be a net of timm {timm.__version__}; got {name!r}. {hint}")
-    index = None
-    if stage is not None:
-        listed = _make(timm, name, "none", in_channels, -1).feature_info.info
+    index = weighing = None
+    outputs: tuple[int, ...] = (-1,)
+    if stage is not None or salience_stage is not None:
+        listed = _make(timm, name, "none", in_channels, (-1,)).feature_info.info
         stages = [FeatureStage(entry["reduction"], entry["num_chs"]) for entry in listed]
-        index = choose_stage(stage, stages, name=name)
-        index = None if index == len(stages) - 1 else index
-    net = _make(timm, name, weights, in_channels, -1 if index is None else index)
+        last = len(stages) - 1 if stage is None else choose_stage(stage, stages, name=name)
+        if last < len(stages) - 1:
+            index, outputs = last, (last,)
+        if salience_stage is not None:
+            weighing = choose_earlier(salience_stage, stages[: last + 1], name=name)
+            outputs = (weighing, last)
+    net = _make(timm, name, weights, in_channels, outputs)
     if index is not None:
         _drop_unused_blocks(net)
     wanted = timm.data.resolve_model_data_config(net)
-    body = LastStage(net, net.feature_info.channels()[-1], _only_size(net))
-    return body, tuple(wanted["mean"]), tuple(wanted["std"]), index
+    body = LastStage(net, net.feature_info.channels()[-1], _only_size(net), stage=index, salience_stage=weighing)
+    return body, tuple(wanted["mean"]), tuple(wanted["std"])
 
 
-def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stage: int) -> Any:
+def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stages: tuple[int, ...]) -> Any:
     options: dict[str, Any] = {"pretrained": weights != "none"}
     if weights not in ("none", "imagenet"):
         options["pretrained_cfg_overlay"] = {
@@ -86,7 +106,7 @@ def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stage: in
         }
     try:
         return timm.create_model(
-            name.removeprefix(TIMM_PREFIX), features_only=True, out_indices=(stage,), in_chans=in_channels, **options
+            name.removeprefix(TIMM_PREFIX), features_only=True, out_indices=stages, in_chans=in_channels, **options
         )
     except (OSError, RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

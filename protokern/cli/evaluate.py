@@ -8,7 +8,6 @@ from functools import partial
 
 from protokern.cli.arguments import add_run_arguments
 from protokern.cli.show import marked, show_progress
-from protokern.config.run import feature_store
 from protokern.evaluate import evaluate
 from protokern.inputs.loaders import ordered_loader
 from protokern.inputs.stores import find_store
@@ -17,6 +16,7 @@ from protokern.report.text import score_table
 from protokern.results.scores import score_classes
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.evaluation import NAMES, write_evaluation
+from protokern.runs.features import feature_folder
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.outputs import claim_numbers
 from protokern.runs.quality import run_warnings
@@ -38,13 +38,12 @@ def run(args: argparse.Namespace) -> int:
     outputs = claim_numbers(opened, args.out, NAMES, by="evaluate")
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
-    for note in splits.notes:
-        print(note)
     images = {"test": splits.test, "val": splits.val, "train": splits.push}[args.split]
     config = opened.config.train
-    folder = (feature_store(opened.config) or opened.folder / "features") / args.split
-    stored = find_store(folder, opened.model, images, config)
-    batches = ordered_loader(stored or images, config.batch_size, opened.config.data.workers)
+    inputs, note = find_store(feature_folder(opened) / args.split, opened.model, images, config)
+    for one in (*splits.notes, *([note] if note else [])):
+        print(one)
+    batches = ordered_loader(inputs, config.batch_size, opened.config.data.workers)
     result = evaluate(
         partial(opened.model, given=batches.given),
         show_progress(batches, "evaluate", len(batches)),

@@ -10,11 +10,13 @@ from protokern.cli.show import describe
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
+from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.results.stages import Stage
 from protokern.runs.checkpoints import CheckpointState, find_checkpoint, run_folder, save_checkpoint
 from protokern.runs.data import check_classes, open_data
+from protokern.runs.features import find_inputs
 from protokern.runs.folder import check_prototypes_folder
 from protokern.runs.log import LoggedRecord, append_record
 from protokern.runs.open import OpenRun, choose_device, open_run
@@ -47,9 +49,10 @@ def run_head_step(
 def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
-    for note in splits.notes:
+    inputs = find_inputs(opened, splits)
+    for note in (*splits.notes, *inputs.notes):
         print(note)
-    run = _as_training(opened, splits)
+    run = _as_training(opened, splits, inputs)
     records = step(run)
     job, epoch = run.job, opened.epoch
     state = CheckpointState(config=job.config, classes=job.classes, stage=stage, epoch=epoch, push=run.push)
@@ -61,11 +64,11 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
         _write_pictures(opened.folder, run.model, splits, run.push)
     print(f"wrote {path}")
     if (opened.folder / "report" / "index.html").exists():  # the old page would show a model that no longer exists
-        print(f"wrote {_write_page(opened.folder, splits)}")
+        print(f"wrote {_write_page(opened.folder, splits, inputs)}")
     return 0
 
 
-def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
+def _as_training(opened: OpenRun, splits: Splits, inputs: DataSplits) -> TrainingRun:
     job = Job(
         folder=opened.folder,
         model=opened.model,
@@ -77,7 +80,7 @@ def _as_training(opened: OpenRun, splits: Splits) -> TrainingRun:
         workers=opened.config.data.workers,
         feature_store=feature_store(opened.config),
     )
-    return TrainingRun.of_trained(job, epoch=opened.epoch, push=opened.push)
+    return TrainingRun.of_trained(job, inputs, epoch=opened.epoch, push=opened.push)
 
 
 def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: PushResult) -> None:
@@ -86,7 +89,7 @@ def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: P
     write_prototypes(folder, model, splits, push)
 
 
-def _write_page(folder: Path, splits: Splits) -> Path:
-    from protokern.explain.collect import build_report  # heavy, and not for --help
+def _write_page(folder: Path, splits: Splits, inputs: DataSplits) -> Path:
+    from protokern.explain.collect import write_page  # heavy, and not for --help
 
-    return build_report(folder, splits)
+    return write_page(open_run(folder), splits, inputs=inputs)[0]

@@ -11,24 +11,40 @@ from protokern.cli.show import show_progress
 from protokern.errors import CheckpointError, ConfigError
 from protokern.explain.framing import FRAME_MAKERS
 from protokern.inputs.loaders import ordered_loader
-from protokern.metrics import FILLS, MEASURES, Context, Estimate, MeasureResult, measure
+from protokern.metrics import FILLS, MEASURES, PROTOCOLS, Context, Estimate, MeasureResult, measure
 from protokern.metrics.context import SUBSET
 from protokern.metrics.files import file_names, write_measures
 from protokern.results.places import Box
-from protokern.runs.data import check_classes, find_regions, open_data
+from protokern.runs.data import FoundAnnotations, check_classes, find_annotations, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.runs.outputs import claim_numbers
 from protokern.runs.prototypes import read_prototypes
 
 
+class _List(argparse.Action):
+    """--list: print the measures and end, so that no RUN is needed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print("\n".join(_list_lines()))
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     add_run_arguments(parser)
+    parser.add_argument("--list", action=_List, nargs=0, help="print what every measure asks and what it needs")
     names = ", ".join(MEASURES)
     parser.add_argument("--only", metavar="NAME", nargs="+", help=f"only these measures, of {names}; default: all")
     parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
     parser.add_argument(
-        "--images", metavar="N", type=int, default=SUBSET, help=f"test images for left_alone; default: {SUBSET}"
+        "--images",
+        metavar="N",
+        type=int,
+        default=SUBSET,
+        help=f"images for the measures that need further passes of the net; default: {SUBSET}",
+    )
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="the images to measure over; default: test"
     )
     parser.add_argument(
         "--frames",
@@ -41,18 +57,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fill", choices=FILLS, default=FILLS[0], help="what left_alone replaces the rest with; default: grey"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the images of left_alone and of the intervals; default: 0"
+        "--seed", type=int, default=0, help="of the drawn images, of noise and of the intervals; default: 0"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="paper: as the released programs measure, where the default differs",
+    )
+    parser.add_argument(
+        "--part-area",
+        metavar="SHARE",
+        type=float,
+        help="look for parts in a box of this share of the image; default: the fixed boxes of the papers",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure over the test images; print a line for each number and write all of them."""
+    """Measure over the images of a split; print a line for each number and write all of them."""
     check_count("images", args.images)
     unknown = [name for name in args.only or () if name not in MEASURES]
     if unknown:
         raise ConfigError(f"--only: must be some of {', '.join(MEASURES)}; got {unknown[0]!r}. Check the spelling.")
     if args.seed < 0:
         raise ConfigError(f"--seed: must be at least 0; got {args.seed}.")
+    if args.part_area is not None and not 0 < args.part_area <= 1:
+        raise ConfigError(f"--part-area: must be above 0 and at most 1; got {args.part_area}.")
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     if not opened.model.is_hard:
         raise CheckpointError(
@@ -64,22 +94,29 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    needs_regions = any(MEASURES[name].needs_regions for name in args.only or MEASURES)
-    regions, why_none = find_regions(opened.config, splits) if needs_regions else (None, "")
+    chosen = [MEASURES[name] for name in args.only or MEASURES]
+    needs_any = any(row.needs_regions or row.needs_parts for row in chosen)
+    found = find_annotations(opened.config, splits, args.split) if needs_any else FoundAnnotations()
+    images = splits.test if args.split == "test" else splits.push
     context = Context(
-        regions=regions,
-        no_regions=why_none,
+        regions=found.regions,
+        no_regions=found.no_regions,
+        parts=found.parts,
+        no_parts=found.no_parts,
+        image=lambda index: images[index][0],
         frames={kind: FRAME_MAKERS[kind](opened.model) for kind in args.frames},
         push=opened.push,
         source_boxes=_source_boxes(opened),
         subset=args.images,
         fill=args.fill,
         seed=args.seed,
+        protocol=args.protocol,
+        part_area=args.part_area,
     )
-    loader = ordered_loader(splits.test, opened.config.train.batch_size, opened.config.data.workers)
+    loader = ordered_loader(images, opened.config.train.batch_size, opened.config.data.workers)
     batches = show_progress(loader, "metrics", len(loader))
-    results = measure(opened.model, batches, len(splits.test), only=args.only, context=context)
-    facts = {"checkpoint": opened.checkpoint.name, "split": "test", "images": len(splits.test)}
+    results = measure(opened.model, batches, len(images), only=args.only, context=context)
+    facts = {"checkpoint": opened.checkpoint.name, "split": args.split, "images": len(images)}
     print("\n".join(_result_lines(results)))
     if outputs is None:
         print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
@@ -96,7 +133,8 @@ def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
         if one.left_out is not None:
             lines.append(f"{one.name}: {one.left_out}; left out")
             continue
-        lines.append(one.name)
+        further = f"  ({one.passes} images more through the net)" if one.passes else ""
+        lines.append(one.name + further)
         lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
         notes = [f"{name}: {value}" for name, value in one.settings.items()]
         notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
@@ -111,7 +149,22 @@ def _say(number: Estimate) -> str:
     if math.isnan(number.value):
         return "unknown: no image has it"
     interval = "" if number.low is None or number.high is None else f"  ({words(number.low)} to {words(number.high)})"
-    return f"{words(number.value):>7}{interval}" + (f"  {number.images} images" if number.images else "")
+    over = [f"  {n} {what}" for n, what in ((number.images, "images"), (number.prototypes, "prototypes")) if n]
+    return f"{words(number.value):>7}{interval}" + "".join(over)
+
+
+def _list_lines() -> list[str]:
+    """Every measure with its question and what it needs beside the images."""
+    width = max(len(name) for name in MEASURES)
+    lines = []
+    for name, row in MEASURES.items():
+        needs = [
+            what
+            for what, is_needed in (("boxes or masks", row.needs_regions), ("part centres", row.needs_parts))
+            if is_needed
+        ]
+        lines.append(f"{name:<{width}}  {row.question}" + (f" Uses {' and '.join(needs)}." if needs else ""))
+    return lines
 
 
 def _source_boxes(opened: OpenRun) -> list[Box | None] | None:

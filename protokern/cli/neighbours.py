@@ -21,6 +21,7 @@ from protokern.report.grids import write_neighbours
 from protokern.report.text import neighbours_lines
 from protokern.results.tables import neighbours_table
 from protokern.runs.data import check_classes, open_data
+from protokern.runs.features import RunFeatures, find_inputs
 from protokern.runs.open import check_pushed, choose_device, open_run
 from protokern.runs.outputs import check_out
 from protokern.storage.files import to_json_bytes, write_file
@@ -51,11 +52,15 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     files = find_prototypes(opened, splits)
     assert files is not None
-    found = find_in_splits(opened, splits, files, args.k)
+    inputs = find_inputs(opened, splits)
+    for note in inputs.notes:
+        print(note)
+    features = RunFeatures.of(opened, inputs)
+    found = find_in_splits(opened, splits, features, files, args.k)
     if args.frame == "sufficient":
         files = frame_prototypes(opened, files, splits, prototypes=chosen, progress=show_progress)
     prototypes = describe_prototypes(opened.model, opened.classes, files, args.frame)
-    prototypes = see_neighbours(prototypes, opened, splits, files, found, chosen, args.frame)
+    prototypes = see_neighbours(prototypes, opened, splits, features, files, found, chosen, args.frame)
     shown = [prototypes[index] for index in chosen]
     entries = [neighbours_table(one, found) for one in shown]
     content = to_json_bytes({"checkpoint": opened.checkpoint.name, "k": args.k, "prototypes": entries})

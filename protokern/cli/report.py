@@ -11,6 +11,7 @@ from protokern.explain.collect import write_page
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place
 from protokern.runs.data import open_data, open_if_there
+from protokern.runs.features import find_inputs
 from protokern.runs.open import choose_device, open_run
 
 
@@ -38,9 +39,13 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     has_data = args.data is not None  # data that were given must exist
     splits = open_data(opened.config, run=opened.folder) if has_data else open_if_there(opened.config, opened.folder)
+    inputs = None if splits is None else find_inputs(opened, splits)
+    for note in () if inputs is None else inputs.notes:
+        print(note)
     page, report = write_page(
         opened,
         splits,
+        inputs=inputs,
         pictures=args.pictures,
         num_neighbours=args.neighbours,
         frame=args.frame,

@@ -266,9 +266,10 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
     from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
 
     assert state.push is not None  # every plan has a push
+    state.drop_features()  # the page keeps its own
     write_prototypes(state.job.folder, state.model, splits, state.push)
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, report = write_page(opened, splits, progress=show_progress)
+    page, report = write_page(opened, splits, inputs=state.inputs, progress=show_progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began
             append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,15 @@ from protokern.explain.reasons import (
     find_importance,
 )
 from protokern.explain.shown import Explanation, Report
-from protokern.inputs.loaders import ordered_loader
+from protokern.inputs.loaders import DataSplits, StoredImages
 from protokern.models.base import PrototypeModel
+from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
 from protokern.results.prototypes import ClassSlots, Prototype
 from protokern.results.run import Confusion
 from protokern.results.scores import score_classes
 from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
+from protokern.runs.features import RunFeatures, find_inputs
 from protokern.runs.folder import PAGE, claim_page, versions
 from protokern.runs.log import read_progress
 from protokern.runs.open import OpenRun, open_run
@@ -47,6 +49,7 @@ def collect_report(
     run: OpenRun,
     splits: RunData | Literal["own"] | None = "own",
     *,
+    inputs: DataSplits | None = None,
     num_neighbours: int = NEIGHBOURS,
     frame: str = "sufficient",
     progress: Progress = show_nothing,
@@ -56,6 +59,8 @@ def collect_report(
     Args:
         run: any run, see `open_run` of `protokern.runs.open`.
         splits: its data; "own": open the data of the run if they still exist; None: show no images.
+        inputs: what passes over these data read, see `find_inputs` of `protokern.runs.features`, which is called
+            without it: the stored features of a frozen backbone, as far as they fit.
         num_neighbours: patches shown for each prototype, in training and in test images; 0: none.
         frame: which box is drawn as the frame, see `drawn_box`. Missing sufficient frames of the prototypes are
             computed and stored with their pictures.
@@ -63,7 +68,8 @@ def collect_report(
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
-        DataError: the data have other classes than the model, or fewer images than the push.
+        DataError: the data have other classes than the model, or fewer images than the push; or stored features are
+            damaged.
     """
     data = open_if_there(run.config, run.folder) if splits == "own" else splits
     if data is not None:
@@ -97,27 +103,31 @@ def collect_report(
         notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
         return replace(report, notes=tuple(notes), warnings=run_warnings(run, None, None))
     changes = {} if importance is None else choose_local_modifications(importance, notes)
-    return replace(_with_answers(report, run, data, files, changes, num_neighbours, frame), notes=tuple(notes))
+    read = find_inputs(run, data) if inputs is None else inputs
+    return replace(_with_answers(report, run, data, read, files, changes, num_neighbours, frame), notes=tuple(notes))
 
 
 def _with_answers(
     report: Report,
     run: OpenRun,
     data: RunData,
+    inputs: DataSplits,
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     num_neighbours: int,
     frame: str,
 ) -> Report:
     """Add the answers to the test images, explanations of some, the scores of the classes, and nearest patches."""
-    predictions = predict(run.model, ordered_loader(data.test, run.config.train.batch_size, workers=0))
+    features = RunFeatures.of(run, inputs)
+    predictions = predict(run.model, features.test, features.test.given)
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
     scores = score_classes(counts)
     prototypes = report.prototypes
     if files is not None and not report.still_chooses and num_neighbours:
-        prototypes = add_neighbours(prototypes, run, data, files, num_neighbours, frame)
-    chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes))
+        prototypes = add_neighbours(prototypes, run, data, features, files, num_neighbours, frame)
+    is_answer = _is_answer(run, data) if isinstance(inputs.test, StoredImages) else _always
+    chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes), is_answer)
     return replace(
         report,
         prototypes=prototypes,
@@ -158,11 +168,36 @@ def _with_frames(
     return framed
 
 
-def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
+def _always(image: int, answer: int) -> bool:
+    return True
+
+
+def _is_answer(run: OpenRun, data: RunData) -> Callable[[int, int], bool]:
+    """Whether the model also gives an answer to a test image that was read from stored features to the image itself.
+
+    Stored features are rounded, so two nearly equal classes may change places. An explanation is of the image.
+    """
+
+    def is_answer(image: int, answer: int) -> bool:
+        pixels = data.test[image][0][None].to(run.model.device, run.model.dtype)
+        with evaluating(run.model):
+            return int(run.model(pixels).logits.argmax()) == answer
+
+    return is_answer
+
+
+def choose_images(
+    predictions: Predictions, num_classes: int, is_answer: Callable[[int, int], bool] = _always
+) -> list[int]:
     """The test images that are explained. A rule chooses them, so that they are not chosen for their looks.
 
     They are the first image with the right answer of up to six classes, evenly spread over the list of classes, and the
     first image with a wrong answer of the first six classes that have one; ordered by class, right before wrong.
+
+    Args:
+        predictions: the answers to all test images.
+        num_classes: K.
+        is_answer: from an image and its answer to whether it may be chosen.
     """
     right = predictions.labels == predictions.answers
     chosen: list[tuple[int, int, int]] = []  # (class, 0 right or 1 wrong, image)
@@ -171,7 +206,9 @@ def choose_images(predictions: Predictions, num_classes: int) -> list[int]:
         if kind == 0 and len(having) > EXPLAINED_EACH:
             having = [having[round(place)] for place in np.linspace(0, len(having) - 1, EXPLAINED_EACH)]
         for k in having[:EXPLAINED_EACH]:
-            chosen.append((k, kind, int(np.flatnonzero(mask & (predictions.labels == k))[0])))
+            images = np.flatnonzero(mask & (predictions.labels == k)).tolist()
+            first = next((image for image in images if is_answer(image, int(predictions.answers[image]))), None)
+            chosen += [] if first is None else [(k, kind, first)]
     return [image for _, _, image in sorted(chosen)]
 
 
@@ -263,6 +300,7 @@ def write_page(
     run: OpenRun,
     splits: RunData | Literal["own"] | None = "own",
     *,
+    inputs: DataSplits | None = None,
     pictures: Place = "auto",
     num_neighbours: int = NEIGHBOURS,
     frame: str = "sufficient",
@@ -271,7 +309,7 @@ def write_page(
     """As `build_report`, for an open run; returns the page and its report. Arguments as in `collect_report`."""
     outputs = claim_page(run.folder)
     page = outputs.folder / PAGE
-    report = collect_report(run, splits, num_neighbours=num_neighbours, frame=frame, progress=progress)
+    report = collect_report(run, splits, inputs=inputs, num_neighbours=num_neighbours, frame=frame, progress=progress)
     with translate_write_errors(page):
         write_report(report, page, pictures=pictures, replace=outputs.replace)
     return page, report

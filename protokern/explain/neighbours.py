@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -14,13 +14,15 @@ from protokern.explain.framing import drawn_box
 from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import show_gradient, view_patches
 from protokern.explain.receptive_field import find_receptive_field
-from protokern.inputs.loaders import ShownImages, ordered_loader
-from protokern.models.base import PrototypeModel
+from protokern.inputs.loaders import ShownImages
+from protokern.inputs.sources import SplitFeatures
+from protokern.models.base import Given, PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
 from protokern.results.prototypes import GlobalExplanation, Neighbour, Neighbours, Prototype, SplitNeighbours
 from protokern.runs.data import RunData
+from protokern.runs.features import RunFeatures
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
 from protokern.search import Loader, NearestPatches, find_nearest_patches
@@ -31,7 +33,13 @@ _VIEWS_AT_ONCE = 32
 
 
 def find_neighbours(
-    model: PrototypeModel, train: Loader, test: Loader, k: int = NEIGHBOURS, *, push: PushResult | None = None
+    model: PrototypeModel,
+    train: Loader,
+    test: Loader,
+    k: int = NEIGHBOURS,
+    *,
+    push: PushResult | None = None,
+    given: Given = "images",
 ) -> GlobalExplanation:
     """Find the k nearest patches of every prototype among training and test images, in one pass over each.
 
@@ -44,6 +52,7 @@ def find_neighbours(
         k: neighbours of each prototype, >= 1.
         push: where the prototypes come from. Patches of the image that a prototype comes from do not count as its
             neighbours. None: nothing is left out, so after a push a prototype's own patch comes first.
+        given: what the loaders yield instead of images, as in `PrototypeModel.features`.
 
     Raises:
         ValueError: as `find_nearest_patches`; `push` is of other prototypes; or the choices of the model are soft.
@@ -56,10 +65,11 @@ def find_neighbours(
         raise ValueError(
             f"push: must have one entry for each of the {model.num_prototypes} prototypes; got {len(push.image)}."
         )
-    found = find_nearest_patches(model, train, k if push is None else k + 1)
+    found = find_nearest_patches(model, train, k if push is None else k + 1, given=given)
     if push is not None:
         found = _without_own(found, push)
-    return GlobalExplanation(train=_judge(model, found), test=_judge(model, find_nearest_patches(model, test, k)))
+    of_test = find_nearest_patches(model, test, k, given=given)
+    return GlobalExplanation(train=_judge(model, found), test=_judge(model, of_test))
 
 
 def _without_own(found: NearestPatches, push: PushResult) -> NearestPatches:
@@ -149,20 +159,26 @@ def view_neighbours(
         MissingPackageError: `heat_map` needs captum, and it is not installed.
     """
     check_heat_map(heat_map)
+    shown = _by_image(neighbours, prototypes)
+    return _views_in_images(model, dataset, neighbours.patch, shown, receptive_field, heat_map, batch_size)
+
+
+def _by_image(neighbours: SplitNeighbours, prototypes: Sequence[int] | None) -> dict[int, list[tuple[int, int]]]:
+    """Prototype and rank of what is shown, by image."""
     count = len(neighbours.image)
     chosen = range(count) if prototypes is None else sorted(set(prototypes))
     outside = [j for j in chosen if not 0 <= j < count]
     if outside:
         raise ValueError(f"prototypes: must be from 0 to {count - 1}; got {outside[0]}.")
-    shown: dict[int, list[tuple[int, int]]] = {}  # of every image: prototype and rank
+    shown: dict[int, list[tuple[int, int]]] = {}
     for j in chosen:
         for rank, image in enumerate(neighbours.image[j].tolist()):
             if image >= 0:
                 shown.setdefault(image, []).append((j, rank))
-    return _views(model, dataset, neighbours.patch, dict(sorted(shown.items())), receptive_field, heat_map, batch_size)
+    return dict(sorted(shown.items()))
 
 
-def _views(
+def _views_in_images(
     model: PrototypeModel,
     dataset: LabelledImages,
     patch: Tensor,
@@ -171,64 +187,101 @@ def _views(
     heat_map: str,
     batch_size: int,
 ) -> Iterator[NeighbourView]:
-    """Nothing is yielded within `evaluating`, so between two views the modes and gradients are the caller's."""
+    """The views with the pixels of their images, from which the features are computed."""
+    if not shown:
+        return
+    pixels: dict[int, Tensor] = {}
+
+    def features(batch: Sequence[int]) -> Tensor:
+        pixels.clear()
+        pixels.update((index, dataset[index][0]) for index in batch)
+        return model.features(torch.stack([pixels[index] for index in batch]).to(model.device, model.dtype))
+
+    first = dataset[next(iter(shown))][0]
+    if field is None:
+        with evaluating(model):
+            field = find_receptive_field(model.features, first.to(model.device, model.dtype))
+    for rank, index, view in _views(model, features, patch, shown, first.shape[1:], field, batch_size):
+        seen = view if heat_map == "upsample" else show_gradient(model, pixels[index], view, heat_map)
+        yield NeighbourView(rank, index, pixels[index], seen)
+
+
+def _views(
+    model: PrototypeModel,
+    features: Callable[[Sequence[int]], Tensor],
+    patch: Tensor,
+    shown: dict[int, list[tuple[int, int]]],
+    image_size: Sequence[int],
+    field: ReceptiveField,
+    batch_size: int,
+) -> Iterator[tuple[int, int, PatchView]]:
+    """Rank, image and view, from a function that gives the features (b, D, H, W) of some images.
+
+    Nothing is yielded within `evaluating`, so between two views the modes and gradients are the caller's.
+    """
     indices = list(shown)
     for start in range(0, len(indices), batch_size):
         batch = indices[start : start + batch_size]
-        images = torch.stack([dataset[index][0] for index in batch])
         with evaluating(model):
-            on_device = images.to(model.device, model.dtype)
-            field = field or find_receptive_field(model.features, on_device[0])
-            features = model.features(on_device)  # (b, D, H, W)
-        for index, pixels, feature in zip(batch, images, features, strict=True):
+            maps = features(batch)
+        for index, feature in zip(batch, maps, strict=True):
             for first in range(0, len(shown[index]), _VIEWS_AT_ONCE):
                 part = shown[index][first : first + _VIEWS_AT_ONCE]
                 patches = torch.zeros(len(patch), dtype=torch.int64)
                 for j, rank in part:
                     patches[j] = patch[j, rank]
                 with evaluating(model):
-                    views = view_patches(model, feature, patches, [j for j, _ in part], pixels.shape[1:], field)
+                    views = view_patches(model, feature, patches, [j for j, _ in part], image_size, field)
                 for (_, rank), view in zip(part, views, strict=True):
-                    shown_view = view if heat_map == "upsample" else show_gradient(model, pixels, view, heat_map)
-                    yield NeighbourView(rank, index, pixels, shown_view)
+                    yield rank, index, view
 
 
 def add_neighbours(
-    cards: Sequence[Prototype], run: OpenRun, splits: RunData, files: PrototypeFiles, k: int, frame: str = "grid"
+    cards: Sequence[Prototype],
+    run: OpenRun,
+    splits: RunData,
+    features: RunFeatures,
+    files: PrototypeFiles,
+    k: int,
+    frame: str = "grid",
 ) -> tuple[Prototype, ...]:
     """Add to every prototype that is a patch of an image its k nearest patches, in training and in test images.
 
-    This takes one pass over each of the two splits, and one over the images that are shown. No picture is kept; each is
-    read when the page draws it. The patch that a prototype is does not count as its neighbour.
+    This takes one pass over the features of each of the two splits. No picture is kept; each is read when the page
+    draws it. The patch that a prototype is does not count as its neighbour.
 
     Args:
         cards: of all prototypes of the run's model.
         run: a run after a push.
         splits: its data.
+        features: of these data.
         files: its prototypes.
         k: number of neighbours in each split, at least 1.
         frame: as in `see_neighbours`.
     """
     shown = [card.index for card in cards if card.picture is not None]
-    return see_neighbours(cards, run, splits, files, find_in_splits(run, splits, files, k), shown, frame)
+    found = find_in_splits(run, splits, features, files, k)
+    return see_neighbours(cards, run, splits, features, files, found, shown, frame)
 
 
-def find_in_splits(run: OpenRun, splits: RunData, files: PrototypeFiles, k: int) -> GlobalExplanation:
+def find_in_splits(
+    run: OpenRun, splits: RunData, features: RunFeatures, files: PrototypeFiles, k: int
+) -> GlobalExplanation:
     """The k patches nearest to every prototype of a run, after a push, in training and in test images."""
-    batch_size, workers = run.config.train.batch_size, run.config.data.workers
-    train, test = (ordered_loader(one, batch_size, workers) for one in (splits.push, splits.test))
     assert run.push is not None
     # By name, because the data may have grown or changed since the push.
     positions = {splits.push.sample_name(index): index for index in range(len(splits.push))}
     names = [None if record.source is None else record.source.name for record in files.prototypes]
     own = torch.tensor([-1 if name is None else positions.get(name, -1) for name in names], dtype=torch.int64)
-    return find_neighbours(run.model, train, test, k, push=replace(run.push, image=own))
+    push = replace(run.push, image=own)
+    return find_neighbours(run.model, features.push, features.test, k, push=push, given="features")
 
 
 def see_neighbours(
     cards: Sequence[Prototype],
     run: OpenRun,
     splits: RunData,
+    features: RunFeatures,
     files: PrototypeFiles,
     found: GlobalExplanation,
     prototypes: Sequence[int],
@@ -239,8 +292,8 @@ def see_neighbours(
     `frame` says which box is shown, see `drawn_box`. For "sufficient", which is not computed here, it is the patch's
     cell.
     """
-    train = _neighbours("train", splits.push, found.train, run, files, prototypes, frame)
-    test = _neighbours("test", splits.test, found.test, run, files, prototypes, frame)
+    train = _neighbours("train", splits.push, features.push, found.train, run, files, prototypes, frame)
+    test = _neighbours("test", splits.test, features.test, found.test, run, files, prototypes, frame)
     return tuple(
         replace(
             card,
@@ -260,6 +313,7 @@ def see_neighbours(
 def _neighbours(
     split: str,
     dataset: ShownImages,
+    features: SplitFeatures,
     found: SplitNeighbours,
     run: OpenRun,
     files: PrototypeFiles,
@@ -268,14 +322,18 @@ def _neighbours(
 ) -> dict[int, list[Neighbour]]:
     """The neighbours of some prototypes in one data set, nearest first, by prototype."""
     by_rank: dict[int, dict[int, Neighbour]] = {index: {} for index in prototypes}
-    field = files.field_for(dataset[0][0]) if len(dataset) else None
-    for rank, image, pixels, view in view_neighbours(run.model, dataset, found, prototypes, receptive_field=field):
+    first = dataset[0][0]
+    size = (first.shape[1], first.shape[2])
+    field = files.field_for(first)
+    if field is None:
+        with evaluating(run.model):
+            field = find_receptive_field(run.model.features, first.to(run.model.device, run.model.dtype))
+    shown = _by_image(found, prototypes)
+    for rank, image, view in _views(run.model, features.of, found.patch, shown, size, field, _BATCH):
         index = view.prototype
         by_rank[index][rank] = Neighbour(
             picture=SeenPicture(
-                image=LazyPicture(
-                    load=partial(dataset.display_image, image), shape=(*pixels.shape[1:], 3), key=(split, image)
-                ),
+                image=LazyPicture(load=partial(dataset.display_image, image), shape=(*size, 3), key=(split, image)),
                 box=view.cell if frame == "sufficient" else drawn_box(view, frame),
                 receptive_field_box=view.receptive_field_box,
             ),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protokern.backbones.folding import folded_batch_norms
+from protokern.backbones.fusing import fused_layers
 from protokern.explain.shrinking import Lines, Seeker, Sides, is_inside
 from protokern.explain.similarity import similarity_at
 from protokern.models.base import PrototypeModel
@@ -24,6 +24,7 @@ from protokern.results.places import Box, SufficientFrame
 
 SHARE = 0.9
 GREY = 0.5
+_NOT_FINITE = "images: must give finite similarities; got NaN or inf. Check the images and the weights."
 _BATCH = 4  # larger batches are slower per image on a CPU, because the largest maps are then new memory in every layer
 _BLUR = 0.05  # standard deviation as a share of each side of the image: removes outlines, keeps colours
 
@@ -109,9 +110,11 @@ def sufficient_frames(
     _check(model, images, targets, others, share)
     if not targets:
         return []
+    if not bool(images.isfinite().all()):
+        raise ValueError(_NOT_FINITE)
     images = images.to(model.device, model.dtype)
     others = None if others is None else others.to(model.device, model.dtype)
-    with evaluating(model), torch.inference_mode(), folded_batch_norms(model.backbone):
+    with evaluating(model), torch.inference_mode(), fused_layers(model.backbone):
         patches = _Patches(model, images, targets)
         return _measured(patches, others, _found(patches, share))
 
@@ -155,7 +158,7 @@ class _Patches:
         for image in used:
             self.passes[next(t for t, target in enumerate(targets) if target.image == image)] += 1
         if not all(map(math.isfinite, self.similarity)):
-            raise ValueError("images: must give finite similarities; got NaN or inf. Check the images and the weights.")
+            raise ValueError(_NOT_FINITE)
 
     def of(self, variants: Iterable[Tensor]) -> list[list[float]]:
         """The similarity of every target at its patch, for each variant (C, Y, X) of an image."""

@@ -3,12 +3,13 @@
 A store holds the features of every image of one data set. This package knows nothing of models, images or training.
 """
 
-from protokern.features.fingerprint import Fingerprint, fingerprint_of_files, fingerprint_of_weights
+from protokern.features.fingerprint import EAGER, Fingerprint, fingerprint_of_files, fingerprint_of_weights
 from protokern.features.layout import Precision
 from protokern.features.store import FeatureStore
 from protokern.features.writer import FeatureWriter, check_store_place
 
 __all__ = [
+    "EAGER",
     "FeatureStore",
     "FeatureWriter",
     "Fingerprint",

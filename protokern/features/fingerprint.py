@@ -1,10 +1,10 @@
-"""What the features of a store depend on, as three short texts; a different text means different features."""
+"""What the features of a store depend on, as short texts, and how they were computed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from protokern.errors import DataError
 
+EAGER = "eager"
 _LENGTH = 32  # of 64 hexadecimal digits
 
 
@@ -23,20 +24,25 @@ class Fingerprint:
         weights: of the backbone, see `fingerprint_of_weights`.
         transform: what is done to an image before the backbone sees it, in words.
         files: the images, see `fingerprint_of_files`.
+        arithmetic: how the features were computed: "eager", layer by layer; "fused", see `fused_layers` of
+            `protokern.backbones.fusing`. They differ by rounding alone, so features of one may be read for the other,
+            but a store is of one of them from end to end.
     """
 
     weights: str
     transform: str
     files: str
+    arithmetic: str = EAGER
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Which of the three differ, by name."""
-        mine, theirs = asdict(self), asdict(other)
-        return [name for name, value in mine.items() if value != theirs[name]]
+        """Which of weights, transform and files differ, by name."""
+        return [name for name in ("weights", "transform", "files") if getattr(self, name) != getattr(other, name)]
 
 
 def fingerprint_of_weights(backbone: nn.Module) -> str:
-    """Fingerprint of the stage it ends after, the classes of all layers and every bit of the parameters and buffers.
+    """Fingerprint of its stages, the classes of all layers and every bit of the parameters and buffers.
+
+    Its stages are the one that it ends after and the one whose lengths weigh its features.
 
     Device and memory format do not count.
     """
@@ -44,6 +50,9 @@ def fingerprint_of_weights(backbone: nn.Module) -> str:
     stage = getattr(backbone, "stage", None)  # two stages may have the same layers
     if isinstance(stage, int):
         digest.update(f"stage:{stage}\n".encode())
+    weighing = getattr(backbone, "salience_stage", None)  # it has no layers of its own
+    if isinstance(weighing, int):
+        digest.update(f"salience stage:{weighing}\n".encode())
     for name, module in backbone.named_modules():
         digest.update(f"{name}:{type(module).__qualname__}\n".encode())
     for name, value in backbone.state_dict().items():

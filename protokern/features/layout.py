@@ -28,7 +28,8 @@ from protokern.features.fingerprint import Fingerprint
 from protokern.storage.files import replacing
 
 FORMAT = "protokern-features-"
-VERSION = 1
+VERSION = 2
+OLDEST = 1  # without the arithmetic, which was "eager"
 HEADER, CHUNKS, FEATURES, LOCK = "store.json", "chunks.bin", "features.bin", "lock"
 CHUNK_IMAGES = 64
 ADVICE = "Remove the folder, and it is written again, or give another one."
@@ -129,7 +130,7 @@ def _check_version(header: Path, table: Any) -> None:
     number = name.removeprefix(FORMAT)
     if number.isdecimal() and len(number) < 5 and int(number) > VERSION:
         raise DataError(f"{header}: is of format {name}; this version reads up to {FORMAT}{VERSION}. Update protokern.")
-    if number != str(VERSION):
+    if number not in map(str, range(OLDEST, VERSION + 1)):
         raise DataError(f"{header}: must be of format {FORMAT}{VERSION}; got {name[:40]!r}. {ADVICE}")
 
 

@@ -102,9 +102,9 @@ class FeatureStore:
 
     @staticmethod
     def is_of(path: Path | str, fingerprint: Fingerprint) -> bool:
-        """Whether there is a store, complete or not, with this fingerprint."""
+        """Whether there is a store, complete or not, with this fingerprint, in any arithmetic."""
         layout = read_layout(Path(path))
-        return layout is not None and layout.fingerprint == fingerprint
+        return layout is not None and not layout.fingerprint.differences(fingerprint)
 
     def __len__(self) -> int:
         return len(self._rows)

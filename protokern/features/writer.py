@@ -64,6 +64,7 @@ class FeatureWriter:
 
     Attributes:
         done: images that are written.
+        arithmetic: what the rest must be computed with: that of the fingerprint, or of what was written before.
 
     Raises:
         DataError: the folder holds something else, a damaged store, or one of other weights, another transform or other
@@ -85,6 +86,7 @@ class FeatureWriter:
             raise ValueError(f"precision: must be one of {', '.join(DTYPES)}; got {precision!r}. Choose one.")
         self.path = Path(path)
         self.done = 0
+        self.arithmetic = fingerprint.arithmetic
         self._fingerprint, self._images, self._precision, self._wait = fingerprint, images, precision, wait
         self._layout: Layout | None = None
         self._lock: int | None = None
@@ -177,6 +179,7 @@ class FeatureWriter:
         records = read_records(self.path, layout)
         check_features(self.path, layout, records)
         self._layout, self.done = layout, len(records.labels)
+        self.arithmetic = layout.fingerprint.arithmetic
         if self.done == self._images and not layout.is_complete:  # killed just before the last write
             write_layout(self.path, completed(layout))
 

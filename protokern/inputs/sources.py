@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.errors import Stopped
+from protokern.inputs.loaders import LabelledImages, ordered_loader, training_loader
 from protokern.models.base import Given, PrototypeModel
 from protokern.models.build import image_format
 
@@ -91,13 +92,83 @@ class MemorySource:
         if num_bytes <= self._limit:
             self._kept, self._is_complete = kept, True
 
-    @torch.no_grad()
+    def kept(self, images: Sequence[int], batch_size: int) -> Tensor | None:
+        """The features (B, D, H, W) of some images; None unless a whole pass was kept.
+
+        Args:
+            images: positions in the data set.
+            batch_size: of the batches of the source.
+        """
+        if not self._is_complete:
+            return None
+        return torch.stack([self._kept[image // batch_size][0][image % batch_size] for image in images])
+
     def _features(self, inputs: Tensor) -> Tensor:
-        """The add-on layers see whole maps, also those that are stored. `given="maps"` of a model goes row by row and
-        rounds differently, and a push copies patches from here."""
-        maps = self._model.backbone(inputs) if self._source.given == "images" else inputs
-        features: Tensor = self._model.add_on_layers(maps)
-        return features
+        return compute_features(self._model, inputs, self._source.given)
+
+
+@torch.no_grad()
+def compute_features(model: PrototypeModel, inputs: Tensor, given: Given) -> Tensor:
+    """The features (B, D, H, W) of images, or of the backbone's maps of them, as training measures and pushes.
+
+    The add-on layers see whole maps, also those that are stored. `given="maps"` of a model goes row by row and rounds
+    differently, and a push copies patches from here.
+    """
+    maps = model.backbone(inputs) if given == "images" else inputs
+    features: Tensor = model.add_on_layers(maps)
+    return features
+
+
+class SplitFeatures:
+    """The features of one data set, in order and as often as asked for, or of some of its images.
+
+    The backbone runs only over images whose maps are not stored, and the whole net only until a pass was kept.
+
+    Args:
+        model: in evaluation mode; its weights must not change.
+        images: the data set, or the stored maps of its images.
+        batch_size: images at a time.
+        workers: processes that read images.
+        channels_last: memory format of the inputs.
+        limit: bytes that may be kept.
+    """
+
+    given: Given = "features"
+
+    def __init__(
+        self,
+        model: PrototypeModel,
+        images: LabelledImages,
+        *,
+        batch_size: int,
+        workers: int,
+        channels_last: bool,
+        limit: int,
+    ) -> None:
+        self._model, self._images, self._channels_last = model, images, channels_last
+        self._batch_size = batch_size
+        self._memory = MemorySource(
+            ordered_loader(images, batch_size, workers),
+            model,
+            channels_last=channels_last,
+            limit=limit,
+            should_stop=lambda: False,
+        )
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self._memory)
+
+    def of(self, images: Sequence[int]) -> Tensor:
+        """The features (B, D, H, W) of some images, at least one, by their positions in the data set."""
+        kept = self._memory.kept(images, self._batch_size)
+        if kept is not None:
+            return kept
+        loader = training_loader(self._images, [list(images)], 0, seed=0)
+        ((inputs, _),) = loader
+        return compute_features(self._model, to_device(inputs, self._model.device, self._channels_last), loader.given)
 
 
 @dataclass(frozen=True, slots=True)

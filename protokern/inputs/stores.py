@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from protokern.backbones.fusing import FUSED, can_fuse, run_fused
 from protokern.config.train import TrainConfig
 from protokern.errors import DataError, OtherProcessError, Stopped
 from protokern.features import (
+    EAGER,
     FeatureStore,
     FeatureWriter,
     Fingerprint,
@@ -78,9 +80,10 @@ def open_stores(
         Stopped: `should_stop()` was true; what was written stays.
     """
     weights = fingerprint_of_weights(model.backbone)
+    arithmetic = FUSED if can_fuse(model.backbone) else EAGER
     stored = {}
     for name, images in by_store(splits).items():
-        fingerprint = fingerprint_of_images(images, weights)
+        fingerprint = fingerprint_of_images(images, weights, arithmetic)
         place = folder / name
         if not FeatureStore.is_complete(place):
             writer = FeatureWriter(
@@ -111,35 +114,63 @@ def _open_together(folder: Path, fingerprint: Fingerprint, precision: Precision,
     return store
 
 
-def find_stores(
-    folder: Path, model: PrototypeModel, splits: DataSplits, config: TrainConfig, *, precision: Precision
-) -> StoredSplits | None:
-    """The stores of a finished run, if its backbone was frozen and they exist and are of exactly these images.
+@dataclass(frozen=True, slots=True)
+class FoundSplits:
+    """What passes over the data of a finished run read: for every split its stored features, or else its images.
 
-    Arguments as in `open_stores`.
+    Attributes:
+        notes: for every split of a frozen backbone that is not read from a store: why the backbone runs again.
+    """
+
+    push: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+    notes: tuple[str, ...]
+
+    @property
+    def train(self) -> LabelledImages:
+        """The same as `push`: nothing is augmented after the training."""
+        return self.push
+
+
+def find_stores(folder: Path, model: PrototypeModel, splits: DataSplits, config: TrainConfig) -> FoundSplits:
+    """The stores of a finished run as far as its backbone was frozen and they are of exactly these images.
+
+    Args:
+        folder: of the stores, one for each split.
+        model: of the run.
+        splits: the images.
+        config: of the training.
 
     Raises:
         DataError: a store is damaged.
     """
-    stored: dict[str, StoredImages] = {}
+    found, notes = {}, []
     for name, images in by_store(splits).items():
-        found = find_store(folder / name, model, images, config)
-        if found is None:
-            return None
-        stored[name] = found
-    return _as_splits(splits, stored, is_half=precision == config.precision == "bf16")
+        found[name], note = find_store(folder / name, model, images, config)
+        notes += [note] if note else []
+    return FoundSplits(found["train"], found["val"], found["test"], tuple(notes))
 
 
-def find_store(folder: Path, model: PrototypeModel, images: LabelledImages, config: TrainConfig) -> StoredImages | None:
-    """The features of `images` from `folder`; None if there are none, or only features of other images.
+def find_store(
+    folder: Path, model: PrototypeModel, images: LabelledImages, config: TrainConfig
+) -> tuple[LabelledImages, str]:
+    """The features of `images` from `folder`, or the images themselves, and then why; no reason if nothing was stored.
 
     Raises:
         DataError: the store is damaged.
     """
-    if config.backbone != "frozen" or not FeatureStore.is_complete(folder):
-        return None
+    if config.backbone != "frozen":
+        return images, ""
+    again = "the backbone runs over the images again"
+    if not FeatureStore.is_complete(folder):
+        return images, f"{folder}: there are no complete stored features, so {again}"
     fingerprint = fingerprint_of_images(images, fingerprint_of_weights(model.backbone))
-    return StoredImages(FeatureStore.open(folder), images) if FeatureStore.is_of(folder, fingerprint) else None
+    store = FeatureStore.open(folder)
+    differences = store.fingerprint.differences(fingerprint)
+    if differences:
+        return images, f"{folder}: the stored features are of other {' and '.join(differences)}, so {again}"
+    return StoredImages(store, images), ""
 
 
 def _as_splits(splits: DataSplits, stored: dict[str, StoredImages], *, is_half: bool) -> StoredSplits:
@@ -150,12 +181,17 @@ def _as_splits(splits: DataSplits, stored: dict[str, StoredImages], *, is_half: 
     return StoredSplits(train, push, stored["val"], stored["test"], splits.notes)
 
 
-def fingerprint_of_images(images: LabelledImages, weights: str) -> Fingerprint:
+def fingerprint_of_images(images: LabelledImages, weights: str, arithmetic: str = EAGER) -> Fingerprint:
     """The fingerprint of the features of these images, for a backbone with the fingerprint `weights`."""
     files = (
         (images.sample_name(index), images.labels[index], images.source_path(index)) for index in range(len(images))
     )
-    return Fingerprint(weights=weights, transform=images.transform(), files=fingerprint_of_files(files))
+    return Fingerprint(
+        weights=weights,
+        transform=images.transform(),
+        files=fingerprint_of_files(files),
+        arithmetic=arithmetic,
+    )
 
 
 def _write(
@@ -167,13 +203,18 @@ def _write(
     workers: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[FeatureRecord]:
-    """Run the backbone over the images that the store does not have yet. A chunk is always the same batch."""
+    """Run the backbone over the images that the store does not have yet. A chunk is always the same batch.
+
+    A store that another arithmetic began is finished in it.
+    """
     backbone = model.backbone
     with writer:
+        is_fused = writer.arithmetic == FUSED
         for batch, labels in training_loader(images, writer.missing(), workers, seed=0):
             _stop_if_asked(should_stop)
+            on_device = to_device(batch, model.device, channels_last)
             with evaluating(backbone):
-                features = backbone(to_device(batch, model.device, channels_last))
+                features = run_fused(backbone, on_device) if is_fused else backbone(on_device)
             writer.append(features, labels)
             yield FeatureRecord(split=name, done=writer.done, images=len(images))
 

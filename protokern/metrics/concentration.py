@@ -12,6 +12,7 @@ from protokern.metrics.results import MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 
 NAME = "concentration"
+SHOWN = (1, 2, 3, 4, 5)
 _ROUNDING = 1e-12  # of a sum in float64, as a share of it: n equal contributions are n/m of m
 
 
@@ -58,6 +59,18 @@ def concentration_of(
     )
 
 
+def shares_of_largest(activations: np.ndarray, weight: np.ndarray, first: int, second: int) -> np.ndarray:
+    """The share of an image's contributions that the 1, 2, 3, 4 and 5 largest have, (5,); NaN if there are none.
+
+    Arguments as in `concentration_of`.
+    """
+    contributions = np.sort(np.abs(activations * (weight[first] - weight[second])))[::-1]
+    total = contributions.sum()
+    sums = np.array([contributions[:number].sum() for number in SHOWN])
+    shares: np.ndarray = sums / total if total > 0 else np.full(len(SHOWN), np.nan)
+    return shares
+
+
 class ConcentrationOfAnswers:
     """The measure over a data set."""
 
@@ -67,6 +80,7 @@ class ConcentrationOfAnswers:
         self._weight = model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
         self._context = context
         self._columns = (array("d"), array("d"), array("d"))
+        self._largest = tuple(array("d") for _ in SHOWN)
 
     def see(self, seen: Seen) -> None:
         activations = seen.output.activations.double().cpu().numpy()
@@ -83,14 +97,18 @@ class ConcentrationOfAnswers:
             )
             for column, value in zip(self._columns, one, strict=True):
                 column.append(value)
+            shares = shares_of_largest(activations[row], self._weight, first, second).tolist()
+            for column, value in zip(self._largest, shares, strict=True):
+                column.append(value)
 
     def result(self) -> MeasureResult:
         shown, needed, positive = self._columns
-        seed = self._context.seed
+        seed, number = self._context.seed, self._context.shown
+        largest = dict(zip(SHOWN, self._largest, strict=True)) | {number: shown}
         return MeasureResult(
             name=NAME,
             estimates={
-                f"share of the largest {self._context.shown}": estimate(shown, seed=seed),
+                **{f"share of the largest {k}": estimate(largest[k], seed=seed) for k in sorted(largest)},
                 f"prototypes for {self._context.needed:.0%}": estimate(needed, seed=seed, unit="number"),
                 "positive share of the points": estimate(positive, seed=seed),
             },

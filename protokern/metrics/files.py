@@ -1,31 +1,32 @@
 """The files of `protokern metrics`.
 
-OUT/measures.json      all of it
-OUT/measures.csv       one row for each number
-OUT/MEASURE.csv        the rows of a measure with details, such as duplicates.csv: one row for each pair of prototypes
+OUT/measures.json             all of it
+OUT/measures.csv              one row for each number
+OUT/measures-prototypes.csv   one row for each prototype
+OUT/measures-classes.csv      one row for each class
+OUT/MEASURE.csv               the rows of a measure with details, such as duplicates.csv: one row for each pair
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from protokern.metrics.registry import MEASURES
 from protokern.metrics.results import MeasureResult
-from protokern.storage.files import to_json_bytes, write_synced
+from protokern.metrics.table import MetricTable, to_csv
+from protokern.storage.files import write_synced
 from protokern.storage.outputs import Outputs
 
-FORMAT = "protokern-measures-1"
 TABLE, NUMBERS = "measures.json", "measures.csv"
+PROTOTYPES, CLASSES = "measures-prototypes.csv", "measures-classes.csv"
 
 
 def file_names() -> tuple[str, ...]:
     """The names of all files that a call may write."""
-    return (TABLE, NUMBERS, *(f"{name}.csv" for name, measure in MEASURES.items() if measure.details is not None))
+    details = (f"{name}.csv" for name, measure in MEASURES.items() if measure.details is not None)
+    return (TABLE, NUMBERS, PROTOTYPES, CLASSES, *details)
 
 
 def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence[MeasureResult]) -> list[Path]:
@@ -39,44 +40,21 @@ def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence
     Raises:
         CheckpointError: one of the names is taken by a file of others, or the disk is full or not writable.
     """
-    numbers = [
-        [one.name, name, _known(number.value), number.low, number.high, number.unit, number.images]
-        for one in results
-        for name, number in one.estimates.items()
-    ]
-    contents = {NUMBERS: _csv([["measure", "number", "value", "low", "high", "unit", "images"], *numbers])}
+    table = MetricTable(tuple(results), facts)
+    contents = {NUMBERS: table.to_csv()}
+    for name, text in ((PROTOTYPES, table.prototypes_csv()), (CLASSES, table.classes_csv())):
+        if text is not None:
+            contents[name] = text
     for one in results:
         details = MEASURES[one.name].details
         if details is not None and one.left_out is None:
             rows = [[row[column] for column in details.columns] for row in one.table]
-            contents[f"{one.name}.csv"] = _csv([details.columns, *rows])
-    contents[TABLE] = to_json_bytes({"format": FORMAT, **facts, "measures": {one.name: _entry(one) for one in results}})
+            contents[f"{one.name}.csv"] = to_csv([details.columns, *rows])
+    contents[TABLE] = table.to_json()
     with outputs.writing(last=TABLE) as stage:
         for name, content in contents.items():
-            write_synced(stage / name, content)
+            write_synced(stage / name, content.encode("utf-8", "surrogateescape"))
     for name in file_names():
         if name not in contents:
             outputs.remove(name)  # written by an earlier call, and no part of this one
     return [outputs.folder / name for name in file_names() if name in contents]
-
-
-def _entry(one: MeasureResult) -> dict[str, Any]:
-    if one.left_out is not None:
-        return {"left_out": one.left_out}
-    numbers = {
-        name: {"value": _known(n.value), "low": n.low, "high": n.high, "unit": n.unit, "images": n.images}
-        for name, n in one.estimates.items()
-    }
-    entry = {"numbers": numbers, "settings": dict(one.settings), "skipped": dict(one.skipped)}
-    details = MEASURES[one.name].details
-    return entry if details is None else entry | {details.rows: [dict(row) for row in one.table]}
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -10,28 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.metrics.context import Box, Context, LeftOutError, Seen
-from protokern.metrics.patches import around_patch, best_of, own_prototypes
-from protokern.metrics.results import MeasureResult, estimate
+from protokern.metrics.context import Box, Context, LeftOutError, Seen, draw
+from protokern.metrics.fills import WORDS, check_fill, other_image, replaced
+from protokern.metrics.patches import around_patch, best_matches, own_prototypes
+from protokern.metrics.results import Means, MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
 NAME = "left_alone"
-GREY = 0.5
 MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
-_BLUR = 0.05  # standard deviation as a share of each side of the image: outlines go, colours stay
-
-
-def replaced(image: Tensor, fill: str) -> Tensor:
-    """What replaces an image (C, Y, X): "grey", 0.5 everywhere; or "blur", the image without details."""
-    if fill == "grey":
-        return torch.full_like(image, GREY)
-    from torchvision.transforms.functional import gaussian_blur  # takes a second to import
-
-    height, width = image.shape[1:]
-    sizes = [2 * min(math.ceil(3 * _BLUR * side), side - 1) + 1 for side in (width, height)]  # reflected at the border
-    blurred: Tensor = gaussian_blur(image, sizes, [_BLUR * width, _BLUR * height])
-    return blurred
 
 
 def similarity_left(
@@ -42,6 +29,7 @@ def similarity_left(
     boxes: Sequence[Box],
     *,
     fill: str = "grey",
+    other: Tensor | None = None,
 ) -> tuple[float, list[float]]:
     """A prototype's similarity at one patch of an image, and what is left of it if only a box of the image is kept.
 
@@ -54,12 +42,13 @@ def similarity_left(
         patch: (row, column) in the grid of patches.
         boxes: (y0, x0, y1, x1) each, half open, pixels: the parts to keep.
         fill: what the rest becomes, see `replaced`.
+        other: (C, Y, X), for the fill "other".
 
     Returns:
         The similarity, and for every box the share of it that is left: 1 where nothing changes, below 0 where a
         similarity by cosine changes its sign; NaN for all where the similarity is not above 0.
     """
-    rest = replaced(image, fill)
+    rest = replaced(image, fill, other)
     versions = [image]
     for y0, x0, y1, x1 in boxes:
         version = rest.clone()
@@ -84,32 +73,26 @@ class LeftAlone:
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
         if model.prototype_layer.activation == "linear":
             raise LeftOutError("a similarity that is the negative distance has no share that could be left")
-        self._model, self._context = model, context
+        check_fill(context, num_images)
+        self._model, self._context, self._num_images = model, context, num_images
         self._own = own_prototypes(model)
-        drawn = np.random.default_rng(context.seed).permutation(num_images)[: context.subset]
-        self._chosen = frozenset(drawn.tolist())
+        self._chosen = draw(num_images, context)
         height, width = model.prototype_layer.prototype_size
         names = [f"{height + 2 * margin} x {width + 2 * margin} cells" for margin in MARGINS]
         self._kept = {name: array("d") for name in names}
         self._kept |= {f"{name} frame": array("d") for name in context.frames}
+        self._by_prototype = {name: Means(model.num_prototypes) for name in self._kept}
         self._areas = {name: array("d") for name in context.frames}
         self._taken = self._without_prototypes = 0
 
     def see(self, seen: Seen) -> None:
         layer, context = self._model.prototype_layer, self._context
-        columns = seen.cells[1] - layer.prototype_size[1] + 1
-        for row, (label, index) in enumerate(zip(seen.labels.tolist(), seen.index.tolist(), strict=True)):
-            if index not in self._chosen:
-                continue
-            self._taken += 1
-            own = self._own[label]
-            if len(own) == 0:
-                self._without_prototypes += 1
-                continue
+        matches, without = best_matches(seen, self._own, self._chosen, layer.prototype_size)
+        self._taken += len(matches) + without
+        self._without_prototypes += without
+        for row, index, prototype, (at, left) in matches:
             image = seen.images[row]
             size = (image.shape[1], image.shape[2])
-            prototype = best_of(seen.output.min_distances[row], own)
-            at, left = divmod(int(seen.output.patches[row, prototype]), columns)
             boxes: list[Box | None] = [
                 around_patch((at, left), margin, seen.cells, layer.prototype_size, size) for margin in MARGINS
             ]
@@ -118,10 +101,13 @@ class LeftAlone:
                 boxes.append(frame)
                 self._areas[name].append(_area(frame, size))
             there = [box for box in boxes if box is not None]
-            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill)
+            other = other_image(context, index, self._num_images, image)
+            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill, other=other)
             values = iter(kept)
             for column, box in zip(self._kept.values(), boxes, strict=True):
                 column.append(math.nan if box is None else next(values))
+            for name, column in self._kept.items():
+                self._by_prototype[name].add(prototype, column[-1])
 
     def result(self) -> MeasureResult:
         seed = self._context.seed
@@ -132,13 +118,14 @@ class LeftAlone:
         settings: dict[str, str | int] = {
             "images drawn": self._taken,
             "seed of the draw": seed,
-            "the rest is": "grey, 0.5" if self._context.fill == "grey" else "blurred",
+            "the rest is": WORDS[self._context.fill],
         }
         skipped = {
             "images whose class has no prototype": self._without_prototypes,
             "images whose best similarity is not above 0": int(np.isnan(first).sum()),
         }
-        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)
+        columns = {name: means.values() for name, means in self._by_prototype.items()}
+        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped, prototypes=columns)
 
 
 def _area(frame: Box | None, size: tuple[int, int]) -> float:

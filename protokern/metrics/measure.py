@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
 
 from protokern.metrics.context import Context, LeftOutError, Measuring, Seen
 from protokern.metrics.registry import MEASURES, check_names
@@ -44,16 +49,50 @@ def measure(
     context = Context() if context is None else context
     if not model.is_hard:
         raise ValueError("model: must have made its choices final to be measured; they are soft. Call model.harden().")
-    started: dict[str, Measuring | MeasureResult] = {name: _start(name, model, context, num_images) for name in names}
-    looking = [one for one in started.values() if not isinstance(one, MeasureResult) and one.needs_images]
-    if looking:
-        seen = _look(model, loader, looking)
-        if seen != num_images:
-            raise ValueError(
-                f"num_images: must be the number of images that the loader yields, {seen}; got {num_images}. "
-                "Images are drawn by it."
-            )
-    return tuple(one if isinstance(one, MeasureResult) else _finish(name, one) for name, one in started.items())
+    with _counting(model) as passed:
+        used = dict.fromkeys(names, 0)
+        started: dict[str, Measuring | MeasureResult] = {}
+        for name in names:
+            with _charging(used, name, passed):
+                started[name] = _start(name, model, context, num_images)
+        looking = {name: one for name, one in started.items() if not isinstance(one, MeasureResult)}
+        seeing = {name: one for name, one in looking.items() if one.needs_images}
+        if seeing:
+            seen = _look(model, loader, seeing, used, passed)
+            if seen != num_images:
+                raise ValueError(
+                    f"num_images: must be the number of images that the loader yields, {seen}; got {num_images}. "
+                    "Images are drawn by it."
+                )
+        results = {name: one for name, one in started.items() if isinstance(one, MeasureResult)}
+        for name, one in looking.items():
+            with _charging(used, name, passed):
+                results[name] = _finish(name, one)
+    return tuple(replace(results[name], passes=used[name]) for name in names)
+
+
+@contextmanager
+def _counting(model: PrototypeModel) -> Iterator[Callable[[], int]]:
+    """How many images have gone through the model's backbone, or a copy of it, within the block."""
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal total
+        total += len(inputs[0])
+
+    hook = model.backbone.register_forward_pre_hook(add)
+    try:
+        yield lambda: total
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _charging(used: dict[str, int], name: str, passed: Callable[[], int]) -> Iterator[None]:
+    """Add the images that go through the net within the block to those of a measure."""
+    before = passed()
+    yield
+    used[name] += passed() - before
 
 
 def _start(name: str, model: PrototypeModel, context: Context, num_images: int) -> Measuring | MeasureResult:
@@ -70,7 +109,13 @@ def _finish(name: str, one: Measuring) -> MeasureResult:
     return result
 
 
-def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) -> int:
+def _look(
+    model: PrototypeModel,
+    loader: Loader,
+    measures: dict[str, Measuring],
+    used: dict[str, int],
+    passed: Callable[[], int],
+) -> int:
     """Show every batch to all measures; returns the number of images."""
     count = 0
     with evaluating(model):
@@ -78,8 +123,9 @@ def _look(model: PrototypeModel, loader: Loader, measures: Sequence[Measuring]) 
             images = batch.images.to(model.device, model.dtype)
             features = model.features(images)  # (B, D, H, W)
             cells = (features.shape[2], features.shape[3])
-            seen = Seen(images, batch.labels, batch.index, model.head(features), cells)
-            for one in measures:
-                one.see(seen)
+            seen = Seen(images, batch.labels, batch.index, model.head(features), cells, features)
+            for name, one in measures.items():
+                with _charging(used, name, passed):
+                    one.see(seen)
             count += len(images)
     return count

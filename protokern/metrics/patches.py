@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.metrics.context import Box, Region, Shares
+from protokern.metrics.context import Box, Region, Seen, Shares
 from protokern.models.base import PrototypeModel
 
 
@@ -54,6 +57,46 @@ def own_prototypes(model: PrototypeModel) -> list[np.ndarray]:
     """The prototypes of every class, ascending."""
     is_own = model.class_identity.detach().cpu().numpy() > 0  # (P, K)
     return [np.flatnonzero(column) for column in is_own.T]
+
+
+class Match(NamedTuple):
+    """The best match of an image's own class.
+
+    Attributes:
+        row: of the image in its batch.
+        image_index: of the image in the data set.
+        prototype: the one with the highest similarity.
+        patch: (row, column) of its nearest patch.
+    """
+
+    row: int
+    image_index: int
+    prototype: int
+    patch: tuple[int, int]
+
+
+def best_matches(
+    seen: Seen, own: Sequence[np.ndarray], chosen: frozenset[int], size: tuple[int, int]
+) -> tuple[list[Match], int]:
+    """The best matches of the chosen images of a batch, and how many of them have a class without prototypes.
+
+    Args:
+        seen: the batch.
+        own: the prototypes of every class.
+        chosen: which images of the data set.
+        size: (h, w) cells of a patch.
+    """
+    columns = seen.cells[1] - size[1] + 1
+    matches, without = [], 0
+    for row, (label, index) in enumerate(zip(seen.labels.tolist(), seen.index.tolist(), strict=True)):
+        if index not in chosen:
+            continue
+        if len(own[label]) == 0:
+            without += 1
+            continue
+        prototype = best_of(seen.output.min_distances[row], own[label])
+        matches.append(Match(row, index, prototype, divmod(int(seen.output.patches[row, prototype]), columns)))
+    return matches, without
 
 
 def best_of(distances: Tensor, prototypes: np.ndarray) -> int:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protokern.metrics import concentration, duplicates, left_alone, on_object
+from protokern.metrics import (
+    accuracy,
+    concentration,
+    consistency,
+    continuity,
+    deletion,
+    duplicates,
+    left_alone,
+    object_maps,
+    on_object,
+    perturbation,
+    purity,
+    size,
+)
 from protokern.metrics.context import Context, Measuring
 from protokern.models.base import PrototypeModel
 
@@ -29,27 +42,82 @@ class Measure:
 
     Attributes:
         start: from a model, the context and the number of images to a running measure.
-        needs_regions: whether it needs the places of the objects in the images, `Context.regions`.
+        question: what it answers, in one sentence.
+        needs_regions: whether it uses the places of the objects in the images, `Context.regions`.
+        needs_parts: whether it uses the parts in the images, `Context.parts`.
         details: what `MeasureResult.table` holds; None: no rows.
     """
 
     start: Callable[[PrototypeModel, Context, int], Measuring]
+    question: str = ""
     needs_regions: bool = False
+    needs_parts: bool = False
     details: Details | None = None
 
 
 MEASURES: dict[str, Measure] = {
     on_object.NAME: Measure(
         start=lambda model, context, _: on_object.OnObject(model, context),
+        question="Do the prototypes match on the object, or on its surroundings?",
         needs_regions=True,
     ),
     concentration.NAME: Measure(
         start=lambda model, context, _: concentration.ConcentrationOfAnswers(model, context),
+        question="Do the few prototypes that are shown carry the answer, by reasons for it?",
     ),
-    left_alone.NAME: Measure(start=left_alone.LeftAlone),
+    left_alone.NAME: Measure(
+        start=left_alone.LeftAlone,
+        question="Is a match about the part that is framed, or about what the net sees around it?",
+    ),
     duplicates.NAME: Measure(
         start=lambda model, context, _: duplicates.Duplicates(model, context),
+        question="Do prototypes repeat each other?",
         details=Details("pairs", duplicates.Pair._fields),
+    ),
+    size.NAME: Measure(
+        start=lambda model, context, _: size.Size(model, context),
+        question="How much is there to read, in an explanation and in the model?",
+    ),
+    accuracy.NAME: Measure(
+        start=lambda model, context, _: accuracy.Accuracy(model, context),
+        question="Are the answers right, and does the model know how often?",
+    ),
+    consistency.CONSISTENCY: Measure(
+        start=lambda model, context, _: consistency.Consistency(model, context),
+        question="Does a prototype match at the same part in all images of its class?",
+        needs_parts=True,
+    ),
+    consistency.STABILITY: Measure(
+        start=consistency.Stability,
+        question="Does a prototype match at the same place under noise that nobody sees?",
+        needs_parts=True,
+    ),
+    purity.NAME: Measure(
+        start=lambda model, context, _: purity.Purity(model, context),
+        question="Do the images that a prototype finds most similar show the same part there?",
+        needs_parts=True,
+    ),
+    object_maps.NAME: Measure(
+        start=lambda model, context, _: object_maps.ObjectMaps(model, context),
+        question="Is the heat map of a prototype on the object?",
+        needs_regions=True,
+    ),
+    deletion.NAME: Measure(
+        start=deletion.Deletion,
+        question="Is the shown evidence needed for the answer, and is it enough?",
+    ),
+    perturbation.NAME: Measure(
+        start=perturbation.Perturbation,
+        question="Does a match lose more by a change of its place than by one of everything else?",
+    ),
+    continuity.COMPLETENESS: Measure(
+        start=continuity.start_completeness,
+        question="How much does an explanation change by noise outside of the object?",
+        needs_regions=True,
+    ),
+    continuity.CONTINUITY: Measure(
+        start=continuity.start_continuity,
+        question="How much does an explanation change by a slight change of the image?",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,17 +12,20 @@ LEVEL = 0.95
 RESAMPLES = 2000
 _DRAWS = 1 << 22  # numbers that are drawn at once
 
+Column = Sequence[float] | Sequence[str]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number over images.
+    """A number over images, or over prototypes.
 
     Attributes:
-        value: the mean, or the median, over the images; NaN if there are none.
-        low, high: ends of the 95 % bootstrap interval over images; None for fewer than two images, and for numbers that
-            are not averages over images.
+        value: the mean, or the median; NaN if there is nothing to average.
+        low, high: ends of the 95 % bootstrap interval over images, or over prototypes; None for fewer than two of them,
+            and for numbers that are no averages.
         images: how many images the number covers; 0 if it is not an average over images.
         unit: "share", mostly in [0, 1], or "number".
+        prototypes: how many prototypes it covers; 0 if it is not an average over prototypes.
     """
 
     value: float
@@ -30,6 +33,7 @@ class Estimate:
     high: float | None
     images: int
     unit: Literal["share", "number"] = "share"
+    prototypes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,9 @@ class MeasureResult:
         skipped: how many images some of the numbers leave out, by reason.
         table: rows of details, all with the same keys; empty for most measures.
         left_out: why it was not measured, as the end of a sentence; None if it was.
+        prototypes: columns of P values, one for each prototype, by what they are; NaN or "" where there is none.
+        classes: columns of K values, one for each class.
+        passes: how many images went through the net for this measure alone, beside the pass that all share.
     """
 
     name: str
@@ -51,6 +58,9 @@ class MeasureResult:
     skipped: Mapping[str, int] = field(default_factory=dict)
     table: tuple[Mapping[str, object], ...] = ()
     left_out: str | None = None
+    prototypes: Mapping[str, Column] = field(default_factory=dict)
+    classes: Mapping[str, Column] = field(default_factory=dict)
+    passes: int = 0
 
 
 def estimate(
@@ -59,41 +69,80 @@ def estimate(
     seed: int = 0,
     unit: Literal["share", "number"] = "share",
     statistic: Literal["mean", "median"] = "mean",
+    over: Literal["images", "prototypes"] = "images",
 ) -> Estimate:
-    """The mean or the median of a number for each image, with its 95 % bootstrap interval over images.
+    """The mean or the median of a number for each image or prototype, with its 95 % bootstrap interval over them.
 
     The percentile interval of 2,000 resamples; the same values and seed give the same bits. It says how the number
-    might differ for other images of the same kind. It does not cover other seeds of training.
+    might differ for other images, or prototypes, of the same kind. It does not cover other seeds of training.
 
     Args:
-        values: (N,), NaN where an image has no such number; those are left out.
+        values: (N,), NaN where an image or prototype has no such number; those are left out.
         seed: of the resamples, 0 or more.
         unit: of the values.
         statistic: of the values.
+        over: what there is a value for.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
-    over = np.mean if statistic == "mean" else np.median
+    of = np.mean if statistic == "mean" else np.median
     count = len(known)
-    if count == 0:
-        return Estimate(value=float("nan"), low=None, high=None, images=0, unit=unit)
-    value = float(over(known))
-    if count == 1:
-        return Estimate(value=value, low=None, high=None, images=1, unit=unit)
+    value = float(of(known)) if count else float("nan")
+    low, high = interval(count, lambda drawn: of(known[drawn], axis=1), seed=seed)
+    images, prototypes = (count, 0) if over == "images" else (0, count)
+    return Estimate(value=value, low=low, high=high, images=images, unit=unit, prototypes=prototypes)
+
+
+def interval(
+    count: int, statistic: Callable[[np.ndarray], np.ndarray], *, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % percentile interval of 2,000 bootstrap resamples; (None, None) for fewer than two values.
+
+    Args:
+        count: N, how many values there are.
+        statistic: from indices (R, N) of R resamples to their numbers (R,).
+        seed: of the resamples.
+    """
+    if count < 2:
+        return None, None
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWS // count)
     resampled = np.concatenate(
         [
-            over(known[rng.integers(count, size=(min(step, RESAMPLES - start), count))], axis=1)
+            statistic(rng.integers(count, size=(min(step, RESAMPLES - start), count)))
             for start in range(0, RESAMPLES, step)
         ]
     )
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Estimate(value=value, low=low, high=high, images=count, unit=unit)
+    return low, high
 
 
-def count(number: float) -> Estimate:
-    """A count, which is not an average over images."""
-    return Estimate(value=float(number), low=None, high=None, images=0, unit="number")
+def count(number: float, unit: Literal["share", "number"] = "number") -> Estimate:
+    """A number that is not an average over images."""
+    return Estimate(value=float(number), low=None, high=None, images=0, unit=unit)
+
+
+class Means:
+    """A mean for each of several things, such as the prototypes; NaN for those without a value.
+
+    Args:
+        number: how many things there are.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._sums = np.zeros(number)
+        self._counts = np.zeros(number, dtype=np.int64)
+
+    def add(self, index: int | np.ndarray, value: float | np.ndarray) -> None:
+        """Count values for things; each is named once at most, and a NaN counts for nothing."""
+        known = ~np.isnan(value)
+        self._sums[index] += np.where(known, value, 0.0)
+        self._counts[index] += known
+
+    def values(self) -> list[float]:
+        """The means."""
+        with np.errstate(invalid="ignore"):
+            means: list[float] = (self._sums / self._counts).tolist()
+        return means

@@ -35,7 +35,11 @@ def build_model(
             unavailable.
     """
     backbone = build_backbone(
-        config.backbone, weights=config.weights, in_channels=channels, stage=config.backbone_stage
+        config.backbone,
+        weights=config.weights,
+        in_channels=channels,
+        stage=config.backbone_stage,
+        salience_stage=config.salience_stage,
     )
     try:
         return MODELS[config.name].from_config(config, backbone, num_classes, image_size)

@@ -15,7 +15,7 @@ from protokern.choices import MOST_PATCHES, PRECISIONS, ActivationName, AddOnNam
 from protokern.errors import require, require_number
 
 # How the backbone is built; a model's constructor takes a finished backbone.
-_OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage")
+_OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage", "salience_stage")
 _NO_SETTINGS = ("name", *_OF_THE_BACKBONE)
 
 
@@ -41,6 +41,9 @@ class ModelConfig:
         salience: power of the patch's salience, which multiplies its cosine similarity. The salience is the length of
             the backbone's vector at the patch as a share of the largest one in the image. 0: all patches count alike.
             Needs metric "cosine".
+        salience_stage: stage of the backbone, before the one that gives the feature map, whose lengths the salience
+            also takes into account: the backbone's vectors are multiplied by them, see
+            `protokern.backbones.build_backbone`. Needs `salience`. Not set: none.
         top_k: number of nearest patches whose mean similarity is used, 1 to 8. Boxes, heat maps, frames, measured
             reasons and the push concern the nearest one.
         search_precision: how coarse the search for the nearest patch may be, see `protokern.min_distance`: "fp32",
@@ -61,6 +64,7 @@ class ModelConfig:
     metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
+    salience_stage: int | None = None
     top_k: int = 1
     search_precision: Literal["auto", PrecisionName] = "auto"
 
@@ -76,6 +80,8 @@ class ModelConfig:
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
+        if self.salience_stage is not None:
+            require(self.salience > 0, "salience", "above 0 when salience_stage is set", self.salience)
         require(1 <= self.top_k <= MOST_PATCHES, "top_k", f"from 1 to {MOST_PATCHES}", self.top_k)
         is_known = self.search_precision in ("auto", *PRECISIONS)
         require(is_known, "search_precision", f"one of auto, {', '.join(PRECISIONS)}", self.search_precision)

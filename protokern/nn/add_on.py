@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from protokern.choices import ADD_ONS
 from protokern.kernels.geometry import compute_dtype
+from protokern.kernels.salience import lengths_of, share_of_largest
 
 KINDS = ADD_ONS
 
@@ -55,10 +56,7 @@ class SalientLayers(nn.Sequential):
 
 def _salience(maps: Tensor, power: float) -> Tensor:
     """Salience (B, 1, H, W) of the patches of maps (B, C, H, W), float32 for half maps; its gradient at 0 is 0."""
-    length = torch.linalg.vector_norm(maps.to(compute_dtype(maps.dtype)), dim=1, keepdim=True)
-    largest = torch.where(length.isnan(), 0, length).amax((2, 3), keepdim=True)  # (B, 1, 1, 1)
-    is_empty = largest == 0
-    share = torch.where(is_empty, 1, length) / torch.where(is_empty, 1, largest)
+    share = share_of_largest(lengths_of(maps))
     is_zero = share == 0
     return torch.where(is_zero, 0, torch.where(is_zero, 1, share) ** power)
 

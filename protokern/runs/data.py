@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from protokern.data.decode import ReadOptions, parse_image_size, read_image, rea
 from protokern.data.names import name_pairs_alike
 from protokern.data.pixels import to_display
 from protokern.data.places import folder_of
-from protokern.data.regions import Region
+from protokern.data.regions import PartPoint, Region
 from protokern.data.sources import BirdCounts
 from protokern.errors import ConfigError, DataError
 from protokern.runs.split import read_own_split
@@ -150,14 +151,45 @@ def check_classes(splits: Splits, classes: Sequence[str]) -> None:
         )
 
 
-def find_regions(config: RunConfig, splits: Splits) -> tuple[Callable[[int], Mapping[str, Region]] | None, str]:
-    """The places of the object in the test images, or why they are unknown, as the end of a sentence."""
-    if isinstance(splits.test, SyntheticBirds):
-        return BirdTruth(splits.test).regions, ""
+@dataclass(frozen=True, slots=True)
+class FoundAnnotations:
+    """What is known about the images of a split; where something is unknown, why, as the end of a sentence.
+
+    Attributes:
+        regions: the places of the object in an image, by name.
+        no_regions: why there are none.
+        parts: the visible parts in an image.
+        no_parts: why there are none.
+    """
+
+    regions: Callable[[int], Mapping[str, Region]] | None = None
+    no_regions: str = ""
+    parts: Callable[[int], Sequence[PartPoint]] | None = None
+    no_parts: str = ""
+
+
+def find_annotations(config: RunConfig, splits: Splits, split: str = "test") -> FoundAnnotations:
+    """The boxes, masks and part centres of the images of "test" or "train", or why they are unknown.
+
+    Raises:
+        DataError: the annotations cannot be used.
+    """
+    images, others = (splits.test, splits.push) if split == "test" else (splits.push, splits.test)
+    if isinstance(images, SyntheticBirds):
+        truth = BirdTruth(images)
+        return FoundAnnotations(regions=truth.regions, parts=truth.parts)
     folder = data_folder(config)
     if folder is None:
-        return None, f"{config.data.path} is no folder that boxes.csv or masks/ could lie in"
-    annotations = open_annotations(folder, splits.test, (splits.push, splits.val))
-    if not {"boxes.csv", "masks/"} & {*annotations.found}:
-        return None, f"no boxes.csv and no masks/ beside the images of {folder}"
-    return annotations.regions, ""
+        where = f"{config.data.path} is no folder that"
+        return FoundAnnotations(
+            no_regions=f"{where} boxes.csv or masks/ could lie in",
+            no_parts=f"it needs part centres, and {where} parts.csv could lie in",
+        )
+    annotations = open_annotations(folder, images, (others, splits.val))
+    has_regions, has_parts = bool({"boxes.csv", "masks/"} & {*annotations.found}), "parts.csv" in annotations.found
+    return FoundAnnotations(
+        regions=annotations.regions if has_regions else None,
+        no_regions=f"no boxes.csv and no masks/ beside the images of {folder}",
+        parts=annotations.parts if has_parts else None,
+        no_parts=f"it needs part centres, and there is no parts.csv beside the images of {folder}",
+    )

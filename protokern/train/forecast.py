@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from protokern.backbones.fusing import can_fuse, run_fused
 from protokern.features import FeatureStore
 from protokern.inputs.loaders import training_loader
 from protokern.inputs.sources import to_device
@@ -71,13 +72,15 @@ def forecast(job: Job) -> Forecast | None:
 
 def _time_backbone(job: Job) -> tuple[Tensor, Tensor, Tensor, float]:
     """Maps, images and labels of a few training images, and the time for an image. The first batch only warms up."""
+    backbone = job.model.backbone
+    is_fused = job.train.backbone == "frozen" and can_fuse(backbone)
     count = min(TIMED_IMAGES, len(job.splits.push) // 2)
     batches = [list(range(count)), list(range(count, 2 * count))]
     started = 0.0
     for batch in training_loader(job.splits.push, batches, 0, seed=0):
         images = to_device(batch[0], job.model.device, job.train.channels_last)
-        with evaluating(job.model.backbone):
-            maps = job.model.backbone(images)
+        with evaluating(backbone):
+            maps = run_fused(backbone, images) if is_fused else backbone(images)
         _finish(images)
         before, started = started, time.perf_counter()
     return maps, images, batch[1], (started - before) / count

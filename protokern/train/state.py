@@ -19,7 +19,7 @@ from protokern.errors import CheckpointError, ProtokernError
 from protokern.features import Precision
 from protokern.inputs.loaders import DataSplits, given_of, ordered_loader
 from protokern.inputs.sources import FrozenSplits
-from protokern.inputs.stores import FeatureRecord, find_stores, open_stores
+from protokern.inputs.stores import FeatureRecord, open_stores
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.ranks import SINGLE, Ranks
@@ -108,21 +108,17 @@ class TrainingRun:
         self._live: LivePrototypes | None = None
 
     @classmethod
-    def of_trained(cls, job: Job, *, epoch: int, push: PushResult | None) -> TrainingRun:
-        """A finished run, for another push or pruning.
-
-        It reads the stores of a frozen backbone if they exist, and writes no files.
+    def of_trained(cls, job: Job, inputs: DataSplits, *, epoch: int, push: PushResult | None) -> TrainingRun:
+        """A finished run, for another push or pruning. It writes no files.
 
         Args:
             job: with the trained model.
+            inputs: its images, or what a frozen backbone gave for them, see `protokern.runs.features`.
             epoch: the epoch of its weights.
             push: where its prototypes come from.
-
-        Raises:
-            DataError: a store is damaged.
         """
         run = cls(job, progress=Progress(epoch=epoch), push=push)
-        run._stored = find_stores(job.feature_folder, job.model, job.splits, job.train, precision=job.feature_precision)
+        run._stored = inputs
         return run
 
     @property
@@ -220,6 +216,10 @@ class TrainingRun:
 
     def weights_changed(self) -> None:
         """Drop the features in memory, which belong to the old weights."""
+        self.drop_features()
+
+    def drop_features(self) -> None:
+        """Free the memory of the features; they are computed again when they are needed."""
         self._frozen = None
 
     def weights_are_of(self, epoch: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.backbones import build_backbone
-from protokern.backbones.stages import end_after
+from protokern.backbones import Backbone, build_backbone
+from protokern.backbones.stages import end_after, find_earlier
 from protokern.errors import ConfigError
 from protokern.features import fingerprint_of_weights
 
@@ -39,7 +39,7 @@ STAGES = {
 }
 
 
-def random_backbone(name: str) -> nn.Module:
+def random_backbone(name: str) -> Backbone:
     """A backbone in evaluation mode, with numbers that are drawn in no time."""
     with torch.device("meta"):
         backbone = build_backbone(name, weights="none")
@@ -159,6 +159,10 @@ def test_nets_of_the_real_timm_end_after_a_stage(name, shape, tmp_path: Path):
     assert features.shape[1:] == shape
     assert torch.equal(features, wanted)
     assert sum(p.numel() for p in ended.parameters()) < sum(p.numel() for p in whole.parameters())
+    weighed = build_backbone(name, weights=tmp_path / "net.pth", salience_stage=-2).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(weighed(images), weighed_by_hand(whole(images), wanted), rtol=1e-5, atol=1e-6)
+    assert fingerprint_of_weights(weighed) != fingerprint_of_weights(whole)
     with pytest.raises(ConfigError, match=rf"must be a stage of backbone '{name}': 0 \(stride 2, .*; got 9"):
         build_backbone(name, weights="none", stage=9)
 
@@ -168,3 +172,80 @@ def test_the_blocks_of_a_transformer_of_timm_are_its_stages():
     ended = build_backbone("timm/vit_tiny_patch16_224", weights="none", stage=3)
     assert ended.stage == 3
     assert ended(torch.rand(1, 3, 224, 224)).shape == (1, 192, 14, 14)
+
+
+def weighed_by_hand(maps: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
+    """Each vector times the mean length of the early vectors in its patch, over the largest such mean, by loops."""
+    out = torch.empty_like(maps)
+    for image in range(len(maps)):
+        rows, columns = maps.shape[2:]
+        fine_y, fine_x = early.shape[2] // rows, early.shape[3] // columns
+        means = torch.zeros(rows, columns)
+        for row in range(rows):
+            for column in range(columns):
+                cells = [
+                    float(early[image, :, y, x].norm())
+                    for y in range(row * fine_y, (row + 1) * fine_y)
+                    for x in range(column * fine_x, (column + 1) * fine_x)
+                ]
+                means[row, column] = sum(cells) / len(cells)
+        out[image] = maps[image] * means / means.max()
+    return out
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("name", "stage"), [*((name, None) for name in STAGES), ("tiny", -2), ("vgg11", -2)])
+def test_the_lengths_of_an_earlier_stage_weigh_the_features(name, stage):
+    plain = random_backbone(name)
+    images = torch.rand(2, 3, 64, 32)
+    index = len(STAGES[name]) - (3 if stage else 2)
+    early = copy.deepcopy(plain)
+    end_after(early.body, index, name=name, in_channels=3)
+    if stage is not None:
+        end_after(plain.body, stage, name=name, in_channels=3)
+    weighed = copy.deepcopy(plain)
+    found = find_earlier(weighed.body, -2, name=name, in_channels=3)
+    assert found == (index, STAGES[name][index][0])
+    weighed.salience_stage, weighed.weighed_after = found
+    torch.testing.assert_close(weighed(images), weighed_by_hand(plain(images), early(images)), rtol=1e-5, atol=1e-6)
+    assert weighed.state_dict().keys() == plain.state_dict().keys()
+
+
+@torch.inference_mode()
+def test_lengths_are_averaged_on_grids_that_do_not_divide():
+    """Of 9 x 9 finer cells a patch of 5 x 5 has the mean of those that it touches."""
+    torch.manual_seed(0)
+    backbone = build_backbone("tiny", weights="none", salience_stage=-2).eval()
+    assert (backbone.salience_stage, backbone.weighed_after) == (1, "5")
+    plain, early = copy.deepcopy(backbone), nn.Sequential(*list(backbone.body.children())[:6])
+    plain.weighed_after = None
+    image = torch.rand(1, 3, 36, 36)
+    lengths = early((image - backbone.mean) / backbone.std).norm(dim=1)[0]
+    assert lengths.shape == (9, 9)
+    spans = [(9 * i // 5, -(-9 * (i + 1) // 5)) for i in range(5)]
+    means = torch.tensor([[float(lengths[a:b, c:d].mean()) for c, d in spans] for a, b in spans])
+    torch.testing.assert_close(backbone(image), plain(image) * means / means.max())
+
+
+def test_a_backbone_that_weighs_has_another_fingerprint():
+    torch.manual_seed(0)
+    plain = build_backbone("tiny", weights="none")
+    torch.manual_seed(0)
+    weighed = build_backbone("tiny", weights="none", salience_stage=0)
+    assert fingerprint_of_weights(plain) != fingerprint_of_weights(weighed)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (3, r"salience_stage: must be a stage of backbone 'tiny': 0 \(stride 2, 32 channels\), .* got 3\. Choose one"),
+        (
+            -1,
+            r"salience_stage: must be a stage before the one that gives the features of backbone 'tiny'; got -1, that "
+            r"one itself\. Choose an earlier one, such as -2, or leave it out\.",
+        ),
+    ],
+)
+def test_a_stage_that_cannot_weigh_is_refused(stage, message):
+    with pytest.raises(ConfigError, match=message):
+        build_backbone("tiny", salience_stage=stage)

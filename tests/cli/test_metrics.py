@@ -28,7 +28,7 @@ from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
 
-FILES = ["duplicates.csv", "measures.csv", "measures.json"]
+FILES = ["duplicates.csv", "measures-classes.csv", "measures-prototypes.csv", "measures.csv", "measures.json"]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
     ends = {CLASSES[0]: "0,0,40,20", CLASSES[1]: "0,0,20,40"}
     lines = [f"test/{name}/{number}.png,half,{ends[name]}" for name in CLASSES for number in range(4)]
     (made.data / "boxes.csv").write_text("\n".join(["path,label,xmin,ymin,xmax,ymax", *lines]) + "\n")
+    lines = [f"test/{name}/{number}.png,middle,20,{18 + number}" for name in CLASSES for number in range(4)]
+    (made.data / "parts.csv").write_text("\n".join(["path,part,x,y", *lines]) + "\n")
     return made
 
 
@@ -85,7 +87,7 @@ def test_all_measures_in_files_and_on_the_screen(
     }
     assert {(line["measure"], line["number"]): float(line["value"]) for line in lines} == of_table
     for line in lines:
-        if line["images"] != "0":
+        if line["images"] != "0" or line["prototypes"] != "0":
             assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
     facts = table["measures"]["left_alone"]["settings"]
     assert facts["images drawn"] == 8
@@ -126,9 +128,9 @@ def test_the_same_call_gives_the_same_numbers_and_replaces_its_own_files(marked:
         )
         contents.append([(marked.folder / name).read_bytes() for name in FILES])
     assert contents[0] == contents[1]
-    facts = json.loads(contents[0][2])["measures"]["left_alone"]["settings"]
+    facts = json.loads(contents[0][-1])["measures"]["left_alone"]["settings"]
     assert (facts["images drawn"], facts["seed of the draw"], facts["the rest is"]) == (3, 4, "blurred")
-    assert "sufficient" not in contents[0][1].decode()
+    assert "sufficient" not in contents[0][-2].decode()
 
 
 def test_the_files_are_of_the_last_call(marked: PushedRun, tmp_path: Path) -> None:
@@ -176,6 +178,25 @@ def test_a_new_measure_is_a_row_of_the_registry(
     assert not (tmp_path / "widest.csv").exists()
 
 
+def test_the_list_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metrics", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(MEASURES)
+    assert lines[0].endswith("on its surroundings? Uses boxes or masks.")
+
+
+def test_the_training_images_are_measured_if_asked(marked: PushedRun, tmp_path: Path) -> None:
+    command = ["metrics", str(marked.folder), "--out", str(tmp_path), "--only", "accuracy", "on_object"]
+    assert main([*command, "--split", "train"]) == 0
+    table = json.loads((tmp_path / "measures.json").read_text())
+    assert (table["split"], table["images"]) == ("train", len(marked.splits.push))
+    assert table["measures"]["accuracy"]["numbers"]["right answers"]["images"] == len(marked.splits.push)
+    assert table["measures"]["on_object"]["left_out"] == "no image of this data set has a box or a mask"
+    classes = (tmp_path / "measures-classes.csv").read_text().splitlines()
+    assert classes[0] == "class,accuracy: right answers,accuracy: images"
+    assert len(classes) == 3
+
+
 def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_run(tmp_path)
     assert main(["metrics", str(made.folder), "--only", "on_object", "duplicates"]) == 0
@@ -184,6 +205,9 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     table = json.loads((made.folder / "measures.json").read_text())
     assert list(table["measures"]) == ["on_object", "duplicates"]
     assert table["measures"]["on_object"]["left_out"].startswith("no boxes.csv and no masks/")
+    assert main(["metrics", str(made.folder), "--only", "purity"]) == 0
+    no_parts = f"purity: it needs part centres, and there is no parts.csv beside the images of {made.data}; left out"
+    assert no_parts in capsys.readouterr().out
     (made.data / "boxes.csv").write_text("path,label,xmin,ymin,xmax,ymax\n")
     assert main(["metrics", str(made.folder), "--only", "on_object"]) == 0
     assert "on_object: no image of this data set has a box or a mask; left out" in capsys.readouterr().out
@@ -211,6 +235,8 @@ def test_a_pool_is_measured_once_its_choices_are_final(tmp_path: Path, capsys: p
             f"--only: must be some of {', '.join(MEASURES)}; got 'on_ob",
         ),
         (["--images", "0"], "--images: must be at least 1; got 0."),
+        (["--part-area", "2"], "--part-area: must be above 0 and at most 1; got 2.0."),
+        (["--split", "val"], "invalid choice: 'val'"),
         (["--seed", "-1"], "--seed: must be at least 0; got -1."),
         (["--data", "/nowhere"], "/nowhere, which does not exist"),
         (["--fill", "black"], "invalid choice: 'black'"),
@@ -276,6 +302,29 @@ def test_synthetic_birds_know_where_they_are(tmp_path: Path) -> None:
     assert [name for name in numbers if name.endswith("own class")] == ["mask, own class", "box bird, own class"]
     assert all(number["images"] == 6 for number in numbers.values())
     assert 0 < numbers["mask, by chance"]["value"] < numbers["box bird, by chance"]["value"] < 1
+
+
+def test_parts_beside_the_images_are_read(marked: PushedRun, tmp_path: Path) -> None:
+    """The box of the whole image has the part of every image: all prototypes show it."""
+    command = ["metrics", str(marked.folder), "--out", str(tmp_path), "--only", "consistency", "purity", "stability"]
+    assert main([*command, "--part-area", "1"]) == 0
+    table = json.loads((tmp_path / "measures.json").read_text())["measures"]
+    patches, columns = patches_of(marked), marked.push.grid[1]
+    near = [
+        abs((patches[i][1][j] // columns + 0.5) / columns - (18 + i % 4) / 40) <= 0.5
+        and abs((patches[i][1][j] % columns + 0.5) / columns - 0.5) <= 0.5
+        for j in range(6)
+        for i in range(8)
+        if patches[i][0] == j // 3
+    ]
+    shares = [np.mean(near[4 * j : 4 * j + 4]) for j in range(6)]
+    assert table["consistency"]["by_prototype"]["share with the best part"] == pytest.approx(shares)
+    assert table["consistency"]["by_prototype"]["best part"] == ["middle"] * 6
+    assert table["purity"]["numbers"]["mean purity"]["prototypes"] == 6
+    assert table["stability"]["passes"] == 8
+    with (tmp_path / "measures-prototypes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["consistency: best part"] for row in rows] == ["middle"] * 6
 
 
 def test_masks_beside_the_images_are_read(tmp_path: Path) -> None:

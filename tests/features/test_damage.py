@@ -161,8 +161,8 @@ def test_a_newer_format_and_a_header_without_end_are_named(whole) -> None:
     file = whole / "store.json"
     before = file.read_bytes()
     try:
-        file.write_bytes(before.replace(b"features-1", b"features-2"))
-        assert "is of format protokern-features-2; this version reads up to protokern-features-1" in refuse(whole)
+        file.write_bytes(before.replace(b"features-2", b"features-3"))
+        assert "is of format protokern-features-3; this version reads up to protokern-features-2" in refuse(whole)
         file.write_bytes(before + b" " * 2**16)
         assert "must have at most 65536 bytes" in refuse(whole)
     finally:

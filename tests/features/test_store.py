@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +334,40 @@ def test_labels_that_a_store_cannot_hold_are_refused(tmp_path, labels, got) -> N
         with pytest.raises(ValueError, match=r"features: must be \(B, C, H, W\) of the next 4 images"):
             writer.append(torch.rand(4, 0, 3, 3), torch.arange(4))
     assert [entry.name for entry in (tmp_path / "store").iterdir()] == ["lock"]
+
+
+def as_version_1(path: Path) -> None:
+    """Rewrite the header as the first version of the format had it, which did not name the arithmetic."""
+    table = json.loads((path / "store.json").read_text())
+    table.pop("checksum")
+    table["format"] = "protokern-features-1"
+    table["fingerprint"].pop("arithmetic")
+    table["checksum"] = zlib.crc32(json.dumps(table, sort_keys=True).encode())
+    (path / "store.json").write_text(json.dumps(table, indent=1))
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_store_of_the_first_version_is_read_and_finished_in_its_own_arithmetic(tmp_path, chunks) -> None:
+    maps, labels = torch.rand(70, 2, 3, 3), torch.arange(70) % 5
+    with FeatureWriter(tmp_path, PRINT, images=70) as writer:
+        for images in writer.missing()[:chunks]:
+            writer.append(maps[images], labels[images])
+    as_version_1(tmp_path)
+    fused = Fingerprint(weights=PRINT.weights, transform=PRINT.transform, files=PRINT.files, arithmetic="fused")
+    with FeatureWriter(tmp_path, fused, images=70) as writer:
+        assert writer.arithmetic == "eager"
+        assert writer.done == (64, 70)[chunks - 1]
+        for images in writer.missing():
+            writer.append(maps[images], labels[images])
+    store = FeatureStore.open(tmp_path, fingerprint=fused)
+    assert store.fingerprint.arithmetic == "eager"
+    assert torch.equal(store.read(range(70)), maps)
+
+
+def test_a_store_says_which_arithmetic_wrote_it(tmp_path) -> None:
+    fused = Fingerprint(weights="w", transform="16 x 16 pixels", files="f", arithmetic="fused")
+    with FeatureWriter(tmp_path, fused, images=3) as writer:
+        writer.append(torch.rand(3, 2, 3, 3), torch.arange(3))
+    assert json.loads((tmp_path / "store.json").read_text())["fingerprint"]["arithmetic"] == "fused"
+    assert FeatureStore.open(tmp_path, fingerprint=PRINT).fingerprint == fused
+    assert FeatureStore.is_of(tmp_path, PRINT)

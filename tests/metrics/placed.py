@@ -52,9 +52,9 @@ class PlacedNet(ProtoPNet):
             self.prototype_layer.prototypes.copy_(torch.tensor([1.0, 0.0]).expand(2 * num_classes, 2))
 
 
-def batches(labels: Sequence[int], size: int = 3) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images of 8 x 8 pixels that are full of their number, in batches of `size`."""
+def batches(labels: Sequence[int], size: int = 3, pixels: tuple[int, int] = (8, 8)) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images of (Y, X) `pixels` that are full of their number, in batches of `size`."""
     for start in range(0, len(labels), size):
         numbers = torch.arange(start, min(start + size, len(labels)))
-        images = numbers.float()[:, None, None, None].expand(-1, 3, 8, 8)
+        images = numbers.float()[:, None, None, None].expand(-1, 3, *pixels)
         yield images, torch.tensor(list(labels[start : start + size]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from protokern.metrics import Context, concentration_of, measure
+from protokern.metrics import Context, concentration_of, measure, shares_of_largest
 from tests.explain.small_models import small_model, small_pool
 from tests.metrics import plain
 
@@ -54,7 +54,30 @@ def test_over_a_data_set_against_a_slow_program(make) -> None:
             wanted.append(plain.concentration(output.activations[0], weight, order[0], order[1], 3, 0.6))
     shown, needed, positive = (sum(column) / 7 for column in zip(*wanted, strict=True))
     names = ["share of the largest 3", "prototypes for 60%", "positive share of the points"]
-    assert list(result.estimates) == names
+    assert list(result.estimates) == [*(f"share of the largest {k}" for k in (1, 2, 3, 4, 5)), *names[1:]]
     assert [result.estimates[name].value for name in names] == pytest.approx([shown, needed, positive], rel=1e-5)
     assert result.estimates[names[1]].unit == "number"
     assert all(one.images == 7 for one in result.estimates.values())
+
+
+def test_the_shares_of_one_to_five() -> None:
+    """The contributions of the case by hand are 4, 3, 2, 1 and 0 of 10."""
+    activations = np.array([1.0, 2.0, 1.0, 5.0, 1.0])
+    weight = np.array([[2.0, 0.0, -1.0, 1.0, 1.5], [-2.0, -1.0, 0.0, 1.0, -1.5]])
+    assert shares_of_largest(activations, weight, 0, 1) == pytest.approx([0.4, 0.7, 0.9, 1.0, 1.0])
+    assert np.isnan(shares_of_largest(np.zeros(5), weight, 0, 1)).all()
+
+
+def test_the_shares_over_a_data_set_are_those_of_a_slow_program() -> None:
+    model = small_model()
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    (result,) = measure(model, [(images, torch.zeros(5, dtype=torch.int64))], 5, only=["concentration"])
+    weight = model.prototype_weight.detach()
+    for shown in (1, 2, 3, 4, 5):
+        wanted = []
+        for image in images:
+            with torch.no_grad():
+                output = model(image[None])
+            order = sorted(range(4), key=lambda k: -float(output.logits[0, k]))
+            wanted.append(plain.concentration(output.activations[0], weight, order[0], order[1], shown, 0.8)[0])
+        assert result.estimates[f"share of the largest {shown}"].value == pytest.approx(np.mean(wanted), rel=1e-5)

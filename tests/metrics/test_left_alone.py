@@ -147,6 +147,58 @@ def test_grey_and_blur_are_what_they_say() -> None:
     assert blurred.mean() == pytest.approx(float(image.mean()), abs=0.05)
 
 
+def test_another_image_is_seen_around_the_box() -> None:
+    """A feature that is the mean of the image: half of it is kept, and half is of the other one."""
+
+    class _Mean(nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.mean(dim=(2, 3), keepdim=True)
+
+    model = ProtoPNet(
+        _Mean(), 2, prototypes_per_class=1, prototype_dim=1, in_channels=1, image_size=4, add_on_layers="linear",
+        activation="exp",
+    )  # fmt: skip
+    model.add_on_layers = nn.Sequential()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.fill_(1.0)
+    image, other = torch.ones(1, 4, 4), torch.full((1, 4, 4), 3.0)
+    _, left = similarity_left(model, image, 0, (0, 0), [(0, 0, 2, 4)], fill="other", other=other)
+    assert left == pytest.approx([math.exp(-1.0)])  # a mean of 2
+    with pytest.raises(ValueError, match=r"^other: must be an image of shape \(1, 4, 4\); got None\."):
+        replaced(image, "other")
+    with pytest.raises(ValueError, match=r"^other: must be .*; got \(1, 2, 4\)\."):
+        replaced(image, "other", other[:, :2])
+
+
+def test_the_other_image_is_drawn_and_never_the_same_one() -> None:
+    batch = images(4)
+    asked: list[int] = []
+
+    def take(index: int) -> torch.Tensor:
+        asked.append(index)
+        return batch[index]
+
+    loader = [(batch, torch.tensor([0, 0, 1, 1]))]
+    drawn = []
+    for seed in (0, 0, 1):
+        asked.clear()
+        measure(one_cell_net(), loader, 4, only=["left_alone"], context=Context(fill="other", image=take, seed=seed))
+        drawn.append(tuple(asked))
+    assert drawn[0] == drawn[1]
+    assert all(one != index for some in drawn for index, one in enumerate(some))
+    (result,) = measure(one_cell_net(), loader, 4, only=["left_alone"], context=Context(fill="other"))
+    assert result.left_out == "the rest cannot become another image, because there is none to take"
+
+
+def test_what_is_left_for_each_prototype() -> None:
+    model = one_cell_net()
+    (result,) = measure(model, [(images(5), torch.tensor([0, 0, 1, 1, 1]))], 5, only=["left_alone"])
+    column = result.prototypes["1 x 1 cells"]
+    known = [value for value in column if not math.isnan(value)]
+    assert len(column) == 6
+    assert known == pytest.approx([1.0] * len(known), abs=1e-6)
+
+
 def test_an_image_without_a_frame_counts_for_the_cells_alone() -> None:
     def some(image: torch.Tensor, prototype: int, patch: tuple[int, int]) -> tuple[int, int, int, int] | None:
         return None if image.any() else (0, 0, 24, 12)

@@ -136,7 +136,9 @@ def test_a_wrong_number_of_images_is_refused(number: int) -> None:
         ({"shown": 0}, "shown: must be at least 1; got 0."),
         ({"subset": -1}, "subset: must be at least 1; got -1."),
         ({"needed": 0.0}, "needed: must be above 0 and at most 1; got 0.0."),
-        ({"fill": "black"}, "fill: must be one of grey, blur; got 'black'."),
+        ({"fill": "black"}, "fill: must be one of grey, blur, other; got 'black'."),
+        ({"protocol": "papers"}, "protocol: must be one of default, paper; got 'papers'."),
+        ({"part_area": 0.0}, "part_area: must be above 0 and at most 1; got 0.0."),
         ({"seed": -1}, "seed: must be at least 0; got -1."),
     ],
 )

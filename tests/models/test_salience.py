@@ -172,10 +172,27 @@ def test_a_configuration_with_salience_builds_such_a_model():
     assert layers.power == 2.0
 
 
+@torch.no_grad()
+def test_a_configuration_with_a_stage_for_salience_weighs_the_backbone_s_maps():
+    model = {
+        "backbone": "tiny", "metric": "cosine", "activation": "cosine", "prototype_dim": 8, "salience": 1.0,
+        "salience_stage": -2, "add_on_layers": "linear",
+    }  # fmt: skip
+    torch.manual_seed(0)
+    built = build_untrained(parse_config({"model": model}).model, 3, 32).eval()
+    assert built.backbone.weighed_after == "5"
+    images = torch.rand(2, 3, 32, 32)
+    maps = built.backbone(images)
+    wanted = similarities(built, images).flatten(2).amax(2)
+    torch.testing.assert_close(built(images).activations.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(built(maps, given="maps").logits, built(images).logits, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         ({"salience": 1.0}, r'model\.metric: must be "cosine" when salience is above 0; got \'sqeuclidean\''),
+        ({"salience_stage": -2}, r"model\.salience: must be above 0 when salience_stage is set; got 0\.0"),
         ({"salience": -1.0, "metric": "cosine"}, r"model\.salience: must be a finite number of at least 0; got -1\.0"),
     ],
 )

@@ -96,6 +96,18 @@ def test_two_runs_share_a_store(tmp_path) -> None:
     assert not (tmp_path / "one" / "features").exists()
 
 
+def test_stored_features_are_those_of_the_plain_backbone_up_to_rounding(tmp_path) -> None:
+    run = toy_run(tmp_path, CONFIG)
+    list(train(run))
+    store = FeatureStore.open(tmp_path / "features" / "test")
+    assert store.fingerprint.arithmetic == "fused"
+    test = run.job.splits.test
+    with torch.no_grad():
+        maps = run.model.eval().backbone(torch.stack([test[index][0] for index in range(len(test))]))
+    # Rounding of float32 in the few layers of the tiny net.
+    torch.testing.assert_close(store.read(range(len(test))), maps, rtol=1e-5, atol=1e-5 * float(maps.abs().max()))
+
+
 def test_a_stale_store_is_refused_and_kept(tmp_path) -> None:
     list(train(toy_run(tmp_path / "one", CONFIG)))
     features = tmp_path / "one" / "features" / "train" / "features.bin"

@@ -137,8 +137,8 @@ def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
         if one.left_out is not None:
             lines.append(f"{one.name}: {one.left_out}; left out")
             continue
-        further = f"  ({one.passes} images more through the net)" if one.passes else ""
-        lines.append(one.name + further)
+        further = f" ({one.passes} images more through the net)" if one.passes else ""
+        lines.append(f"{one.name}: {MEASURES[one.name].question}{further}")
         lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
         notes = [f"{name}: {value}" for name, value in one.settings.items()]
         notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
@@ -148,7 +148,7 @@ def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
 
 def _say(number: Estimate) -> str:
     def words(value: float) -> str:
-        return f"{value:.1%}" if number.unit == "share" else f"{value:.4g}"
+        return f"{round(value, 3) + 0.0:.1%}" if number.unit == "share" else f"{value:.4g}"  # no -0.0%
 
     if math.isnan(number.value):
         return "unknown: no image has it"

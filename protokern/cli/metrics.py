@@ -55,10 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_MAKERS,
         nargs="*",
         default=list(FRAME_MAKERS),
-        help="frames that left_alone tests; default: all kinds",
+        help="frames that left_alone tests, and deletion if it is grid; default: all kinds",
     )
     parser.add_argument(
-        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone replaces the rest with; default: grey"
+        "--fill",
+        choices=FILLS,
+        default=FILLS[0],
+        help="what left_alone and deletion replace the rest with; default: grey",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the drawn images, of noise and of the intervals; default: 0"

@@ -12,6 +12,7 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.cli.stop_signals import StopRequest
+from protokern.cli.train import check_settings
 from protokern.config import RunConfig, differing_keys, load_config
 from protokern.errors import ConfigError
 from protokern.recipes import RECIPES, default_recipe, recipe_text
@@ -117,6 +118,36 @@ def test_recipes_are_shown_without_importing_torch() -> None:
     script = "import sys; from protokern.cli.main import main; main(['recipes', 'fine']); print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert printed == recipe_text("fine") + "False\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "train.sed=3"], "train.sed: no such key. Did you mean train.seed?"),
+        (["--set", "model.prototypes=3"], "model.prototypes: no such key."),
+        (["--set", "train.live_epochs=3.5", "--recipe", "quick"], "train.live_epochs: must be a whole number; got 3.5"),
+        (["--config", "none.toml"], "config: must be a readable TOML file; got none.toml"),
+        (["--recipe", "fast"], "--recipe: must be one of quick, fine, paper; got 'fast'."),
+        (["--data", "nowhere"], "nowhere, which does not exist. Check the path."),
+        (["--data", "photos"], "data: must hold train/ and test/"),
+    ],
+)
+def test_a_mistake_is_told_without_importing_torch(here: Path, arguments: list[str], message: str) -> None:
+    (here / "photos").mkdir()
+    script = "import sys; from protokern.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "train", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_value_that_only_the_recipe_of_a_gpu_takes_is_left_to_the_training() -> None:
+    with pytest.raises(ConfigError, match="joint_epochs"):
+        load_config(None, ["train.live_epochs=0"], "quick")
+    check_settings(changes=["train.live_epochs=0"])
+    with pytest.raises(ConfigError, match="live_epochs"):
+        check_settings(changes=["train.live_epochs=-1"])
 
 
 def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(

@@ -16,7 +16,7 @@ from protokern.cli.main import main
 from protokern.config import RunConfig
 from protokern.config.run import with_data
 from protokern.data import open_splits
-from protokern.data.sources import absolute_source
+from protokern.data.places import absolute_source
 from protokern.errors import DataError, MissingPackageError
 from tests.data.packed_data import CLASSES, FakeRows, add, png, write_shards
 

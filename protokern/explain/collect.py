@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def collect_report(
         num_neighbours: patches shown for each prototype, in training and in test images; 0: none.
         frame: which box is drawn as the frame, see `drawn_box`. Missing sufficient frames of the prototypes are
             computed and stored with their pictures.
-        progress: shows the progress of the frames.
+        progress: shows the progress of the frames, of the answers to the test images and of the explanations.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
@@ -104,7 +104,9 @@ def collect_report(
         return replace(report, notes=tuple(notes), warnings=run_warnings(run, None, None))
     changes = {} if importance is None else choose_local_modifications(importance, notes)
     read = find_inputs(run, data) if inputs is None else inputs
-    return replace(_with_answers(report, run, data, read, files, changes, num_neighbours, frame), notes=tuple(notes))
+    return replace(
+        _with_answers(report, run, data, read, files, changes, num_neighbours, frame, progress), notes=tuple(notes)
+    )
 
 
 def _with_answers(
@@ -116,10 +118,12 @@ def _with_answers(
     changes: dict[str, Modification],
     num_neighbours: int,
     frame: str,
+    progress: Progress,
 ) -> Report:
     """Add the answers to the test images, explanations of some, the scores of the classes, and nearest patches."""
     features = RunFeatures.of(run, inputs)
-    predictions = predict(run.model, features.test, features.test.given)
+    answered = progress(features.test, "answers to the test images", len(features.test))
+    predictions = predict(run.model, answered, features.test.given)
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
     scores = score_classes(counts)
@@ -131,7 +135,9 @@ def _with_answers(
     return replace(
         report,
         prototypes=prototypes,
-        explanations=_explain(run, data, prototypes, chosen, files, changes, frame),
+        explanations=_explain(
+            run, data, prototypes, progress(chosen, "explanations", len(chosen)), files, changes, frame
+        ),
         confusion=Confusion(counts=counts.numpy()),
         scores=scores,
         warnings=run_warnings(run, data, scores),
@@ -216,7 +222,7 @@ def _explain(
     run: OpenRun,
     splits: RunData,
     cards: Sequence[Prototype],
-    chosen: Sequence[int],
+    chosen: Iterable[int],
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     frame: str,

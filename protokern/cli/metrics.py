@@ -14,6 +14,7 @@ from protokern.inputs.loaders import ordered_loader
 from protokern.metrics import FILLS, MEASURES, PROTOCOLS, Context, Estimate, MeasureResult, measure
 from protokern.metrics.context import SUBSET
 from protokern.metrics.files import file_names, write_measures
+from protokern.metrics.registry import check_names
 from protokern.results.places import Box
 from protokern.runs.data import FoundAnnotations, check_classes, find_annotations, open_data
 from protokern.runs.open import OpenRun, choose_device, open_run
@@ -34,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--list", action=_List, nargs=0, help="print what every measure asks and what it needs")
     names = ", ".join(MEASURES)
-    parser.add_argument("--only", metavar="NAME", nargs="+", help=f"only these measures, of {names}; default: all")
+    slow = ", ".join(name for name, row in MEASURES.items() if not row.by_default)
+    parser.add_argument(
+        "--only", metavar="NAME", nargs="+", help=f"only these measures, of {names}; default: all but {slow}"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
     parser.add_argument(
         "--images",
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     check_classes(splits, opened.classes)
     for note in splits.notes:
         print(note)
-    chosen = [MEASURES[name] for name in args.only or MEASURES]
+    chosen = [MEASURES[name] for name in check_names(args.only)]
     needs_any = any(row.needs_regions or row.needs_parts for row in chosen)
     found = find_annotations(opened.config, splits, args.split) if needs_any else FoundAnnotations()
     images = splits.test if args.split == "test" else splits.push
@@ -163,7 +167,11 @@ def _list_lines() -> list[str]:
             for what, is_needed in (("boxes or masks", row.needs_regions), ("part centres", row.needs_parts))
             if is_needed
         ]
-        lines.append(f"{name:<{width}}  {row.question}" + (f" Uses {' and '.join(needs)}." if needs else ""))
+        lines.append(
+            f"{name:<{width}}  {row.question}"
+            + (f" Uses {' and '.join(needs)}." if needs else "")
+            + ("" if row.by_default else " Only if it is named.")
+        )
     return lines
 
 

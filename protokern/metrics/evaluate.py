@@ -30,7 +30,7 @@ def evaluate(
     Args:
         model: any prototype model whose choices are final, see `PrototypeModel.is_hard`.
         data: gives (image (C, Y, X), label) by index; images that were not used to choose anything.
-        metrics: names of measures; None: all of `MEASURES`.
+        metrics: names of measures; None: all of `MEASURES` but those that are not `by_default`.
         annotations: what is known about the images of `data`; None: nothing, and measures that need it are left out.
         context: settings; None: the defaults. Its annotations and images are replaced by those given here.
         batch_size: images that go through the net together, at least 1.

@@ -35,7 +35,7 @@ def measure(
         loader: yields (images, labels) in the data set's order, or (images, labels, index); test images, which were not
             used to choose anything.
         num_images: how many images the loader yields.
-        only: names of measures; None: all of `MEASURES`.
+        only: names of measures; None: all of `MEASURES` but those that are not `by_default`.
         context: further inputs and settings; None: the defaults.
 
     Returns:

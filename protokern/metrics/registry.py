@@ -13,10 +13,12 @@ from protokern.metrics import (
     deletion,
     duplicates,
     left_alone,
+    misalignment,
     object_maps,
     on_object,
     perturbation,
     purity,
+    randomisation,
     size,
 )
 from protokern.metrics.context import Context, Measuring
@@ -46,6 +48,7 @@ class Measure:
         needs_regions: whether it uses the places of the objects in the images, `Context.regions`.
         needs_parts: whether it uses the parts in the images, `Context.parts`.
         details: what `MeasureResult.table` holds; None: no rows.
+        by_default: whether it is measured if no names are given; False for one that takes much longer than the others.
     """
 
     start: Callable[[PrototypeModel, Context, int], Measuring]
@@ -53,6 +56,7 @@ class Measure:
     needs_regions: bool = False
     needs_parts: bool = False
     details: Details | None = None
+    by_default: bool = True
 
 
 MEASURES: dict[str, Measure] = {
@@ -119,17 +123,26 @@ MEASURES: dict[str, Measure] = {
         start=continuity.start_continuity,
         question="How much does an explanation change by a slight change of the image?",
     ),
+    randomisation.NAME: Measure(
+        start=randomisation.Randomisation,
+        question="Does the map of a prototype change when the weights of the net are shuffled?",
+    ),
+    misalignment.NAME: Measure(
+        start=misalignment.Misalignment,
+        question="Can pixels outside of its box move a match, by a change that nobody sees?",
+        by_default=False,
+    ),
 }
 
 
 def check_names(names: tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
-    """The chosen measures, in the order of the registry; None means all.
+    """The chosen measures, in the order of the registry; None means those of the default.
 
     Raises:
         ValueError: a measure is unknown.
     """
     if names is None:
-        return tuple(MEASURES)
+        return tuple(name for name, measure in MEASURES.items() if measure.by_default)
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names:
         got = repr(unknown[0]) if unknown else "none"

@@ -235,3 +235,13 @@ def change(before, after, prototypes, size: tuple[int, int]) -> dict[str, float]
         "classes": box_difference(*([v / sum(one) for v in one] for one in powers)),
         "answer": sum(v > after[1][answer] for v in after[1]),
     }
+
+
+def rank_correlation(one, other) -> float:
+    """Spearman's: Pearson's of the ranks, where equal values share the mean of their ranks."""
+    ranks = [
+        [sum(w < v for w in values) + (sum(w == v for w in values) + 1) / 2 for v in values] for values in (one, other)
+    ]
+    means = [sum(some) / len(some) for some in ranks]
+    pairs = [(a - means[0], b - means[1]) for a, b in zip(*ranks, strict=True)]
+    return sum(a * b for a, b in pairs) / math.sqrt(sum(a * a for a, _ in pairs) * sum(b * b for _, b in pairs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +74,7 @@ def collect_report(
             computed and stored with their pictures.
         all_frames: whether sufficient frames of all prototypes are sought; False: of more than 120 only those that the
             explanations show, and the first ones of every class.
-        progress: shows the progress of the frames.
+        progress: shows the progress of the frames, of the answers to the test images and of the explanations.
 
     Raises:
         CheckpointError: the pictures of the prototypes are broken.
@@ -94,7 +94,7 @@ def collect_report(
         report = replace(report, warnings=run_warnings(run, None, None))
     else:
         changes = {} if importance is None else choose_local_modifications(importance, notes)
-        report = _with_answers(report, run, data, features, files, changes, frame)
+        report = _with_answers(report, run, data, features, files, changes, frame, progress)
     if files is not None and frame == "sufficient":
         shown = {match.prototype.index for one in report.explanations for part in one.classes for match in part.matches}
         chosen = None if all_frames else choose_framed(files, shown, MOST_FRAMED)
@@ -139,9 +139,11 @@ def _with_answers(
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     frame: str,
+    progress: Progress,
 ) -> Report:
     """Add the answers to the test images, explanations of some, and the scores of the classes."""
-    predictions = predict(run.model, features.test, features.test.given)
+    answered = progress(features.test, "answers to the test images", len(features.test))
+    predictions = predict(run.model, answered, features.test.given)
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
     scores = score_classes(counts)
@@ -150,7 +152,7 @@ def _with_answers(
     chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes), is_answer)
     return replace(
         report,
-        explanations=_explain(run, data, cards, chosen, files, changes, frame),
+        explanations=_explain(run, data, cards, progress(chosen, "explanations", len(chosen)), files, changes, frame),
         confusion=Confusion(counts=counts.numpy()),
         scores=scores,
         warnings=run_warnings(run, data, scores),
@@ -238,7 +240,7 @@ def _explain(
     run: OpenRun,
     splits: RunData,
     cards: Sequence[Prototype],
-    chosen: Sequence[int],
+    chosen: Iterable[int],
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     frame: str,

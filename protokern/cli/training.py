@@ -105,10 +105,15 @@ def describe_sizes(config: RunConfig, amount: Amount) -> str:
     """The sizes that follow the data, as they are now, in a line."""
     train, prototypes = config.train, getattr(config.model, "prototypes_per_class", 0)
     return (
-        f"sizes for {amount.images:,} training images of {amount.classes:,} classes: {prototypes} "
-        f"prototype{'' if prototypes == 1 else 's'} a class, {train.live_epochs} epochs in steps of {train.batch_size} "
-        f"images, {config.data.val_fraction:.2g} of each class held out for validation unless there is a val/"
+        f"sizes for {amount.images:,} training images of {amount.classes:,} classes: "
+        f"{_counted(prototypes, 'prototype')} a class, {_counted(train.live_epochs, 'epoch')}, "
+        f"{_counted(train.batch_size, 'image')} a step, {config.data.val_fraction:.2g} of them for validation if there "
+        "is no val/; --set changes any of them"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager
@@ -267,9 +272,9 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
 
     assert state.push is not None  # every plan has a push
     state.drop_features()  # the page keeps its own
-    write_prototypes(state.job.folder, state.model, splits, state.push)
+    write_prototypes(state.job.folder, state.model, splits, state.push, progress=show_progress)
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, report = write_page(opened, splits, inputs=state.inputs, progress=show_progress)
+    page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=show_progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began
             append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again

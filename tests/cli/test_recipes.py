@@ -13,7 +13,7 @@ import pytest
 from protokern.cli.main import main
 from protokern.cli.stop_signals import StopRequest
 from protokern.cli.train import check_settings
-from protokern.config import RunConfig, differing_keys, load_config
+from protokern.config import RunConfig, config_to_dict, differing_keys, load_config
 from protokern.errors import ConfigError
 from protokern.recipes import RECIPES, default_recipe, recipe_text
 from tests.cli.pushed_run import write_photos
@@ -68,8 +68,10 @@ def test_quick_is_the_example_for_photographs() -> None:
     assert load_config(None, recipe="quick") == load_config(ROOT / "examples/configs/photographs.toml")
 
 
-def test_fine_is_the_example_for_clothes() -> None:
-    assert load_config(None, recipe="fine") == load_config(ROOT / "examples/configs/clothing10.toml")
+def test_fine_is_the_example_for_clothes_without_its_pruning() -> None:
+    """The paper's rule removes prototypes that small data sets need."""
+    example = load_config(ROOT / "examples/configs/clothing10.toml")
+    assert differing_keys(load_config(None, recipe="fine"), example) == ["prune.enabled"]
 
 
 def test_paper_is_the_defaults() -> None:
@@ -163,6 +165,31 @@ def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(
     capsys.readouterr()
     other = refused(capsys, "train", "--recipe", "paper", *SETS, "--out", "run", "--resume")
     assert "must stay" in other
+
+
+def test_sizes_follow_the_data_and_a_resumed_run_keeps_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [part for key, value in TINY.items() if key != "train.batch_size" for part in ("--set", f"{key}={value}")]
+    command = ["train", "--recipe", "quick", *sets, "--out", "run"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "sizes for 12 training images of 2 classes: 3 prototypes a class, 1 epoch, 8 images a step, 0.05 of them for "
+        "validation if there is no val/; --set changes any of them"
+    )
+    assert load_config("run/run.toml").train.batch_size == 8
+    assert load_config(None, recipe="quick").train.batch_size == 64
+    assert main([*command, "--resume"]) == 0
+    capsys.readouterr()
+    error = refused(capsys, *command, "--resume", "--set", "train.batch_size=64")
+    assert "train.batch_size: must stay 8, as in run/run.toml, to resume; got 64." in error
+
+
+def test_a_file_and_changes_come_over_the_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[train]\nbatch_size = 5\n")
+    sizes = {"train": {"batch_size": 8, "live_epochs": 25}, "model": {"prototypes_per_class": 1}}
+    config = load_config(path, ["model.prototypes_per_class=2"], "quick", sizes)
+    assert (config.train.batch_size, config.train.live_epochs) == (5, 25)
+    assert config_to_dict(config)["model"]["prototypes_per_class"] == 2
 
 
 def test_a_training_without_settings_begins_with_a_recipe_and_says_which(

@@ -33,6 +33,7 @@ from protokern.report.closing import closing_lines
 from protokern.results.places import share_of_image
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.data import count_data, open_data
+from protokern.runs.features import RunFeatures
 from protokern.runs.folder import (
     RUN_FILE,
     check_agreement,
@@ -272,8 +273,9 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
 
     assert state.push is not None  # every plan has a push
     state.drop_features()  # the page keeps its own
-    write_prototypes(state.job.folder, state.model, splits, state.push, progress=show_progress)
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
+    features = RunFeatures.of(opened, state.inputs).push.of
+    write_prototypes(state.job.folder, opened.model, splits, state.push, features=features, progress=show_progress)
     page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=show_progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began

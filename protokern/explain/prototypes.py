@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from protokern.errors import DataError
 from protokern.explain.boxes import cell_box
@@ -34,6 +35,7 @@ from protokern.runs.prototypes import (
 )
 
 _BATCH = 16
+FeaturesOf = Callable[[Sequence[int]], Tensor]
 
 
 def write_prototypes(
@@ -42,17 +44,20 @@ def write_prototypes(
     splits: RunData,
     push_result: PushResult,
     *,
+    features: FeaturesOf | None = None,
     progress: Progress = show_nothing,
 ) -> PrototypeFiles:
     """Write RUN/prototypes for a model after a push; an older one is replaced.
 
-    Every source image goes through the net once; activation maps are computed only for the prototypes from it.
+    Activation maps are computed only for the prototypes of an image.
 
     Args:
         run_dir: the run folder, which exists.
         model: after the push (and after pruning, if it was pruned).
         splits: its `push` set holds the images of the push, in the same order.
         push_result: one entry for every prototype that the model has now.
+        features: from positions in the push set to the features (B, D, H, W) of these images; None: every source image
+            goes through the net once.
         progress: shows the progress over the source images.
 
     Raises:
@@ -67,7 +72,7 @@ def write_prototypes(
         first = splits.push[images[0] if images else 0][0]
         with evaluating(model):
             field = find_receptive_field(model.features, first.to(model.device, model.dtype))
-            sources = _write_pictures(new, model, splits.push, push_result, images, field, progress)
+            sources = _write_pictures(new, model, splits.push, push_result, images, field, features, progress)
         return new.finish(
             image_size=(first.shape[1], first.shape[2]),
             grid=push_result.grid,
@@ -98,6 +103,7 @@ def _write_pictures(
     push: PushResult,
     images: Sequence[int],
     field: ReceptiveField,
+    features_of: FeaturesOf | None,
     progress: Progress,
 ) -> dict[int, PrototypeSource]:
     """Write the three pictures of every prototype that has a source; return the sources by index."""
@@ -110,7 +116,7 @@ def _write_pictures(
     for start in progress(starts, "pictures of the prototypes", len(starts)):
         batch = images[start : start + _BATCH]
         tensors = torch.stack([dataset[image][0] for image in batch])
-        features = model.features(tensors.to(model.device, model.dtype))
+        features = model.features(tensors.to(model.device, model.dtype)) if features_of is None else features_of(batch)
         for image, tensor, feature in zip(batch, tensors, features, strict=True):
             picture, name = to_picture(tensor), dataset.sample_name(image)
             for view in view_patches(model, feature, push.patch, of_image[image], tensor.shape[1:], field):

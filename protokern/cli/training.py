@@ -274,7 +274,7 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
     state.drop_features()  # the page keeps its own
     write_prototypes(state.job.folder, state.model, splits, state.push, progress=show_progress)
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, report = write_page(opened, splits, inputs=state.inputs, progress=show_progress)
+    page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=show_progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began
             append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again

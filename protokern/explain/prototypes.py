@@ -177,7 +177,8 @@ def describe_prototypes(
 ) -> tuple[Prototype, ...]:
     """Every prototype of a model with its pictures, if there are any; they are read when they are drawn.
 
-    Weights are the present ones of the model. While a model still chooses, its prototypes have no classes.
+    Weights are the present ones of the model. While a model still chooses, its prototypes have no classes. If frames
+    were sought for some prototypes only, the others show the cell of their patch.
 
     Args:
         model: the model of a run.
@@ -186,17 +187,20 @@ def describe_prototypes(
         frame: which box is drawn as the frame, see `drawn_box`.
     """
     weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
+    sources = [] if files is None else [record.source for record in files.prototypes]
+    has_frames = frame == "sufficient" and any(one is not None and one.sufficient is not None for one in sources)
     cards = []
     for index, of_prototype in enumerate(weights):
         source = None if files is None else files.prototypes[index].source
         picture = None
         if files is not None and source is not None:
+            cell = cell_box(files.grid, source.patch, files.image_size)
             picture = SeenPicture(
                 image=_lazy(files, index, "image"),
                 heat=_lazy(files, index, "heat"),
-                box=drawn_box(source, frame),
+                box=cell if has_frames and source.sufficient is None else drawn_box(source, frame),
                 receptive_field_box=source.receptive_field_box,
-                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
+                cell=cell if frame == "sufficient" else None,
                 proof=source.sufficient if frame == "sufficient" else None,
             )
         card = Prototype(

@@ -29,8 +29,8 @@ from protokern.train.step import learn_from, make_forward
 TIMED_IMAGES = 8
 # What pictures and report cost, in images that the backbone could see meanwhile on a processor. Measured in one run: 30
 # prototypes, 12 explained images, 224 pixels, an EfficientNet-Lite0; its backbone took 69 % of the time.
-IMAGES_A_PROTOTYPE, IMAGES_AN_EXPLANATION = 26, 59
-MOST_EXPLAINED = 12
+IMAGES_A_FRAME, IMAGES_A_PROTOTYPE, IMAGES_AN_EXPLANATION = 18, 8, 59
+MOST_FRAMED, MOST_EXPLAINED = 120, 12  # about as many as the report has, see `protokern.explain.collect`
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def _report(job: Job, images: Tensor) -> tuple[Part, ...]:
             job.model.backbone(images)
         seconds_an_image = (time.perf_counter() - started) / len(images)
     explained = min(MOST_EXPLAINED, 2 * len(job.classes))
-    seen = IMAGES_A_PROTOTYPE * job.model.num_prototypes + IMAGES_AN_EXPLANATION * explained
+    count = job.model.num_prototypes
+    seen = IMAGES_A_FRAME * min(count, MOST_FRAMED) + IMAGES_A_PROTOTYPE * count + IMAGES_AN_EXPLANATION * explained
     return (Part("pictures and report", seen * seconds_an_image),)
 
 

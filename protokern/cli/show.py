@@ -110,8 +110,7 @@ def in_words(seconds: float) -> str:
 
 def describe_forecast(known: Forecast) -> str:
     """The plan of a training, in a line."""
-    parts = ", ".join(f"{part.name} {in_words(part.seconds)}" for part in known.parts)
-    return f"plan: {parts}, then the last layer, pictures and the report"
+    return "plan: " + ", ".join(f"{part.name} {in_words(part.seconds)}" for part in known.parts)
 
 
 def marked(warnings: Iterable[str]) -> list[str]:

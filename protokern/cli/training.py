@@ -63,8 +63,8 @@ from protokern.train.state import Job, TrainingRun
 def run_training(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
-    told = _choose_recipe(args, device)
     with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
+        told = _choose_recipe(args, device)
         folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
         if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
             held.enter_context(lock_run(folder))

@@ -140,10 +140,17 @@ def test_durations_are_no_more_precise_than_they_are_known(seconds: float, words
 
 
 def test_a_plan_is_a_line() -> None:
-    known = Forecast((Part("backbone over 3,781 images", 118.0), Part("15 epochs of the head", 61.0)), 0.03)
+    known = Forecast(
+        (
+            Part("backbone over 3,781 images", 118.0),
+            Part("15 epochs of the head", 61.0),
+            Part("pictures and report", 110.0),
+        ),
+        0.03,
+    )
     assert describe_forecast(known) == (
-        "plan: backbone over 3,781 images about 2 min, 15 epochs of the head about 60 s, then the last layer, pictures "
-        "and the report"
+        "plan: backbone over 3,781 images about 2 min, 15 epochs of the head about 60 s, "
+        "pictures and report about 2 min"
     )
 
 

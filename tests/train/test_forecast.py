@@ -13,6 +13,8 @@ from protokern.train.stages import plan
 from protokern.train.state import TrainingRun
 from tests.train.toy import Squares, ToySplits, pool_config, toy_config, toy_run
 
+REPORT = "pictures and report"
+
 
 def names(run: TrainingRun) -> list[str]:
     known = forecast(run.job)
@@ -24,23 +26,23 @@ def names(run: TrainingRun) -> list[str]:
 
 def test_a_frozen_backbone_goes_once_over_all_images(tmp_path: Path) -> None:
     run = toy_run(tmp_path, toy_config(backbone="frozen"))
-    assert names(run) == ["backbone over 51 images", "3 epochs of the head"]
+    assert names(run) == ["backbone over 51 images", "3 epochs of the head", REPORT]
 
 
 def test_what_is_stored_already_is_not_done_again(tmp_path: Path) -> None:
     run = toy_run(tmp_path, toy_config(backbone="frozen"))
     list(run.open_stores())
-    assert names(run) == ["3 epochs of the head"]
+    assert names(run) == ["3 epochs of the head", REPORT]
 
 
 def test_a_backbone_that_learns_is_timed_with_its_epochs(tmp_path: Path) -> None:
     run = toy_run(tmp_path, toy_config(warm_epochs=0, joint_epochs=1))
-    assert names(run) == ["1 epoch of 30 images", "push and last layer"]
+    assert names(run) == ["1 epoch of 30 images", "push and last layer", REPORT]
 
 
 def test_every_stage_of_a_pool_can_be_timed(tmp_path: Path) -> None:
     run = toy_run(tmp_path, pool_config(joint_epochs=1, hardening_epochs=1, live_epochs=1, mixup=0.5))
-    assert names(run) == ["4 epochs of 30 images", "push and last layer"]
+    assert names(run) == ["4 epochs of 30 images", "push and last layer", REPORT]
 
 
 def test_timing_leaves_weights_gradients_and_random_numbers_alone(tmp_path: Path) -> None:

@@ -212,13 +212,17 @@ def test_a_failure_in_one_process_is_one_line_though_the_others_are_stopped_for_
     ("flags", "line"),
     [
         (["--set", "train.seeed=1"], "protokern train: train.seeed: no such key"),
+        (["--set", "train.seed"], "protokern train: --set: must be section.key=value; got 'train.seed'."),
         (["--oops"], "protokern: unrecognized arguments: --oops"),
-        (["--set", "model.backbone=tiny"], 'protokern train: train.batch_norm: must be "frozen" with 2 processes'),
+        (
+            ["--recipe", "paper", "--set", "model.backbone=tiny"],
+            'protokern train: train.batch_norm: must be "frozen" with 2 processes',
+        ),
     ],
 )
 def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> None:
     logs = tmp_path / "logs"
-    command = ["train", "--recipe", "paper", "--out", str(tmp_path / "run"), *flags]
+    command = ["train", "--out", str(tmp_path / "run"), *flags]
     codes = end_of(start_ranks(2, run_main, command, logs=logs))
     assert codes == [2, 2]
     assert [one[: len(line)] for one in said(logs)] == [line]

@@ -13,7 +13,8 @@ from protokern.explain.framing import FRAME_MAKERS
 from protokern.inputs.loaders import ordered_loader
 from protokern.metrics import FILLS, MEASURES, PROTOCOLS, Context, Estimate, MeasureResult, measure
 from protokern.metrics.context import SUBSET
-from protokern.metrics.files import file_names, write_measures
+from protokern.metrics.files import facts_of, file_names, write_measures
+from protokern.metrics.random_prototypes import measure_random
 from protokern.metrics.registry import check_names
 from protokern.results.places import Box
 from protokern.runs.data import FoundAnnotations, check_classes, find_annotations, open_data
@@ -123,8 +124,15 @@ def run(args: argparse.Namespace) -> int:
     loader = ordered_loader(images, opened.config.train.batch_size, opened.config.data.workers)
     batches = show_progress(loader, "metrics", len(loader))
     results = measure(opened.model, batches, len(images), only=args.only, context=context)
-    facts = {"checkpoint": opened.checkpoint.name, "split": args.split, "images": len(images)}
-    print("\n".join(_result_lines(results)))
+    batches = show_progress(loader, "random prototypes", len(loader))
+    random = measure_random(opened.model, batches, len(images), splits.push, only=args.only, context=context)
+    facts = {
+        "checkpoint": opened.checkpoint.name,
+        "split": args.split,
+        "images": len(images),
+        **facts_of(opened.model, random),
+    }
+    print("\n".join(_result_lines(results, random)))
     if outputs is None:
         print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
     else:
@@ -132,8 +140,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
-    """One line per number: its name, its value, its interval, and over how many images."""
+def _result_lines(results: Sequence[MeasureResult], random: Sequence[MeasureResult] = ()) -> list[str]:
+    """One line per number: its name, its value, its interval, over how many images, and that of random prototypes."""
+    references = {one.name: one.estimates for one in random}
     width = max((len(name) for one in results for name in one.estimates), default=0)
     lines = []
     for one in results:
@@ -142,14 +151,15 @@ def _result_lines(results: Sequence[MeasureResult]) -> list[str]:
             continue
         further = f" ({one.passes} images more through the net)" if one.passes else ""
         lines.append(f"{one.name}: {MEASURES[one.name].question}{further}")
-        lines += [f"  {name:<{width}}  {_say(number)}" for name, number in one.estimates.items()]
+        reference = references.get(one.name, {})
+        lines += [f"  {name:<{width}}  {_say(number, reference.get(name))}" for name, number in one.estimates.items()]
         notes = [f"{name}: {value}" for name, value in one.settings.items()]
         notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
         lines += [f"  ({'; '.join(notes)})"] if notes else []
     return lines
 
 
-def _say(number: Estimate) -> str:
+def _say(number: Estimate, reference: Estimate | None) -> str:
     def words(value: float) -> str:
         return f"{round(value, 3) + 0.0:.1%}" if number.unit == "share" else f"{value:.4g}"  # no -0.0%
 
@@ -157,6 +167,8 @@ def _say(number: Estimate) -> str:
         return "unknown: no image has it"
     interval = "" if number.low is None or number.high is None else f"  ({words(number.low)} to {words(number.high)})"
     over = [f"  {n} {what}" for n, what in ((number.images, "images"), (number.prototypes, "prototypes")) if n]
+    if reference is not None and not math.isnan(reference.value):
+        over.append(f"  random prototypes: {words(reference.value)}")
     return f"{words(number.value):>7}{interval}" + "".join(over)
 
 

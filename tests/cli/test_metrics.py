@@ -22,6 +22,7 @@ from protokern.explain import explain_image
 from protokern.explain.prototypes import write_prototypes
 from protokern.metrics import MEASURES, Context, MeasureResult, similarity_left
 from protokern.metrics.context import Seen
+from protokern.metrics.files import read_measures
 from protokern.metrics.registry import Details, Measure
 from protokern.models.build import build_model
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint
@@ -63,6 +64,11 @@ def test_all_measures_in_files_and_on_the_screen(
     table = json.loads((out / "measures.json").read_text())
     assert (table["format"], table["split"], table["images"]) == ("protokern-measures-1", "test", 8)
     assert list(table["measures"]) == BY_DEFAULT
+    random = table["random_prototypes"]["accuracy"]["numbers"]["right answers"]["value"]
+    assert re.search(rf"right answers .* random prototypes: {random:.1%}\n", printed)
+    stored = read_measures(out)
+    assert stored is not None
+    assert stored.is_of(marked.model)
 
     columns = rows = marked.push.grid[0]
     hits, best, chance = [], [], []

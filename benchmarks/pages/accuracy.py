@@ -126,6 +126,8 @@ def recipe_of(config: dict[str, Any]) -> str:
         if all(config.get(table, {}).get(key) == value for (table, key), value in held.items()):
             model = load_config(path).model
             changed = [key for key in VARIED if config["model"].get(key) != getattr(model, key, None)]
+            if not config["model"].get("salience"):  # then no stage can weigh
+                changed = [key for key in changed if key != "salience_stage"]
             words = [VARIED[key](config["model"].get(key)) for key in changed]
             found.append((len(changed), ", ".join([path.stem, *(word for word in words if word)])))
     nearest = [name for count, name in found if count == min(found)[0]]

@@ -68,7 +68,7 @@ def read_trust(folder: Path) -> TrustRow:
     numbers = {
         f"{measure}: {name}": number["value"]
         for measure, found in measures.items()
-        for name, number in found["numbers"].items()
+        for name, number in found.get("numbers", {}).items()  # a measure that was left out has none
     }
 
     def share(start: str, end: str = "") -> float | None:

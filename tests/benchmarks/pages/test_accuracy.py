@@ -99,6 +99,10 @@ def test_a_run_with_other_salience_or_another_number_of_prototypes_is_told_apart
     config = load_config(CONFIGS / "photographs.toml", changes)
     (run / "run.toml").write_text(config_to_toml(config, {"git": "abc", "torch": "2.15.0"}), encoding="utf-8")
     assert read_run(run).config == "photographs, 10 a class"
+    text = config_to_toml(config, {"git": "abc", "torch": "2.15.0"}).replace("salience = 1.0", "salience = 0.0")
+    lines = [line for line in text.splitlines() if not line.startswith("salience_stage")]
+    (run / "run.toml").write_text("\n".join(lines), encoding="utf-8")
+    assert read_run(run).config == "photographs, salience 0, 10 a class"
 
 
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:

@@ -56,7 +56,12 @@ def test_a_measured_run_gives_its_row(run: Path) -> None:
 
 
 def test_what_was_not_measured_has_no_number(run: Path) -> None:
-    row = measured(run, concentration=CONCENTRATION, duplicates={"pairs": 0.0})
+    measured(run, concentration=CONCENTRATION, duplicates={"pairs": 0.0})
+    path = run / "measures.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["measures"]["on_object"] = {"left_out": "no boxes.csv beside the images"}
+    path.write_text(json.dumps(found), encoding="utf-8")
+    row = read_trust(run)
     assert (row.own_class, row.by_chance, row.alone_3, row.frame) == (None, None, None, None)
     assert "| `photographs` | birds | 7 | 30 | 83.0 |  |  |  | 81.0 |" in table([row])
 

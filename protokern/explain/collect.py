@@ -26,6 +26,7 @@ from protokern.explain.reasons import (
     find_importance,
 )
 from protokern.explain.shown import Explanation, Report
+from protokern.explain.trust import collect_trust
 from protokern.inputs.loaders import DataSplits, StoredImages
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
@@ -67,7 +68,7 @@ def collect_report(
         progress: shows the progress of the frames.
 
     Raises:
-        CheckpointError: the pictures of the prototypes are broken.
+        CheckpointError: the pictures of the prototypes or the stored measures are broken.
         DataError: the data have other classes than the model, or fewer images than the push; or stored features are
             damaged.
     """
@@ -76,9 +77,8 @@ def collect_report(
         check_classes(data, run.classes)  # before pictures are written from them
     notes: list[str] = []
     files = _find_pictures(run, data, frame, notes, progress)
-    importance = find_importance(run, notes)
     prototypes = describe_prototypes(run.model, run.classes, files, frame)
-    if importance is not None:
+    if (importance := find_importance(run, notes)) is not None:
         prototypes = add_global_reasons(prototypes, importance)
     if not run.model.is_hard:
         notes.append(
@@ -96,6 +96,7 @@ def collect_report(
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
+        trust=collect_trust(run, data, files),
         settings=_settings(run.folder / "run.toml"),
         facts=_facts(run, data, files),
     )

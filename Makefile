@@ -18,6 +18,7 @@ CONSTRAINTS ?= build_tools/constraints.txt
 TORCH ?= torch torchvision
 WORKERS ?= 2
 GPU_WORKERS ?= 8
+PYTHONS ?=
 BENCH ?=
 GPU ?=
 
@@ -39,7 +40,7 @@ NATIVE_SOURCES := $(wildcard setup.py CMakeLists.txt build_tools/*.py) $(shell f
 CPP_SOURCES := $(filter %.cpp %.h %.hpp %.cu %.cuh,$(NATIVE_SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest update-constraints test-arm check format bench bench-gpu gpu tune clean
+.PHONY: help install browser demo test test-cpp test-gpu test-cabrnet test-oldest update-constraints test-arm check format bench bench-gpu gpu tune release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -174,6 +175,13 @@ test-arm: ## Build the C++ core for Arm (aarch64) and run its tests in an emulat
 		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
 	$(WITH_PATH) cmake --build build/arm --target test_forward test_backward test_tiles test_weights
 	$(WITH_PATH) ctest --test-dir build/arm --output-on-failure -R '^(forward|backward|tiles|weights)_'
+
+# PYTHONS: versions or paths, such as PYTHONS="3.12 /opt/python3.14/bin/python3"; by default those of 3.11 to 3.14 on the PATH.
+release: install ## Build sdist and wheel into dist, check them with auditwheel, try the wheel in clean environments of PYTHONS
+	@mkdir -p build
+	@$(BIN)python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["release"], sep="\n")' > build/release-requires.txt
+	$(STEP) "what a release needs" $(BIN)python -m pip install -r build/release-requires.txt
+	@$(WITH_PATH) $(RUN) build_tools/release.py --torch '$(TORCH)' $(PYTHONS)
 
 clean: ## Remove build outputs; keep runs and downloaded packages
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,10 +1,10 @@
 #!/bin/sh
-# One step of a set-up: step.sh LOG WHAT COMMAND...
+# One step of a set-up, or of what STEP_OF names: step.sh LOG WHAT COMMAND...
 # Says in one line what it does and how long it took. What COMMAND prints goes to LOG, and to the reader where it fails.
 log=$1 what=$2
 shift 2
 mkdir -p "$(dirname "$log")" || exit 1
-printf 'set-up: %s ...' "$what"
+printf '%s: %s ...' "${STEP_OF:-set-up}" "$what"
 start=$(date +%s)
 "$@" > "$log" 2>&1
 status=$?

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from protokern.deferred import defer
 
 __version__ = "0.1.0"
 
@@ -23,10 +22,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'protokern' has no attribute {name!r}")
+__getattr__ = defer(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

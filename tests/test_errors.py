@@ -108,8 +108,13 @@ def test_every_optional_package_is_told_apart(site, monkeypatch, package: str, u
 
 def test_a_torchvision_for_another_torch_is_one_line(site, monkeypatch, tmp_path, capsys) -> None:
     install(site, "torchvision", "raise RuntimeError('operator torchvision::nms does not exist')", monkeypatch)
-    arguments = ["train", "--out", str(tmp_path / "run"), "--set", "data.birds_train=1", "--set", "data.birds_val=1"]
-    assert main([*arguments, "--set", "model.backbone=resnet18", "--set", "model.weights=none"]) == 2
+    arguments = ["train", "--recipe", "paper", "--out", str(tmp_path / "run"), "--set", "data.birds_train=1"]
+    assert (
+        main(
+            [*arguments, "--set", "data.birds_val=1", "--set", "model.backbone=resnet18", "--set", "model.weights=none"]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith(
         "protokern train: torchvision: must be importable for the backbones of torchvision; it is ins"

@@ -153,3 +153,122 @@ def test_a_broken_cuda_takes_only_its_own_library_away(
     assert tried == [True, False, False]
     with pytest.raises(names["LeftOut"], match="nvcc is too old"):
         build(command, tmp_path, tmp_path, "cuda", "")
+
+
+@pytest.fixture
+def release(backend: ModuleType) -> ModuleType:
+    return __import__("release")
+
+
+def make_command(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_release_is_tried_with_the_pythons_that_run(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_command(tmp_path / "python3.11", "echo 3.11.9 /opt/my python/bin/python3.11")
+    make_command(tmp_path / "python3.13", "echo no such version >&2; exit 127")  # as a shim without its version
+    named = make_command(tmp_path / "pypy", "echo 3.12.4 /opt/pypy")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found, missing = release.choose_interpreters([])
+    assert [(one.version, one.command) for one in found] == [("3.11.9", "/opt/my python/bin/python3.11")]
+    assert missing == ["3.12", "3.13", "3.14"]
+    found, missing = release.choose_interpreters([named, "3.11"])
+    assert [one.version for one in found] == ["3.12.4", "3.11.9"]
+    assert missing == []
+    with pytest.raises(SystemExit, match=r"^PYTHONS: must be versions on the PATH or paths .*; got '3\.13', which"):
+        release.choose_interpreters(["3.11", "3.13"])
+    (tmp_path / "python3.11").unlink()
+    with pytest.raises(SystemExit, match=r"^PYTHONS: .*; got '3\.11', which does not run\. Install it"):
+        release.choose_interpreters([])
+
+
+@pytest.mark.parametrize(
+    ("file", "facts", "problem"),
+    [
+        ("py3-none-manylinux_2_34_x86_64", {}, ""),
+        ("cp311-cp311-manylinux_2_34_x86_64", {}, "the wheel is for cp311-cp311, not for every Python 3"),
+        (
+            "py3-none-manylinux_2_28_x86_64",
+            {},
+            "the wheel is tagged manylinux_2_28_x86_64, but its symbols need manylinux_2_34_x86_64",
+        ),
+        (
+            "py3-none-linux_x86_64",
+            {},
+            "the wheel is tagged linux_x86_64, but its symbols need manylinux_2_34_x86_64",
+        ),
+        (
+            "py3-none-manylinux_2_34_x86_64",
+            {"external_libs": {"libtorch_cpu.so": None, "libgomp.so.1": "/usr/lib/libgomp.so.1"}},
+            "the wheel needs libgomp.so.1, which neither manylinux_2_34_x86_64 nor torch has",
+        ),
+        (
+            "py3-none-manylinux_2_34_x86_64",
+            {"unsupported_isa": True},
+            "the wheel's libraries need a newer processor than the tag says",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_tag_is_one_that_auditwheel_confirms(
+    release: ModuleType, file: str, facts: dict[str, Any], problem: str
+) -> None:
+    audit = {
+        "sym_tag": "manylinux_2_34_x86_64",
+        "external_libs": {"libtorch_cpu.so": None, "libtorch_cuda.so": None, "libc10.so": None},
+        "unsupported_isa": False,
+    }
+    assert release.problem_of_audit(f"protokern-0.1.0-{file}.whl", audit | facts) == problem
+
+
+def test_a_wheel_holds_the_library_and_no_sources(release: ModuleType) -> None:
+    names = [
+        "protokern/__init__.py",
+        "protokern/lib/libprotokern_cpu.so",
+        "protokern/recipes/quick.toml",
+        "protokern/report/templates/report.js",
+        "protokern-0.1.0.dist-info/licenses/LICENSE",
+    ]
+    assert release.problem_of_contents(names) == ""
+    assert release.problem_of_contents([*names, "tests/test_push.py"]) == (
+        "the wheel has tests/test_push.py, which is no part of the package"
+    )
+    for missing in names[1:]:
+        problem = release.problem_of_contents([name for name in names if name != missing])
+        assert problem.removeprefix("the wheel lacks ").replace("*", "0.1.0") == missing
+
+
+def test_a_release_builds_what_can_be_built_and_never_perhaps(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "cuda_problem", lambda torch: "nvcc was not found.")
+    assert release.build_choice() == "cpu"
+    monkeypatch.setattr(release, "cuda_problem", lambda torch: "")
+    assert release.build_choice() == "cuda"
+    monkeypatch.setenv("PROTOKERN_BUILD", "cpu")
+    assert release.build_choice() == "cpu"
+
+
+def test_an_environment_of_a_release_has_no_compiler_and_is_removed(
+    release: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The interpreter is a stand-in that makes an environment whose python prints what it is asked and its compiler."""
+    python = make_command(tmp_path / "inside", 'echo "$CC $CXX: $*"; case "$*" in *smoke*) exit 3;; esac')
+    make_environment = make_command(tmp_path / "python3", f'mkdir -p "$4/bin" && ln -s {python} "$4/bin/python"')
+    monkeypatch.setattr(release, "WORK", tmp_path / "work")
+    interpreter = release.Interpreter(make_environment, "3.12.1")
+    with pytest.raises(SystemExit, match="3"):
+        release.try_wheel(tmp_path / "protokern.whl", interpreter, ["torch==2.11.0", "torchvision"])
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.partition(" ...")[0] for line in lines[:4]] == [
+        "release: Python 3.12.1: environment",
+        "release: Python 3.12.1: torch==2.11.0 torchvision",
+        "release: Python 3.12.1: protokern.whl",
+        "release: Python 3.12.1: smoke program",
+    ]
+    assert lines[4:] == [f"false false: -I {ROOT / 'build_tools' / 'smoke.py'}"]
+    assert not (tmp_path / "work" / "python-3.12.1").exists()

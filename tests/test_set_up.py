@@ -81,6 +81,11 @@ def test_a_step_says_one_line_and_keeps_the_noise(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "log").read_text() == "noise\na warning\n"
 
 
+def test_a_step_says_what_it_belongs_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEP_OF", "release")
+    assert step(tmp_path / "log", "true").stdout.startswith("release: PyTorch ... ")
+
+
 def test_a_step_that_fails_shows_why(tmp_path: Path) -> None:
     log = tmp_path / "log"
     result = step(log, "sh", "-c", "echo no such release >&2; exit 3")

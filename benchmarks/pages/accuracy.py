@@ -17,12 +17,22 @@ from typing import Any, TypeVar
 from benchmarks.commit import ROOT
 from benchmarks.ops.machine import cpu_name
 from benchmarks.pages.results import RESULTS, Place, append_rows, read_rows
+from protokern.config import load_config
 
 ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 PLACE = Place("accuracies", "accuracy")
 Row = TypeVar("Row")
+# Settings of [model] in which a run may differ from its recipe, and what the row is then called besides.
+VARIED: dict[str, Callable[[Any], str]] = {
+    "weights": lambda _: "fine-tuned",
+    "backbone_stage": lambda stage: f"stage {stage}",
+    "salience": lambda power: f"salience {power:g}",
+    "salience_stage": lambda _: "plain salience",
+    "prototypes_per_class": lambda number: f"{number} a class",
+    "correct_class_weight": lambda _: "",  # goes with the number
+}
 STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
 
@@ -102,27 +112,26 @@ def read_run(folder: Path) -> AccuracyRow:
 
 
 def recipe_of(config: dict[str, Any]) -> str:
-    """Name of the one file in examples/configs whose settings the run has, whatever its seed.
+    """Name of the file in examples/configs whose settings the run has, whatever its seed, and what VARIED differs.
 
-    A file of weights, an earlier stage of the backbone and plain salience may differ; the name then says so.
+    Raises:
+        ValueError: no file has the other settings, or two files are equally near.
     """
-    names = []
-    has_stage = "salience_stage" in config["model"]
-    has_own_weights = config["model"]["weights"] not in ("auto", "imagenet", "none")
+    free = {("train", "seed"), *(("model", key) for key in VARIED)}
+    found = []
     for path in sorted(CONFIGS.glob("*.toml")):
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         wanted = {(table, key): value for table, values in recipe.items() for key, value in values.items()}
-        wanted.pop(("train", "seed"), None)
-        if has_own_weights:
-            wanted.pop(("model", "weights"), None)
-        is_plain = not has_stage and wanted.pop(("model", "salience_stage"), None) is not None
-        if all(config.get(table, {}).get(key) == value for (table, key), value in wanted.items()):
-            stage = config["model"].get("backbone_stage")
-            differences = ["fine-tuned"] * has_own_weights + [f"stage {stage}"] * (stage is not None)
-            names.append(", ".join([path.stem, *differences, *["plain salience"] * is_plain]))
-    if len(names) != 1:
-        raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {names or 'none'}.")
-    return names[0]
+        held = {place: value for place, value in wanted.items() if place not in free}
+        if all(config.get(table, {}).get(key) == value for (table, key), value in held.items()):
+            model = load_config(path).model
+            changed = [key for key in VARIED if config["model"].get(key) != getattr(model, key, None)]
+            words = [VARIED[key](config["model"].get(key)) for key in changed]
+            found.append((len(changed), ", ".join([path.stem, *(word for word in words if word)])))
+    nearest = [name for count, name in found if count == min(found)[0]]
+    if len(nearest) != 1:
+        raise ValueError(f"run.toml: must have the settings of one file in examples/configs; got {nearest or 'none'}.")
+    return nearest[0]
 
 
 def table(rows: Sequence[AccuracyRow]) -> str:

@@ -172,6 +172,29 @@ class FramesRow(Measurement):
 
 
 @dataclass(frozen=True)
+class BackboneRow(Measurement):
+    """The pass of a frozen backbone over a chunk of images, layer by layer and with fused convolutions.
+
+    Attributes:
+        onednn: the largest instruction set that oneDNN might use; empty: what the processor has.
+        eager_images_s: images a second layer by layer, from the median of the rounds; fused_images_s: fused.
+        ratio: median over the rounds of how many times faster the fused pass was.
+        error: the largest difference of the two results, as a share of the largest feature.
+    """
+
+    threads: int
+    backbone: str
+    image_size: int
+    images: int
+    onednn: str
+    rounds: int
+    eager_images_s: float
+    fused_images_s: float
+    ratio: float
+    error: float
+
+
+@dataclass(frozen=True)
 class ReportRow(Measurement):
     """The page of a made-up run: building it, opening it in Chromium, its size.
 

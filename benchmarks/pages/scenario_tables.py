@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages.results import (
+    BACKBONE,
     CHECKPOINTS,
     DEVICE,
     FRAMES,
@@ -21,6 +22,7 @@ from benchmarks.pages.results import (
 )
 from benchmarks.pages.rows import DeviceRow, Measurement
 from benchmarks.pages.scenario_rows import (
+    BackboneRow,
     CheckpointRow,
     FramesRow,
     FrozenRow,
@@ -33,6 +35,7 @@ from benchmarks.pages.scenario_rows import (
 )
 from benchmarks.pages.targets import (
     FROZEN_RATIO,
+    backbone_verdict,
     checkpoint_verdict,
     frames_verdict,
     last_layer_verdict,
@@ -184,6 +187,16 @@ def frames_table(rows: Sequence[FramesRow]) -> str:
     return "\n".join(lines)
 
 
+def backbone_table(rows: Sequence[BackboneRow]) -> str:
+    lines = ["| images a second | layer by layer | fused | |", "| --- | ---: | ---: | --- |"]
+    for row in rows:
+        mark = "" if row.quiet else BUSY_MARK
+        isa = f", {row.onednn}" if row.onednn else ""
+        what = f"{row.backbone} at {row.image_size} pixels, {row.threads} threads{isa}{mark}"
+        lines.append(f"| {what} | {row.eager_images_s:.1f} | {row.fused_images_s:.1f} | {backbone_verdict(row)} |")
+    return "\n".join(lines)
+
+
 def pool_table(rows: Sequence[PoolRow]) -> str:
     """Case by case, the providers in the order they were stored."""
     lines = [
@@ -228,6 +241,13 @@ ON_BENCHMARKS = (
         "Importance of visible properties",
         ("backbone", "images", "image_size"),
         importance_table,
+    ),
+    Part(
+        BACKBONE,
+        BackboneRow,
+        "The pass of a frozen backbone",
+        ("device", "backbone", "image_size", "threads", "onednn"),
+        backbone_table,
     ),
     Part(FRAMES, FramesRow, "Sufficient frames", ("device", "data", "backbone", "threads"), frames_table),
     Part(REPORT, ReportRow, "The report of a run", ("device", "prototypes", "classes"), report_table),

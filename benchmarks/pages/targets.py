@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
 from benchmarks.pages.rows import MemoryRow, SpeedRow
-from benchmarks.pages.scenario_rows import CheckpointRow, FramesRow, LastLayerRow, SearchRow
+from benchmarks.pages.scenario_rows import BackboneRow, CheckpointRow, FramesRow, LastLayerRow, SearchRow
 
 Read = Callable[[Comparison], float | None]
 
@@ -188,6 +188,7 @@ REPORT_BUILD_S = 180.0
 REPORT_VIEW_MS = 2000.0
 # An explanation of one image with four sufficient frames.
 FRAMES_S = 1.0
+BACKBONE_RATIO = 2.0
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
 # The last layer of 200 classes and 2,000 prototypes on 5,994 images.
@@ -262,6 +263,11 @@ def last_layer_verdict(solved: LastLayerRow, stepped: LastLayerRow) -> str:
 def frames_verdict(row: FramesRow) -> str:
     """What an explanation with four frames may take, and whether it does."""
     return judged(f"{row.framed_s:.2f} s", f"<= {FRAMES_S:g} s", row.framed_s <= FRAMES_S)
+
+
+def backbone_verdict(row: BackboneRow) -> str:
+    """How many times faster a fused pass must be, and whether it is."""
+    return judged(f"{row.ratio:.2f}x", f">= {BACKBONE_RATIO:g}x", row.ratio >= BACKBONE_RATIO)
 
 
 def checkpoint_verdict(row: CheckpointRow) -> str:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from protokern.backbones.registry import Backbone, build_backbone, has_imagenet_weights, list_backbones
-from protokern.backbones.timm_nets import is_timm
+from typing import TYPE_CHECKING
+
+from protokern.backbones.names import has_imagenet_weights, is_timm, list_backbones
+from protokern.deferred import defer
+
+if TYPE_CHECKING:
+    from protokern.backbones.registry import Backbone, build_backbone
 
 __all__ = ["Backbone", "build_backbone", "has_imagenet_weights", "is_timm", "list_backbones"]
+
+__getattr__ = defer(__name__, dict.fromkeys(("Backbone", "build_backbone"), "protokern.backbones.registry"))

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protokern.backbones.names import LITE
+
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 
@@ -44,6 +46,7 @@ VARIANTS = {
     "efficientnet_lite1": (1.0, 1.1),
     "efficientnet_lite2": (1.1, 1.2),
 }
+assert tuple(VARIANTS) == LITE
 
 
 class SamePadConv2d(nn.Conv2d):

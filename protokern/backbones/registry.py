@@ -1,4 +1,4 @@
-"""The list of backbones by name, and how each is built, normalised and given its weights."""
+"""How each backbone is built, normalised and given its weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
+from protokern.backbones.names import LITE, TINY, TORCHVISION, has_imagenet_weights, is_timm, list_backbones
 from protokern.backbones.stages import end_after, find_earlier, run_with_lengths, weigh
 from protokern.backbones.tiny import build_tiny
 from protokern.backbones.weights import load_strictly, package_weights, read_state
@@ -71,16 +72,6 @@ class Backbone(nn.Module):
         return features
 
 
-def list_backbones() -> tuple[str, ...]:
-    """Names that `build_backbone` knows, besides "timm/" and a name of timm's."""
-    return (*torchvision_nets.NAMES, *efficientnet_lite.VARIANTS, "tiny")
-
-
-def has_imagenet_weights(name: str) -> bool:
-    """Whether `weights="imagenet"` exists for backbone `name`."""
-    return name != "tiny"
-
-
 def build_backbone(
     name: str,
     *,
@@ -112,7 +103,7 @@ def build_backbone(
             than 3 channels.
         MissingPackageError: timm is not installed.
     """
-    if name not in list_backbones() and not timm_nets.is_timm(name):
+    if name not in list_backbones() and not is_timm(name):
         raise ConfigError(
             f"backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got {name!r}. "
             "Check the spelling."
@@ -120,7 +111,7 @@ def build_backbone(
     if in_channels < 1:
         raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
     weights = _settle_weights(name, weights, in_channels)
-    if timm_nets.is_timm(name):
+    if is_timm(name):
         net, mean, std = timm_nets.build_timm(
             name, weights=weights, in_channels=in_channels, stage=stage, salience_stage=salience_stage
         )
@@ -157,9 +148,9 @@ def _settle_weights(name: str, weights: str | Path, in_channels: int) -> str | P
 
 def _build_whole(name: str, in_channels: int) -> Backbone:
     """A backbone of the package with random weights and all its stages."""
-    if name == "tiny":
+    if name == TINY:
         return Backbone(build_tiny(in_channels=in_channels), TINY_MEAN, TINY_STD, in_channels)
-    if name in efficientnet_lite.VARIANTS:
+    if name in LITE:
         lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
         return Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
     body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
@@ -167,7 +158,7 @@ def _build_whole(name: str, in_channels: int) -> Backbone:
 
 
 def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
-    is_lite = name in efficientnet_lite.VARIANTS
+    is_lite = name in LITE
     if weights != "imagenet":
         state, source = read_state(Path(weights)), f"{str(weights)!r}"
     elif is_lite:
@@ -179,7 +170,7 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
         raise ConfigError(
             f"weights: must be 'none' or a path for backbone '{name}'; got 'imagenet': these do not exist. Use 'none'."
         )
-    if name in torchvision_nets.NAMES:
+    if name in TORCHVISION:
         state = torchvision_nets.rename_weights(state)
     elif is_lite:
         state = efficientnet_lite.rename_weights(state)

@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from protokern.backbones.names import TIMM_PREFIX
 from protokern.backbones.stages import FeatureStage, choose_earlier, choose_stage, weigh
 from protokern.backbones.weights import read_state
 from protokern.errors import ConfigError, import_optional
 from protokern.kernels.salience import lengths_of
-
-PREFIX = "timm/"
 
 
 class LastStage(nn.Module):
@@ -52,11 +51,6 @@ class LastStage(nn.Module):
         return maps if self.salience_stage is None else weigh(maps, lengths_of(found[0]))
 
 
-def is_timm(name: str) -> bool:
-    """Whether a backbone's name belongs to a net of timm."""
-    return name.startswith(PREFIX) and len(name) > len(PREFIX)
-
-
 def build_timm(
     name: str, *, weights: str | Path, in_channels: int, stage: int | None = None, salience_stage: int | None = None
 ) -> tuple[LastStage, tuple[float, ...], tuple[float, ...]]:
@@ -78,10 +72,10 @@ def build_timm(
     timm: Any = import_optional(
         "timm", package="timm", needed_for=f"the backbone {name!r}", install="'protokern[timm]'"
     )
-    own_name = name.removeprefix(PREFIX)
+    own_name = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(own_name):
         close = difflib.get_close_matches(own_name, timm.list_models(), n=3)
-        hint = f"Similar: {', '.join(PREFIX + one for one in close)}." if close else "See timm.list_models()."
+        hint = f"Similar: {', '.join(TIMM_PREFIX + one for one in close)}." if close else "See timm.list_models()."
         raise ConfigError(f"backbone: must be a net of timm {timm.__version__}; got {name!r}. {hint}")
     index = weighing = None
     outputs: tuple[int, ...] = (-1,)
@@ -112,7 +106,7 @@ def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stages: t
         }
     try:
         return timm.create_model(
-            name.removeprefix(PREFIX), features_only=True, out_indices=stages, in_chans=in_channels, **options
+            name.removeprefix(TIMM_PREFIX), features_only=True, out_indices=stages, in_chans=in_channels, **options
         )
     except (OSError, RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,13 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from protokern.backbones.names import DENSENETS, RESNETS
 from protokern.errors import import_optional
-
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-VGGS = tuple(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn"))
-DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
-OTHERS = ("convnext_tiny", "efficientnet_b0")
-NAMES = (*RESNETS, *VGGS, *DENSENETS, *OTHERS)
 
 
 def build_torchvision(name: str, *, in_channels: int = 3) -> nn.Module:

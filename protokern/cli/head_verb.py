@@ -92,4 +92,4 @@ def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: P
 def _write_page(folder: Path, splits: Splits, inputs: DataSplits) -> Path:
     from protokern.explain.collect import write_page  # heavy, and not for --help
 
-    return write_page(open_run(folder), splits, inputs=inputs)[0]
+    return write_page(open_run(folder), splits, inputs=inputs, all_frames=False)[0]

@@ -26,6 +26,7 @@ FAULT, MISTAKE, INTERRUPTED, CLOSED = 1, 2, 130, 141
 # Verb, and what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
 VERBS = (
     ("train", "train a model on a folder of images, or on synthetic birds"),
+    ("new", "write a file with the settings for a data folder, to change and train with"),
     ("evaluate", "accuracy of a trained model"),
     ("push", "make every prototype its nearest training patch, as after new data"),
     ("prune", "drop prototypes whose nearest patches are mostly of other classes"),

@@ -56,10 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=FRAME_MAKERS,
         nargs="*",
         default=list(FRAME_MAKERS),
-        help="frames that left_alone tests; default: all kinds",
+        help="frames that left_alone tests, and deletion if it is grid; default: all kinds",
     )
     parser.add_argument(
-        "--fill", choices=FILLS, default=FILLS[0], help="what left_alone replaces the rest with; default: grey"
+        "--fill",
+        choices=FILLS,
+        default=FILLS[0],
+        help="what left_alone and deletion replace the rest with; default: grey",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the drawn images, of noise and of the intervals; default: 0"
@@ -146,8 +149,8 @@ def _result_lines(results: Sequence[MeasureResult], random: Sequence[MeasureResu
         if one.left_out is not None:
             lines.append(f"{one.name}: {one.left_out}; left out")
             continue
-        further = f"  ({one.passes} images more through the net)" if one.passes else ""
-        lines.append(one.name + further)
+        further = f" ({one.passes} images more through the net)" if one.passes else ""
+        lines.append(f"{one.name}: {MEASURES[one.name].question}{further}")
         reference = references.get(one.name, {})
         lines += [f"  {name:<{width}}  {_say(number, reference.get(name))}" for name, number in one.estimates.items()]
         notes = [f"{name}: {value}" for name, value in one.settings.items()]
@@ -158,7 +161,7 @@ def _result_lines(results: Sequence[MeasureResult], random: Sequence[MeasureResu
 
 def _say(number: Estimate, reference: Estimate | None) -> str:
     def words(value: float) -> str:
-        return f"{value:.1%}" if number.unit == "share" else f"{value:.4g}"
+        return f"{round(value, 3) + 0.0:.1%}" if number.unit == "share" else f"{value:.4g}"  # no -0.0%
 
     if math.isnan(number.value):
         return "unknown: no image has it"

@@ -7,7 +7,7 @@ from typing import get_args
 
 from protokern.cli.arguments import add_frame_argument, add_run_arguments
 from protokern.cli.show import marked, show_progress
-from protokern.explain.collect import write_page
+from protokern.explain.collect import MOST_FRAMED, write_page
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place
 from protokern.runs.data import open_data, open_if_there
@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=NEIGHBOURS,
         help=f"nearest patches shown of each prototype, in training and test images; 0: none; default: {NEIGHBOURS}",
     )
+    parser.add_argument(
+        "--all-frames",
+        action="store_true",
+        help=f"seek the frames of all prototypes; default: of more than {MOST_FRAMED} only of those in explanations "
+        "and of the first ones of every class",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         pictures=args.pictures,
         num_neighbours=args.neighbours,
         frame=args.frame,
+        all_frames=args.all_frames,
         progress=show_progress,
     )
     print("\n".join([*marked(report.warnings), str(page)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,7 @@ from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.storage.names import one_line
 from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
+from protokern.train.forecast import Forecast
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:
@@ -24,36 +26,91 @@ def show_training(events: Iterable[Event]) -> RunStopped | None:
     """Show a training while it runs; return where it stopped if a stop was requested."""
     if sys.stdout.isatty():
         return _show_on_terminal(events)
-    stopped = None
+    stopped, begun, slow = None, None, _SlowWork()
     for event in events:
         if isinstance(event, EpochRecord | StageRecord | Notice):
             print(describe(event), flush=True)
         elif isinstance(event, RunStopped):
             stopped = event
+        elif isinstance(event, StepBegins):
+            begun = event
+        elif isinstance(event, FeatureRecord):
+            slow.note(_title_of(event), event.done, event.images)
+        elif begun is not None:
+            slow.note(STAGES[begun.stage].terminal, *_count(begun, event))
     return stopped
 
 
 def _show_on_terminal(events: Iterable[Event]) -> RunStopped | None:
-    stopped = None
+    stopped, begun = None, None
     with _progress_bar() as progress:
         task = progress.add_task("", total=None, note="")
         for event in events:
             if isinstance(event, StepBegins):
-                name = STAGES[event.stage].terminal
-                title = f"{name} epoch {event.epoch}" if event.stage in LEARNING else name
-                progress.remove_task(task)
-                task = progress.add_task(f"{event.position + 1}/{event.steps} {title}", total=None, note="")
+                # One bar for all epochs of a stage, so that its time left is that of the stage.
+                if begun is None or event.done == 0:
+                    progress.remove_task(task)
+                    task = progress.add_task("", total=None, note="")
+                begun = event
+                progress.update(task, description=f"{event.position + 1}/{event.steps} {_title_of(event)}", note="")
             elif isinstance(event, FeatureRecord):
-                title = f"features of the {event.split} images"
-                progress.update(task, description=title, completed=event.done, total=event.images, note="")
+                progress.update(task, description=_title_of(event), completed=event.done, total=event.images, note="")
             elif isinstance(event, BatchDone):
                 note = "validation" if event.batch == event.batches else f"loss {event.loss:.3f}"
-                progress.update(task, completed=event.batch, total=event.batches, note=note)
+                done, total = (event.batch, event.batches) if begun is None else _count(begun, event)
+                progress.update(task, completed=done, total=total, note=note)
             elif isinstance(event, RunStopped):
                 stopped = event
             else:
                 progress.console.print(describe(event), markup=False, highlight=False, soft_wrap=True)
     return stopped
+
+
+def _title_of(event: StepBegins | FeatureRecord) -> str:
+    if isinstance(event, FeatureRecord):
+        return f"features of the {event.split} images"
+    name = STAGES[event.stage].terminal
+    return f"{name} epoch {event.epoch}" if event.stage in LEARNING else name
+
+
+def _count(begun: StepBegins, event: BatchDone) -> tuple[int, int]:
+    """Batches done, and batches in all, of the epochs of a stage."""
+    return begun.done * event.batches + event.batch, begun.together * event.batches
+
+
+class _SlowWork:
+    """Lines about work that takes long, where there is no terminal: one every `EVERY` seconds at most."""
+
+    EVERY = 10.0
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._first = 0
+        self._begun = self._told = time.monotonic()
+
+    def note(self, title: str, done: int, total: int) -> None:
+        """So much of the work of this title is done."""
+        now = time.monotonic()
+        if title != self._title:
+            self._title, self._first, self._begun, self._told = title, done, now, now
+        elif now - self._told >= self.EVERY and done > self._first:
+            left = (now - self._begun) / (done - self._first) * (total - done)
+            print(f"{title}: {done:,} of {total:,}, {in_words(left)} left", flush=True)
+            self._told = now
+
+
+def in_words(seconds: float) -> str:
+    """A duration that is not known exactly."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 99.5:
+        return f"about {seconds:.0f} s" if seconds < 10 else f"about {5 * round(seconds / 5)} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5370 else f"about {seconds / 3600:.1f} h"
+
+
+def describe_forecast(known: Forecast) -> str:
+    """The plan of a training, in a line."""
+    return "plan: " + ", ".join(f"{part.name} {in_words(part.seconds)}" for part in known.parts)
 
 
 def marked(warnings: Iterable[str]) -> list[str]:
@@ -62,9 +119,12 @@ def marked(warnings: Iterable[str]) -> list[str]:
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """Pass batches on; on a terminal a bar shows the progress and disappears at the end."""
+    """Pass batches on; a bar on a terminal shows the progress and disappears, elsewhere a line every ten seconds."""
     if not sys.stdout.isatty():
-        yield from batches
+        slow = _SlowWork()
+        for done, batch in enumerate(batches):
+            slow.note(title, done, total)
+            yield batch
         return
     with _progress_bar() as progress:
         task = progress.add_task(title, total=total, note="")

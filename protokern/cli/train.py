@@ -1,59 +1,23 @@
-"""`protokern train`: from data and a configuration to a run folder."""
+"""`protokern train`: from data and a configuration to a run folder.
+
+Here are its flags and what can be checked before torch is imported, which takes seconds. `training.py` does the work.
+"""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from protokern.backbones import has_imagenet_weights
 from protokern.cli.arguments import add_device_argument, add_set_argument
-from protokern.cli.show import marked, show_progress, show_training
-from protokern.cli.stop_signals import StopRequest
-from protokern.config import RunConfig, config_to_dict, config_to_toml, load_config
-from protokern.config.run import RUN_FORMAT, feature_store, fits_recipe, with_data
-from protokern.data import Splits
-from protokern.errors import ConfigError, LostContactError
-from protokern.explain.receptive_field import find_middle_field
-from protokern.inputs.workers import explain_lost_workers
-from protokern.models.base import PrototypeModel
-from protokern.models.build import build_model, build_untrained, place_model
-from protokern.models.feature_shape import in_channels_of
-from protokern.nn import evaluating
-from protokern.ranks import Ranks, explain_lost_contact
+from protokern.config import RunConfig, load_config
+from protokern.config.run import fits_recipe, with_data
+from protokern.data.account import PassedOver
+from protokern.data.layout import find_images
+from protokern.data.places import is_photo_folder
+from protokern.errors import ConfigError
 from protokern.recipes import RECIPES, default_recipe
-from protokern.results.places import share_of_image
-from protokern.runs.checkpoints import find_resumable, read_checkpoint
-from protokern.runs.data import open_data
-from protokern.runs.folder import (
-    RUN_FILE,
-    check_agreement,
-    check_vacant,
-    forget_first_checkpoint,
-    got_nowhere,
-    is_as_written,
-    new_config,
-    resumed_config,
-    unnamed_folder,
-    versions,
-)
-from protokern.runs.log import Notice, append_record
-from protokern.runs.open import choose_device, open_run
-from protokern.runs.progress import set_seed
-from protokern.runs.quality import look_at
-from protokern.runs.split import settle_own_split
-from protokern.storage.files import write_file
-from protokern.storage.lock import lock_run
-from protokern.train.loop import train
-from protokern.train.optimizers import check_batches, share_batch_norms
-from protokern.train.processes import device_of_process, has_another_failed, joined_ranks, quiet_unless_first
-from protokern.train.state import Job, TrainingRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,182 +47,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
-    device = device_of_process(choose_device(args.device))
-    told = _choose_recipe(args, device)
-    with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
-        folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
-        if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
-            held.enter_context(lock_run(folder))
-        if told:
-            print(told, flush=True)
-        return _train(args, folder, held, device, ranks)
+    if not args.resume and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes agree on who reports
+        check_settings(config=args.config, changes=args.changes, recipe=args.recipe, data=args.data)
+    from protokern.cli.training import run_training  # with torch, which takes seconds
+
+    return run_training(args)
 
 
-def _choose_recipe(args: argparse.Namespace, device: torch.device) -> str:
-    """Give a training without any settings its recipe; return the line that says which one, why, and what else.
-
-    Settings that name a model of another kind begin with the defaults. A resumed run has its own settings.
-    """
-    if args.recipe is not None or args.config is not None or args.resume:
-        return ""
-    name = default_recipe(has_gpu=device.type != "cpu")
-    if not fits_recipe(name, args.changes):
-        return "recipe: none, because those that there are are for another model; the settings begin with the defaults"
-    args.recipe = name
-    others = " or ".join(f"--recipe {other}" for other in RECIPES if other != name)
-    where = "a CPU" if device.type == "cpu" else "a GPU"
-    return f"recipe: {name}, because this runs on {where}; to choose another: {others}, see 'protokern recipes'"
-
-
-@contextmanager
-def _folder_of_its_own(args: argparse.Namespace, ranks: Ranks) -> Iterator[Path]:
-    """The folder of a run that was given none, as `unnamed_folder` chooses it.
+def check_settings(
+    *, config: str | None = None, changes: Sequence[str] = (), recipe: str | None = None, data: str | None = None
+) -> None:
+    """Refuse wrong settings, and a data folder that is not there or is not one of classes. Torch is not imported.
 
     Raises:
-        ConfigError: the run goes on with another one, or several processes would each choose.
+        ConfigError, DataError: as in the training.
     """
-    if args.resume:
-        raise ConfigError("--out: must name the run that --resume goes on with; got none. Give --out RUN.")
-    if ranks.size > 1:
-        raise ConfigError("--out: must be given to several processes, which write one run; got none. Give --out RUN.")
-    with unnamed_folder(with_data(load_config(args.config, args.changes, args.recipe), args.data)) as folder:
-        print(f"run folder: {folder}", flush=True)
-        args.run = folder  # where a fault of the program leaves its traceback
-        yield folder
+    path = with_data(_some_config(config, changes, recipe), data).data.path
+    if is_photo_folder(path):
+        find_images(Path(path), PassedOver())
 
 
-def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
-    config = (resumed_config if args.resume else new_config)(folder, args.config, args.changes, args.data, args.recipe)
-    checkpoint = find_resumable(folder) if args.resume else None
-    splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
-    config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
-    splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
-    if ranks.is_first:
-        splits = look_at(splits)
-    stop = StopRequest()
-    job = _make_job(folder, config, splits, device, ranks, stop, is_resumed=checkpoint is not None)
-    state = TrainingRun(job)
-    ranks.wait()  # every rank has looked at the folder before the first one writes into it
-    if checkpoint is not None:
-        resumed = read_checkpoint(checkpoint)
-        check_agreement(folder / RUN_FILE, config, resumed)
-        print(f"going on from {checkpoint}", flush=True)
-        state.resume(resumed)
-    elif ranks.is_first:
-        _begin(folder, config, splits, held, is_resumed=args.resume)
-    if not _train_until_stopped(state, stop):
-        if ranks.is_first:
-            _write_pages(state, splits)
-        return 0
-    again = "--resume" if args.out is not None else f"--out {shlex.quote(str(folder))} --resume"
-    where = f"The last checkpoint is {state.last_checkpoint}; go on with {again}." if state.last_checkpoint else ""
-    if ranks.is_first:
-        print(f"protokern train: stopped. {where}", file=sys.stderr)
-    return stop.exit_code
-
-
-def _train_until_stopped(state: TrainingRun, stop: StopRequest) -> bool:
-    """Train until the end or until a stop is requested; return whether one was requested.
-
-    Raises:
-        LostContactError: another process has ended, and not because of a requested stop.
-    """
+def _some_config(config: str | None, changes: Sequence[str], recipe: str | None) -> RunConfig:
+    """The configuration of a training; where the device decides on the recipe, one of the two."""
+    if recipe is not None or config is not None:
+        return load_config(config, changes, recipe)
+    quick, fine = (default_recipe(has_gpu=has_gpu) for has_gpu in (False, True))
+    if not fits_recipe(quick, changes):
+        return load_config(None, changes)
     try:
-        with stop.listening(state.job.ranks.size), explain_lost_contact(), explain_lost_workers():
-            is_stopped = show_training(train(state)) is not None
-            if is_stopped:
-                stop.meet()
-            return is_stopped
-    except KeyboardInterrupt:
-        return True
-    except LostContactError:
-        if has_another_failed() or not stop.is_made():
-            raise
-        return True
-
-
-def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
-    """Create the run folder, and take its lock unless it is already held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not is_resumed:
-        held.enter_context(lock_run(folder))
-        check_vacant(folder)  # again: another process may have come first
-        if got_nowhere(folder):
-            print(f"starting over in {folder}: the training there did not finish its first step")
-            forget_first_checkpoint(folder)
-    settle_own_split(folder, splits.own_split)  # first: a run with a run.toml must also have its split
-    if not is_resumed or is_as_written(folder / RUN_FILE):
-        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
-
-
-def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
-    """The note that a backbone starts with random weights although pretrained ones would be expected."""
-    model, channels = config.model, config.data.channels
-    if channels == 3 or model.weights != "auto" or not has_imagenet_weights(model.backbone):
-        return ()
-    return (f"{model.backbone} starts with random weights, since those of ImageNet are for 3 channels, not {channels}",)
-
-
-def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
-    """The note on how many patches an image of `image_size` (Y, X) has, and how much of it one patch can depend on."""
-    channels = in_channels_of(model.backbone)
-    image = torch.zeros(channels, *image_size, device=model.device, dtype=model.dtype)
-    with evaluating(model):
-        rows, columns = model.features(image[None]).shape[2:]
-        share = share_of_image(find_middle_field(model.features, image), image_size)
-    return f"images have {rows} x {columns} patches, of which one in the middle sees {share:.0%} of the image"
-
-
-def _make_job(
-    folder: Path,
-    config: RunConfig,
-    splits: Splits,
-    device: torch.device,
-    ranks: Ranks,
-    stop: StopRequest,
-    *,
-    is_resumed: bool,
-) -> Job:
-    set_seed(config.train.seed, 0)
-    build = build_untrained if is_resumed else build_model
-    model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
-    # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
-    share_batch_norms(model, config.train, ranks, device)
-    if ranks.size == 1:
-        check_batches(model, config.train, len(splits.train), splits.train.image_size)
-    if config.train.backbone == "train":  # a frozen backbone sees every image once
-        splits.train.preload()
-        splits.push.preload()
-    model = place_model(model, device, config.train.channels_last)
-    patches = (note_on_patches(model, splits.push.image_size),) if ranks.is_first and not is_resumed else ()
-    return Job(
-        folder=folder,
-        model=model,
-        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()), *patches)),
-        classes=tuple(splits.classes),
-        config=config_to_dict(config),
-        train=config.train,
-        prune=config.prune,
-        workers=config.data.workers,
-        feature_store=feature_store(config),
-        feature_precision=config.data.feature_precision,
-        ranks=ranks,
-        should_stop=stop.is_made,
-    )
-
-
-def _write_pages(state: TrainingRun, splits: Splits) -> None:
-    """The prototypes as pictures, and the page of the run."""
-    from protokern.explain.collect import write_page
-    from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
-
-    assert state.push is not None  # every plan has a push
-    state.drop_features()  # the page keeps its own
-    write_prototypes(state.job.folder, state.model, splits, state.push)
-    opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
-    page, report = write_page(opened, splits, inputs=state.inputs, progress=show_progress)
-    for line in marked(report.warnings):
-        if line not in marked(splits.warnings or ()):  # those were logged when the training began
-            append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again
-            print(line)
-    print(f"wrote {page}", flush=True)
+        return load_config(None, changes, quick)
+    except ConfigError:
+        return load_config(None, changes, fine)

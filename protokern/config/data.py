@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from protokern.data.decode import MAX_PIXELS
+from protokern.data.pixel_limit import MAX_PIXELS
 from protokern.errors import require, require_number
 
 LARGEST_SIDE = 65_536  # pixels of an image's side as a net sees it

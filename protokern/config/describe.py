@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from protokern.config.data import DataConfig
 from protokern.config.train import PruneConfig, TrainConfig
-from protokern.models.registry import DEFAULT_MODEL, MODELS
+from protokern.models.configurations import DEFAULT_MODEL, all_configurations
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
@@ -50,7 +50,7 @@ class Setting:
 
 def describe_settings() -> list[Setting]:
     """Every key, table by table; of `model` first those that all models share, then those of each one."""
-    of_models = {name: _table("model", model.Config) for name, model in MODELS.items()}
+    of_models = {name: _table("model", owner) for name, owner in all_configurations().items()}
     first, *others = of_models.values()
     shared = [one for one in first if all(one in settings for settings in others)]
     own = [replace(one, model=name) for name, settings in of_models.items() for one in settings if one not in shared]
@@ -65,7 +65,7 @@ def _table(table: str, owner: type[Any]) -> list[Setting]:
     for entry in fields(owner):
         default, takes = _default(entry), _alternatives(types[entry.name])
         if (table, entry.name) == ("model", "name"):  # each model's own class knows no name but its own
-            default, takes = json.dumps(DEFAULT_MODEL), [json.dumps(name) for name in MODELS]
+            default, takes = json.dumps(DEFAULT_MODEL), [json.dumps(name) for name in all_configurations()]
         settings.append(Setting(table, entry.name, "", default, _join(takes), meanings.get(entry.name, "")))
     return settings
 

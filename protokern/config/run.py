@@ -19,10 +19,10 @@ from pydantic_core import ErrorDetails, to_json
 
 from protokern.config.data import DataConfig
 from protokern.config.train import PruneConfig, TrainConfig
-from protokern.data.sources import absolute_source
+from protokern.data.places import absolute_source
 from protokern.errors import ConfigError
-from protokern.models.protopnet import ProtoPNetConfig
-from protokern.models.registry import DEFAULT_MODEL, MODELS
+from protokern.models.configurations import DEFAULT_MODEL, all_configurations, find_configuration, models_with
+from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.settings import ModelConfig
 from protokern.recipes import recipe_text
 from protokern.storage.files import check_format
@@ -52,13 +52,19 @@ class RunConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
 
-def load_config(path: Path | str | None, changes: Sequence[str] = (), recipe: str | None = None) -> RunConfig:
+def load_config(
+    path: Path | str | None,
+    changes: Sequence[str] = (),
+    recipe: str | None = None,
+    sizes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunConfig:
     """Read a TOML file (None: the defaults), apply `key=value` changes in order, and check the result.
 
     Args:
         path: of the file; its settings come over those of the recipe.
         changes: `section.key=value`, which come over both.
         recipe: one of `protokern.recipes.RECIPES`, whose settings come over the defaults.
+        sizes: tables of settings that follow the data, which come over those of the recipe.
 
     Raises:
         ConfigError: unreadable file, broken TOML, unknown key, wrong type or value, no such recipe, or a recipe for
@@ -72,7 +78,7 @@ def load_config(path: Path | str | None, changes: Sequence[str] = (), recipe: st
         table = with_old_defaults(table)
     if recipe is None:
         return parse_config(apply_changes(table, changes))
-    base = tomllib.loads(recipe_text(recipe))
+    base = _put_over(tomllib.loads(recipe_text(recipe)), sizes or {})
     table = apply_changes(_put_over(base, table), changes)
     if not _are_of_one_model(base, table):
         raise ConfigError(
@@ -195,11 +201,13 @@ def check_text(key: str, value: str) -> None:
 def _model_settings(table: Any) -> type[ModelConfig]:
     """The settings class of the model that the table names."""
     name = table.get("name", DEFAULT_MODEL) if isinstance(table, Mapping) else DEFAULT_MODEL
-    if not isinstance(name, str) or name not in MODELS:
-        close = difflib.get_close_matches(str(name), MODELS, n=1)
+    owner = find_configuration(name) if isinstance(name, str) else None
+    if owner is None:
+        names = list(all_configurations())
+        close = difflib.get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"model.name: must be one of {', '.join(MODELS)}; got {name!r}.{hint}")
-    return MODELS[name].Config
+        raise ConfigError(f"model.name: must be one of {', '.join(names)}; got {name!r}.{hint}")
+    return owner
 
 
 def _validate(owner: type[Any], table: Any, prefix: tuple[str, ...]) -> Any:
@@ -228,7 +236,7 @@ def _hint(path: Sequence[str], allowed: Sequence[str]) -> str:
     """What an unknown key may mean: a key of another model, or one with a similar name."""
     *table, key = path
     if table == ["model"]:
-        owners = [name for name, model in MODELS.items() if key in (entry.name for entry in fields(model.Config))]
+        owners = models_with(key)
         if owners:
             return f"It is a key of {' and '.join(owners)}: set model.name for that. "
     close = difflib.get_close_matches(key, allowed, n=1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from protokern.errors import require, require_number
-from protokern.losses import LossCoefficients
+
+if TYPE_CHECKING:
+    from protokern.losses import LossCoefficients
 
 MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each
 LONGEST_RIDGE_PATH = 8
@@ -195,6 +197,8 @@ class TrainConfig:
     @property
     def coefficients(self) -> LossCoefficients:
         """The coefficients of the loss terms."""
+        from protokern.losses import LossCoefficients  # with torch, which takes seconds: settings are checked without
+
         return LossCoefficients(
             cross_entropy=self.cross_entropy,
             cluster=self.cluster,

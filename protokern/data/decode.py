@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from protokern.data.grey import AUTO, GreyRange, Values, check_grey_range, ends_of
 from protokern.data.orientation import ORIENTATION_TAG, SWAPS_AXES, UPRIGHT
-from protokern.data.pixel_limit import TooLargeError, limit_in_words, pillow_allows
+from protokern.data.pixel_limit import MAX_PIXELS, TooLargeError, limit_in_words, pillow_allows
 from protokern.data.pixels import MOST_BANDS, check_channels, is_deep, layers_of, to_display, values_of
 from protokern.data.signatures import HEAD_BYTES, RAW_SUFFIXES, describe_content, is_heic
 from protokern.errors import DataError
@@ -33,8 +33,6 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 IMAGE_FORMATS = (*_FORMATS, "AVIF") if "avif" in features.modules and features.check("avif") else _FORMATS
 Image.init()  # Pillow finds a named format only among those that it has loaded
 
-# Limit of pixels of a file, unless more are allowed: Pillow's limit. They take a quarter of a gigabyte as RGB.
-MAX_PIXELS = 89_478_485
 _ANY_PIXELS = 2**62  # where none is decoded
 _LARGEST_PIXEL, _METADATA = 8, 2**24  # bytes; 16-bit RGBA without compression, plus metadata
 # Errors of Pillow's readers for damaged files, in addition to the documented OSError.

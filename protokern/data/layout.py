@@ -9,14 +9,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protokern.data.account import HIDDEN, PassedOver, counted, listed
 from protokern.data.class_names import check_distinct, class_indices, composed
-from protokern.data.dataset import Sample
 from protokern.data.links import check_links
 from protokern.data.names import SPLIT_NAMES, is_ignored, name_pairs_alike, pairs_within, similar_split, split_of
 from protokern.data.signatures import HEAD_BYTES, describe_content
 from protokern.errors import DataError
+
+if TYPE_CHECKING:
+    from protokern.data.dataset import Sample
 
 ALL = "all"
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls", ".parquet", ".yaml", ".yml")

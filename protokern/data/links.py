@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protokern.data.account import PassedOver, counted, listed
-from protokern.data.dataset import Sample
 from protokern.errors import DataError
+
+if TYPE_CHECKING:
+    from protokern.data.dataset import Sample
 
 
 def check_links(

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from PIL import Image
 
+# Limit of pixels of a file, unless more are allowed: Pillow's limit. They take a quarter of a gigabyte as RGB.
+MAX_PIXELS = 89_478_485
+
 _limit_lock = threading.Lock()
 _allowed: list[int] = []  # by every reader that is at work
 _own_limit: int | None = None  # of Pillow, while readers are at work

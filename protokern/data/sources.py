@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,8 @@ from protokern.data.folder import open_photo_folder
 from protokern.data.grey import AUTO, GreyRange
 from protokern.data.hub import open_hub
 from protokern.data.packed import make_splits
+from protokern.data.places import HUGGINGFACE, SYNTHETIC_BIRDS, WEBDATASET
 from protokern.data.shards import open_shards
-
-SYNTHETIC_BIRDS = "synthetic-birds"
-WEBDATASET, HUGGINGFACE = "webdataset", "huggingface"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,33 +28,6 @@ class BirdCounts:
     val_per_class: int = 20
     test_per_class: int = 30
     differ_in: str = "species"
-
-
-def absolute_source(path: str) -> str:
-    """`path` in a form valid in any working folder; names of data sets are unchanged."""
-    if path in ("", SYNTHETIC_BIRDS):
-        return ""
-    kind, colon, rest = path.partition(":")
-    if colon and kind in (WEBDATASET, HUGGINGFACE):
-        is_name = kind == HUGGINGFACE and not Path(rest).is_dir()
-        return path if is_name else f"{kind}:{Path(rest).absolute()}"
-    return str(Path(path).absolute())
-
-
-def folder_of(path: str) -> Path | None:
-    """The folder of the data at `path`; None for data without a folder."""
-    kind, colon, rest = path.partition(":")
-    folder = Path(rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path)
-    return folder if path not in ("", SYNTHETIC_BIRDS) and folder.is_dir() else None
-
-
-def name_of(path: str) -> str:
-    """A short name for the data at `path`, which is visible as that of a file: "birds" for the synthetic birds."""
-    if path in ("", SYNTHETIC_BIRDS):
-        return "birds"
-    kind, colon, rest = path.partition(":")
-    place = rest if colon and kind in (WEBDATASET, HUGGINGFACE) else path
-    return os.path.basename(os.path.abspath(place)).lstrip(".") or "data"
 
 
 def open_splits(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,16 @@ import torch
 from protokern.config.run import LARGEST_CONFIG
 from protokern.errors import CheckpointError
 from protokern.evaluate import Predictions, count_confusion, predict
-from protokern.explain.images import explain_for_people
+from protokern.explain.images import explain_for_people, with_prototypes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
-from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototype_frames import (
+    Progress,
+    choose_framed,
+    frame_prototypes,
+    other_image,
+    show_nothing,
+)
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.reasons import (
     add_global_reasons,
@@ -27,7 +33,7 @@ from protokern.explain.reasons import (
 )
 from protokern.explain.shown import Explanation, Report
 from protokern.explain.trust import collect_trust
-from protokern.inputs.loaders import DataSplits, StoredImages
+from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
@@ -44,6 +50,7 @@ from protokern.runs.quality import run_warnings
 from protokern.storage.files import read_file, translate_write_errors
 
 EXPLAINED_EACH = 6  # right answers, and as many wrong ones
+MOST_FRAMED = 120  # prototypes, unless all are asked for: the net runs some twenty times for each
 
 
 def collect_report(
@@ -53,6 +60,7 @@ def collect_report(
     inputs: DataSplits | None = None,
     num_neighbours: int = NEIGHBOURS,
     frame: str = "sufficient",
+    all_frames: bool = True,
     progress: Progress = show_nothing,
 ) -> Report:
     """Gather what the page of a run shows, from its folder and, if they exist, from its data.
@@ -65,7 +73,9 @@ def collect_report(
         num_neighbours: patches shown for each prototype, in training and in test images; 0: none.
         frame: which box is drawn as the frame, see `drawn_box`. Missing sufficient frames of the prototypes are
             computed and stored with their pictures.
-        progress: shows the progress of the frames.
+        all_frames: whether sufficient frames of all prototypes are sought; False: of more than 120 only those that the
+            explanations show, and the first ones of every class.
+        progress: shows the progress of the frames, of the answers to the test images and of the explanations.
 
     Raises:
         CheckpointError: the pictures of the prototypes or the stored measures are broken.
@@ -76,20 +86,41 @@ def collect_report(
     if data is not None:
         check_classes(data, run.classes)  # before pictures are written from them
     notes: list[str] = []
-    files = _find_pictures(run, data, frame, notes, progress)
-    prototypes = describe_prototypes(run.model, run.classes, files, frame)
-    if (importance := find_importance(run, notes)) is not None:
-        prototypes = add_global_reasons(prototypes, importance)
+    files = _find_pictures(run, data, notes)
+    importance = find_importance(run, notes)
+    report = _begin(run, data, files, notes)
+    features = None if data is None else RunFeatures.of(run, inputs or find_inputs(run, data))
+    if data is None or features is None:
+        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
+        report = replace(report, warnings=run_warnings(run, None, None))
+    else:
+        changes = {} if importance is None else choose_local_modifications(importance, notes)
+        report = _with_answers(report, run, data, features, files, changes, frame, progress)
+    if files is not None and frame == "sufficient":
+        shown = {match.prototype.index for one in report.explanations for part in one.classes for match in part.matches}
+        chosen = None if all_frames else choose_framed(files, shown, MOST_FRAMED)
+        files = _with_frames(run, files, data, chosen, notes, progress)
+    cards = describe_prototypes(run.model, run.classes, files, frame)
+    if importance is not None:
+        cards = add_global_reasons(cards, importance)
+    if data is not None and features is not None and files is not None and run.model.is_hard and num_neighbours:
+        cards = add_neighbours(cards, run, data, features, files, num_neighbours, frame)
+    explanations = tuple(with_prototypes(one, cards) for one in report.explanations)
+    return replace(report, prototypes=cards, explanations=explanations, notes=tuple(notes))
+
+
+def _begin(run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str]) -> Report:
+    """What the page says of the run itself, with its measures."""
     if not run.model.is_hard:
         notes.append(
             "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
             "class or points of its own, and no answer can be explained."
         )
     epochs, stages = read_progress(run.folder, run.epoch)
-    report = Report(
+    return Report(
         title=run.folder.resolve().name,
         classes=run.classes,
-        prototypes=prototypes,
+        prototypes=(),
         slots=class_slots(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
@@ -100,39 +131,30 @@ def collect_report(
         settings=_settings(run.folder / "run.toml"),
         facts=_facts(run, data, files),
     )
-    if data is None:
-        notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
-        return replace(report, notes=tuple(notes), warnings=run_warnings(run, None, None))
-    changes = {} if importance is None else choose_local_modifications(importance, notes)
-    read = find_inputs(run, data) if inputs is None else inputs
-    return replace(_with_answers(report, run, data, read, files, changes, num_neighbours, frame), notes=tuple(notes))
 
 
 def _with_answers(
     report: Report,
     run: OpenRun,
     data: RunData,
-    inputs: DataSplits,
+    features: RunFeatures,
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
-    num_neighbours: int,
     frame: str,
+    progress: Progress,
 ) -> Report:
-    """Add the answers to the test images, explanations of some, the scores of the classes, and nearest patches."""
-    features = RunFeatures.of(run, inputs)
-    predictions = predict(run.model, features.test, features.test.given)
+    """Add the answers to the test images, explanations of some, and the scores of the classes."""
+    answered = progress(features.test, "answers to the test images", len(features.test))
+    predictions = predict(run.model, answered, features.test.given)
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
     scores = score_classes(counts)
-    prototypes = report.prototypes
-    if files is not None and not report.still_chooses and num_neighbours:
-        prototypes = add_neighbours(prototypes, run, data, features, files, num_neighbours, frame)
-    is_answer = _is_answer(run, data) if isinstance(inputs.test, StoredImages) else _always
+    is_answer = _is_answer(run, data) if features.test.is_stored else _always
+    cards = describe_prototypes(run.model, run.classes, files, frame)
     chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes), is_answer)
     return replace(
         report,
-        prototypes=prototypes,
-        explanations=_explain(run, data, prototypes, chosen, files, changes, frame),
+        explanations=_explain(run, data, cards, progress(chosen, "explanations", len(chosen)), files, changes, frame),
         confusion=Confusion(counts=counts.numpy()),
         scores=scores,
         warnings=run_warnings(run, data, scores),
@@ -144,23 +166,26 @@ def _settings(path: Path) -> str:
     return read_file(path, LARGEST_CONFIG).decode("utf-8", "replace") if path.exists() else ""
 
 
-def _find_pictures(
-    run: OpenRun, splits: RunData | None, frame: str, notes: list[str], progress: Progress
-) -> PrototypeFiles | None:
-    """The pictures of the prototypes with the requested frames; a note says why there are none."""
+def _find_pictures(run: OpenRun, splits: RunData | None, notes: list[str]) -> PrototypeFiles | None:
+    """The pictures of the prototypes; a note says why there are none."""
     files = find_prototypes(run, splits)
     if run.push is None:
         notes.append("This run has had no push yet: its prototypes are vectors, not patches of images.")
     elif files is None:
         notes.append("The pictures of the prototypes are missing. Give the data of the run with --data to make them.")
-    return files if files is None or frame != "sufficient" else _with_frames(run, files, splits, notes, progress)
+    return files
 
 
 def _with_frames(
-    run: OpenRun, files: PrototypeFiles, splits: RunData | None, notes: list[str], progress: Progress
+    run: OpenRun,
+    files: PrototypeFiles,
+    splits: RunData | None,
+    prototypes: Sequence[int] | None,
+    notes: list[str],
+    progress: Progress,
 ) -> PrototypeFiles:
-    """The files with the sufficient frames of all prototypes; missing frames are computed and stored."""
-    framed = frame_prototypes(run, files, splits, progress=progress)
+    """The files with the sufficient frames of some prototypes, or all; missing frames are computed and stored."""
+    framed = frame_prototypes(run, files, splits, prototypes, progress=progress)
     if framed != files and files.weights is not None:
         try:
             store_frames(framed)
@@ -217,7 +242,7 @@ def _explain(
     run: OpenRun,
     splits: RunData,
     cards: Sequence[Prototype],
-    chosen: Sequence[int],
+    chosen: Iterable[int],
     files: PrototypeFiles | None,
     changes: dict[str, Modification],
     frame: str,
@@ -305,12 +330,21 @@ def write_page(
     pictures: Place = "auto",
     num_neighbours: int = NEIGHBOURS,
     frame: str = "sufficient",
+    all_frames: bool = True,
     progress: Progress = show_nothing,
 ) -> tuple[Path, Report]:
     """As `build_report`, for an open run; returns the page and its report. Arguments as in `collect_report`."""
     outputs = claim_page(run.folder)
     page = outputs.folder / PAGE
-    report = collect_report(run, splits, inputs=inputs, num_neighbours=num_neighbours, frame=frame, progress=progress)
+    report = collect_report(
+        run,
+        splits,
+        inputs=inputs,
+        num_neighbours=num_neighbours,
+        frame=frame,
+        all_frames=all_frames,
+        progress=progress,
+    )
     with translate_write_errors(page):
         write_report(report, page, pictures=pictures, replace=outputs.replace)
     return page, report

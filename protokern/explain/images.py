@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from protokern.explain.prototype_frames import Progress, frame_prototypes, other
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.shown import Explanation
 from protokern.models.base import PrototypeModel
+from protokern.results import explanations as results
 from protokern.results.explanations import ClassExplanation
 from protokern.results.places import ReceptiveField
 from protokern.results.prototypes import Prototype
@@ -24,6 +26,7 @@ from protokern.runs.open import OpenRun, check_final
 from protokern.runs.prototypes import PrototypeFiles
 
 SHOWN_MATCHES = 4
+OfImage = TypeVar("OfImage", bound=results.Explanation)
 
 
 def explain_images(
@@ -158,7 +161,7 @@ def explain_for_people(
     return with_prototypes(named, prototypes)
 
 
-def with_prototypes(explanation: Explanation, prototypes: Sequence[Prototype]) -> Explanation:
+def with_prototypes(explanation: OfImage, prototypes: Sequence[Prototype]) -> OfImage:
     """The explanation with these prototypes, by index, in its evidence."""
     classes = (
         replace(

@@ -85,6 +85,24 @@ def frame_prototypes(
     return with_sources(files, found)
 
 
+def choose_framed(files: PrototypeFiles, shown: Collection[int], most: int) -> list[int]:
+    """The prototypes that get frames if not all can: what explanations show, then the first of every class in turn.
+
+    Args:
+        files: the prototypes of a run.
+        shown: the prototypes in explanations, which all get frames.
+        most: number of prototypes with frames, unless more are shown.
+    """
+    turns: dict[int, int] = {}  # of every class: how many of its prototypes come before
+    ranked = []
+    for record in files.prototypes:
+        first = min(_classes(record), default=-1)
+        ranked.append((record.index not in shown, turns.get(first, 0), record.index))
+        turns[first] = turns.get(first, 0) + (record.index not in shown)
+    chosen = [index for _, _, index in sorted(ranked)]
+    return sorted(chosen[: max(most, len(shown))])
+
+
 def with_sources(files: PrototypeFiles, sources: dict[int, PrototypeSource]) -> PrototypeFiles:
     """The files with other sources for some prototypes."""
     records = (replace(one, source=sources.get(one.index, one.source)) for one in files.prototypes)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from protokern.errors import DataError
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.local import view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
+from protokern.explain.prototype_frames import Progress, show_nothing
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.inputs.loaders import ShownImages
 from protokern.models.base import PrototypeModel
@@ -33,18 +35,30 @@ from protokern.runs.prototypes import (
 )
 
 _BATCH = 16
+FeaturesOf = Callable[[Sequence[int]], Tensor]
 
 
-def write_prototypes(run_dir: Path, model: PrototypeModel, splits: RunData, push_result: PushResult) -> PrototypeFiles:
+def write_prototypes(
+    run_dir: Path,
+    model: PrototypeModel,
+    splits: RunData,
+    push_result: PushResult,
+    *,
+    features: FeaturesOf | None = None,
+    progress: Progress = show_nothing,
+) -> PrototypeFiles:
     """Write RUN/prototypes for a model after a push; an older one is replaced.
 
-    Every source image goes through the net once; activation maps are computed only for the prototypes from it.
+    Activation maps are computed only for the prototypes of an image.
 
     Args:
         run_dir: the run folder, which exists.
         model: after the push (and after pruning, if it was pruned).
         splits: its `push` set holds the images of the push, in the same order.
         push_result: one entry for every prototype that the model has now.
+        features: from positions in the push set to the features (B, D, H, W) of these images; None: every source image
+            goes through the net once.
+        progress: shows the progress over the source images.
 
     Raises:
         ValueError: `push_result` is of another number of prototypes.
@@ -58,7 +72,7 @@ def write_prototypes(run_dir: Path, model: PrototypeModel, splits: RunData, push
         first = splits.push[images[0] if images else 0][0]
         with evaluating(model):
             field = find_receptive_field(model.features, first.to(model.device, model.dtype))
-            sources = _write_pictures(new, model, splits.push, push_result, images, field)
+            sources = _write_pictures(new, model, splits.push, push_result, images, field, features, progress)
         return new.finish(
             image_size=(first.shape[1], first.shape[2]),
             grid=push_result.grid,
@@ -89,6 +103,8 @@ def _write_pictures(
     push: PushResult,
     images: Sequence[int],
     field: ReceptiveField,
+    features_of: FeaturesOf | None,
+    progress: Progress,
 ) -> dict[int, PrototypeSource]:
     """Write the three pictures of every prototype that has a source; return the sources by index."""
     of_image: dict[int, list[int]] = {image: [] for image in images}
@@ -96,10 +112,11 @@ def _write_pictures(
         if image >= 0:
             of_image[image].append(prototype)
     sources = {}
-    for start in range(0, len(images), _BATCH):
+    starts = range(0, len(images), _BATCH)
+    for start in progress(starts, "pictures of the prototypes", len(starts)):
         batch = images[start : start + _BATCH]
         tensors = torch.stack([dataset[image][0] for image in batch])
-        features = model.features(tensors.to(model.device, model.dtype))
+        features = model.features(tensors.to(model.device, model.dtype)) if features_of is None else features_of(batch)
         for image, tensor, feature in zip(batch, tensors, features, strict=True):
             picture, name = to_picture(tensor), dataset.sample_name(image)
             for view in view_patches(model, feature, push.patch, of_image[image], tensor.shape[1:], field):
@@ -166,7 +183,8 @@ def describe_prototypes(
 ) -> tuple[Prototype, ...]:
     """Every prototype of a model with its pictures, if there are any; they are read when they are drawn.
 
-    Weights are the present ones of the model. While a model still chooses, its prototypes have no classes.
+    Weights are the present ones of the model. While a model still chooses, its prototypes have no classes. If frames
+    were sought for some prototypes only, the others show the cell of their patch.
 
     Args:
         model: the model of a run.
@@ -175,17 +193,20 @@ def describe_prototypes(
         frame: which box is drawn as the frame, see `drawn_box`.
     """
     weights = class_weights(model, classes) if model.is_hard else [()] * model.num_prototypes
+    sources = [] if files is None else [record.source for record in files.prototypes]
+    has_frames = frame == "sufficient" and any(one is not None and one.sufficient is not None for one in sources)
     cards = []
     for index, of_prototype in enumerate(weights):
         source = None if files is None else files.prototypes[index].source
         picture = None
         if files is not None and source is not None:
+            cell = cell_box(files.grid, source.patch, files.image_size)
             picture = SeenPicture(
                 image=_lazy(files, index, "image"),
                 heat=_lazy(files, index, "heat"),
-                box=drawn_box(source, frame),
+                box=cell if has_frames and source.sufficient is None else drawn_box(source, frame),
                 receptive_field_box=source.receptive_field_box,
-                cell=cell_box(files.grid, source.patch, files.image_size) if frame == "sufficient" else None,
+                cell=cell if frame == "sufficient" else None,
                 proof=source.sufficient if frame == "sufficient" else None,
             )
         card = Prototype(

@@ -1,9 +1,9 @@
-"""Reading a store: batches in order, at given images, or class by class, from mapped memory."""
+"""Reading a store: batches in order, at given images, or class by class."""
 
 from __future__ import annotations
 
-import mmap
-import warnings
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -27,16 +27,12 @@ from protokern.features.layout import (
     read_records,
 )
 
-# Bytes that reading touches before it releases their pages. Stores up to this size are not mapped again, which takes
-# time.
-_MOST_MAPPED = 2**29
-
 
 class FeatureStore:
     """The features of one data set. Opened by `FeatureStore.open`; written by `FeatureWriter`.
 
     Batches are copies, float32 by default, with shape (B, C, H, W) and in channels-last memory, which convolutions
-    prefer. At most 512 MiB and a batch of the file are mapped at a time, so memory use does not grow with the store.
+    prefer. They are read from the file as they are asked for, so memory use does not grow with the store.
 
     Attributes:
         path: the folder.
@@ -52,15 +48,9 @@ class FeatureStore:
         self.shape = layout.shape
         self.precision = layout.precision
         self.fingerprint = layout.fingerprint
-        self._image_bytes = layout.image_bytes
-        self._file_bytes = layout.images * layout.image_bytes
-        self._touched = 0
-        with (path / FEATURES).open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)  # and is never written
-            flat = torch.frombuffer(self._map, dtype=DTYPES[layout.precision])
-        self._rows = flat.view(layout.images, -1)  # (N, H * W * C)
+        self._layout = layout
+        self._file = os.open(path / FEATURES, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     @classmethod
     def open(
@@ -107,22 +97,23 @@ class FeatureStore:
         return layout is not None and not layout.fingerprint.differences(fingerprint)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._layout.images
 
     def read(self, index: Sequence[int] | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The features of some images, (B, C, H, W) of `dtype` for `index` (B,), each of 0 .. N - 1.
 
         Raises:
             ValueError: the store has no such image.
+            DataError: the file has become shorter, or cannot be read.
         """
-        return self._finish(self._rows.index_select(0, self._check_index(index)), dtype)
+        return self._read(self._check_index(index).tolist(), dtype)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(features, labels) of all images in the order of the data set."""
         _check_batch_size(batch_size)
         for start in range(0, len(self), batch_size):
-            rows = self._rows[start : start + batch_size]
-            yield self._finish(rows.clone(), torch.float32), self.labels[start : start + batch_size]
+            index = range(start, min(start + batch_size, len(self)))
+            yield self._read(index, torch.float32), self.labels[start : start + batch_size]
 
     def batches_at(self, batches: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(features, labels, index (B,) int64) for lists of images, for instance shuffled ones."""
@@ -157,14 +148,28 @@ class FeatureStore:
             )
         return chosen.to(torch.int64)
 
-    def _finish(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Features (B, C, H, W) of copied rows (B, H * W * C); releases pages if there are many."""
-        self._touched += len(rows) * self._image_bytes
-        if self._file_bytes > _MOST_MAPPED and self._touched > _MOST_MAPPED:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+    def _read(self, index: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """The features (B, C, H, W) of some images; neighbours in the file are read together."""
         channels, height, width = self.shape
-        return rows.to(dtype).view(len(rows), height, width, channels).permute(0, 3, 1, 2)
+        rows = torch.empty(len(index), height, width, channels, dtype=DTYPES[self.precision])
+        content = rows.flatten().view(torch.uint8).numpy().data
+        size, first = self._layout.image_bytes, 0
+        for end in range(1, len(index) + 1):
+            if end == len(index) or index[end] != index[end - 1] + 1:
+                self._fill(content[first * size : end * size], index[first] * size)
+                first = end
+        return rows.to(dtype).permute(0, 3, 1, 2)
+
+    def _fill(self, content: memoryview, offset: int) -> None:
+        """Read from the file at `offset` until `content` is full."""
+        while content:
+            try:
+                count = os.preadv(self._file, [content], offset)
+            except OSError as error:
+                raise DataError(f"{self.path / FEATURES}: cannot be read ({error.strerror}).") from error
+            if not count:
+                raise DataError(f"{self.path / FEATURES}: has become shorter since it was opened. {ADVICE}")
+            content, offset = content[count:], offset + count
 
 
 def _check_batch_size(batch_size: int) -> None:

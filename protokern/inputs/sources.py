@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.errors import Stopped
-from protokern.inputs.loaders import LabelledImages, ordered_loader, training_loader
+from protokern.inputs.loaders import LabelledImages, given_of, ordered_loader, training_loader
 from protokern.models.base import Given, PrototypeModel
 from protokern.models.build import image_format
 
@@ -131,6 +131,9 @@ class SplitFeatures:
         workers: processes that read images.
         channels_last: memory format of the inputs.
         limit: bytes that may be kept.
+
+    Attributes:
+        is_stored: whether the maps of the backbone are read, not computed.
     """
 
     given: Given = "features"
@@ -147,6 +150,7 @@ class SplitFeatures:
     ) -> None:
         self._model, self._images, self._channels_last = model, images, channels_last
         self._batch_size = batch_size
+        self.is_stored = given_of(images) == "maps"
         self._memory = MemorySource(
             ordered_loader(images, batch_size, workers),
             model,

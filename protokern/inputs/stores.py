@@ -82,7 +82,7 @@ def open_stores(
     weights = fingerprint_of_weights(model.backbone)
     arithmetic = FUSED if can_fuse(model.backbone) else EAGER
     stored = {}
-    for name, images in _by_store(splits).items():
+    for name, images in by_store(splits).items():
         fingerprint = fingerprint_of_images(images, weights, arithmetic)
         place = folder / name
         if not FeatureStore.is_complete(place):
@@ -94,7 +94,8 @@ def open_stores(
     return _as_splits(splits, stored, is_half=precision == config.precision == "bf16")
 
 
-def _by_store(splits: DataSplits) -> dict[str, LabelledImages]:
+def by_store(splits: DataSplits) -> dict[str, LabelledImages]:
+    """The images of every store, by its name."""
     return {"train": splits.push, "val": splits.val, "test": splits.test}
 
 
@@ -145,7 +146,7 @@ def find_stores(folder: Path, model: PrototypeModel, splits: DataSplits, config:
         DataError: a store is damaged.
     """
     found, notes = {}, []
-    for name, images in _by_store(splits).items():
+    for name, images in by_store(splits).items():
         found[name], note = find_store(folder / name, model, images, config)
         notes += [note] if note else []
     return FoundSplits(found["train"], found["val"], found["test"], tuple(notes))

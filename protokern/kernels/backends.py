@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..choices import PRECISIONS
+from ..choices import PrecisionName as PrecisionName
 from ..errors import BackendUnavailableError
 from . import fastest, native_library
 from .triton_common import availability as triton_availability
@@ -16,9 +18,6 @@ from .triton_common.limits import device_limits
 BACKENDS = ("reference", "native", "triton")
 # Devices on which the search of a backend takes patch weights; "any" for all.
 WEIGHING: dict[str, tuple[str, ...]] = {"reference": ("any",), "native": ("cpu", "cuda"), "triton": ("any",)}
-# From the most to the least precise.
-PrecisionName = Literal["fp32", "tf32", "bf16"]
-PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..choices import ACTIVATIONS, METRICS, MOST_PATCHES
 from .geometry import compute_dtype, grid_shape
-from .metric import METRIC_TABLE, METRICS
-from .similarity import ACTIVATIONS
+from .metric import METRIC_TABLE
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# That topk_pool finds for one prototype and image.
-MOST_PATCHES = 8
 
 
 def check_inputs(features: Tensor, prototypes: Tensor, metric: str) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """What the metrics mean for pairs of patch vectors: the difference form, weights, gradients, non-finite vectors.
 
 Each has a row, which is its definition, and branches in the functions below it, in Triton's language for the kernels.
-csrc/core/metric.h has the C++. A name that one of the three lacks is an error there, never another metric.
+csrc/core/metric.h has the C++, protokern/choices.py the names. A name that one of them lacks is an error there, never
+another metric.
 
 `sqeuclidean` is sum (x - p)^2. `cosine` is 1 - cos(x, p), computed as half the squared distance of the unit vectors, so
 that it is exactly 0 where the vectors are equal; a zero vector is at distance 1 from everything.
@@ -10,17 +11,15 @@ that it is exactly 0 where the vectors are equal; a zero vector is at distance 1
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .similarity import ACTIVATIONS, ActivationName
+from ..choices import ACTIVATIONS, METRICS, ActivationName
+from ..choices import MetricName as MetricName
 from .triton_common.language import constant, jit, tl
 from .vectors import Vectors
-
-MetricName = Literal["sqeuclidean", "cosine"]
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class Metric(NamedTuple):

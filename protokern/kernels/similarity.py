@@ -1,7 +1,8 @@
 """Similarities: decreasing functions of a distance, with their slopes. Elementwise, any shape.
 
 Each has a row in torch, which is its definition, and a branch in Triton's language for the kernels.
-csrc/core/similarity.h has the C++. A name that one of the three lacks is an error there, never another similarity.
+csrc/core/similarity.h has the C++, protokern/choices.py the names. A name that one of them lacks is an error there,
+never another similarity.
 
 Source: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`.
 """
@@ -9,15 +10,13 @@ Source: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..choices import ACTIVATIONS, ActivationName
 from .triton_common.language import jit, tl
-
-ActivationName = Literal["log", "linear", "exp", "cosine"]
-ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 
 
 class Similarity(NamedTuple):

@@ -85,8 +85,8 @@ class Context:
         shown: how many prototypes an explanation shows, at least 1.
         needed: the share of the contributions to reach, in (0, 1].
         subset: how many images the measures use that need further passes of the net, at least 1.
-        fill: what `left_alone` replaces the rest of the image with: "grey", 0.5 in all channels; "blur", the image
-            without details; or "other", another image of the data set, which is drawn.
+        fill: what `left_alone` and `deletion` put in the place of pixels: "grey", 0.5 in all channels; "blur", the
+            image without details; or "other", another image of the data set, which is drawn.
         seed: of all that is drawn: the subset, noise, and the intervals.
         protocol: "default", or "paper": as the released programs measure, where the default differs.
         part_area: share of the image that the box around a match has in which parts are looked for, in (0, 1]; None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,19 +33,26 @@ def peak_maps(maps: Tensor) -> Tensor:
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (n, H', W') as large as an image of (Y, X) pixels, by bicubic interpolation; the same as OpenCV's."""
-    return interpolate(maps[None].float(), size=size, mode="bicubic", align_corners=False)[0]
+    rows, columns = (
+        _stretch(cells, pixels).to(maps.device) for cells, pixels in zip(maps.shape[1:], size, strict=True)
+    )
+    return rows @ maps.float() @ columns.T
 
 
-def scaled(maps: np.ndarray) -> np.ndarray:
-    """Maps (n, Y, X) from 0, their least value, to 1, their greatest; NaN for a constant one."""
-    low, high = (bound(maps, axis=(1, 2), keepdims=True) for bound in (np.min, np.max))
-    with np.errstate(invalid="ignore"):
-        result: np.ndarray = (maps - low) / (high - low)
-    return result
+@lru_cache(maxsize=16)
+def _stretch(cells: int, pixels: int) -> Tensor:
+    """What every pixel of a side takes from every cell, (pixels, cells): both sides together are a matrix product."""
+    return interpolate(torch.eye(cells)[None, None], size=(pixels, cells), mode="bicubic", align_corners=False)[0, 0]
 
 
 def high_pixels(maps: np.ndarray, percentile: float = 95.0) -> np.ndarray:
-    """Which pixels of maps (n, Y, X) reach the percentile of their map, (n, Y, X) bool."""
-    threshold = np.percentile(maps.reshape(len(maps), -1), percentile, axis=1)
-    high: np.ndarray = maps >= threshold[:, None, None]
+    """Which pixels of maps (n, Y, X) reach the percentile of their map, (n, Y, X) bool.
+
+    Between two values the percentile is interpolated linearly, as `numpy.percentile` does it.
+    """
+    flat = maps.reshape(len(maps), -1)
+    low, part = divmod((flat.shape[1] - 1) * percentile / 100, 1)
+    at = [int(low), min(int(low) + 1, flat.shape[1] - 1)]
+    below, above = np.partition(flat, at, axis=1)[:, at].T
+    high: np.ndarray = maps >= (below + (above - below) * part)[:, None, None]
     return high

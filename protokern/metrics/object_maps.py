@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from protokern.metrics.context import Context, LeftOutError, Region, Seen
-from protokern.metrics.maps import high_pixels, peak_maps, scaled, similarity_maps, upsampled
+from protokern.metrics.maps import high_pixels, peak_maps, similarity_maps, upsampled
 from protokern.metrics.patches import centres, own_prototypes
 from protokern.metrics.results import Means, MeasureResult, estimate
 from protokern.models.base import PrototypeModel
@@ -22,7 +22,7 @@ class MapShares(NamedTuple):
     """How n maps lie on an object, (n,) each; NaN where there is no such number.
 
     Attributes:
-        energy: share of the map that is on the object, in [0, 1]; the map is scaled from 0 to 1 first.
+        energy: share of the map that is on the object, in [0, 1]; the map starts at its least value.
         pointing: share of the map's highest tenth that is on the object, in [0, 1].
         outside_inside: OIRR, mean similarity outside over that inside, of the pixels where it is above 0; NaN if it is
             above 0 nowhere inside.
@@ -68,31 +68,29 @@ def map_shares(maps: np.ndarray, on: np.ndarray) -> MapShares:
     Source: energy and pointing: Xu-Darme et al. 2023, CaBRNet `relevance_analysis.py`, where a map without any such
         pixel counts 0. The others: QuanProto, `metrics/complexity.py`, where maps that are 0 count 0, or infinity.
     """
-    maps = maps.astype(np.float64)
     flat, inside = maps.reshape(len(maps), -1), on.ravel()
-    energy = scaled(maps).reshape(flat.shape)
-    rank = int(flat.shape[1] * (1 - POINTING))
+    low, rank = flat.min(axis=1), int(flat.shape[1] * (1 - POINTING))
     highest = flat > np.partition(flat, rank, axis=1)[:, rank, None]
     high = high_pixels(maps).reshape(flat.shape)
-    both = (high & inside).sum(axis=1)
+    both, area = np.count_nonzero(high[:, inside], axis=1), np.count_nonzero(inside)
+    total, within = flat.sum(axis=1), flat[:, inside].sum(axis=1)
     positive = flat.clip(min=0)
-    most = positive.max(axis=1)
     means = [_mean_above_0(positive[:, where]) for where in (inside, ~inside)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return MapShares(
-            energy=energy[:, inside].sum(axis=1) / energy.sum(axis=1),
-            pointing=(highest & inside).sum(axis=1) / highest.sum(axis=1),
+            energy=(within - low * area) / (total - low * flat.shape[1]),
+            pointing=np.count_nonzero(highest[:, inside], axis=1) / np.count_nonzero(highest, axis=1),
             outside_inside=np.where(means[0] > 0, means[1] / means[0], np.nan),
-            inside_outside=(means[0] - means[1]) / most,
-            object_overlap=both / np.float64(inside.sum()),
-            background_overlap=1 - both / high.sum(axis=1),
-            iou=both / (high | inside).sum(axis=1),
+            inside_outside=(means[0] - means[1]) / positive.max(axis=1),
+            object_overlap=both / np.float64(area),
+            background_overlap=1 - both / np.count_nonzero(high, axis=1),
+            iou=both / np.count_nonzero(high | inside, axis=1),
         )
 
 
 def _mean_above_0(values: np.ndarray) -> np.ndarray:
     """The mean of the positive values of every row (n, m), (n,); 0 for a row without any."""
-    means: np.ndarray = values.sum(axis=1) / np.maximum((values > 0).sum(axis=1), 1)
+    means: np.ndarray = values.sum(axis=1) / np.maximum(np.count_nonzero(values, axis=1), 1)
     return means
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from protokern.metrics.context import Context, LeftOutError, Region, Seen
 from protokern.metrics.patches import own_prototypes, patches_on
-from protokern.metrics.results import MeasureResult, estimate
+from protokern.metrics.results import Means, MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 
 NAME = "on_object"
@@ -68,6 +68,7 @@ class OnObject:
         self._own = own_prototypes(model)
         self._size = model.prototype_layer.prototype_size
         self._columns: dict[str, _Columns] = {}
+        self._by_prototype: dict[str, Means] = {}
         self._unmarked = self._without_prototypes = 0
 
     def see(self, seen: Seen) -> None:
@@ -86,6 +87,9 @@ class OnObject:
                 columns.own.append(shares.own)
                 columns.best.append(shares.best)
                 columns.chance.append(shares.chance)
+                means = self._by_prototype.setdefault(name, Means(len(distances[row])))
+                hits = patches_on(region, seen.cells, self._size).ravel()[patches[row, own]]
+                means.add(own, hits.astype(np.float64))
 
     def result(self) -> MeasureResult:
         if not self._columns:
@@ -100,4 +104,7 @@ class OnObject:
             "images whose class has no prototype": self._without_prototypes,
         }
         settings = {"border of a mask": "counts as the object"} if "mask" in self._columns else {}
-        return MeasureResult(name=NAME, estimates=estimates, settings=settings, skipped=skipped)
+        by_prototype = {f"{name}, on it": means.values() for name, means in self._by_prototype.items()}
+        return MeasureResult(
+            name=NAME, estimates=estimates, settings=settings, skipped=skipped, prototypes=by_prototype
+        )

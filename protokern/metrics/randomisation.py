@@ -66,8 +66,8 @@ class Randomisation:
         if not matches:
             return
         images = seen.images[[match.row for match in matches]]
-        for name, (backbone, add_on_layers) in self._shuffled.items():
-            features = add_on_layers(backbone(images))
+        for name, shuffled in self._shuffled.items():
+            features = shuffled.features(images)
             for position, match in enumerate(matches):
                 prototype = np.array([match.prototype])
                 before = similarity_maps(self._layer, seen.features[match.row], prototype)[0]
@@ -98,13 +98,9 @@ class Randomisation:
         )
 
 
-def _copy_without(model: PrototypeModel, parts: tuple[str, ...], seed: int) -> tuple[nn.Module, nn.Module]:
-    """Backbone and add-on layers in evaluation mode; those in `parts` are copies with shuffled weights."""
-    made = []
-    for name in ("backbone", "add_on_layers"):
-        part: nn.Module = getattr(model, name)
-        if name in parts:
-            part = deepcopy(part).eval()
-            shuffle_weights(part, seed)
-        made.append(part)
-    return made[0], made[1]
+def _copy_without(model: PrototypeModel, parts: tuple[str, ...], seed: int) -> PrototypeModel:
+    """A copy of the model in evaluation mode, in which some parts have shuffled weights."""
+    copy = deepcopy(model).eval()
+    for name in parts:
+        shuffle_weights(getattr(copy, name), seed)
+    return copy

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from protokern.models.base import ModelOutput, PrototypeModel
-from protokern.models.protopnet import ProtoPNet
-from protokern.models.protopool import ProtoPool, ProtoPoolOutput
-from protokern.models.registry import MODELS
+from typing import TYPE_CHECKING
+
+from protokern.deferred import defer
+
+if TYPE_CHECKING:
+    from protokern.models.base import ModelOutput, PrototypeModel
+    from protokern.models.protopnet import ProtoPNet
+    from protokern.models.protopool import ProtoPool, ProtoPoolOutput
+    from protokern.models.registry import MODELS
 
 __all__ = ["MODELS", "ModelOutput", "ProtoPNet", "ProtoPool", "ProtoPoolOutput", "PrototypeModel"]
+
+__getattr__ = defer(
+    __name__,
+    {
+        "MODELS": "protokern.models.registry",
+        "ModelOutput": "protokern.models.base",
+        "ProtoPNet": "protokern.models.protopnet",
+        "ProtoPool": "protokern.models.protopool",
+        "ProtoPoolOutput": "protokern.models.protopool",
+        "PrototypeModel": "protokern.models.base",
+    },
+)

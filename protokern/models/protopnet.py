@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protokern.errors import require, require_number
 from protokern.losses import Labels, LossCoefficients, ModelLoss, protopnet_loss
 from protokern.models.base import ModelOutput, PrototypeModel
-from protokern.models.settings import ModelConfig, settings_of
+from protokern.models.protopnet_settings import ProtoPNetConfig
+from protokern.models.settings import settings_of
 from protokern.nn import PrototypeClassifier
 from protokern.nn.prototype_layer import Activation
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProtoPNetConfig(ModelConfig):
-    """What a configuration says about a ProtoPNet. The defaults are the released program's.
-
-    Attributes:
-        prototypes_per_class: prototypes of each class.
-        correct_class_weight: initial weight of a prototype for its own class.
-        incorrect_class_weight: initial weight of a prototype for every other class.
-    """
-
-    name: Literal["protopnet"] = "protopnet"
-    prototypes_per_class: int = 10
-    correct_class_weight: float = 1.0
-    incorrect_class_weight: float = -0.5
-
-    def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
-        require_number(self, "prototypes_per_class", minimum=1)
-        for name in ("correct_class_weight", "incorrect_class_weight"):
-            require(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
 
 
 class ProtoPNet(PrototypeModel):

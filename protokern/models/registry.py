@@ -6,5 +6,4 @@ from protokern.models.base import PrototypeModel
 from protokern.models.protopnet import ProtoPNet
 from protokern.models.protopool import ProtoPool
 
-DEFAULT_MODEL = "protopnet"
 MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet, "protopool": ProtoPool}

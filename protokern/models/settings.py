@@ -11,12 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
+from protokern.choices import MOST_PATCHES, PRECISIONS, ActivationName, AddOnName, MetricName, PrecisionName
 from protokern.errors import require, require_number
-from protokern.kernels.backends import PRECISIONS, PrecisionName
-from protokern.kernels.checks import MOST_PATCHES
-from protokern.kernels.metric import MetricName
-from protokern.kernels.similarity import ActivationName
-from protokern.nn.add_on import AddOnName
 
 # How the backbone is built; a model's constructor takes a finished backbone.
 _OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage", "salience_stage")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from protokern.choices import ADD_ONS
 from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.salience import lengths_of, share_of_largest
 
-AddOnName = Literal["regular", "bottleneck", "single", "linear"]
-KINDS: tuple[AddOnName, ...] = get_args(AddOnName)
+KINDS = ADD_ONS
 
 
 class SalientLayers(nn.Sequential):

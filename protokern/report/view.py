@@ -16,6 +16,8 @@ from protokern.report.reading import say_reading
 from protokern.report.sections import Sections
 from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
+    UNSOUGHT,
+    UNSOUGHT_NAME,
     is_own,
     join_names,
     main_reasons,
@@ -46,10 +48,11 @@ _RULE = (
 
 def view_report(report: Report) -> tuple[Table, PictureShelf]:
     """The page of a run as a table, and its pictures."""
-    view = _View(links=True)
+    pictures = [one.picture for one in report.prototypes if one.picture is not None]
+    is_tested = any(one.proof is not None for one in pictures)
+    view = _View(links=True, is_tested=is_tested)
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
-    pictures = [one.picture for one in report.prototypes if one.picture is not None]
     table: Table = {
         "title": f"{report.title}, protokern",
         "nav": sections.names(),
@@ -60,7 +63,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
             "reading": say_reading(
                 is_focal=report.is_focal,
                 is_salient=report.is_salient,
-                has_proof=any(one.proof is not None for one in pictures),
+                has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
                 is_report=True,
@@ -81,7 +84,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
         "confusion": sections.confusion(),
         "run": sections.run(),
         "sees_part": any(map(_sees_part, pictures)),
-        "tested": any(one.proof is not None for one in pictures),
+        "tested": is_tested,
         "alone": "Similarities here are of the place alone, before that of the image on average comes off."
         if report.is_focal
         else "",
@@ -150,11 +153,14 @@ class _View:
     Attributes:
         shelf: the pictures so far.
         links: whether the page has sheets of prototypes to link to.
+
+    `is_tested` says whether the page has tested frames.
     """
 
-    def __init__(self, *, links: bool) -> None:
+    def __init__(self, *, links: bool, is_tested: bool = True) -> None:
         self.shelf = PictureShelf()
         self.links = links
+        self._is_tested = is_tested
         self._places: dict[str, int] = {}
 
     @property
@@ -267,6 +273,7 @@ class _View:
     def sheet(self, card: Prototype, numbers: list[list[str]], *, still_chooses: bool) -> Table:
         """What the page shows of one prototype on its card and its sheet."""
         picture, near = card.picture, card.neighbours
+        is_unsought = self._is_tested and picture is not None and picture.proof is None
         classes = sorted(card.classes, key=lambda one: -one.weight)
         main = [name_property(one.modification) for one in main_reasons(card.reasons, card.mean_similarity)]
         no_patch = (
@@ -282,8 +289,9 @@ class _View:
             "alt": None if picture is None else _source_alt(card),
             "no_patch": no_patch if picture is None else None,
             "heat": None if picture is None else self._heat(picture),
-            "proof": say_frame(picture.proof) if picture else "",
-            "proof_name": name_frame(picture.proof) if picture else "",
+            "unsought": is_unsought or None,
+            "proof": UNSOUGHT if is_unsought else say_frame(picture.proof) if picture else "",
+            "proof_name": UNSOUGHT_NAME if is_unsought else name_frame(picture.proof) if picture else "",
             "because": say_because(card),
             "main": main,
             "main_names": f"because of {join_names(main)}" if main else "",

@@ -105,6 +105,14 @@ def say_frame(proof: SufficientFrame | None) -> str:
     )
 
 
+# Of a prototype without a tested frame on a page where others have one.
+UNSOUGHT = (
+    "No frame was sought for this prototype, so only its patch is marked. "
+    "'protokern report RUN --all-frames' seeks the frames of all."
+)
+UNSOUGHT_NAME = "frame not sought"
+
+
 def name_frame(proof: SufficientFrame | None) -> str:
     """The result of testing a frame in a few words: "frame alone keeps 93 %; 18 % of the image"."""
     if proof is None:

@@ -12,6 +12,7 @@ import torch
 
 from protokern.config import RunConfig
 from protokern.data import Splits, SyntheticBirds, open_splits
+from protokern.data.amount import Amount, count_images
 from protokern.data.annotations import open_annotations
 from protokern.data.birds.dataset import BirdTruth
 from protokern.data.class_names import composed
@@ -19,8 +20,9 @@ from protokern.data.colours import channels_of_rgb
 from protokern.data.decode import ReadOptions, parse_image_size, read_image, read_pixels
 from protokern.data.names import name_pairs_alike
 from protokern.data.pixels import to_display
+from protokern.data.places import folder_of
 from protokern.data.regions import PartPoint, Region
-from protokern.data.sources import BirdCounts, folder_of
+from protokern.data.sources import BirdCounts
 from protokern.errors import ConfigError, DataError
 from protokern.runs.split import read_own_split
 
@@ -55,14 +57,28 @@ def open_data(config: RunConfig, checked_part: tuple[int, int] = (0, 1), *, run:
         channels=data.channels,
         grey_range=data.grey_range,
         checked_part=checked_part,
-        birds=BirdCounts(
-            num_classes=data.birds_classes,
-            train_per_class=data.birds_train,
-            val_per_class=data.birds_val,
-            test_per_class=data.birds_test,
-            differ_in=data.birds_differ_in,
-        ),
+        birds=_birds(config),
         own_split=None if run is None else read_own_split(run),
+    )
+
+
+def count_data(config: RunConfig) -> Amount:
+    """The number of images of a configuration, which are not opened.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    return count_images(config.data.path, test_fraction=config.data.test_fraction, birds=_birds(config))
+
+
+def _birds(config: RunConfig) -> BirdCounts:
+    data = config.data
+    return BirdCounts(
+        num_classes=data.birds_classes,
+        train_per_class=data.birds_train,
+        val_per_class=data.birds_val,
+        test_per_class=data.birds_test,
+        differ_in=data.birds_differ_in,
     )
 
 

@@ -7,11 +7,12 @@ import platform
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,9 +27,10 @@ from protokern.config.run import (
     with_data,
     with_old_defaults,
 )
-from protokern.data.sources import name_of
+from protokern.data.places import name_of
 from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.features import check_store_place
+from protokern.recipes.sizes import SIZED, SIZED_KEYS
 from protokern.runs.checkpoint_index import INDEX_FILE, checkpoint_folder, checkpoints_folder, read_index, remove_index
 from protokern.runs.checkpoints import Checkpoint, strangers_in
 from protokern.runs.data import data_folder
@@ -205,7 +207,12 @@ def unnamed_folder(config: RunConfig) -> Iterator[Path]:
 
 
 def new_config(
-    folder: Path, file: str | None, changes: Sequence[str], data: str | None, recipe: str | None = None
+    folder: Path,
+    file: str | None,
+    changes: Sequence[str],
+    data: str | None,
+    recipe: str | None = None,
+    sizes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunConfig:
     """The configuration of a run that may begin in `folder`.
 
@@ -214,7 +221,7 @@ def new_config(
         file: of settings, TOML; None: the defaults.
         changes: `--set`s.
         data: a data folder instead of that of the settings.
-        recipe: what the settings begin with, see `load_config`.
+        recipe, sizes: what the settings begin with, see `load_config`.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -222,7 +229,7 @@ def new_config(
         DataError: the place for the features is taken.
     """
     check_vacant(folder)
-    config = with_absolute_store(with_data(load_config(file, changes, recipe), data))
+    config = with_absolute_store(with_data(load_config(file, changes, recipe, sizes), data))
     check_new_run(folder, config)
     return config
 
@@ -231,6 +238,8 @@ def resumed_config(
     folder: Path, file: str | None, changes: Sequence[str], data: str | None, recipe: str | None = None
 ) -> RunConfig:
     """The configuration of the run in `folder`. The arguments are those of `new_config`, and must agree with the run.
+
+    Sizes that follow the data are those of the run.
 
     Raises:
         ConfigError: an argument does not agree with the run.
@@ -241,7 +250,7 @@ def resumed_config(
         raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
     before = load_config(run_file)
     given = file if file or recipe else run_file
-    config = with_data(load_config(given, changes, recipe), data or before.data.path or None)
+    config = with_data(load_config(given, changes, recipe, _sizes_of(before, recipe)), data or before.data.path or None)
     check_results(folder)
     if config.data.grey_range == "auto":  # it was measured when the run began
         config = replace(config, data=replace(config.data, grey_range=before.data.grey_range))
@@ -253,6 +262,16 @@ def resumed_config(
             "Leave it out, or start a new run in another folder."
         )
     return with_absolute_store(config)
+
+
+def _sizes_of(run: RunConfig, recipe: str | None) -> dict[str, dict[str, Any]]:
+    """The sizes that followed the data when the run began by the recipe."""
+    if recipe != SIZED:
+        return {}
+    tables = config_to_dict(run)
+    return {
+        table: {key: tables[table][key] for key in keys if key in tables[table]} for table, keys in SIZED_KEYS.items()
+    }
 
 
 def check_agreement(run_file: Path, config: RunConfig, checkpoint: Checkpoint) -> None:

@@ -34,6 +34,7 @@ from protokern.storage.outputs import claim_outputs, list_folder
 FORMAT = "protokern-prototypes-3"
 OLDEST = 2
 _TABLE = "prototypes.json"
+_COMPRESSION = 3  # of a picture: less than half the time of 6, the usual one, for files 4 % larger
 _REMEDY = "Remove its folder and run 'protokern report RUN --data DIR' to write it again."
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 PictureKind = Literal["image", "box", "heat"]
@@ -110,7 +111,7 @@ class NewPrototypes:
 
     def add_picture(self, index: int, kind: PictureKind, pixels: np.ndarray) -> None:
         """Write a picture of a prototype, (Y, X, 3) uint8."""
-        Image.fromarray(pixels).save(self._place / picture_name(index, kind))
+        Image.fromarray(pixels).save(self._place / picture_name(index, kind), compress_level=_COMPRESSION)
 
     def finish(
         self,

@@ -12,12 +12,22 @@ from protokern.runs.log import LoggedRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepBegins:
-    """A step of the plan begins; for progress bars, not logged. `position` counts from 0 to `steps` - 1."""
+    """A step of the plan begins; for progress bars, not logged.
+
+    Attributes:
+        stage, epoch: of the step.
+        position: counts from 0 to `steps` - 1.
+        steps: of the whole plan.
+        done: steps of the same stage that come right before it.
+        together: steps of the same stage in a row, with those before and after it.
+    """
 
     stage: Stage
     epoch: int
     position: int
     steps: int
+    done: int = 0
+    together: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

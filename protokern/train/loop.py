@@ -70,7 +70,7 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
         if progress.batch == 0:  # within an epoch the random states come from the checkpoint
             set_seed(job.train.seed, progress.position + 1)  # 0 is for the initial weights
         freeze(run.model, step.stage, job.train)
-        yield StepBegins(stage=step.stage, epoch=step.epoch, position=progress.position, steps=len(steps))
+        yield begin_step(steps, progress.position)
         started = time.perf_counter() - progress.sums.seconds
 
         records: list[LoggedRecord]
@@ -104,6 +104,24 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
 
     if job.ranks.is_first:
         _write_summary(run)
+
+
+def begin_step(steps: Sequence[Step], position: int) -> StepBegins:
+    """The event with which the step at `position` begins."""
+    step = steps[position]
+    first, last = position, position + 1
+    while first > 0 and steps[first - 1].stage == step.stage:
+        first -= 1
+    while last < len(steps) and steps[last].stage == step.stage:
+        last += 1
+    return StepBegins(
+        stage=step.stage,
+        epoch=step.epoch,
+        position=position,
+        steps=len(steps),
+        done=position - first,
+        together=last - first,
+    )
 
 
 def _write_summary(run: TrainingRun) -> None:

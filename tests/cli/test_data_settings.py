@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from protokern.cli.main import main
-from protokern.cli.train import notes_on_weights
+from protokern.cli.training import notes_on_weights
 from protokern.config import load_config
 from protokern.data import load_image
 from protokern.runs.data import open_data

@@ -99,6 +99,8 @@ def test_all_measures_in_files_and_on_the_screen(
     facts = table["measures"]["left_alone"]["settings"]
     assert facts["images drawn"] == 8
     assert "(images drawn: 8; seed of the draw: 0; the rest is: grey, 0.5)" in printed
+    assert "stability: Does a prototype match at the same place under noise that nobody sees? (8 images more" in printed
+    assert "-0.0%" not in printed
     with (out / "duplicates.csv").open() as file:
         pairs = [(int(line["first"]), int(line["second"])) for line in csv.DictReader(file)]
     assert pairs == [(pair["first"], pair["second"]) for pair in table["measures"]["duplicates"]["pairs"]]

@@ -12,7 +12,8 @@ import pytest
 
 from protokern.cli.main import main
 from protokern.cli.stop_signals import StopRequest
-from protokern.config import RunConfig, differing_keys, load_config
+from protokern.cli.train import check_settings
+from protokern.config import RunConfig, config_to_dict, differing_keys, load_config
 from protokern.errors import ConfigError
 from protokern.recipes import RECIPES, default_recipe, recipe_text
 from tests.cli.pushed_run import write_photos
@@ -67,8 +68,10 @@ def test_quick_is_the_example_for_photographs() -> None:
     assert load_config(None, recipe="quick") == load_config(ROOT / "examples/configs/photographs.toml")
 
 
-def test_fine_is_the_example_for_clothes() -> None:
-    assert load_config(None, recipe="fine") == load_config(ROOT / "examples/configs/clothing10.toml")
+def test_fine_is_the_example_for_clothes_without_its_pruning() -> None:
+    """The paper's rule removes prototypes that small data sets need."""
+    example = load_config(ROOT / "examples/configs/clothing10.toml")
+    assert differing_keys(load_config(None, recipe="fine"), example) == ["prune.enabled"]
 
 
 def test_paper_is_the_defaults() -> None:
@@ -119,6 +122,36 @@ def test_recipes_are_shown_without_importing_torch() -> None:
     assert printed == recipe_text("fine") + "False\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "train.sed=3"], "train.sed: no such key. Did you mean train.seed?"),
+        (["--set", "model.prototypes=3"], "model.prototypes: no such key."),
+        (["--set", "train.live_epochs=3.5", "--recipe", "quick"], "train.live_epochs: must be a whole number; got 3.5"),
+        (["--config", "none.toml"], "config: must be a readable TOML file; got none.toml"),
+        (["--recipe", "fast"], "--recipe: must be one of quick, fine, paper; got 'fast'."),
+        (["--data", "nowhere"], "nowhere, which does not exist. Check the path."),
+        (["--data", "photos"], "data: must hold train/ and test/"),
+    ],
+)
+def test_a_mistake_is_told_without_importing_torch(here: Path, arguments: list[str], message: str) -> None:
+    (here / "photos").mkdir()
+    script = "import sys; from protokern.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "train", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_value_that_only_the_recipe_of_a_gpu_takes_is_left_to_the_training() -> None:
+    with pytest.raises(ConfigError, match="joint_epochs"):
+        load_config(None, ["train.live_epochs=0"], "quick")
+    check_settings(changes=["train.live_epochs=0"])
+    with pytest.raises(ConfigError, match="live_epochs"):
+        check_settings(changes=["train.live_epochs=-1"])
+
+
 def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +165,31 @@ def test_a_run_by_a_recipe_writes_it_out_and_goes_on_by_the_same_command(
     capsys.readouterr()
     other = refused(capsys, "train", "--recipe", "paper", *SETS, "--out", "run", "--resume")
     assert "must stay" in other
+
+
+def test_sizes_follow_the_data_and_a_resumed_run_keeps_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = [part for key, value in TINY.items() if key != "train.batch_size" for part in ("--set", f"{key}={value}")]
+    command = ["train", "--recipe", "quick", *sets, "--out", "run"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "sizes for 12 training images of 2 classes: 3 prototypes a class, 1 epoch, 8 images a step, 0.05 of them for "
+        "validation if there is no val/; --set changes any of them"
+    )
+    assert load_config("run/run.toml").train.batch_size == 8
+    assert load_config(None, recipe="quick").train.batch_size == 64
+    assert main([*command, "--resume"]) == 0
+    capsys.readouterr()
+    error = refused(capsys, *command, "--resume", "--set", "train.batch_size=64")
+    assert "train.batch_size: must stay 8, as in run/run.toml, to resume; got 64." in error
+
+
+def test_a_file_and_changes_come_over_the_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[train]\nbatch_size = 5\n")
+    sizes = {"train": {"batch_size": 8, "live_epochs": 25}, "model": {"prototypes_per_class": 1}}
+    config = load_config(path, ["model.prototypes_per_class=2"], "quick", sizes)
+    assert (config.train.batch_size, config.train.live_epochs) == (5, 25)
+    assert config_to_dict(config)["model"]["prototypes_per_class"] == 2
 
 
 def test_a_training_without_settings_begins_with_a_recipe_and_says_which(

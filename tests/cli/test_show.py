@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
-from protokern.cli.show import describe, show_progress, show_training
+from protokern.cli import show
+from protokern.cli.show import describe, describe_forecast, in_words, show_progress, show_training
+from protokern.inputs.stores import FeatureRecord
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.train.events import BatchDone, StepBegins
+from protokern.train.forecast import Forecast, Part
 
 EPOCH = EpochRecord(
     stage="joint",
@@ -84,6 +87,71 @@ def test_batches_pass_through_unchanged(monkeypatch: pytest.MonkeyPatch) -> None
     terminal = use_terminal(monkeypatch)
     assert list(show_progress(iter("abc"), "letters", 3)) == ["a", "b", "c"]
     assert "letters" in terminal.getvalue()
+
+
+def test_on_a_terminal_one_bar_counts_all_epochs_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    events = [
+        event
+        for epoch in (0, 1, 2)
+        for event in (
+            StepBegins(stage="joint", epoch=epoch, position=epoch, steps=3, done=epoch, together=3),
+            BatchDone(stage="joint", epoch=epoch, batch=1, batches=1, loss=1.0),
+        )
+    ]
+    show_training(events)
+    assert "3/3 joint epoch 2" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue().rpartition("joint epoch 2")[2]
+
+
+def test_slow_work_without_a_terminal_says_now_and_then_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    show_training([FeatureRecord(split="train", done=10 * done, images=100) for done in range(1, 8)])
+    assert capsys.readouterr().out.splitlines() == [
+        # Ten images in four seconds; at least ten seconds between the lines.
+        "features of the train images: 40 of 100, about 25 s left",
+        "features of the train images: 70 of 100, about 10 s left",
+    ]
+    begins = StepBegins(stage="live", epoch=1, position=2, steps=9, done=1, together=3)
+    show_training([begins, *(BatchDone(stage="live", epoch=1, batch=b, batches=4, loss=1.0) for b in (1, 2, 3, 4))])
+    assert capsys.readouterr().out.splitlines() == ["live: 8 of 12, about 15 s left"]
+    assert list(show_progress(iter("abcdef"), "letters", 6)) == list("abcdef")
+    assert capsys.readouterr().out.splitlines() == ["letters: 3 of 6, about 10 s left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "less than 1 s"),
+        (7.4, "about 7 s"),
+        (42, "about 40 s"),
+        (99, "about 100 s"),
+        (100, "about 2 min"),
+        (3_599, "about 60 min"),
+        (5_400, "about 1.5 h"),
+        (86_400, "about 24.0 h"),
+    ],
+)
+def test_durations_are_no_more_precise_than_they_are_known(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def test_a_plan_is_a_line() -> None:
+    known = Forecast(
+        (
+            Part("backbone over 3,781 images", 118.0),
+            Part("15 epochs of the head", 61.0),
+            Part("pictures and report", 110.0),
+        ),
+        0.03,
+    )
+    assert describe_forecast(known) == (
+        "plan: backbone over 3,781 images about 2 min, 15 epochs of the head about 60 s, "
+        "pictures and report about 2 min"
+    )
 
 
 def test_batches_pass_silently_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

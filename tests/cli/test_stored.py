@@ -49,7 +49,7 @@ def reported(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> list
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     run = tmp_path_factory.mktemp("trained") / "run"
     sets = [part for key, value in FROZEN.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--data", str(photos), "--out", str(run), *sets]) == 0
+    assert main(["train", "--recipe", "paper", "--data", str(photos), "--out", str(run), *sets]) == 0
     return run
 
 

@@ -78,7 +78,8 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
     stages = ["after joint, epoch", "after push, epoch", "after last layer, epoch"]
     # A cell of the tiny net sees 31 x 31 of the 32 x 32 pixels.
     patches = "images have 4 x 4 patches, of which one in the middle sees 94% of the image"
-    starts = ["data: 20 files: ", "no folder val/", patches, *epochs, *stages, "wrote "]
+    closing = ["accuracy: ", "weakest class: ", "warnings: ", "report: ", "next: "]
+    starts = ["data: 20 files: ", "no folder val/", patches, "plan: 4 epochs of ", *epochs, *stages, *closing]
     assert len(lines) == len(starts)
     for line, beginning in zip(lines, starts, strict=True):
         assert line.startswith(beginning)

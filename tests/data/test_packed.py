@@ -16,7 +16,7 @@ from protokern.cli.main import main
 from protokern.config import RunConfig
 from protokern.config.run import with_data
 from protokern.data import open_splits
-from protokern.data.sources import absolute_source
+from protokern.data.places import absolute_source
 from protokern.errors import DataError, MissingPackageError
 from tests.data.packed_data import CLASSES, FakeRows, add, png, write_shards
 
@@ -72,7 +72,10 @@ def test_a_training_runs_on_shards(tmp_path, capsys) -> None:
         "train.last_layer_epochs": 1,
     }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--data", f"webdataset:{folder}", "--out", str(tmp_path / "run"), *sets]) == 0
+    assert (
+        main(["train", "--recipe", "paper", "--data", f"webdataset:{folder}", "--out", str(tmp_path / "run"), *sets])
+        == 0
+    )
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert '"images": 4' in capsys.readouterr().out
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from protokern.cli.main import main
-from protokern.explain import prototype_frames
+from protokern.explain import collect, images, prototype_frames
 from protokern.explain.collect import build_report
-from protokern.explain.prototype_frames import other_image
+from protokern.explain.prototype_frames import choose_framed, other_image
 from protokern.explain.prototypes import write_prototypes
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.open import open_run
@@ -204,3 +204,41 @@ def test_the_image_to_check_with_is_of_another_class(reported: PushedRun) -> Non
             torch.testing.assert_close(other, expected)
     assert other_image(run, None, 0) is None
     write_prototypes(reported.folder, reported.model, reported.splits, reported.push)  # others start from here
+
+
+def test_a_page_of_many_prototypes_says_which_frames_were_not_sought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(collect, "MOST_FRAMED", 2)
+    monkeypatch.setattr(collect, "EXPLAINED_EACH", 1)
+    monkeypatch.setattr(images, "SHOWN_MATCHES", 1)
+    run = make_run(tmp_path)
+    assert main(["report", str(run.folder)]) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    page = read_page(path.read_text(encoding="utf-8"))
+    cells = {entry["index"]: entry["source"]["patch"] for entry in table_of(run.folder)["prototypes"]}
+    framed = {entry["index"] for entry in table_of(run.folder)["prototypes"] if entry["source"]["sufficient"]}
+    shown = {int(match["link"].removeprefix("#prototype-")) for match in _matches(page)}
+    assert shown <= framed
+    assert len(framed) == max(2, len(shown)) < 6
+    for sheet in page["sheets"]:
+        is_framed = sheet["index"] in framed
+        assert ("unsought" in sheet) != is_framed
+        assert ("'protokern report RUN --all-frames' seeks the frames of all." in sheet["proof"]) != is_framed
+        if not is_framed:
+            (row, column), side = cells[sheet["index"]], SIZE // 4
+            assert sheet["view"][3] == [row * side, column * side, (row + 1) * side, (column + 1) * side]
+    assert main(["report", str(run.folder), "--all-frames"]) == 0
+    assert all(entry["source"]["sufficient"] for entry in table_of(run.folder)["prototypes"])
+    assert not any("unsought" in sheet for sheet in read_page(path.read_text(encoding="utf-8"))["sheets"])
+
+
+def test_frames_go_to_what_is_shown_and_then_to_every_class_in_turn(reported: PushedRun) -> None:
+    """Prototypes 0 to 2 are of the first class, 3 to 5 of the second."""
+    files = read_prototypes(reported.folder)
+    assert files is not None
+    assert choose_framed(files, (), 1) == [0]
+    assert choose_framed(files, (), 3) == [0, 1, 3]
+    assert choose_framed(files, (4, 5), 4) == [0, 3, 4, 5]
+    assert choose_framed(files, (1, 4, 5), 2) == [1, 4, 5]
+    assert choose_framed(files, (4,), 100) == [0, 1, 2, 3, 4, 5]

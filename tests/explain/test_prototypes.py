@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,3 +207,30 @@ def test_a_broken_table_is_named_in_one_line(
     with pytest.raises(CheckpointError, match=r"prototypes.json: must describe every prototype; it is broken") as error:
         read_prototypes(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_features_that_are_there_are_taken(pushed: PushedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pushed.push is not None
+    images = torch.stack([pushed.splits.push[index][0] for index in range(len(pushed.splits.push))])
+    with torch.no_grad():
+        features = pushed.model.eval().features(images)
+    expected = write_prototypes(pushed.folder, pushed.model, pushed.splits, pushed.push).prototypes
+    asked: list[int] = []
+
+    def features_of(batch: Sequence[int]) -> torch.Tensor:
+        asked.extend(batch)
+        return features[list(batch)]
+
+    plain = pushed.model.features
+    passed: list[torch.Tensor] = []
+
+    def run(given: torch.Tensor) -> torch.Tensor:
+        passed.extend(image for image in given if not image.isnan().any())  # others have holes, to find the field
+        found: torch.Tensor = plain(given)
+        return found
+
+    monkeypatch.setattr(pushed.model, "features", run)
+    found = write_prototypes(pushed.folder, pushed.model, pushed.splits, pushed.push, features=features_of).prototypes
+    assert found == expected
+    assert asked == sorted(set(pushed.push.image.tolist()))
+    assert len(passed) <= 1 < len(asked)

@@ -70,15 +70,8 @@ class Forks:
         """Begin the run in `folder`, or go on with it."""
         if (folder / "run.toml").exists():
             return self.run("train", "--out", folder, "--resume", **faults)
-        return self.run(
-            "train",
-            "--recipe",
-            "paper",
-            "--out",
-            folder,
-            *(word for one in SETTINGS for word in ("--set", one)),
-            **faults,
-        )
+        sets = (word for one in SETTINGS for word in ("--set", one))
+        return self.run("train", "--recipe", "paper", "--out", folder, *sets, **faults)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import protokern.cli.report
-import protokern.cli.train
+import protokern.cli.training
 import protokern.explain.prototypes  # noqa: F401 - imported here so that no fork has to
 from protokern.cli.main import main
 

@@ -11,7 +11,6 @@ import sys
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -70,26 +69,27 @@ def test_batches_are_float32_channels_last_and_copies(tmp_path) -> None:
     assert torch.equal(store.read(index), features[index].bfloat16().float())
 
 
-class Recorder:
-    """In place of a map: counts how often pages are given back."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def madvise(self, advice: int) -> None:
-        self.count += 1
-
-
-@pytest.mark.parametrize(("most", "count"), [(IMAGES * 96, 0), (IMAGES * 96 - 1, 2), (3000, 7)])
-def test_pages_of_stores_that_are_larger_than_may_be_mapped_are_given_back(tmp_path, monkeypatch, most, count) -> None:
-    """Two passes, in batches of 10 images of 96 bytes each."""
-    monkeypatch.setattr("protokern.features.store._MOST_MAPPED", most)
+def test_neighbours_are_read_together_and_a_short_read_is_continued(tmp_path, monkeypatch) -> None:
     write(tmp_path)
-    store: Any = FeatureStore.open(tmp_path)
-    store._map = Recorder()
-    for _ in range(2):
-        assert sum(len(labels) for _, labels in store.batches(10)) == IMAGES
-    assert store._map.count == count
+    store, calls, preadv = FeatureStore.open(tmp_path), [], os.preadv
+
+    def short(file: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append((offset // 96, len(buffers[0])))  # an image has 96 bytes
+        return preadv(file, [buffers[0][:200]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    index = [7, 8, 9, 3, 3, 2, 0]
+    assert torch.equal(store.read(index), maps()[0][index])
+    assert calls == [(7, 288), (9, 88), (3, 96), (3, 96), (2, 96), (0, 96)]
+
+
+def test_a_store_that_became_shorter_is_named(tmp_path) -> None:
+    write(tmp_path)
+    store = FeatureStore.open(tmp_path)
+    os.truncate(tmp_path / "features.bin", 96 * 100)
+    assert torch.equal(store.read([99]), maps()[0][99:100])
+    with pytest.raises(DataError, match=r"features\.bin: has become shorter since it was opened\. Remove"):
+        store.read([99, 100])
 
 
 def test_batches_at_lists_of_images_and_by_class(tmp_path) -> None:

@@ -53,7 +53,9 @@ RUNS = {
 }
 PHOTOGRAPHS = ("pruned",)  # runs on a folder of class folders; the others draw birds
 SELDOM = ("frozen", "live")  # runs that are given only the verbs in SHORT
-STOPS = {"protopnet": 5, "pool": 8, "frozen": 4, "live": 2}  # batches after which such a run is asked to stop
+# Backward passes after which such a run is asked to stop: two for each learning stage, which are timed before the work,
+# and those of its batches.
+STOPS = {"protopnet": 9, "pool": 14, "frozen": 8, "live": 4}
 VERBS = (
     ("evaluate", "HERE/run"),
     ("evaluate", "HERE/run", "--split", "val", "--out", "HERE/numbers"),

@@ -130,3 +130,13 @@ def test_a_class_without_a_prototype_is_told() -> None:
     assert result.skipped["images whose class has no prototype"] == 1
     assert result.estimates["mask, own class"].images == 1
     assert torch.equal(model.class_identity[:, 1], torch.zeros(len(model.class_identity)))
+
+
+def test_how_often_every_prototype_is_on_the_object() -> None:
+    """The prototypes of class 0 are on it in one of two images, those of class 1 in both."""
+    mask = np.zeros((2, 2), dtype=bool)
+    mask[0, 0] = True
+    places = [(0, 0), (1, 1), (0, 0), (0, 0)]
+    context = Context(regions=lambda _: {"mask": MaskRegion(mask)})
+    (result,) = measure(PlacedNet(places, (2, 2), 2), batches([0, 0, 1, 1]), 4, only=["on_object"], context=context)
+    assert result.prototypes == {"mask, on it": [0.5, 0.5, 1.0, 1.0]}

@@ -123,7 +123,7 @@ def test_an_unknown_name_lists_the_fields_that_a_model_takes() -> None:
     with pytest.raises(TypeError) as caught:
         ProtoPool(conv_net(), 2, crowding=1)
     listed = str(caught.value).partition("Fields: ")[2].rstrip(".").split(", ")
-    of_the_backbone = {"name", "backbone", "weights", "backbone_stage"}
+    of_the_backbone = {"name", "backbone", "weights", "backbone_stage", "salience_stage"}
     assert set(listed) == {field.name for field in fields(ProtoPoolConfig)} - of_the_backbone
 
 

@@ -24,7 +24,7 @@ SETTINGS += ["data.birds_train=2", "data.birds_val=1", "data.birds_test=1", "dat
 
 def train(folder: Path, *changes: str) -> int:
     words = [word for change in (*SETTINGS, *changes) for word in ("--set", change)]
-    return main(["train", "--out", str(folder), *words])
+    return main(["train", "--recipe", "paper", "--out", str(folder), *words])
 
 
 @pytest.fixture(autouse=True)

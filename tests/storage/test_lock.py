@@ -54,14 +54,8 @@ def test_a_second_process_is_told_who_is_at_work_until_the_kernel_frees_the_lock
 
 def test_two_trainings_in_one_folder_are_one_line(tmp_path, holder, capsys) -> None:
     small = ["model.backbone=tiny", "model.prototype_dim=8", "data.image_size=16", "data.birds_train=2"]
-    command = [
-        "train",
-        "--recipe",
-        "paper",
-        "--out",
-        str(tmp_path),
-        *(word for change in small for word in ("--set", change)),
-    ]
+    sets = (word for change in small for word in ("--set", change))
+    command = ["train", "--recipe", "paper", "--out", str(tmp_path), *sets]
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "must be written by one process at a time" in error

@@ -143,7 +143,7 @@ def test_a_run_of_two_processes_that_was_stopped_in_one_of_them_resumes_to_the_s
 
 
 def fail_on_the_second(folder: Path) -> int:
-    from protokern.cli import train as verb
+    from protokern.cli import training as verb
 
     def bad(*_, **__):
         raise DataError("b.png: cannot be read.")
@@ -184,7 +184,7 @@ def test_several_processes_are_told_their_folder(tmp_path) -> None:
 
 def fail_while_the_first_is_stopped(folder: Path) -> int:
     """As torchrun does it, which sends SIGTERM to all as soon as one has failed; only earlier."""
-    from protokern.cli import train as verb
+    from protokern.cli import training as verb
 
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
 
@@ -212,15 +212,18 @@ def test_a_failure_in_one_process_is_one_line_though_the_others_are_stopped_for_
     ("flags", "line"),
     [
         (["--set", "train.seeed=1"], "protokern train: train.seeed: no such key"),
+        (["--set", "train.seed"], "protokern train: --set: must be section.key=value; got 'train.seed'."),
         (["--oops"], "protokern: unrecognized arguments: --oops"),
-        (["--set", "model.backbone=tiny"], 'protokern train: train.batch_norm: must be "frozen" with 2 processes'),
+        (
+            ["--recipe", "paper", "--set", "model.backbone=tiny"],
+            'protokern train: train.batch_norm: must be "frozen" with 2 processes',
+        ),
     ],
 )
 def test_a_mistake_of_all_processes_is_one_line_too(tmp_path, flags, line) -> None:
     logs = tmp_path / "logs"
-    codes = end_of(
-        start_ranks(2, run_main, ["train", "--recipe", "paper", "--out", str(tmp_path / "run"), *flags], logs=logs)
-    )
+    command = ["train", "--out", str(tmp_path / "run"), *flags]
+    codes = end_of(start_ranks(2, run_main, command, logs=logs))
     assert codes == [2, 2]
     assert [one[: len(line)] for one in said(logs)] == [line]
 

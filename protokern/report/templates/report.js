@@ -152,11 +152,11 @@ const drawCard = (index, oneEach) => {
     make(
       "div",
       { className: "views" },
-      framed(view, sheet.alt),
+      framed(view, sheet.alt, sheet.unsought ? "cell-mark" : "frame"),
       make(
         "div",
         { className: "stack" },
-        enlarged(view, "What is in the frame, enlarged"),
+        enlarged(view, sheet.unsought ? "Its patch, enlarged" : "What is in the frame, enlarged"),
         seen(sheet.heat, view, `Heat map of prototype ${index} on its own training image`),
       ),
     );

@@ -45,8 +45,11 @@ const part = (heading, ...children) =>
 const sourcePart = (sheet) => {
   if (!sheet.view) return make("p", { className: "no-source", textContent: "Not a patch of an image." });
   const figures = make("div", { className: "sheet-pictures" });
-  figures.append(figure(framed(sheet.view, "The training image it comes from, with a frame"), "training image"));
-  figures.append(figure(enlarged(sheet.view, "What is in the frame, enlarged"), "what is in the frame, enlarged"));
+  const [mark, what, inside] = sheet.unsought
+    ? ["cell-mark", "its patch marked", "its patch, enlarged"]
+    : ["frame", "a frame", "what is in the frame, enlarged"];
+  figures.append(figure(framed(sheet.view, `The training image it comes from, with ${what}`, mark), "training image"));
+  figures.append(figure(enlarged(sheet.view, inside), inside));
   if (sheet.heat !== undefined) figures.append(figure(seen(sheet.heat, sheet.view, "Its heat map there"), "heat map"));
   const from = make("p", { className: "small muted" }, "from ", name(sheet.source));
   if (sheet.moved) from.append(`; moved by ${sheet.moved} when the learnt vector became this patch`);

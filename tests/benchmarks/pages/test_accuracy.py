@@ -87,7 +87,7 @@ def test_a_run_on_other_weights_or_an_earlier_stage_is_told_apart_from_its_recip
     assert read_run(run).config == "clothing10, stage -2"
 
 
-def test_a_run_without_the_recipe_s_stage_for_salience_is_told_apart(run: Path) -> None:
+def test_a_run_with_other_salience_or_another_number_of_prototypes_is_told_apart(run: Path) -> None:
     config = load_config(CONFIGS / "photographs.toml", ["data.path='/photos/cub10'"])
     text = config_to_toml(config, {"git": "abc", "torch": "2.15.0"})
     (run / "run.toml").write_text(text, encoding="utf-8")
@@ -95,6 +95,10 @@ def test_a_run_without_the_recipe_s_stage_for_salience_is_told_apart(run: Path) 
     lines = [line for line in text.splitlines() if not line.startswith("salience_stage")]
     (run / "run.toml").write_text("\n".join(lines), encoding="utf-8")
     assert read_run(run).config == "photographs, plain salience"
+    changes = ["data.path='/photos/cub10'", "model.prototypes_per_class=10", "model.correct_class_weight=3"]
+    config = load_config(CONFIGS / "photographs.toml", changes)
+    (run / "run.toml").write_text(config_to_toml(config, {"git": "abc", "torch": "2.15.0"}), encoding="utf-8")
+    assert read_run(run).config == "photographs, 10 a class"
 
 
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:

@@ -1,0 +1,27 @@
+"""The backbones that there are, by name. Torch is not imported here, so settings are checked quickly."""
+
+from __future__ import annotations
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VGGS = tuple(f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn"))
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+OTHERS = ("convnext_tiny", "efficientnet_b0")
+TORCHVISION = (*RESNETS, *VGGS, *DENSENETS, *OTHERS)
+LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TINY = "tiny"
+TIMM_PREFIX = "timm/"
+
+
+def list_backbones() -> tuple[str, ...]:
+    """Names that `build_backbone` knows, besides "timm/" and a name of timm's."""
+    return (*TORCHVISION, *LITE, TINY)
+
+
+def is_timm(name: str) -> bool:
+    """Whether a backbone's name belongs to a net of timm."""
+    return name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX)
+
+
+def has_imagenet_weights(name: str) -> bool:
+    """Whether `weights="imagenet"` exists for backbone `name`."""
+    return name != TINY

@@ -82,21 +82,24 @@ def _notes(trust: Trust) -> list[str]:
         notes.append("What 'protokern metrics' measured here is of training pictures, which the model has seen.")
     if trust.num_images is None:
         notes.append("Without test pictures, little can be measured. Give the data of the run with --data.")
-    elif trust.quick:
-        images = max(
-            (n.images for one in trust.results if one.name in trust.quick for n in one.estimates.values()), default=0
-        )
+    elif few := [one for one in trust.results if one.name in trust.quick and _num_images(one)]:
+        images = max(map(_num_images, few))
         some = f"all {images}" if images == trust.num_images else f"{images} of {trust.num_images}"
+        is_all = len(few) == sum(_num_images(one) > 0 for one in trust.results)
         what = (
-            "These numbers are"
-            if len(trust.quick) == len(trust.results)
-            else f"{_join(map(_say_name, trust.quick))} are"
+            "The means here are"
+            if is_all
+            else _join([_say_name(one.name) for one in few]).capitalize() + (" is" if len(few) == 1 else " are")
         )
         notes.append(
-            f"{what} of {some} test pictures, drawn at random, so that this page is made quickly. "
+            f"{what} over {some} test pictures, drawn at random, so that this page is made quickly. "
             "'protokern metrics RUN' measures over all pictures, and more."
         )
     return notes
+
+
+def _num_images(one: MeasureResult) -> int:
+    return max((number.images for number in one.estimates.values()), default=0)
 
 
 def _view_measure(one: MeasureResult, random: MeasureResult | None) -> Table:
@@ -117,7 +120,7 @@ def _view_measure(one: MeasureResult, random: MeasureResult | None) -> Table:
         "say": _sentence(found, one),
         "number": value,
         "interval": interval,
-        "over": over,
+        "over": over or "counted, so it has no interval",
         "line": line,
         "better": "more is better" if found.question.more else "less is better",
         "bar": _bar(found),

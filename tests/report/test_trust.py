@@ -64,6 +64,7 @@ def test_a_count_is_a_part_of_all_prototypes() -> None:
     row = rows_of(make_trust())["duplicates"]
     assert plain(row["say"]) == "2 of 6 prototypes repeat an earlier one."
     assert (row["interval"], row["line"], row["better"]) == ("", "", "less is better")
+    assert row["over"] == "counted, so it has no interval"
     assert row["bar"] == [pytest.approx(1 / 3, abs=1e-4), None, None, None, 0.0]
 
 
@@ -131,10 +132,10 @@ def test_the_page_says_how_much_was_measured_and_how_to_measure_more() -> None:
         "drawn at random, so that this page is made quickly. 'protokern metrics RUN' measures over all pictures, and "
         "more."
     )
-    assert notes(make_trust()) == [f"left alone and duplicates are of 8 of 15 test pictures, {few}"]
+    assert notes(make_trust()) == [f"Left alone is over 8 of 15 test pictures, {few}"]
     alone = replace(make_trust(), results=make_trust().results[:1], quick=("left_alone",))
-    assert notes(alone) == [f"These numbers are of 8 of 15 test pictures, {few}"]
-    assert notes(replace(alone, num_images=8)) == [f"These numbers are of all 8 test pictures, {few}"]
+    assert notes(alone) == [f"The means here are over 8 of 15 test pictures, {few}"]
+    assert notes(replace(alone, num_images=8)) == [f"The means here are over all 8 test pictures, {few}"]
     assert notes(replace(make_trust(), quick=())) == []
     (stale,) = notes(replace(make_trust(), quick=(), is_stale=True))
     assert stale.startswith("Measures of other weights than those of this page are stored with the run")

@@ -21,7 +21,7 @@ from protokern.runs.prototypes import PrototypeFiles
 # These need nothing beside the images, and few passes of the net.
 QUICK = ("left_alone", "stability", "randomisation", "concentration", "duplicates")
 WITHOUT_IMAGES = ("duplicates",)
-QUICK_IMAGES = 24
+QUICK_IMAGES = 12
 _BATCH = 8
 _FRAME = "grid"
 

@@ -81,8 +81,8 @@ QUESTIONS: dict[str, Question] = {
     ),
     "randomisation": Question(
         say=(
-            "With the weights of the net shuffled, the heat maps of the same prototypes have a rank correlation of "
-            "{value} with those that are shown."
+            "With the weights of the net shuffled, the heat maps of the same prototypes have a likeness of {value} to "
+            "those that are shown (rank correlation)."
         ),
         numbers=("likeness of the map, backbone and add-on layers shuffled",),
         more=False,

@@ -229,8 +229,9 @@ def _ends(one: MeasureResult, question: Question) -> list[list[Any]]:
     sign = -1 if question.more else 1
     ranked = sorted(known, key=lambda pair: (sign * pair[0], pair[1]))
     ends = []
-    for title, some in (("best", ranked[:_SHOWN]), ("worst", ranked[: -_SHOWN - 1 : -1])):
-        extreme = some[0][0]
+    for title, ordered in (("best", ranked), ("worst", ranked[::-1])):
+        extreme, other = ordered[0][0], ordered[-1][0]
+        some = [pair for pair in ordered[:_SHOWN] if pair[0] != other]  # nothing is at both ends
         alike = sum(value == extreme for value, _ in known)
         more = f", {_SHOWN} of {alike} with {_percent(extreme)}" if alike > _SHOWN else ""
         ends.append([f"{title}{more}", [[index, _percent(value)] for value, index in some]])

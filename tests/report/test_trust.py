@@ -99,6 +99,11 @@ def test_prototypes_that_are_alike_are_counted_and_not_called_best() -> None:
         return found
 
     assert [title for title, _ in ends([1.0, 1.0, 1.0, 1.0, 0.5, 0.25])] == ["best, 3 of 4 with 100.0%", "worst"]
+    assert ends([1.0, 1.0, 1.0, 1.0, 0.5, 0.25])[1][1] == [[5, "25.0%"], [4, "50.0%"]]
+    assert [numbers for _, numbers in ends([0.5, 0.5, 0.5, 0.5, 0.5, 1.0])] == [
+        [[5, "100.0%"]],
+        [[4, "50.0%"], [3, "50.0%"], [2, "50.0%"]],
+    ]
     assert ends([1.0] * 6) == []
     assert ends([1.0, 0.5, 0.25, 0.75, 0.1]) == []  # too few to have both ends
 

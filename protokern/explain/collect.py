@@ -32,6 +32,7 @@ from protokern.explain.reasons import (
     find_importance,
 )
 from protokern.explain.shown import Explanation, Report
+from protokern.explain.trust import collect_trust
 from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
@@ -77,7 +78,7 @@ def collect_report(
         progress: shows the progress of the frames, of the answers to the test images and of the explanations.
 
     Raises:
-        CheckpointError: the pictures of the prototypes are broken.
+        CheckpointError: the pictures of the prototypes or the stored measures are broken.
         DataError: the data have other classes than the model, or fewer images than the push; or stored features are
             damaged.
     """
@@ -109,7 +110,7 @@ def collect_report(
 
 
 def _begin(run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str]) -> Report:
-    """What the page says of the run itself."""
+    """What the page says of the run itself, with its measures."""
     if not run.model.is_hard:
         notes.append(
             "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
@@ -126,6 +127,7 @@ def _begin(run: OpenRun, data: RunData | None, files: PrototypeFiles | None, not
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
+        trust=collect_trust(run, data, files),
         settings=_settings(run.folder / "run.toml"),
         facts=_facts(run, data, files),
     )

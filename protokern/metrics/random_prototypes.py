@@ -130,7 +130,8 @@ def measure_random(
         most_images: as in `draw_patches`.
 
     Returns:
-        One result per measure that has this reference: its numbers, without those of single prototypes and classes.
+        One result per measure that has this reference and could be measured: its numbers, without those of single
+        prototypes and classes.
     """
     names = [name for name in check_names(None if only is None else list(only)) if name in HAVE_REFERENCE]
     if not names:
@@ -141,4 +142,4 @@ def measure_random(
     patches, _, _ = draw_patches(model, images, seed=context.seed, most_images=most_images)
     with with_prototypes(model, patches):
         results = measure(model, loader, num_images, only=names, context=context)
-    return tuple(replace(one, prototypes={}, classes={}) for one in results)
+    return tuple(replace(one, prototypes={}, classes={}) for one in results if one.left_out is None)

@@ -20,6 +20,7 @@ from protokern.report.summary import (
     make_reason_rows,
     make_tiles,
 )
+from protokern.report.trust import view_trust
 from protokern.report.words import name_classes
 from protokern.results.places import SeenPicture
 from protokern.results.prototypes import Prototype
@@ -46,6 +47,7 @@ class Sections:
         self.report = report
         self.pool = view_pool(report)
         self.reasons = make_reason_rows(report.prototypes)
+        self.trust = view_trust(report.trust)
         self.num_sources = sum(one.picture is not None for one in report.prototypes)
 
     def names(self) -> list[list[str]]:
@@ -56,6 +58,7 @@ class Sections:
             ("how", "How to read it", True),
             ("explanations", "Explanations", bool(report.explanations)),
             ("because", "Because", bool(self.reasons)),
+            ("trust", "Trust", self.trust is not None),
             ("pool", "Pool", self.pool is not None),
             ("prototypes", "Prototypes", True),
             ("training", "Training", bool(report.epochs or report.stages)),

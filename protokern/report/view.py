@@ -14,6 +14,7 @@ from protokern.report.images import PictureShelf
 from protokern.report.numbers import TIMES, decimal, percent, short
 from protokern.report.reading import say_reading
 from protokern.report.sections import Sections
+from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
     UNSOUGHT,
     UNSOUGHT_NAME,
@@ -76,6 +77,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
         if explanations
         else None,
         "because": sections.because(),
+        "trust": sections.trust,
         "pool": sections.pool_table(),
         "prototypes": sections.gallery(),
         "training": sections.training(),
@@ -86,7 +88,10 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
         "alone": "Similarities here are of the place alone, before that of the image on average comes off."
         if report.is_focal
         else "",
-        "sheets": [view.sheet(one, still_chooses=report.still_chooses) for one in report.prototypes],
+        "sheets": [
+            view.sheet(one, view_numbers_of(report.trust, one.index), still_chooses=report.still_chooses)
+            for one in report.prototypes
+        ],
         "texts": view.texts,
     }
     return {name: value for name, value in table.items() if value is not None}, view.shelf
@@ -265,7 +270,7 @@ class _View:
             "because": say_because_here(match),
         }
 
-    def sheet(self, card: Prototype, *, still_chooses: bool) -> Table:
+    def sheet(self, card: Prototype, numbers: list[list[str]], *, still_chooses: bool) -> Table:
         """What the page shows of one prototype on its card and its sheet."""
         picture, near = card.picture, card.neighbours
         is_unsought = self._is_tested and picture is not None and picture.proof is None
@@ -295,6 +300,7 @@ class _View:
                 [name_property(one.modification), one.score, one.low, one.high, one.test_score]
                 for one in card.reasons
             ],
+            "trust": numbers,
             "near": None if near is None else [self._patches(card, near.train), self._patches(card, near.test)],
         }
         return {name: value for name, value in sheet.items() if value not in (None, "", [])}

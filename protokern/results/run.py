@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from protokern.results.explanations import Explanation
+from protokern.results.measures import Trust
 from protokern.results.prototypes import ClassSlots, Prototype
 from protokern.results.scores import Scores
 
@@ -72,6 +73,7 @@ class Report:
         stages: results, in order.
         settings: the run's configuration as text.
         scores: scores of every class on the test images; None if the page was made without them.
+        trust: how far the explanations can be trusted, in numbers; None if nothing was measured.
         notes: what readers of the page must know, one sentence each.
         warnings: reasons not to trust the run, a few sentences each.
         facts: short facts about the run (name, value), for the foot of the page.
@@ -90,6 +92,7 @@ class Report:
     stages: tuple[StageResult, ...] = ()
     settings: str = ""
     scores: Scores | None = None
+    trust: Trust | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = field(default=())

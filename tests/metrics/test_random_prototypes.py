@@ -93,7 +93,8 @@ def test_the_numbers_are_those_of_a_net_with_these_prototypes() -> None:
     other = net()
     with torch.no_grad():
         other.prototype_layer.prototypes.copy_(draw_patches(model, images, seed=2)[0])
-    wanted = measure(other, DataLoader(images, 5), 12, only=[one.name for one in found], context=context)  # type: ignore[arg-type]
+    names = [one.name for one in found]
+    wanted = measure(other, DataLoader(images, 5), 12, only=names, context=context)  # type: ignore[arg-type]
     for one, same in zip(found, wanted, strict=True):
         assert repr(one.estimates) == repr(same.estimates)  # NaN is not equal to itself
         assert not one.prototypes

@@ -10,6 +10,7 @@ import pytest
 
 from protokern.results.explanations import ClassExplanation, Evidence, Explanation
 from protokern.results.importance import Reason
+from protokern.results.measures import Estimate, MeasureResult, Trust
 from protokern.results.places import Box, PatchView, ReceptiveField, SeenPicture, SufficientFrame
 from protokern.results.prototypes import ClassSlots, ClassWeight, Neighbour, Neighbours, Prototype, PrototypeSource
 from protokern.results.run import Confusion, EpochPoint, Report, StageResult
@@ -196,6 +197,71 @@ def with_tested_frames(data: Report) -> Report:
     return replace(
         data, prototypes=tuple(map(of_card, data.prototypes)), explanations=tuple(map(of_item, data.explanations))
     )
+
+
+def make_number(
+    value: float, ends: tuple[float, float] | None = None, images: int = 0, prototypes: int = 0
+) -> Estimate:
+    low, high = (None, None) if ends is None else ends
+    return Estimate(value=value, low=low, high=high, images=images, prototypes=prototypes)
+
+
+def make_trust() -> Trust:
+    """One measure of each kind: with random prototypes, with chance, with a count, left out."""
+    nan = float("nan")
+    return Trust(
+        results=(
+            MeasureResult(
+                name="left_alone",
+                estimates={
+                    "1 x 1 cells": make_number(0.25, (0.2, 0.3), 8),
+                    "grid frame": make_number(0.625, (0.5, 0.75), 8),
+                },
+                settings={"images drawn": 8, "the rest is": "blurred"},
+                skipped={"images whose class has no prototype": 0, "images whose best similarity is not above 0": 1},
+                prototypes={
+                    "1 x 1 cells": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+                    "grid frame": [0.5, -0.25, 0.75, 1.0, 0.875, 0.625],
+                },
+            ),
+            MeasureResult(
+                name="on_object",
+                estimates={
+                    "box <b>jay</b>, own class": make_number(0.9, (0.8, 1.0), 15),
+                    "box <b>jay</b>, by chance": make_number(0.4, (0.3, 0.5), 15),
+                },
+            ),
+            MeasureResult(
+                name="consistency",
+                estimates={"consistent prototypes": make_number(0.5, (0.25, 0.75), prototypes=4)},
+                prototypes={
+                    "consistent": [1.0, nan, 0.0, 1.0, 0.0, nan],
+                    "best part": ["beak", "", "left wing", "beak", "tail", ""],
+                    "share with the best part": [0.8, nan, 0.5, 1.0, 0.25, nan],
+                },
+            ),
+            MeasureResult(
+                name="duplicates",
+                estimates={
+                    "prototypes that repeat an earlier one": Estimate(
+                        value=2, low=None, high=None, images=0, unit="number"
+                    )
+                },
+                settings={"prototypes": 6},
+                table=({"first": 0, "second": 3}, {"first": 1, "second": 3}),
+            ),
+            MeasureResult(name="purity", left_out="it needs part centres"),
+        ),
+        random=(MeasureResult(name="left_alone", estimates={"grid frame": make_number(0.375, (0.25, 0.5), 8)}),),
+        quick=("left_alone", "duplicates"),
+        num_images=15,
+    )
+
+
+@pytest.fixture
+def trusted_data(report_data: Report) -> Report:
+    """As `report_data`, with measures."""
+    return replace(report_data, trust=make_trust())
 
 
 @pytest.fixture

@@ -294,6 +294,7 @@ const SECTIONS = {
   how: drawHow,
   explanations: drawExplanations,
   because: drawBecause,
+  trust: drawTrust,
   pool: drawPool,
   prototypes: drawGallery,
   training: drawTraining,

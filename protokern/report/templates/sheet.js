@@ -153,6 +153,7 @@ const fill = (number) => {
   const parts = [
     sourcePart(sheet),
     becausePart(sheet),
+    trustPart(sheet),
     nearPart("Nearest patches in the training images", "There are none.", near[0]),
     nearPart("Nearest patches in the test images", "There are none.", near[1]),
     classesPart(sheet),

@@ -1,0 +1,89 @@
+"""How far the explanations of a run can be trusted, for its page: stored measures, and the others on few images."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from protokern.explain.framing import FRAME_MAKERS
+from protokern.metrics import Context, evaluate, measure
+from protokern.metrics.files import read_measures
+from protokern.metrics.random_prototypes import measure_random
+from protokern.results.measures import MeasureResult, Trust
+from protokern.results.places import Box
+from protokern.runs.data import RunData
+from protokern.runs.open import OpenRun
+from protokern.runs.prototypes import PrototypeFiles
+
+# These need nothing beside the images, and few passes of the net.
+QUICK = ("left_alone", "stability", "randomisation", "concentration", "duplicates")
+WITHOUT_IMAGES = ("duplicates",)
+QUICK_IMAGES = 12
+_BATCH = 8
+_FRAME = "grid"
+
+
+def collect_trust(run: OpenRun, data: RunData | None, files: PrototypeFiles | None) -> Trust | None:
+    """The measures of a run; None while its classes still choose their prototypes.
+
+    Measures that `protokern metrics` stored for these weights are taken from there. Of the others those that need no
+    annotations are measured over a few test images, drawn by a fixed seed, so that every page has them.
+
+    Args:
+        run: any run.
+        data: its data; None: only what needs no images is measured.
+        files: the prototypes with the frames of their sources; None: the cells of the patches are compared.
+
+    Raises:
+        CheckpointError: the stored measures are broken or of another format.
+    """
+    if not run.model.is_hard:
+        return None
+    stored = read_measures(run.folder)
+    is_stale = stored is not None and not stored.is_of(run.model)
+    known = () if stored is None or is_stale else stored.results
+    there = {one.name for one in known}
+    missing = [name for name in (WITHOUT_IMAGES if data is None else QUICK) if name not in there]
+    results, random = _measure_few(run, data, files, missing)
+    return Trust(
+        results=(*known, *results),
+        random=(*(() if stored is None or is_stale else stored.random), *random),
+        split="test" if stored is None or is_stale else stored.split,
+        quick=tuple(missing),
+        num_images=None if data is None else len(data.test),
+        is_stale=is_stale,
+    )
+
+
+def _measure_few(
+    run: OpenRun, data: RunData | None, files: PrototypeFiles | None, names: list[str]
+) -> tuple[tuple[MeasureResult, ...], tuple[MeasureResult, ...]]:
+    """Some measures, and those of random prototypes, over a few test images."""
+    if not names:
+        return (), ()
+    context = Context(
+        frames={_FRAME: FRAME_MAKERS[_FRAME](run.model)},
+        push=run.push,
+        source_boxes=_source_boxes(files),
+        subset=QUICK_IMAGES,
+    )
+    if data is None:
+        return measure(run.model, (), 0, only=names, context=context), ()
+    chosen = np.random.default_rng(context.seed).permutation(len(data.test))[:QUICK_IMAGES]
+    images = Subset(cast(Dataset[tuple[torch.Tensor, int]], data.test), sorted(chosen.tolist()))
+    results = evaluate(run.model, images, names, context=context, batch_size=_BATCH).results
+    loader = DataLoader(images, _BATCH)
+    random = measure_random(
+        run.model, loader, len(images), data.push, only=names, context=context, most_images=QUICK_IMAGES
+    )
+    return results, random
+
+
+def _source_boxes(files: PrototypeFiles | None) -> list[Box | None] | None:
+    """The frames of the prototypes' own sources, as `protokern metrics` compares them."""
+    if files is None:
+        return None
+    return [None if record.source is None else record.source.patch_box for record in files.prototypes]

@@ -24,7 +24,7 @@ from cuda_toolkit import cmake_architectures, cuda_problem, find_nvcc  # noqa: E
 from torch_package import find_torch, has_compiler  # noqa: E402  (found only once the folder is on the path)
 
 CHOICES = ("auto", "cpu", "cuda", "none")
-COMPILERS = "GCC 11 or newer, or Clang 14 or newer"
+COMPILERS = "GCC 11 or newer"
 
 
 class LeftOut(Exception):

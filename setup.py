@@ -21,9 +21,10 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
 from cuda_toolkit import cmake_architectures, cuda_problem, find_nvcc  # noqa: E402
-from torch_package import find_torch  # noqa: E402  (found only once the folder is on the path)
+from torch_package import find_torch, has_compiler  # noqa: E402  (found only once the folder is on the path)
 
 CHOICES = ("auto", "cpu", "cuda", "none")
+COMPILERS = "GCC 11 or newer"
 
 
 class LeftOut(Exception):
@@ -38,6 +39,8 @@ def build_choice() -> str:
 
 
 def torch_package() -> Path:
+    if not has_compiler():
+        raise LeftOut(f"no C++ compiler was found. Install {COMPILERS}, then install protokern again.")
     package = find_torch()
     if package is None:
         raise LeftOut(
@@ -60,8 +63,18 @@ def run(command: list[str]) -> None:
     except subprocess.CalledProcessError as error:
         raise LeftOut(
             f"'{' '.join(command[:3])} ...' failed with exit code {error.returncode}; its messages are above. "
-            "A C++20 compiler is needed (GCC 11 or newer)."
+            f"A C++20 compiler is needed ({COMPILERS})."
         ) from error
+    except OSError as error:
+        raise LeftOut(f"{command[0]} does not run ({error}). Install it, then install protokern again.") from error
+
+
+def pybind11_folder() -> str:
+    try:
+        import pybind11
+    except ImportError as error:
+        raise LeftOut("pybind11 was not found. Run 'pip install pybind11', then install protokern again.") from error
+    return pybind11.get_cmake_dir()
 
 
 class CMakeBuild(build_ext):
@@ -80,8 +93,8 @@ class CMakeBuild(build_ext):
             if choice != "auto":
                 raise SystemExit(f"protokern: the C++ library cannot be built: {reason}") from reason
             self.warn(
-                f"\n\n  protokern is installed WITHOUT its C++ library: {reason}\n"
-                "  It works all the same, slower, in pure torch. 'protokern doctor' repeats this.\n"
+                f"protokern is installed WITHOUT its C++ library: {reason} "
+                "It works all the same, slower, in pure torch; 'protokern doctor' says so, too."
             )
         else:
             if without_cuda:
@@ -101,8 +114,6 @@ class CMakeBuild(build_ext):
         return without_cuda
 
     def build_libraries(self, target: Path, torch: Path, cuda: bool) -> None:
-        import pybind11
-
         build = Path(self.build_temp) / "cmake"
         configure = [
             *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
@@ -112,7 +123,7 @@ class CMakeBuild(build_ext):
             *(
                 "-DPROTOKERN_HOST=ON",
                 f"-DPython_EXECUTABLE={sys.executable}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+                f"-Dpybind11_DIR={pybind11_folder()}",
             ),
         ]
         if cuda:

@@ -27,4 +27,4 @@ def find_torch() -> Path | None:
 
 def has_compiler() -> bool:
     """Whether a C++ compiler is on this machine."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++").split()[0], "g++", "clang++"))
+    return any(shutil.which(name) for name in ((os.environ.get("CXX") or "c++").split()[0], "g++", "clang++"))

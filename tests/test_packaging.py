@@ -131,13 +131,17 @@ def test_an_installed_package_holds_the_files_that_are_no_programs(tmp_path: Pat
     assert {f"protokern/recipes/{name}.toml" for name in ("quick", "fine", "paper")} <= built
 
 
-def test_a_broken_cuda_takes_only_its_own_library_away(
-    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def setup_program(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of setup.py, and under "given" what it hands to setuptools."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", given.update)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    names = runpy.run_path(str(ROOT / "setup.py"))
+    return {**runpy.run_path(str(ROOT / "setup.py")), "given": given}
+
+
+def test_a_broken_cuda_takes_only_its_own_library_away(setup_program: dict[str, Any], tmp_path: Path) -> None:
+    names, given = setup_program, setup_program["given"]
     tried = []
 
     def build_libraries(target: Path, torch: Path, cuda: bool) -> None:
@@ -272,3 +276,50 @@ def test_an_environment_of_a_release_has_no_compiler_and_is_removed(
     ]
     assert lines[4:] == [f"false false: -I {ROOT / 'build_tools' / 'smoke.py'}"]
     assert not (tmp_path / "work" / "python-3.12.1").exists()
+
+
+def test_what_cannot_be_built_is_left_out_in_one_line(
+    setup_program: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A compiler that refuses everything, as one without C++20 does; CMake itself is asked."""
+    pytest.importorskip("cmake", reason="the build needs cmake")
+    pytest.importorskip("ninja", reason="the build needs ninja")
+    monkeypatch.setenv("CXX", make_command(tmp_path / "c++", "exit 1"))
+    said: list[str] = []
+    builder = setup_program["given"]["cmdclass"]["build_ext"]
+    command = SimpleNamespace(inplace=False, build_lib=str(tmp_path), build_temp=str(tmp_path), warn=said.append)
+    for name in ("build_what_can_be", "build_libraries"):
+        setattr(command, name, getattr(builder, name).__get__(command))
+    monkeypatch.setitem(builder.run.__globals__, "cuda_problem", lambda torch: "no nvcc")
+    builder.run(command)
+    (line,) = said
+    assert line.startswith("protokern is installed WITHOUT its C++ library: '")
+    assert "failed with exit code 1" in line
+    assert "A C++20 compiler is needed (GCC 11 or newer). It works all the same, slower" in line
+    assert "\n" not in line
+    monkeypatch.setenv("PROTOKERN_BUILD", "cpu")
+    with pytest.raises(SystemExit, match=r"^protokern: the C\+\+ library cannot be built: '"):
+        builder.run(command)
+
+
+def test_a_missing_tool_is_named(
+    setup_program: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    left_out = setup_program["LeftOut"]
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    with pytest.raises(left_out, match=r"^pybind11 was not found\. Run 'pip install pybind11', then install"):
+        setup_program["pybind11_folder"]()
+    with pytest.raises(left_out, match=r"/cmake does not run \(.*No such file.*\)\. Install it, then install"):
+        setup_program["run"]([str(tmp_path / "cmake"), "--version"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(left_out, match=r"^no C\+\+ compiler was found\. Install GCC 11 or newer, then install"):
+        setup_program["torch_package"]()
+
+
+def test_an_empty_CXX_names_no_compiler(backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not backend.has_compiler()
+    make_command(tmp_path / "clang++", "exit 0")
+    assert backend.has_compiler()

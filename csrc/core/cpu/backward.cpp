@@ -266,9 +266,9 @@ void min_distance_backward(const Problem& problem, const int64_t* patch, const v
                            const GradientOutput& output, const Executor& executor) {
     const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        run<double>(problem, patch, grad_value, output, instructions.float64, executor);
+        run<double>(problem, patch, grad_value, output, *instructions.float64, executor);
     else
-        run<float>(problem, patch, grad_value, output, instructions.float32, executor);
+        run<float>(problem, patch, grad_value, output, *instructions.float32, executor);
 }
 
 }  // namespace protokern::cpu

@@ -135,18 +135,18 @@ void distance_map(const Problem& problem, void* distance, const Executor& execut
     if (problem.features.size[0] == 0 || problem.prototypes.size[0] == 0) return;
     const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        map(problem, static_cast<double*>(distance), instructions.float64, executor);
+        map(problem, static_cast<double*>(distance), *instructions.float64, executor);
     else
-        map(problem, static_cast<float*>(distance), instructions.float32, executor);
+        map(problem, static_cast<float*>(distance), *instructions.float32, executor);
 }
 
 void distance_at(const Problem& problem, const int64_t* patch, void* distance, const Executor& executor) {
     if (problem.features.size[0] == 0 || problem.prototypes.size[0] == 0) return;
     const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        at(problem, patch, static_cast<double*>(distance), instructions.float64, executor);
+        at(problem, patch, static_cast<double*>(distance), *instructions.float64, executor);
     else
-        at(problem, patch, static_cast<float*>(distance), instructions.float32, executor);
+        at(problem, patch, static_cast<float*>(distance), *instructions.float32, executor);
 }
 
 }  // namespace protokern::cpu

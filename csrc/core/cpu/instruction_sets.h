@@ -1,6 +1,7 @@
 // The compiled instruction sets and the choice among them at run time.
 #pragma once
 
+#include "tile_types.h"
 #include "types.h"
 
 namespace protokern::cpu {
@@ -10,6 +11,10 @@ extern const InstructionSet base_instructions;
 extern const InstructionSet avx2_instructions;
 extern const InstructionSet avx512_instructions;
 extern const InstructionSet avx512bf16_instructions;
+// What the sets beyond AVX-512 take from it: compiled once, since their own instructions would change none of it.
+extern const Kernels<float> avx512_float32;
+extern const Kernels<double> avx512_float64;
+extern const TileKernelSet avx512_tiles;
 #endif
 #ifdef PROTOKERN_AMX
 extern const InstructionSet amx_instructions;

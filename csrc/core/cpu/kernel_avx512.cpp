@@ -7,13 +7,11 @@
 
 namespace protokern::cpu {
 
-namespace {
+extern constinit const Kernels<float> avx512_float32 = make_kernels<VectorF32>();
+extern constinit const Kernels<double> avx512_float64 = make_kernels<VectorF64>();
+extern constinit const TileKernelSet avx512_tiles = {make_tiles<VectorF32>(), make_tiles<VectorF64>()};
 
-constexpr TileKernelSet tiles = {make_tiles<VectorF32>(), make_tiles<VectorF64>()};
-
-}  // namespace
-
-extern const InstructionSet avx512_instructions = {"avx512", make_kernels<VectorF32>(), make_kernels<VectorF64>(),
-                                                   {},       run_fma_loop<VectorF32>,   &tiles};
+extern constinit const InstructionSet avx512_instructions = {"avx512", &avx512_float32,         &avx512_float64,
+                                                             {},       run_fma_loop<VectorF32>, &avx512_tiles};
 
 }  // namespace protokern::cpu

@@ -361,10 +361,10 @@ void min_distance(const Problem& problem, const PoolOutput& output, const Execut
     if (problem.features.size[0] == 0 || problem.prototypes.size[0] == 0) return;
     const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        Forward<double>(problem, output, instructions.float64, executor).run();
+        Forward<double>(problem, output, *instructions.float64, executor).run();
     else
         Forward<float>(problem, output,
-                       problem.precision == SearchPrecision::bf16 ? instructions.bfloat16 : instructions.float32,
+                       problem.precision == SearchPrecision::bf16 ? instructions.bfloat16 : *instructions.float32,
                        executor)
             .run();
 }

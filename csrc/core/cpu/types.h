@@ -170,8 +170,8 @@ struct TileKernelSet;  // tile_types.h
 
 struct InstructionSet {
     const char* name;
-    Kernels<float> float32;
-    Kernels<double> float64;
+    const Kernels<float>* float32;
+    const Kernels<double>* float64;
     Kernels<float> bfloat16;                 // as float32, with a search of rounded values
     double (*fma_loop)(int64_t iterations);  // runs independent float32 FMAs, returns how many operations they were
     const TileKernelSet* tiles;

@@ -87,6 +87,9 @@ def test_verbs_read_the_stores_of_their_images_and_run_the_backbone_for_others(
     assert sum(batches) == from_images["images"]
     assert from_images["loss"] == pytest.approx(from_store["loss"], rel=1e-4)
 
+    # Otherwise the page measures some images itself how far it can be trusted.
+    asked = ("left_alone", "stability", "randomisation", "concentration", "duplicates")
+    assert main(["metrics", str(run), "--only", *asked, "--images", "2", "--frames", "grid"]) == 0
     batches.clear()
     counts = reported(run, capsys)
     assert set(batches) == {1}  # images that are explained, and none of the whole data set

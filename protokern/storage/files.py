@@ -232,8 +232,8 @@ def to_json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path, at_most: int = LARGEST_TABLE) -> Any:
-    """The content of a JSON file of a run that has at most `at_most` bytes.
+def read_json(path: Path, at_most: int = LARGEST_TABLE, *, remedy: str = "") -> Any:
+    """The content of a JSON file of a run that has at most `at_most` bytes; `remedy` ends the message of a broken one.
 
     Raises:
         CheckpointError: missing, too large or broken.
@@ -241,7 +241,7 @@ def read_json(path: Path, at_most: int = LARGEST_TABLE) -> Any:
     try:
         return json.loads(read_file(path, at_most).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not whole ({error}).") from error
+        raise CheckpointError(f"{path}: is not whole ({error}). {remedy}".rstrip()) from error
 
 
 def read_table(
@@ -254,12 +254,12 @@ def read_table(
         newest: the current name and version, see `check_format`.
         oldest: version that can still be read.
         sealed_from: first version whose table has a checksum; None: it has none.
-        remedy: what to do about another version.
+        remedy: what to do about another version, or a broken file.
 
     Raises:
         CheckpointError: missing, too large, broken, of another format, or changed since it was written.
     """
-    table: dict[str, Any] = read_json(path)
+    table: dict[str, Any] = read_json(path, remedy=remedy)
     version = check_format(path, table, newest, oldest=oldest, remedy=remedy)
     if sealed_from is not None and version >= sealed_from:
         check_seal(path, table)

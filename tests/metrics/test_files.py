@@ -90,3 +90,5 @@ def test_a_broken_file_is_one_line(tmp_path: Path, change: str) -> None:
     with pytest.raises(CheckpointError, match=r"measures\.json") as caught:
         read_measures(tmp_path)
     assert "\n" not in str(caught.value)
+    remedy = "Update protokern." if change.endswith('-9"}') else "Run 'protokern metrics RUN' to write it again."
+    assert str(caught.value).endswith(remedy)

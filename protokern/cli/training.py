@@ -108,8 +108,8 @@ def describe_sizes(config: RunConfig, amount: Amount) -> str:
     return (
         f"sizes for {amount.images:,} training images of {amount.classes:,} classes: "
         f"{_counted(prototypes, 'prototype')} a class, {_counted(train.live_epochs, 'epoch')}, "
-        f"{_counted(train.batch_size, 'image')} a step, {config.data.val_fraction:.2g} of them for validation if there "
-        "is no val/; --set changes any of them"
+        f"{_counted(train.batch_size, 'image')} a step, {config.data.val_fraction:.2g} of the training images held out "
+        "if there is no val/; --set changes any of these"
     )
 
 

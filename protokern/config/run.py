@@ -259,9 +259,10 @@ def _wanted(mistake: ErrorDetails, owner: type[Any], path: Sequence[str]) -> str
         return "a list of texts in [ ]"
     if "tuple" in key_type:
         return "a whole number or two of them in [ ]" if "int |" in key_type else "two whole numbers in [ ]"
-    if "float" in key_type and "Literal" in key_type:
+    if "Literal" in key_type and ("float" in key_type or "int," in key_type):
         words = re.findall(r"'(\w+)'", key_type)
-        return f"a number or {' or '.join(repr(word) for word in words)}"
+        number = "a number" if "float" in key_type else "a whole number"
+        return f"{number} or {' or '.join(repr(word) for word in words)}"
     return {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}.get(
         mistake["type"], mistake["msg"].removeprefix("Input should be ")
     )

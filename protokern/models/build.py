@@ -39,7 +39,7 @@ def build_model(
         weights=config.weights,
         in_channels=channels,
         stage=config.backbone_stage,
-        salience_stage=config.salience_stage,
+        salience_stage=None if config.salience_stage == "none" else config.salience_stage,
     )
     try:
         return MODELS[config.name].from_config(config, backbone, num_classes, image_size)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from protokern.backbones import is_timm, list_backbones
 from protokern.choices import MOST_PATCHES, PRECISIONS, ActivationName, AddOnName, MetricName, PrecisionName
-from protokern.errors import require, require_number
+from protokern.errors import ConfigError, require, require_number
 
 # How the backbone is built; a model's constructor takes a finished backbone.
 _OF_THE_BACKBONE = ("backbone", "weights", "backbone_stage", "salience_stage")
@@ -43,7 +43,7 @@ class ModelConfig:
             Needs metric "cosine".
         salience_stage: stage of the backbone, before the one that gives the feature map, whose lengths the salience
             also takes into account: the backbone's vectors are multiplied by them, see
-            `protokern.backbones.build_backbone`. Needs `salience`. Not set: none.
+            `protokern.backbones.build_backbone`. Needs `salience`. Not set, or "none": none.
         top_k: number of nearest patches whose mean similarity is used, 1 to 8. Boxes, heat maps, frames, measured
             reasons and the push concern the nearest one.
         search_precision: how coarse the search for the nearest patch may be, see `protokern.min_distance`: "fp32",
@@ -64,7 +64,7 @@ class ModelConfig:
     metric: MetricName = "sqeuclidean"
     epsilon: float = 1e-4
     salience: float = 0.0
-    salience_stage: int | None = None
+    salience_stage: int | Literal["none"] | None = None
     top_k: int = 1
     search_precision: Literal["auto", PrecisionName] = "auto"
 
@@ -80,8 +80,13 @@ class ModelConfig:
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
-        if self.salience_stage is not None:
-            require(self.salience > 0, "salience", "above 0 when salience_stage is set", self.salience)
+        if self.salience_stage == "none":  # how a file or a command takes the stage of a recipe away
+            object.__setattr__(self, "salience_stage", None)
+        if self.salience_stage is not None and self.salience == 0:
+            raise ConfigError(
+                f"salience: must be above 0 when salience_stage is set; got {self.salience!r}. "
+                'Or set model.salience_stage to "none".'
+            )
         require(1 <= self.top_k <= MOST_PATCHES, "top_k", f"from 1 to {MOST_PATCHES}", self.top_k)
         is_known = self.search_precision in ("auto", *PRECISIONS)
         require(is_known, "search_precision", f"one of auto, {', '.join(PRECISIONS)}", self.search_precision)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protokern.config import parse_config
+from protokern.config import config_to_toml, load_config, parse_config
 from protokern.errors import ConfigError
 from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.pictures import upsample
@@ -199,6 +199,19 @@ def test_a_configuration_with_a_stage_for_salience_weighs_the_backbone_s_maps():
 def test_a_salience_that_cannot_be_is_refused_by_its_key(model, message):
     with pytest.raises(ConfigError, match=message):
         parse_config({"model": model})
+
+
+def test_salience_and_its_stage_can_be_taken_out_of_a_recipe():
+    changes = ["model.salience=0", "model.salience_stage=none"]
+    model = load_config(None, changes, "quick").model
+    assert (model.salience, model.salience_stage) == (0.0, None)
+    assert "salience_stage" not in config_to_toml(load_config(None, changes, "quick"), {})
+    with pytest.raises(
+        ConfigError, match=r'salience: must be above 0 .* got 0\.0\. Or set .*salience_stage to "none"\.'
+    ):
+        load_config(None, changes[:1], "quick")
+    with pytest.raises(ConfigError, match=r"model\.salience_stage: must be a whole number or 'none'; got 'last'"):
+        load_config(None, ["model.salience_stage=last"], "quick")
 
 
 @pytest.mark.parametrize("salience", [-1.0, math.nan])

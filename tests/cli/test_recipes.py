@@ -172,8 +172,8 @@ def test_sizes_follow_the_data_and_a_resumed_run_keeps_them(here: Path, capsys: 
     command = ["train", "--recipe", "quick", *sets, "--out", "run"]
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[0] == (
-        "sizes for 12 training images of 2 classes: 3 prototypes a class, 1 epoch, 8 images a step, 0.05 of them for "
-        "validation if there is no val/; --set changes any of them"
+        "sizes for 12 training images of 2 classes: 3 prototypes a class, 1 epoch, 8 images a step, 0.05 of the "
+        "training images held out if there is no val/; --set changes any of these"
     )
     assert load_config("run/run.toml").train.batch_size == 8
     assert load_config(None, recipe="quick").train.batch_size == 64

@@ -188,7 +188,7 @@ class Pair(nn.Module):
             {"add_on_layers": "none"},
             "add_on_layers: must be one of regular, bottleneck, single, linear; got",
         ),
-        (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine; got 'l1'."),
+        (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine, dot; got 'l1'."),
     ],
 )
 def test_wrong_arguments(backbone, options, message):

@@ -81,9 +81,11 @@ def test_the_best_and_the_worst_prototypes_are_those_by_its_direction() -> None:
     one = MeasureResult(
         name="randomisation",
         estimates={likeness: make_number(0.1, (0.0, 0.2), 6)},
-        prototypes={likeness: [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]},
+        prototypes={likeness: [0.6, -0.5, 0.4, -0.3, 0.2, -0.1]},
     )
-    best, worst = rows_of(Trust(results=(one,)))["randomisation"]["ends"]
+    row = rows_of(Trust(results=(one,)))["randomisation"]
+    assert row["better"] == "nearer to 0 is better"
+    best, worst = row["ends"]
     assert [index for index, _ in best[1]] == [5, 4, 3]
     assert [index for index, _ in worst[1]] == [0, 1, 2]
 

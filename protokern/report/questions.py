@@ -23,6 +23,8 @@ class Question:
         line: what it is compared with: of the same measure, the numbers that go with `numbers`, in the same form;
             empty: the same number with random prototypes, if it was measured.
         line_words: what that is, in a few words.
+        strength: a number of the measure that says how strong the matches are; it is told of these prototypes and of
+            random ones, because a share of less is less.
         of: a number or setting that the number is a part of, if it is a count.
         column: numbers of single prototypes: the first of these that there is; empty: none.
         short: what the number of a single prototype is.
@@ -34,6 +36,7 @@ class Question:
     better: Literal["more", "less", "near 0"]
     line: tuple[str, ...] = ()
     line_words: str = RANDOM
+    strength: str = ""
     of: str = ""
     column: tuple[str, ...] = ()
     short: str = ""
@@ -61,6 +64,7 @@ QUESTIONS: dict[str, Question] = {
         ),
         numbers=("grid frame", " cells"),
         better="more",
+        strength="similarity of the match",
         column=("grid frame", " cells"),
         short="similarity left without the surroundings",
     ),

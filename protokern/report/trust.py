@@ -120,6 +120,7 @@ def _view_measure(one: MeasureResult, random: MeasureResult | None) -> Table:
         return row
     value, interval, over = _say(found.number)
     line = "" if found.reference is None else f"{found.question.line_words}: {_percent(found.reference.value)}"
+    line += _strength(found.question.strength, one.estimates, references) if line else ""
     return row | {
         "say": _sentence(found, one),
         "number": value,
@@ -130,6 +131,16 @@ def _view_measure(one: MeasureResult, random: MeasureResult | None) -> Table:
         "bar": _bar(found),
         "ends": _ends(one, found.question),
     }
+
+
+def _strength(name: str, own: Mapping[str, Estimate], references: Mapping[str, Estimate]) -> str:
+    """How strong the matches of random prototypes are beside these, as the end of a sentence."""
+    if name not in own or name not in references:
+        return ""
+    return (
+        f", of matches with a mean similarity of {_say(references[name])[0]}; those of the prototypes have "
+        f"{_say(own[name])[0]}"
+    )
 
 
 def _headline(one: MeasureResult, references: Mapping[str, Estimate]) -> _Headline | None:

@@ -204,6 +204,28 @@ def test_cars_without_the_classes_of_the_test_images_say_what_is_missing(tmp_pat
         opened(root)
 
 
+def test_cars_without_a_devkit_are_no_two_classes(tmp_path: Path) -> None:
+    root = write_cars(tmp_path / "data")
+    (root / "devkit").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"must have cars_meta\.mat of Stanford Cars in .*devkit or .*data; it is not"):
+        opened(root)
+    (tmp_path / "elsewhere").rename(root / "car_devkit")
+    for file in (root / "car_devkit").iterdir():
+        file.rename(root / file.name)
+    assert len(opened(root).test) == 4
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_the_folder_above_is_refused_with_the_one_to_give(tmp_path: Path, is_alone: bool) -> None:
+    """As the archives of CUB-200-2011 unpack: the masks lie beside the data set, as if both were classes."""
+    root = write_cub(tmp_path / "birds/CUB_200_2011")
+    if not is_alone:
+        (root / "segmentations").rename(tmp_path / "birds/segmentations")
+    with pytest.raises(DataError, match=r"Give .*birds/CUB_200_2011(, which is CUB-200-2011)?\.$") as caught:
+        opened(tmp_path / "birds")
+    assert "CUB-200-2011" in str(caught.value)
+
+
 def test_a_wrong_row_of_the_car_tables_is_named(tmp_path: Path) -> None:
     root = write_cars(tmp_path / "data", "tables")
     for text, message in (

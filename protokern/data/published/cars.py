@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +158,8 @@ def _sides(row: np.void) -> list[float]:
 
 
 _NAME = "Stanford Cars"
-_devkit_layout = partial(PublishedLayout, _NAME, list_images=_list_devkit, read_annotations=_annotate_devkit)
 LAYOUTS = (
-    *(_devkit_layout((f"{devkit}/{_TRAIN}", "cars_train", "cars_test")) for devkit in _DEVKITS),
+    PublishedLayout(_NAME, ("cars_train", "cars_test"), _list_devkit, _annotate_devkit),
     PublishedLayout(_NAME, (_ALL, "car_ims"), _list_one_table, _annotate_one_table),
     PublishedLayout(_NAME, (*(_TABLE.format(split) for split in _SPLITS), "names.csv"), _list_tables, _annotate_tables),
 )

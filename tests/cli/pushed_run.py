@@ -55,7 +55,7 @@ def make_run(
     *,
     is_pushed: bool = True,
     size: int | tuple[int, int] = SIZE,
-    write: Callable[[Path], object] = write_photos,
+    write: Callable[[Path], object] | None = None,
 ) -> PushedRun:
     """Write photographs and a run folder with one checkpoint below `root`; no pictures of prototypes yet."""
     return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed, size=size, write=write)
@@ -80,10 +80,10 @@ def _make_run(
     *,
     is_pushed: bool,
     size: int | tuple[int, int] = SIZE,
-    write: Callable[[Path], object] = write_photos,
+    write: Callable[[Path], object] | None = None,
 ) -> PushedRun:
     data, folder = root / "photos", root / "run"
-    write(data)
+    (write or write_photos)(data)
     folder.mkdir()
     table = {
         "model": {"backbone": "tiny", "weights": "none", "prototype_dim": 8, **model_table},

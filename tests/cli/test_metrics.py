@@ -104,8 +104,8 @@ def test_all_measures_in_files_and_on_the_screen(
     assert "stability: Does a prototype match at the same place under noise that nobody sees? (8 images more" in printed
     assert "-0.0%" not in printed
     unchanged, changed = (table["passes"][kind] + table["random_passes"][kind] for kind in ("unchanged", "changed"))
-    line = f"{unchanged} images went through the net as they are ({unchanged / 8:.1f} times the 8 that were measured)"
-    assert f"{line}, and {changed:,} changed ones\n" in printed
+    passes = f"{unchanged} images went through the net as they are ({unchanged / 8:.1f} times the 8 that were measured)"
+    assert f"{passes}, and {changed:,} changed ones\n" in printed
     with (out / "duplicates.csv").open() as file:
         pairs = [(int(line["first"]), int(line["second"])) for line in csv.DictReader(file)]
     assert pairs == [(pair["first"], pair["second"]) for pair in table["measures"]["duplicates"]["pairs"]]

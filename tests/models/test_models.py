@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.losses import Labels, LossCoefficients
 from protokern.choices import MODEL_NAMES
+from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.feature_shape import find_feature_shape
 from tests.models.contract import ModelContract

@@ -68,10 +68,8 @@ def test_quick_is_the_example_for_photographs() -> None:
     assert load_config(None, recipe="quick") == load_config(ROOT / "examples/configs/photographs.toml")
 
 
-def test_fine_is_the_example_for_clothes_without_its_pruning() -> None:
-    """The paper's rule removes prototypes that small data sets need."""
-    example = load_config(ROOT / "examples/configs/clothing10.toml")
-    assert differing_keys(load_config(None, recipe="fine"), example) == ["prune.enabled"]
+def test_fine_is_the_example_for_fine_tuning() -> None:
+    assert load_config(None, recipe="fine") == load_config(ROOT / "examples/configs/fine_tuned.toml")
 
 
 def test_paper_is_the_defaults() -> None:
@@ -122,11 +120,19 @@ def test_recipes_are_shown_without_importing_torch() -> None:
     assert printed == recipe_text("fine") + "False\n"
 
 
+def test_settings_are_shown_without_importing_torch() -> None:
+    script = "import sys; from protokern.cli.main import main; main(['settings']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "protopool" in printed
+    assert printed.endswith("False\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--set", "train.sed=3"], "train.sed: no such key. Did you mean train.seed?"),
         (["--set", "model.prototypes=3"], "model.prototypes: no such key."),
+        (["--set", "model.name=protopnett"], "model.name: must be one of protopnet, protopool; got 'protopnett'."),
         (["--set", "train.live_epochs=3.5", "--recipe", "quick"], "train.live_epochs: must be a whole number; got 3.5"),
         (["--config", "none.toml"], "config: must be a readable TOML file; got none.toml"),
         (["--recipe", "fast"], "--recipe: must be one of quick, fine, paper; got 'fast'."),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.choices import MODEL_NAMES
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.feature_shape import find_feature_shape
@@ -56,6 +57,10 @@ class TestProtoPNetWithTheMeanOfTheNearest(ModelContract):
 
 def test_every_model_has_a_contract_test():
     assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool_contract.py has that of the other
+
+
+def test_the_names_of_all_models_are_known_without_torch():
+    assert tuple(MODELS) == MODEL_NAMES
 
 
 def conv_net(channels: int = 6) -> nn.Sequential:

@@ -190,6 +190,7 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("model.prototypes_per_class=0", "model.prototypes_per_class: must be a finite number of at least 1; got 0."),
         ("model.correct_class_weight=inf", "model.correct_class_weight: must be a finite number; got inf."),
         ("model.activation=cosine", 'model.metric: must be "cosine" when activation is "cosine"; got \'sqeuclidean\'.'),
+        ("model.metric=dot", 'model.activation: must be "linear" when metric is "dot"; got \'log\'.'),
         ("model=3", "model: must be a table of keys; got 3."),
         (
             "model.prototype_per_class=3",

@@ -15,6 +15,7 @@ from protokern.kernels.distance_map import triton_launch as distance_map
 from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.mean_activation import triton_backward as mean_backward
 from protokern.kernels.mean_activation import triton_launch as mean_activation
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.kernels.min_distance import triton_backward
 from protokern.kernels.min_distance import triton_launch as min_distance
 from protokern.kernels.topk_pool import triton_launch as topk_pool
@@ -62,13 +63,22 @@ def _searches(
     grad = torch.empty(at.shape, dtype=compute_dtype(features.dtype), device="meta")
     pair = (features, prototypes)
     name = f"{_name(features.dtype)} {tuple(features.shape)} {tuple(prototypes.shape)} {metric} {precision}"
-    return [
-        Problem(f"prototype_pool {name}", lambda: min_distance.prototype_pool(*pair, metric, "log", 1e-4, precision)),
+    similarity = _similarity(metric)
+    found = [
+        Problem(
+            f"prototype_pool {name}",
+            lambda: min_distance.prototype_pool(*pair, metric, similarity, 1e-4, precision),
+        ),
         Problem(
             f"min_distance_backward {name}",
             lambda: triton_backward.min_distance_backward(grad, *pair, at, metric, True, True),
         ),
         Problem(f"topk_distance {name}", lambda: topk_pool.topk_distance(*pair, k, metric, precision)),
+    ]
+    if METRIC_TABLE[metric].is_product:  # the mean is a closed form
+        return found
+    return [
+        *found,
         Problem(
             f"mean_activation {name}", lambda: mean_activation.mean_activation(*pair, metric, "log", 1e-4, precision)
         ),
@@ -77,6 +87,11 @@ def _searches(
             lambda: mean_backward.mean_activation_backward(grad, *pair, metric, "log", 1e-4, True, True),
         ),
     ]
+
+
+def _similarity(metric: str) -> str:
+    """The first one that fits the metric: the logarithm, or the score of a product."""
+    return METRIC_TABLE[metric].activations[0]
 
 
 def _weighted(metric: str, size: tuple[int, int, int, int]) -> list[Problem]:
@@ -88,7 +103,7 @@ def _weighted(metric: str, size: tuple[int, int, int, int]) -> list[Problem]:
     return [
         Problem(
             f"prototype_pool {name}",
-            lambda: min_distance.prototype_pool(*pair, metric, "log", 1e-4, "fp32", weight),
+            lambda: min_distance.prototype_pool(*pair, metric, _similarity(metric), 1e-4, "fp32", weight),
         ),
         Problem(f"topk_distance {name}", lambda: topk_pool.topk_distance(*pair, 5, metric, "fp32", weight)),
     ]
@@ -104,6 +119,7 @@ def _all() -> list[Problem]:
     for dtype, metric, patch in (
         (float32, "sqeuclidean", None),
         (float32, "cosine", None),
+        (float32, "dot", None),
         (float32, "sqeuclidean", (2, 2)),
         (bfloat16, "sqeuclidean", None),
         (float16, "cosine", None),
@@ -119,6 +135,7 @@ def _all() -> list[Problem]:
             Problem(f"min_distance {precision}", partial(min_distance.min_distance, *pair, "sqeuclidean", precision))
         )
     found += _searches(*inputs(*SIZES[0], float32), "cosine", "fp32")
+    found += _searches(*inputs(*SIZES[0], float32), "dot", "fp32")
     found += _searches(*inputs(*SIZES[0], float32, (2, 2)), "sqeuclidean", "fp32", k=8)
     found += _searches(*inputs(*SIZES[0], float32), "sqeuclidean", "fp32", k=1, channels_last=True)
     found += _searches(*inputs(*SIZES[0], bfloat16), "sqeuclidean", "bf16")
@@ -127,6 +144,7 @@ def _all() -> list[Problem]:
     found += _searches(*inputs(*SIZES[0], float64), "sqeuclidean", "fp32")
     found += _weighted("sqeuclidean", SIZES[0])
     found += _weighted("cosine", SIZES[0])
+    found += _weighted("dot", SIZES[0])
     found += _weighted("sqeuclidean", SIZES[2])
     return found
 

@@ -8,38 +8,20 @@ namespace {
 constexpr int warps = 8;
 constexpr Needs needs{SearchForm::none, false, true, true};
 
-// A warp takes one pair.
+// A warp takes one distance, those of images from `first` on. Without `patch`, `per_pair` is the number of positions.
 template <typename T>
-__global__ void __launch_bounds__(32 * warps) pair_distances_kernel(Pairs<T> pairs, int64_t count, int64_t per_pair,
-                                                                    int64_t all, const int64_t* patch, T* distance) {
+__global__ void __launch_bounds__(32 * warps)
+    pair_distances_kernel(Pairs<T> pairs, int64_t first, int64_t count, int64_t per_pair, int64_t all,
+                          const int64_t* patch, T* distance) {
     const int lane = threadIdx.x % 32;
     const int64_t at = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     if (at >= all) return;
-    const int64_t n = patch[at];
+    const int64_t n = patch ? patch[at] : at % per_pair;
     const int64_t pair = at / per_pair;
     T result = not_a_number<T>();
     if (n >= 0 && n < pairs.positions)
-        result = pair_distance(pairs, pair / count, static_cast<int>(n), pair % count, lane);
+        result = pair_distance(pairs, first + pair / count, static_cast<int>(n), pair % count, lane);
     if (lane == 0) distance[at] = result;
-}
-
-// A warp takes 32 positions, one after the other, of one pair of an image and a prototype.
-template <typename T>
-__global__ void __launch_bounds__(32 * warps)
-    all_distances_kernel(Pairs<T> pairs, int64_t first, int64_t count, int64_t all, T* distance) {
-    const int lane = threadIdx.x % 32;
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
-    if (at >= all) return;
-    const int64_t ranges = (pairs.positions + 31) / 32;
-    const int64_t pair = at / ranges;
-    const int begin = static_cast<int>(at % ranges) * 32;
-    const int end = begin + 32 < pairs.positions ? begin + 32 : pairs.positions;
-    T mine = 0;
-    for (int n = begin; n < end; ++n) {
-        const T found = pair_distance(pairs, first + pair / count, n, pair % count, lane);
-        if (n - begin == lane) mine = found;
-    }
-    if (begin + lane < end) distance[pair * pairs.positions + begin + lane] = mine;
 }
 
 // A block takes 64 prototypes and 64 positions of an image.
@@ -102,7 +84,7 @@ void pair_distances(const Pairs<T>& pairs, int64_t images, int64_t count, int64_
     const int64_t all = images * count * per_pair;
     if (all == 0) return;
     PROTOKERN_LAUNCH("pair_distances", (pair_distances_kernel<T>), blocks(divide_up(all, warps)), 32 * warps, 0, stream,
-                     pairs, count, per_pair, all, patch, distance);
+                     pairs, int64_t{0}, count, per_pair, all, patch, distance);
 }
 
 template void pair_distances(const Pairs<float>&, int64_t, int64_t, int64_t, const int64_t*, float*, cudaStream_t);
@@ -113,9 +95,11 @@ void all_distances(const Pairs<T>& pairs, int64_t first, int64_t images, int64_t
                    cudaStream_t stream) {
     if (!is_product(pairs.metric))
         return distance_tiles(tile_rows(pairs, count, first), images, is_unit(pairs.metric), distance, stream);
-    const int64_t all = images * count * divide_up(pairs.positions, 32);
-    PROTOKERN_LAUNCH("all_distances", (all_distances_kernel<T>), blocks(divide_up(all, warps)), 32 * warps, 0, stream,
-                     pairs, first, count, all, distance);
+    const int64_t positions = pairs.positions;
+    const int64_t all = images * count * positions;
+    const int64_t* patch = nullptr;
+    PROTOKERN_LAUNCH("pair_distances", (pair_distances_kernel<T>), blocks(divide_up(all, warps)), 32 * warps, 0, stream,
+                     pairs, first, count, positions, all, patch, distance);
 }
 
 template void all_distances(const Pairs<float>&, int64_t, int64_t, int64_t, float*, cudaStream_t);

@@ -39,13 +39,12 @@ template <typename T>
 __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, int64_t prototype, int lane) {
     const T x_scale = pairs.patch_scale[image * pairs.positions + position];
     const T p_scale = pairs.prototype_scale[prototype];
+    const bool product = is_product(pairs.metric);
     T sum = 0;
     for (int s = 0; s < pairs.segments; ++s) {
         const T* x = pairs.patch_row(image, position, s);
         const T* p = pairs.prototype_row(prototype, s);
-        if (is_product(pairs.metric))
-            for (int d = lane; d < pairs.depth; d += 32) sum = fma(x[d], p[d], sum);
-        else if (is_unit(pairs.metric))
+        if (is_unit(pairs.metric))
             for (int d = lane; d < pairs.depth; d += 32) {
                 const T difference = rounded_product(x[d], x_scale) - rounded_product(p[d], p_scale);
                 sum = fma(difference, difference, sum);
@@ -54,13 +53,13 @@ __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, i
 #pragma unroll 4
             for (int d = lane; d < pairs.depth; d += 32) {
                 const T difference = x[d] - p[d];
-                sum = fma(difference, difference, sum);
+                sum = product ? fma(x[d], p[d], sum) : fma(difference, difference, sum);
             }
     }
     sum = warp_sum(sum);
     if (x_scale != x_scale || p_scale != p_scale) return not_a_number<T>();
     if (pairs.metric == Metric::sqeuclidean) return sum;
-    if (is_product(pairs.metric)) return -sum;
+    if (product) return -sum;
     return x_scale == T(0) || p_scale == T(0) ? T(1) : T(0.5) * sum;
 }
 

@@ -31,6 +31,8 @@ class Similarity(NamedTuple):
     slope: Callable[[Tensor, float], Tensor]
 
 
+ROOT_OFFSET = 1e-14
+
 SIMILARITIES: dict[ActivationName, Similarity] = {
     # log((d + 1) / (d + epsilon)), without the cancellation of two logarithms at large distances.
     "log": Similarity(
@@ -39,6 +41,12 @@ SIMILARITIES: dict[ActivationName, Similarity] = {
     ),
     "linear": Similarity(lambda distance, epsilon: -distance, lambda distance, epsilon: torch.full_like(distance, -1)),
     "exp": Similarity(lambda distance, epsilon: torch.exp(-distance), lambda distance, epsilon: -torch.exp(-distance)),
+    "exp_root": Similarity(
+        lambda distance, epsilon: torch.exp(-torch.sqrt(distance + ROOT_OFFSET)),
+        lambda distance, epsilon: (
+            -torch.exp(-torch.sqrt(distance + ROOT_OFFSET)) / (2 * torch.sqrt(distance + ROOT_OFFSET))
+        ),
+    ),
     "cosine": Similarity(
         lambda distance, epsilon: 1 - distance, lambda distance, epsilon: torch.full_like(distance, -1)
     ),

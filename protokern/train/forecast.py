@@ -22,8 +22,8 @@ from protokern.nn import evaluating
 from protokern.ranks import SINGLE
 from protokern.results.stages import Stage
 from protokern.train.optimizers import freeze
-from protokern.train.stages import LEARNING, Step, plan
-from protokern.train.state import Job
+from protokern.train.stages import LEARNING, Step
+from protokern.train.state import Job, plan_of
 from protokern.train.step import learn_from, make_forward
 
 TIMED_IMAGES = 8
@@ -65,7 +65,7 @@ def forecast(job: Job) -> Forecast | None:
         return None
     with torch.random.fork_rng(devices=[job.model.device] if job.model.device.type == "cuda" else []):
         maps, images, labels, seconds_an_image = _time_backbone(job)
-        steps = plan(job.train, job.prune, chooses=job.model.chooses)
+        steps = plan_of(job)
         is_frozen = job.train.backbone == "frozen"
         seconds_a_step = {
             stage: _time_step(job, stage, maps if is_frozen else images, labels)

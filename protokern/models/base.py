@@ -56,6 +56,36 @@ class Decision(NamedTuple):
     probability: float
 
 
+class Leaf(NamedTuple):
+    """Where a decision path ends.
+
+    Attributes:
+        leaf: its number.
+        probabilities: (K,), of the classes in it.
+        share: the probability with which the whole model ends there, in [0, 1].
+    """
+
+    leaf: int
+    probabilities: Tensor
+    share: float
+
+
+class Node(NamedTuple):
+    """A node of a decision tree.
+
+    Attributes:
+        prototype: that a branch asks for; None: a leaf.
+        absent: position in the list of nodes of the side "absent"; None: a leaf.
+        present: of the side "present".
+        leaf: number of a leaf; None: a branch.
+    """
+
+    prototype: int | None = None
+    absent: int | None = None
+    present: int | None = None
+    leaf: int | None = None
+
+
 class PrototypeModel(nn.Module):
     """Backbone, add-on layers, prototypes, last layer; the contract of all models.
 
@@ -257,6 +287,18 @@ class PrototypeModel(nn.Module):
     def decision_path(self, output: ModelOutput, image: int) -> tuple[Decision, ...]:
         """The decisions for one image of the batch, from the root on; only where `reasons` is "path"."""
         raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and has no decision path")
+
+    def end_of_path(self, output: ModelOutput, image: int) -> Leaf:
+        """Where the decision path of one image of the batch ends; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and has no decision path")
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The whole tree, the root first and every node before those below it; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and is no tree")
+
+    def leaf_probabilities(self) -> Tensor:
+        """(L, K), of the classes in every leaf; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and is no tree")
 
     def start_epoch(self, batches: int) -> None:
         """Called before an epoch of `batches` batches. What the model keeps of it is in its state."""

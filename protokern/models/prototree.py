@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from protokern.kernels.similarity import ROOT_OFFSET
 from protokern.losses import Labels, LossCoefficients, ModelLoss, mixed_cross_entropy, weigh
-from protokern.models.base import Decision, ModelOutput, PrototypeModel
+from protokern.models.base import Decision, Leaf, ModelOutput, Node, PrototypeModel
 from protokern.models.prototree_settings import ProtoTreeConfig
 from protokern.models.settings import settings_of
 from protokern.nn import DecisionTree, KeptNodes
@@ -207,6 +207,32 @@ class ProtoTree(PrototypeModel):
             Decision(prototype=j, is_present=bool(path[leaf, j] > 0), probability=float(probability[j]))
             for j in passed[order].tolist()
         )
+
+    def end_of_path(self, output: ModelOutput, image: int) -> Leaf:
+        """The greedy leaf of one image of the batch."""
+        assert isinstance(output, ProtoTreeOutput)
+        leaf = int(self.route(output, "greedy")[image])
+        return Leaf(leaf, self.leaf_probabilities()[leaf], float(output.log_reach[image, leaf].detach().exp()))
+
+    def leaf_probabilities(self) -> Tensor:
+        """(L, K) float64, of the classes in every leaf."""
+        return self.last_layer.leaf_logits.double().softmax(dim=1)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The whole tree, level by level from the root, "absent" first."""
+        found: list[Node] = []
+        waiting = [torch.arange(self.last_layer.num_leaves, device=self.device)]  # the leaves below a node
+        while len(found) < len(waiting):
+            leaves = waiting[len(found)]
+            if len(leaves) == 1:
+                found.append(Node(leaf=int(leaves)))
+                continue
+            path = self.last_layer.path[leaves]
+            # The branch that all of these leaves are below, and that parts them.
+            top = int((path.ne(0).all(dim=0) & path.amin(dim=0).ne(path.amax(dim=0))).int().argmax())
+            found.append(Node(prototype=top, absent=len(waiting), present=len(waiting) + 1))
+            waiting += [leaves[path[:, top] < 0], leaves[path[:, top] > 0]]
+        return tuple(found)
 
     def prune_leaves(self, threshold: float = 0.01) -> KeptNodes:
         """Cut off the leaves that are certain of no class, in place, and the branches that lead to such leaves alone.

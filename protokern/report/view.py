@@ -16,6 +16,7 @@ from protokern.report.reading import say_reading
 from protokern.report.sections import Sections
 from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
+    TREE_TEXT,
     UNSOUGHT,
     UNSOUGHT_NAME,
     is_own,
@@ -29,10 +30,12 @@ from protokern.report.words import (
     say_agreement,
     say_because,
     say_because_here,
+    say_decision,
+    say_end,
     say_frame,
     say_role,
 )
-from protokern.results.explanations import ClassExplanation, Evidence, Explanation
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
 from protokern.results.places import SeenPicture
 from protokern.results.prototypes import Neighbour, Prototype
 from protokern.results.run import Report
@@ -66,6 +69,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
+                is_tree=report.tree is not None,
                 is_report=True,
             ),
         },
@@ -79,6 +83,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
         "because": sections.because(),
         "trust": sections.trust,
         "pool": sections.pool_table(),
+        "tree": view.tree(report),
         "prototypes": sections.gallery(),
         "training": sections.training(),
         "confusion": sections.confusion(),
@@ -200,7 +205,7 @@ class _View:
                 for one in item.classes
             ],
             "why": ["Why ", ["bdi", first.class_name]],
-            "first": self._matches(first),
+            "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
             "others": [
                 {
                     "why": [
@@ -245,6 +250,21 @@ class _View:
             "total": [total, f"{decimal(one.total)} points"],
         }
 
+    def _decisions(self, one: ClassExplanation, item: Explanation, end: DecisionEnd) -> Table:
+        """The path through a tree: a row for each decision, then the leaf."""
+        names = item.class_names
+        ledger = [[["in the leaf: ", ["bdi", names[k]]], percent(probability)] for k, probability in end.classes]
+        whole: list[Any] = ["the whole tree, which mixes all leaves: ", ["bdi", item.predicted_class]]
+        return {
+            "reasons": [self._match(match, one, 1.0) | say_decision(match) for match in one.matches],
+            "none": ["This tree has one leaf: it asks nothing."] if not one.matches else None,
+            "counted": None,
+            "no_reasons": [],
+            "ledger": [*ledger, [["share of this leaf in the whole tree"], percent(end.share)]],
+            "total": [whole, percent(one.probability)],
+            "note": say_end(end),
+        }
+
     def _match(self, match: Evidence, one: ClassExplanation, largest: float) -> Table:
         card = match.prototype
         index, picture = card.index, card.picture
@@ -269,6 +289,29 @@ class _View:
             "against": match.points < 0,
             "because": say_because_here(match),
         }
+
+    def tree(self, report: Report) -> Table | None:
+        """The whole tree: its nodes, each with the positions of those below it; a branch shows its patch."""
+        if report.tree is None:
+            return None
+        nodes: list[Table] = []
+        for node in report.tree:
+            if node.prototype is None:
+                best = sorted(node.classes, key=lambda one: -one[1])[:3]
+                nodes.append(
+                    {"leaf": [[name, percent(probability), round(probability, 3)] for name, probability in best]}
+                )
+                continue
+            picture = report.prototypes[node.prototype].picture
+            nodes.append(
+                {
+                    "prototype": node.prototype,
+                    "view": None if picture is None else self.place(picture),
+                    "absent": node.absent,
+                    "present": node.present,
+                }
+            )
+        return {"title": "The whole tree", "text": TREE_TEXT, "nodes": nodes}
 
     def sheet(self, card: Prototype, numbers: list[list[str]], *, still_chooses: bool) -> Table:
         """What the page shows of one prototype on its card and its sheet."""

@@ -87,6 +87,8 @@ def _say_copies(copies: dict[int, int], count: int) -> str:
 
 
 def _weight_warnings(model: PrototypeModel, classes: Sequence[str]) -> list[str]:
+    if model.reasons == "path":
+        return []
     weight = model.prototype_weight.detach().cpu()  # (K, P)
     is_own = (model.class_identity.cpu() > 0).T  # (K, P)
     has_class = is_own.any(dim=0)

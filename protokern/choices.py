@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+# Also the rows of `protokern.models.registry`.
+MODEL_NAMES = ("protopnet", "protopool", "prototree")
 ActivationName = Literal["log", "linear", "exp", "exp_root", "cosine"]
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 MetricName = Literal["sqeuclidean", "cosine"]

@@ -21,7 +21,7 @@ from protokern.config.data import DataConfig
 from protokern.config.train import PruneConfig, TrainConfig
 from protokern.data.places import absolute_source
 from protokern.errors import ConfigError
-from protokern.models.configurations import DEFAULT_MODEL, all_configurations, find_configuration, models_with
+from protokern.models.configurations import DEFAULT_MODEL, find_configuration, model_names, models_with
 from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.settings import ModelConfig
 from protokern.recipes import recipe_text
@@ -203,7 +203,7 @@ def _model_settings(table: Any) -> type[ModelConfig]:
     name = table.get("name", DEFAULT_MODEL) if isinstance(table, Mapping) else DEFAULT_MODEL
     owner = find_configuration(name) if isinstance(name, str) else None
     if owner is None:
-        names = list(all_configurations())
+        names = model_names()
         close = difflib.get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"model.name: must be one of {', '.join(names)}; got {name!r}.{hint}")

@@ -101,6 +101,9 @@ def test_all_measures_in_files_and_on_the_screen(
     assert "(images drawn: 8; seed of the draw: 0; the rest is: grey, 0.5)" in printed
     assert "stability: Does a prototype match at the same place under noise that nobody sees? (8 images more" in printed
     assert "-0.0%" not in printed
+    unchanged, changed = (table["passes"][kind] + table["random_passes"][kind] for kind in ("unchanged", "changed"))
+    assert f"through the net went {unchanged} images as they are, {unchanged / 8:.1f} for each of the 8 that" in printed
+    assert f"measured; and {changed:,} changed ones\n" in printed
     with (out / "duplicates.csv").open() as file:
         pairs = [(int(line["first"]), int(line["second"])) for line in csv.DictReader(file)]
     assert pairs == [(pair["first"], pair["second"]) for pair in table["measures"]["duplicates"]["pairs"]]

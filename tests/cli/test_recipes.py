@@ -122,11 +122,19 @@ def test_recipes_are_shown_without_importing_torch() -> None:
     assert printed == recipe_text("fine") + "False\n"
 
 
+def test_settings_are_shown_without_importing_torch() -> None:
+    script = "import sys; from protokern.cli.main import main; main(['settings']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "protopool" in printed
+    assert printed.endswith("False\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--set", "train.sed=3"], "train.sed: no such key. Did you mean train.seed?"),
         (["--set", "model.prototypes=3"], "model.prototypes: no such key."),
+        (["--set", "model.name=protopnett"], "model.name: must be one of protopnet, protopool; got 'protopnett'."),
         (["--set", "train.live_epochs=3.5", "--recipe", "quick"], "train.live_epochs: must be a whole number; got 3.5"),
         (["--config", "none.toml"], "config: must be a readable TOML file; got none.toml"),
         (["--recipe", "fast"], "--recipe: must be one of quick, fine, paper; got 'fast'."),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from protokern.choices import MODEL_NAMES
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.feature_shape import find_feature_shape
@@ -57,6 +58,10 @@ class TestProtoPNetWithTheMeanOfTheNearest(PointsContract):
 def test_every_model_has_a_contract_test():
     # The others' are in test_protopool_contract.py and test_prototree.py.
     assert list(MODELS) == ["protopnet", "protopool", "prototree"]
+
+
+def test_the_names_of_all_models_are_known_without_torch():
+    assert tuple(MODELS) == MODEL_NAMES
 
 
 def conv_net(channels: int = 6) -> nn.Sequential:

@@ -116,6 +116,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
+            is_tree=item.end is not None,
             is_report=False,
         ),
     }

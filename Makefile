@@ -75,7 +75,7 @@ build/.in-place: $(NATIVE_SOURCES)
 
 demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain and say why; ends in runs/demo/report/index.html
 	rm -rf $(DEMO)
-	$(RUN) -m protokern train --config examples/configs/demo.toml --out $(DEMO)
+	$(RUN) -m protokern train --config examples/configs/demo.toml --out $(DEMO) --no-report
 	@$(RUN) examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
 	$(RUN) -m protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
 	$(RUN) -m protokern importance $(DEMO)

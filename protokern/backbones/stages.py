@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protokern.backbones.shapes import quick_shapes
 from protokern.errors import ConfigError
 from protokern.kernels.salience import lengths_of, share_of_largest
 
@@ -135,7 +136,8 @@ def _run(body: nn.Module, in_channels: int) -> list[tuple[str, FeatureStage]]:
     was_training, weight = body.training, next(body.parameters())
     image = torch.zeros(1, in_channels, _PROBE, _PROBE, device=weight.device, dtype=weight.dtype)
     body.eval()
-    maps = [(path, FeatureStage(_PROBE // x.shape[3], x.shape[1])) for path, x in _maps(body, image, "")]
+    with quick_shapes(body):
+        maps = [(path, FeatureStage(_PROBE // x.shape[3], x.shape[1])) for path, x in _maps(body, image, "")]
     body.train(was_training)
     return maps
 

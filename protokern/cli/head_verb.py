@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from protokern.cli.show import describe
+from protokern.cli.show import describe, show_progress
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
@@ -86,10 +86,10 @@ def _as_training(opened: OpenRun, splits: Splits, inputs: DataSplits) -> Trainin
 def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: PushResult) -> None:
     from protokern.explain.prototypes import write_prototypes  # heavy, and not for --help
 
-    write_prototypes(folder, model, splits, push)
+    write_prototypes(folder, model, splits, push, progress=show_progress)
 
 
 def _write_page(folder: Path, splits: Splits, inputs: DataSplits) -> Path:
     from protokern.explain.collect import write_page  # heavy, and not for --help
 
-    return write_page(open_run(folder), splits, inputs=inputs, all_frames=False)[0]
+    return write_page(open_run(folder), splits, inputs=inputs, all_frames=False, progress=show_progress)[0]

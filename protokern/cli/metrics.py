@@ -163,8 +163,8 @@ def _say_passes(results: Sequence[MeasureResult], random: Sequence[MeasureResult
     """How many images went through the net for everything."""
     own, other = MetricTable(tuple(results)).passes, passes_of_random(random)
     unchanged, changed = (own[kind] + other[kind] for kind in ("unchanged", "changed"))
-    times = f", {unchanged / num_images:.1f} for each of the {num_images:,} that were measured" if num_images else ""
-    return f"through the net went {unchanged:,} images as they are{times}; and {changed:,} changed ones"
+    times = f" ({unchanged / num_images:.1f} times the {num_images:,} that were measured)" if num_images else ""
+    return f"{unchanged:,} images went through the net as they are{times}, and {changed:,} changed ones"
 
 
 def _say(number: Estimate, reference: Estimate | None) -> str:

@@ -81,7 +81,7 @@ def _count(begun: StepBegins, event: BatchDone) -> tuple[int, int]:
 class _SlowWork:
     """Lines about work that takes long, where there is no terminal: one every `EVERY` seconds at most."""
 
-    EVERY = 10.0
+    EVERY = 5.0
 
     def __init__(self) -> None:
         self._title = ""
@@ -119,7 +119,7 @@ def marked(warnings: Iterable[str]) -> list[str]:
 
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """Pass batches on; a bar on a terminal shows the progress and disappears, elsewhere a line every ten seconds."""
+    """Pass batches on; a bar on a terminal shows the progress and disappears, elsewhere a line every five seconds."""
     if not sys.stdout.isatty():
         slow = _SlowWork()
         for done, batch in enumerate(batches):

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder to write; default: the first free one of runs/NAME-1, -2 ... for data NAME",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="leave the page to a later 'protokern report RUN'",
+    )
     add_device_argument(parser)
     add_set_argument(parser)
     parser.epilog = "'protokern settings' prints every setting that --config and --set take."

@@ -155,7 +155,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         _begin(folder, config, splits, held, is_resumed=args.resume)
     if not _train_until_stopped(state, stop):
         if ranks.is_first:
-            _write_pages(state, splits, folder)
+            _write_pages(state, splits, folder, with_report=not args.no_report)
         return 0
     again = "--resume" if args.out is not None else f"--out {shlex.quote(str(folder))} --resume"
     where = f"The last checkpoint is {state.last_checkpoint}; go on with {again}." if state.last_checkpoint else ""
@@ -266,8 +266,8 @@ def _make_job(
     )
 
 
-def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
-    """The prototypes as pictures, and the page of the run; then what came out, in five lines."""
+def _write_pages(state: TrainingRun, splits: Splits, folder: Path, *, with_report: bool) -> None:
+    """The prototypes as pictures; if it is wanted, the page of the run; then what came out, in five lines."""
     from protokern.explain.collect import write_page
     from protokern.explain.prototypes import write_prototypes  # with matplotlib and jinja2, too heavy for --help
 
@@ -276,6 +276,9 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path) -> None:
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
     features = RunFeatures.of(opened, state.inputs).push.of
     write_prototypes(state.job.folder, opened.model, splits, state.push, features=features, progress=show_progress)
+    if not with_report:
+        print(f"report: none, as --no-report asks; next: protokern report {shlex.quote(str(folder))}", flush=True)
+        return
     page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=show_progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began

@@ -239,7 +239,7 @@ def _keep_readable(
     if on_unreadable == "stop":
         raise DataError(
             f"data: must hold only images that can be read; got {files}: {_listed_files(unreadable)}. "
-            'Replace or remove them, or leave them out with on_unreadable = "skip".'
+            'Replace or remove them, or leave them out with data.on_unreadable = "skip".'
         )
     bad = {path for path, _ in unreadable}
     for path, _ in unreadable:

@@ -146,6 +146,8 @@ def _missing_message(root: Path, inside: Sequence[str], lacking: Sequence[str]) 
     advice = "Sort the images into these folders."
     if len(inside) == 1 and any(split_of(entry.name) for entry in (root / inside[0]).iterdir() if entry.is_dir()):
         advice = f"Give {root / inside[0]}."
+    if len(inside) == 1 and (layout := find_layout(root / inside[0])) is not None:
+        advice = f"Give {root / inside[0]}, which is {layout.name}."
     return (
         f"data: must hold train/ and test/ (val/ if you like), each with one folder a class, or one folder for each of "
         f"two or more classes; got {found} in {root}, without {' and '.join(lacking)}. {advice}"
@@ -174,6 +176,11 @@ def _check_classes_of(root: Path) -> None:
     """Refuse folders that are not classes: several data sets, or a data set with a table of labels."""
     inside = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not is_ignored(entry.name)]
     for entry in inside:
+        layout = find_layout(entry)
+        if layout is not None:
+            raise DataError(
+                f"data: must be one data folder; got {root}, in which {entry.name}/ is {layout.name}. Give {entry}."
+            )
         splits = [child.name for child in sorted(entry.iterdir()) if child.is_dir() and split_of(child.name)]
         if len({split_of(name) for name in splits}) > 1:
             raise DataError(

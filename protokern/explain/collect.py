@@ -17,13 +17,7 @@ from protokern.evaluate import Predictions, count_confusion, predict
 from protokern.explain.images import explain_for_people, with_prototypes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
-from protokern.explain.prototype_frames import (
-    Progress,
-    choose_framed,
-    frame_prototypes,
-    other_image,
-    show_nothing,
-)
+from protokern.explain.prototype_frames import choose_framed, frame_prototypes, other_image
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.reasons import (
     add_global_reasons,
@@ -37,6 +31,7 @@ from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import ClassSlots, Prototype
 from protokern.results.run import Confusion, TreeNode
 from protokern.results.scores import score_classes
@@ -75,7 +70,8 @@ def collect_report(
             computed and stored with their pictures.
         all_frames: whether sufficient frames of all prototypes are sought; False: of more than 120 only those that the
             explanations show, and the first ones of every class.
-        progress: shows the progress of the frames, of the answers to the test images and of the explanations.
+        progress: shows the progress of the measures, of the answers to the test images, of the explanations and of the
+            frames.
 
     Raises:
         CheckpointError: the pictures of the prototypes or the stored measures are broken.
@@ -88,7 +84,7 @@ def collect_report(
     notes: list[str] = []
     files = _find_pictures(run, data, notes)
     importance = find_importance(run, notes)
-    report = _begin(run, data, files, notes)
+    report = _begin(run, data, files, notes, progress)
     features = None if data is None else RunFeatures.of(run, inputs or find_inputs(run, data))
     if data is None or features is None:
         notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
@@ -109,7 +105,9 @@ def collect_report(
     return replace(report, prototypes=cards, explanations=explanations, notes=tuple(notes))
 
 
-def _begin(run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str]) -> Report:
+def _begin(
+    run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str], progress: Progress
+) -> Report:
     """What the page says of the run itself, with its measures."""
     if not run.model.is_hard:
         notes.append(
@@ -128,7 +126,7 @@ def _begin(run: OpenRun, data: RunData | None, files: PrototypeFiles | None, not
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
-        trust=collect_trust(run, data, files),
+        trust=collect_trust(run, data, files, progress=progress),
         settings=_settings(run.folder / "run.toml"),
         facts=_facts(run, data, files),
     )
@@ -363,5 +361,5 @@ def write_page(
         progress=progress,
     )
     with translate_write_errors(page):
-        write_report(report, page, pictures=pictures, replace=outputs.replace)
+        write_report(report, page, pictures=pictures, replace=outputs.replace, progress=progress)
     return page, report

@@ -13,13 +13,14 @@ from torch import Tensor
 from protokern.explain.framing import frame_explanation, show_frame
 from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import explain_image
-from protokern.explain.prototype_frames import Progress, frame_prototypes, other_image, show_nothing
+from protokern.explain.prototype_frames import frame_prototypes, other_image
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.shown import Explanation
 from protokern.models.base import PrototypeModel
 from protokern.results import explanations as results
 from protokern.results.explanations import ClassExplanation
 from protokern.results.places import ReceptiveField
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import Prototype
 from protokern.runs.data import read_photographs
 from protokern.runs.open import OpenRun, check_final

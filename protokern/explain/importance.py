@@ -7,8 +7,9 @@ much the property mattered there. Images are streamed; only sums are kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protokern.backbones.fusing import fused_layers
 from protokern.explain.importance_sums import ImportanceSums
 from protokern.explain.modifications import Modification, check_image, choose_modifications, modify
 from protokern.models.base import PrototypeModel
@@ -27,6 +29,7 @@ REPLICATES = 500
 _MOST_THREADS = 8
 
 Prepare = Callable[[Tensor], Tensor]
+_Changed = Sequence[Iterable[np.ndarray]]  # for each modification the images of a batch
 
 
 def local_importance(
@@ -75,7 +78,8 @@ def importance(
     """How much each property matters to every prototype, on average over images.
 
     One pass over the images, with one run of the backbone for the original and one for each modification of a batch.
-    Memory is that of a batch and of the sums. The weight of an image is its similarity. Negative similarities, which
+    Without `prepare`, the layers of the backbone are fused, see `fused_layers` of `protokern.backbones.fusing`. Memory
+    is that of two batches and of the sums. The weight of an image is its similarity. Negative similarities, which
     the activations "cosine" and "linear" have, count as 0; if a prototype has no positive one, all images have the same
     weight. The interval comes from a Poisson bootstrap over images, which also needs only sums.
 
@@ -172,32 +176,25 @@ class _Measure:
         self.memory_format = memory_format
 
     def batches(self, images: Iterator[np.ndarray], batch_size: int) -> Iterator[ImportanceBatch]:
-        size: tuple[int, ...] | None = None
         first = 0
         with modification_threads() as pool:
-            while batch := list(islice(images, batch_size)):
-                for image in batch:
-                    check_image(image)
-                    size = size or image.shape
-                    if image.shape != size:
-                        raise ValueError(
-                            f"images: must all be of one size; got {size[:2]} and {image.shape[:2]}. Resize them first."
-                        )
-                with evaluating(self.model):
-                    measured = self.measure(batch, first, pool)
+            for batch, changed in _changed_batches(images, batch_size, self.modifications, pool):
+                # What `prepare` gives may be NaN, which fused layers could hide.
+                fused = fused_layers(self.model.backbone) if self.prepare is None else nullcontext()
+                with evaluating(self.model), fused:
+                    measured = self.measure(batch, changed, first)
                 yield measured
                 first += len(batch)
 
-    def measure(self, images: list[np.ndarray], first: int, pool: Executor) -> ImportanceBatch:
+    def measure(self, images: list[np.ndarray], changed: _Changed, first: int) -> ImportanceBatch:
         layer = self.model.prototype_layer
         distance, patch = layer.min_distance(self.features(images))
         similarity = layer.activate(distance)
         lost, distances = [], []
-        for name, modification in self.modifications.items():
-            changed = list(pool.map(partial(modify, name=name, modification=modification), images))
-            modified = layer.distance_at(self.features(changed), patch)
-            distances.append(modified)
-            lost.append(similarity.double() - layer.activate(modified).double())
+        for modified in changed:
+            modified_distance = layer.distance_at(self.features(list(modified)), patch)
+            distances.append(modified_distance)
+            lost.append(similarity.double() - layer.activate(modified_distance).double())
         everything = torch.stack([distance, *distances], dim=1).double().cpu().numpy()  # (B, 1 + M, P)
         self.check_finite(everything, first)
         return ImportanceBatch(
@@ -225,3 +222,26 @@ class _Measure:
                 f"model: must give finite distances; got NaN or inf at image {first + image}{which}. "
                 "Check that image, and the weights for NaN."
             )
+
+
+def _changed_batches(
+    images: Iterator[np.ndarray], batch_size: int, modifications: Mapping[str, Modification], pool: Executor
+) -> Iterator[tuple[list[np.ndarray], _Changed]]:
+    """The batches with their modified images. While the threads modify a batch, the next one is read."""
+    size: tuple[int, ...] | None = None
+    batch = list(islice(images, batch_size))
+    while batch:
+        for image in batch:
+            check_image(image)
+            size = size or image.shape
+            if image.shape != size:
+                raise ValueError(
+                    f"images: must all be of one size; got {size[:2]} and {image.shape[:2]}. Resize them first."
+                )
+        changed = [
+            pool.map(partial(modify, name=name, modification=modification), batch)
+            for name, modification in modifications.items()
+        ]
+        following = list(islice(images, batch_size))
+        yield batch, changed
+        batch = following

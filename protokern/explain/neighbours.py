@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.local import show_gradient, view_patches
@@ -19,7 +20,7 @@ from protokern.inputs.sources import SplitFeatures
 from protokern.models.base import Given, PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
-from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.places import Box, LazyPicture, PatchView, ReceptiveField, SeenPicture
 from protokern.results.prototypes import GlobalExplanation, Neighbour, Neighbours, Prototype, SplitNeighbours
 from protokern.runs.data import RunData
 from protokern.runs.features import RunFeatures
@@ -248,7 +249,8 @@ def add_neighbours(
     """Add to every prototype that is a patch of an image its k nearest patches, in training and in test images.
 
     This takes one pass over the features of each of the two splits. No picture is kept; each is read when the page
-    draws it. The patch that a prototype is does not count as its neighbour.
+    draws it. The patch that a prototype is does not count as its neighbour. Where the frame is the patch's cell, no
+    heat map is made, and `patch_box` of the neighbours is None.
 
     Args:
         cards: of all prototypes of the run's model.
@@ -261,7 +263,8 @@ def add_neighbours(
     """
     shown = [card.index for card in cards if card.picture is not None]
     found = find_in_splits(run, splits, features, files, k)
-    return see_neighbours(cards, run, splits, features, files, found, shown, frame)
+    has_maps = frame != "sufficient"
+    return see_neighbours(cards, run, splits, features, files, found, shown, frame, has_maps=has_maps)
 
 
 def find_in_splits(
@@ -286,14 +289,17 @@ def see_neighbours(
     found: GlobalExplanation,
     prototypes: Sequence[int],
     frame: str = "grid",
+    *,
+    has_maps: bool = True,
 ) -> tuple[Prototype, ...]:
     """Add the neighbours that `find_in_splits` found to some prototypes; the other cards stay.
 
     `frame` says which box is shown, see `drawn_box`. For "sufficient", which is not computed here, it is the patch's
-    cell.
+    cell. Without `has_maps`, which is for this frame alone, no heat map is made, and `patch_box` is None.
     """
-    train = _neighbours("train", splits.push, features.push, found.train, run, files, prototypes, frame)
-    test = _neighbours("test", splits.test, features.test, found.test, run, files, prototypes, frame)
+    seen = partial(_neighbours, run=run, files=files, prototypes=prototypes, frame=frame, has_maps=has_maps)
+    train = seen("train", splits.push, features.push, found.train)
+    test = seen("test", splits.test, features.test, found.test)
     return tuple(
         replace(
             card,
@@ -315,10 +321,12 @@ def _neighbours(
     dataset: ShownImages,
     features: SplitFeatures,
     found: SplitNeighbours,
+    *,
     run: OpenRun,
     files: PrototypeFiles,
     prototypes: Sequence[int],
     frame: str,
+    has_maps: bool,
 ) -> dict[int, list[Neighbour]]:
     """The neighbours of some prototypes in one data set, nearest first, by prototype."""
     by_rank: dict[int, dict[int, Neighbour]] = {index: {} for index in prototypes}
@@ -329,18 +337,47 @@ def _neighbours(
         with evaluating(run.model):
             field = find_receptive_field(run.model.features, first.to(run.model.device, run.model.dtype))
     shown = _by_image(found, prototypes)
-    for rank, image, view in _views(run.model, features.of, found.patch, shown, size, field, _BATCH):
-        index = view.prototype
+    places: Iterable[tuple[int, int, PatchView | _Place]] = (
+        _views(run.model, features.of, found.patch, shown, size, field, _BATCH)
+        if has_maps
+        else _places(found, shown, size, field, run.model.prototype_layer.prototypes.shape[2:])
+    )
+    for rank, image, place in places:
+        index = place.prototype
         by_rank[index][rank] = Neighbour(
             picture=SeenPicture(
                 image=LazyPicture(load=partial(dataset.display_image, image), shape=(*size, 3), key=(split, image)),
-                box=view.cell if frame == "sufficient" else drawn_box(view, frame),
-                receptive_field_box=view.receptive_field_box,
+                box=drawn_box(place, frame) if isinstance(place, PatchView) and frame != "sufficient" else place.cell,
+                receptive_field_box=place.receptive_field_box,
             ),
             name=dataset.sample_name(image),
             class_name=run.classes[int(found.label[index, rank])],
             similarity=float(found.similarity[index, rank]),
             distance=float(found.distance[index, rank]),
-            patch_box=view.patch_box,
+            patch_box=place.patch_box if isinstance(place, PatchView) else None,
         )
     return {index: [of_rank[rank] for rank in sorted(of_rank)] for index, of_rank in by_rank.items()}
+
+
+class _Place(NamedTuple):
+    """What is known of a patch without its heat map."""
+
+    prototype: int
+    cell: Box
+    receptive_field_box: Box
+
+
+def _places(
+    found: SplitNeighbours,
+    shown: dict[int, list[tuple[int, int]]],
+    image_size: tuple[int, int],
+    field: ReceptiveField,
+    patch_size: Sequence[int],
+) -> Iterator[tuple[int, int, _Place]]:
+    """Rank, image and place, as `_views` gives them, without features."""
+    rows, columns = patch_size or (1, 1)
+    for image, part in shown.items():
+        for j, rank in part:
+            row, column = divmod(int(found.patch[j, rank]), found.grid[1])
+            cell = cell_box(found.grid, (row, column), image_size)
+            yield rank, image, _Place(j, cell, field.box(row, column, (rows, columns)))

@@ -5,32 +5,20 @@ Frames are computed when they are first needed. `report` stores them with the pr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from protokern.explain.sufficient import FrameTarget, sufficient_frames
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import Prototype, PrototypeSource
 from protokern.runs.data import RunData
 from protokern.runs.open import OpenRun
 from protokern.runs.prototypes import PrototypeFiles
 
 _IMAGES = 4  # at a time: limits memory, and moves the bar every few seconds
-Item = TypeVar("Item")
-
-
-class Progress(Protocol):
-    """Passes items on one by one, and shows how many of `total` are done."""
-
-    def __call__(self, things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]: ...
-
-
-def show_nothing(things: Iterable[Item], title: str, total: int, /) -> Iterator[Item]:
-    """Passes items on, and shows nothing."""
-    return iter(things)
 
 
 def frame_prototypes(

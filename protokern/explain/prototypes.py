@@ -15,13 +15,13 @@ from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.local import view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
-from protokern.explain.prototype_frames import Progress, show_nothing
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.inputs.loaders import ShownImages
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.push import PushResult
 from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import ClassWeight, Prototype, PrototypeSource
 from protokern.runs.data import RunData, check_classes
 from protokern.runs.open import OpenRun

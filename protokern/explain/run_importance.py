@@ -13,12 +13,12 @@ import torch
 from protokern.explain.importance import REPLICATES, stream_importance, summarise_importance
 from protokern.explain.importance_statistics import compare_importance
 from protokern.explain.modifications import Modification
-from protokern.explain.prototype_frames import Progress, show_nothing
 from protokern.inputs.loaders import ShownImages
 from protokern.models.build import image_format
 from protokern.nn import evaluating
 from protokern.report.text import importance_lines, local_lines
 from protokern.results.importance import GlobalImportance, ImportanceBatch
+from protokern.results.progress import Progress, show_nothing
 from protokern.runs.data import RunData, prepare_colours, read_pictures
 from protokern.runs.importance import FOLDER, JSON, SPLITS, TABLES, LocalTable, open_local_table, write_importance
 from protokern.runs.open import OpenRun, check_pushed

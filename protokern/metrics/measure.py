@@ -70,15 +70,7 @@ def measure(
         for name, one in looking.items():
             with _charging(used, name, counter):
                 results[name] = _finish(name, one)
-    return tuple(
-        replace(
-            results[name],
-            passes=used[name].all,
-            unchanged=used[name].unchanged,
-            shared=seen if name in seeing else 0,
-        )
-        for name in names
-    )
+    return tuple(_with_passes(results[name], used[name], seen if name in seeing else 0) for name in names)
 
 
 _PROBES = 64  # values of an image that are compared before all of it is
@@ -89,6 +81,10 @@ class _Passed(NamedTuple):
 
     all: int = 0
     unchanged: int = 0
+
+
+def _with_passes(result: MeasureResult, own: _Passed, shared: int) -> MeasureResult:
+    return replace(result, passes=own.all, unchanged=own.unchanged, shared=shared)
 
 
 class _Counter:

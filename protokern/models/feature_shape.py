@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from protokern.backbones.shapes import quick_shapes
 from protokern.models.settings import ModelConfig
 from protokern.nn import evaluating
 
@@ -33,7 +34,7 @@ def find_feature_shape(backbone: nn.Module, in_channels: int, image_size: tuple[
     state = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, in_channels, *image_size, device=state.device, dtype=state.dtype)
     shape = tuple(image.shape)
-    with evaluating(backbone):
+    with evaluating(backbone), quick_shapes(backbone):
         try:
             features = backbone(image)
         except _FAILURES as error:

@@ -16,6 +16,7 @@ from protokern.report.images import PictureShelf
 from protokern.report.reading import Rich
 from protokern.report.view import Table, to_json, view_explanation, view_report
 from protokern.results.explanations import Explanation
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.run import Report
 from protokern.storage.files import replace_file
 
@@ -34,6 +35,7 @@ def write_report(
     *,
     pictures: Place = "auto",
     replace: Callable[[Path, bytes], None] = replace_file,
+    progress: Progress = show_nothing,
 ) -> None:
     """Write the page of a run to `path` in one step: an older page stays complete until then.
 
@@ -43,11 +45,12 @@ def write_report(
         pictures: "inside" the page, in one file; "beside" it, in a folder `pictures`, read as they come into view;
             "auto": inside up to 16 MB of them.
         replace: replaces the page by a new one in one step.
+        progress: shows the progress over the prototypes.
 
     Raises:
         ConfigError: `pictures` is "inside", and the page would have more than 80 MB.
     """
-    table, shelf = view_report(data)
+    table, shelf = view_report(data, progress)
     size = shelf.num_bytes
     if pictures == "inside" and size * 4 // 3 > LARGEST_PAGE:
         raise ConfigError(

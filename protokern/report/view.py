@@ -37,6 +37,7 @@ from protokern.report.words import (
 )
 from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
 from protokern.results.places import SeenPicture
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import Neighbour, Prototype
 from protokern.results.run import Report
 
@@ -49,8 +50,8 @@ _RULE = (
 )
 
 
-def view_report(report: Report) -> tuple[Table, PictureShelf]:
-    """The page of a run as a table, and its pictures."""
+def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Table, PictureShelf]:
+    """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
     view = _View(links=True, is_tested=is_tested)
@@ -95,7 +96,7 @@ def view_report(report: Report) -> tuple[Table, PictureShelf]:
         else "",
         "sheets": [
             view.sheet(one, view_numbers_of(report.trust, one.index), still_chooses=report.still_chooses)
-            for one in report.prototypes
+            for one in progress(report.prototypes, "the page, prototype by prototype", len(report.prototypes))
         ],
         "texts": view.texts,
     }

@@ -57,7 +57,8 @@ class Neighbour:
         class_name: class of the image.
         similarity: of the prototype and the patch.
         distance: of the prototype and the patch.
-        patch_box: around the patch's cell and the pixels connected with it, whichever frame is drawn.
+        patch_box: around the patch's cell and the pixels connected with it, whichever frame is drawn; None: no
+            heat map was made.
     """
 
     picture: SeenPicture
@@ -65,7 +66,7 @@ class Neighbour:
     class_name: str
     similarity: float
     distance: float
-    patch_box: PixelBox
+    patch_box: PixelBox | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

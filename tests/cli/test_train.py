@@ -86,6 +86,17 @@ def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: py
         assert "\x1b" not in line
 
 
+def test_the_page_can_be_left_to_report(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(command(photos, run, "--no-report")) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"report: none, as --no-report asks; next: protokern report {run}"
+    assert (run / "prototypes" / "prototypes.json").exists()
+    assert not (run / "report").exists()
+    assert main(["report", str(run)]) == 0
+    assert (run / "report" / "index.html").exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
     photos: Path, tmp_path: Path, number: signal.Signals, code: int

@@ -103,14 +103,14 @@ def write_cars(root: Path, kind: str = "devkit", *, orientation: int = 1) -> Pat
         for row in rows:
             paint(root / str(row["relative_im_path"]), int(str(row["fname"])[:5]), orientation)
             del row["fname"]
-        savemat(root / "cars_annos.mat", {"annotations": _struct(rows), "class_names": names})
+        savemat(root / "cars_annos.mat", {"annotations": struct(rows), "class_names": names})
         return root
     inner = kind == "nested devkit"
     devkit = root / ("car_devkit/devkit" if inner else "devkit")
     devkit.mkdir(parents=True)
     savemat(devkit / "cars_meta.mat", {"class_names": names})
-    savemat(devkit / "cars_train_annos.mat", {"annotations": _struct(car_rows("train"))})
-    savemat(root / "cars_test_annos_withlabels.mat", {"annotations": _struct(car_rows("test"))})
+    savemat(devkit / "cars_train_annos.mat", {"annotations": struct(car_rows("train"))})
+    savemat(root / "cars_test_annos_withlabels.mat", {"annotations": struct(car_rows("test"))})
     for n, _, split in numbered():
         folder = root / f"cars_{split}"
         paint((folder / folder.name if inner else folder) / f"{n:05}.jpg", n, orientation)
@@ -131,7 +131,8 @@ def _write_car_tables(root: Path, orientation: int) -> Path:
     return root
 
 
-def _struct(rows: list[dict[str, object]]) -> np.ndarray:
+def struct(rows: list[dict[str, object]]) -> np.ndarray:
+    """Entries as MATLAB stores them."""
     found = np.zeros((1, len(rows)), dtype=[(name, object) for name in rows[0]])
     for index, row in enumerate(rows):
         for name, value in row.items():

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from protokern.data import Splits, open_splits
 from protokern.data.amount import count_images
 from protokern.data.annotations import FolderAnnotations, open_annotations
 from protokern.data.sources import BirdCounts
 from protokern.errors import DataError
-from tests.data.published_data import OBJECT, write_cars, write_cub, write_pets
+from tests.data.published_data import OBJECT, car_rows, struct, write_cars, write_cub, write_pets
 
 WRITERS: dict[str, Callable[..., Path]] = {
     "cub": write_cub,
@@ -157,6 +158,7 @@ def replace_line(file: Path, line: int, text: str) -> None:
             "4 owl",
             "image_class_labels.txt, line 4: must have two whole numbers; got 'owl'",
         ),
+        ("classes.txt", 2, "two 002.owl", "classes.txt, line 2: must have a whole number and a name; got 'two'."),
         ("train_test_split.txt", 1, "1 7", "train_test_split.txt: must have 1 (training) or 0 (test) for "),
         (
             "bounding_boxes.txt",
@@ -202,6 +204,54 @@ def test_cars_without_the_classes_of_the_test_images_say_what_is_missing(tmp_pat
         DataError, match=r"withlabels\.mat: must be a MATLAB file of version 5 with 'annotations'; it cannot"
     ):
         opened(root)
+
+
+def read_all(root: Path) -> None:
+    """The images and their marks, also of those to train with."""
+    splits = opened(root)
+    for images in (splits.push, splits.val, splits.test):
+        open_annotations(root, images, (splits.push, splits.val, splits.test))
+
+
+def test_a_wrong_entry_of_the_devkit_is_named(tmp_path: Path) -> None:
+    root = write_cars(tmp_path / "data")
+    file = root / "devkit/cars_train_annos.mat"
+    rows = car_rows("train")
+    for changed, message in (
+        ({"class": 9}, "must have a name for class 9 of the data set; there is none"),
+        ({"class": "owl"}, r"cars_train_annos\.mat, entry 3: must have numbers in class; got owl\. Correct the entry"),
+        ({"bbox_x2": 900}, r"cars_train_annos\.mat, entry 3: must lie in cars_train/00004\.jpg, which is stored with"),
+        ({"fname": "../00004.jpg"}, r"cars_train_annos\.mat, entry 3: must name an image below "),
+    ):
+        wrong = [*rows[:2], rows[2] | changed, *rows[3:]]
+        savemat(file, {"annotations": struct(wrong)})
+        with pytest.raises(DataError, match=message):
+            read_all(root)
+    savemat(file, {"annotations": struct([{"fname": "00001.jpg"}])})
+    with pytest.raises(DataError, match=r"must have the fields fname, class, bbox_x1, .*; class, bbox_x1, "):
+        opened(root)
+
+
+def test_cars_without_a_devkit_are_no_two_classes(tmp_path: Path) -> None:
+    root = write_cars(tmp_path / "data")
+    (root / "devkit").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"must have cars_meta\.mat of Stanford Cars in .*devkit or .*data; it is not"):
+        opened(root)
+    (tmp_path / "elsewhere").rename(root / "car_devkit")
+    for file in (root / "car_devkit").iterdir():
+        file.rename(root / file.name)
+    assert len(opened(root).test) == 4
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_the_folder_above_is_refused_with_the_one_to_give(tmp_path: Path, is_alone: bool) -> None:
+    """As the archives of CUB-200-2011 unpack: the masks lie beside the data set, as if both were classes."""
+    root = write_cub(tmp_path / "birds/CUB_200_2011")
+    if not is_alone:
+        (root / "segmentations").rename(tmp_path / "birds/segmentations")
+    with pytest.raises(DataError, match=r"Give .*birds/CUB_200_2011(, which is CUB-200-2011)?\.$") as caught:
+        opened(tmp_path / "birds")
+    assert "CUB-200-2011" in str(caught.value)
 
 
 def test_a_wrong_row_of_the_car_tables_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from protokern.evaluate import Predictions
+from protokern.explain import neighbours
 from protokern.explain.collect import build_report, choose_images, class_slots, collect_report
 from protokern.explain.importance import local_importance
 from protokern.results.importance import GlobalImportance, Reason
@@ -150,13 +151,41 @@ def test_the_page_shows_the_patches_nearest_to_each_prototype(tmp_path: Path) ->
         assert (len(near.train), len(near.test)) == (2, 2)
         own = run.splits.push.sample_name(int(run.push.image[card.index]))
         assert own not in [one.name for one in near.train]
-        for neighbours, share in ((near.train, near.agreement_train), (near.test, near.agreement_test)):
-            assert share == np.mean([one.class_name == card.classes[0].class_name for one in neighbours])
-            assert neighbours[0].distance <= neighbours[1].distance
-            for one in neighbours:
+        for shown, share in ((near.train, near.agreement_train), (near.test, near.agreement_test)):
+            assert share == np.mean([one.class_name == card.classes[0].class_name for one in shown])
+            assert shown[0].distance <= shown[1].distance
+            for one in shown:
                 assert one.class_name in one.name
                 assert np.asarray(one.picture.image).shape == (SIZE, SIZE, 3)
     assert all(card.neighbours is None for card in collect_report(opened, run.splits, num_neighbours=0).prototypes)
+
+
+def test_the_page_marks_the_cells_of_near_patches_without_heat_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+    opened = open_run(str(run.folder), data=None, changes=(), device=run.model.device)
+    mapped = collect_report(opened, run.splits, num_neighbours=2, frame="grid").prototypes
+    monkeypatch.setattr(neighbours, "view_patches", None)
+    plain = collect_report(opened, run.splits, num_neighbours=2).prototypes
+    assert run.push is not None
+    rows, columns = run.push.grid
+    for one, other in zip(plain, mapped, strict=True):
+        assert one.neighbours is not None
+        assert other.neighbours is not None
+        cells, around = (near.train + near.test for near in (one.neighbours, other.neighbours))
+        assert len(cells) == 4
+        for near, same in zip(cells, around, strict=True):
+            y0, x0, y1, x1 = near.picture.box
+            assert (y0 * rows % SIZE, x0 * columns % SIZE) == (0, 0)
+            assert ((y1 - y0) * rows, (x1 - x0) * columns) == (SIZE, SIZE)
+            assert same.patch_box is not None
+            top, left, bottom, right = same.patch_box
+            assert top <= y0 < y1 <= bottom
+            assert left <= x0 < x1 <= right
+            assert near.patch_box is None
+            assert near.picture.receptive_field_box == same.picture.receptive_field_box
+            assert (near.name, near.similarity, near.distance) == (same.name, same.similarity, same.distance)
 
 
 def measure(run: PushedRun) -> None:

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from protokern.data.marks import Annotated, Mark, line_error
-from protokern.data.published.layout import Listing, PublishedLayout, by_image, image_below, listing, numbers_of
+from protokern.data.published.layout import (
+    Listing,
+    PublishedLayout,
+    by_image,
+    image_below,
+    listing,
+    numbers_of,
+    read_text,
+)
 from protokern.errors import DataError
 
 _SPLITS = ("train", "test")
@@ -40,7 +47,9 @@ def _devkit_rows(root: Path, split: str) -> Iterator[tuple[int, Path, int, list[
     inner = folder / folder.name  # as some archives have it
     folder = inner if inner.is_dir() else folder
     for entry, row in _entries(file, ("fname", "class", *_SIDES)):
-        yield entry, image_below(folder, str(row["fname"]), file, entry), int(row["class"]), _sides(row)
+        path = image_below(folder, str(row["fname"]), file, entry)
+        (number,), sides = _numbers(file, entry, row, "class"), _numbers(file, entry, row, *_SIDES)
+        yield entry, path, int(number), sides
 
 
 def _in_devkit(root: Path, name: str) -> Path:
@@ -65,7 +74,8 @@ def _one_table_rows(root: Path) -> Iterator[tuple[int, Path, int, bool, list[flo
     file = root / _ALL
     for entry, row in _entries(file, ("relative_im_path", "class", "test", *_SIDES)):
         path = image_below(root, str(row["relative_im_path"]), file, entry)
-        yield entry, path, int(row["class"]), bool(row["test"]), _sides(row)
+        number, is_test = _numbers(file, entry, row, "class", "test")
+        yield entry, path, int(number), bool(is_test), _numbers(file, entry, row, *_SIDES)
 
 
 def _list_tables(root: Path) -> Listing:
@@ -82,15 +92,15 @@ def _table_rows(root: Path, split: str) -> Iterator[tuple[int, Path, list[float]
     file = root / _TABLE.format(split)
     folder = next((root / place / split for place in _DATA if (root / place / split).is_dir()), root / split)
     paths = {path.name: path for path in sorted(folder.glob("*/*"))}
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        for line, row in enumerate(csv.reader(lines), start=1):
-            if not row:
-                continue
-            if len(row) != 6:
-                raise line_error(file, line, f"must have a name, four sides and a class; got {','.join(row)!r}")
-            if row[0] not in paths:
-                raise line_error(file, line, f"must name an image in a class folder of {folder}; got {row[0]!r}")
-            yield line, paths[row[0]], numbers_of(file, line, row[1:5])
+    for line, text in enumerate(read_text(file).splitlines(), start=1):
+        row = next(csv.reader([text]), [])
+        if not row:
+            continue
+        if len(row) != 6:
+            raise line_error(file, line, f"must have a name, four sides and a class; got {text!r}")
+        if row[0] not in paths:
+            raise line_error(file, line, f"must name an image in a class folder of {folder}; got {row[0]!r}")
+        yield line, paths[row[0]], numbers_of(file, line, row[1:5])
 
 
 def _annotated(root: Path, name: str, rows: Iterator[tuple[Path, int, Path, list[float]]]) -> Annotated:
@@ -150,18 +160,23 @@ def _entries(file: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, np.void
     entries = np.atleast_1d(_load(file, "annotations"))
     missing = [name for name in fields if name not in (entries.dtype.names or ())]
     if missing:
-        raise DataError(f"{file}: must have the fields {', '.join(fields)}; {', '.join(missing)} is not there.")
+        raise DataError(
+            f"{file}: must have the fields {', '.join(fields)}; {', '.join(missing)} is not there. Fetch it again."
+        )
     yield from enumerate(entries, start=1)
 
 
-def _sides(row: np.void) -> list[float]:
-    return [float(row[side]) for side in _SIDES]
+def _numbers(file: Path, entry: int, row: np.void, *fields: str) -> list[float]:
+    try:
+        return [float(row[field]) for field in fields]
+    except (TypeError, ValueError):
+        got = ", ".join(str(row[field]) for field in fields)
+        raise line_error(file, entry, f"must have numbers in {', '.join(fields)}; got {got}") from None
 
 
 _NAME = "Stanford Cars"
-_devkit_layout = partial(PublishedLayout, _NAME, list_images=_list_devkit, read_annotations=_annotate_devkit)
 LAYOUTS = (
-    *(_devkit_layout((f"{devkit}/{_TRAIN}", "cars_train", "cars_test")) for devkit in _DEVKITS),
+    PublishedLayout(_NAME, ("cars_train", "cars_test"), _list_devkit, _annotate_devkit),
     PublishedLayout(_NAME, (_ALL, "car_ims"), _list_one_table, _annotate_one_table),
     PublishedLayout(_NAME, (*(_TABLE.format(split) for split in _SPLITS), "names.csv"), _list_tables, _annotate_tables),
 )

@@ -42,7 +42,7 @@ def _list_images(root: Path) -> Listing:
         samples["train" if splits[number] == 1 else "test"].append((path, labels[number]))
         names.setdefault(labels[number], path.parent.name)
     if (root / _CLASSES).is_file():
-        names |= {int(number): name for number, name in _numbered(root / _CLASSES)}
+        names |= _class_names(root / _CLASSES)
     return listing(samples, names, dict.fromkeys(("train", "test"), _SPLIT))
 
 
@@ -93,6 +93,15 @@ def _numbered(file: Path) -> Iterator[tuple[str, str]]:
     """Numbers and what they stand for."""
     for _, (number, name) in read_lines(file, 2):
         yield number, name
+
+
+def _class_names(file: Path) -> dict[int, str]:
+    found = {}
+    for line, (number, name) in read_lines(file, 2):
+        if not number.isdecimal():
+            raise line_error(file, line, f"must have a whole number and a name; got {number!r}")
+        found[int(number)] = name
+    return found
 
 
 def _by_number(file: Path) -> dict[str, int]:

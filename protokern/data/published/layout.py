@@ -57,19 +57,23 @@ def read_lines(file: Path, number: int) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: the file cannot be read, or a line has fewer values.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise DataError(
-            f"{file}: must be a file that can be read; it cannot ({error.strerror}). Restore it."
-        ) from error
-    for line, text in enumerate(lines, start=1):
+    for line, text in enumerate(read_text(file).splitlines(), start=1):
         values = text.strip().split(maxsplit=number - 1)
         if not values or values[0].startswith("#"):
             continue
         if len(values) < number:
             raise line_error(file, line, f"must have {number} values with spaces between; got {text.strip()!r}")
         yield line, values
+
+
+def read_text(file: Path) -> str:
+    """The content of a text file; raises a DataError if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(
+            f"{file}: must be a file that can be read; it cannot ({error.strerror}). Restore it."
+        ) from error
 
 
 def numbers_of(file: Path, line: int, values: list[str]) -> list[float]:
@@ -99,8 +103,16 @@ def listing(samples: Mapping[str, list[tuple[Path, int]]], names: Mapping[int, s
         samples: files and the numbers of their classes, by split.
         names: of the classes, by number. Classes without images are left out.
         origin: as in `Listing`.
+
+    Raises:
+        DataError: a class has no name.
     """
     used = sorted({number for some in samples.values() for _, number in some})
+    unnamed = [number for number in used if number not in names]
+    if unnamed:
+        raise DataError(
+            f"data: must have a name for class {unnamed[0]} of the data set; there is none. Restore its files."
+        )
     index = {number: label for label, number in enumerate(used)}
     by_split = {
         split: sorted(((path, index[number]) for path, number in some), key=lambda sample: (sample[1], sample[0]))

@@ -206,6 +206,7 @@ class _View:
                 [one.class_name, decimal(one.total), percent(one.probability), round(one.probability, 3)]
                 for one in item.classes
             ],
+            "total_head": "points" if item.end is None else "log of it",
             "why": ["Why ", ["bdi", first.class_name]],
             "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
             "others": [

@@ -193,7 +193,7 @@ def say_decision(match: Evidence) -> dict[str, str | float | bool]:
     """The words of one decision of a tree, in place of those of points."""
     present = match.similarity if match.is_present else 1 - match.similarity
     return {
-        "like": "looks like" if match.is_present else "has nothing like",
+        "like": "looks like" if match.is_present else "no part like",
         "absent": "" if match.is_present else "absent",
         "role": "",
         "product": f"there with a probability of {percent(present)}:",

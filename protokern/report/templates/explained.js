@@ -68,7 +68,7 @@ const explained = (item, heading) => {
     line.append(make("td", { "aria-hidden": "true" }, bar(share)));
     return line;
   });
-  const [points, probability] = headCells(["points", "probability"]);
+  const [points, probability] = headCells([item.total_head, "probability"]);
   probability.colSpan = 2;
   return make(
     "article",

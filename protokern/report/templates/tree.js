@@ -1,7 +1,6 @@
 // A decision tree: branches with their patches, leaves with their classes. Deep parts open when they are chosen.
-const TREE_LEVELS = 4;
+const TREE_LEVELS = 3;
 const TREE_CELL = { width: 132, height: 148, side: 84 };
-const SVG = "http://www.w3.org/2000/svg";
 const draw = (tag, properties = {}, ...children) => {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(properties)) element.setAttribute(name, value);
@@ -47,7 +46,7 @@ const drawPatch = (view, x, y, side) => {
   );
 };
 
-const text = (content, x, y, className = "") => {
+const write = (content, x, y, className = "") => {
   const element = draw("text", { x, y, class: className });
   element.textContent = content;
   return element;
@@ -59,14 +58,14 @@ const drawLeaf = (leaf, x, y) =>
     { class: "tree-leaf" },
     ...leaf.flatMap(([name, percent, share], row) => [
       draw("rect", { x: x - 54, y: y + 30 * row, width: 108 * share, height: 5 }),
-      text(name.length > 15 ? `${name.slice(0, 14)}…` : name, x - 54, y + 17 + 30 * row),
-      text(percent, x + 54, y + 17 + 30 * row, "tree-number"),
+      write(name.length > 15 ? `${name.slice(0, 14)}…` : name, x - 54, y + 17 + 30 * row),
+      write(percent, x + 54, y + 17 + 30 * row, "tree-number"),
     ]),
   );
 
 const drawBranch = (place, node, nodes, x, y, open) => {
   const { side } = TREE_CELL;
-  const children = [drawPatch(node.view, x - side / 2, y, side), text(`prototype ${node.prototype}`, x, y + side + 14, "tree-name")];
+  const children = [drawPatch(node.view, x - side / 2, y, side), write(`prototype ${node.prototype}`, x, y + side + 14, "tree-name")];
   if (!place.closed) {
     const link = draw("a", { href: `#prototype-${node.prototype}` }, ...children);
     return link;
@@ -76,7 +75,7 @@ const drawBranch = (place, node, nodes, x, y, open) => {
     "g",
     { class: "tree-open", tabindex: 0, role: "button", "aria-label": `Open the part below prototype ${node.prototype}` },
     ...children,
-    text(`${number} leaves below ▸`, x, y + side + 30, "tree-name"),
+    write(`${number} leaves below ▸`, x, y + side + 30, "tree-name"),
   );
   button.addEventListener("click", () => open(place.index));
   button.addEventListener("keydown", (event) => {
@@ -97,7 +96,7 @@ const drawTree = (nodes, top, open) => {
         "g",
         { class: "tree-edge" },
         draw("line", { x1: x0, y1: y0 + side + 18, x2: x1, y2: y1 - 3 }),
-        text(present ? "there" : "not there", middle[0] + (present ? 4 : -4), middle[1] - 4, present ? "tree-right" : "tree-left"),
+        write(present ? "there" : "not there", middle[0] + (present ? 4 : -4), middle[1] - 4, present ? "tree-right" : "tree-left"),
       );
     }),
   );
@@ -119,7 +118,9 @@ const treePlace = ({ nodes }) => {
   const show = (top) => {
     const back = make("button", { className: "small", textContent: "Back to the root" });
     back.addEventListener("click", () => show(0));
-    place.replaceChildren(...(top ? [back] : []), drawTree(nodes, top, show));
+    const tree = drawTree(nodes, top, show);
+    place.replaceChildren(...(top ? [back] : []), tree);
+    requestAnimationFrame(() => (place.scrollLeft = (place.scrollWidth - place.clientWidth) / 2)); // to the root
   };
   show(0);
   return place;

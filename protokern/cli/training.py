@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
     splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
     if ranks.is_first:
-        splits = look_at(splits)
+        splits = look_at(splits, progress_in_turn())
     stop = StopRequest()
     job = _make_job(folder, config, splits, device, ranks, stop, is_resumed=checkpoint is not None)
     state = TrainingRun(job)

@@ -32,6 +32,7 @@ VERBS = {
         "summary": "the newest stored rows in a few lines",
         "accuracy": "stores accuracies of finished runs; the table of docs/results.md",
         "trust": "stores what `protokern metrics` found in runs; the table of docs/results.md",
+        "measures": "stores all that `protokern metrics` found in runs; the tables of docs/results.md",
         "scaling": "what ImageNet would take, by arithmetic: docs/scaling.md",
     },
     "tools": {

@@ -23,7 +23,7 @@ ACCURACY = RESULTS / "accuracy.csv"
 PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 PLACE = Place("accuracies", "accuracy")
-Row = TypeVar("Row")
+Read = TypeVar("Read")
 # Settings of [model] in which a run may differ from its recipe, and what the row is then called besides.
 VARIED: dict[str, Callable[[Any], str]] = {
     "weights": lambda _: "fine-tuned",
@@ -172,7 +172,7 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def rows_of(parser: argparse.ArgumentParser, read: Callable[[Path], Row], runs: Sequence[Path]) -> list[Row]:
+def rows_of(parser: argparse.ArgumentParser, read: Callable[[Path], Read], runs: Sequence[Path]) -> list[Read]:
     """What `read` makes of every run; one that it cannot read ends the command with a line, before a row is stored."""
     rows = []
     for run in runs:

@@ -11,9 +11,9 @@ from protokern.cli.show import show_progress
 from protokern.errors import CheckpointError, ConfigError
 from protokern.explain.framing import FRAME_MAKERS
 from protokern.inputs.loaders import ordered_loader
-from protokern.metrics import FILLS, MEASURES, PROTOCOLS, Context, Estimate, MeasureResult, measure
+from protokern.metrics import FILLS, MEASURES, PROTOCOLS, Context, Estimate, MeasureResult, MetricTable, measure
 from protokern.metrics.context import SUBSET
-from protokern.metrics.files import facts_of, file_names, write_measures
+from protokern.metrics.files import facts_of, file_names, passes_of_random, write_measures
 from protokern.metrics.random_prototypes import measure_random
 from protokern.metrics.registry import check_names
 from protokern.results.places import Box
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         "images": len(images),
         **facts_of(opened.model, random),
     }
-    print("\n".join(_result_lines(results, random)))
+    print("\n".join([*_result_lines(results, random), _say_passes(results, random, len(images))]))
     if outputs is None:
         print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
     else:
@@ -157,6 +157,14 @@ def _result_lines(results: Sequence[MeasureResult], random: Sequence[MeasureResu
         notes += [f"{name}: {number}" for name, number in one.skipped.items() if number]
         lines += [f"  ({'; '.join(notes)})"] if notes else []
     return lines
+
+
+def _say_passes(results: Sequence[MeasureResult], random: Sequence[MeasureResult], num_images: int) -> str:
+    """How many images went through the net for everything."""
+    own, other = MetricTable(tuple(results)).passes, passes_of_random(random)
+    unchanged, changed = (own[kind] + other[kind] for kind in ("unchanged", "changed"))
+    times = f" ({unchanged / num_images:.1f} times the {num_images:,} that were measured)" if num_images else ""
+    return f"{unchanged:,} images went through the net as they are{times}, and {changed:,} changed ones"
 
 
 def _say(number: Estimate, reference: Estimate | None) -> str:

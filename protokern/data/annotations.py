@@ -1,4 +1,4 @@
-"""Annotations of the images of a folder: `parts.csv`, `boxes.csv` and `masks/` beside its splits.
+"""Annotations of the images of a folder: `parts.csv`, `boxes.csv` and `masks/` beside its splits, or as published.
 
 Coordinates are pixels of the file as it is stored. They are turned with the image by its EXIF orientation, and returned
 as shares of the upright image, which resizing does not change. So they mark exactly what the net sees. Errors name the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,10 @@ import numpy as np
 
 from protokern.data.class_names import composed
 from protokern.data.dataset import ImageDataset
+from protokern.data.marks import Annotated, Mark, MarksOfImages, line_error
 from protokern.data.masks import FOLDER, find_masks, read_mask
 from protokern.data.orientation import upright_points, upright_size
+from protokern.data.published import find_layout
 from protokern.data.regions import BoxRegion, MaskRegion, PartPoint, Region
 from protokern.errors import DataError
 
@@ -27,16 +29,6 @@ PARTS, BOXES = "parts.csv", "boxes.csv"
 _PART_COLUMNS = ("path", "part", "x", "y")
 _BOX_COLUMNS = ("path", "label", "xmin", "ymin", "xmax", "ymax")
 _SLACK = 1.0  # pixels: coordinates of a resized image are rounded differently from its sides
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A line of a table: `values` are x and y, or the sides of a box."""
-
-    line: int
-    path: str
-    name: str
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +52,21 @@ class FolderAnnotations:
     """Boxes, masks and parts of the images of one data set; see `open_annotations`.
 
     Attributes:
-        found: which of "boxes.csv", "masks/" and "parts.csv" exist.
+        found: which files there are: "boxes.csv", "masks/" and "parts.csv", or those of a published data set.
+        names: what these files are called, by "boxes", "masks" and "parts", also where there are none.
+        has_boxes, has_masks, has_parts: which of them there are.
     """
 
-    def __init__(
-        self,
-        images: ImageDataset,
-        boxes: Mapping[str, Sequence[_Mark]],
-        parts: Mapping[str, Sequence[_Mark]],
-        masks: Mapping[str, Path],
-        found: Sequence[str],
-    ) -> None:
+    def __init__(self, images: ImageDataset, annotated: Annotated) -> None:
         self._images = images
-        self._boxes, self._parts, self._masks = boxes, parts, masks
+        self._boxes, self._parts = annotated.boxes or {}, annotated.parts or {}
+        self._masks = annotated.masks
         self._frames: dict[int, _Frame] = {}
-        self.found = tuple(found)
+        self.names = dict(annotated.names)
+        self.has_boxes, self.has_parts = annotated.boxes is not None, annotated.parts is not None
+        self.has_masks = annotated.masks is not None
+        there = {"boxes": self.has_boxes, "masks": self.has_masks, "parts": self.has_parts}
+        self.found = tuple(annotated.names[kind] for kind, is_there in there.items() if is_there)
 
     def regions(self, index: int) -> dict[str, Region]:
         """Where the object of image `index` is: "mask", and "box LABEL" for each label of its boxes; empty: unknown.
@@ -82,13 +74,13 @@ class FolderAnnotations:
         A mask marks the object and its border.
 
         Raises:
-            DataError: the mask cannot be read, or has other values than 0, 128 and 255.
+            DataError: the mask cannot be read, or has other values than it may have.
         """
         key = _key(self._images.sample_name(index))
         found: dict[str, Region] = {}
-        if key in self._masks:
-            frame = self._frame(index)
-            found["mask"] = MaskRegion(read_mask(self._masks[key], frame.size, frame.orientation))
+        if self._masks is not None and key in self._masks.of:
+            frame, masks = self._frame(index), self._masks
+            found["mask"] = MaskRegion(read_mask(masks.of[key], frame.size, frame.orientation, masks.code))
         by_label: dict[str, list[tuple[float, float, float, float]]] = {}
         for mark in self._boxes.get(key, ()):
             x0, y0, x1, y1 = mark.values
@@ -109,17 +101,25 @@ class FolderAnnotations:
         points = frame.turn([(mark.values[0], mark.values[1]) for mark in marks]).tolist()
         return tuple(PartPoint(mark.name, y / rows, x / columns) for mark, (y, x) in zip(marks, points, strict=True))
 
-    def check(self, boxes: Path, parts: Path) -> None:
+    def counts(self) -> dict[str, int]:
+        """How many images of the data set have "boxes", "masks" and "parts"."""
+        keys = [_key(self._images.sample_name(index)) for index in range(len(self._images))]
+        of_kind = {"boxes": self._boxes, "masks": {} if self._masks is None else self._masks.of, "parts": self._parts}
+        return {kind: sum(key in known for key in keys) for kind, known in of_kind.items()}
+
+    def check(self) -> None:
         """Raise a DataError for the first line whose coordinates are outside its image."""
-        outside: dict[Path, list[tuple[int, str]]] = {boxes: [], parts: []}
+        outside: dict[Path, list[tuple[int, str]]] = {}
         for index in range(len(self._images)):
             key = _key(self._images.sample_name(index))
-            for table, marks in ((boxes, self._boxes.get(key, ())), (parts, self._parts.get(key, ()))):
-                outside[table] += [(mark.line, text) for mark in marks if (text := self._say_outside(mark, index))]
+            for mark in (*self._boxes.get(key, ()), *self._parts.get(key, ())):
+                text = self._say_outside(mark, index)
+                if text is not None:
+                    outside.setdefault(mark.file, []).append((mark.line, text))
         for table, problems in outside.items():
             _raise_first(table, sorted(problems))
 
-    def _say_outside(self, mark: _Mark, index: int) -> str | None:
+    def _say_outside(self, mark: Mark, index: int) -> str | None:
         frame = self._frame(index)
         rows, columns = frame.size
         xs, ys = mark.values[0::2], mark.values[1::2]
@@ -144,7 +144,8 @@ def open_annotations(folder: Path, images: ImageDataset, others: Sequence[ImageD
     Args:
         folder: the data folder, which may have `boxes.csv` (path, label, xmin, ymin, xmax, ymax), `parts.csv` (path,
             part, x, y) and `masks/`, with the path of each image and the suffix .png; paths are those of `sample_name`.
-            More columns are allowed. Missing files are not in `found`.
+            More columns are allowed. Missing files are not in `found`. Of a published data set
+            (`protokern.data.published`) its own files are read, unless one of these takes their place.
         images: the data set whose annotations are wanted, by index.
         others: the other data sets of the folder, whose images the tables may also name.
 
@@ -155,13 +156,28 @@ def open_annotations(folder: Path, images: ImageDataset, others: Sequence[ImageD
     """
     known = {_key(one.sample_name(index)) for one in (images, *others) for index in range(len(one))}
     is_image = partial(_is_image, folder, known)
-    boxes = _read_table(folder / BOXES, _BOX_COLUMNS, "label", is_image)
-    parts = _read_table(folder / PARTS, _PART_COLUMNS, "part", is_image)
-    masks = find_masks(folder, known)
-    found = [name for name, one in ((BOXES, boxes), (f"{FOLDER}/", masks), (PARTS, parts)) if one is not None]
-    read = FolderAnnotations(images, boxes or {}, parts or {}, masks or {}, found)
-    read.check(folder / BOXES, folder / PARTS)
+    own = Annotated(
+        boxes=_read_table(folder / BOXES, _BOX_COLUMNS, "label", is_image),
+        parts=_read_table(folder / PARTS, _PART_COLUMNS, "part", is_image),
+        masks=find_masks(folder, known),
+        names={"boxes": BOXES, "parts": PARTS, "masks": f"{FOLDER}/"},
+    )
+    layout = find_layout(folder)
+    read = FolderAnnotations(images, own if layout is None else _beside(own, layout.read_annotations(folder)))
+    read.check()
     return read
+
+
+def _beside(own: Annotated, published: Annotated) -> Annotated:
+    """The annotations of a published data set, with those that lie beside them in their place."""
+    names = {**published.names, **{kind: name for kind, name in own.names.items() if getattr(own, kind) is not None}}
+    return replace(
+        published,
+        boxes=published.boxes if own.boxes is None else own.boxes,
+        parts=published.parts if own.parts is None else own.parts,
+        masks=published.masks if own.masks is None else own.masks,
+        names=names,
+    )
 
 
 def _key(path: str) -> str:
@@ -174,17 +190,15 @@ def _is_image(folder: Path, known: set[str], path: str) -> bool:
     return _key(path) in known or (is_below and (folder / path).is_file())
 
 
-def _read_table(
-    path: Path, columns: Sequence[str], name: str, is_image: Callable[[str], bool]
-) -> dict[str, list[_Mark]] | None:
+def _read_table(path: Path, columns: Sequence[str], name: str, is_image: Callable[[str], bool]) -> MarksOfImages | None:
     """The lines of a table by image; None if there is no table."""
     if not path.is_file():
         return None
-    marks: dict[str, list[_Mark]] = {}
+    marks: dict[str, list[Mark]] = {}
     problems: list[tuple[int, str]] = []
     try:
         for line, row in _rows(path, columns):
-            mark = _parse(line, row, columns, name)
+            mark = _parse(path, line, row, columns, name)
             if isinstance(mark, str):
                 problems.append((line, mark))
             elif not is_image(mark.path):
@@ -212,7 +226,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
             yield reader.line_num, row if is_whole else {}
 
 
-def _parse(line: int, row: Mapping[str, str], columns: Sequence[str], name: str) -> _Mark | str:
+def _parse(file: Path, line: int, row: Mapping[str, str], columns: Sequence[str], name: str) -> Mark | str:
     """A line of a table, or the error in it."""
     if not row:
         return "must have as many values as the first line has names; got another number of them"
@@ -230,13 +244,11 @@ def _parse(line: int, row: Mapping[str, str], columns: Sequence[str], name: str)
         return f"xmin and ymin must be smaller than xmax and ymax; got {', '.join(f'{one:g}' for one in values)}"
     if not row[name].strip():
         return f"{name} must be a name; got nothing"
-    return _Mark(line, row["path"], row[name].strip(), tuple(values))
+    return Mark(file, line, row["path"], row[name].strip(), tuple(values))
 
 
 def _raise_first(path: Path, problems: Sequence[tuple[int, str]]) -> None:
     if not problems:
         return
     line, problem = problems[0]
-    more = len(problems) - 1
-    others = "" if not more else f" {more} more {'line is' if more == 1 else 'lines are'} wrong in this way or another."
-    raise DataError(f"{path}, line {line}: {problem}. Correct the line, or remove it.{others}")
+    raise line_error(path, line, problem, more=len(problems) - 1)

@@ -1,4 +1,4 @@
-"""Finds images that two data sets share: the same file twice, or one picture that was only resized or saved again.
+"""Finds images that two data sets or two classes share: one file twice, or one picture that was resized or saved again.
 
 Every image is reduced once to 24 x 24 pixels. Two are nearly identical if these small pictures have almost the same
 colours in the same places; for such pairs the bytes are compared.
@@ -98,6 +98,7 @@ def find_copies(
     others: ImageDataset,
     small_others: SmallPictures,
     *,
+    is_compared: Callable[[int], np.ndarray] | None = None,
     at_once: int = _AT_ONCE,
 ) -> list[Copy]:
     """The images that are the same, or nearly, as one of the others; each once, with the most similar one.
@@ -109,6 +110,7 @@ def find_copies(
         small: its images, reduced.
         others: another one.
         small_others: its images, reduced.
+        is_compared: from an image to whether each of the others is compared with it, (M,) bool; None: all are.
         at_once: how many images are compared with all the others in one product.
     """
     copies = []
@@ -123,12 +125,30 @@ def find_copies(
         if not small.pattern[index].any():
             equal = (small_others.pixels == small.pixels[index]).all(axis=(1, 2, 3))
             candidates = np.flatnonzero(equal & small_others.is_readable)
+        if is_compared is not None:
+            candidates = candidates[is_compared(index)[candidates]]
         copy = _best(
             images, index, others, candidates[np.argsort(-row[candidates], kind="stable")], small, small_others
         )
         if copy is not None:
             copies.append(copy)
     return copies
+
+
+def find_class_copies(images: ImageDataset, small: SmallPictures) -> list[Copy]:
+    """The images that are the same, or nearly, as an earlier one of another class of the same data set.
+
+    Args:
+        images: a data set.
+        small: its images, reduced.
+    """
+    labels, places = np.asarray(images.labels), np.arange(len(images))
+
+    def is_compared(index: int) -> np.ndarray:
+        of_other_class: np.ndarray = (labels != labels[index]) & (places < index)
+        return of_other_class
+
+    return find_copies(images, small, images, small, is_compared=is_compared)
 
 
 def _best(

@@ -140,10 +140,10 @@ def _gather(
     for name, kept in samples.items():
         _check_filled(kept, found.classes, found.folders.get(name, root))
     split = None
-    if not found.folders:
+    if ALL in samples:
         samples, split, drawn = _split_by_itself(root, samples[ALL], found.classes, reading, draw, own_split, passed)
         notes += drawn
-    origin = {name: f"{folder.name}/" for name, folder in found.folders.items() if folder.name != name}
+    origin = {name: f"{folder.name}/" for name, folder in found.folders.items() if folder.name != name} | found.origin
     return _Gathered(found.classes, samples, origin, passed, facts, [*found.notes, *notes], split)
 
 

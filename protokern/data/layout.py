@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from protokern.data.account import HIDDEN, PassedOver, counted, listed
 from protokern.data.class_names import check_distinct, class_indices, composed
 from protokern.data.links import check_links
 from protokern.data.names import SPLIT_NAMES, is_ignored, name_pairs_alike, pairs_within, similar_split, split_of
+from protokern.data.published import PublishedLayout, find_layout
 from protokern.data.signatures import HEAD_BYTES, describe_content
 from protokern.errors import DataError
 
@@ -32,16 +33,19 @@ class Found:
     """What a data folder holds.
 
     Attributes:
-        folders: the folders of the splits, by split; empty for a folder of class folders alone.
+        folders: the folders of the splits, by split; empty for a folder of class folders alone, and for a published
+            data set.
         samples: files and class indices by split; "all" if there are no splits.
         classes: class names.
         notes: lines for the log.
+        origin: the file that says what is in a split, if the folders do not.
     """
 
     folders: dict[str, Path]
     samples: dict[str, list[Sample]]
     classes: list[str]
     notes: list[str]
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 def find_images(root: Path, passed: PassedOver) -> Found:
@@ -50,6 +54,9 @@ def find_images(root: Path, passed: PassedOver) -> Found:
     Raises:
         DataError: the folder is unusable.
     """
+    published = find_layout(root)
+    if published is not None:
+        return _find_published(root, published, passed)
     folders = _split_folders(root)
     if folders:
         _check_for_table(root, folders["train"])
@@ -72,6 +79,25 @@ def find_images(root: Path, passed: PassedOver) -> Found:
     if similar:
         notes.append(f"class names that look alike: {similar}; if they are one class, put their images together")
     return Found(folders, samples, classes, notes)
+
+
+def _find_published(root: Path, layout: PublishedLayout, passed: PassedOver) -> Found:
+    """The images that a published data set lists, in its own split."""
+    listing = layout.list_images(root)
+    if len(listing.classes) < 2:
+        raise DataError(
+            f"data: must list images of at least two classes in the files of {layout.name}; got {len(listing.classes)} "
+            f"in {root}. Restore the files."
+        )
+    check_distinct(listing.classes, root)
+    listed_files = {path for some in listing.samples.values() for path, _ in some}
+    for parent, _, names in os.walk(root):
+        for name in names:
+            if Path(parent, name) not in listed_files:
+                passed.add("not in the lists of images", Path(parent, name).relative_to(root).as_posix())
+    samples, notes = check_links(root, listing.samples, listing.classes, passed)
+    note = f"{layout.name}, in its published layout and split"
+    return Found({}, samples, listing.classes, [note, *notes], listing.origin)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -120,6 +146,8 @@ def _missing_message(root: Path, inside: Sequence[str], lacking: Sequence[str]) 
     advice = "Sort the images into these folders."
     if len(inside) == 1 and any(split_of(entry.name) for entry in (root / inside[0]).iterdir() if entry.is_dir()):
         advice = f"Give {root / inside[0]}."
+    if len(inside) == 1 and (layout := find_layout(root / inside[0])) is not None:
+        advice = f"Give {root / inside[0]}, which is {layout.name}."
     return (
         f"data: must hold train/ and test/ (val/ if you like), each with one folder a class, or one folder for each of "
         f"two or more classes; got {found} in {root}, without {' and '.join(lacking)}. {advice}"
@@ -148,6 +176,11 @@ def _check_classes_of(root: Path) -> None:
     """Refuse folders that are not classes: several data sets, or a data set with a table of labels."""
     inside = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not is_ignored(entry.name)]
     for entry in inside:
+        layout = find_layout(entry)
+        if layout is not None:
+            raise DataError(
+                f"data: must be one data folder; got {root}, in which {entry.name}/ is {layout.name}. Give {entry}."
+            )
         splits = [child.name for child in sorted(entry.iterdir()) if child.is_dir() and split_of(child.name)]
         if len({split_of(name) for name in splits}) > 1:
             raise DataError(

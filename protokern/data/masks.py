@@ -1,8 +1,9 @@
-"""Masks of the objects in images: `masks/` beside a folder's splits, 255 = object, 128 = border, 0 = background."""
+"""Masks of the objects in images: `masks/` beside a folder's splits, and those of published data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,42 @@ BACKGROUND, BORDER, OBJECT = 0, 128, 255
 _DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def find_masks(folder: Path, names: Iterable[str]) -> dict[str, Path] | None:
+@dataclass(frozen=True, slots=True)
+class MaskCode:
+    """What the values of masks mean.
+
+    Attributes:
+        words: of every value that there may be; empty: any.
+        is_object: from values (Y, X) uint8 to whether they are of the object or its border, bool.
+        modes: of the files, in Pillow's words.
+    """
+
+    words: Mapping[int, str]
+    is_object: Callable[[np.ndarray], np.ndarray]
+    modes: tuple[str, ...] = ("L", "1")
+
+
+OWN = MaskCode({BACKGROUND: "background", BORDER: "border", OBJECT: "object"}, lambda values: values >= BORDER)
+# Oxford-IIIT Pet; the border is what its annotators did not decide.
+TRIMAP = MaskCode({1: "object", 2: "background", 3: "border"}, lambda values: values != 2)
+# CUB-200-2011: the brighter, the surer; the object is what is at least half as bright as white.
+GREY_LEVELS = MaskCode({}, lambda values: values >= BORDER, ("L", "1", "LA"))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFiles:
+    """Masks of the images of a folder.
+
+    Attributes:
+        of: the file of every image that has one, by the image's composed name.
+        code: what their values mean.
+    """
+
+    of: Mapping[str, Path]
+    code: MaskCode = OWN
+
+
+def find_masks(folder: Path, names: Iterable[str]) -> MaskFiles | None:
     """The mask of every image that has one, by the image's name; None if there is no folder of masks.
 
     Args:
@@ -41,7 +77,7 @@ def find_masks(folder: Path, names: Iterable[str]) -> dict[str, Path] | None:
             got = "is of none" if not images else f"may be of {' or '.join(sorted(images))}"
             raise DataError(f"{mask}: must be the mask of one image, with its path; it {got}. Rename or remove it.")
         found[images[0]] = mask
-    return found
+    return MaskFiles(found)
 
 
 def _stem(path: Path) -> str:
@@ -56,16 +92,17 @@ def _left_out(folder: Path, mask: Path) -> list[str]:
     return [composed(str(mask.parent / one.name)) for one in place.iterdir() if one.stem == mask.stem and one.is_file()]
 
 
-def read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray:
+def read_mask(path: Path, size: tuple[int, int], orientation: int, code: MaskCode = OWN) -> np.ndarray:
     """The object and its border, turned upright, (Y, X) bool.
 
     Args:
         path: a PNG of 8 bits.
         size: rows and columns of its image as stored.
         orientation: of that image's file.
+        code: what its values mean.
 
     Raises:
-        DataError: it cannot be read, is of another size, or has other values than 0, 128 and 255.
+        DataError: it cannot be read, is of another size, or has other values than those of the code.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -74,17 +111,15 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int) -> np.ndarray
                     f"{path}: must have the pixels of its image as stored, {size[1]} x {size[0]}; "
                     f"got {image.width} x {image.height}. Save it again."
                 )
-            if image.mode not in ("L", "1"):
+            if image.mode not in code.modes:
                 raise DataError(f"{path}: must be grey with 8 bits; got {image.mode}. Save it again.")
             values = np.asarray(image.convert("L"))
     except DataError:
         raise
     except _DAMAGE as error:
         raise DataError(f"{path}: must be a PNG that can be read; it cannot ({error}). Save it again.") from error
-    others = sorted({*np.unique(values).tolist()} - {BACKGROUND, BORDER, OBJECT})
+    others = sorted({*np.unique(values).tolist()} - {*code.words}) if code.words else []
     if others:
-        raise DataError(
-            f"{path}: must hold {BACKGROUND} (background), {BORDER} (border) and {OBJECT} (object) alone; "
-            f"got {others[0]}. Change the values."
-        )
-    return upright_pixels(values >= BORDER, orientation)
+        *first, last = [f"{value} ({word})" for value, word in code.words.items()]
+        raise DataError(f"{path}: must hold {', '.join(first)} and {last} alone; got {others[0]}. Change the values.")
+    return upright_pixels(code.is_object(values), orientation)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from protokern.data.confounds import Confound, find_confounds
-from protokern.data.copies import Copy, SmallPictures, find_copies, make_small
+from protokern.data.copies import Copy, SmallPictures, find_class_copies, find_copies, make_small
 from protokern.data.dataset import ImageDataset, Splits
 
 MOST_IMAGES = 20_000
@@ -41,8 +41,8 @@ def data_warnings(
 ) -> tuple[str, ...]:
     """Problems of data that can be read; every image is read once.
 
-    These are classes with few images; test or validation images that are training images; and a size, shape, mode or
-    file format that reveals a class. Painted images are not checked.
+    These are classes with few images; test or validation images that are training images; images of one split that are
+    in two classes; and a size, shape, mode or file format that reveals a class. Painted images are not checked.
 
     Args:
         splits: the data of a run.
@@ -128,21 +128,43 @@ def _copy_warnings(splits: Splits, progress: Progress) -> list[str]:
         copies = find_copies(images, small, others, small_others)
         if copies:
             found.append(_say_copies(copies, images, others, name, other, why))
+    for images, small, name in (
+        (splits.push, train, "training"),
+        (splits.val, val, "validation"),
+        (splits.test, test, "test"),
+    ):
+        found += _class_copy_warnings(images, small, name)
     return found
+
+
+def _class_copy_warnings(images: ImageDataset, small: SmallPictures, name: str) -> list[str]:
+    copies = find_class_copies(images, small)
+    if not copies:
+        return []
+    kinds = _kinds_of(copies)
+    examples = [f"{images.sample_name(copy.image)} is {images.sample_name(copy.of)}" for copy in copies]
+    return [
+        f"{len(copies)} of {len(images)} {name} images {'is' if len(copies) == 1 else 'are'} in another class too "
+        f"({kinds}): {_listed(examples)}. At most one of the two classes is right: leave each image in one class."
+    ]
+
+
+def _kinds_of(copies: Sequence[Copy]) -> str:
+    same = sum(copy.has_same_bytes for copy in copies)
+    kinds = [f"{same} by their bytes"] if same else []
+    kinds += [f"{len(copies) - same} nearly identical, as if saved again or resized"] if same < len(copies) else []
+    return ", ".join(kinds)
 
 
 def _say_copies(
     copies: Sequence[Copy], images: ImageDataset, others: ImageDataset, name: str, other: str, why: str
 ) -> str:
-    same = sum(copy.has_same_bytes for copy in copies)
-    kinds = [f"{same} by their bytes"] if same else []
-    kinds += [f"{len(copies) - same} nearly identical, as if saved again or resized"] if same < len(copies) else []
     examples = [f"{images.sample_name(copy.image)} is {others.sample_name(copy.of)}" for copy in copies]
     contrary = sum(images.labels[copy.image] != others.labels[copy.of] for copy in copies)
     also = f" {contrary} of them {'is' if contrary == 1 else 'are'} there in another class." if contrary else ""
     return (
         f"{len(copies)} of {len(images)} {name} images {'is a' if len(copies) == 1 else 'are'} {other} "
-        f"image{'' if len(copies) == 1 else 's'} ({', '.join(kinds)}): {_listed(examples)}.{also} {why}: remove them "
+        f"image{'' if len(copies) == 1 else 's'} ({_kinds_of(copies)}): {_listed(examples)}.{also} {why}: remove them "
         "from one of the two."
     )
 

@@ -98,7 +98,8 @@ def change(
         size: (Y, X) of the image, to which maps are upsampled.
         of_logits: compare logits, as the paper does, and not the probabilities of the classes.
 
-    Source: QuanProto (uos-sis/quanproto), `metrics/continuity.py` and `metrics/output_completeness.py`.
+    Source: Schlinge et al. 2025 (QuanProto, uos-sis/quanproto), `metrics/continuity.py` and
+        `metrics/output_completeness.py`.
     """
     large = [upsampled(torch.from_numpy(one.maps), size).numpy() for one in (before, after)]
     high = [high_pixels(one) for one in large]

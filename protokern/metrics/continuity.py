@@ -37,7 +37,7 @@ def slightly_changed(image: Tensor, index: int, seed: int = 0) -> Tensor:
         index: of the image in the data set, for the noise.
         seed: of the noise.
 
-    Source: QuanProto (uos-sis/quanproto), `augmentation/enums.py`, pipeline "continuity".
+    Source: Schlinge et al. 2025 (QuanProto, uos-sis/quanproto), `augmentation/enums.py`, pipeline "continuity".
     """
     from torchvision.transforms import functional  # takes a second to import
 

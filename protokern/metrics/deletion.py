@@ -46,7 +46,11 @@ def moved(boxes: Sequence[Box], size: tuple[int, int], seed: Sequence[int]) -> l
 
 
 class Deletion:
-    """The measure over a drawn part of a data set: the prototypes with the most points for each answer."""
+    """The measure over a drawn part of a data set: the prototypes with the most points for each answer.
+
+    Source: Petsiuk et al. 2018 (RISE), with frames in place of single pixels and the ends of the curve in place of its
+        area.
+    """
 
     needs_images = True
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from protokern.errors import CheckpointError
 from protokern.features import fingerprint_of_weights
+from protokern.metrics.random_prototypes import DRAWN_FROM
 from protokern.metrics.registry import MEASURES
 from protokern.metrics.results import Estimate, MeasureResult
 from protokern.metrics.table import FORMAT, MetricTable, to_csv
@@ -58,8 +59,22 @@ def file_names() -> tuple[str, ...]:
 
 def facts_of(model: PrototypeModel, random: Sequence[MeasureResult]) -> dict[str, Any]:
     """What the files say of the model: a fingerprint of its weights, and its measures with random prototypes."""
-    measures = MetricTable(tuple(random)).to_dict()["measures"]
-    return {"weights": fingerprint_of_weights(model), "random_prototypes": measures}
+    table = MetricTable(tuple(random))
+    return {
+        "weights": fingerprint_of_weights(model),
+        "random_prototypes": table.to_dict()["measures"],
+        "random_passes": passes_of_random(random),
+    }
+
+
+def passes_of_random(random: Sequence[MeasureResult]) -> dict[str, int]:
+    """How many images went through the net for the measures of random prototypes, as `MetricTable.passes`.
+
+    The images that the patches were drawn from are among the unchanged ones.
+    """
+    drawn = max((int(one.settings.get(DRAWN_FROM, 0)) for one in random), default=0)
+    passes = MetricTable(tuple(random)).passes
+    return passes | {"unchanged": passes["unchanged"] + drawn}
 
 
 def write_measures(outputs: Outputs, facts: Mapping[str, Any], results: Sequence[MeasureResult]) -> list[Path]:
@@ -136,6 +151,8 @@ def _result(name: str, entry: Mapping[str, Any]) -> MeasureResult:
         prototypes={column: [_number(one) for one in values] for column, values in entry["by_prototype"].items()},
         classes={column: [_number(one) for one in values] for column, values in entry["by_class"].items()},
         passes=int(entry["passes"]),
+        unchanged=int(entry.get("unchanged", 0)),
+        shared=int(entry.get("shared", 0)),
     )
 
 

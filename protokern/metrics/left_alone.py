@@ -18,6 +18,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
 NAME = "left_alone"
+SIMILARITY = "similarity of the match"
 MARGINS = (0, 1, 2)  # cells around the patch: 1 x 1, 3 x 3 and 5 x 5 for a prototype of one cell
 
 
@@ -83,6 +84,7 @@ class LeftAlone:
         self._kept |= {f"{name} frame": array("d") for name in context.frames}
         self._by_prototype = {name: Means(model.num_prototypes) for name in self._kept}
         self._areas = {name: array("d") for name in context.frames}
+        self._similarities = array("d")  # of the matches that have a share
         self._taken = self._without_prototypes = 0
 
     def see(self, seen: Seen) -> None:
@@ -102,7 +104,10 @@ class LeftAlone:
                 self._areas[name].append(_area(frame, size))
             there = [box for box in boxes if box is not None]
             other = other_image(context, index, self._num_images, image)
-            _, kept = similarity_left(self._model, image, prototype, (at, left), there, fill=context.fill, other=other)
+            similarity, kept = similarity_left(
+                self._model, image, prototype, (at, left), there, fill=context.fill, other=other
+            )
+            self._similarities.append(similarity if similarity > 0 else math.nan)
             values = iter(kept)
             for column, box in zip(self._kept.values(), boxes, strict=True):
                 column.append(math.nan if box is None else next(values))
@@ -114,6 +119,7 @@ class LeftAlone:
         estimates = {name: estimate(values, seed=seed) for name, values in self._kept.items()}
         for name, areas in self._areas.items():
             estimates[f"area of the {name} frame, median"] = estimate(areas, seed=seed, statistic="median")
+        estimates[SIMILARITY] = estimate(self._similarities, seed=seed, unit="number")
         first = next(iter(self._kept.values()))
         settings: dict[str, str | int] = {
             "images drawn": self._taken,

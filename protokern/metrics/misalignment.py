@@ -63,7 +63,11 @@ def attacked(
 
 
 class Misalignment:
-    """The measure over a drawn part of a data set: the best prototype of each image's own class."""
+    """The measure over a drawn part of a data set: the best prototype of each image's own class.
+
+    Source: Sacha et al. 2024, Interpretability Benchmark for Evaluating Spatial Misalignment of Prototypical Parts
+        Explanations. The numbers have their names; the bound, the steps and the choice of the prototype are ours.
+    """
 
     needs_images = True
 

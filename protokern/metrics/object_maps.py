@@ -65,8 +65,10 @@ def map_shares(maps: np.ndarray, on: np.ndarray) -> MapShares:
         maps: (n, Y, X), similarities at every pixel.
         on: (Y, X) bool, where the object is.
 
-    Source: energy and pointing: Xu-Darme et al. 2023, CaBRNet `relevance_analysis.py`, where a map without any such
-        pixel counts 0. The others: QuanProto, `metrics/complexity.py`, where maps that are 0 count 0, or infinity.
+    Source: energy: Wang et al. 2020 (Score-CAM), and pointing: Xu-Darme et al. 2023, Sanity checks and improvements
+        for patch visualisation, both as CaBRNet `relevance_analysis.py`, where a map without any such pixel counts 0.
+        The others: Schlinge et al. 2025 (QuanProto), `metrics/complexity.py`, where maps that are 0 count 0, or
+        infinity.
     """
     flat, inside = maps.reshape(len(maps), -1), on.ravel()
     low, rank = flat.min(axis=1), int(flat.shape[1] * (1 - POINTING))

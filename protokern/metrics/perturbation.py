@@ -27,7 +27,7 @@ LOST = 0.1
 def attribution(grid: tuple[int, int], patch: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Where a match is, (Y, X) in [0, 1]: 1 at a patch and 0 at all others, upsampled with bicubic interpolation.
 
-    Source: Xu-Darme et al. 2023, CaBRNet `upsampling.py` with location "max".
+    Source: Xu-Darme et al. 2024 (CaBRNet), `upsampling.py` with location "max".
     """
     at = torch.zeros(1, *grid)
     at[0, patch[0], patch[1]] = 1.0

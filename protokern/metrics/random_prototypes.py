@@ -29,6 +29,7 @@ HAVE_REFERENCE = (
     consistency.STABILITY,
     purity.NAME,
 )
+DRAWN_FROM = "images that the patches are from"  # a setting of the results: they went through the net once more
 _FRAMES = ("grid",)  # a sufficient frame takes dozens of passes
 _BATCH = 8
 
@@ -139,7 +140,12 @@ def measure_random(
     context = Context() if context is None else context
     frames = {name: frame for name, frame in context.frames.items() if name in _FRAMES}
     context = replace(context, push=None, source_boxes=None, frames=frames)
-    patches, _, _ = draw_patches(model, images, seed=context.seed, most_images=most_images)
+    patches, sources, _ = draw_patches(model, images, seed=context.seed, most_images=most_images)
     with with_prototypes(model, patches):
         results = measure(model, loader, num_images, only=names, context=context)
-    return tuple(replace(one, prototypes={}, classes={}) for one in results if one.left_out is None)
+    drawn_from = {DRAWN_FROM: len({*sources})}
+    return tuple(
+        replace(one, prototypes={}, classes={}, settings={**one.settings, **drawn_from})
+        for one in results
+        if one.left_out is None
+    )

@@ -35,7 +35,7 @@ class WeightCounts(NamedTuple):
 def weight_counts(weight: np.ndarray) -> WeightCounts:
     """The counts of a model's weights (K, P).
 
-    Source: QuanProto (uos-sis/quanproto), compactness.
+    Source: Schlinge et al. 2025 (QuanProto, uos-sis/quanproto), compactness.
     """
     counts = np.abs(weight) > SMALL
     positive = int((counts & (weight > 0)).sum())
@@ -49,7 +49,7 @@ def weight_counts(weight: np.ndarray) -> WeightCounts:
 def local_size(activations: np.ndarray) -> float:
     """How many of an image's activations (P,) exceed a tenth of the highest; NaN if that is not above 0.
 
-    Source: QuanProto (uos-sis/quanproto), local explanation size.
+    Source: Schlinge et al. 2025 (QuanProto, uos-sis/quanproto), local explanation size.
     """
     highest = activations.max()
     return float((activations > ACTIVE * highest).sum()) if highest > 0 else float("nan")

@@ -35,6 +35,15 @@ class MetricTable:
                 return one
         raise KeyError(name)
 
+    @property
+    def passes(self) -> dict[str, int]:
+        """How many images went through the net for all of it: "unchanged" ones, through the net as it is, and others.
+
+        Those of the pass that all measures share are among the unchanged ones.
+        """
+        unchanged = max((one.shared for one in self.results), default=0) + sum(one.unchanged for one in self.results)
+        return {"unchanged": unchanged, "changed": sum(one.passes - one.unchanged for one in self.results)}
+
     def rows(self) -> list[tuple[Any, ...]]:
         """One row for each number, in the order of `COLUMNS`; None where there is no value or interval."""
         return [
@@ -46,7 +55,7 @@ class MetricTable:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data, with None for NaN."""
         measures = {one.name: _entry(one) for one in self.results}
-        return {"format": FORMAT, **self.facts, "measures": measures}
+        return {"format": FORMAT, **self.facts, "passes": self.passes, "measures": measures}
 
     def to_json(self) -> str:
         """All of it."""
@@ -99,6 +108,8 @@ def _entry(one: MeasureResult) -> dict[str, Any]:
         "settings": dict(one.settings),
         "skipped": dict(one.skipped),
         "passes": one.passes,
+        "unchanged": one.unchanged,
+        "shared": one.shared,
         "by_prototype": {name: [_known(value) for value in column] for name, column in one.prototypes.items()},
         "by_class": {name: [_known(value) for value in column] for name, column in one.classes.items()},
     }

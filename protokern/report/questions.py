@@ -6,6 +6,7 @@ A sentence has places for numbers and words in braces; {value} is the number of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 RANDOM = "random patches as prototypes"
 
@@ -18,10 +19,12 @@ class Question:
         say: the sentence.
         numbers: the number of the measure: the first of these that there is. One that starts with a comma or a space
             is the end of a name, of which the first is taken.
-        more: whether more is better.
+        better: whether more, less or what is nearer to 0 is better.
         line: what it is compared with: of the same measure, the numbers that go with `numbers`, in the same form;
             empty: the same number with random prototypes, if it was measured.
         line_words: what that is, in a few words.
+        strength: a number of the measure that says how strong the matches are; it is told of these prototypes and of
+            random ones, because a share of less is less.
         of: a number or setting that the number is a part of, if it is a count.
         column: numbers of single prototypes: the first of these that there is; empty: none.
         short: what the number of a single prototype is.
@@ -30,9 +33,10 @@ class Question:
 
     say: str
     numbers: tuple[str, ...]
-    more: bool
+    better: Literal["more", "less", "near 0"]
     line: tuple[str, ...] = ()
     line_words: str = RANDOM
+    strength: str = ""
     of: str = ""
     column: tuple[str, ...] = ()
     short: str = ""
@@ -59,21 +63,22 @@ QUESTIONS: dict[str, Question] = {
             "left."
         ),
         numbers=("grid frame", " cells"),
-        more=True,
+        better="more",
+        strength="similarity of the match",
         column=("grid frame", " cells"),
         short="similarity left without the surroundings",
     ),
     "stability": Question(
         say="After noise that nobody sees, {value} of the prototypes still match at the same place.",
         numbers=("same patch",),
-        more=True,
+        better="more",
         column=("same patch",),
         short="matches at the same place after noise",
     ),
     "perturbation": Question(
         say="A match loses {value} of its similarity when its place is {changed}.",
         numbers=("brightness, on the match", "blur, on the match"),
-        more=True,
+        better="more",
         line=("brightness, elsewhere", "blur, elsewhere"),
         line_words="the same change everywhere else",
         column=("mean drop on the match",),
@@ -85,7 +90,7 @@ QUESTIONS: dict[str, Question] = {
             "those that are shown (rank correlation)."
         ),
         numbers=("likeness of the map, backbone and add-on layers shuffled",),
-        more=False,
+        better="near 0",
         column=("likeness of the map, backbone and add-on layers shuffled",),
         short="likeness of the heat map with shuffled weights",
     ),
@@ -94,21 +99,21 @@ QUESTIONS: dict[str, Question] = {
             "A change of the pixels outside of its box that nobody sees takes {value} of the similarity from a match."
         ),
         numbers=("similarity lost (PAC)",),
-        more=False,
+        better="less",
         column=("similarity lost",),
         short="similarity lost by an attack from outside",
     ),
     "on_object": Question(
         say="{value} of the prototypes of its class match on the object of a picture, {region}.",
         numbers=(", own class",),
-        more=True,
+        better="more",
         line=(", by chance",),
         line_words="a place at random",
     ),
     "object_maps": Question(
         say="{value} of a heat map lies on the object, {region}.",
         numbers=(", relevance by energy",),
-        more=True,
+        better="more",
         line=(", share of the image",),
         line_words="the object's share of the picture",
         column=(", relevance by energy",),
@@ -117,7 +122,7 @@ QUESTIONS: dict[str, Question] = {
     "consistency": Question(
         say="{value} of the prototypes match at one part in at least 80 % of the pictures of their class.",
         numbers=("consistent prototypes",),
-        more=True,
+        better="more",
         column=("share with the best part",),
         short="pictures of its class with one part at its place",
         part="best part",
@@ -125,7 +130,7 @@ QUESTIONS: dict[str, Question] = {
     "purity": Question(
         say="In {value} of the pictures that a prototype finds most similar, the same part is at its place.",
         numbers=("mean purity",),
-        more=True,
+        better="more",
         column=("purity",),
         short="most similar pictures with one part at its place",
         part="part",
@@ -133,7 +138,7 @@ QUESTIONS: dict[str, Question] = {
     "completeness": Question(
         say="Noise outside of the object changes the highest similarity of a prototype by {value}.",
         numbers=("highest similarity (PSC)",),
-        more=False,
+        better="less",
     ),
     "continuity": Question(
         say=(
@@ -141,12 +146,12 @@ QUESTIONS: dict[str, Question] = {
             "{value}."
         ),
         numbers=("highest similarity (PSC)",),
-        more=False,
+        better="less",
     ),
     "concentration": Question(
         say="The four strongest prototypes carry {value} of what decides between the answer and the next class.",
         numbers=("share of the largest 4",),
-        more=True,
+        better="more",
     ),
     "deletion": Question(
         say=(
@@ -154,25 +159,25 @@ QUESTIONS: dict[str, Question] = {
             "{before}."
         ),
         numbers=("without the 4 frames",),
-        more=False,
+        better="less",
         line=("without the 4 frames, at random places",),
         line_words="without boxes at random places",
     ),
     "duplicates": Question(
         say="{value} of {of} prototypes repeat an earlier one.",
         numbers=("prototypes that repeat an earlier one",),
-        more=False,
+        better="less",
         of="prototypes",
     ),
     "size": Question(
         say="{value} of {of} prototypes have a weight for some class.",
         numbers=("prototypes with a weight",),
-        more=False,
+        better="less",
         of="prototypes",
     ),
     "accuracy": Question(
         say="{value} of the answers are right.",
         numbers=("right answers",),
-        more=True,
+        better="more",
     ),
 }

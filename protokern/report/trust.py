@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import neg, pos
 from typing import Any
 
 from protokern.report import numbers
@@ -20,6 +21,9 @@ _TEXT = (
     "with random patches of training pictures of their classes in place of its prototypes."
 )
 _FILLS = {"grey, 0.5": "grey", "blurred": "a blur of itself", "another image, drawn for each": "another picture"}
+_BETTER = {"more": "more is better", "less": "less is better", "near 0": "nearer to 0 is better"}
+# By which number prototypes are ranked, the best one first.
+_RANKED: dict[str, Callable[[float], float]] = {"more": neg, "less": pos, "near 0": abs}
 _CHANGED = {"brightness": "made dark", "blur": "blurred"}
 
 
@@ -116,16 +120,27 @@ def _view_measure(one: MeasureResult, random: MeasureResult | None) -> Table:
         return row
     value, interval, over = _say(found.number)
     line = "" if found.reference is None else f"{found.question.line_words}: {_percent(found.reference.value)}"
+    line += _strength(found.question.strength, one.estimates, references) if line else ""
     return row | {
         "say": _sentence(found, one),
         "number": value,
         "interval": interval,
         "over": over or "counted, so it has no interval",
         "line": line,
-        "better": "more is better" if found.question.more else "less is better",
+        "better": _BETTER[found.question.better],
         "bar": _bar(found),
         "ends": _ends(one, found.question),
     }
+
+
+def _strength(name: str, own: Mapping[str, Estimate], references: Mapping[str, Estimate]) -> str:
+    """How strong the matches of random prototypes are beside these, as the end of a sentence."""
+    if name not in own or name not in references:
+        return ""
+    return (
+        f", of matches with a mean similarity of {_say(references[name])[0]}; those of the prototypes have "
+        f"{_say(own[name])[0]}"
+    )
 
 
 def _headline(one: MeasureResult, references: Mapping[str, Estimate]) -> _Headline | None:
@@ -226,8 +241,8 @@ def _ends(one: MeasureResult, question: Question) -> list[list[Any]]:
     known = [] if column is None else [(value, index) for index, value in enumerate(column) if _is_known(value)]
     if len(known) < 2 * _SHOWN or min(known)[0] == max(known)[0]:
         return []
-    sign = -1 if question.more else 1
-    ranked = sorted(known, key=lambda pair: (sign * pair[0], pair[1]))
+    rank = _RANKED[question.better]
+    ranked = sorted(known, key=lambda pair: (rank(pair[0]), pair[1]))
     ends = []
     for title, ordered in (("best", ranked), ("worst", ranked[::-1])):
         extreme, other = ordered[0][0], ordered[-1][0]

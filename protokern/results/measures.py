@@ -44,6 +44,8 @@ class MeasureResult:
         prototypes: columns of P values, one for each prototype, by what they are; NaN or "" where there is none.
         classes: columns of K values, one for each class.
         passes: how many images went through the net for this measure alone, beside the pass that all share.
+        unchanged: how many of them were images of the data as they are, through the net as it is.
+        shared: how many images it saw in the pass that all share.
     """
 
     name: str
@@ -55,6 +57,8 @@ class MeasureResult:
     prototypes: Mapping[str, Column] = field(default_factory=dict)
     classes: Mapping[str, Column] = field(default_factory=dict)
     passes: int = 0
+    unchanged: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

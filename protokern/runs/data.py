@@ -186,10 +186,10 @@ def find_annotations(config: RunConfig, splits: Splits, split: str = "test") -> 
             no_parts=f"it needs part centres, and {where} parts.csv could lie in",
         )
     annotations = open_annotations(folder, images, (others, splits.val))
-    has_regions, has_parts = bool({"boxes.csv", "masks/"} & {*annotations.found}), "parts.csv" in annotations.found
+    names = annotations.names
     return FoundAnnotations(
-        regions=annotations.regions if has_regions else None,
-        no_regions=f"no boxes.csv and no masks/ beside the images of {folder}",
-        parts=annotations.parts if has_parts else None,
-        no_parts=f"it needs part centres, and there is no parts.csv beside the images of {folder}",
+        regions=annotations.regions if annotations.has_boxes or annotations.has_masks else None,
+        no_regions=f"no {names['boxes']} and no {names['masks']} beside the images of {folder}",
+        parts=annotations.parts if annotations.has_parts else None,
+        no_parts=f"it needs part centres, and there is no {names['parts']} beside the images of {folder}",
     )

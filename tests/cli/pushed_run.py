@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,15 @@ def write_photos(root: Path) -> None:
                 Image.fromarray(np.stack([grey, grey // 2, 255 - grey], axis=-1)).save(folder / f"{number}.png")
 
 
-def make_run(root: Path, *, is_pushed: bool = True, size: int | tuple[int, int] = SIZE) -> PushedRun:
+def make_run(
+    root: Path,
+    *,
+    is_pushed: bool = True,
+    size: int | tuple[int, int] = SIZE,
+    write: Callable[[Path], object] | None = None,
+) -> PushedRun:
     """Write photographs and a run folder with one checkpoint below `root`; no pictures of prototypes yet."""
-    return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed, size=size)
+    return _make_run(root, {"prototypes_per_class": 3}, is_pushed=is_pushed, size=size, write=write)
 
 
 def make_pool_run(root: Path, *, is_pushed: bool = True) -> PushedRun:
@@ -68,10 +75,15 @@ def choose(model: PrototypeModel) -> None:
 
 
 def _make_run(
-    root: Path, model_table: dict[str, Any], *, is_pushed: bool, size: int | tuple[int, int] = SIZE
+    root: Path,
+    model_table: dict[str, Any],
+    *,
+    is_pushed: bool,
+    size: int | tuple[int, int] = SIZE,
+    write: Callable[[Path], object] | None = None,
 ) -> PushedRun:
     data, folder = root / "photos", root / "run"
-    write_photos(data)
+    (write or write_photos)(data)
     folder.mkdir()
     table = {
         "model": {"backbone": "tiny", "weights": "none", "prototype_dim": 8, **model_table},

@@ -71,6 +71,14 @@ def test_every_command_takes_any_name(
     assert captured.err.count("warning:") == captured.err.count("\n")
 
 
+def test_data_of_any_name_are_inspected(named: PushedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "inspect", str(named.data)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    rows = [line.split() for line in captured.out.splitlines()]
+    assert ["all", "2", "classes", "10", "2", "8"] in rows
+
+
 def test_a_photograph_of_any_name_is_explained_under_names_that_a_file_system_takes(
     named: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

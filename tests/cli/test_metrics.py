@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from protokern.models.build import build_model
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.storage.outputs import LISTING
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
+from tests.data.published_data import write_cars, write_cub, write_pets
 
 BY_DEFAULT = [name for name in MEASURES if name != "misalignment"]
 FILES = ["duplicates.csv", "measures-classes.csv", "measures-prototypes.csv", "measures.csv", "measures.json"]
@@ -101,6 +103,9 @@ def test_all_measures_in_files_and_on_the_screen(
     assert "(images drawn: 8; seed of the draw: 0; the rest is: grey, 0.5)" in printed
     assert "stability: Does a prototype match at the same place under noise that nobody sees? (8 images more" in printed
     assert "-0.0%" not in printed
+    unchanged, changed = (table["passes"][kind] + table["random_passes"][kind] for kind in ("unchanged", "changed"))
+    passes = f"{unchanged} images went through the net as they are ({unchanged / 8:.1f} times the 8 that were measured)"
+    assert f"{passes}, and {changed:,} changed ones\n" in printed
     with (out / "duplicates.csv").open() as file:
         pairs = [(int(line["first"]), int(line["second"])) for line in csv.DictReader(file)]
     assert pairs == [(pair["first"], pair["second"]) for pair in table["measures"]["duplicates"]["pairs"]]
@@ -361,3 +366,29 @@ def test_the_program_of_the_page_runs(
     printed = capsys.readouterr().out
     assert all(f"{name} " in printed for name in BY_DEFAULT)
     assert "on_object box half, own class 0." in printed
+
+
+@pytest.mark.parametrize(
+    ("write", "asked", "missing"),
+    [
+        (write_cub, ["on_object", "consistency", "purity"], {}),
+        (write_pets, ["on_object", "purity"], {"purity": "there is no parts.csv beside the images of "}),
+        (write_cars, ["on_object", "purity"], {"purity": "there is no parts.csv beside the images of "}),
+    ],
+    ids=["CUB", "Pets", "Cars"],
+)
+def test_published_data_are_measured_with_their_own_annotations(
+    tmp_path: Path, write: Callable[[Path], Path], asked: list[str], missing: dict[str, str]
+) -> None:
+    made = make_run(tmp_path, write=write)
+    assert main(["metrics", str(made.folder), "--only", *asked, "--images", "2"]) == 0
+    measures = json.loads((made.folder / "measures.json").read_text())["measures"]
+    assert {name for name, entry in measures.items() if "left_out" in entry} == missing.keys()
+    for name, words in missing.items():
+        assert words in measures[name]["left_out"]
+    (own,) = [
+        one
+        for name, one in measures["on_object"]["numbers"].items()
+        if name in ("mask, own class", "box car, own class")
+    ]
+    assert own["images"] == 4

@@ -54,6 +54,19 @@ def test_test_images_that_are_training_images_are_counted_and_named(tmp_path: Pa
     assert choice.startswith("1 of 5 validation images is a training image (1 by their bytes): val/dress/same.png is ")
 
 
+def test_images_of_two_classes_are_counted_and_named(tmp_path: Path) -> None:
+    root = photos(tmp_path / "d", GOOD)
+    shutil.copy(root / "train" / "dress" / "3.png", root / "train" / "hat" / "same.png")
+    Image.open(root / "train" / "dress" / "4.png").save(root / "train" / "hat" / "again.jpg", quality=80)
+    shutil.copy(root / "train" / "hat" / "0.png", root / "train" / "hat" / "double.png")  # of one class
+    (warning,) = warnings_of(root)
+    assert warning == (
+        "2 of 23 training images are in another class too (1 by their bytes, 1 nearly identical, as if saved again or "
+        "resized): train/hat/again.jpg is train/dress/4.png, train/hat/same.png is train/dress/3.png. At most one of "
+        "the two classes is right: leave each image in one class."
+    )
+
+
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_copies_are_found_among_images_of_any_channels(tmp_path: Path, channels: int) -> None:
     root = photos(tmp_path / "d", GOOD)

@@ -9,11 +9,15 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from protokern.data import SyntheticBirds
 from protokern.data.birds.dataset import BirdTruth
+from protokern.explain.framing import FRAME_MAKERS
 from protokern.metrics import MEASURES, Context, MeasureResult, MetricTable, estimate, evaluate, measure
+from protokern.metrics.files import passes_of_random
+from protokern.metrics.random_prototypes import measure_random
 from tests.explain.small_models import small_model
 
 
@@ -61,6 +65,8 @@ def table_by_hand() -> MetricTable:
         prototypes={"share": [0.25, math.nan], "part": ["beak", ""]},
         classes={"right": [1.0, 0.0, 0.5]},
         passes=7,
+        unchanged=2,
+        shared=5,
     )
     return MetricTable((one, MeasureResult(name="on_object", left_out="no boxes")), {"images": 2})
 
@@ -69,6 +75,7 @@ def test_the_json_by_hand() -> None:
     assert json.loads(table_by_hand().to_json()) == {
         "format": "protokern-measures-1",
         "images": 2,
+        "passes": {"unchanged": 7, "changed": 5},
         "measures": {
             "size": {
                 "numbers": {
@@ -78,6 +85,8 @@ def test_the_json_by_hand() -> None:
                 "settings": {},
                 "skipped": {},
                 "passes": 7,
+                "unchanged": 2,
+                "shared": 5,
                 "by_prototype": {"share": [0.25, None], "part": ["beak", ""]},
                 "by_class": {"right": [1.0, 0.0, 0.5]},
             },
@@ -106,6 +115,40 @@ def test_the_images_that_go_through_the_net_are_counted_for_each_measure() -> No
     table = evaluate(model, data(), ["concentration", "left_alone", "duplicates"], context=Context(subset=3))
     assert [one.passes for one in table.results] == [0, 12, 0]
     assert sum(seen) == 5 + 12
+    assert [(one.unchanged, one.shared) for one in table.results] == [(0, 5), (3, 5), (0, 0)]
+    assert table.passes == {"unchanged": 5 + 3, "changed": 9}
+
+
+def test_all_measures_need_few_passes_over_unchanged_images() -> None:
+    """Every image that the net gets is looked at."""
+    birds = SyntheticBirds("test", num_classes=4, images_per_class=3, image_size=32)
+    images = torch.stack([birds[index][0] for index in range(12)])
+    model = small_model()
+    given: list[torch.Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if module is backbone:  # and no copy with other weights
+            given.extend(inputs[0].clone())
+        else:
+            others.append(len(inputs[0]))
+
+    others: list[int] = []
+    backbone = model.backbone
+    backbone.register_forward_pre_hook(lambda module, inputs: note(module, inputs))
+    context = Context(subset=2, frames={name: make(model) for name, make in FRAME_MAKERS.items()})
+    table = evaluate(model, birds, None, BirdTruth(birds), context=context)
+    loader = DataLoader(birds, 8)
+    random = measure_random(model, loader, 12, birds, context=context, most_images=4)
+    is_bare = [any(torch.equal(one, own) for own in images) for one in given]
+    unchanged = table.passes["unchanged"] + passes_of_random(random)["unchanged"]
+    assert unchanged == sum(is_bare)
+    assert table.passes["changed"] + passes_of_random(random)["changed"] == is_bare.count(False) + sum(others)
+    assert table["stability"].passes == 2
+    assert table["stability"].unchanged == table["randomisation"].unchanged == 0
+    # All images twice, those of the patches, and for each drawn one: left_alone and its two frames, four frames of
+    # deletion, perturbation, and with random prototypes left_alone and its frame.
+    assert unchanged == 2 * 12 + 4 + 2 * (3 + 4 + 1 + 2)
+    assert unchanged <= 6 * 12
 
 
 def test_all_measures_say_what_they_ask() -> None:

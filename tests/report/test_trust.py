@@ -49,6 +49,29 @@ def test_a_measure_is_a_sentence_a_number_an_interval_and_a_bar_beside_its_refer
     ]
 
 
+def test_a_share_is_told_with_how_strong_the_matches_of_both_are() -> None:
+    strength = "similarity of the match"
+    own, random = (
+        MeasureResult(
+            name="left_alone",
+            estimates={
+                "grid frame": make_number(value, (0.25, 1.0), 8),
+                strength: replace(make_number(similarity, (0.25, 1.0), 8), unit="number"),
+            },
+        )
+        for value, similarity in ((0.75, 0.6875), (0.875, 0.28125))
+    )
+    row = rows_of(Trust(results=(own,), random=(random,)))["left alone"]
+    assert row["line"] == (
+        "random patches as prototypes: 87.5%, of matches with a mean similarity of 0.2812; those of the prototypes "
+        "have 0.6875"
+    )
+    older = rows_of(
+        Trust(results=(own,), random=(replace(random, estimates={"grid frame": own.estimates["grid frame"]}),))
+    )
+    assert older["left alone"]["line"] == "random patches as prototypes: 75.0%"
+
+
 def test_what_has_a_reference_of_its_own_is_compared_with_that() -> None:
     row = rows_of(make_trust())["on object"]
     assert (
@@ -81,9 +104,11 @@ def test_the_best_and_the_worst_prototypes_are_those_by_its_direction() -> None:
     one = MeasureResult(
         name="randomisation",
         estimates={likeness: make_number(0.1, (0.0, 0.2), 6)},
-        prototypes={likeness: [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]},
+        prototypes={likeness: [0.6, -0.5, 0.4, -0.3, 0.2, -0.1]},
     )
-    best, worst = rows_of(Trust(results=(one,)))["randomisation"]["ends"]
+    row = rows_of(Trust(results=(one,)))["randomisation"]
+    assert row["better"] == "nearer to 0 is better"
+    best, worst = row["ends"]
     assert [index for index, _ in best[1]] == [5, 4, 3]
     assert [index for index, _ in worst[1]] == [0, 1, 2]
 

@@ -6,12 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from benchmarks.pages.accuracy import CONFIGS, PAGE
+from benchmarks.pages.accuracy import PAGE
 from benchmarks.pages.results import read_rows
 from benchmarks.pages.trust import PLACE, TRUST, TrustRow, read_trust, table
-from protokern.config import config_to_toml, load_config
 
 ON_OBJECT = {"box bird, own class": 0.9, "box bird, best alone": 0.95, "box bird, by chance": 0.4}
 CONCENTRATION = {
@@ -19,21 +16,6 @@ CONCENTRATION = {
     "prototypes for 80%": 4.25,
     "positive share of the points": 1.0,
 }
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    config = load_config(CONFIGS / "photographs.toml", ["train.seed=7", "data.path='/photos/birds'"])
-    (tmp_path / "run.toml").write_text(config_to_toml(config, {"git": "abc", "torch": "2.15.0"}), encoding="utf-8")
-    metrics = {
-        "stages": {f"after_{name}": {"test": 0.83, "val": 0.8} for name in ("start", "live", "last_layer")},
-        "images": {"train": 300, "val": 30, "test": 240},
-        "seconds": {"live": 60.0},
-        "prototypes": 30,
-        "seed": 7,
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    return tmp_path
 
 
 def measured(run: Path, **families: dict[str, float]) -> TrustRow:

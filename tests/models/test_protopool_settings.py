@@ -69,7 +69,7 @@ def test_wrong_settings(settings, message):
             r'activation: must be a name with focal="similarity", .*; got a function\. Use focal="distance", or',
         ),
         ({"add_on_layers": "none"}, r"add_on_layers: must be one of regular, bottleneck, single, linear; got 'none'\."),
-        ({"metric": "l1"}, r"metric: must be one of sqeuclidean, cosine; got 'l1'\."),
+        ({"metric": "l1"}, r"metric: must be one of sqeuclidean, cosine, dot; got 'l1'\."),
     ],
 )
 def test_wrong_arguments(options, message):

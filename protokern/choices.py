@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 # Also the rows of `protokern.models.registry`.
 MODEL_NAMES = ("protopnet", "protopool", "prototree")
-ActivationName = Literal["log", "linear", "exp", "exp_root", "cosine"]
+ActivationName = Literal["log", "linear", "exp", "cosine", "exp_root"]
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
-MetricName = Literal["sqeuclidean", "cosine"]
+MetricName = Literal["sqeuclidean", "cosine", "dot"]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 # From the most to the least precise.
 PrecisionName = Literal["fp32", "tf32", "bf16"]

@@ -187,8 +187,9 @@ def _middles(
     """For each centre the nearest patch that overlaps no earlier one, as long as there are such patches."""
     metric = METRIC_TABLE[layer.metric]
     unweighted = metric.share * torch.cdist(centres, rows).square()  # (count, M N)
-    # For unit vectors what `weigh` says in another form, whose rounding decides between patches that are as near.
-    distance = 1 - mass * (1 - unweighted) if metric.is_unit else metric.weigh(unweighted, mass)
+    # For unit vectors what `weigh` says in another form, whose rounding decides between patches that are as near. Other
+    # patches are those in the middle of their group, whatever the metric of the layer.
+    distance = 1 - mass * (1 - unweighted) if metric.is_unit else unweighted - mass.log()
     number, cell = usable // (grid[0] * grid[1]), usable % (grid[0] * grid[1])
     row, column = cell // grid[1], cell % grid[1]
     height, width = layer.prototype_size

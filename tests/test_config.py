@@ -151,7 +151,7 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("train.l1=high", "train.l1: must be a number; got 'high'."),
         ("prune.enabled=1", "prune.enabled: must be true or false; got 1."),
         ("prune.enabled=yes", "prune.enabled: must be true or false; got 'yes'."),
-        ("model.metric=cosin", "model.metric: must be 'sqeuclidean' or 'cosine'; got 'cosin'."),
+        ("model.metric=cosin", "model.metric: must be 'sqeuclidean', 'cosine' or 'dot'; got 'cosin'."),
         ("train.schedule=x", "train.schedule: must be 'constant', 'step', 'linear' or 'cosine'; got 'x'."),
         ("data.image_size=big", "data.image_size: must be a whole number or two of them in [ ]; got 'big'."),
         ("data.image_size=[1, 2, 3]", "data.image_size: must be a whole number or two of them in [ ]; got [1, 2, 3]."),
@@ -190,6 +190,7 @@ def test_changes_come_after_the_file_and_the_last_one_wins(tmp_path) -> None:
         ("model.prototypes_per_class=0", "model.prototypes_per_class: must be a finite number of at least 1; got 0."),
         ("model.correct_class_weight=inf", "model.correct_class_weight: must be a finite number; got inf."),
         ("model.activation=cosine", 'model.metric: must be "cosine" when activation is "cosine"; got \'sqeuclidean\'.'),
+        ("model.metric=dot", 'model.activation: must be "linear" when metric is "dot"; got \'log\'.'),
         ("model=3", "model: must be a table of keys; got 3."),
         (
             "model.prototype_per_class=3",

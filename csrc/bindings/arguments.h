@@ -112,12 +112,13 @@ inline Tensor empty_patches(const Tensor& features, std::initializer_list<int64_
     return torch::stable::new_empty(features, {size.begin(), size.size()}, ScalarType::Long);
 }
 
-// A contiguous (B, P) tensor.
+// A contiguous (B, P) tensor, or (B, P, m) where there may be `several` entries for a pair.
 inline Tensor pairs(const Tensor& tensor, const char* name, ScalarType dtype, const Tensor& features,
-                    const Tensor& prototypes) {
+                    const Tensor& prototypes, bool several = false) {
+    const bool fits = tensor.dim() == 2 || (several && tensor.dim() == 3);
     const bool same_device = tensor.is_cpu() == features.is_cpu() && tensor.is_cuda() == features.is_cuda() &&
                              tensor.get_device_index() == features.get_device_index();
-    require(same_device && tensor.scalar_type() == dtype && tensor.dim() == 2 && tensor.size(0) == features.size(0) &&
+    require(same_device && tensor.scalar_type() == dtype && fits && tensor.size(0) == features.size(0) &&
                 tensor.size(1) == prototypes.size(0),
             name, ": must have shape (", features.size(0), ", ", prototypes.size(0), "), the device of features and ",
             dtype == ScalarType::Long ? "dtype int64." : "the dtype of the distances.");

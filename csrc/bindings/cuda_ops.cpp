@@ -69,9 +69,9 @@ class Core {
         Tensor memory = workspace(cuda::distance_map_workspace(problem));
         cuda::distance_map(problem, distance, memory.mutable_data_ptr(), stream_);
     }
-    void distance_at(const int64_t* patch, void* distance) const {
+    void distance_at(const int64_t* patch, int64_t per_pair, void* distance) const {
         Tensor memory = workspace(cuda::distance_at_workspace(problem));
-        cuda::distance_at(problem, patch, distance, memory.mutable_data_ptr(), stream_);
+        cuda::distance_at(problem, patch, per_pair, distance, memory.mutable_data_ptr(), stream_);
     }
     void mean_activation(const cuda::Similarity& similarity, void* mean) const {
         Tensor memory = workspace(cuda::mean_activation_workspace(problem));

@@ -83,17 +83,24 @@ struct Ops {
     static Tensor distance_at(const Tensor& features, const Tensor& prototypes, const Tensor& patch,
                               const std::string& metric) {
         const Core core(features, prototypes, metric);
-        const Tensor positions = pairs(patch, "patch", ScalarType::Long, features, prototypes);
+        const Tensor positions = pairs(patch, "patch", ScalarType::Long, features, prototypes, true);
         core.check_positions(positions);
-        Tensor distance = empty_like_values(features, {features.size(0), prototypes.size(0)});
-        if (distance.numel() > 0) core.distance_at(positions.const_data_ptr<int64_t>(), distance.mutable_data_ptr());
+        Tensor distance = torch::stable::new_empty(features, positions.sizes(), value_dtype(features));
+        const int64_t per_pair = positions.dim() == 3 ? positions.size(2) : 1;
+        if (distance.numel() > 0)
+            core.distance_at(positions.const_data_ptr<int64_t>(), per_pair, distance.mutable_data_ptr());
         return distance;
+    }
+
+    static void check_mean(Metric metric) {
+        require(!is_product(metric), "metric: must be one whose mean is no closed form; got 'dot'.");
     }
 
     static Tensor mean_activation(const Tensor& features, const Tensor& prototypes, const std::string& metric,
                                   const std::string& activation, double epsilon, const std::string& precision) {
         Core::check_precision(precision);
         const Core core(features, prototypes, metric);
+        check_mean(core.problem.metric);
         Tensor mean = empty_like_values(features, {features.size(0), prototypes.size(0)});
         core.mean_activation({arguments::activation_of(activation), epsilon}, mean.mutable_data_ptr());
         return mean;
@@ -104,6 +111,7 @@ struct Ops {
                                                                const std::string& activation, double epsilon,
                                                                bool need_features, bool need_prototypes) {
         const Core core(features, prototypes, metric);
+        check_mean(core.problem.metric);
         const Tensor dense_grad = pairs(grad, "grad", value_dtype(features), features, prototypes);
         Gradients gradients(features, prototypes, need_features, need_prototypes);
         if (gradients.wanted())

@@ -82,8 +82,8 @@ struct Core {
         cpu::min_distance_backward(problem, patch, grad, output, executor(4 * pair_operations()));
     }
     void distance_map(void* distance) const { cpu::distance_map(problem, distance, executor(map_operations())); }
-    void distance_at(const int64_t* patch, void* distance) const {
-        cpu::distance_at(problem, patch, distance, executor(pair_operations()));
+    void distance_at(const int64_t* patch, int64_t per_pair, void* distance) const {
+        cpu::distance_at(problem, patch, per_pair, distance, executor(per_pair * pair_operations()));
     }
     void mean_activation(const cpu::Similarity& similarity, void* mean) const {
         cpu::mean_activation(problem, similarity, mean, executor(map_operations()));

@@ -1,14 +1,14 @@
 // Metrics: the distance of two vectors, and what a search, tiles and gradients have to know of it. One struct each; the
 // definitions are in protokern/kernels/metric.py. What instruction sets compile takes an argument of the set's own,
-// `V`, which keeps the code in its own file. CUDA kernels only ask whether vectors are unit vectors: nvcc fuses other
-// multiplications with additions when their branches are written in another way, and that changes bits.
+// `V`, which keeps the code in its own file. CUDA kernels only ask what kind of vectors a metric takes: nvcc fuses
+// other multiplications with additions when their branches are written in another way, and that changes bits.
 #pragma once
 
 #include "target.h"
 
 namespace protokern {
 
-enum class Metric { sqeuclidean, cosine };
+enum class Metric { sqeuclidean, cosine, dot };
 
 struct MetricName {
     const char* name;
@@ -16,26 +16,33 @@ struct MetricName {
 };
 
 // What callers say for them, in the order of the Python table.
-constexpr MetricName metric_names[] = {{"sqeuclidean", Metric::sqeuclidean}, {"cosine", Metric::cosine}};
+constexpr MetricName metric_names[] = {
+    {"sqeuclidean", Metric::sqeuclidean}, {"cosine", Metric::cosine}, {"dot", Metric::dot}};
 
 // Of every struct:
-//   is_unit            vectors are divided by their lengths, and a zero vector has a rule of its own. Those of other
-//                      metrics are moved by the mean prototype for products. A prepared vector is one of either kind.
+//   is_unit            vectors are divided by their lengths, and a zero vector has a rule of its own
+//   is_centred         vectors are moved by the mean prototype for products. A prepared vector is one of either kind,
+//   or
+//                      as it was given.
 //   takes_logarithm    of a weight, where a weight goes into a score
 //   step               a sum of terms plus that of one more component of two vectors
 //   value              the distance out of the sum of all terms
 //   score_bias, score_scale   of a patch, from its squared length and the inverse of its length: bias + scale * product
 //                      ranks the patches in a search, and is the distance once a tile has added its lane_bias
+//   reach              of the longest patch and a prototype, the squared length that a score's rounding is relative to
+//   pair_weight        the factor of a pair in the gradient to one of its vectors, which is of length 1 / `inverse`: it
+//                      multiplies self - other, both scaled as their cosine asks where `is_unit`; with neither property
+//                      0 self - other, in which a vector that is not finite stays visible
+//   weigh, weigh_score the distance, and bias and scale of a score, of a patch of a weight above 0
+// And of those that mean_activation has to compute, since their mean is no closed form:
 //   lane_bias          what a tile adds to a product for the prototype, from its squared length; NaN stays NaN
 //   most               no distance is larger, for squared lengths of a patch and a prototype
-//   pair_weight        the factor of a pair in the gradient to one of its vectors, which is of length 1 / `inverse`: it
-//                      multiplies self - other, both scaled as their cosine asks where `is_unit`
 //   gather             a component of the gradient out of sums over all partners: of the weights, and of the weighted
 //                      partners; `along` is the product of the latter with the vector itself, and `own` is prepared
-//   weigh, weigh_score the distance, and bias and scale of a score, of a patch of a weight above 0
 
 struct SqEuclidean {
     static constexpr bool is_unit = false;
+    static constexpr bool is_centred = true;
     static constexpr bool takes_logarithm = true;
 
     template <class V, typename Value>
@@ -54,6 +61,10 @@ struct SqEuclidean {
     template <typename T>
     static T score_scale(T) {
         return T(-2);
+    }
+    template <typename T>
+    static T reach(T patch, T prototype) {
+        return (patch + prototype) * (patch + prototype);
     }
     template <typename T>
     static T lane_bias(double norm) {
@@ -80,6 +91,7 @@ struct SqEuclidean {
 
 struct Cosine {
     static constexpr bool is_unit = true;
+    static constexpr bool is_centred = false;
     static constexpr bool takes_logarithm = false;
 
     template <class V, typename Value>
@@ -98,6 +110,10 @@ struct Cosine {
     template <typename T>
     static T score_scale(T inverse) {
         return -inverse;
+    }
+    template <typename T>
+    static T reach(T patch, T prototype) {
+        return (patch + prototype) * (patch + prototype);
     }
     template <typename T>
     static T lane_bias(double norm) {
@@ -122,6 +138,46 @@ struct Cosine {
     }
 };
 
+// The negative product: no difference, so nothing is moved, and it is not 0 at a copy.
+struct Dot {
+    static constexpr bool is_unit = false;
+    static constexpr bool is_centred = false;
+    static constexpr bool takes_logarithm = false;
+
+    template <class V, typename Value>
+    static Value step(Value x, Value p, Value sum) {
+        return V::fma(x, p, sum);
+    }
+    template <class V, typename T>
+    static T value(T sum, bool) {
+        return -sum;
+    }
+    template <typename T>
+    static T score_bias(double) {
+        return T(0);
+    }
+    template <typename T>
+    static T score_scale(T) {
+        return T(-1);
+    }
+    template <typename T>
+    static T reach(T patch, T prototype) {
+        return 4 * patch * prototype;
+    }
+    template <typename T>
+    static T pair_weight(T g, T) {
+        return g;
+    }
+    template <typename T>
+    static T weigh(T weight, T, T distance) {
+        return weight * distance;
+    }
+    template <typename T>
+    static void weigh_score(T weight, T, T&, T& scale) {
+        scale *= weight;
+    }
+};
+
 // What `function` returns for the struct of `metric`. No default: a name without a struct does not compile.
 template <class Function>
 auto with_metric(Metric metric, Function&& function) {
@@ -130,14 +186,36 @@ auto with_metric(Metric metric, Function&& function) {
             return function(SqEuclidean{});
         case Metric::cosine:
             return function(Cosine{});
+        case Metric::dot:
+            return function(Dot{});
+    }
+    __builtin_unreachable();
+}
+
+// The same in mean_activation, which is not called for products, whose mean is a closed form.
+template <class Function>
+auto with_metric_of_mean(Metric metric, Function&& function) {
+    switch (metric) {
+        case Metric::sqeuclidean:
+            return function(SqEuclidean{});
+        case Metric::cosine:
+            return function(Cosine{});
+        case Metric::dot:
+            break;
     }
     __builtin_unreachable();
 }
 
 // Comparisons and no switch: what nvcc makes of them is what the kernels were tested with.
-static_assert(sizeof(metric_names) / sizeof(MetricName) == 2, "is_unit has to know them all");
+static_assert(sizeof(metric_names) / sizeof(MetricName) == 3, "the functions below have to know them all");
 PROTOKERN_BOTH constexpr bool is_unit(Metric metric) {
-    return (SqEuclidean::is_unit && metric == Metric::sqeuclidean) || (Cosine::is_unit && metric == Metric::cosine);
+    return (SqEuclidean::is_unit && metric == Metric::sqeuclidean) || (Cosine::is_unit && metric == Metric::cosine) ||
+           (Dot::is_unit && metric == Metric::dot);
 }
+PROTOKERN_BOTH constexpr bool is_centred(Metric metric) {
+    return (SqEuclidean::is_centred && metric == Metric::sqeuclidean) ||
+           (Cosine::is_centred && metric == Metric::cosine) || (Dot::is_centred && metric == Metric::dot);
+}
+PROTOKERN_BOTH constexpr bool is_product(Metric metric) { return !is_unit(metric) && !is_centred(metric); }
 
 }  // namespace protokern

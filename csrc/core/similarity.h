@@ -7,7 +7,7 @@
 
 namespace protokern {
 
-enum class Activation { none, log, linear, exponential, cosine };
+enum class Activation { none, log, linear, exponential, cosine, exponential_of_root };
 
 struct ActivationName {
     const char* name;
@@ -18,7 +18,8 @@ struct ActivationName {
 constexpr ActivationName activation_names[] = {{"log", Activation::log},
                                                {"linear", Activation::linear},
                                                {"exp", Activation::exponential},
-                                               {"cosine", Activation::cosine}};
+                                               {"cosine", Activation::cosine},
+                                               {"exp_root", Activation::exponential_of_root}};
 
 // Of every struct: `value` at a distance, where `step` is 1 - epsilon as the caller rounds it, and `slope`, the
 // derivative of the value with respect to the distance.
@@ -72,6 +73,20 @@ struct CosineSimilarity {
     }
 };
 
+// exp(-r) of the root r = sqrt(d + 1e-14), which is above 0 at a copy, so that the slope is finite there.
+template <class Maths>
+struct ExponentialOfRoot {
+    template <typename T>
+    PROTOKERN_DEVICE static T value(T distance, T, T) {
+        return Maths::exponential(-Maths::root(distance + T(1e-14)));
+    }
+    template <typename T>
+    PROTOKERN_DEVICE static T slope(T distance, T) {
+        const T root = Maths::root(distance + T(1e-14));
+        return Maths::exponential(-root) / (T(-2) * root);
+    }
+};
+
 // What `function` returns for the struct of `kind`, which is not none. No default: a name without a struct does not
 // compile.
 template <class Maths, class Function>
@@ -85,6 +100,8 @@ auto with_similarity(Activation kind, Function&& function) {
             return function(Exponential<Maths>{});
         case Activation::cosine:
             return function(CosineSimilarity<Maths>{});
+        case Activation::exponential_of_root:
+            return function(ExponentialOfRoot<Maths>{});
         case Activation::none:
             break;
     }
@@ -93,7 +110,7 @@ auto with_similarity(Activation kind, Function&& function) {
 
 // Value and slope of one distance, for CUDA devices. Both are written out, since nvcc fuses other multiplications with
 // additions when a branch is written in another way, and that changes bits.
-static_assert(sizeof(activation_names) / sizeof(ActivationName) == 4, "the two functions below have to know them all");
+static_assert(sizeof(activation_names) / sizeof(ActivationName) == 5, "the two functions below have to know them all");
 
 template <class Maths, typename T>
 PROTOKERN_DEVICE T value_of(Activation kind, T distance, T epsilon) {
@@ -106,6 +123,8 @@ PROTOKERN_DEVICE T value_of(Activation kind, T distance, T epsilon) {
             return Exponential<Maths>::value(distance, epsilon, T(1));
         case Activation::cosine:
             return CosineSimilarity<Maths>::value(distance, epsilon, T(1));
+        case Activation::exponential_of_root:
+            return ExponentialOfRoot<Maths>::value(distance, epsilon, T(1));
         default:  // none
             return distance;
     }
@@ -118,6 +137,8 @@ PROTOKERN_DEVICE T slope_of(Activation kind, T distance, T epsilon) {
             return Log<Maths>::slope(distance, epsilon);
         case Activation::exponential:
             return Exponential<Maths>::slope(distance, epsilon);
+        case Activation::exponential_of_root:
+            return ExponentialOfRoot<Maths>::slope(distance, epsilon);
         default:  // linear and cosine
             return Linear<Maths>::slope(distance, epsilon);
     }

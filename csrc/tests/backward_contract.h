@@ -45,7 +45,7 @@ void compare_with_loops(const std::vector<Backward>& all, Sizes size, Metric met
 template <typename T, typename Backward>
 void many_problems(const std::vector<Backward>& all, const std::vector<Sizes>& sizes) {
     for (const Sizes& size : sizes)
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Metric metric : metrics)
             for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps})
                 compare_with_loops<T>(all, size, metric, layout);
 }
@@ -53,7 +53,7 @@ void many_problems(const std::vector<Backward>& all, const std::vector<Sizes>& s
 // `cosine_error`: what cosine may leave, in epsilons of the type.
 template <typename T, typename Backward>
 void exact_copies_and_zero_vectors_have_no_gradient(const Backward& backward, double cosine_error) {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+    for (const Metric metric : differences) {
         Data<T> data({1, 19, 1, 2, 3, 1, 1}, metric);
         for (int64_t d = 0; d < 19; ++d) {
             for (int64_t k = 0; k < 3; ++k) data.p(k, d, 0, 0) = data.patch(0, 0, d, 0, 0);

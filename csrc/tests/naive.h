@@ -64,6 +64,10 @@ struct Sizes {
     int64_t images, depth, height, width, prototypes, patch_height, patch_width;
 };
 
+constexpr Metric metrics[] = {Metric::sqeuclidean, Metric::cosine, Metric::dot};
+// Of differences: 0 at a copy, and a mean that is no closed form.
+constexpr Metric differences[] = {Metric::sqeuclidean, Metric::cosine};
+
 enum class Layout { channels_first, channels_last, gaps, one_image };
 
 // Features and prototypes with their memory; values of type T (float or double).
@@ -127,6 +131,16 @@ struct Data {
     }
 
     double distance(int64_t b, int64_t k, int64_t n) {
+        double lengths;
+        return distance(b, k, n, lengths);
+    }
+    // What the rounding of a distance, or of a search for it, is relative to.
+    double size_of(int64_t b, int64_t k, int64_t n) {
+        double lengths;
+        const double d = distance(b, k, n, lengths);
+        return 1 + (problem.metric == Metric::dot ? lengths : d);
+    }
+    double distance(int64_t b, int64_t k, int64_t n, double& lengths) {
         double squares = 0, xx = 0, pp = 0, dot = 0;
         for (int64_t d = 0; d < size.depth; ++d)
             for (int64_t i = 0; i < size.patch_height; ++i)
@@ -134,7 +148,9 @@ struct Data {
                     const double a = patch(b, n, d, i, j), c = p(k, d, i, j);
                     squares += (a - c) * (a - c), xx += a * a, pp += c * c, dot += a * c;
                 }
+        lengths = std::sqrt(xx * pp);
         if (problem.metric == Metric::sqeuclidean) return squares;
+        if (problem.metric == Metric::dot) return -dot;
         return xx == 0 || pp == 0 ? 1 : 1 - dot / std::sqrt(xx) / std::sqrt(pp);
     }
 };
@@ -173,8 +189,12 @@ struct Result {
           patch(pairs, -7) {}
 };
 
+// A similarity for the distances of a metric.
+inline Activation fitting(Metric metric) { return metric == Metric::dot ? Activation::linear : Activation::log; }
+
 template <typename T>
-Result<T> search(const Data<T>& data, const Executor& executor = serial(), Activation kind = Activation::log) {
+Result<T> search(const Data<T>& data, const Executor& executor = serial()) {
+    const Activation kind = fitting(data.problem.metric);
     Result<T> result(data.size.images * data.size.prototypes);
     min_distance(data.problem, {result.value.data(), result.patch.data(), result.activation.data(), kind, 1e-4},
                  executor);

@@ -1,6 +1,8 @@
 // Calls of the CUDA core on the CPU, with workspaces that are guarded and start as NaN.
 #pragma once
 
+#include <optional>
+
 #include "launch.h"
 #include "naive.h"
 
@@ -46,7 +48,8 @@ struct Workspace {
 
 template <typename T>
 Result<T> cuda_search(const Data<T>& data, Precision precision = Precision::fp32, const Card& card = {},
-                      Activation kind = Activation::log) {
+                      std::optional<Activation> similarity = {}) {
+    const Activation kind = similarity.value_or(fitting(data.problem.metric));
     const cuda::Device device = card.use();
     Result<T> result(data.size.images * data.size.prototypes);
     Workspace workspace(cuda::min_distance_workspace(data.problem, precision, device));
@@ -68,10 +71,11 @@ Guarded<T> cuda_map(const Data<T>& data) {
 }
 
 template <typename T>
-Guarded<T> cuda_at(const Problem& problem, const int64_t* patch) {
-    Guarded<T> out(problem.features.size[0] * problem.prototypes.size[0], std::numeric_limits<T>::quiet_NaN());
+Guarded<T> cuda_at(const Problem& problem, const int64_t* patch, int64_t per_pair = 1) {
+    Guarded<T> out(problem.features.size[0] * problem.prototypes.size[0] * per_pair,
+                   std::numeric_limits<T>::quiet_NaN());
     Workspace workspace(cuda::distance_at_workspace(problem));
-    cuda::distance_at(problem, patch, out.data(), workspace.data(), no_stream);
+    cuda::distance_at(problem, patch, per_pair, out.data(), workspace.data(), no_stream);
     EXPECT(out.intact() && workspace.intact(), "written outside");
     return out;
 }

@@ -42,7 +42,7 @@ struct LoopGradients {
     void add_pair(int64_t b, int64_t k, int64_t n, double g) {
         const Sizes& size = data.size;
         double xx = 0, pp = 0, dot = 0;
-        const bool cosine = data.problem.metric == Metric::cosine;
+        const Metric metric = data.problem.metric;
         const auto each = [&](const auto& body) {
             for (int64_t d = 0; d < size.depth; ++d)
                 for (int64_t i = 0; i < size.patch_height; ++i)
@@ -56,7 +56,10 @@ struct LoopGradients {
         each([&](double x, double p, double&, double&) { xx += x * x, pp += p * p, dot += x * p; });
         const double nx = std::sqrt(xx), np = std::sqrt(pp);
         each([&](double x, double p, double& gx, double& gp) {
-            if (!cosine) {
+            if (metric == Metric::dot) {
+                gx -= g * p;
+                gp -= g * x;
+            } else if (metric == Metric::sqeuclidean) {
                 gx += 2 * g * (x - p);
                 gp += 2 * g * (p - x);
             } else if (nx > 0 && np > 0) {
@@ -106,6 +109,8 @@ inline double similarity_at(const Similarity& similarity, double d) {
             return std::exp(-d);
         case Activation::cosine:
             return 1 - d;
+        case Activation::exponential_of_root:
+            return std::exp(-std::sqrt(d + 1e-14));
         default:
             break;
     }
@@ -118,6 +123,8 @@ inline double slope_at(const Similarity& similarity, double d) {
             return (similarity.epsilon - 1) / ((d + 1) * (d + similarity.epsilon));
         case Activation::exponential:
             return -std::exp(-d);
+        case Activation::exponential_of_root:
+            return -std::exp(-std::sqrt(d + 1e-14)) / (2 * std::sqrt(d + 1e-14));
         case Activation::linear:
         case Activation::cosine:
             return -1;

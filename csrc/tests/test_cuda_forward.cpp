@@ -1,6 +1,7 @@
 // The CUDA kernels of min_distance, distance_map and distance_at, run by the emulator, against plain loops.
 #include "forward_contract.h"
 #include "naive_cuda.h"
+#include "naive_gradient.h"
 
 using namespace naive;
 
@@ -25,23 +26,32 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout, Precision prec
             const int64_t patch = result.patch[pair];
             EXPECT(patch >= 0 && patch < N, "%s: patch %ld", describe(size).c_str(), long(patch));
             if (patch < 0 || patch >= N) continue;
-            double nearest = data.distance(b, k, 0), farthest = 0;
+            double nearest = data.distance(b, k, 0), largest = 0;
             for (int64_t n = 0; n < N; ++n) {
                 nearest = std::min(nearest, data.distance(b, k, n));
-                farthest = std::max(farthest, data.distance(b, k, n));
+                largest = std::max(largest, data.size_of(b, k, n));
             }
             const double d = result.value[pair];
             const double expected = data.distance(b, k, patch);
-            EXPECT(std::abs(d - expected) <= tolerance * (1 + expected), "%s: %g, loops %g", describe(size).c_str(), d,
-                   expected);
-            const double slack = sizeof(T) == 8 ? 0 : 8 * search_error(precision) * (farthest + 2);
-            EXPECT(expected <= nearest * (1 + 1e-5) + 1e-12 + slack, "%s: distance %g at patch %ld, nearest %g",
-                   describe(size).c_str(), expected, long(patch), nearest);
-            const double similarity = std::log((d + 1) / (d + 1e-4));
-            EXPECT(std::abs(result.activation[pair] - similarity) <= tolerance * (1 + similarity), "%g, expected %g",
-                   double(result.activation[pair]), similarity);
+            EXPECT(std::abs(d - expected) <= tolerance * data.size_of(b, k, patch), "%s: %g, loops %g",
+                   describe(size).c_str(), d, expected);
+            const double slack = sizeof(T) == 8 ? 0 : 8 * search_error(precision) * (largest + 1);
+            EXPECT(expected <= nearest + 1e-5 * std::abs(nearest) + 1e-12 + slack,
+                   "%s: distance %g at patch %ld, nearest %g", describe(size).c_str(), expected, long(patch), nearest);
+            const double similarity = metric == Metric::dot ? -d : std::log((d + 1) / (d + 1e-4));
+            EXPECT(std::abs(result.activation[pair] - similarity) <= tolerance * (1 + std::abs(similarity)),
+                   "%g, expected %g", double(result.activation[pair]), similarity);
         }
+    std::vector<int64_t> twice(2 * size.images * size.prototypes);
+    for (size_t i = 0; i < twice.size(); ++i) twice[i] = i % 2 ? 0 : result.patch[static_cast<int64_t>(i) / 2];
+    const Guarded<T> both = cuda_at<T>(data.problem, twice.data(), 2);
     const Guarded<T> at = cuda_at<T>(data.problem, result.patch.memory.data() + result.patch.guard);
+    for (int64_t pair = 0; pair < size.images * size.prototypes; ++pair) {
+        const double wanted = data.distance(pair / size.prototypes, pair % size.prototypes, 0);
+        const double relative = tolerance * data.size_of(pair / size.prototypes, pair % size.prototypes, 0);
+        EXPECT(both[2 * pair] == at[pair] && std::abs(both[2 * pair + 1] - wanted) <= relative,
+               "%s: two patches of a pair", describe(size).c_str());
+    }
     EXPECT(std::memcmp(at.memory.data() + at.guard, result.value.memory.data() + at.guard,
                        size.images * size.prototypes * sizeof(T)) == 0,
            "%s: distance_at differs", describe(size).c_str());
@@ -50,7 +60,7 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout, Precision prec
 template <typename T>
 void many_problems() {
     for (const Sizes& size : cuda_sizes())
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+        for (const Metric metric : metrics) {
             if (sizeof(T) == 8) {
                 compare_with_loops<T>(size, metric, Layout::gaps, Precision::fp32);
             } else {
@@ -67,7 +77,7 @@ void many_problems() {
 void every_kind_of_card() {
     const Sizes sizes[] = {{2, 75, 7, 7, 131, 1, 1}, {1, 33, 13, 12, 20, 1, 1}, {2, 20, 9, 8, 9, 2, 2}};
     for (const Sizes& size : sizes)
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+        for (const Metric metric : metrics) {
             const Data<float> data(size, metric);
             const Result<float> wanted = cuda_search(data);
             for (const Card& card : {Card{3, 96 << 10, 86}, Card{3, 64 << 10, 75}, Card{132, 232448, 90}}) {
@@ -88,15 +98,15 @@ void every_kind_of_card() {
 template <typename T>
 void the_map_equals_the_loops() {
     for (const Sizes& size : cuda_sizes())
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+        for (const Metric metric : metrics) {
             Data<T> data(size, metric, Layout::gaps);
             const Guarded<T> all = cuda_map(data);
             const double tolerance = sizeof(T) == 8 ? 1e-12 : 3e-6;
             for (int64_t i = 0; i < size.images * size.prototypes * data.positions(); ++i) {
                 const int64_t pair = i / data.positions();
-                const double expected =
-                    data.distance(pair / size.prototypes, pair % size.prototypes, i % data.positions());
-                EXPECT(std::abs(all[i] - expected) <= tolerance * (1 + expected), "%s: %g, loops %g",
+                const int64_t b = pair / size.prototypes, k = pair % size.prototypes, n = i % data.positions();
+                const double expected = data.distance(b, k, n);
+                EXPECT(std::abs(all[i] - expected) <= tolerance * data.size_of(b, k, n), "%s: %g, loops %g",
                        describe(size).c_str(), double(all[i]), expected);
             }
         }
@@ -105,7 +115,7 @@ void the_map_equals_the_loops() {
 // Images of few kinds of patches, where nearly all pairs are ties: the first of the best kind.
 template <typename T>
 void equal_patches_give_the_first(Precision precision) {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const Sizes size :
              {Sizes{2, 37, 6, 7, 20, 1, 1}, Sizes{1, 5, 12, 9, 10, 2, 3}, Sizes{1, 16, 1, 200, 6, 1, 1}})
             for (const int64_t kinds : {1, 5}) {
@@ -127,7 +137,7 @@ void equal_patches_give_the_first(Precision precision) {
 template <typename T>
 void what_is_not_finite_gives_nan(Precision precision) {
     const T inf = std::numeric_limits<T>::infinity();
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const T bad : {std::numeric_limits<T>::quiet_NaN(), inf, -inf}) {
             Data<T> data({3, 17, 5, 4, 51, 1, 1}, metric);
             const Result<T> clean = cuda_search(data, precision);
@@ -156,7 +166,7 @@ void what_is_not_finite_gives_nan(Precision precision) {
 template <typename T>
 void finite_values_of_any_size_work() {
     const double largest = sizeof(T) == 8 ? 1e150 : 1e18;
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const double scale : {1e-44, 1e-38, 1e-25, 1e-10, 1e10, largest}) {
             if (metric == Metric::cosine && scale < 1e-30) continue;  // shorter than what has a direction
             Data<T> data({1, 30, 4, 4, 35, 1, 1}, metric);
@@ -167,8 +177,8 @@ void finite_values_of_any_size_work() {
             for (int64_t k = 0; k < 35; ++k) {
                 T least = all[k * 16];
                 for (int64_t n = 0; n < 16; ++n) least = std::min(least, all[k * 16 + n]);
-                EXPECT(std::abs(all[k * 16 + result.patch[k]] - least) <= 1e-6 * least, "scale %g", scale);
-                EXPECT(std::abs(result.value[k] - least) <= 1e-6 * least, "scale %g: %g, map %g", scale,
+                EXPECT(std::abs(all[k * 16 + result.patch[k]] - least) <= 1e-6 * std::abs(least), "scale %g", scale);
+                EXPECT(std::abs(result.value[k] - least) <= 1e-6 * std::abs(least), "scale %g: %g, map %g", scale,
                        double(result.value[k]), double(least));
             }
         }
@@ -182,7 +192,7 @@ void products_of_halves_are_exact() {
     } kinds[] = {
         {DType::bfloat16, Precision::bf16}, {DType::bfloat16, Precision::tf32}, {DType::float16, Precision::tf32}};
     for (const auto& kind : kinds)
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Metric metric : metrics)
             for (const Sizes size : {Sizes{2, 75, 7, 7, 33, 1, 1}, Sizes{1, 6, 12, 13, 9, 2, 2}}) {
                 Data<float> data(size, metric);
                 const auto halves = [&](std::vector<float>& values) {
@@ -218,11 +228,12 @@ void what_overflows_is_infinite() {
 template <typename T>
 void every_activation() {
     const Data<T> data({2, 9, 3, 4, 7, 1, 1}, Metric::cosine);
-    for (const Activation kind : {Activation::linear, Activation::exponential, Activation::cosine}) {
+    for (const Activation kind :
+         {Activation::linear, Activation::exponential, Activation::cosine, Activation::exponential_of_root}) {
         const Result<T> result = cuda_search(data, Precision::fp32, {}, kind);
         for (int64_t i = 0; i < 14; ++i) {
             const double d = result.value[i];
-            const double expected = kind == Activation::linear ? -d : kind == Activation::cosine ? 1 - d : std::exp(-d);
+            const double expected = similarity_at({kind, 1}, d);
             EXPECT(std::abs(result.activation[i] - expected) <= 1e-6, "%g", double(result.activation[i]));
         }
     }

@@ -7,8 +7,6 @@ using namespace naive;
 
 namespace {
 
-const Metric metrics[] = {Metric::sqeuclidean, Metric::cosine};
-
 // A problem with weights: about a third 0, some 1, some very small.
 template <typename T>
 struct Weighted {
@@ -31,6 +29,7 @@ struct Weighted {
         const double w = at(b, n);
         if (w == 0) return std::numeric_limits<double>::infinity();
         const double d = data.distance(b, k, n);
+        if (data.problem.metric == Metric::dot) return w * d;
         return data.problem.metric == Metric::cosine ? (1 - w) + w * d : d - std::log(w);
     }
 };
@@ -49,17 +48,18 @@ void expect_nearest(Weighted<T>& problem, const Result<T>& result, Precision pre
             const int64_t patch = result.patch[pair];
             EXPECT(patch >= 0 && patch < data.positions(), "%s: patch %ld", describe(data.size).c_str(), long(patch));
             if (patch < 0 || patch >= data.positions()) continue;
-            double nearest = problem.distance(b, k, 0), farthest = 0;
+            double nearest = problem.distance(b, k, 0), largest = 0;
             for (int64_t n = 0; n < data.positions(); ++n) {
                 nearest = std::min(nearest, problem.distance(b, k, n));
-                farthest = std::max(farthest, data.distance(b, k, n));
+                largest = std::max(largest, data.size_of(b, k, n));
             }
             const double expected = problem.distance(b, k, patch);
-            EXPECT(std::abs(result.value[pair] - expected) <= tolerance * (1 + expected), "%s: %g, loops %g",
+            const double size = std::max(1 + std::abs(expected), data.size_of(b, k, patch));
+            EXPECT(std::abs(result.value[pair] - expected) <= tolerance * size, "%s: %g, loops %g",
                    describe(data.size).c_str(), double(result.value[pair]), expected);
-            const double slack = sizeof(T) == 8 ? 0 : slack_of(precision) * (farthest + 2);
-            EXPECT(expected <= nearest + 1e-5 * (1 + nearest) * (sizeof(T) == 4) + 1e-12 + slack, "%s: %g, nearest %g",
-                   describe(data.size).c_str(), expected, nearest);
+            const double slack = sizeof(T) == 8 ? 0 : slack_of(precision) * (largest + 1);
+            EXPECT(expected <= nearest + 1e-5 * (1 + std::abs(nearest)) * (sizeof(T) == 4) + 1e-12 + slack,
+                   "%s: %g, nearest %g", describe(data.size).c_str(), expected, nearest);
         }
 }
 
@@ -205,9 +205,10 @@ void compare_k_nearest(Weighted<T>& problem, int64_t k) {
             } else if (i >= static_cast<int64_t>(all.size())) {
                 EXPECT(std::isinf(d) && n == patch[pair * k], "%g at %ld", d, long(n));
             } else {
-                EXPECT(std::abs(d - all[i].first) <= tolerance * (1 + d), "%s: %g, loops %g",
-                       describe(data.size).c_str(), d, all[i].first);
-                EXPECT(n == all[i].second || std::abs(all[i].first - problem.distance(b, p, n)) < tolerance,
+                const double size = std::max(1 + std::abs(d), data.size_of(b, p, n));
+                EXPECT(std::abs(d - all[i].first) <= tolerance * size, "%s: %g, loops %g", describe(data.size).c_str(),
+                       d, all[i].first);
+                EXPECT(n == all[i].second || std::abs(all[i].first - problem.distance(b, p, n)) < tolerance * size,
                        "%s: patch %ld, loops %ld", describe(data.size).c_str(), long(n), long(all[i].second));
             }
         }

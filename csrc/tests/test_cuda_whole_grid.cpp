@@ -35,41 +35,48 @@ std::vector<Sizes> sizes() {
 }
 
 template <typename T>
-void means_and_gradients_equal_the_loops() {
-    for (const Sizes& size : sizes())
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
-            for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps}) {
-                Data<T> data(size, metric, layout);
-                const Similarity& similarity = similarities[(size.depth + static_cast<int>(layout)) % 3];
-                const int64_t N = data.positions();
-                const Guarded<T> result = mean(data, similarity);
-                std::vector<T> grad(size.images * size.prototypes);
-                LoopGradients<T> loops(data);
-                for (int64_t b = 0; b < size.images; ++b)
-                    for (int64_t k = 0; k < size.prototypes; ++k) {
-                        const int64_t pair = b * size.prototypes + k;
-                        grad[pair] = static_cast<T>((pair * 7919 % 200) / 100.0 - 1);
-                        double sum = 0;
-                        for (int64_t n = 0; n < N; ++n) {
-                            const double d = data.distance(b, k, n);
-                            sum += similarity_at(similarity, d);
-                            loops.add_pair(b, k, n, grad[pair] / double(N) * slope_at(similarity, d));
-                        }
-                        const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * (1 + std::abs(sum / N));
-                        EXPECT(std::abs(result[pair] - sum / N) <= tolerance, "%s: %g, loops %g",
-                               describe(size).c_str(), double(result[pair]), sum / N);
-                    }
-                const Gradients<T> gradients = mean_backward(data, similarity, grad);
-                loops.expect_near(gradients, sizeof(T) == 8 ? 1e-12 : 1e-5);
-                EXPECT(mean_backward(data, similarity, grad, true, false).features.same_bits(gradients.features) &&
-                           mean_backward(data, similarity, grad, false).prototypes.same_bits(gradients.prototypes),
-                       "%s", describe(size).c_str());
+void compare_mean_with_loops(const Sizes& size, Metric metric, Layout layout, const Similarity& similarity) {
+    Data<T> data(size, metric, layout);
+    const int64_t N = data.positions();
+    const Guarded<T> result = mean(data, similarity);
+    std::vector<T> grad(size.images * size.prototypes);
+    LoopGradients<T> loops(data);
+    for (int64_t b = 0; b < size.images; ++b)
+        for (int64_t k = 0; k < size.prototypes; ++k) {
+            const int64_t pair = b * size.prototypes + k;
+            grad[pair] = static_cast<T>((pair * 7919 % 200) / 100.0 - 1);
+            double sum = 0;
+            for (int64_t n = 0; n < N; ++n) {
+                const double d = data.distance(b, k, n);
+                sum += similarity_at(similarity, d);
+                loops.add_pair(b, k, n, grad[pair] / double(N) * slope_at(similarity, d));
             }
+            const double tolerance = (sizeof(T) == 8 ? 1e-12 : 1e-5) * (1 + std::abs(sum / N));
+            EXPECT(std::abs(result[pair] - sum / N) <= tolerance, "%s: %g, loops %g", describe(size).c_str(),
+                   double(result[pair]), sum / N);
+        }
+    const Gradients<T> gradients = mean_backward(data, similarity, grad);
+    loops.expect_near(gradients, sizeof(T) == 8 ? 1e-12 : 1e-5);
+    EXPECT(mean_backward(data, similarity, grad, true, false).features.same_bits(gradients.features) &&
+               mean_backward(data, similarity, grad, false).prototypes.same_bits(gradients.prototypes),
+           "%s", describe(size).c_str());
+}
+
+template <typename T>
+void means_and_gradients_equal_the_loops() {
+    for (const Sizes& size : sizes()) {
+        for (const Metric metric : differences)
+            for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps})
+                compare_mean_with_loops<T>(size, metric, layout,
+                                           similarities[(size.depth + static_cast<int>(layout)) % 3]);
+        compare_mean_with_loops<T>(size, Metric::sqeuclidean, Layout::channels_first,
+                                   {Activation::exponential_of_root, 1});
+    }
 }
 
 template <typename T>
 void copies_are_exact_and_have_no_gradient() {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine}) {
+    for (const Metric metric : differences) {
         Data<T> data({1, 19, 2, 3, 3, 1, 1}, metric);
         for (T& value : data.features) value = static_cast<T>(value + 100);
         for (int64_t d = 0; d < 19; ++d) {
@@ -103,10 +110,10 @@ void compare_k_nearest(Data<T>& data, int64_t k) {
         for (int64_t i = 0; i < k; ++i) {
             const double d = value[pair * k + i];
             const int64_t n = patch[pair * k + i];
-            EXPECT(std::abs(d - all[i].first) <= tolerance * (1 + d), "%s: %g, loops %g", describe(size).c_str(), d,
-                   all[i].first);
-            EXPECT(n == all[i].second || std::abs(all[i].first - data.distance(pair / size.prototypes,
-                                                                               pair % size.prototypes, n)) < tolerance,
+            const int64_t b = pair / size.prototypes, p = pair % size.prototypes;
+            const double relative = tolerance * data.size_of(b, p, n);
+            EXPECT(std::abs(d - all[i].first) <= relative, "%s: %g, loops %g", describe(size).c_str(), d, all[i].first);
+            EXPECT(n == all[i].second || std::abs(all[i].first - data.distance(b, p, n)) < relative,
                    "%s: patch %ld, loops %ld", describe(size).c_str(), long(n), long(all[i].second));
             if (i == 0) continue;
             const double before = value[pair * k + i - 1];
@@ -118,7 +125,7 @@ void compare_k_nearest(Data<T>& data, int64_t k) {
 template <typename T>
 void the_k_nearest_equal_the_loops() {
     for (const Sizes& size : sizes())
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Metric metric : metrics)
             for (const int64_t k : {1, 3, 8}) {
                 Data<T> data(size, metric, Layout::gaps);
                 if (k > data.positions()) continue;

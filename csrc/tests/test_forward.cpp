@@ -18,24 +18,24 @@ void compare_with_loops(Sizes size, Metric metric, Layout layout) {
             int64_t first = 0;
             for (int64_t n = 0; n < N; ++n) {
                 const double expected = data.distance(b, k, n);
-                EXPECT(std::abs(all[pair * N + n] - expected) <= tolerance * (1 + expected), "%s: map %g, loops %g",
-                       describe(size).c_str(), double(all[pair * N + n]), expected);
+                EXPECT(std::abs(all[pair * N + n] - expected) <= tolerance * data.size_of(b, k, n),
+                       "%s: map %g, loops %g", describe(size).c_str(), double(all[pair * N + n]), expected);
                 if (all[pair * N + n] < all[pair * N + first]) first = n;
             }
             EXPECT(result.patch[pair] == first, "%s: patch %ld, map has %ld", describe(size).c_str(),
                    long(result.patch[pair]), long(first));
             EXPECT(result.value[pair] == all[pair * N + first], "%s", describe(size).c_str());
             const double d = result.value[pair];
-            const double similarity = std::log((d + 1) / (d + 1e-4));
-            EXPECT(std::abs(result.activation[pair] - similarity) <= tolerance * (1 + similarity), "%g, expected %g",
-                   double(result.activation[pair]), similarity);
+            const double similarity = metric == Metric::dot ? -d : std::log((d + 1) / (d + 1e-4));
+            EXPECT(std::abs(result.activation[pair] - similarity) <= tolerance * (1 + std::abs(similarity)),
+                   "%g, expected %g", double(result.activation[pair]), similarity);
         }
 }
 
 template <typename T>
 void many_problems() {
     for (const Sizes& size : many_sizes())
-        for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+        for (const Metric metric : metrics)
             for (const Layout layout : {Layout::channels_first, Layout::channels_last, Layout::gaps, Layout::one_image})
                 compare_with_loops<T>(size, metric, layout);
 }
@@ -58,7 +58,7 @@ void any_number_of_workers_gives_the_same_bits() {
 // Images of few kinds of patches, where nearly all pairs are ties: the first of the best kind, as in the map.
 template <typename T>
 void equal_patches_give_the_first() {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const Sizes size :
              {Sizes{2, 37, 6, 7, 60, 1, 1}, Sizes{2, 5, 12, 9, 40, 2, 3}, Sizes{1, 128, 60, 50, 20, 1, 1}})
             for (const int64_t kinds : {1, 5}) {
@@ -82,7 +82,7 @@ template <typename T>
 void what_is_not_finite_gives_nan() {
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const T inf = std::numeric_limits<T>::infinity();
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const T bad : {nan, inf, -inf}) {
             Data<T> data({3, 20, 5, 5, 40, 2, 2}, metric);
             data.x(1, 3, 2, 3) = bad;
@@ -144,17 +144,20 @@ void every_half_is_widened_exactly() {
 
 template <typename T>
 void distances_at_given_patches_are_those_of_the_map() {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const Sizes& size : many_sizes()) {
             Data<T> data(size, metric);
             const Guarded<T> all = map(data);
-            std::vector<int64_t> patch(size.images * size.prototypes);
-            for (size_t i = 0; i < patch.size(); ++i) patch[i] = static_cast<int64_t>(i * 7919) % data.positions();
-            Guarded<T> distance(static_cast<int64_t>(patch.size()), std::numeric_limits<T>::quiet_NaN());
-            distance_at(data.problem, patch.data(), distance.data(), threads(2));
-            EXPECT(distance.intact(), "written outside");
-            for (size_t i = 0; i < patch.size(); ++i)
-                EXPECT(distance[i] == all[i * data.positions() + patch[i]], "%s", describe(size).c_str());
+            for (const int64_t per_pair : {1, 3}) {
+                std::vector<int64_t> patch(size.images * size.prototypes * per_pair);
+                for (size_t i = 0; i < patch.size(); ++i) patch[i] = static_cast<int64_t>(i * 7919) % data.positions();
+                Guarded<T> distance(static_cast<int64_t>(patch.size()), std::numeric_limits<T>::quiet_NaN());
+                distance_at(data.problem, patch.data(), per_pair, distance.data(), threads(2));
+                EXPECT(distance.intact(), "written outside");
+                for (size_t i = 0; i < patch.size(); ++i)
+                    EXPECT(distance[i] == all[i / per_pair * data.positions() + patch[i]], "%s",
+                           describe(size).c_str());
+            }
         }
 }
 
@@ -171,7 +174,7 @@ double rounded_to_bfloat16(double value) {
 // The patch of a rounded search is as near as rounding lets it tell, the first among equal ones, and its distance
 // exact.
 void a_rounded_search_loses_no_more_than_its_rounding() {
-    for (const Metric metric : {Metric::sqeuclidean, Metric::cosine})
+    for (const Metric metric : metrics)
         for (const Sizes& size : many_sizes())
             for (const Layout layout : {Layout::channels_first, Layout::channels_last}) {
                 Data<float> data(size, metric, layout);
@@ -183,17 +186,21 @@ void a_rounded_search_loses_no_more_than_its_rounding() {
                     const int64_t chosen = result.patch[pair];
                     EXPECT(chosen >= 0 && chosen < N, "patch %ld", long(chosen));
                     EXPECT(result.value[pair] == all[pair * N + chosen], "%s", describe(size).c_str());
-                    double nearest = all[pair * N], farthest = 0;
+                    double nearest = all[pair * N], farthest = 0, largest = 0;
                     for (int64_t n = 0; n < N; ++n) {
                         nearest = std::min(nearest, double(all[pair * N + n]));
                         farthest = std::max(farthest, double(all[pair * N + n]));
+                        largest = std::max(largest, data.size_of(pair / size.prototypes, pair % size.prototypes, n));
                     }
                     // Lengths of about sqrt(D h w) around a centre at distance 0.2 of 0; cosine distances are up to 2.
                     const double length = std::sqrt(1.5 * size.depth * size.patch_height * size.patch_width);
-                    const double slack = metric == Metric::cosine ? 0.02 : 3 * length / 256;
-                    const double reached =
-                        metric == Metric::cosine ? result.value[pair] : std::sqrt(result.value[pair]);
-                    const double wanted = metric == Metric::cosine ? nearest : std::sqrt(nearest);
+                    // Products are off by 2^-8 of the lengths at most, both of two.
+                    const double slack = metric == Metric::cosine ? 0.02
+                                         : metric == Metric::dot  ? largest / 64
+                                                                  : 3 * length / 256;
+                    const bool is_square = metric == Metric::sqeuclidean;
+                    const double reached = is_square ? std::sqrt(result.value[pair]) : result.value[pair];
+                    const double wanted = is_square ? std::sqrt(nearest) : nearest;
                     EXPECT(reached <= wanted + slack, "%s: %g, nearest %g, farthest %g", describe(size).c_str(),
                            reached, wanted, farthest);
                 }

@@ -7,8 +7,6 @@ using namespace naive;
 
 namespace {
 
-constexpr Metric metrics[] = {Metric::sqeuclidean, Metric::cosine};
-
 // A problem whose patches have weights: a third 0, some 1, some very small, the last patch always above 0.
 template <typename T>
 struct Weighted : Data<T> {
@@ -32,6 +30,7 @@ struct Weighted : Data<T> {
         const double w = at(b, n);
         if (w == 0) return std::numeric_limits<double>::infinity();
         const double d = this->distance(b, k, n);
+        if (this->problem.metric == Metric::dot) return w * d;
         return this->problem.metric == Metric::cosine ? 1 - w * (1 - d) : d - std::log(w);
     }
     // The same in the type of the results and of the distances `all` (B, P, N): what is compared bit for bit.
@@ -40,6 +39,7 @@ struct Weighted : Data<T> {
         if (w == 0) return std::numeric_limits<T>::infinity();
         const T d = all[(b * this->size.prototypes + k) * this->positions() + n];
         if (this->problem.metric == Metric::cosine) return (T(1) - w) + w * d;
+        if (this->problem.metric == Metric::dot) return w * d;
         return d - std::log(w);
     }
 };
@@ -60,8 +60,9 @@ void expect_first_nearest(Weighted<T>& data, const Result<T>& result) {
                    describe(data.size).c_str(), double(result.value[pair]), double(data.rounded(all, b, k, nearest)));
             const double wanted = data.weighted(b, k, nearest);
             const double tolerance = sizeof(T) == 8 ? 1e-12 : 3e-6;
-            EXPECT(std::abs(result.value[pair] - wanted) <= tolerance * (1 + wanted), "%s: %g, in double %g",
-                   describe(data.size).c_str(), double(result.value[pair]), wanted);
+            EXPECT(std::abs(result.value[pair] - wanted) <=
+                       tolerance * std::max(1 + std::abs(wanted), data.size_of(b, k, nearest)),
+                   "%s: %g, in double %g", describe(data.size).c_str(), double(result.value[pair]), wanted);
         }
 }
 
@@ -97,9 +98,15 @@ void a_rounded_search_takes_nothing_without_weight() {
                     EXPECT(result.value[pair] == data.rounded(all, b, k, patch), "%s", describe(size).c_str());
                     double nearest = data.weighted(b, k, patch);
                     const double reached = nearest;
-                    for (int64_t n = 0; n < data.positions(); ++n) nearest = std::min(nearest, data.weighted(b, k, n));
+                    double largest = 0;
+                    for (int64_t n = 0; n < data.positions(); ++n) {
+                        nearest = std::min(nearest, data.weighted(b, k, n));
+                        largest = std::max(largest, data.size_of(b, k, n));
+                    }
                     const double length = 1.5 * size.depth * size.patch_height * size.patch_width;
-                    const double slack = metric == Metric::cosine ? 0.02 : (length + 4) / 24;
+                    const double slack = metric == Metric::cosine ? 0.02
+                                         : metric == Metric::dot  ? largest / 64
+                                                                  : (length + 4) / 24;
                     EXPECT(reached <= nearest + slack, "%s: %g, nearest %g", describe(size).c_str(), reached, nearest);
                 }
         }

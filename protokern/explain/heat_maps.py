@@ -118,8 +118,10 @@ class _Similarity:
         features = self.model.features(images.to(self.vector.dtype))  # (B, D, H, W)
         patch = torch.full((len(images), 1), self._flat_patch(features), device=images.device)
         distance = layer.distance_at(features, patch, self.prototype)  # (B, 1)
-        length = 1.0 if METRIC_TABLE[layer.metric].is_unit else float(self.vector.double().square().sum())
-        self.is_at_copy = bool((distance.detach() <= _ROUNDING**2 * length).any())
+        metric = METRIC_TABLE[layer.metric]
+        length = 1.0 if metric.is_unit else float(self.vector.double().square().sum())
+        # The gradient of a difference is 0 at a copy; that of a product is not.
+        self.is_at_copy = not metric.is_product and bool((distance.detach() <= _ROUNDING**2 * length).any())
         return layer.activate(distance)[:, 0]
 
     def _flat_patch(self, features: Tensor) -> int:

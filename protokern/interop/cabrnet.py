@@ -38,8 +38,9 @@ class FusedSimilarity(SimilarityLayer):
     """Distances of every patch, like CaBRNet's other similarity layers, and the nearest patch without them.
 
     Args:
-        activation: similarity of a distance, "log", "linear", "exp" or "cosine"; see `protokern.prototype_pool`.
-        metric: "sqeuclidean" or "cosine".
+        activation: similarity of a distance, "log", "linear", "exp", "cosine" or "exp_root"; see
+            `protokern.prototype_pool`.
+        metric: "sqeuclidean", "cosine" or "dot".
         stability_factor: CaBRNet's name for the epsilon of "log".
         precision: how the nearest patch is searched; see `protokern.min_distance`.
         backend: see `protokern.min_distance`.

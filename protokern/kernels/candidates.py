@@ -63,12 +63,15 @@ def candidates(
         weight: (b, N), of the patches; patches of weight 0 are no candidates, except patch 0 if all weights are 0.
     """
     row = METRIC_TABLE[metric]
-    squared, _ = expanded(x, p)
-    score = distance_of(squared, has_zero, metric)
-    doubt = row.share * _doubt(x, p, unit)[..., None]
+    if row.is_product:
+        score = -(p.values @ x.values.transpose(1, 2))
+    else:
+        score = distance_of(expanded(x, p)[0], has_zero, metric)
+    doubt = row.share * _doubt(x, p, unit, row.is_product)[..., None]
     if weight is None:
         return ~(score > _worst(score, k) + doubt)
-    score = weigh(score, weight[:, None].to(score.dtype), metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    score = weigh(score, weight[:, None].to(score.dtype), metric)
+    score = score.masked_fill(score.isnan(), torch.inf)
     worst = _worst(score, k)
     # A weight adds a few roundings of numbers up to 1, or up to the distance itself, to a score and to the last word.
     more = 32 * unit * (1 if row.is_unit else worst.abs())
@@ -82,13 +85,14 @@ def _worst(score: Tensor, k: int) -> Tensor:
     return score.amin(-1, keepdim=True) if k == 1 else score.topk(k, -1, largest=False).values[..., -1:]
 
 
-def _doubt(x: Centred, p: Centred, unit: float) -> Tensor:
+def _doubt(x: Centred, p: Centred, unit: float, is_product: bool) -> Tensor:
     """How much larger than the k-th smallest score the score of a patch that is nearer can be, (b, P).
 
-    With unit roundoff u, a score is off by at most (K + 6) u (|x| + |p|)^2, and the difference form, which has the last
-    word, by (K + 3) u of itself; each counts for the k-th smallest score and for its rival. Squares may underflow as
-    well.
+    With unit roundoff u, a score is off by at most (K + 6) u (|x| + |p|)^2, or K u |x||p| where it is a product, and
+    the difference form, which has the last word, by (K + 3) u of itself; each counts for the k-th smallest score and
+    for its rival. Squares may underflow as well.
     """
     terms = x.values.shape[-1]
-    reach = (x.norm.amax(-1, keepdim=True).sqrt() + p.norm.sqrt()).square()
+    longest, length = x.norm.amax(-1, keepdim=True).sqrt(), p.norm.sqrt()
+    reach = longest * length if is_product else (longest + length).square()
     return 4 * (terms + 8) * unit * reach + 4 * terms * torch.finfo(x.values.dtype).tiny

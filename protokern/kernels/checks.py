@@ -88,6 +88,38 @@ def check_patch_weight(patch_weight: object, features: Tensor, prototypes: Tenso
     return patch_weight.to(wide)
 
 
+def check_bias(bias: object, prototypes: Tensor, metric: str) -> Tensor | None:
+    """Check what is added to the scores of the prototypes, which are already checked.
+
+    Returns:
+        The bias (P,) in the type of the distances, NaN where it is not finite; None for None.
+
+    Raises:
+        TypeError: `bias` is not a tensor.
+        ValueError: shape, type or device do not fit, or the metric takes none.
+    """
+    if bias is None:
+        return None
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias: must be a torch.Tensor or None; got {type(bias).__name__}.")
+    if not METRIC_TABLE[metric].is_product:
+        fitting = " or ".join(repr(name) for name, row in METRIC_TABLE.items() if row.is_product)
+        raise ValueError(
+            f"bias: must be None unless metric is {fitting}; got one with metric {metric!r}. Leave it out."
+        )
+    if bias.dim() != 1 or bias.shape[0] != prototypes.shape[0]:
+        raise ValueError(
+            f"bias: must have shape ({prototypes.shape[0]},), a number per prototype; got {tuple(bias.shape)}."
+        )
+    wide = compute_dtype(prototypes.dtype)
+    if bias.dtype not in (prototypes.dtype, wide):
+        names = " or ".join(str(dtype) for dtype in dict.fromkeys((wide, prototypes.dtype)))
+        raise ValueError(f"bias: must be {names} to match prototypes; got {bias.dtype}. Convert it.")
+    if bias.device != prototypes.device:
+        raise ValueError(f"bias: must be on the device of prototypes, {prototypes.device}; got {bias.device}. Move it.")
+    return bias.to(wide).masked_fill(~bias.isfinite(), torch.nan)
+
+
 def check_epsilon(epsilon: float) -> float:
     """Check the constant of the log activation.
 
@@ -170,10 +202,11 @@ def check_patch(patch: Tensor, features: Tensor, prototypes: Tensor) -> None:
         ValueError: shape, type or device do not fit.
     """
     _check_index(patch, "patch", features.device)
-    wanted = (features.shape[0], prototypes.shape[0])
-    if patch.dim() != 2 or patch.shape[0] != wanted[0] or patch.shape[1] != wanted[1]:
+    images, count = features.shape[0], prototypes.shape[0]
+    if patch.dim() not in (2, 3) or patch.shape[0] != images or patch.shape[1] != count:
         raise ValueError(
-            f"patch: must have shape {wanted}, one index per image and prototype; got {tuple(patch.shape)}."
+            f"patch: must have shape ({images}, {count}) or ({images}, {count}, m), one index per image and prototype "
+            f"or m of them; got {tuple(patch.shape)}."
         )
 
 

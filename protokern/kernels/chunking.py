@@ -35,11 +35,16 @@ def product_dtype(values: Tensor) -> torch.dtype:
     return torch.float32 if backend.matmul.fp32_precision in ("none", "ieee") else torch.float64
 
 
-def centre_of(p: Vectors) -> Tensor:
-    """Mean (K,) of the finite prototypes (P, K); subtracting it before a product saves digits."""
+def centre_of(p: Vectors, metric: str) -> Tensor:
+    """Mean (K,) of the finite prototypes (P, K); subtracting it before a product saves digits.
+
+    Zeros where a distance is the product, not a difference, and so changes with what is subtracted.
+    """
+    if METRIC_TABLE[metric].is_product:
+        return p.values.new_zeros(p.values.shape[1])
     return torch.where(p.is_finite[:, None], p.values, 0).sum(0) / p.is_finite.sum().clamp_min(1)
 
 
 def gradient_centre_of(p: Vectors, metric: str) -> Tensor:
     """The same (K,) for the products of a gradient; zeros where the metric's gradient is not one of differences."""
-    return centre_of(p) if METRIC_TABLE[metric].is_centred else torch.zeros_like(centre_of(p))
+    return centre_of(p, metric) if METRIC_TABLE[metric].is_centred else p.values.new_zeros(p.values.shape[1])

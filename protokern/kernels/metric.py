@@ -1,11 +1,11 @@
 """What the metrics mean for pairs of patch vectors: the difference form, weights, gradients, non-finite vectors.
 
-Each has a row, which is its definition, and branches in the functions below it, in Triton's language for the kernels.
-csrc/core/metric.h has the C++, protokern/choices.py the names. A name that one of them lacks is an error there, never
-another metric.
+Each has a row, which is its definition. metric_in_triton.py has the branches of Triton's kernels, csrc/core/metric.h
+the C++, protokern/choices.py the names. A name that one of them lacks is an error there, never another metric.
 
 `sqeuclidean` is sum (x - p)^2. `cosine` is 1 - cos(x, p), computed as half the squared distance of the unit vectors, so
-that it is exactly 0 where the vectors are equal; a zero vector is at distance 1 from everything.
+that it is exactly 0 where the vectors are equal; a zero vector is at distance 1 from everything. `dot` is -sum x p, the
+negative projection, which may have either sign; what is called difference form elsewhere is this sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..choices import ACTIVATIONS, METRICS, ActivationName
 from ..choices import MetricName as MetricName
-from .triton_common.language import constant, jit, tl
 from .vectors import Vectors
 
 
@@ -28,6 +27,8 @@ class Metric(NamedTuple):
     Attributes:
         is_unit: vectors are divided by their lengths, and there is a rule for zero vectors.
         is_centred: gradients may be taken around the mean prototype, since they are those of differences.
+        is_product: the distance is the negative product of the vectors and no function of their difference: products
+            are those of the vectors as they are, a copy is not at distance 0, and a distance may be negative.
         activations: names of the similarities that fit its values.
         share: the distance as a share of the squared difference of two prepared vectors.
         largest: upper bound of the distances between vectors of this many components in [0, 1], or between any vectors
@@ -46,6 +47,7 @@ class Metric(NamedTuple):
 
     is_unit: bool
     is_centred: bool
+    is_product: bool
     activations: tuple[ActivationName, ...]
     share: float
     largest: Callable[[int | None], float | None]
@@ -110,10 +112,24 @@ def _gather_tangents(total: Tensor, partners: Tensor, own: Vectors, own_centred:
     return (grad_unit - along * own.values) / own.norm[..., None]
 
 
+def _negative_product(x: Vectors, p: Vectors) -> Tensor:
+    return -(x.values * p.values).sum(-1)
+
+
+def _product_gradient(grad: Tensor, x: Vectors, p: Vectors) -> tuple[Tensor, Tensor]:
+    # 0 times the vector itself: NaN stays NaN.
+    return -grad[..., None] * (p.values + 0 * x.values), -grad[..., None] * (x.values + 0 * p.values)
+
+
+def _gather_partners(total: Tensor, partners: Tensor, own: Vectors, own_centred: Tensor) -> Tensor:
+    return (0 * own_centred - partners).to(own.values.dtype)
+
+
 METRIC_TABLE: dict[str, Metric] = {
     "sqeuclidean": Metric(
         is_unit=False,
         is_centred=True,
+        is_product=False,
         # 1 - d is for distances of at most 2.
         activations=tuple(name for name in ACTIVATIONS if name != "cosine"),
         share=1.0,
@@ -132,6 +148,7 @@ METRIC_TABLE: dict[str, Metric] = {
     "cosine": Metric(
         is_unit=True,
         is_centred=False,
+        is_product=False,
         activations=ACTIVATIONS,
         share=0.5,
         largest=lambda components: 2.0,
@@ -144,6 +161,24 @@ METRIC_TABLE: dict[str, Metric] = {
         # So that the similarity 1 - d becomes w (1 - d).
         weigh=lambda distance, weight: (1 - weight) + weight * distance,
         weigh_slopes=lambda distance, weight: (weight + 0 * distance, distance - 1),
+        factor=torch.positive,
+    ),
+    "dot": Metric(
+        is_unit=False,
+        is_centred=False,
+        is_product=True,
+        activations=("linear",),
+        share=1.0,
+        largest=lambda components: None,
+        start=torch.rand,
+        weight_needs_distance=True,
+        prepare=_as_they_are,
+        value=_negative_product,
+        gradient=_product_gradient,
+        gather=_gather_partners,
+        # So that the similarity -d becomes -w d: that of the patch times w.
+        weigh=lambda distance, weight: weight * distance,
+        weigh_slopes=lambda distance, weight: (weight + 0 * distance, distance + 0 * weight),
         factor=torch.positive,
     ),
 }
@@ -164,7 +199,7 @@ def distance(x: Vectors, p: Vectors, metric: str) -> Tensor:
 def distance_gradient(grad: Tensor, x: Vectors, p: Vectors, metric: str) -> tuple[Tensor, Tensor]:
     """Gradients of `distance` for `grad` (...), before any sum over broadcast dimensions: to x and to p, (..., K) each.
 
-    Both are exactly zero where the vectors are equal. A pair with a non-finite vector gives NaN.
+    Both are exactly zero where the vectors are equal, unless `is_product`. A pair with a non-finite vector gives NaN.
     """
     return METRIC_TABLE[metric].gradient(grad, x, p)
 
@@ -184,8 +219,8 @@ def zero_pairs(x: Vectors, p: Vectors, metric: str) -> Tensor | None:
 def weigh(distance: Tensor, weight: Tensor, metric: str) -> Tensor:
     """Distances to patches of weight w, which broadcast against each other.
 
-    Under cosine (1 - w) + w d, under sqeuclidean d - log(w). A weight of 1 changes no bit, one of 0 gives inf, and one
-    that is NaN or outside of [0, 1] gives NaN. A distance that is NaN stays so.
+    Under cosine (1 - w) + w d, under sqeuclidean d - log(w), under dot w d. A weight of 1 changes no bit, one of 0
+    gives inf, and one that is NaN or outside of [0, 1] gives NaN. A distance that is NaN stays so.
     """
     weighted = METRIC_TABLE[metric].weigh(distance, weight)
     weighted = torch.where(takes_part(weight) | distance.isnan(), weighted, torch.inf)
@@ -213,183 +248,3 @@ def takes_part(weight: Tensor) -> Tensor:
 def is_weight(weight: Tensor) -> Tensor:
     """Where a weight is one: in [0, 1], and no NaN."""
     return (weight >= 0) & (weight <= 1)
-
-
-@constant
-def triton_is_unit(metric: str) -> bool:
-    """`is_unit`, without a look at the table, which Triton would compare at every launch."""
-    return {"sqeuclidean": False, "cosine": True}[metric]
-
-
-@jit
-def triton_pair_term(x, p, terms, METRIC: tl.constexpr):
-    """`terms` plus those of the components of two prepared vectors."""
-    if METRIC == "sqeuclidean" or METRIC == "cosine":
-        difference = x - p
-        result = tl.fma(difference, difference, terms)
-    else:
-        tl.static_assert(False, "a metric without a term")
-    return result
-
-
-@jit
-def triton_pair_value(total, has_zero, METRIC: tl.constexpr):
-    """The distance out of the sum of all terms; `has_zero` flags pairs with a zero vector, for unit vectors alone."""
-    if METRIC == "sqeuclidean":
-        result = total
-    elif METRIC == "cosine":
-        result = tl.where(has_zero, 1.0, 0.5 * total)
-    else:
-        tl.static_assert(False, "a metric without a value")
-    return result
-
-
-@jit
-def triton_score(products, square, factor, inside, RECHECK: tl.constexpr, METRIC: tl.constexpr):
-    """Scores (BP, BN) of search_tile.py from products and squared lengths (BN,); inf where not `inside` (BN,).
-
-    With RECHECK, what overflow or underflow made unusable is -inf. `factor` (BN,) is what weights leave, or None.
-    """
-    if METRIC == "cosine":
-        # The largest component of an image is about 1, so no product overflows. Far below, squares have lost digits;
-        # exactly 0 is a zero vector.
-        scale = tl.where(square > 0, -1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
-        if factor is not None:
-            scale *= factor
-        base = tl.where(inside, 0.0, float("inf"))
-        if RECHECK:
-            base = tl.where(inside & (square > 0) & (square < 1e-30), float("-inf"), base)
-        scores = tl.fma(
-            products, tl.broadcast_to(scale[None, :], products.shape), tl.broadcast_to(base[None, :], products.shape)
-        )
-    elif METRIC == "sqeuclidean":
-        if factor is not None:
-            square -= factor
-        if RECHECK:
-            scores = tl.fma(products, -2.0, tl.broadcast_to(square[None, :], products.shape))
-            scores = tl.where(scores == scores, scores, float("-inf"))
-            scores = tl.where(inside[None, :], scores, float("inf"))
-        else:
-            base = tl.where(inside & (square == square), square, float("inf"))
-            scores = tl.fma(products, -2.0, tl.broadcast_to(base[None, :], products.shape))
-            if factor is not None:
-                # Nothing that overflows at a patch without weight reaches its neighbours.
-                scores = tl.where(inside[None, :], scores, float("inf"))
-    else:
-        tl.static_assert(False, "a metric without a score")
-    return scores
-
-
-@jit
-def triton_score_gap(length, distance, product_error, sum_error, METRIC: tl.constexpr):
-    """How far scores have to be apart for their order to be that of the exact ones, by the errors of `is_apart`.
-
-    `length` is that of the prototype, and `distance` the larger of the two.
-    """
-    if METRIC == "cosine":
-        result = (product_error + 4 * sum_error) * length
-    elif METRIC == "sqeuclidean":
-        other = length + tl.sqrt(distance)  # no patch at that distance is longer
-        result = 2 * (product_error * length * other + sum_error * (length + other) * (length + other))
-    else:
-        tl.static_assert(False, "a metric without a gap")
-    return result
-
-
-@jit
-def triton_weight_of(factor, METRIC: tl.constexpr):
-    """Whether the weight behind a factor is in [0, 1], and whether it is above 0."""
-    if METRIC == "cosine":
-        is_weight = (factor >= 0) & (factor <= 1)
-        is_used = factor > 0
-    elif METRIC == "sqeuclidean":
-        is_weight = factor <= 0
-        is_used = factor > float("-inf")
-    else:
-        tl.static_assert(False, "a metric without weights")
-    return is_weight, is_used
-
-
-@jit
-def triton_weigh(distance, factors, mask, METRIC: tl.constexpr):
-    """Weighted distances (rows,), with the factors at the pointers `factors` (rows,); inf at weight 0."""
-    if METRIC == "cosine":
-        weight = tl.load(factors, mask=mask, other=1.0)
-        result = tl.where(weight > 0, (1 - weight) + weight * distance, float("inf"))
-    elif METRIC == "sqeuclidean":
-        result = distance - tl.load(factors, mask=mask, other=0.0)
-    else:
-        tl.static_assert(False, "a metric without weights")
-    return result
-
-
-@jit
-def triton_pair_gradient(x, p, weight, distance, TO_PROTOTYPE: tl.constexpr, METRIC: tl.constexpr):
-    """Gradient of a component, to x or to p, of prepared vectors: not divided by a length yet."""
-    if METRIC == "cosine":
-        result = -weight * ((x - p) + distance * p) if TO_PROTOTYPE else weight * ((x - p) - distance * x)
-    elif METRIC == "sqeuclidean":
-        result = -2 * weight * (x - p) if TO_PROTOTYPE else 2 * weight * (x - p)
-    else:
-        tl.static_assert(False, "a metric without a gradient")
-    return result
-
-
-@jit
-def triton_expanded(products, a_square, b_square, CLOSE: tl.constexpr, VAGUE: tl.constexpr, METRIC: tl.constexpr):
-    """Distances (R, C) from products and squared lengths (R,) and (C,), and which of them a difference has to replace.
-
-    Those are nearer than the share CLOSE of both squared lengths, or have overflown, or have one below VAGUE.
-    """
-    square = a_square[:, None] + b_square[None, :]
-    if METRIC == "cosine":
-        has_zero = (a_square == 0)[:, None] | (b_square == 0)[None, :]
-        length = tl.sqrt(a_square)[:, None] * tl.sqrt(b_square)[None, :]
-        distance = tl.where(has_zero, 1.0, 1.0 - products / tl.where(has_zero, 1.0, length))
-        vague = (a_square < VAGUE)[:, None] | (b_square < VAGUE)[None, :]
-        close = (square == square) & (vague | (distance < CLOSE) | (distance != distance))
-        close &= ~has_zero
-        distance = tl.where(square == square, distance, square)
-    elif METRIC == "sqeuclidean":
-        distance = tl.fma(products, -2.0, square)
-        # The constant stands on the right: the interpreter of Triton 3.7 and newer takes no constant times a tensor.
-        close = (square == square) & ~(distance >= square * CLOSE)
-    else:
-        tl.static_assert(False, "a metric without an expanded form")
-    return distance, close
-
-
-@jit
-def triton_close_share(a, b, distance, METRIC: tl.constexpr):
-    """What a close pair of weight 1 adds for `triton_gathered`: prepared vectors (R, DB), distances (R,)."""
-    if METRIC == "cosine":
-        result = a - b - distance[:, None] * a
-    elif METRIC == "sqeuclidean":
-        result = a - b
-    else:
-        tl.static_assert(False, "a metric without a gradient")
-    return result
-
-
-@jit
-def triton_own_share(weight, distance, METRIC: tl.constexpr):
-    """What the pairs of a vector add to its own factor in `triton_gathered`, while the partners are summed apart."""
-    if METRIC == "cosine":
-        result = weight * (1.0 - distance)
-    elif METRIC == "sqeuclidean":
-        result = weight
-    else:
-        tl.static_assert(False, "a metric without a gradient")
-    return result
-
-
-@jit
-def triton_gathered(total, METRIC: tl.constexpr):
-    """The gradient out of the sum of all shares; of unit vectors, before the division by the length."""
-    if METRIC == "cosine":
-        result = total
-    elif METRIC == "sqeuclidean":
-        result = 2.0 * total
-    else:
-        tl.static_assert(False, "a metric without a gradient")
-    return result

@@ -4,7 +4,7 @@ Each has a row in torch, which is its definition, and a branch in Triton's langu
 csrc/core/similarity.h has the C++, protokern/choices.py the names. A name that one of them lacks is an error there,
 never another similarity.
 
-Source: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`.
+Sources: Chen et al. 2019 (ProtoPNet), section 2.1, for `log`; Nauta et al. 2021 (ProtoTree), section 3, for `exp_root`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Similarity(NamedTuple):
     slope: Callable[[Tensor, float], Tensor]
 
 
+# Added to a distance before its root is taken, so that the slope is finite at a copy.
 ROOT_OFFSET = 1e-14
 
 SIMILARITIES: dict[ActivationName, Similarity] = {
@@ -41,14 +42,15 @@ SIMILARITIES: dict[ActivationName, Similarity] = {
     ),
     "linear": Similarity(lambda distance, epsilon: -distance, lambda distance, epsilon: torch.full_like(distance, -1)),
     "exp": Similarity(lambda distance, epsilon: torch.exp(-distance), lambda distance, epsilon: -torch.exp(-distance)),
+    "cosine": Similarity(
+        lambda distance, epsilon: 1 - distance, lambda distance, epsilon: torch.full_like(distance, -1)
+    ),
+    # Of the distance itself, not of its square.
     "exp_root": Similarity(
         lambda distance, epsilon: torch.exp(-torch.sqrt(distance + ROOT_OFFSET)),
         lambda distance, epsilon: (
-            -torch.exp(-torch.sqrt(distance + ROOT_OFFSET)) / (2 * torch.sqrt(distance + ROOT_OFFSET))
+            torch.exp(-torch.sqrt(distance + ROOT_OFFSET)) / (-2 * torch.sqrt(distance + ROOT_OFFSET))
         ),
-    ),
-    "cosine": Similarity(
-        lambda distance, epsilon: 1 - distance, lambda distance, epsilon: torch.full_like(distance, -1)
     ),
 }
 assert tuple(SIMILARITIES) == ACTIVATIONS
@@ -69,6 +71,8 @@ def triton_value(distance, epsilon, ACTIVATION: tl.constexpr):
         result = tl.exp(-distance)
     elif ACTIVATION == "cosine":
         result = 1 - distance
+    elif ACTIVATION == "exp_root":
+        result = tl.exp(-tl.sqrt(distance + 1e-14))
     else:
         tl.static_assert(False, "an activation without a value")
     return result
@@ -81,6 +85,9 @@ def triton_slope(distance, epsilon, ACTIVATION: tl.constexpr):
         result = (epsilon - 1) / ((distance + 1) * (distance + epsilon))
     elif ACTIVATION == "exp":
         result = -tl.exp(-distance)
+    elif ACTIVATION == "exp_root":
+        root = tl.sqrt(distance + 1e-14)
+        result = tl.exp(-root) / (root * -2.0)
     elif ACTIVATION == "linear" or ACTIVATION == "cosine":
         result = 0.0 * distance - 1.0
     else:
@@ -91,7 +98,8 @@ def triton_slope(distance, epsilon, ACTIVATION: tl.constexpr):
 def activate(distance: Tensor, activation: str, epsilon: float) -> Tensor:
     """Similarity of a distance.
 
-    `log` is log((d + 1) / (d + epsilon)), `linear` is -d, `exp` is exp(-d), `cosine` is 1 - d.
+    `log` is log((d + 1) / (d + epsilon)), `linear` is -d, `exp` is exp(-d), `cosine` is 1 - d, `exp_root` is
+    exp(-sqrt(d + 1e-14)).
     """
     return SIMILARITIES[activation].value(distance, epsilon)  # type: ignore[index]
 

@@ -238,7 +238,7 @@ class PrototypeModel(nn.Module):
     def max_distance(self) -> float | None:
         """Upper bound of all distances, as the losses use it; None when distances have none.
 
-        2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1].
+        2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1]; None for dot.
         """
         components = self.prototype_layer.prototypes[0].numel() if self._has_bounded_features else None
         return METRIC_TABLE[self.prototype_layer.metric].largest(components)

@@ -36,8 +36,9 @@ class ModelConfig:
         add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
             "single" is one, all with a sigmoid at the end; "single_no_bias" is the same without a bias; "linear" is one
             without sigmoid, for the cosine metric.
-        activation: similarity as a function of distance; "cosine" needs metric "cosine".
-        metric: distance between a patch and a prototype.
+        activation: similarity as a function of distance; "cosine" needs metric "cosine", and metric "dot" needs
+            "linear".
+        metric: distance between a patch and a prototype; that of "dot" is the negative projection.
         epsilon: the small constant of the "log" activation, log((d + 1) / (d + epsilon)).
         salience: power of the patch's salience, which multiplies its cosine similarity. The salience is the length of
             the backbone's vector at the patch as a share of the largest one in the image. 0: all patches count alike.
@@ -78,6 +79,8 @@ class ModelConfig:
         require_number(self, "epsilon", above=True)
         if self.activation == "cosine":
             require(self.metric == "cosine", "metric", '"cosine" when activation is "cosine"', self.metric)
+        if self.metric == "dot":
+            require(self.activation == "linear", "activation", '"linear" when metric is "dot"', self.activation)
         require_number(self, "salience")
         if self.salience:
             require(self.metric == "cosine", "metric", '"cosine" when salience is above 0', self.metric)
@@ -111,6 +114,8 @@ def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str
     """
     if activation is not None and not callable(activation):
         settings = {**settings, "activation": activation}
+    elif callable(activation) and settings.get("metric") == "dot":
+        settings = {"activation": "linear", **settings}  # the function takes its place
     if config is None:
         _check_names(kind, settings)
         return kind(**settings)

@@ -17,6 +17,7 @@ def mean_distance(
     metric: str = "sqeuclidean",
     backend: str = "auto",
     patch_weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Mean over all patches of the distance to every prototype, without the map of them.
 
@@ -29,9 +30,10 @@ def mean_distance(
     Args:
         features: (B, D, H, W).
         prototypes: (P, D) or (P, D, h, w); dtype and device of `features`, or under autocast any of the supported.
-        metric: "sqeuclidean" or "cosine".
+        metric: "sqeuclidean", "cosine" or "dot", whose mean is the distance from the mean patch.
         backend: see `protokern.min_distance`.
         patch_weight: (B, H', W') in [0, 1], for the cosine metric; None: all patches count alike.
+        bias: (P,), for the dot metric; see `protokern.min_distance`.
 
     Returns:
         (B, P), float32 for half inputs, otherwise the wider dtype of the inputs. Differentiable in all three.
@@ -53,7 +55,8 @@ def mean_distance(
     if metric == "cosine" and cells.shape[2:] == (1, 1):
         return 1 - _directions(wide).mean((2, 3)) @ _directions(cells.flatten(1).to(wide.dtype)).T
     if metric != "sqeuclidean":
-        return -mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend)
+        mean = mean_activation(features, prototypes, activation="linear", metric=metric, backend=backend, bias=bias)
+        return -mean
     patches = _patches(wide, (cells.shape[2], cells.shape[3]))  # (B, K, N)
     centre, spread = _centre_and_spread(patches)
     # The centres are laid out as the patches of one image: the gradients are then two plain matrix products.

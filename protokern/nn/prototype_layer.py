@@ -34,8 +34,9 @@ class PrototypeLayer(nn.Module):
         prototype_dim: D, channels of the features.
         prototype_size: (h, w) in patches of the feature map.
         activation: similarity of a distance: "log" is log((d + 1) / (d + epsilon)), "linear" is -d, "exp" is exp(-d),
-            "cosine" is 1 - d (with `metric="cosine"` only), or a decreasing function applied to distances.
-        metric: "sqeuclidean" or "cosine".
+            "exp_root" is exp(-sqrt(d + 1e-14)), "cosine" is 1 - d (with `metric="cosine"` only), or a decreasing
+            function applied to distances. Of the names, `metric="dot"` takes "linear".
+        metric: "sqeuclidean", "cosine" or "dot", see `protokern.min_distance`.
         epsilon: of the log activation, > 0.
         top_k: number of nearest patches over which the activation is averaged, 1 to 8. Distance and patch remain those
             of the nearest one.
@@ -46,10 +47,12 @@ class PrototypeLayer(nn.Module):
             of several cells the mean over the cells. So the similarity of a vector s x with |x| = 1 and s <= 1 is s
             times the cosine, and 0 for a zero vector. Every method does this; a given `patch_weight` is multiplied with
             it.
+        bias: with `metric="dot"` only: a learnt number for every prototype is added to its score.
 
     Attributes:
         prototypes: parameter (P, D), or (P, D, h, w) for sizes other than (1, 1). Starts uniform in [0, 1) for
-            "sqeuclidean", standard normal for "cosine".
+            "sqeuclidean" and "dot", standard normal for "cosine".
+        bias: parameter (P,), starts at 0; None without one.
 
     Raises:
         ValueError: an argument is out of range or unknown.
@@ -70,6 +73,7 @@ class PrototypeLayer(nn.Module):
         precision: str | None = None,
         backend: str = "auto",
         norm_as_weight: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(num_prototypes, prototype_dim, prototype_size)
@@ -83,6 +87,10 @@ class PrototypeLayer(nn.Module):
                 f"norm_as_weight: must be False unless metric is 'cosine'; got True with metric {metric!r}. "
                 "Choose the other metric, or give weights as patch_weight."
             )
+        if bias and not METRIC_TABLE[metric].is_product:
+            raise ValueError(
+                f"bias: must be False unless metric is 'dot'; got True with metric {metric!r}. Leave it out."
+            )
         self.norm_as_weight = norm_as_weight
         self.activation = activation
         self.metric = metric
@@ -92,6 +100,8 @@ class PrototypeLayer(nn.Module):
         self.backend = backend
         size = () if tuple(prototype_size) == (1, 1) else tuple(prototype_size)
         self.prototypes = nn.Parameter(METRIC_TABLE[metric].start(num_prototypes, prototype_dim, *size))
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(num_prototypes)) if bias else None)
 
     @property
     def num_prototypes(self) -> int:
@@ -128,6 +138,7 @@ class PrototypeLayer(nn.Module):
                 precision=self.precision,
                 backend=self.backend,
                 patch_weight=patch_weight,
+                bias=self.bias,
             )
             return PrototypePool(nearest.activation, nearest.distance[..., 0], nearest.patch[..., 0])
         return prototype_pool(
@@ -139,6 +150,7 @@ class PrototypeLayer(nn.Module):
             precision=self.precision,
             backend=self.backend,
             patch_weight=patch_weight,
+            bias=self.bias,
         )
 
     def min_distance(
@@ -165,6 +177,7 @@ class PrototypeLayer(nn.Module):
             precision="fp32" if exact else self.precision,
             backend=self.backend,
             patch_weight=self._weights(features, patch_weight),
+            bias=self._chosen_bias(prototype_index),
         )
 
     def nearest_distances(
@@ -192,6 +205,7 @@ class PrototypeLayer(nn.Module):
             precision="fp32",
             backend=self.backend,
             patch_weight=self._weights(features, patch_weight),
+            bias=self._chosen_bias(prototype_index),
         )
         return nearest.distance, nearest.patch
 
@@ -212,6 +226,7 @@ class PrototypeLayer(nn.Module):
             metric=self.metric,
             backend=self.backend,
             patch_weight=self._weights(features, patch_weight),
+            bias=self.bias,
         )
 
     def distance_at(
@@ -222,11 +237,11 @@ class PrototypeLayer(nn.Module):
         *,
         patch_weight: Tensor | None = None,
     ) -> Tensor:
-        """Distances (B, P') at one given patch for each image and prototype.
+        """Distances at one given patch for each image and prototype, or at several, of the shape of `patch`.
 
         Args:
             features: (B, D, H, W).
-            patch: (B, P') int64, flat indices row * W' + column.
+            patch: (B, P') or (B, P', m) int64, flat indices row * W' + column.
             prototype_index: (P',) int64, which prototypes; None: all.
             patch_weight: (B, H', W'), as in `forward`.
         """
@@ -237,6 +252,7 @@ class PrototypeLayer(nn.Module):
             metric=self.metric,
             backend=self.backend,
             patch_weight=self._weights(features, patch_weight),
+            bias=self._chosen_bias(prototype_index),
         )
 
     def mean_distance(self, features: Tensor) -> Tensor:
@@ -247,6 +263,7 @@ class PrototypeLayer(nn.Module):
             metric=self.metric,
             backend=self.backend,
             patch_weight=self._weights(features, None),
+            bias=self.bias,
         )
 
     def activate(self, distance: Tensor) -> Tensor:
@@ -274,6 +291,10 @@ class PrototypeLayer(nn.Module):
         """The prototypes that an index chooses, (P', D) or (P', D, h, w)."""
         return self.prototypes if prototype_index is None else self.prototypes[prototype_index]
 
+    def _chosen_bias(self, prototype_index: Tensor | None) -> Tensor | None:
+        """The bias of the prototypes that an index chooses, (P',); None without one."""
+        return self.bias if self.bias is None or prototype_index is None else self.bias[prototype_index]
+
     def _weights(self, features: Tensor, patch_weight: Tensor | None) -> Tensor | None:
         """The weights (B, H', W') of the patches, from those given and from their norms."""
         if not self.norm_as_weight:
@@ -286,9 +307,11 @@ class PrototypeLayer(nn.Module):
         return norm if patch_weight is None else norm * patch_weight
 
     def keep_prototypes(self, index: Tensor) -> None:
-        """Drop all prototypes but those in `index` (P',) int64; `prototypes` becomes a new parameter."""
+        """Drop all prototypes but those in `index` (P',) int64; `prototypes` and `bias` become new parameters."""
         kept = self.prototypes.detach()[index].clone()
         self.prototypes = nn.Parameter(kept, requires_grad=self.prototypes.requires_grad)
+        if self.bias is not None:
+            self.bias = nn.Parameter(self.bias.detach()[index].clone(), requires_grad=self.bias.requires_grad)
 
     def extra_repr(self) -> str:
         """Shapes and settings, for `print(layer)`."""
@@ -299,6 +322,8 @@ class PrototypeLayer(nn.Module):
         )
         if self.norm_as_weight:
             text = f"{text}, norm_as_weight=True"
+        if self.bias is not None:
+            text = f"{text}, bias=True"
         return text if self.top_k == 1 else f"{text}, top_k={self.top_k}"
 
 

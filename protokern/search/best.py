@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from protokern.kernels.checks import MOST_PATCHES
+from protokern.kernels.metric import METRIC_TABLE
 from protokern.nn import PrototypeLayer
 from protokern.search.copies import drop_copies, first_copies
 from protokern.search.order import Entries, first_positions, merge
@@ -39,7 +40,9 @@ class RunningBest:
         self.grid: tuple[int, int] | None = None
         self.entries: Entries | None = None
         self._no_image = torch.iinfo(torch.int64).max
+        self._is_signed = METRIC_TABLE[layer.metric].is_product
         self.first_bad_image = torch.full((), self._no_image, device=self.device)
+        self.first_negative_image = self.first_bad_image.clone()
 
     def offer(self, features: Tensor, image: Tensor, prototypes: Tensor | None = None) -> None:
         """Merge the patches of some images, whose grid was checked.
@@ -89,7 +92,7 @@ class RunningBest:
         """All entries, on the CPU.
 
         Raises:
-            ValueError: a distance was not finite.
+            ValueError: a distance was not finite, or negative under a metric that has no such distances.
         """
         bad_image = int(self.first_bad_image)
         if bad_image != self._no_image:
@@ -97,14 +100,27 @@ class RunningBest:
                 f"model: must give finite distances; got NaN or inf, first at image {bad_image} of the loader. "
                 "Check that image, and the weights for NaN."
             )
+        negative_image = int(self.first_negative_image)
+        if negative_image != self._no_image:
+            raise ValueError(
+                f"model: must give distances of at least 0 with metric {self.layer.metric!r}; got a negative one, "
+                f"first at image {negative_image} of the loader. Use the distances of the ops, or metric 'dot'."
+            )
         entries = self._state(torch.float32)
         vector = None if entries.vector is None or not self.vectors else entries.vector.cpu()
         return Entries(entries.distance.cpu(), entries.image.cpu(), entries.patch.cpu(), None, vector)
 
     def _note_bad(self, distance: Tensor, image: Tensor) -> None:
-        """Remember the first image with a distance (B, ...) that is not finite; it is reported at the end."""
-        bad_image = torch.where(distance.amax(dim=1).isfinite(), self._no_image, image).min()
-        self.first_bad_image = torch.minimum(self.first_bad_image, bad_image)
+        """Remember the first images with a distance (B, ...) that cannot be one; they are reported at the end."""
+        least, most = distance.aminmax(dim=1)
+        is_bad = ~(least.isfinite() & most.isfinite())
+        self.first_bad_image = torch.minimum(self.first_bad_image, self._first(is_bad, image))
+        if not self._is_signed:
+            self.first_negative_image = torch.minimum(self.first_negative_image, self._first(least < 0, image))
+
+    def _first(self, is_one: Tensor, image: Tensor) -> Tensor:
+        """The first of the images (B,) that are one."""
+        return torch.where(is_one, image, self._no_image).min()
 
     def _put(
         self, features: Tensor, image: Tensor, prototypes: Tensor | None, distance: Tensor, patch: Tensor | None

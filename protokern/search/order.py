@@ -64,15 +64,17 @@ class Entries:
 def first_positions(distance: Tensor, k: int) -> Tensor:
     """Positions (P, min(k, m)) of the smallest of `distance` (P, m), ascending; equal ones in their order.
 
-    One number holds distance and position: the bits of a float32 that is not negative are ordered as it is. So the
-    smallest numbers are the answer, whatever `topk` does with ties, and nothing is sorted but what is taken.
+    One number holds distance and position: the bits of a float32 that is not negative are ordered as it is, and those
+    of a negative one the other way round. So the smallest numbers are the answer, whatever `topk` does with ties, and
+    nothing is sorted but what is taken.
     """
     length = distance.shape[1]
     k = min(k, length)
     if distance.dtype != torch.float32 or length >= 1 << 31:
         return distance.sort(dim=1, stable=True).indices[:, :k]
     position = torch.arange(length, device=distance.device)
-    key = (distance.view(torch.int32).to(torch.int64) << 32) | position
+    bits = (distance + 0.0).view(torch.int32)  # -0 becomes 0, which it equals
+    key = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64) << 32) | position
     smallest = key.amin(dim=1, keepdim=True) if k == 1 else key.topk(k, dim=1, largest=False).values
     return smallest & 0xFFFFFFFF
 

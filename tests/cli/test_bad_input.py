@@ -107,7 +107,7 @@ def test_unreadable_files_can_be_skipped(photos: Path, tmp_path: Path, capsys: p
         (["train.epochs=3"], "train.epochs: no such key. Did you mean train.warm_epochs? Allowed here: seed, "),
         (["train.batch_size=many"], "train.batch_size: must be a whole number; got 'many'."),
         (["model.backbone=resnet19"], "model.backbone: must be one of resnet18, "),
-        (["model.metric=l2"], "model.metric: must be 'sqeuclidean' or 'cosine'; got 'l2'."),
+        (["model.metric=l2"], "model.metric: must be 'sqeuclidean', 'cosine' or 'dot'; got 'l2'."),
         (["model.prototype_size=[9, 9]"], "model: prototype_size: must fit the feature grid (4, 4)"),
         (["model.weights=/nowhere.pt"], "/nowhere.pt"),
         (['train.frozen_layers=["x"]'], "train.frozen_layers: must name submodules of the backbone; got 'x'."),

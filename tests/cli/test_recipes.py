@@ -68,10 +68,8 @@ def test_quick_is_the_example_for_photographs() -> None:
     assert load_config(None, recipe="quick") == load_config(ROOT / "examples/configs/photographs.toml")
 
 
-def test_fine_is_the_example_for_clothes_without_its_pruning() -> None:
-    """The paper's rule removes prototypes that small data sets need."""
-    example = load_config(ROOT / "examples/configs/clothing10.toml")
-    assert differing_keys(load_config(None, recipe="fine"), example) == ["prune.enabled"]
+def test_fine_is_the_example_for_fine_tuning() -> None:
+    assert load_config(None, recipe="fine") == load_config(ROOT / "examples/configs/fine_tuned.toml")
 
 
 def test_paper_is_the_defaults() -> None:

@@ -171,6 +171,15 @@ def test_the_gradient_at_the_prototypes_own_patch_is_zero_and_not_rounding() -> 
     assert gradient_heat_map(model, image, 0, (2, 3), method="smoothgrad").any()
 
 
+def test_a_projection_has_a_slope_at_the_prototypes_own_patch() -> None:
+    model = small_model()
+    model.prototype_layer.metric, model.prototype_layer.activation = "dot", "linear"
+    image = torch.rand(3, 32, 32)
+    with torch.no_grad():
+        model.prototype_layer.prototypes[0] = model.features(image[None])[0, :, 2, 3]
+    assert gradient_heat_map(model, image, 0, (2, 3)).any()
+
+
 def test_other_heat_maps_are_refused() -> None:
     with pytest.raises(ValueError, match="heat_map: must be one of upsample, gradient, smoothgrad; got 'prp'"):
         explain_image(small_model(), torch.rand(3, 32, 32), heat_map="prp")

@@ -187,7 +187,7 @@ def test_what_the_classifiers_refuse() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "l2"}, r"^metric: must be one of sqeuclidean, cosine; got 'l2'\.$"),
+        ({"metric": "l2"}, r"^metric: must be one of sqeuclidean, cosine, dot; got 'l2'\.$"),
         ({"activation": "cosine"}, r"^activation: must not be 'cosine' unless metric is 'cosine'"),
         ({"stability_factor": 0}, r"^epsilon: must be a finite number above 0; got 0\.$"),
         ({"backend": "cuda"}, r"^backend: must be 'auto' or one of"),

@@ -37,7 +37,7 @@ class OpContract:
         """Floating-point outputs, then the patch (B, P) if the op has one."""
         raise NotImplementedError("a contract needs the op it is about")
 
-    def expected(self, distances: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
+    def expected(self, distances: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
         """The floating-point outputs made of float64 `distances` (B, P, H', W') at `patch`."""
         raise NotImplementedError("a contract needs the truth of its op")
 
@@ -71,7 +71,7 @@ class OpContract:
         if self.returns_nearest:
             assert patch is not None
             assert_nearest(patch, distances.detach(), rtol, atol)
-        truth = self.expected(distances, patch)
+        truth = self.expected(distances, patch, metric)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         for output, wanted in zip(floats, truth, strict=True):
             assert output.dtype == wide
@@ -213,7 +213,7 @@ class OpContract:
         (features if which == "features" else prototypes).zero_()
         distances = torch.ones(2, 7, 4, 3, dtype=torch.float64)
         floats, patch = self.floats_and_patch(features, prototypes, "cosine", backend)
-        for output, wanted in zip(floats, self.expected(distances, patch), strict=True):
+        for output, wanted in zip(floats, self.expected(distances, patch, "cosine"), strict=True):
             torch.testing.assert_close(output, wanted.float(), rtol=1e-6, atol=1e-6)
         for grad in self.gradients(features, prototypes, "cosine", backend, [torch.ones_like(out) for out in floats]):
             torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=0)

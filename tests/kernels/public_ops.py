@@ -10,6 +10,8 @@ from torch import Tensor
 
 from protokern import distance_at, distance_map, mean_activation, min_distance, prototype_pool, topk_pool
 
+from . import oracle
+
 
 def _at_first_patch(features: Any, prototypes: Any, **options: Any) -> Tensor:
     # Wrong input comes through here too: whatever has no first dimension counts as one.
@@ -18,17 +20,25 @@ def _at_first_patch(features: Any, prototypes: Any, **options: Any) -> Tensor:
     return distance_at(features, prototypes, torch.zeros(lengths, dtype=torch.int64, device=device), **options)
 
 
+def _with_similarity(op: Callable[..., Any]) -> Callable[..., Any]:
+    def call(features: Any, prototypes: Any, **options: Any) -> Any:
+        fitting = oracle.SIMILARITY.get(options.get("metric", "sqeuclidean"), "log")
+        return op(features, prototypes, **{"activation": fitting, **options})
+
+    return call
+
+
 def _two_nearest(features: Any, prototypes: Any, **options: Any) -> tuple[Tensor, ...]:
     return topk_pool(features, prototypes, 2, **options)
 
 
 OPS: dict[str, Callable[..., Any]] = {
     "min_distance": min_distance,
-    "prototype_pool": prototype_pool,
+    "prototype_pool": _with_similarity(prototype_pool),
     "distance_map": distance_map,
     "distance_at": _at_first_patch,
-    "mean_activation": mean_activation,
-    "topk_pool": _two_nearest,
+    "mean_activation": _with_similarity(mean_activation),
+    "topk_pool": _with_similarity(_two_nearest),
 }
 
 

@@ -19,6 +19,7 @@ from protokern.kernels import BackendStatus, backends, native_library
 from protokern.kernels.backends import choose_backend
 from tests.conftest import NATIVE_IS_REQUIRED
 
+from . import oracle
 from .cases import CASES, SMALL, TOLERANCE, Case
 from .contract import METRICS
 from .public_ops import OPS, outputs
@@ -55,8 +56,9 @@ def test_native_runs_on_cuda_tensors_where_the_cuda_library_loads(monkeypatch: p
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_backends_agree(case: Case, metric: str, backend: str) -> None:
     features, prototypes = case.inputs()
-    wanted = prototype_pool(features, prototypes, metric=metric, backend="reference")
-    got = prototype_pool(features, prototypes, metric=metric, backend=backend)
+    settings = {"activation": oracle.SIMILARITY[metric], "metric": metric}
+    wanted = prototype_pool(features, prototypes, backend="reference", **settings)
+    got = prototype_pool(features, prototypes, backend=backend, **settings)
     rtol, atol = TOLERANCE[torch.float32]
     torch.testing.assert_close(got.min_distance, wanted.min_distance, rtol=rtol, atol=atol)
     torch.testing.assert_close(got.activation, wanted.activation, rtol=rtol, atol=1e-4)

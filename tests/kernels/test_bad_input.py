@@ -148,8 +148,8 @@ def test_wrong_kinds_of_tensor(kind: str, op: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "euclidean"}, r"metric: must be one of sqeuclidean, cosine; got 'euclidean'\."),
-        ({"metric": None}, r"metric: must be one of sqeuclidean, cosine; got None\."),
+        ({"metric": "euclidean"}, r"metric: must be one of sqeuclidean, cosine, dot; got 'euclidean'\."),
+        ({"metric": None}, r"metric: must be one of sqeuclidean, cosine, dot; got None\."),
     ],
 )
 def test_wrong_metric(options: dict[str, Any], message: str, op: Callable[..., Any]) -> None:

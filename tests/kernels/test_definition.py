@@ -37,6 +37,8 @@ def test_the_nearest_patch_is_the_first_smallest_of_the_map(
 ) -> None:
     features, prototypes = (FAMILIES[family](tensor).to(dtype) for tensor in case.inputs())
     whole = distance_map(features, prototypes, metric=metric, backend=backend).flatten(2)
+    # A sum of products may overflow on both sides, which is NaN and never the nearest.
+    whole = whole.masked_fill(whole.isnan(), torch.inf)
     smallest = whole.amin(2)
     first = (whole == smallest[..., None]).to(torch.int8).argmax(2)
     value, patch = min_distance(features, prototypes, metric=metric, backend=backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -22,7 +23,7 @@ from .nearest_contract import problems
 
 pytestmark = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
 
-ACTIVATIONS = ["log", "linear", "exp", "cosine"]
+ACTIVATIONS = ["log", "linear", "exp", "cosine", "exp_root"]
 
 
 class TestMeanActivation(OpContract):
@@ -30,10 +31,11 @@ class TestMeanActivation(OpContract):
     company = 1e-6
 
     def run(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
-        return (mean_activation(features, prototypes, metric=metric, backend=backend, epsilon=0.1),)
+        settings = {"activation": oracle.SIMILARITY[metric], "epsilon": 0.1, "metric": metric, "backend": backend}
+        return (mean_activation(features, prototypes, **settings),)
 
-    def expected(self, distances: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
-        return (oracle.activation(distances, "log", 0.1).mean((2, 3)),)
+    def expected(self, distances: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
+        return (oracle.activation(distances, oracle.SIMILARITY[metric], 0.1).mean((2, 3)),)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -75,7 +77,7 @@ def test_three_patches_and_two_prototypes_by_hand(backend: str) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", oracle.DIFFERENCES)
 @pytest.mark.parametrize("grid", [(1, 2), (5, 6)])
 @interpreter_runs(grid=((1, 2),), because="every pair is in doubt")
 def test_exact_copies_have_the_full_similarity_and_no_gradient(
@@ -91,7 +93,7 @@ def test_exact_copies_have_the_full_similarity_and_no_gradient(
 
 
 @pytest.mark.parametrize("patch_size", [None, (2, 2)])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", oracle.DIFFERENCES)
 def test_one_copy_among_other_patches(metric: str, patch_size: tuple[int, int] | None, backend: str) -> None:
     features, _ = Case(4, 40, 6, 7, 1).inputs()
     height, width = patch_size or (1, 1)
@@ -105,7 +107,7 @@ def test_one_copy_among_other_patches(metric: str, patch_size: tuple[int, int] |
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-5])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", oracle.DIFFERENCES)
 @interpreter_runs(size=(1e-5,), because="the nearer patches are the harder ones")
 def test_patches_close_to_their_prototype_keep_their_digits(metric: str, size: float, backend: str) -> None:
     features, _ = Case(2, 64, 4, 4, 1).inputs()
@@ -127,9 +129,14 @@ def test_patches_close_to_their_prototype_keep_their_digits(metric: str, size: f
         torch.testing.assert_close(grad.double(), truth, rtol=slack, atol=slack * scale)
 
 
-@pytest.mark.parametrize("activation", ["log", "linear", "exp"])
+@pytest.mark.parametrize(
+    ("activation", "metric"),
+    [
+        *itertools.product(["log", "linear", "exp", "exp_root"], oracle.DIFFERENCES),
+        ("linear", "dot"),
+    ],
+)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("metric", METRICS)
 def test_what_is_not_finite_gives_nan(metric: str, bad: float, activation: str, backend: str) -> None:
     features, prototypes = Case(3, 17, 5, 4, 51).inputs()
 
@@ -154,14 +161,17 @@ def test_non_finite_inputs_never_give_a_finite_gradient(metric: str, backend: st
     features[0, 1, 1, 1] = torch.nan
     features.requires_grad_()
     prototypes.requires_grad_()
-    mean = mean_activation(features, prototypes, metric=metric, backend=backend)
+    activation = oracle.SIMILARITY[metric]
+    mean = mean_activation(features, prototypes, activation=activation, metric=metric, backend=backend)
     grads = torch.autograd.grad(mean.sum(), (features, prototypes))
     assert not grads[0][0].isfinite().all()
     assert not grads[1].isfinite().all()
     assert grads[0][1].isfinite().all()
 
 
-@pytest.mark.parametrize(("activation", "wanted"), [("log", 0.0), ("exp", 0.0), ("linear", -torch.inf)])
+@pytest.mark.parametrize(
+    ("activation", "wanted"), [("log", 0.0), ("exp", 0.0), ("exp_root", 0.0), ("linear", -torch.inf)]
+)
 def test_distances_too_large_for_the_type(activation: str, wanted: float, backend: str) -> None:
     features = torch.full((1, 3, 2, 2), 1e30)
     prototypes = -features[0, :, 0, 0][None]
@@ -187,7 +197,8 @@ def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None
     features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
 
     def forward_and_backward() -> None:
-        mean = mean_activation(features, prototypes, metric=metric, backend=backend)
+        activation = oracle.SIMILARITY[metric]
+        mean = mean_activation(features, prototypes, activation=activation, metric=metric, backend=backend)
         torch.autograd.grad(mean.sum(), (features, prototypes))
 
     all_distances = 4 * case.batch * case.prototypes * case.height * case.width
@@ -212,9 +223,10 @@ def test_reduced_matmul_precision_of_the_process_does_not_show(setting: str, bac
 @interpreter_leaves_out("a hundred launches")
 def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) -> None:
     features, prototypes, metric = data.draw(problems())
-    mean = mean_activation(features, prototypes, metric=metric, backend=backend)
+    activation = oracle.SIMILARITY[metric]
+    mean = mean_activation(features, prototypes, activation=activation, metric=metric, backend=backend)
     distances = distance_map(features.double(), prototypes.double(), metric=metric, backend="reference")
-    wanted = activate(distances, "log", 1e-4).mean((2, 3))
+    wanted = activate(distances, activation, 1e-4).mean((2, 3))
     rtol, atol = TOLERANCE[features.dtype]
     torch.testing.assert_close(mean.double(), wanted, rtol=rtol, atol=atol)
 
@@ -222,7 +234,7 @@ def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) 
 def test_a_function_is_refused() -> None:
     features, prototypes = SMALL.inputs()
     message = (
-        r"activation: must be one of log, linear, exp, cosine; got a function\. "
+        r"activation: must be one of log, linear, exp, cosine, exp_root; got a function\. "
         r"Apply it to protokern\.distance_map\(features, prototypes\) and take the mean\."
     )
     with pytest.raises(ValueError, match=message):
@@ -232,7 +244,10 @@ def test_a_function_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"activation": "focal"}, r"activation: must be one of log, linear, exp, cosine or a callable; got 'focal'\."),
+        (
+            {"activation": "focal"},
+            r"activation: must be one of log, .*, exp_root or a callable; got 'focal'\.",
+        ),
         ({"activation": "cosine"}, r"activation: must not be 'cosine' unless metric is 'cosine'"),
         ({"epsilon": 0.0}, r"epsilon: must be a finite number above 0; got 0\.0\."),
     ],

@@ -18,7 +18,7 @@ class TestMinDistance(NearestContract):
     def run(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
         return tuple(min_distance(features, prototypes, metric=metric, backend=backend))
 
-    def expected(self, distances: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
+    def expected(self, distances: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
         assert patch is not None
         return (distances.flatten(2).gather(2, patch[..., None])[..., 0],)
 

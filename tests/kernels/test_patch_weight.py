@@ -56,7 +56,7 @@ def test_values_and_gradients_equal_the_oracle(
         assert chosen.dtype == torch.int64
         smallest = flat.sort(-1).values[..., : chosen.shape[2]]
         torch.testing.assert_close(flat.gather(2, chosen), smallest, rtol=rtol, atol=atol)
-    truth = expected(op, weighted, patch)
+    truth = expected(op, weighted, patch, metric)
     for output, wanted in zip(floats, truth, strict=True):
         assert output.dtype == wide(dtype)
         torch.testing.assert_close(output.double(), wanted, rtol=rtol, atol=atol)

@@ -17,21 +17,23 @@ from .nearest_contract import NearestContract
 
 pytestmark = interpreter_runs(case=CASES_OF_SLOW_KERNELS, of_features=())
 
-ACTIVATIONS = ["log", "linear", "exp", "cosine"]
+ACTIVATIONS = ["log", "linear", "exp", "cosine", "exp_root"]
 
 
 @interpreter_leaves_out("the kernel of min_distance")
 class TestPrototypePool(NearestContract):
     def run(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
-        return tuple(prototype_pool(features, prototypes, metric=metric, backend=backend, epsilon=0.1))
+        settings = {"activation": oracle.SIMILARITY[metric], "epsilon": 0.1, "metric": metric, "backend": backend}
+        return tuple(prototype_pool(features, prototypes, **settings))
 
-    def expected(self, distances: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
+    def expected(self, distances: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
         assert patch is not None
         value = distances.flatten(2).gather(2, patch[..., None])[..., 0]
-        return oracle.activation(value, "log", 0.1), value
+        return oracle.activation(value, oracle.SIMILARITY[metric], 0.1), value
 
     def nearest(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, Tensor]:
-        result = prototype_pool(features, prototypes, metric=metric, backend=backend)
+        activation = oracle.SIMILARITY[metric]
+        result = prototype_pool(features, prototypes, activation=activation, metric=metric, backend=backend)
         return result.min_distance, result.patch
 
 
@@ -78,13 +80,13 @@ def test_log_similarity_of_an_exact_copy(offset: float, backend: str) -> None:
     torch.testing.assert_close(own, torch.full((5,), 9.2103), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("activation", ["log", "linear", "exp"])
+@pytest.mark.parametrize("activation", ["log", "linear", "exp", "exp_root"])
 def test_named_activations_by_hand(activation: str, backend: str) -> None:
     features = torch.tensor([[[[0.0, 2.0]]]])
     similarity = prototype_pool(
         features, torch.tensor([[3.0]]), activation=activation, epsilon=0.5, backend=backend
     ).activation
-    wanted = {"log": math.log(2 / 1.5), "linear": -1.0, "exp": math.exp(-1)}[activation]
+    wanted = {"log": math.log(2 / 1.5), "linear": -1.0, "exp": math.exp(-1), "exp_root": math.exp(-1)}[activation]
     torch.testing.assert_close(similarity, torch.tensor([[wanted]]))
 
 
@@ -97,7 +99,7 @@ def test_log_of_a_large_distance_keeps_its_digits(backend: str) -> None:
 def test_non_finite_inputs_give_nan_similarities(backend: str) -> None:
     features, prototypes = SMALL.inputs()
     features[1, 0, 0, 0] = torch.inf
-    for activation in ("log", "linear", "exp"):
+    for activation in ("log", "linear", "exp", "exp_root"):
         similarity = prototype_pool(features, prototypes, activation=activation, backend=backend).activation
         assert similarity[1].isnan().all()
         assert similarity[0].isfinite().all()
@@ -122,9 +124,9 @@ def test_callable_activation_is_applied_to_the_distances(backend: str) -> None:
     [
         (lambda distance: distance.sum(1), r"activation: must return the shape it was given, \(2, 7\); got \(2,\)\."),
         (lambda distance: 3.0, r"activation: must return a torch\.Tensor; got float\."),
-        ("focal", r"activation: must be one of log, linear, exp, cosine or a callable; got 'focal'\."),
+        ("focal", r"activation: must be one of log, linear, exp, cosine, exp_root or a callable; got 'focal'\."),
         ("cosine", r"activation: must not be 'cosine' unless metric is 'cosine'; got metric 'sqeuclidean'\."),
-        (None, r"activation: must be one of log, linear, exp, cosine or a callable; got None\."),
+        (None, r"activation: must be one of log, linear, exp, cosine, exp_root or a callable; got None\."),
     ],
 )
 def test_wrong_activation(activation: object, message: str) -> None:

@@ -69,7 +69,10 @@ def test_the_table_has_the_formula_and_its_derivative(activation: str, dtype: to
     # A half type is rounded at every step, of which there are at most four.
     rtol = max(TOLERANCE[dtype][0], 4 * torch.finfo(dtype).eps)
     torch.testing.assert_close(activate(d, activation, EPSILON).double(), value.detach(), rtol=rtol, atol=rtol)
-    torch.testing.assert_close(slope(d, activation, EPSILON).double(), derivative, rtol=rtol, atol=rtol)
+    fits = derivative.abs() < torch.finfo(dtype).max  # beyond the range of the type a slope is infinite
+    assert fits[2:].all()
+    found = slope(d, activation, EPSILON).double()
+    torch.testing.assert_close(found[fits], derivative[fits], rtol=rtol, atol=rtol)
 
 
 def test_every_similarity_decreases() -> None:

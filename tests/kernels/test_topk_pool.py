@@ -31,12 +31,13 @@ def patches_of(features: Tensor, prototypes: Tensor) -> int:
 class TestTopKPool(OpContract):
     def run(self, features: Tensor, prototypes: Tensor, metric: str, backend: str) -> tuple[Tensor, ...]:
         k = min(3, patches_of(features, prototypes))
-        return tuple(topk_pool(features, prototypes, k, metric=metric, backend=backend, epsilon=0.1))
+        settings = {"activation": oracle.SIMILARITY[metric], "epsilon": 0.1, "metric": metric, "backend": backend}
+        return tuple(topk_pool(features, prototypes, k, **settings))
 
-    def expected(self, distances: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
+    def expected(self, distances: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
         assert patch is not None
         value = distances.flatten(2).gather(2, patch)
-        return oracle.activation(value, "log", 0.1).mean(-1), value
+        return oracle.activation(value, oracle.SIMILARITY[metric], 0.1).mean(-1), value
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -45,7 +46,7 @@ class TestTopKPool(OpContract):
 def test_the_k_nearest_in_ascending_order(case: Case, metric: str, dtype: torch.dtype, backend: str) -> None:
     features, prototypes = case.inputs(dtype)
     k = min(8, patches_of(features, prototypes))
-    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    result = topk_pool(features, prototypes, k, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     assert isinstance(result, TopKPool)
     assert result.patch.dtype == torch.int64
     assert (result.patch.sort(-1).values.diff(dim=-1) > 0).all()  # k different patches
@@ -65,8 +66,8 @@ def test_the_k_nearest_in_ascending_order(case: Case, metric: str, dtype: torch.
 @interpreter_leaves_out("another op's cases")
 def test_one_patch_is_prototype_pool_bit_for_bit(case: Case, metric: str, dtype: torch.dtype, backend: str) -> None:
     features, prototypes = case.inputs(dtype)
-    one = topk_pool(features, prototypes, 1, metric=metric, backend=backend)
-    pool = prototype_pool(features, prototypes, metric=metric, backend=backend)
+    one = topk_pool(features, prototypes, 1, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
+    pool = prototype_pool(features, prototypes, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     assert torch.equal(one.distance[..., 0], pool.min_distance)
     assert torch.equal(one.patch[..., 0], pool.patch)
     torch.testing.assert_close(one.activation, pool.activation, rtol=1e-6, atol=1e-7)
@@ -78,7 +79,7 @@ def test_one_patch_is_prototype_pool_bit_for_bit(case: Case, metric: str, dtype:
 def test_all_patches_are_the_sorted_map(case: Case, metric: str, backend: str) -> None:
     features, prototypes = case.inputs()
     k = patches_of(features, prototypes)
-    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    result = topk_pool(features, prototypes, k, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     whole = distance_map(features, prototypes, metric=metric, backend=backend).flatten(2)
     wanted = whole.sort(dim=-1, stable=True)
     torch.testing.assert_close(result.distance, wanted.values, rtol=1e-6, atol=1e-7)
@@ -120,7 +121,7 @@ def test_equal_patches_come_in_order(case: Case, metric: str, kinds: int, backen
     columns = torch.arange(case.width) % kinds
     features = features[:, :, :1, :][..., columns].expand_as(features).contiguous()
     k = 8
-    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    result = topk_pool(features, prototypes, k, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     whole = distance_map(features, prototypes, metric=metric, backend=backend).flatten(2)
     wanted = whole.sort(dim=-1, stable=True)
     assert torch.equal(result.distance, wanted.values[..., :k])
@@ -142,11 +143,11 @@ def test_an_exact_copy_comes_first_with_its_full_similarity(offset: float, backe
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_is_not_finite_gives_nan_k_times(metric: str, bad: float, backend: str) -> None:
     features, prototypes = Case(3, 17, 5, 4, 51).inputs()
-    clean = topk_pool(features, prototypes, 3, metric=metric, backend=backend)
+    clean = topk_pool(features, prototypes, 3, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     features[1, 16, 2, 3] = bad
     features[1, 3, 4, 0] = bad
     prototypes[50, 0] = bad
-    result = topk_pool(features, prototypes, 3, metric=metric, backend=backend)
+    result = topk_pool(features, prototypes, 3, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     assert result.distance[1].isnan().all()
     assert result.distance[:, 50].isnan().all()
     assert result.activation[1].isnan().all()
@@ -171,7 +172,9 @@ def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None
     features, prototypes = (tensor.requires_grad_() for tensor in case.inputs())
 
     def forward_and_backward() -> None:
-        result = topk_pool(features, prototypes, 2, metric=metric, backend=backend)
+        result = topk_pool(
+            features, prototypes, 2, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend
+        )
         torch.autograd.grad(result.activation.sum(), (features, prototypes))
 
     all_distances = 4 * case.batch * case.prototypes * case.height * case.width
@@ -184,7 +187,7 @@ def test_no_tensor_of_all_distances_in_memory(patch_size: tuple[int, int] | None
 def test_any_shape_layout_and_kind_of_values(data: st.DataObject, backend: str) -> None:
     features, prototypes, metric = data.draw(problems())
     k = data.draw(st.integers(1, min(8, patches_of(features, prototypes))))
-    result = topk_pool(features, prototypes, k, metric=metric, backend=backend)
+    result = topk_pool(features, prototypes, k, activation=oracle.SIMILARITY[metric], metric=metric, backend=backend)
     distances = oracle.distance_map(features, prototypes, metric).flatten(2)
     rtol, atol = TOLERANCE[features.dtype]
     torch.testing.assert_close(result.distance.double(), distances.sort(-1).values[..., :k], rtol=rtol, atol=atol)

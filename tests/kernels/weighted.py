@@ -28,16 +28,20 @@ def patches_of(features: Tensor, prototypes: Tensor) -> int:
     return (features.shape[2] - height + 1) * (features.shape[3] - width + 1)
 
 
+def _with_similarity(options: dict[str, Any]) -> dict[str, Any]:
+    return {"activation": oracle.SIMILARITY[options.get("metric", "sqeuclidean")], **options}
+
+
 def _min_distance(x: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
     return tuple(min_distance(x, p, **options))
 
 
 def _prototype_pool(x: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
-    return tuple(prototype_pool(x, p, epsilon=EPSILON, **options))
+    return tuple(prototype_pool(x, p, epsilon=EPSILON, **_with_similarity(options)))
 
 
 def _topk_pool(x: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
-    return tuple(topk_pool(x, p, min(2, patches_of(x, p)), epsilon=EPSILON, **options))
+    return tuple(topk_pool(x, p, min(2, patches_of(x, p)), epsilon=EPSILON, **_with_similarity(options)))
 
 
 def _distance_at(x: Tensor, p: Tensor, **options: Any) -> tuple[Tensor, ...]:
@@ -60,15 +64,15 @@ OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 SEARCHES = ["min_distance", "prototype_pool", "topk_pool"]
 
 
-def expected(op: str, weighted: Tensor, patch: Tensor | None) -> tuple[Tensor, ...]:
+def expected(op: str, weighted: Tensor, patch: Tensor | None, metric: str) -> tuple[Tensor, ...]:
     """The floating-point outputs of an op, made of float64 weighted distances (B, P, H', W') at `patch`."""
     if patch is None:
         return (weighted,)
     if op == "topk_pool":
         value = weighted.flatten(2).gather(2, patch)
-        return oracle.activation(value, "log", EPSILON).mean(-1), value
+        return oracle.activation(value, oracle.SIMILARITY[metric], EPSILON).mean(-1), value
     value = weighted.flatten(2).gather(2, patch[..., None])[..., 0]
-    return (oracle.activation(value, "log", EPSILON), value) if op == "prototype_pool" else (value,)
+    return (oracle.activation(value, oracle.SIMILARITY[metric], EPSILON), value) if op == "prototype_pool" else (value,)
 
 
 def grid_of(case: Case) -> tuple[int, int, int]:

@@ -93,6 +93,25 @@ def test_logits_are_weighted_activations():
     torch.testing.assert_close(output.activations, torch.log((d + 1) / (d + 1e-4)))
 
 
+@pytest.mark.parametrize("activation", ["linear", lambda distance: torch.relu(-distance)], ids=["linear", "function"])
+def test_a_model_that_projects_learns(activation):
+    torch.manual_seed(0)
+    model = ProtoPNet(conv_net(), 3, prototypes_per_class=2, prototype_dim=4, metric="dot", activation=activation)
+    images, labels = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    features = model.features(images)
+    scores = torch.einsum("bdhw,pd->bphw", features, model.prototype_layer.prototypes).amax((2, 3))
+    torch.testing.assert_close(model(images).activations, scores)  # features and prototypes are not negative
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(images).logits, labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -101,6 +120,7 @@ def test_logits_are_weighted_activations():
         ({"metric": "cosine"}, 2.0),
         ({"metric": "cosine", "add_on_layers": "linear", "prototype_size": (2, 3)}, 2.0),
         ({"add_on_layers": "linear"}, None),
+        ({"metric": "dot", "activation": "linear"}, None),
     ],
 )
 def test_max_distance_is_the_bound_of_the_metric(options, expected):
@@ -194,7 +214,7 @@ class Pair(nn.Module):
             {"add_on_layers": "none"},
             "add_on_layers: must be one of regular, bottleneck, single, single_no_bias, linear; got",
         ),
-        (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine; got 'l1'."),
+        (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine, dot; got 'l1'."),
     ],
 )
 def test_wrong_arguments(backbone, options, message):

@@ -72,7 +72,7 @@ def test_wrong_settings(settings, message):
             {"add_on_layers": "none"},
             r"add_on_layers: must be one of regular, bottleneck, single, single_no_bias, linear; got 'none'\.",
         ),
-        ({"metric": "l1"}, r"metric: must be one of sqeuclidean, cosine; got 'l1'\."),
+        ({"metric": "l1"}, r"metric: must be one of sqeuclidean, cosine, dot; got 'l1'\."),
     ],
 )
 def test_wrong_arguments(options, message):

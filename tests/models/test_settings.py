@@ -135,6 +135,8 @@ def test_the_number_that_once_was_the_third_argument_is_named_for_every_model() 
 def test_a_value_out_of_range_is_refused_as_in_a_file() -> None:
     with pytest.raises(ConfigError, match=r'^metric: must be "cosine" when activation is "cosine"; got'):
         ProtoPNet(conv_net(), 2, activation="cosine")
+    with pytest.raises(ConfigError, match=r'^activation: must be "linear" when metric is "dot"; got \'log\''):
+        ProtoPNet(conv_net(), 2, metric="dot")
     with pytest.raises(ValueError, match=r"^activation: must be one of log, .* or a callable; got 3\."):
         ProtoPNet(conv_net(), 2, activation=3)
 

@@ -47,10 +47,11 @@ def test_pool_agrees_with_the_distance_map(size, metric):
         ("log", "sqeuclidean", math.log(1.5 / 0.5001)),
         ("linear", "sqeuclidean", -0.5),
         ("exp", "sqeuclidean", math.exp(-0.5)),
+        ("exp_root", "sqeuclidean", math.exp(-(0.5**0.5))),
         ("cosine", "cosine", 0.5),
         (lambda d: 7 - d, "sqeuclidean", 6.5),
     ],
-    ids=["log", "linear", "exp", "cosine", "function"],
+    ids=["log", "linear", "exp", "exp_root", "cosine", "function"],
 )
 def test_activation_of_a_distance(activation, metric, expected):
     layer = PrototypeLayer(1, 2, activation=activation, metric=metric)
@@ -123,8 +124,8 @@ def test_print_shows_the_settings():
         ({"num_prototypes": 0}, "num_prototypes: must be at least 1; got 0. Give a positive number."),
         ({"prototype_dim": 0}, "prototype_dim: must be at least 1; got 0. Give a positive number."),
         ({"prototype_size": (0, 1)}, r"prototype_size: must be two numbers of at least 1; got \(0, 1\). Give"),
-        ({"metric": "l1"}, "metric: must be one of sqeuclidean, cosine; got 'l1'. Check the spelling."),
-        ({"activation": "logg"}, "activation: must be one of log, linear, exp, cosine or .*; got 'logg'"),
+        ({"metric": "l1"}, "metric: must be one of sqeuclidean, cosine, dot; got 'l1'. Check the spelling."),
+        ({"activation": "logg"}, "activation: must be one of log, linear, exp, cosine, exp_root or .*; got 'logg'"),
         ({"activation": "cosine"}, "activation: must .*'cosine'.*; got .*'sqeuclidean'"),
         ({"epsilon": 0.0}, "epsilon: must be .*; got 0.0"),
         ({"top_k": 0}, "top_k: must be from 1 to 8; got 0. Give a number in this range."),
@@ -135,3 +136,41 @@ def test_print_shows_the_settings():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PrototypeLayer(**{"num_prototypes": 2, "prototype_dim": 3} | arguments)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3)])
+def test_the_score_of_a_projection_with_its_bias(size, top_k):
+    torch.manual_seed(0)
+    layer = PrototypeLayer(5, 4, size, metric="dot", activation="linear", bias=True, top_k=top_k)
+    assert layer.bias.tolist() == [0.0] * 5
+    assert set(layer.state_dict()) == {"prototypes", "bias"}
+    assert "bias=True" in repr(layer)
+    with torch.no_grad():
+        layer.bias.copy_(torch.linspace(-20, 20, 5))
+    features = torch.randn(3, 4, 4, 5)
+    cells = layer.prototypes if size != (1, 1) else layer.prototypes[..., None, None]
+    scores = torch.nn.functional.conv2d(features, cells, layer.bias).flatten(2)
+    pool = layer(features)
+    torch.testing.assert_close(pool.activation, scores.topk(top_k).values.mean(2))
+    torch.testing.assert_close(pool.min_distance, -scores.amax(2))
+    torch.testing.assert_close(layer.activate(layer.distance_map(features)).flatten(2), scores)
+    torch.testing.assert_close(layer.mean_distance(features), -scores.mean(2))
+    some = torch.tensor([4, 1])
+    torch.testing.assert_close(layer.min_distance(features, some).value, -scores.amax(2)[:, some])
+    torch.testing.assert_close(layer.nearest_distances(features, 2, some)[0], -scores.topk(2).values[:, some])
+    torch.testing.assert_close(layer.distance_map(features, some).flatten(2), -scores[:, some])
+    patch = torch.randint(0, scores.shape[2], (3, 2, 6))
+    torch.testing.assert_close(layer.distance_at(features, patch, some), -scores[:, some].gather(2, patch))
+    pool.activation.sum().backward()
+    assert layer.bias.grad.tolist() == [3.0] * 5
+    layer.keep_prototypes(some)
+    torch.testing.assert_close(layer(features).min_distance, -scores.amax(2)[:, some])
+    assert layer.bias.tolist() == [20.0, -10.0]
+
+
+def test_layers_of_today_have_no_bias():
+    layer = PrototypeLayer(5, 4)
+    assert layer.bias is None
+    assert list(layer.state_dict()) == ["prototypes"]
+    assert "bias" not in repr(layer)

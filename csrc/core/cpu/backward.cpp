@@ -2,6 +2,7 @@
 // prototype) adds
 //   sqeuclidean: 2 g (self - other)
 //   cosine:      g / |self| (cos * self / |self| - other / |other|)
+//   dot:         g (0 self - other)
 // to the pixels of the chosen patch, or to the prototype.
 // Features: one worker owns an image and takes its prototypes sorted by patch, ascending. Prototypes: one worker owns a
 // panel and takes the images in ascending order. So each sum has one order, whatever the number of workers.
@@ -43,6 +44,7 @@ class Backward {
           executor_(executor),
           shape_(problem, sizeof(T)),
           is_unit_(is_unit(problem.metric)),
+          scales_(!is_centred(problem.metric)),
           image_length_(shape_.height * shape_.width * shape_.padded_depth),
           prototypes_(problem, shape_, kernels, false, executor) {
         const int64_t fitting = wave_bytes / (image_length_ * static_cast<int64_t>(sizeof(T)));
@@ -165,9 +167,9 @@ class Backward {
                     const int64_t p = order[begin + j];
                     terms.other[j] = prototypes_.row(p);
                     terms.weight[j] = pair_weight(g[p], scale);
-                    if (!is_unit_) continue;
-                    terms.self_scale[j] = cosine_of_pair_[i * shape_.prototypes + p] * scale;
-                    terms.other_scale[j] = prototypes_.inverse_norm(p);
+                    if (!scales_) continue;
+                    terms.self_scale[j] = is_unit_ ? cosine_of_pair_[i * shape_.prototypes + p] * scale : T(0);
+                    terms.other_scale[j] = is_unit_ ? prototypes_.inverse_norm(p) : T(1);
                 }
                 const int64_t at = shape_.pixel(n) * shape_.padded_depth;
                 for (int64_t s = 0; s < shape_.segments; ++s) {
@@ -187,8 +189,8 @@ class Backward {
     }
 
     void add(T* out, const T* self, const Terms<T>& terms) const {
-        kernels_.accumulate({out, self, terms.other, terms.weight, is_unit_ ? terms.self_scale : nullptr,
-                             is_unit_ ? terms.other_scale : nullptr, terms.count, shape_.padded_depth});
+        kernels_.accumulate({out, self, terms.other, terms.weight, scales_ ? terms.self_scale : nullptr,
+                             scales_ ? terms.other_scale : nullptr, terms.count, shape_.padded_depth});
     }
 
     void run_panel(int64_t image, int64_t count, int64_t panel) {
@@ -204,9 +206,9 @@ class Backward {
                     const int64_t pair = (image + i) * shape_.prototypes + p;
                     terms.other[j] = patch_pixels(i, patch_[pair]);
                     terms.weight[j] = pair_weight(grad_[pair], scale);
-                    if (!is_unit_) continue;
-                    terms.self_scale[j] = cosine_of_pair_[i * shape_.prototypes + p] * scale;
-                    terms.other_scale[j] = patch_scale(i, patch_[pair]);
+                    if (!scales_) continue;
+                    terms.self_scale[j] = is_unit_ ? cosine_of_pair_[i * shape_.prototypes + p] * scale : T(0);
+                    terms.other_scale[j] = is_unit_ ? patch_scale(i, patch_[pair]) : T(1);
                 }
                 for (int64_t s = 0; s < shape_.segments; ++s) {
                     const int64_t at = p * shape_.padded_length + s * shape_.padded_depth;
@@ -239,6 +241,7 @@ class Backward {
     const Executor& executor_;
     const Shape shape_;
     const bool is_unit_;
+    const bool scales_;  // both vectors of a pair
     const int64_t image_length_;
     const PreparedPrototypes<T> prototypes_;
     int64_t wave_;  // images whose pixels are kept at a time

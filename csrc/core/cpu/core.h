@@ -47,7 +47,8 @@ struct Similarity {
 };
 
 void min_distance(const Problem&, const PoolOutput&, const Executor&);
-void distance_at(const Problem&, const int64_t* patch, void* distance, const Executor&);
+void distance_at(const Problem&, const int64_t* patch, int64_t per_pair, void* distance,
+                 const Executor&);                                   // (B, P, per_pair), as patch
 void distance_map(const Problem&, void* distance, const Executor&);  // (B, P, H - h + 1, W - w + 1)
 void min_distance_backward(const Problem&, const int64_t* patch, const void* grad_value, const GradientOutput&,
                            const Executor&);

@@ -1,4 +1,4 @@
-// Distances at all positions, or at given ones, in difference form throughout.
+// Distances at all positions, or at given ones, in difference form throughout; under dot, products.
 #include <algorithm>
 #include <limits>
 
@@ -107,23 +107,28 @@ void map(const Problem& problem, T* out, const Kernels<T>& kernels, const Execut
 }
 
 template <typename T>
-void at(const Problem& problem, const int64_t* patch, T* out, const Kernels<T>& kernels, const Executor& executor) {
+void at(const Problem& problem, const int64_t* patch, int64_t per_pair, T* out, const Kernels<T>& kernels,
+        const Executor& executor) {
     Exact<T> exact(problem, kernels, executor);
     const Shape& shape = exact.shape();
     exact.for_each_image([&](const PatchGroup<T>& group, int64_t image, int64_t i) {
-        const int64_t* wanted = patch + image * shape.prototypes;
+        const int64_t wanted = shape.prototypes * per_pair;
+        const int64_t first = image * wanted;
+        int64_t entry[pair_batch];
         int64_t position[pair_batch];
         int64_t prototype[pair_batch];
         T distance[pair_batch];
         int64_t count = 0;
-        for (int64_t p = 0; p < shape.prototypes; ++p) {
-            if (wanted[p] >= group.first && wanted[p] < group.first + group.positions) {
-                position[count] = wanted[p];
-                prototype[count++] = p;
+        for (int64_t e = 0; e < wanted; ++e) {
+            const int64_t n = patch[first + e];
+            if (n >= group.first && n < group.first + group.positions) {
+                entry[count] = e;
+                position[count] = n;
+                prototype[count++] = e / per_pair;
             }
-            if (count < pair_batch && p + 1 < shape.prototypes) continue;
+            if (count < pair_batch && e + 1 < wanted) continue;
             exact.pairs(group, i, position, prototype, count, distance);
-            for (int64_t j = 0; j < count; ++j) out[image * shape.prototypes + prototype[j]] = distance[j];
+            for (int64_t j = 0; j < count; ++j) out[first + entry[j]] = distance[j];
             count = 0;
         }
     });
@@ -140,13 +145,14 @@ void distance_map(const Problem& problem, void* distance, const Executor& execut
         map(problem, static_cast<float*>(distance), *instructions.float32, executor);
 }
 
-void distance_at(const Problem& problem, const int64_t* patch, void* distance, const Executor& executor) {
+void distance_at(const Problem& problem, const int64_t* patch, int64_t per_pair, void* distance,
+                 const Executor& executor) {
     if (problem.features.size[0] == 0 || problem.prototypes.size[0] == 0) return;
     const InstructionSet& instructions = chosen_instructions();
     if (problem.features.dtype == DType::float64)
-        at(problem, patch, static_cast<double*>(distance), *instructions.float64, executor);
+        at(problem, patch, per_pair, static_cast<double*>(distance), *instructions.float64, executor);
     else
-        at(problem, patch, static_cast<float*>(distance), *instructions.float32, executor);
+        at(problem, patch, per_pair, static_cast<float*>(distance), *instructions.float32, executor);
 }
 
 }  // namespace protokern::cpu

@@ -84,6 +84,8 @@ struct Maths {
     static T exponential(T x) {
         return ::exponential(x);
     }
+    static float root(float x) { return __builtin_sqrtf(x); }
+    static double root(double x) { return __builtin_sqrt(x); }
     template <typename T>
     static T slope_of_log(T distance, T epsilon) {
         return (epsilon - T(1)) / ((distance + T(1)) * (distance + epsilon));

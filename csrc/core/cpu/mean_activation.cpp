@@ -102,7 +102,7 @@ class Mean {
             const T* row_bias = group.bias + i * group.positions;
             const double reach = static_cast<double>(group.largest[i]) * static_cast<double>(group.largest[i]);
             const double farthest = static_cast<double>(all.lane_bias_.largest(panel));
-            const double most = with_metric(metric, [=](auto row) { return row.most(reach, farthest); });
+            const double most = with_metric_of_mean(metric, [=](auto row) { return row.most(reach, farthest); });
             const T epsilon = static_cast<T>(all.similarity_.epsilon);
             const int64_t per_logarithm = logarithm_group<T>(most, all.similarity_.epsilon);
             for (int64_t t = 0; t < tiles_in(group.positions); ++t) {

@@ -280,7 +280,7 @@ class MeanBackward {
     }
 
     void finish(const T* sum, const T* own, T weight, T along, T inverse, T* grad) const {
-        with_metric(problem_.metric, [&](auto row) {
+        with_metric_of_mean(problem_.metric, [&](auto row) {
             for (int64_t d = 0; d < shape_.padded_depth; ++d)
                 grad[d] += row.gather(row.is_unit ? own[d] * inverse : own[d], sum[d], weight, along, inverse);
         });
@@ -350,7 +350,7 @@ class MeanBackward {
                 T along = 0;
                 for (int64_t s = 0; s < shape_.segments && is_unit_; ++s)
                     along += dot(sum_of_x_ + at + s * shape_.padded_depth, shifted_ + at + s * shape_.padded_depth);
-                with_metric(problem_.metric, [&](auto row) {
+                with_metric_of_mean(problem_.metric, [&](auto row) {
                     for (int64_t k = at; k < at + shape_.padded_length; ++k)
                         shifted_[k] = row.gather(shifted_[k], sum_of_x_[k], weight_of_prototype_[p], along,
                                                  prototypes_.inverse_norm(p));

@@ -1,8 +1,8 @@
 // Forward: a fast search proposes the nearest patch of every pair (image, prototype), then the value is computed in
-// difference form at that patch. Where the runner-up is closer than the search's own rounding error, the difference
-// form decides among all patches of the image. So `patch` is the first minimum of exactly the numbers that distance_map
-// gives. In a search of rounded values (SearchPrecision::bf16) nothing is decided again: `patch` is the first of its
-// best scores.
+// difference form (under dot: as a product) at that patch. Where the runner-up is closer than the search's own rounding
+// error, the difference form decides among all patches of the image. So `patch` is the first minimum of exactly the
+// numbers that distance_map gives. In a search of rounded values (SearchPrecision::bf16) nothing is decided again:
+// `patch` is the first of its best scores.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -144,18 +144,25 @@ class Forward {
         }
 
         bool is_undecided(int64_t image, int64_t prototype, int64_t at) const {
-            const T reach = group.largest[image] + all.prototypes_.search_norms()[prototype];
+            return with_metric(all.problem_.metric, [&](auto row) { return is_undecided(row, image, prototype, at); });
+        }
+
+        template <class M>
+        bool is_undecided(M row, int64_t image, int64_t prototype, int64_t at) const {
+            const T reach = row.reach(group.largest[image], all.prototypes_.search_norms()[prototype]);
             const T weighing = all.weights_ ? all.weights_.rounding() * std::abs(best[at]) : T(0);
-            return !(second[at] - best[at] > all.gap_ * reach * reach + weighing + all.vanished_);
+            return !(second[at] - best[at] > all.gap_ * reach + weighing + all.vanished_);
         }
 
         // Of the `lanes` prototypes from `first` on, whose states start at `at`. Without a branch per lane: few panels
         // have any.
         bool some_undecided(int64_t image, int64_t first, int64_t lanes, int64_t at) const {
             if (!all.settles_) return false;
-            int some = 0;
-            for (int64_t lane = 0; lane < lanes; ++lane) some |= is_undecided(image, first + lane, at + lane);
-            return some != 0;
+            return with_metric(all.problem_.metric, [&](auto row) {
+                int some = 0;
+                for (int64_t lane = 0; lane < lanes; ++lane) some |= is_undecided(row, image, first + lane, at + lane);
+                return some != 0;
+            });
         }
 
         void run_whole(int64_t image, int64_t count, int64_t first_panel, int64_t end_panel) {

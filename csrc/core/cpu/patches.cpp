@@ -84,7 +84,7 @@ void PatchGroup<T>::carve(Carver& carver, const Shape& shape, const Pieces& piec
     pixels = carver.take<T>(all_pixels * shape.padded_depth);
     const int64_t packed_bytes = kernels.row_bytes(all_positions, shape.padded_length);
     centred = pixels;
-    if (!is_unit(metric)) centred = packed_bytes > 0 ? nullptr : carver.take<T>(all_pixels * shape.padded_depth);
+    if (is_centred(metric)) centred = packed_bytes > 0 ? nullptr : carver.take<T>(all_pixels * shape.padded_depth);
     pixel_norm = carver.take<double>(all_pixels);
     bias = carver.take<T>(all_positions);
     scale = carver.take<T>(all_positions);
@@ -141,7 +141,7 @@ void PatchGroup<T>::measure(const Shape& shape, const Kernels<T>& kernels, const
                 scale[at] = of.score_scale(inverse);
             });
         }
-        largest[i] = centre ? static_cast<T>(std::sqrt(most)) : T(1);
+        largest[i] = is_unit(metric) ? T(1) : static_cast<T>(std::sqrt(most));
     }
     kernels.pack_rows(search_rows(shape), packed);
 }
@@ -159,8 +159,7 @@ int64_t PatchGroup<T>::find_distinct(int64_t image, const Shape& shape, const T*
     };
     int64_t count = 0;
     for (int64_t n = 0; n < positions; ++n) {
-        // Equal patches have equal norms, which measure() has left in one of the two.
-        const T norm = bias[image * positions + n] + scale[image * positions + n];
+        const T norm = inverse_norm[image * positions + n];  // equal patches have equal ones
         uint64_t bits = 0;
         std::memcpy(&bits, &norm, sizeof norm);
         int64_t slot = static_cast<int64_t>(bits * 0x9e3779b97f4a7c15u >> 32) & (table_size - 1);

@@ -46,19 +46,19 @@ template <typename T>
 struct PatchGroup {
     T* pixels;  // (images, part pixels, padded_depth)
     Metric metric;
-    T* centred;            // the same minus the centre; null where pack_rows subtracts it; unit vectors: the pixels
-    const T* centre;       // null for unit vectors
-    double* pixel_norm;    // (images, part pixels)
-    T* bias;               // (images, positions of the part)
-    T* scale;              // (images, positions of the part)
-    T* inverse_norm;       // (images, positions of the part): 1 / |patch|, 0 for a zero patch; unit vectors only
-    T* largest;            // (images): largest norm of a searched patch
-    int64_t* first_bad;    // (images): first position whose patch is not finite, or -1
-    int64_t* row;          // (positions of the part): offset of a patch in `pixels`
-    int64_t* segment;      // (segments): offset of a patch's pixels
-    void* packed;          // the kernel's own form of the rows
-    int32_t* table;        // (table_size): scratch of find_distinct
-    int64_t table_size;    // a power of two
+    T* centred;          // the same minus the centre; null where pack_rows subtracts it; the pixels where there is none
+    const T* centre;     // null for metrics that are not centred
+    double* pixel_norm;  // (images, part pixels)
+    T* bias;             // (images, positions of the part)
+    T* scale;            // (images, positions of the part)
+    T* inverse_norm;     // (images, positions of the part): 1 / |patch| of what is searched, 0 for a zero patch
+    T* largest;          // (images): largest norm of a searched patch; 1 for unit vectors
+    int64_t* first_bad;  // (images): first position whose patch is not finite, or -1
+    int64_t* row;        // (positions of the part): offset of a patch in `pixels`
+    int64_t* segment;    // (segments): offset of a patch's pixels
+    void* packed;        // the kernel's own form of the rows
+    int32_t* table;      // (table_size): scratch of find_distinct
+    int64_t table_size;  // a power of two
     int64_t image_stride;  // in `pixels`
     int64_t images;
     int64_t first;  // position
@@ -68,7 +68,7 @@ struct PatchGroup {
     // Only the pixels and the row table: enough for distances of pairs under sqeuclidean.
     void read(const Problem& problem, const Shape& shape, const Kernels<T>& kernels, int64_t image, int64_t count,
               int64_t first_position, int64_t end_position);
-    // Norms, and what the search needs, of pixels that were read. `middle` is the centre, null for unit vectors.
+    // Norms, and what the search needs, of pixels that were read. `middle` is the centre, or null.
     void measure(const Shape& shape, const Kernels<T>& kernels, const T* middle);
 
     const T* patch(int64_t image, int64_t position) const {

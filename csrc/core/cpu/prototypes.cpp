@@ -9,7 +9,7 @@ template <typename T>
 void PreparedPrototypes<T>::carve(Carver& carver, const Shape& shape, Metric metric) {
     if (rows_ == nullptr) rows_ = own_rows_ = carver.take<T>(shape.prototypes * shape.padded_length);
     packed_ = carver.take<char>(panels_ * panel_bytes_);
-    if (!is_unit(metric)) {
+    if (is_centred(metric)) {
         panel_sum_ = carver.take<T>(panels_ * shape.padded_depth);
         centre_ = carver.take<T>(shape.padded_depth);
     }
@@ -51,6 +51,7 @@ PreparedPrototypes<T>::PreparedPrototypes(const Problem& problem, const Shape& s
       panels_((shape.prototypes + kernels.lanes - 1) / kernels.lanes),
       panel_bytes_(panels ? Scratch::rounded(kernels.panel_bytes(shape.padded_length)) : 0),
       padded_length_(shape.padded_length),
+      is_unit_(is_unit(problem.metric)),
       rows_(rows_in_place<T>(problem.prototypes, shape)),
       row_stride_(rows_ ? problem.prototypes.stride[0] : shape.padded_length),
       memory_(bytes_of<T>(shape, rows_ == nullptr, panels_, panel_bytes_)) {
@@ -114,7 +115,7 @@ void PreparedPrototypes<T>::find_centre(const Problem& problem, const Shape& sha
     if (!std::all_of(centre_, centre_ + shape.padded_depth, finite)) std::fill_n(centre_, shape.padded_depth, T(0));
 }
 
-// Fills the norms; leaves the panel's centred or normalised prototypes in `shifted`.
+// Fills the norms; leaves the panel's prototypes in `shifted`: centred, normalised or as they are.
 template <typename T>
 void PreparedPrototypes<T>::measure(const Shape& shape, const Kernels<T>& kernels, int64_t panel, T* shifted,
                                     double* norms) {
@@ -127,10 +128,11 @@ void PreparedPrototypes<T>::measure(const Shape& shape, const Kernels<T>& kernel
         for (int64_t s = 0; s < shape.segments; ++s) norm += norms[s];
         norm_[first + i] = norm;
         inverse_norm_[first + i] = inverse_length<T>(norm);
-        search_norm_[first + i] = centre_ ? static_cast<T>(std::sqrt(norm)) : T(1);
+        search_norm_[first + i] = is_unit_ ? T(1) : static_cast<T>(std::sqrt(norm));
         if (centre_) continue;
         // A search of rounded values has no use for the exact length, only for one that rounds nothing.
-        const T scale = kernels.exact ? inverse_norm_[first + i] : power_of_two_below(inverse_norm_[first + i]);
+        const T inverse = is_unit_ ? inverse_norm_[first + i] : T(1);
+        const T scale = kernels.exact ? inverse : power_of_two_below(inverse);
         for (int64_t k = 0; k < padded_length_; ++k) shifted[i * padded_length_ + k] = row(first + i)[k] * scale;
     }
 }

@@ -1,4 +1,4 @@
-// Prototypes in working form: plain rows for exact distances, centred or normalised panels for the search.
+// Prototypes in working form: plain rows for exact distances; panels for the search, centred or normalised or neither.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@ namespace protokern::cpu {
 
 // The centre of a search is the mean prototype, channel by channel: differences do not change when both sides move by
 // it, but rounding errors shrink with the norms. Unit vectors have no centre; their panels hold normalised prototypes.
+// Products alone have none either, and panels of prototypes as they are.
 template <typename T>
 class PreparedPrototypes {
   public:
@@ -31,7 +32,7 @@ class PreparedPrototypes {
         search.ahead[1] = packed_ + (panel + 1) * panel_bytes_;
         search.ahead_bytes[1] = panel + 1 < panels_ ? panel_bytes_ : 0;
     }
-    const T* centre() const { return centre_; }  // null for unit vectors
+    const T* centre() const { return centre_; }  // null for metrics that are not centred
     bool all_finite() const { return all_finite_; }
     bool finite(int64_t prototype) const { return norm_[prototype] == norm_[prototype]; }
     double norm(int64_t prototype) const { return norm_[prototype]; }  // squared, of the centred; NaN where not finite
@@ -47,6 +48,7 @@ class PreparedPrototypes {
     void measure(const Shape& shape, const Kernels<T>& kernels, int64_t panel, T* shifted, double* norms);
 
     int64_t count_, lanes_, panels_, panel_bytes_, padded_length_;
+    bool is_unit_;
     char* packed_ = nullptr;
     const T* rows_ = nullptr;
     T* own_rows_ = nullptr;  // null where the caller's prototypes have the form of rows already

@@ -48,7 +48,7 @@ class LaneBias {
                 T& bias = bias_[p] = T(1);
                 if (p >= shape.prototypes) continue;
                 const double norm = prototypes.norm(p);
-                bias = with_metric(metric, [norm](auto row) { return row.template lane_bias<T>(norm); });
+                bias = with_metric_of_mean(metric, [norm](auto row) { return row.template lane_bias<T>(norm); });
                 if (bias > most) most = bias;
             }
         }

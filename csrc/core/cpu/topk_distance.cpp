@@ -164,10 +164,12 @@ class TopK {
 
         bool is_undecided(int64_t i, int64_t p, int64_t at, int64_t lane) const {
             const T* scores = best + at * slots * lanes + lane;
-            const T reach = group.largest[i] + all.prototypes_.search_norms()[p];
+            const T reach = with_metric(all.problem_.metric, [&](auto row) {
+                return row.reach(group.largest[i], all.prototypes_.search_norms()[p]);
+            });
             const T worst = scores[(all.k_ - 1) * lanes];
             const T weighing = all.weights_ ? all.weights_.rounding() * std::abs(worst) : T(0);
-            return !(scores[all.k_ * lanes] - worst > all.gap_ * reach * reach + weighing + all.vanished_);
+            return !(scores[all.k_ * lanes] - worst > all.gap_ * reach + weighing + all.vanished_);
         }
 
         void clear_result(int64_t image, int64_t p) const {

@@ -12,8 +12,9 @@
 
 namespace protokern::cpu {
 
-// Weighted distances: (1 - w) + w d under cosine, so that 1 - d becomes w (1 - d), and d - log(w) under sqeuclidean, so
-// that exp(-d) becomes w exp(-d). A weight of 1 changes no bit, and a patch of weight 0 takes no part.
+// Weighted distances: (1 - w) + w d under cosine, so that 1 - d becomes w (1 - d); d - log(w) under sqeuclidean, so
+// that exp(-d) becomes w exp(-d); w d under dot, so that -d becomes -w d. A weight of 1 changes no bit, and a patch of
+// weight 0 takes no part.
 template <typename T>
 class PatchWeights {
   public:

@@ -1,6 +1,7 @@
 // Backward of min_distance. Every pair (image, prototype) adds
 //   sqeuclidean: 2 g (self - other)                            to the pixels of its patch, or to the prototype
 //   cosine:      g / |self| ((self^ - other^) - d self^)       with unit vectors self^, other^ and their distance d
+//   dot:         g (0 self - other)
 // Features: the prototypes of an image are sorted by patch, and a warp adds up those of one pixel, by patch and then in
 // ascending order. Prototypes: a warp takes the images of one prototype in ascending order. So each sum has one order
 // and no sum needs an atomic operation. Patches outside the grid add nothing.
@@ -83,8 +84,9 @@ struct Gradient {
 
 // What one pair adds to a value of `self`, per its weight.
 template <typename T>
-__device__ T term(bool is_unit, T self, T other, T self_scale, T other_scale, T distance) {
-    if (!is_unit) return self - other;
+__device__ T term(Metric metric, T self, T other, T self_scale, T other_scale, T distance) {
+    if (is_product(metric)) return rounded_product(self, T(0)) - other;  // what is not finite stays visible
+    if (!is_unit(metric)) return self - other;
     const T scaled = rounded_product(self, self_scale);
     return (scaled - rounded_product(other, other_scale)) - distance * scaled;
 }
@@ -95,6 +97,7 @@ __device__ void add_patch(const Gradient<T>& a, int64_t image, int n, int segmen
                           T (&sum)[per_lane]) {
     const int lane = threadIdx.x % 32;
     const bool unit = is_unit(a.pairs.metric);
+    const bool product = is_product(a.pairs.metric);
     const int* start = a.sorted.start + image * (static_cast<int64_t>(a.pairs.positions) + 1) + n;
     const int end = start[1];
     const T x_scale = unit ? a.pairs.patch_scale[image * a.pairs.positions + n] : T(1);
@@ -102,7 +105,7 @@ __device__ void add_patch(const Gradient<T>& a, int64_t image, int n, int segmen
         const bool inside = begin + lane < end;
         const int my_p = inside ? a.sorted.order[image * a.count + begin + lane] : 0;
         const T g = inside ? a.grad[image * a.count + my_p] : T(0);
-        const T my_weight = unit ? g * x_scale : 2 * g;
+        const T my_weight = unit ? g * x_scale : product ? g : 2 * g;
         const T my_distance = unit && inside ? a.distance[image * a.count + my_p] : T(0);
         const T my_scale = unit && inside ? a.pairs.prototype_scale[my_p] : T(1);
         const int entries = end - begin < 32 ? end - begin : 32;
@@ -117,7 +120,7 @@ __device__ void add_patch(const Gradient<T>& a, int64_t image, int n, int segmen
             for (int j = 0; j < per_lane; ++j) {
                 const int d = d0 + 32 * j + lane;
                 if (d < a.pairs.depth)
-                    sum[j] = fma(weight, term(unit, x[j], row[d], x_scale, p_scale, distance), sum[j]);
+                    sum[j] = fma(weight, term(a.pairs.metric, x[j], row[d], x_scale, p_scale, distance), sum[j]);
             }
         }
     }
@@ -178,6 +181,7 @@ template <typename Memory, typename T>
 __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient<T> a) {
     const int lane = threadIdx.x % 32;
     const bool unit = is_unit(a.pairs.metric);
+    const bool product = is_product(a.pairs.metric);
     const int depth = a.pairs.depth;
     const int depth_tiles = (depth + tile_channels - 1) / tile_channels;
     const int64_t task = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
@@ -197,7 +201,7 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient
         const int64_t n = inside ? a.patch[image * a.count + p] : -1;
         const int my_n = n >= 0 && n < a.pairs.positions ? static_cast<int>(n) : -1;
         const T g = my_n >= 0 ? a.grad[image * a.count + p] : T(0);
-        const T my_weight = unit ? g * p_scale : 2 * g;
+        const T my_weight = unit ? g * p_scale : product ? g : 2 * g;
         const T my_distance = unit && my_n >= 0 ? a.distance[image * a.count + p] : T(0);
         const T my_scale = unit && my_n >= 0 ? a.pairs.patch_scale[image * a.pairs.positions + my_n] : T(1);
         const int entries = a.images - begin < 32 ? static_cast<int>(a.images - begin) : 32;
@@ -212,7 +216,8 @@ __global__ void __launch_bounds__(32 * warps, 2) grad_prototypes_kernel(Gradient
 #pragma unroll
             for (int j = 0; j < per_lane; ++j) {
                 const int d = d0 + 32 * j + lane;
-                if (d < depth) sum[j] = fma(weight, term(unit, self[j], x[d], p_scale, x_scale, distance), sum[j]);
+                if (d < depth)
+                    sum[j] = fma(weight, term(a.pairs.metric, self[j], x[d], p_scale, x_scale, distance), sum[j]);
             }
         }
     }
@@ -255,7 +260,7 @@ struct Backward {
 
     void run(const int64_t* patch, const T* grad, const GradientOutput& output, cudaStream_t stream) const {
         prepared.run(problem, shape, needs, stream);
-        if (unit) pair_distances(prepared.pairs, shape.images, shape.prototypes, patch, distance, stream);
+        if (unit) pair_distances(prepared.pairs, shape.images, shape.prototypes, 1, patch, distance, stream);
         Gradient<T> gradient{prepared.pairs,   grad,         distance,           patch,           sorted, shape.images,
                              shape.prototypes, shape.height, shape.patch_height, output.features, {}};
         for (int i = 0; i < 4; ++i) gradient.out_stride[i] = output.features_stride[i];

@@ -22,8 +22,8 @@ using cpu::PoolOutput;
 using cpu::Problem;
 using cpu::Similarity;
 
-// One of unit vectors, one of plain ones: see metric.h.
-static_assert(sizeof(metric_names) / sizeof(MetricName) == 2, "the kernels tell two metrics apart, by is_unit");
+// One of unit vectors, one of centred ones, one of products: see metric.h.
+static_assert(sizeof(metric_names) / sizeof(MetricName) == 3, "the kernels tell them apart by is_unit and is_centred");
 
 // How the search multiplies; float64 is always searched in float64. `fp32` adds three tf32 products per pair of values.
 enum class Precision { fp32, tf32, bf16 };
@@ -46,7 +46,8 @@ void min_distance_backward(const Problem&, const int64_t* patch, const void* gra
                            void* workspace, cudaStream_t stream);
 
 int64_t distance_at_workspace(const Problem&);
-void distance_at(const Problem&, const int64_t* patch, void* distance, void* workspace, cudaStream_t stream);
+void distance_at(const Problem&, const int64_t* patch, int64_t per_pair, void* distance, void* workspace,
+                 cudaStream_t stream);  // (B, P, per_pair), as patch
 
 int64_t distance_map_workspace(const Problem&);
 void distance_map(const Problem&, void* distance, void* workspace, cudaStream_t stream);

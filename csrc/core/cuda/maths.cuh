@@ -16,6 +16,10 @@ struct Maths {
         return exp(x);
     }
     template <typename T>
+    __device__ static T root(T x) {
+        return sqrt(x);
+    }
+    template <typename T>
     __device__ static T slope_of_log(T distance, T epsilon) {
         return -((T(1) - epsilon) / (distance + T(1))) / (distance + epsilon);
     }

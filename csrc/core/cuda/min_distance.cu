@@ -87,9 +87,12 @@ __global__ void __launch_bounds__(32 * warps, 2) finish_kernel(Finish<T> a) {
                 else
                     found.take(a.best[at], second, a.index[at]);
             }
-            // Scores of unit vectors are in units of the prototype's length.
+            // Scores of unit vectors are in units of the prototype's length, products in units of both lengths.
             const T reach = a.largest[image] + a.prototype_length[p];
-            const T unit = is_unit(a.pairs.metric) ? 4 * a.prototype_length[p] : reach * reach;
+            const T length = a.prototype_length[p];
+            const T unit = is_unit(a.pairs.metric)      ? 4 * length
+                           : is_product(a.pairs.metric) ? 4 * a.largest[image] * length
+                                                        : reach * reach;
             patch = found.index;
             if constexpr (weighted)
                 if (!(found.best < infinity<T>())) patch = a.first_usable[image];

@@ -32,8 +32,9 @@ struct Pairs {
     }
 };
 
-// Called by all lanes of a warp; all get the distance, whose bits depend on the pair alone. Unit vectors are
-// made first, each product rounded: equal vectors give exactly 0.
+// Called by all lanes of a warp; all get the distance, whose bits depend on the pair alone. Under dot it is the
+// negative product, which is what difference form means there. Unit vectors are made first, each product rounded: equal
+// vectors give exactly 0.
 template <typename T>
 __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, int64_t prototype, int lane) {
     const T x_scale = pairs.patch_scale[image * pairs.positions + position];
@@ -42,7 +43,9 @@ __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, i
     for (int s = 0; s < pairs.segments; ++s) {
         const T* x = pairs.patch_row(image, position, s);
         const T* p = pairs.prototype_row(prototype, s);
-        if (is_unit(pairs.metric))
+        if (is_product(pairs.metric))
+            for (int d = lane; d < pairs.depth; d += 32) sum = fma(x[d], p[d], sum);
+        else if (is_unit(pairs.metric))
             for (int d = lane; d < pairs.depth; d += 32) {
                 const T difference = rounded_product(x[d], x_scale) - rounded_product(p[d], p_scale);
                 sum = fma(difference, difference, sum);
@@ -57,12 +60,19 @@ __device__ T pair_distance(const Pairs<T>& pairs, int64_t image, int position, i
     sum = warp_sum(sum);
     if (x_scale != x_scale || p_scale != p_scale) return not_a_number<T>();
     if (pairs.metric == Metric::sqeuclidean) return sum;
+    if (is_product(pairs.metric)) return -sum;
     return x_scale == T(0) || p_scale == T(0) ? T(1) : T(0.5) * sum;
 }
 
-// Distances (B, P) at the patches (B, P). A position outside the grid gives NaN.
+// Distances (B, P, m) at the patches (B, P, m), with m `per_pair`. A position outside the grid gives NaN.
 template <typename T>
-void pair_distances(const Pairs<T>& pairs, int64_t images, int64_t count, const int64_t* patch, T* distance,
-                    cudaStream_t stream);
+void pair_distances(const Pairs<T>& pairs, int64_t images, int64_t count, int64_t per_pair, const int64_t* patch,
+                    T* distance, cudaStream_t stream);
+
+// Distances (B, P, N) of some images from `first` on. A product cancels where a difference does not, so products have
+// the bits of pair_distance; the others come from tiles.
+template <typename T>
+void all_distances(const Pairs<T>& pairs, int64_t first, int64_t images, int64_t count, T* distance,
+                   cudaStream_t stream);
 
 }  // namespace protokern::cuda

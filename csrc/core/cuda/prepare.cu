@@ -166,7 +166,7 @@ struct Measured {
     const double* pixel_norm;
     int64_t pixels;
     int width, columns, positions, padded_positions, segments, patch_width;
-    bool is_unit;
+    Metric metric;
     T* patch_scale;
     Rank<T>* ranks;
     T* largest;
@@ -186,7 +186,7 @@ __device__ bool weigh_rank(const Measured<T>& a, int64_t image, int n, Rank<T>& 
         return true;
     }
     if (n < my_usable) my_usable = n;
-    if (a.is_unit) {
+    if (!is_centred(a.metric)) {
         rank.scale *= weight;
     } else {
         squared -= static_cast<double>(log(weight));
@@ -233,10 +233,11 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         }
         const T inverse = inverse_length<T>(sum);
         if (a.patch_scale)
-            a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : a.is_unit ? inverse : T(1);
+            a.patch_scale[image * a.positions + n] = bad ? not_a_number<T>() : is_unit(a.metric) ? inverse : T(1);
         if (!a.ranks) continue;
         Rank<T> rank{static_cast<T>(sum), T(-2)};
-        if (a.is_unit) rank = {T(0), -inverse};
+        if (is_unit(a.metric)) rank = {T(0), -inverse};
+        if (is_product(a.metric)) rank = {T(0), T(-1)};
         if constexpr (weighted) {
             const bool valid = weigh_rank(a, image, n, rank, sum, my_usable);
             if ((bad || !valid) && n < my_first) my_first = n;
@@ -261,12 +262,12 @@ __global__ void __launch_bounds__(32 * warps) measure_kernel(Measured<T> a) {
         __syncthreads();
         const int usable = block_smallest(my_usable, first);
         if (threadIdx.x != 0) return;
-        a.largest[image] = a.is_unit ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.largest[image] = is_unit(a.metric) ? T(1) : sqrt(static_cast<T>(most[0]));
         a.first_usable[image] = usable;
         a.first_bad[image] = first_bad < a.positions ? first_bad : usable < a.positions ? -1 : 0;
     } else {
         if (threadIdx.x != 0 || !a.largest) return;
-        a.largest[image] = a.is_unit ? T(1) : sqrt(static_cast<T>(most[0]));
+        a.largest[image] = is_unit(a.metric) ? T(1) : sqrt(static_cast<T>(most[0]));
         a.first_bad[image] = first[0] < a.positions ? first[0] : -1;
     }
 }
@@ -323,7 +324,7 @@ Prepared<T>::Prepared(Carver& carver, const Problem& problem, const Shape& shape
         search_width = static_cast<int>(round_up(width, 8));
         pixel_search = carver.take<T>(shape.images * shape.pixels * search_width);
         prototype_search = carver.take<T>(shape.prototypes * shape.segments * search_width);
-        if (!scaled && !needs.as_given) centre = carver.take<T>(shape.depth);
+        if (is_centred(problem.metric) && !needs.as_given) centre = carver.take<T>(shape.depth);
         prototype_length = carver.take<T>(shape.prototypes);
         ranks = carver.take<Rank<T>>(shape.images * padded_positions);
         largest = carver.take<T>(shape.images);
@@ -371,7 +372,7 @@ void Prepared<T>::run(const Problem& problem, const Shape& shape, const Needs& n
     if (!pixel_norm || shape.images == 0) return;
     const Measured<T> measured{pixel_norm,      shape.pixels,     shape.width,    shape.columns,
                                shape.positions, padded_positions, shape.segments, shape.patch_width,
-                               scaled,          patch_scale,      ranks,          largest,
+                               problem.metric,  patch_scale,      ranks,          largest,
                                first_bad,       weight,           first_usable};
     if (first_usable)
         PROTOKERN_LAUNCH("measure", (measure_kernel<T, true>), blocks(shape.images), 32 * warps, 0, stream, measured);

@@ -29,6 +29,14 @@ __device__ void warp_first(T& value, int& at) {
     }
 }
 
+// A sum of products of finite vectors may overflow on both sides: as far away as can be, and nothing bad.
+template <typename T>
+__device__ T nan_last(const Pairs<T>& pairs, int64_t image, int n, int64_t p, T distance) {
+    if (distance == distance || !is_product(pairs.metric)) return distance;
+    const T scales = pairs.patch_scale[image * pairs.positions + n] + pairs.prototype_scale[p];
+    return scales == scales ? infinity<T>() : distance;
+}
+
 constexpr int nowhere = 0x7fffffff;
 constexpr int missing = nowhere - most_neighbours;  // from here on: the i-th of those that stand for no patch
 
@@ -53,7 +61,7 @@ __global__ void __launch_bounds__(32 * warps, 2)
     for (int i = 0; i < most_neighbours; ++i) mine[i] = infinity<T>(), at[i] = nowhere;
     int bad = nowhere;
     for (int n = lane; n < pairs.positions; n += 32) {
-        T distance = row[n];
+        T distance = nan_last(pairs, image, n, p, row[n]);
         int here = n;
         if constexpr (weighted)
             if (distance == distance) {
@@ -100,7 +108,7 @@ __global__ void __launch_bounds__(32 * warps, 2)
                 continue;
             }
         }
-        T distance = pair_distance(pairs, image, head_at, p, lane);
+        T distance = nan_last(pairs, image, head_at, p, pair_distance(pairs, image, head_at, p, lane));
         if constexpr (weighted) distance = weigh(pairs.metric, weight[head_at], distance);
         if (lane == i) chosen = distance, chosen_at = head_at;
     }
@@ -145,8 +153,7 @@ struct TopK {
         prepared.run(problem, shape, needs, stream);
         for (int64_t image = 0; image < shape.images; image += images_at_a_time) {
             const int64_t images = shape.images - image < images_at_a_time ? shape.images - image : images_at_a_time;
-            distance_tiles(tile_rows(prepared.pairs, shape.prototypes, image), images, is_unit(problem.metric), map,
-                           stream);
+            all_distances(prepared.pairs, image, images, shape.prototypes, map, stream);
             const int64_t all = images * shape.prototypes;
             const dim3 grid = blocks(divide_up(all, warps));
             if (prepared.weight)

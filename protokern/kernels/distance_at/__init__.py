@@ -1,4 +1,4 @@
-"""Distance from every prototype to one given patch per image."""
+"""Distance from every prototype to given patches."""
 
 from __future__ import annotations
 

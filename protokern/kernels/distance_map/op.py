@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..backends import check_names
-from ..checks import check_inputs, check_patch_weight, check_prototype_index, check_range
+from ..checks import check_bias, check_inputs, check_patch_weight, check_prototype_index, check_range
 from ..geometry import compute_dtype, grid_shape
 from ..metric import METRIC_TABLE, weigh, weigh_gradient
 from ..registration import (
@@ -32,6 +32,7 @@ def distance_map(
     metric: str = "sqeuclidean",
     backend: str = "auto",
     patch_weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Distance from prototypes to every patch: the numbers that `min_distance` takes the smallest of.
 
@@ -42,9 +43,10 @@ def distance_map(
         features: feature maps, (B, D, H, W); as in `min_distance`.
         prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
         prototype_index: (P',) int64, which prototypes, in any order and with repeats; None for all.
-        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        metric: "sqeuclidean", "cosine" or "dot"; as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`.
+        bias: (P,), of all prototypes, for metric="dot" only; as in `min_distance`.
 
     Returns:
         (B, P', H', W'), float32 for half inputs, else the dtype of the inputs; NaN where the patch or the prototype is
@@ -58,12 +60,15 @@ def distance_map(
     """
     refuse_transforms("distance_map")
     features, prototypes = check_inputs(features, prototypes, metric)
+    bias = check_bias(bias, prototypes, metric)
     if prototype_index is not None:
         check_prototype_index(prototype_index, prototypes)
         prototypes = _select(prototypes, prototype_index)
+        bias = None if bias is None else _select(bias, prototype_index)
     patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, None)
-    return _distance_map_op(features, prototypes, metric, backend, patch_weight)
+    distances: Tensor = _distance_map_op(features, prototypes, metric, backend, patch_weight)
+    return distances if bias is None else distances - bias[:, None, None]
 
 
 def _select(prototypes: Tensor, index: Tensor) -> Tensor:

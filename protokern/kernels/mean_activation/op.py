@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from .. import dispatch
 from ..backends import check_names
-from ..checks import check_epsilon, check_inputs, check_named_activation
-from ..geometry import compute_dtype
+from ..checks import check_bias, check_epsilon, check_inputs, check_named_activation
+from ..distance_map.op import distance_map
+from ..geometry import compute_dtype, grid_shape, prototype_size
+from ..metric import METRIC_TABLE
 from ..registration import (
     below_autograd,
     fake_gradients,
@@ -30,6 +33,7 @@ def mean_activation(
     metric: str = "sqeuclidean",
     precision: str | None = None,
     backend: str = "auto",
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Mean of the similarity of every prototype over all patches of an image.
 
@@ -40,13 +44,14 @@ def mean_activation(
     Args:
         features: feature maps, (B, D, H, W); as in `min_distance`.
         prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
-        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d; "exp", exp(-d); "cosine", 1 - d, for
-            metric="cosine" only.
+        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d; "exp", exp(-d); "exp_root",
+            exp(-sqrt(d + 1e-14)); "cosine", 1 - d, for metric="cosine" only. metric="dot" takes "linear" alone.
         epsilon: constant of "log", above 0; log(1 / epsilon) is the similarity at distance 0.
-        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        metric: "sqeuclidean", "cosine" or "dot"; as in `min_distance`.
         precision: how the distances are computed; as in `min_distance`. Whatever it is, those of close pairs, exact
             copies among them, are differences in full precision. The backward is in full precision.
         backend: "auto", or a name from `available_backends()`.
+        bias: (P,), for metric="dot" only; as in `min_distance`.
 
     Returns:
         (B, P), float32 for half inputs, else the dtype of the inputs. A non-finite patch gives NaN for its image, a
@@ -63,8 +68,27 @@ def mean_activation(
     check_named_activation(activation, metric)
     epsilon = check_epsilon(epsilon)
     features, prototypes = check_inputs(features, prototypes, metric)
+    bias = check_bias(bias, prototypes, metric)
     check_names(backend, precision)
-    return _mean_activation_op(features, prototypes, metric, activation, epsilon, precision, backend)
+    if METRIC_TABLE[metric].is_product:
+        return _mean_of_products(features, prototypes, metric, backend, bias)
+    mean: Tensor = _mean_activation_op(features, prototypes, metric, activation, epsilon, precision, backend)
+    return mean
+
+
+def _mean_of_products(features: Tensor, prototypes: Tensor, metric: str, backend: str, bias: Tensor | None) -> Tensor:
+    """The mean of the products is the product with the mean patch, which is all there is to the linear similarity."""
+    wide = compute_dtype(features.dtype)
+    features = features.to(wide)  # so that gradients are added up before they are rounded to half
+    rows, columns = grid_shape(features, prototypes)
+    height, width = prototype_size(prototypes)
+    cells = [
+        features[:, :, row : row + rows, column : column + columns].mean((2, 3))
+        for row, column in itertools.product(range(height), range(width))
+    ]
+    mean_patch = torch.stack(cells, 2).unflatten(2, (height, width))  # (B, D, h, w)
+    distances = distance_map(mean_patch, prototypes.to(wide), metric=metric, backend=backend, bias=bias)
+    return -distances[..., 0, 0]
 
 
 def _implementation(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_close_share, triton_gathered, triton_own_share
 from ..similarity import triton_slope
 from ..triton_common.difference import is_unit, unit_divisors
 from ..triton_common.indexing import cell_offset, covering_patch, first_cell, take_tile, tap_offset, wide
 from ..triton_common.search_tile import pair_products, patch_square, prototype_square, tap_row
+from .metric_in_triton import triton_close_share, triton_gathered, triton_own_share
 from .triton_kernels import column_offset, exact_distance, expanded_distance, first_of_row
 
 slope = triton_slope()

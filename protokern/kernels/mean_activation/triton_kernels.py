@@ -9,11 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_expanded
 from ..similarity import triton_value
 from ..triton_common.difference import is_finite_row, row_distance
 from ..triton_common.indexing import cell_offset, first_cell, take_split
 from ..triton_common.search_tile import of_image, pair_products, patch_square, prototype_square
+from .metric_in_triton import triton_expanded
 
 similarity, expanded = triton_value(), triton_expanded()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..backends import check_names
-from ..checks import check_inputs, check_patch_weight
+from ..checks import check_bias, check_inputs, check_patch_weight
 from ..geometry import compute_dtype
 from ..metric import weigh_gradient
 from ..registration import (
@@ -29,7 +29,7 @@ class MinDistance(NamedTuple):
     """Result of `min_distance`.
 
     Attributes:
-        value: (B, P), distance to the nearest patch, >= 0.
+        value: (B, P), distance to the nearest patch, >= 0 but under "dot".
         patch: (B, P) int64, flat index row * W' + column of that patch.
     """
 
@@ -48,6 +48,7 @@ def min_distance(
     precision: str | None = None,
     backend: str = "auto",
     patch_weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> MinDistance:
     """Distance from every prototype to its nearest patch, and which patch that is.
 
@@ -59,7 +60,8 @@ def min_distance(
         prototypes: (P, D), or (P, D, h, w) for patches of h x w cells (stride 1, no padding, so H' = H - h + 1 and
             W' = W - w + 1); dtype and device of `features`. Under `torch.autocast` the dtypes may differ, and the
             wider one is used.
-        metric: "sqeuclidean", sum (x - p)^2, or "cosine", 1 - cos(x, p) with 1 for a zero vector.
+        metric: "sqeuclidean", sum (x - p)^2; "cosine", 1 - cos(x, p) with 1 for a zero vector; or "dot", -(sum x p +
+            bias), the negative score of a projection, which may have either sign.
         precision: how coarse the search for the nearest patch may be: "fp32", "tf32" or "bf16". Where the backend lacks
             it, the next more precise one is used, so the same call runs on every machine; `protokern doctor` lists what
             is there. None allows what holds half inputs without loss, and for float32 inputs follows
@@ -68,15 +70,19 @@ def min_distance(
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch of the grid counts, (B, H', W') in [0, 1]: floating, of the dtype of features
             or float32 with half features, or bool. Distances d become (1 - w) + w d under "cosine", so that the
-            similarity 1 - d becomes w (1 - d), and d - log(w) under "sqeuclidean", so that exp(-d) becomes w exp(-d);
+            similarity 1 - d becomes w (1 - d), d - log(w) under "sqeuclidean", so that exp(-d) becomes w exp(-d), and
+            -(w sum x p + bias) under "dot", so that the patch counts as w times itself;
             the nearest patch is the one with the smallest weighted distance. A weight of 1 changes no bit. A patch of
             weight 0 (False) takes no part and is never chosen: padding, dropped tokens. None: all weights are 1.
+        bias: what is added to the score of every prototype, (P,), of the dtype of the prototypes or of the result; for
+            metric="dot" only. It has no part in the choice of the patch. None: 0.
 
     Returns:
         MinDistance with `value` (B, P): float32 for half inputs, else the dtype of the inputs; the difference form at
-        `patch`, so exactly 0 for an exact copy; and `patch` (B, P) int64: the lowest index on a tie. A non-finite patch
-        or prototype gives NaN and the index of the first such patch, and so does a weight that is NaN or outside of
-        [0, 1]; the weight of a non-finite patch does not matter. An image whose weights are all 0 has NaN and patch 0.
+        `patch`, so exactly 0 for an exact copy but under "dot"; and `patch` (B, P) int64: the lowest index on a tie. A
+        non-finite patch or prototype gives NaN and the index of the first such patch, and so does a weight that is NaN
+        or outside of [0, 1]; the weight of a non-finite patch does not matter. A non-finite bias gives NaN. An image
+        whose weights are all 0 has NaN and patch 0.
 
     Raises:
         TypeError: an input is not a tensor.
@@ -88,8 +94,10 @@ def min_distance(
     refuse_transforms("min_distance")
     features, prototypes = check_inputs(features, prototypes, metric)
     patch_weight = check_patch_weight(patch_weight, features, prototypes)
+    bias = check_bias(bias, prototypes, metric)
     check_names(backend, precision)
-    return MinDistance(*_min_distance_op(features, prototypes, metric, precision, backend, patch_weight))
+    value, patch = _min_distance_op(features, prototypes, metric, precision, backend, patch_weight)
+    return MinDistance(value if bias is None else value - bias, patch)
 
 
 def min_distance_backward(
@@ -116,6 +124,38 @@ def min_distance_backward(
         return None, None, grad_weight
     grads = _backward_op(grad_value, features, prototypes, patch, metric, backend, *needs[:2])
     return *only_needed(grads, needs[:2]), grad_weight
+
+
+def several_patches_backward(
+    grad_value: Tensor,
+    features: Tensor,
+    prototypes: Tensor,
+    patch: Tensor,
+    metric: str,
+    backend: str,
+    needs: tuple[bool, bool, bool],
+    patch_weight: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """As `min_distance_backward`, of the distances at `patch` (B, P, m)."""
+    # A prototype with m patches is m prototypes with one patch each. Their gradients are summed before they are rounded
+    # to half.
+    wide, several = grad_value.dtype, patch.shape[2]
+    to_features, to_repeated, to_weight = min_distance_backward(
+        grad_value.flatten(1),
+        features.to(wide),
+        prototypes.to(wide).repeat_interleave(several, 0),
+        patch.flatten(1),
+        metric,
+        backend,
+        needs,
+        patch_weight,
+    )
+    if to_features is not None:
+        to_features = to_features.to(features.dtype)
+    if to_repeated is not None:
+        shape = (prototypes.shape[0], several, *prototypes.shape[1:])
+        to_repeated = to_repeated.view(shape).sum(1).to(prototypes.dtype)
+    return to_features, to_repeated, to_weight
 
 
 def _implementation(

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from .. import dispatch
 from ..backends import check_names
-from ..checks import check_activation, check_activation_result, check_epsilon, check_inputs, check_patch_weight
+from ..checks import (
+    check_activation,
+    check_activation_result,
+    check_bias,
+    check_epsilon,
+    check_inputs,
+    check_patch_weight,
+)
 from ..geometry import compute_dtype
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
 from ..similarity import slope
@@ -22,7 +29,7 @@ class PrototypePool(NamedTuple):
 
     Attributes:
         activation: (B, P), similarity of the prototype to its nearest patch.
-        min_distance: (B, P), distance to that patch, >= 0.
+        min_distance: (B, P), distance to that patch, >= 0 but under "dot".
         patch: (B, P) int64, flat index row * W' + column of that patch.
     """
 
@@ -44,6 +51,7 @@ def prototype_pool(
     precision: str | None = None,
     backend: str = "auto",
     patch_weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> PrototypePool:
     """Similarity of every prototype to its nearest patch, with the distance and the patch, in one pass.
 
@@ -53,14 +61,16 @@ def prototype_pool(
     Args:
         features: feature maps, (B, D, H, W); as in `min_distance`.
         prototypes: (P, D) or (P, D, h, w); as in `min_distance`.
-        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d; "exp", exp(-d); "cosine", 1 - d, for
-            metric="cosine" only; or a function that takes the distances (B, P) and returns the similarities (B, P).
+        activation: "log", log((d + 1) / (d + epsilon)); "linear", -d, the only name for metric="dot"; "exp", exp(-d);
+            "exp_root", exp(-sqrt(d + 1e-14)); "cosine", 1 - d, for metric="cosine" only; or a function that takes the
+            distances (B, P) and returns the similarities (B, P).
         epsilon: constant of "log", above 0; log(1 / epsilon) is the similarity at distance 0.
-        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        metric: "sqeuclidean", "cosine" or "dot"; as in `min_distance`.
         precision: as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`. The similarity is that
             of the weighted distance.
+        bias: (P,), for metric="dot" only; as in `min_distance`.
 
     Returns:
         PrototypePool with `activation` (B, P) and `min_distance` (B, P), float32 for half inputs, else the dtype of the
@@ -77,14 +87,8 @@ def prototype_pool(
     check_activation(activation, metric)
     epsilon = check_epsilon(epsilon)
     if not isinstance(activation, str):
-        nearest = min_distance(
-            features,
-            prototypes,
-            metric=metric,
-            precision=precision,
-            backend=backend,
-            patch_weight=patch_weight,
-        )
+        options: dict[str, Any] = {"metric": metric, "precision": precision, "backend": backend}
+        nearest = min_distance(features, prototypes, patch_weight=patch_weight, bias=bias, **options)
         similarity = activation(nearest.value)
         check_activation_result(similarity, nearest.value)
         return PrototypePool(similarity, *nearest)
@@ -92,7 +96,11 @@ def prototype_pool(
     patch_weight = check_patch_weight(patch_weight, features, prototypes)
     check_names(backend, precision)
     settings = (metric, activation, epsilon, precision, backend)
-    return PrototypePool(*_prototype_pool_op(features, prototypes, *settings, patch_weight))
+    bias = check_bias(bias, prototypes, metric)
+    found = PrototypePool(*_prototype_pool_op(features, prototypes, *settings, patch_weight))
+    if bias is None:
+        return found
+    return PrototypePool(found.activation + bias, found.min_distance - bias, found.patch)  # the activation is linear
 
 
 def _implementation(

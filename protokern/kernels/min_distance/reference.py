@@ -26,7 +26,7 @@ def min_distance(
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = centre_of(p)
+    centre = centre_of(p, metric)
     p_centred = centred(p, centre)
     unit = torch.finfo(dtype).eps / 2
     value = features.new_empty((len(features), len(prototypes)), dtype=dtype)
@@ -113,14 +113,14 @@ def _first_nearest(
     row = image * num_patches + position
     if len(row) == batch * num_prototypes:  # one for every pair
         exact = distance(x.take(row.view(shape)), p, metric)
-        return weigh_rows(exact, row.view(shape), weight, metric), position.view(shape)
+        return nan_last(weigh_rows(exact, row.view(shape), weight, metric)), position.view(shape)
     exact = torch.cat(
         [
             distance(x.take(row[some]), p.take(prototype[some]), metric)
             for some in chunks(len(row), max(1, budget // x.values.shape[2]))
         ]
     )
-    exact = weigh_rows(exact, row, weight, metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    exact = nan_last(weigh_rows(exact, row, weight, metric))
     pair = image * num_prototypes + prototype
     smallest = exact.new_full((batch * num_prototypes,), torch.inf).scatter_reduce(0, pair, exact, "amin")
     position = torch.where(exact == smallest[pair], position, num_patches)
@@ -131,6 +131,11 @@ def _first_nearest(
 def weigh_rows(exact: Tensor, row: Tensor, weight: Tensor | None, metric: str) -> Tensor:
     """Distances `exact` (...) to the patches `row` (...) of all images, weighted if there are weights (b, N)."""
     return exact if weight is None else weigh(exact, weight.flatten()[row], metric)
+
+
+def nan_last(distance: Tensor) -> Tensor:
+    """Distances with inf for NaN: what is not finite decides its row later, and sums may overflow on both sides."""
+    return distance.masked_fill(distance.isnan(), torch.inf)
 
 
 def first_bad(x_finite: Tensor, weight: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_pair_gradient
+from ..metric_in_triton import triton_pair_gradient
 from ..triton_common.difference import is_unit, row_distance, row_norm
 from ..triton_common.indexing import cell_offset, covering_patch, take_tile, tap_offset, wide
 

@@ -47,7 +47,7 @@ def take_nearest(
 def finish_rows(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
     p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-    factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+    factors, first, longest, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
     epsilon, product_error, sum_error,
     METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -79,7 +79,9 @@ def finish_rows(
     if ACTIVATION != "none":
         tl.store(similarity_ptr + out, similarity(value, epsilon, ACTIVATION), mask=inside)
     if RECHECK:
-        is_settled = is_apart(best, second, square, distance, product_error, sum_error, METRIC)
+        if longest is not None:
+            longest += image
+        is_settled = is_apart(best, second, square, distance, longest, product_error, sum_error, METRIC)
         undecided = ~(is_settled | image_bad | p_bad)
         tl.store(undecided_ptr + out, undecided.to(tl.int8), mask=inside)
 
@@ -122,7 +124,7 @@ def keep_split(
 @triton.jit
 def min_distance_search_kernel(
     x_high, x_low, x_square, p_high, p_low, p_square, x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, longest,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr, work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, num_cells, width, columns, depth, pitch, tiles_per_split,
     epsilon, product_error, sum_error,
@@ -171,7 +173,7 @@ def min_distance_search_kernel(
         finish_rows(
             x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
             p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-            factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+            factors, first, longest, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
             image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
             epsilon, product_error, sum_error, METRIC, KH, KW, RECHECK, ACTIVATION, BP,
         )  # fmt: skip
@@ -185,7 +187,7 @@ def min_distance_search_kernel(
 @triton.jit
 def min_distance_combine_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, p_square,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, longest, p_square,
     value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
     work_best, work_second, work_index, work_bad,
     num_images, num_prototypes, num_positions, columns, depth, epsilon, product_error, sum_error,
@@ -215,7 +217,7 @@ def min_distance_combine_kernel(
     finish_rows(
         x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
         p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, p_square,
-        factors, first, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
+        factors, first, longest, value_ptr, patch_ptr, similarity_ptr, undecided_ptr,
         image, prototype, inside, best, second, index, first_bad, num_prototypes, num_positions, columns, depth,
         epsilon, product_error, sum_error, METRIC, KH, KW, RECHECK, ACTIVATION, BP,
     )  # fmt: skip

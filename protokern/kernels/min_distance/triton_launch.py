@@ -28,6 +28,7 @@ from ..triton_common.operands import (
     OperandKind,
     is_centred,
     is_dense,
+    longest_patches,
     operand_kind,
     prepare_operands,
     prepare_prototypes,
@@ -135,7 +136,7 @@ def search_config(
     precision = "fp32" if name == "ieee" else precision
     config = choose("min_distance", limits.arch, dtype, precision, depth * taps, positions, prototypes)
     largest = 64 if name == "ieee" else 256
-    if taps > 1 or METRIC_TABLE[metric].is_unit or prototypes > MOST_FOR_STRIDED:
+    if taps > 1 or not METRIC_TABLE[metric].is_centred or prototypes > MOST_FOR_STRIDED:
         config = replace(config, path="operands")
     channels = max(16, triton.next_power_of_2(depth))
     element = ELEMENT_BYTES[name]
@@ -195,13 +196,14 @@ def _by_products(
     positions = rows * columns
     # Gathers from separate channels move eight times what they use; for few prototypes that is less than a copy.
     copies = recheck or 4 * num_prototypes > height * width
-    is_strided = config.path == "strided"
+    is_strided, longest = config.path == "strided", None
     if is_strided:
         p, x_high = prepare_prototypes(prototypes, kind, metric, config.block_d)
         x_low, x_square, rows_first = x_high, x_high, features
     else:
         x, p, rows_first = prepare_operands(features, prototypes, kind, metric, config.block_d, copies)
         x_high, x_low, x_square = x.high, x.low, x.square
+        longest = longest_patches(x, batch, kh * kw, metric)
     prototype_tiles = triton.cdiv(num_prototypes, config.block_p)
     tiles = triton.cdiv(positions, config.block_n)
     per_split = triton.cdiv(tiles, num_splits(config, limits, batch * prototype_tiles, positions))
@@ -214,7 +216,7 @@ def _by_products(
     product_error, sum_error = rounding_errors(kind, depth * kh * kw, weights.factors is not None)
     shared = {
         "x_ptr": rows_first, "p_ptr": cells_of(prototypes), "p_square": p.square,
-        "factors": weights.factors, "first": weights.first,
+        "factors": weights.factors, "first": weights.first, "longest": longest,
         "value_ptr": result.value, "patch_ptr": result.patch, "similarity_ptr": result.similarity,
         "undecided_ptr": undecided, "work_best": best, "work_second": second, "work_index": index, "work_bad": bad,
         "num_images": batch, "num_prototypes": num_prototypes, "num_positions": positions, "columns": columns,

@@ -13,13 +13,14 @@ from ..backends import check_names
 from ..checks import (
     check_activation,
     check_activation_result,
+    check_bias,
     check_epsilon,
     check_inputs,
     check_patch_weight,
     check_top_k,
 )
 from ..geometry import compute_dtype
-from ..min_distance.op import min_distance_backward
+from ..min_distance.op import several_patches_backward
 from ..registration import below_autograd, refuse_transforms, register_op, register_result, tensors_needed
 from ..similarity import activate
 
@@ -29,7 +30,7 @@ class TopKPool(NamedTuple):
 
     Attributes:
         activation: (B, P), mean similarity of the prototype to its k nearest patches.
-        distance: (B, P, k), distances to those patches, ascending, >= 0.
+        distance: (B, P, k), distances to those patches, ascending, >= 0 but under "dot".
         patch: (B, P, k) int64, flat indices row * W' + column of those patches.
     """
 
@@ -52,6 +53,7 @@ def topk_pool(
     precision: str | None = None,
     backend: str = "auto",
     patch_weight: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> TopKPool:
     """Mean similarity of every prototype to its k nearest patches, with their distances and indices.
 
@@ -64,12 +66,13 @@ def topk_pool(
         k: how many patches, from 1 to 8 and no more than the grid has.
         activation: as in `prototype_pool`; a function takes the distances (B, P, k) and returns the similarities.
         epsilon: as in `prototype_pool`.
-        metric: "sqeuclidean" or "cosine"; as in `min_distance`.
+        metric: "sqeuclidean", "cosine" or "dot"; as in `min_distance`.
         precision: as in `min_distance`.
         backend: "auto", or a name from `available_backends()`.
         patch_weight: how much every patch counts, (B, H', W') in [0, 1]; as in `min_distance`. Where fewer than k
             patches of an image take part, the mean is over those, and the others have distance inf and the index of the
             nearest one.
+        bias: (P,), for metric="dot" only; as in `min_distance`.
 
     Returns:
         TopKPool with `activation` (B, P) and `distance` (B, P, k), float32 for half inputs, else the dtype of the
@@ -87,8 +90,10 @@ def topk_pool(
     features, prototypes = check_inputs(features, prototypes, metric)
     check_top_k(k, features, prototypes)
     patch_weight = check_patch_weight(patch_weight, features, prototypes)
+    bias = check_bias(bias, prototypes, metric)
     check_names(backend, precision)
     value, patch = _topk_distance_op(features, prototypes, k, metric, precision, backend, patch_weight)
+    value = value if bias is None else value - bias[:, None]
     missing = None if patch_weight is None or k == 1 else _is_missing(value, patch)
     distance = value if missing is None else value.masked_fill(missing, 0)
     if isinstance(activation, str):
@@ -167,24 +172,9 @@ class _TopKDistanceFunction(torch.autograd.Function):
                 [torch.zeros_like(patch[..., :1], dtype=torch.bool), patch[..., 1:] == patch[..., :1]], -1
             )
             grad = grad.masked_fill(repeats, 0)
-        # A prototype with k patches is k prototypes with one patch each. Their gradients are summed before they are
-        # rounded to half.
-        wide = grad.dtype
-        to_features, to_repeated, to_weight = min_distance_backward(
-            grad.flatten(1),
-            features.to(wide),
-            prototypes.to(wide).repeat_interleave(k, 0),
-            patch.flatten(1),
-            ctx.metric,
-            ctx.backend,
-            tensors_needed(ctx),
-            patch_weight,
-        )
-        grad_features = None if to_features is None else to_features.to(features.dtype)
-        grad_prototypes = None
-        if to_repeated is not None:
-            grad_prototypes = to_repeated.unflatten(0, (-1, k)).sum(1).to(prototypes.dtype)
-        return grad_features, grad_prototypes, None, None, None, None, to_weight
+        inputs = (features, prototypes, patch, ctx.metric, ctx.backend, tensors_needed(ctx), patch_weight)
+        *to_inputs, to_weight = several_patches_backward(grad, *inputs)
+        return *to_inputs, None, None, None, None, to_weight
 
 
 _topk_distance_op = register_op(

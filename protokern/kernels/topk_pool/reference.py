@@ -13,7 +13,7 @@ from ..candidates import candidates, centred
 from ..chunking import centre_of, chunk_budget, chunks
 from ..geometry import compute_dtype, grid_shape, patch_vectors, prototype_size
 from ..metric import distance, prepare, zero_pairs
-from ..min_distance.reference import first_bad, mark_non_finite, weigh_rows
+from ..min_distance.reference import first_bad, mark_non_finite, nan_last, weigh_rows
 from ..vectors import Vectors
 
 
@@ -28,7 +28,7 @@ def topk_distance(
     size = prototype_size(prototypes)
     rows, columns = grid_shape(features, prototypes)
     p = prepare(prototypes.flatten(1).to(dtype), metric)
-    centre = centre_of(p)
+    centre = centre_of(p, metric)
     p_centred = centred(p, centre)
     unit = torch.finfo(dtype).eps / 2
     value = features.new_empty((len(features), len(prototypes), k), dtype=dtype)
@@ -60,7 +60,7 @@ def _first_nearest(
     exact = x.values.new_empty(len(row))
     for some in chunks(len(row), max(1, budget // x.values.shape[2])):
         exact[some] = distance(x.take(row[some]), p.take(prototype[some]), metric)
-    exact = weigh_rows(exact, row, weight, metric).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    exact = nan_last(weigh_rows(exact, row, weight, metric))
     values, patches = [], []
     for _ in range(k):
         smallest = exact.new_full((batch * num_prototypes,), torch.inf).scatter_reduce(0, pair, exact, "amin")

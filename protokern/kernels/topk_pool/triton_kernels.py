@@ -159,7 +159,7 @@ def list_distances(
 @triton.jit
 def topk_finish_kernel(
     x_ptr, x_stride_b, x_stride_d, x_stride_y, x_stride_x,
-    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, p_square,
+    p_ptr, p_stride_p, p_stride_d, p_stride_y, p_stride_x, factors, first, longest, p_square,
     value_ptr, patch_ptr, undecided_ptr, work_value, work_index, work_bad,
     num_images, num_prototypes, num_positions, columns, depth, num_splits, product_error, sum_error,
     METRIC: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, RECHECK: tl.constexpr,
@@ -204,7 +204,9 @@ def topk_finish_kernel(
     is_settled = (tl.sum((index < NO_POSITION).to(tl.int32), 1) == K) & ~unusable
     if RECHECK:
         farthest = tl.max(tl.where(index < NO_POSITION, distance, 0.0), 1)
-        is_settled &= is_apart(worst_kept, best_left_out, square, farthest, product_error, sum_error, METRIC)
+        if longest is not None:
+            longest += image
+        is_settled &= is_apart(worst_kept, best_left_out, square, farthest, longest, product_error, sum_error, METRIC)
     decided = is_settled | image_bad | p_bad
     tl.store(undecided_ptr + out, tl.where(decided, 0, 1).to(tl.int8), mask=inside)
     is_spoilt = inside & (p_bad | image_bad)

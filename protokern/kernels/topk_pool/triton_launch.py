@@ -20,7 +20,7 @@ from ..triton_common.configs import Config, choose, num_splits, shrink
 from ..triton_common.device import cells_of, on_device
 from ..triton_common.launch import launcher
 from ..triton_common.limits import DeviceLimits, device_limits
-from ..triton_common.operands import OperandKind, operand_kind, prepare_operands
+from ..triton_common.operands import OperandKind, longest_patches, operand_kind, prepare_operands
 from ..triton_common.weights import Weights, prepare_weights
 from .triton_kernels import topk_exhaustive_kernel, topk_finish_kernel, topk_search_kernel
 
@@ -116,6 +116,7 @@ def _by_products(
     _launch_finish(
         (batch * triton.cdiv(num_prototypes, 16),),
         x_ptr=rows_first, p_ptr=cells_of(prototypes), first=weights.first, p_square=p.square,
+        longest=longest_patches(x, batch, kh * kw, metric),
         value_ptr=result.value, patch_ptr=result.patch, undecided_ptr=undecided,
         depth=depth, product_error=product_error, sum_error=sum_error,
         # Left to itself the assembler takes 48 registers and spills.

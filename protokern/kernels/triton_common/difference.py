@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_is_unit, triton_pair_term, triton_pair_value
+from ..metric_in_triton import triton_is_unit, triton_pair_term, triton_pair_value
 from .indexing import tap_offset
 
 is_unit, pair_term, pair_value = triton_is_unit(), triton_pair_term(), triton_pair_value()

@@ -117,7 +117,7 @@ def prepare_operands(
 
 
 def prepare_prototypes(prototypes: Tensor, kind: OperandKind, metric: str, channels: int) -> tuple[Operands, Tensor]:
-    """Operands of `prototypes` alone (P h w rows), for a metric without unit vectors, as `prepare_operands` makes them.
+    """Operands of `prototypes` alone (P h w rows), for a metric that is centred, as `prepare_operands` makes them.
 
     Returns:
         The operands, and what is taken away from all vectors, (pitch,) float32 with zeros from D on; of no meaning
@@ -155,6 +155,17 @@ def _launch_prep(
         DROPPED=kind.dropped_bits, SPLIT=kind.split, COPY=rows_first is not features, KEEP_CENTRE=centre is not None,
         ROWS=ROWS_PER_PROGRAM, WIDTH=CHANNELS_PER_STEP, num_warps=8 if centre is None else 4,
     )  # fmt: skip
+
+
+def longest_patches(x: Operands, num_images: int, taps: int, metric: str) -> Tensor | None:
+    """Bound (B,) of the lengths of the patches of `taps` cells of every image, for a metric that needs it.
+
+    None where the distance of a patch and the length of the prototype bound the length of the patch. NaN for an image
+    with a component that is not finite.
+    """
+    if not METRIC_TABLE[metric].is_product:
+        return None
+    return (x.square.view(num_images, -1).amax(1) * taps).sqrt()
 
 
 def is_dense(features: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Products of tiles of patches and prototypes, from the operands of `prep`, and the scores of a search.
 
-A score is the distance less what is the same for all positions: |x|^2 - 2 x.p, or -x.p / |x| for cosine. With weights w
-of the patches, which come as `factors` of weight_kernels.py: |x|^2 - log w - 2 x.p, or -w x.p / |x|.
+A score is the distance less what is the same for all positions: |x|^2 - 2 x.p, -x.p / |x| for cosine, -x.p for dot.
+With weights w of the patches, which come as `factors` of weight_kernels.py: |x|^2 - log w - 2 x.p, and w times the
+others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_is_unit, triton_score, triton_score_gap, triton_weight_of
+from ..metric_in_triton import triton_is_unit, triton_score, triton_score_gap, triton_weight_of
 
 is_unit, score, score_gap = triton_is_unit(), triton_score(), triton_score_gap()
 weight_of = triton_weight_of()
@@ -124,14 +125,14 @@ def tile_scores(
 
 
 @triton.jit
-def is_apart(lower, higher, square, distance, product_error, sum_error, METRIC: tl.constexpr):
+def is_apart(lower, higher, square, distance, longest, product_error, sum_error, METRIC: tl.constexpr):
     """Whether the exact scores of a prototype are in the order of two rounded ones, `lower` and `higher` (BP,).
 
     A score is off by at most product_error |x||p| + sum_error (|x| + |p|)^2, and |x| <= |p| + sqrt(d): `square` is
-    |p|^2 and `distance` the larger d. Scores of -inf tell nothing. For a zero prototype all
-    unit vectors have the same score.
+    |p|^2 and `distance` the larger d. Where d bounds no length, `longest` points at the largest |x| of the image; it is
+    None elsewhere. Scores of -inf tell nothing. For a zero prototype all unit vectors have the same score.
     """
-    doubt = score_gap(tl.sqrt(square), distance, product_error, sum_error, METRIC)
+    doubt = score_gap(tl.sqrt(square), distance, longest, product_error, sum_error, METRIC)
     if is_unit(METRIC):
         result = (square == 0) | ((higher > lower + doubt) & (lower > float("-inf")))
     else:

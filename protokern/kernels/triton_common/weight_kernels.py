@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..metric import triton_weigh
+from ..metric_in_triton import triton_weigh
 from .search_tile import NO_POSITION, weight_of
 
 weighed = triton_weigh()

@@ -9,6 +9,7 @@ from torch import Tensor
 from protokern.kernels.metric import METRICS
 from protokern.kernels.min_distance import reference, triton_backward
 
+from .. import oracle
 from ..cases import Case
 
 pytestmark = [
@@ -63,7 +64,7 @@ def test_one_gradient_alone(needs: tuple[bool, bool]) -> None:
     assert [grad.numel() > 0 for grad in found] == list(needs)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", oracle.DIFFERENCES)
 def test_copies_get_no_gradient_beside_prototypes_that_do(metric: str) -> None:
     features, prototypes = Case(1, 33, 3, 3, 6).inputs()
     patch = torch.tensor([[4, 4, 4, 2, 2, 7]])

@@ -79,7 +79,7 @@ def weighted_map(features: Tensor, prototypes: Tensor, weight: Tensor, metric: s
     """(B, P, N) in float64, by the definition; inf where the weight is 0."""
     distance = oracle.distance_map(features, prototypes, metric).flatten(2)
     w = weight.double().flatten(1)[:, None]
-    weighted = (1 - w) + w * distance if metric == "cosine" else distance - w.log()
+    weighted = {"cosine": (1 - w) + w * distance, "sqeuclidean": distance - w.log(), "dot": w * distance}[metric]
     return weighted.masked_fill(w == 0, torch.inf)
 
 
@@ -198,7 +198,7 @@ def test_huge_values_without_weight_do_not_reach_the_others(
     features, prototypes = ODD.inputs()
     weight = random_weight(ODD)
     wanted = search(features, prototypes, metric, weight, precision)
-    features = torch.where(weight[:, None] == 0, -1e38 if metric == "sqeuclidean" else 7.0, features)
+    features = torch.where(weight[:, None] == 0, 7.0 if metric == "cosine" else -1e38, features)
     found = search(features, prototypes, metric, weight, precision)
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
@@ -255,7 +255,7 @@ def test_what_a_kernel_is_told_of_weights() -> None:
         assert weights.factors is not None
         assert weights.first is not None
         assert weights.first.tolist() == [[2**31 - 1, 2**31 - 1], [1100, 2**31 - 1], [3, 3]]
-        assert torch.equal(weights.factors.view(weight.shape), weight if metric == "cosine" else weight.log())
+        assert torch.equal(weights.factors.view(weight.shape), weight.log() if metric == "sqeuclidean" else weight)
     assert prepare_weights(None, features, "cosine") == (None, None)
 
 

@@ -11,6 +11,7 @@ from protokern.explain.local import explain_image
 from protokern.models import ProtoTree
 from protokern.report.text import explanation_lines
 from protokern.report.view import view_explanation
+from protokern.results.run import TreeNode
 from protokern.results.tables import explanation_table
 from tests.explain.small_models import small_model
 
@@ -74,30 +75,34 @@ def test_the_way_is_told_on_the_page_in_the_terminal_and_in_json(tree: ProtoTree
     ]
 
 
-def test_nodes_follow_the_paths_also_of_a_pruned_tree(tree: ProtoTree) -> None:
-    for threshold in (0.0, 0.7):
-        kept = tree.prune_leaves(threshold)
-        classes = ("a", "b", "c", "d")
-        nodes = tree_nodes(tree, classes)
-        assert nodes is not None
-        assert len(nodes) == 2 * len(kept.leaves) - 1
-        seen: dict[int, list[int]] = {}
+def paths_below(
+    nodes: tuple[TreeNode, ...], index: int, turns: dict[int, int]
+) -> list[tuple[dict[int, int], TreeNode]]:
+    """Every leaf below a node, with the turns (-1 absent, 1 present) that lead there from the root."""
+    node = nodes[index]
+    if node.prototype is None:
+        return [(turns, node)]
+    assert node.absent is not None
+    assert node.present is not None
+    left = paths_below(nodes, node.absent, turns | {node.prototype: -1})
+    return left + paths_below(nodes, node.present, turns | {node.prototype: 1})
 
-        def walk(index: int, turns: dict[int, int], nodes=nodes, seen=seen) -> None:
-            node = nodes[index]
-            if node.prototype is None:
-                leaf = len(seen)
-                path = [turns.get(j, 0) for j in range(tree.num_prototypes)]
-                seen[leaf] = path
-                found = tree.last_layer.path.tolist().index(path)
-                probabilities = tree.leaf_probabilities()[found].tolist()
-                assert node.classes == tuple(zip(classes, probabilities, strict=True))
-                return
-            walk(node.absent, turns | {node.prototype: -1})
-            walk(node.present, turns | {node.prototype: 1})
 
-        walk(0, {})
-        assert sorted(seen.values()) == sorted(tree.last_layer.path.tolist())
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_nodes_follow_the_paths_also_of_a_pruned_tree(tree: ProtoTree, threshold: float) -> None:
+    kept = tree.prune_leaves(threshold)
+    classes = ("a", "b", "c", "d")
+    nodes = tree_nodes(tree, classes)
+    assert nodes is not None
+    assert len(nodes) == 2 * len(kept.leaves) - 1
+    paths = tree.last_layer.path.tolist()
+    found = []
+    for turns, leaf in paths_below(nodes, 0, {}):
+        path = [turns.get(j, 0) for j in range(tree.num_prototypes)]
+        found.append(path)
+        probabilities = tree.leaf_probabilities()[paths.index(path)].tolist()
+        assert leaf.classes == tuple(zip(classes, probabilities, strict=True))
+    assert sorted(found) == sorted(paths)
 
 
 def test_a_model_of_points_is_no_tree() -> None:

@@ -67,7 +67,7 @@ def make_tree(depth: int = 3, num_classes: int = 4, seed: int = 0) -> DecisionTr
 def make_model(**settings) -> ProtoTree:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(2, 6, 3, 2, padding=1), nn.ReLU())
-    model = ProtoTree(backbone, 3, in_channels=2, image_size=16, prototype_dim=5, backend="reference", **settings)
+    model = ProtoTree(backbone, 3, in_channels=2, image_size=16, prototype_dim=5, **settings)
     model.last_layer.leaf_logits.copy_(torch.rand(model.last_layer.leaf_logits.shape) * 4)
     return model
 

@@ -213,7 +213,8 @@ def _prune_own(run: TrainingRun) -> list[LoggedRecord] | None:
     if kept is None:
         return None
     run.follow_pruning(kept.cpu())
-    return [_measure(run, "prune", {"removed": count - len(kept)})]
+    notice = Notice(text="pruned by the model's own rule: prune.rule and its settings are not used")
+    return [notice, _measure(run, "prune", {"removed": count - len(kept)})]
 
 
 def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:

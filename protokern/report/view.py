@@ -330,7 +330,7 @@ class _View:
             "of": "not chosen yet" if still_chooses else name_classes(card),
             "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
             "source": card.source_name,
-            "moved": None if card.distance is None else short(card.distance),
+            "moved": short(card.distance) if card.distance else None,
             "view": None if picture is None else self.place(picture),
             "alt": None if picture is None else _source_alt(card),
             "no_patch": no_patch if picture is None else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 # Also the rows of `protokern.models.registry`.
-MODEL_NAMES = ("protopnet", "protopool")
+MODEL_NAMES = ("protopnet", "protopool", "prototree")
 ActivationName = Literal["log", "linear", "exp", "cosine", "exp_root"]
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 MetricName = Literal["sqeuclidean", "cosine", "dot"]
@@ -16,7 +16,7 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 # From the most to the least precise.
 PrecisionName = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-AddOnName = Literal["regular", "bottleneck", "single", "linear"]
+AddOnName = Literal["regular", "bottleneck", "single", "single_no_bias", "linear"]
 ADD_ONS: tuple[AddOnName, ...] = get_args(AddOnName)
 # That topk_pool finds for one prototype and image.
 MOST_PATCHES = 8

@@ -91,6 +91,10 @@ class Ranks:
         sums: list[float] = total.tolist()
         return sums
 
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks of a tensor that has one shape on all of them, in the order of the ranks."""
+        return tensor if self.size == 1 else torch.stack(self.gather(tensor)).to(tensor.device).sum(dim=0)
+
     def any(self, flag: bool) -> bool:
         """Whether it is true on any rank."""
         return flag if self.size == 1 else self.sum([float(flag)])[0] > 0

@@ -18,7 +18,7 @@ def quick_shapes(net: nn.Module) -> Iterator[None]:
     state = [*net.parameters(), *net.buffers()]
     norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)] if _are_meta(state) else []
     for norm in norms:
-        norm.forward = _pass_on  # type: ignore[method-assign]
+        norm.forward = _pass_on  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from protokern.cli.show import describe, show_progress
+from protokern.cli.show import describe, progress_in_turn, show_progress
 from protokern.config import config_to_dict
 from protokern.config.run import feature_store
 from protokern.data import Splits
@@ -92,4 +92,4 @@ def _write_pictures(folder: Path, model: PrototypeModel, splits: Splits, push: P
 def _write_page(folder: Path, splits: Splits, inputs: DataSplits) -> Path:
     from protokern.explain.collect import write_page  # heavy, and not for --help
 
-    return write_page(open_run(folder), splits, inputs=inputs, all_frames=False, progress=show_progress)[0]
+    return write_page(open_run(folder), splits, inputs=inputs, all_frames=False, progress=progress_in_turn())[0]

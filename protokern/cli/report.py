@@ -6,7 +6,7 @@ import argparse
 from typing import get_args
 
 from protokern.cli.arguments import add_frame_argument, add_run_arguments
-from protokern.cli.show import marked, show_progress
+from protokern.cli.show import marked, progress_in_turn
 from protokern.explain.collect import MOST_FRAMED, write_page
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         num_neighbours=args.neighbours,
         frame=args.frame,
         all_frames=args.all_frames,
-        progress=show_progress,
+        progress=progress_in_turn(),
     )
     print("\n".join([*marked(report.warnings), str(page)]))
     return 0

@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from protokern.inputs.stores import FeatureRecord
+from protokern.results.progress import Item, Progress
 from protokern.results.stages import STAGES
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.storage.names import one_line
@@ -17,9 +18,7 @@ from protokern.train.forecast import Forecast
 from protokern.train.stages import LEARNING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-Item = TypeVar("Item")
+    from rich.progress import Progress as Bar
 
 
 def show_training(events: Iterable[Event]) -> RunStopped | None:
@@ -30,6 +29,7 @@ def show_training(events: Iterable[Event]) -> RunStopped | None:
     for event in events:
         if isinstance(event, EpochRecord | StageRecord | Notice):
             print(describe(event), flush=True)
+            slow.spoke()
         elif isinstance(event, RunStopped):
             stopped = event
         elif isinstance(event, StepBegins):
@@ -79,7 +79,7 @@ def _count(begun: StepBegins, event: BatchDone) -> tuple[int, int]:
 
 
 class _SlowWork:
-    """Lines about work that takes long, where there is no terminal: one every `EVERY` seconds at most."""
+    """Lines about work that takes long, where there is no terminal, `EVERY` seconds after the line before."""
 
     EVERY = 5.0
 
@@ -92,11 +92,15 @@ class _SlowWork:
         """So much of the work of this title is done."""
         now = time.monotonic()
         if title != self._title:
-            self._title, self._first, self._begun, self._told = title, done, now, now
+            self._title, self._first, self._begun = title, done, now
         elif now - self._told >= self.EVERY and done > self._first:
             left = (now - self._begun) / (done - self._first) * (total - done)
             print(f"{title}: {done:,} of {total:,}, {in_words(left)} left", flush=True)
             self._told = now
+
+    def spoke(self) -> None:
+        """Another line was printed."""
+        self._told = time.monotonic()
 
 
 def in_words(seconds: float) -> str:
@@ -120,8 +124,21 @@ def marked(warnings: Iterable[str]) -> list[str]:
 
 def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[Item]:
     """Pass batches on; a bar on a terminal shows the progress and disappears, elsewhere a line every five seconds."""
+    return _show(batches, title, total, _SlowWork())
+
+
+def progress_in_turn() -> Progress:
+    """`show_progress` for pieces of work in turn: many short ones together give a line every five seconds too."""
+    slow = _SlowWork()
+
+    def show(batches: Iterable[Item], title: str, total: int, /) -> Iterator[Item]:
+        return _show(batches, title, total, slow)
+
+    return show
+
+
+def _show(batches: Iterable[Item], title: str, total: int, slow: _SlowWork) -> Iterator[Item]:
     if not sys.stdout.isatty():
-        slow = _SlowWork()
         for done, batch in enumerate(batches):
             slow.note(title, done, total)
             yield batch
@@ -134,7 +151,7 @@ def show_progress(batches: Iterable[Item], title: str, total: int) -> Iterator[I
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
+def _progress_bar() -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from protokern.backbones import has_imagenet_weights
-from protokern.cli.show import describe, describe_forecast, marked, show_progress, show_training
+from protokern.cli.show import describe, describe_forecast, marked, progress_in_turn, show_training
 from protokern.cli.stop_signals import StopRequest
 from protokern.config import RunConfig, config_to_dict, config_to_toml, load_config
 from protokern.config.run import RUN_FORMAT, feature_store, fits_recipe, with_data
@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
     splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
     if ranks.is_first:
-        splits = look_at(splits)
+        splits = look_at(splits, progress_in_turn())
     stop = StopRequest()
     job = _make_job(folder, config, splits, device, ranks, stop, is_resumed=checkpoint is not None)
     state = TrainingRun(job)
@@ -275,11 +275,12 @@ def _write_pages(state: TrainingRun, splits: Splits, folder: Path, *, with_repor
     state.drop_features()  # the page keeps its own
     opened = open_run(str(state.job.folder), data=None, changes=(), device=torch.device("cpu"))
     features = RunFeatures.of(opened, state.inputs).push.of
-    write_prototypes(state.job.folder, opened.model, splits, state.push, features=features, progress=show_progress)
+    progress = progress_in_turn()
+    write_prototypes(state.job.folder, opened.model, splits, state.push, features=features, progress=progress)
     if not with_report:
         print(f"report: none, as --no-report asks; next: protokern report {shlex.quote(str(folder))}", flush=True)
         return
-    page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=show_progress)
+    page, report = write_page(opened, splits, inputs=state.inputs, all_frames=False, progress=progress)
     for line in marked(report.warnings):
         if line not in marked(splits.warnings or ()):  # those were logged when the training began
             append_record(state.job.log_path, Notice(text=line))  # a resumed run removes the line and logs it again

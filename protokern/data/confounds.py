@@ -42,41 +42,60 @@ def find_confounds(headers: Sequence[ImageHeader | None], labels: Sequence[int],
     """
     known = [(header, label) for header, label in zip(headers, labels, strict=True) if header is not None]
     found: list[Confound] = []
+    of = np.array([label for _, label in known])
     for kind, (describe, number) in _PROPERTIES.items():
-        values = [describe(header) for header, _ in known]
-        numbers = None if number is None else np.array([number(header) for header, _ in known])
-        of = np.array([label for _, label in known])
+        values = _Values([describe(header) for header, _ in known], of.tolist())
+        order = None if number is None else _Order(np.array([number(header) for header, _ in known]), of)
         for label in range(num_classes):
             if kind == "shape" and any(one.label == label and one.kind == "size" for one in found):
                 continue
-            value = _common_value(values, of == label)
-            if value is None and numbers is not None:
-                value = _end_of_order(numbers, of == label, *_ENDS[kind])
+            value = values.common(label)
+            if value is None and order is not None:
+                value = order.end(label, *_ENDS[kind])
             if value is not None:
                 found.append(Confound(label, kind, value))
     return found
 
 
-def _common_value(values: Sequence[str], is_of_class: np.ndarray) -> str | None:
-    """The value that nearly all images of a class have, if nearly none of the others has it."""
-    own = Counter(value for value, inside in zip(values, is_of_class, strict=True) if inside)
-    others = Counter(value for value, inside in zip(values, is_of_class, strict=True) if not inside)
-    if own.total() < FEWEST or others.total() < FEWEST:
-        return None
-    value, count = own.most_common(1)[0]
-    is_told = count >= SHARE * own.total() and others[value] <= (1 - SHARE) * others.total()
-    return value if is_told else None
+class _Values:
+    """How often each value of a property comes in every class, and in all."""
+
+    def __init__(self, values: Sequence[str], labels: Sequence[int]) -> None:
+        self._all = Counter(values)
+        self._of: dict[int, Counter[str]] = {}
+        for value, label in zip(values, labels, strict=True):
+            self._of.setdefault(label, Counter())[value] += 1
+
+    def common(self, label: int) -> str | None:
+        """The value that nearly all images of a class have, if nearly none of the others has it."""
+        own = self._of.get(label, Counter())
+        num_others = self._all.total() - own.total()
+        if own.total() < FEWEST or num_others < FEWEST:
+            return None
+        value, count = own.most_common(1)[0]
+        is_told = count >= SHARE * own.total() and self._all[value] - count <= (1 - SHARE) * num_others
+        return value if is_told else None
 
 
-def _end_of_order(numbers: np.ndarray, is_of_class: np.ndarray, above: str, below: str) -> str | None:
-    """Whether nearly all images of a class have larger, or smaller, numbers than nearly all others."""
-    own, others = np.sort(numbers[is_of_class]), np.sort(numbers[~is_of_class])
-    if len(own) < _FEWEST_ORDERED or len(others) < _FEWEST_ORDERED:
-        return None
-    spare_own, spare_others = (int((1 - SHARE) * len(one)) for one in (own, others))
-    if own[spare_own] > others[-1 - spare_others]:
-        return above
-    return below if own[-1 - spare_own] < others[spare_others] else None
+class _Order:
+    """The numbers of all images in ascending order, with the labels of the images."""
+
+    def __init__(self, numbers: np.ndarray, labels: np.ndarray) -> None:
+        order = np.argsort(numbers)
+        self._numbers, self._labels = numbers[order], labels[order]
+        self._counts = Counter(labels.tolist())
+
+    def end(self, label: int, above: str, below: str) -> str | None:
+        """Whether nearly all images of a class have larger, or smaller, numbers than nearly all others."""
+        count = self._counts[label]
+        if count < _FEWEST_ORDERED or len(self._labels) - count < _FEWEST_ORDERED:
+            return None
+        is_own = self._labels == label
+        own, others = self._numbers[is_own], self._numbers[~is_own]
+        spare_own, spare_others = (int((1 - SHARE) * len(one)) for one in (own, others))
+        if own[spare_own] > others[-1 - spare_others]:
+            return above
+        return below if own[-1 - spare_own] < others[spare_others] else None
 
 
 _Describe = Callable[[ImageHeader], str]

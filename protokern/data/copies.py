@@ -7,7 +7,7 @@ colours in the same places; for such pairs the bytes are compared.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,10 +52,19 @@ class SmallPictures:
     pattern: np.ndarray
 
 
-def make_small(images: ImageDataset) -> SmallPictures:
-    """Reduce every image of a data set, by several threads."""
+_Small = np.ndarray | None
 
-    def small(index: int) -> np.ndarray | None:
+
+def _pass_on(pictures: Iterator[_Small]) -> Iterable[_Small]:
+    return pictures
+
+
+def make_small(
+    images: ImageDataset, progress: Callable[[Iterator[_Small]], Iterable[_Small]] = _pass_on
+) -> SmallPictures:
+    """Reduce every image of a data set, by several threads; `progress` passes the pictures on and shows how many."""
+
+    def small(index: int) -> _Small:
         try:
             pixels = to_display(images.render(index, (LOOK, LOOK)))
         except DataError:  # training reports it later
@@ -64,7 +73,7 @@ def make_small(images: ImageDataset) -> SmallPictures:
         return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        found = list(pool.map(small, range(len(images))))
+        found = list(progress(pool.map(small, range(len(images)))))
     is_readable = np.array([one is not None for one in found], dtype=bool)
     pixels = np.zeros((len(found), SIDE, SIDE, 3), dtype=np.uint8)
     for index, one in enumerate(found):

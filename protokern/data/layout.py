@@ -267,10 +267,9 @@ def no_images_message(split: Path, classes: Sequence[str]) -> str:
 
 def _check_same_classes(train: Sequence[str], other: Sequence[str], split: Path) -> None:
     """Raise a DataError unless both splits have the same class folders, except for the form of accents."""
-    missing, extra = (
-        [name for name in one if composed(name) not in {composed(name) for name in rest}]
-        for one, rest in ((train, other), (other, train))
-    )
+    of_train, of_other = ({composed(name) for name in names} for names in (train, other))
+    missing = [name for name in train if composed(name) not in of_other]
+    extra = [name for name in other if composed(name) not in of_train]
     if not missing and not extra:
         return
     differences = [f"no folder for {listed(missing)}"] if missing else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -22,7 +23,22 @@ _REMEDIES = {
 }
 
 
-def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[str, ...]:
+_Pictures = Iterable[np.ndarray | None]
+
+
+class Progress(Protocol):
+    """Passes pictures on one by one, and shows how many of `total` are done."""
+
+    def __call__(self, things: _Pictures, title: str, total: int, /) -> _Pictures: ...
+
+
+def _show_nothing(things: _Pictures, title: str, total: int, /) -> _Pictures:
+    return things
+
+
+def data_warnings(
+    splits: Splits, *, most_images: int = MOST_IMAGES, progress: Progress = _show_nothing
+) -> tuple[str, ...]:
     """Problems of data that can be read; every image is read once.
 
     These are classes with few images; test or validation images that are training images; images of one split that are
@@ -32,6 +48,7 @@ def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[st
         splits: the data of a run.
         most_images: limit over all splits together; among more images, copies and file properties are not checked,
             which would take minutes.
+        progress: shows the progress over the images of a split.
 
     Returns:
         Sentences, the most serious first; empty if nothing was found.
@@ -46,7 +63,7 @@ def data_warnings(splits: Splits, *, most_images: int = MOST_IMAGES) -> tuple[st
             "are training images, or a class can be told by the size of its files, is not known."
         )
         return (*counts, unsaid)
-    return (*_copy_warnings(splits), *_confound_warnings(splits), *counts)
+    return (*_copy_warnings(splits, progress), *_confound_warnings(splits), *counts)
 
 
 def _count_warnings(splits: Splits) -> tuple[str, ...]:
@@ -79,8 +96,12 @@ def _count_warnings(splits: Splits) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _copy_warnings(splits: Splits) -> list[str]:
-    train, val, test = (make_small(images) for images in (splits.push, splits.val, splits.test))
+def _copy_warnings(splits: Splits, progress: Progress) -> list[str]:
+    def reduce(images: ImageDataset, name: str) -> SmallPictures:
+        return make_small(images, lambda found: progress(found, f"copies among the {name} images", len(images)))
+
+    train = reduce(splits.push, "training")
+    val, test = reduce(splits.val, "validation"), reduce(splits.test, "test")
     pairs = (
         (splits.test, test, splits.push, train, "test", "training", "The test accuracy is too optimistic"),
         (

@@ -33,7 +33,7 @@ from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import ClassSlots, Prototype
-from protokern.results.run import Confusion
+from protokern.results.run import Confusion, TreeNode
 from protokern.results.scores import score_classes
 from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
 from protokern.runs.features import RunFeatures, find_inputs
@@ -120,6 +120,7 @@ def _begin(
         classes=run.classes,
         prototypes=(),
         slots=class_slots(run.model, run.classes),
+        tree=tree_nodes(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
         still_chooses=not run.model.is_hard,
@@ -300,6 +301,22 @@ def class_slots(model: PrototypeModel, classes: Sequence[str]) -> tuple[ClassSlo
     return tuple(
         ClassSlots(class_name=name, prototypes=tuple(index if index >= 0 else None for index in row))
         for name, row in zip(classes, model.slots.tolist(), strict=True)
+    )
+
+
+def tree_nodes(model: PrototypeModel, classes: Sequence[str]) -> tuple[TreeNode, ...] | None:
+    """The nodes of a model that decides along a path, with the classes of its leaves; None for any other."""
+    if model.reasons == "points":
+        return None
+    leaves = model.leaf_probabilities().tolist()
+    return tuple(
+        TreeNode(
+            prototype=node.prototype,
+            absent=node.absent,
+            present=node.present,
+            classes=() if node.leaf is None else tuple(zip(classes, leaves[node.leaf], strict=True)),
+        )
+        for node in model.nodes()
     )
 
 

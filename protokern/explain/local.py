@@ -13,6 +13,7 @@ from torch import Tensor
 
 from protokern.explain.boxes import cell_box, find_boxes
 from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
+from protokern.explain.paths import follow_path
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.shown import Explanation
@@ -50,7 +51,9 @@ def explain_image(
             that change the similarity, within the receptive field.
 
     Returns:
-        Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32.
+        Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32. For a model
+        whose reasons are a path, the evidence of the answer is all decisions from the root to the leaf, whatever `top`
+        says.
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
@@ -70,7 +73,13 @@ def explain_image(
         logits = output.logits[0].float().cpu().numpy()
         every = _AllPoints.of_first_image(model, output)
         classes = _highest(logits, also) if classes is None else classes
-        shown = {k: _most_points(every.points[:, k], every.is_own[:, k], top) for k in classes}
+        path = model.decision_path(output, 0) if model.reasons == "path" else None
+        shown = {
+            k: _most_points(every.points[:, k], every.is_own[:, k], top)
+            if path is None
+            else [step.prototype for step in path if k == int(logits.argmax())]
+            for k in classes
+        }
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
@@ -79,7 +88,8 @@ def explain_image(
         j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
     }
     explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
-    return _explanation(model, logits, every, explained, receptive_field, picture)
+    explanation = _explanation(model, logits, every, explained, receptive_field, picture)
+    return explanation if path is None else follow_path(explanation, path, model.end_of_path(output, 0))
 
 
 def _explanation(
@@ -104,29 +114,33 @@ def _explanation(
 
 @dataclass(frozen=True, slots=True)
 class _AllPoints:
-    """Of all prototypes: distance (P,), similarity (P,), weight (K, P), is_own (P, K), slots (K, S)."""
+    """Of all prototypes: distance (P,), similarity (P,), weight (K, P), points (P, K), is_own (P, K), slots (K, S)."""
 
     distance: np.ndarray
     similarity: np.ndarray
     weight: np.ndarray
+    points: np.ndarray
     is_own: np.ndarray
     slots: np.ndarray | None
 
     @classmethod
     def of_first_image(cls, model: PrototypeModel, output: ModelOutput) -> Self:
+        similarity = output.activations[0].double().cpu().numpy()
+        if model.reasons == "path":
+            weight = np.ones((model.num_classes, len(similarity)))
+            influence = [model.influence(output, k)[0].double().cpu().numpy() for k in range(model.num_classes)]
+            points = np.stack(influence, axis=1)
+        else:
+            weight = model.prototype_weight.detach().double().cpu().numpy()
+            points = similarity[:, None] * weight.T
         return cls(
             distance=output.min_distances[0].double().cpu().numpy(),
-            similarity=output.activations[0].double().cpu().numpy(),
-            weight=model.prototype_weight.detach().double().cpu().numpy(),
+            similarity=similarity,
+            weight=weight,
+            points=points,
             is_own=model.class_identity.cpu().numpy() > 0,
             slots=None if model.slots is None else model.slots.cpu().numpy(),
         )
-
-    @property
-    def points(self) -> np.ndarray:
-        """(P, K) float64."""
-        points: np.ndarray = self.similarity[:, None] * self.weight.T
-        return points
 
     def slots_with(self, j: int, k: int) -> tuple[int, ...]:
         """The slots of class k that hold prototype j."""

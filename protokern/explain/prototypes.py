@@ -149,15 +149,16 @@ def _records(
 
 
 def class_weights(model: PrototypeModel, classes: Sequence[str]) -> list[tuple[ClassWeight, ...]]:
-    """The classes of every prototype, by index, and its weight for each of them.
+    """The classes of every prototype, by index, and its weight for each of them; 1 where the reasons are a path.
 
     Raises:
         ValueError: the model still chooses which prototypes its classes use.
     """
-    weight = model.prototype_weight.detach().cpu()  # (K, P)
+    identity = model.class_identity.cpu()  # (P, K)
+    weight = identity.T if model.reasons == "path" else model.prototype_weight.detach().cpu()  # (K, P)
     return [
         tuple(ClassWeight(k, classes[k], float(weight[k, index])) for k in row.nonzero().flatten().tolist())
-        for index, row in enumerate(model.class_identity.cpu() > 0)
+        for index, row in enumerate(identity > 0)
     ]
 
 

@@ -176,5 +176,5 @@ def _strongest(run: OpenRun, picture: np.ndarray) -> tuple[int, list[int]]:
     with evaluating(model):
         output = model(image)
         label = int(output.logits[0].argmax())
-        points = output.activations[0] * model.prototype_weight[label]
+        points = model.influence(output, label)[0]
     return label, points.argsort(descending=True, stable=True)[:SHOWN_PROTOTYPES].tolist()

@@ -31,6 +31,9 @@ class Similarity(NamedTuple):
     slope: Callable[[Tensor, float], Tensor]
 
 
+# Added to a distance before its root is taken, so that the slope is finite at a copy.
+ROOT_OFFSET = 1e-14
+
 SIMILARITIES: dict[ActivationName, Similarity] = {
     # log((d + 1) / (d + epsilon)), without the cancellation of two logarithms at large distances.
     "log": Similarity(
@@ -42,10 +45,12 @@ SIMILARITIES: dict[ActivationName, Similarity] = {
     "cosine": Similarity(
         lambda distance, epsilon: 1 - distance, lambda distance, epsilon: torch.full_like(distance, -1)
     ),
-    # Of the distance itself, not of its square; the constant keeps the slope finite at a copy.
+    # Of the distance itself, not of its square.
     "exp_root": Similarity(
-        lambda distance, epsilon: torch.exp(-torch.sqrt(distance + 1e-14)),
-        lambda distance, epsilon: torch.exp(-torch.sqrt(distance + 1e-14)) / (-2 * torch.sqrt(distance + 1e-14)),
+        lambda distance, epsilon: torch.exp(-torch.sqrt(distance + ROOT_OFFSET)),
+        lambda distance, epsilon: (
+            torch.exp(-torch.sqrt(distance + ROOT_OFFSET)) / (-2 * torch.sqrt(distance + ROOT_OFFSET))
+        ),
     ),
 }
 assert tuple(SIMILARITIES) == ACTIVATIONS

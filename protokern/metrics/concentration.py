@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protokern.metrics.context import Context, Seen
+from protokern.metrics.context import Context, Seen, weight_of_points
 from protokern.metrics.results import MeasureResult, estimate
 from protokern.models.base import PrototypeModel
 
@@ -77,7 +77,7 @@ class ConcentrationOfAnswers:
     needs_images = True
 
     def __init__(self, model: PrototypeModel, context: Context) -> None:
-        self._weight = model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
+        self._weight = weight_of_points(model).double().cpu().numpy()  # (K, P)
         self._context = context
         self._columns = (array("d"), array("d"), array("d"))
         self._largest = tuple(array("d") for _ in SHOWN)

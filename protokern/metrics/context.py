@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from protokern.metrics.results import MeasureResult
-from protokern.models.base import ModelOutput
+from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.push import PushResult
 
 SHOWN = 4  # prototypes that an explanation shows
@@ -168,6 +168,17 @@ class Measuring(Protocol):
 
 class LeftOutError(Exception):
     """A measure is not possible here; the message says why, as the end of a sentence."""
+
+
+def weight_of_points(model: PrototypeModel) -> Tensor:
+    """The weights (K, P) of a model whose answers are sums of points.
+
+    Raises:
+        LeftOutError: its reasons are a path.
+    """
+    if model.reasons == "path":
+        raise LeftOutError("the answers of this model are no sums of points: it decides along a path")
+    return model.prototype_weight.detach()
 
 
 def draw(num_images: int, context: Context) -> frozenset[int]:

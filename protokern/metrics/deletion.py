@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.metrics.context import Box, Context, Seen, draw
+from protokern.metrics.context import Box, Context, Seen, draw, weight_of_points
 from protokern.metrics.fills import WORDS, check_fill, other_image, replaced
 from protokern.metrics.patches import around_patch
 from protokern.metrics.results import MeasureResult, estimate
@@ -58,7 +58,7 @@ class Deletion:
         check_fill(context, num_images)
         self._model, self._context, self._num_images = model, context, num_images
         self._chosen = draw(num_images, context)
-        self._weight = model.prototype_weight.detach()  # (K, P)
+        self._weight = weight_of_points(model)  # (K, P)
         self._before = array("d")
         self._area = array("d")
         # Without and with: the strongest frame, all frames, and both at random places.

@@ -88,12 +88,18 @@ class Purity:
         self._grid = (seen.cells[0] - height + 1, seen.cells[1] - width + 1)
         self._size = (seen.images.shape[2], seen.images.shape[3])
 
+    def _are_relevant(self) -> list[bool]:
+        """Of every prototype whether a class uses it; a tree uses all that it has."""
+        if self._model.reasons == "path":
+            return [True] * self._model.num_prototypes
+        weight = self._model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
+        return [bool(one > RELEVANT) for one in weight.max(axis=0)]
+
     def result(self) -> MeasureResult:
         parts = {index: tuple(self._parts(index)) for index in np.unique(self._images).tolist()}
         if not any(parts.values()):
             return MeasureResult(name=NAME, left_out=NO_PARTS)
-        weight = self._model.prototype_weight.detach().double().cpu().numpy()  # (K, P)
-        is_relevant = [bool(one > RELEVANT) for one in weight.max(axis=0)]
+        is_relevant = self._are_relevant()
         found = []
         for prototype, (images, patches) in enumerate(zip(self._images.tolist(), self._patches.tolist(), strict=True)):
             marked = [

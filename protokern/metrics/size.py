@@ -97,14 +97,17 @@ class Size:
 
     def result(self) -> MeasureResult:
         layer = self._model.prototype_layer
-        weights = weight_counts(self._model.prototype_weight.detach().double().cpu().numpy())
         estimates = {
             "prototypes": count(self._model.num_prototypes),
-            "prototypes with a weight": count(weights.used),
             "active prototypes in an image": estimate(self._sizes, seed=self._seed, unit="number"),
-            "share of weights near 0": count(weights.sparse, unit="share"),
-            "negative weights for each positive": count(weights.negative_per_positive),
         }
+        if self._model.reasons == "points":
+            weights = weight_counts(self._model.prototype_weight.detach().double().cpu().numpy())
+            estimates |= {
+                "prototypes with a weight": count(weights.used),
+                "share of weights near 0": count(weights.sparse, unit="share"),
+                "negative weights for each positive": count(weights.negative_per_positive),
+            }
         if self._grid is not None:
             estimates["sparsity of ProtoPNeXt"] = count(
                 sparsity_of(

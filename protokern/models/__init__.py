@@ -10,9 +10,19 @@ if TYPE_CHECKING:
     from protokern.models.base import ModelOutput, PrototypeModel
     from protokern.models.protopnet import ProtoPNet
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
+    from protokern.models.prototree import ProtoTree, ProtoTreeOutput
     from protokern.models.registry import MODELS
 
-__all__ = ["MODELS", "ModelOutput", "ProtoPNet", "ProtoPool", "ProtoPoolOutput", "PrototypeModel"]
+__all__ = [
+    "MODELS",
+    "ModelOutput",
+    "ProtoPNet",
+    "ProtoPool",
+    "ProtoPoolOutput",
+    "ProtoTree",
+    "ProtoTreeOutput",
+    "PrototypeModel",
+]
 
 __getattr__ = defer(
     __name__,
@@ -22,6 +32,8 @@ __getattr__ = defer(
         "ProtoPNet": "protokern.models.protopnet",
         "ProtoPool": "protokern.models.protopool",
         "ProtoPoolOutput": "protokern.models.protopool",
+        "ProtoTree": "protokern.models.prototree",
+        "ProtoTreeOutput": "protokern.models.prototree",
         "PrototypeModel": "protokern.models.base",
     },
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,50 @@ class ModelOutput:
 torch.export.register_dataclass(ModelOutput, serialized_type_name="protokern.models.base.ModelOutput")
 
 
+class Decision(NamedTuple):
+    """One step of a decision path.
+
+    Attributes:
+        prototype: its index.
+        is_present: whether the path takes the side "present".
+        probability: that the prototype is present, in [0, 1].
+    """
+
+    prototype: int
+    is_present: bool
+    probability: float
+
+
+class Leaf(NamedTuple):
+    """Where a decision path ends.
+
+    Attributes:
+        leaf: its number.
+        probabilities: (K,), of the classes in it.
+        share: the probability with which the whole model ends there, in [0, 1].
+    """
+
+    leaf: int
+    probabilities: Tensor
+    share: float
+
+
+class Node(NamedTuple):
+    """A node of a decision tree.
+
+    Attributes:
+        prototype: that a branch asks for; None: a leaf.
+        absent: position in the list of nodes of the side "absent"; None: a leaf.
+        present: of the side "present".
+        leaf: number of a leaf; None: a branch.
+    """
+
+    prototype: int | None = None
+    absent: int | None = None
+    present: int | None = None
+    leaf: int | None = None
+
+
 class PrototypeModel(nn.Module):
     """Backbone, add-on layers, prototypes, last layer; the contract of all models.
 
@@ -63,6 +107,9 @@ class PrototypeModel(nn.Module):
             of these four learns together with the prototypes.
         chooses: whether the model makes choices that are soft in training and final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
+        reasons: what an answer is made of. "points": `scores = activations @ prototype_weight.T`. "path": decisions
+            from a root to a leaf, see `decision_path`; there is no `prototype_weight` then.
+        prunes_before_push: whether the training prunes with the rule of the model, `prune_own`, before its one push.
         is_focal: whether `ModelOutput.activations` are focal similarities: that of the best patch minus the average
             over the image. Explanations say so.
         backbone: from images to (B, C, H, W).
@@ -77,6 +124,8 @@ class PrototypeModel(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ("backbone", "add_on_layers", "prototype_layer", "last_layer")
     chooses: ClassVar[bool] = False
     mixup: ClassVar[float] = 0.0
+    reasons: ClassVar[Literal["points", "path"]] = "points"
+    prunes_before_push: ClassVar[bool] = False
     is_focal: ClassVar[bool] = False
 
     backbone: nn.Module
@@ -160,8 +209,14 @@ class PrototypeModel(nn.Module):
     def prototype_weight(self) -> Tensor:
         """Weight of every prototype in every class, (K, P): `logits = activations @ prototype_weight.T`.
 
-        Explanations use this. A model whose choices are soft has none, and raises a ValueError.
+        Explanations use this. A model whose choices are soft has none, and raises a ValueError; so does one whose
+        reasons are a path.
         """
+        if self.reasons == "path":
+            raise ValueError(
+                f"model: must give its reasons as points; a {type(self).__name__} decides along a path. "
+                "Use influence(output, k), or decision_path."
+            )
         assert isinstance(self.last_layer, nn.Linear)
         return self.last_layer.weight
 
@@ -216,6 +271,66 @@ class PrototypeModel(nn.Module):
     ) -> ModelLoss:
         """The loss to train with: its total, and its terms by name for the log."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def scores(self, output: ModelOutput) -> Tensor:
+        """What the points of an explanation add up to, (B, K); its largest is the answer."""
+        return output.logits
+
+    def abstains(self, output: ModelOutput) -> Tensor:
+        """Which images the model has no answer for, (B,) bool; they count as answered wrongly."""
+        return torch.zeros(len(output.logits), dtype=torch.bool, device=output.logits.device)
+
+    def influence(self, output: ModelOutput, k: int) -> Tensor:
+        """How much the score of class k owes to each prototype, (B, P): here its points."""
+        return output.activations * self.prototype_weight[k]
+
+    def decision_path(self, output: ModelOutput, image: int) -> tuple[Decision, ...]:
+        """The decisions for one image of the batch, from the root on; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and has no decision path")
+
+    def end_of_path(self, output: ModelOutput, image: int) -> Leaf:
+        """Where the decision path of one image of the batch ends; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and has no decision path")
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The whole tree, the root first and every node before those below it; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and is no tree")
+
+    def leaf_probabilities(self) -> Tensor:
+        """(L, K), of the classes in every leaf; only where `reasons` is "path"."""
+        raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and is no tree")
+
+    def start_epoch(self, batches: int) -> None:
+        """Called before an epoch of `batches` batches. What the model keeps of it is in its state."""
+
+    def after_step(
+        self,
+        output: ModelOutput,
+        labels: Tensor,
+        *,
+        sum_over_ranks: Callable[[Tensor], Tensor] = lambda total: total,
+    ) -> None:
+        """Called after every step of the optimizer, for what learns without a gradient.
+
+        Args:
+            output: of the whole batch of this process, from before the step, without gradient.
+            labels: (B,) int64, of the images themselves.
+            sum_over_ranks: the sum of a tensor over the processes that share the batch.
+        """
+
+    def prune_own(self) -> Tensor | None:
+        """Prune by the rule of the model itself, in place.
+
+        Returns:
+            The prototypes that are left by their old numbers, (P',) int64; None: the model has no rule of its own.
+        """
+        return None
+
+    def fit_sizes(self, weights: dict[str, Tensor]) -> None:
+        """Drop prototypes until as many are left as in `weights`, the state of a pruned model that is loaded next."""
+        prototypes = weights.get("prototype_layer.prototypes")
+        if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < self.num_prototypes:
+            self.keep_prototypes(torch.arange(len(prototypes)))
 
     def set_progress(self, epochs: float) -> None:
         """Called before every batch with the epochs of training so far, including the share of the current one."""

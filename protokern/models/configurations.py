@@ -12,10 +12,15 @@ from importlib import import_module
 from protokern.choices import MODEL_NAMES
 from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.protopool_settings import ProtoPoolConfig
+from protokern.models.prototree_settings import ProtoTreeConfig
 from protokern.models.settings import ModelConfig
 
 DEFAULT_MODEL = "protopnet"
-_OWN: dict[str, type[ModelConfig]] = {"protopnet": ProtoPNetConfig, "protopool": ProtoPoolConfig}
+_OWN: dict[str, type[ModelConfig]] = {
+    "protopnet": ProtoPNetConfig,
+    "protopool": ProtoPoolConfig,
+    "prototree": ProtoTreeConfig,
+}
 _REGISTRY = "protokern.models.registry"
 
 

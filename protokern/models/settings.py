@@ -34,7 +34,8 @@ class ModelConfig:
         prototype_dim: channels of the feature map and of a prototype.
         prototype_size: height and width of a prototype in patches.
         add_on_layers: the 1x1 convolutions between backbone and prototypes: "regular" and "bottleneck" are several,
-            "single" is one, all with a sigmoid at the end; "linear" is one without sigmoid, for the cosine metric.
+            "single" is one, all with a sigmoid at the end; "single_no_bias" is the same without a bias; "linear" is one
+            without sigmoid, for the cosine metric.
         activation: similarity as a function of distance; "cosine" needs metric "cosine", and metric "dot" needs
             "linear".
         metric: distance between a patch and a prototype; that of "dot" is the negative projection.

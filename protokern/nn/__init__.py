@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protokern.nn.add_on import SalientLayers, make_add_on_layers
 from protokern.nn.classifier import PrototypeClassifier, SlotSum
+from protokern.nn.decision_tree import DecisionTree, KeptNodes
 from protokern.nn.mean_distance import mean_distance
 from protokern.nn.modes import evaluating
 from protokern.nn.prototype_layer import PrototypeLayer
@@ -12,6 +13,8 @@ from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
 
 __all__ = [
     "EMPTY",
+    "DecisionTree",
+    "KeptNodes",
     "PoolUse",
     "PrototypeClassifier",
     "PrototypeLayer",

@@ -66,21 +66,21 @@ def make_add_on_layers(
 ) -> nn.Sequential:
     """Layers from (B, in_channels, H, W) to (B, prototype_dim, H, W).
 
-    Weights start Kaiming normal (fan_out, relu), biases at 0.
+    Weights start Kaiming normal (fan_out, relu), biases at 0; those of "single_no_bias" Xavier normal.
 
     Args:
         in_channels: channels of the backbone's feature maps.
         prototype_dim: D, channels of the prototypes.
         kind: "regular" is conv, ReLU, conv, sigmoid; "bottleneck" halves the channels step by step down to D and ends
-            in a sigmoid; "single" is one convolution and a sigmoid; "linear" is one convolution and nothing else, for
-            the cosine metric.
+            in a sigmoid; "single" is one convolution and a sigmoid, "single_no_bias" the same without a bias;
+            "linear" is one convolution and nothing else, for the cosine metric.
         salience: power of the salience of `SalientLayers`; 0: plain layers.
 
     Raises:
         ValueError: unknown kind, a channel count below 1, or a salience below 0.
 
     Source: Chen et al. 2019 (ProtoPNet), supplement; released `model.py` for "bottleneck";
-        ProtoPool for "single".
+        ProtoPool for "single"; ProtoTree for "single_no_bias".
     """
     for name, value in (("in_channels", in_channels), ("prototype_dim", prototype_dim)):
         if value < 1:
@@ -94,14 +94,18 @@ def make_add_on_layers(
         layers = [nn.Conv2d(in_channels, prototype_dim, 1)]
     elif kind == "single":
         layers = [nn.Conv2d(in_channels, prototype_dim, 1), nn.Sigmoid()]
+    elif kind == "single_no_bias":
+        layers = [nn.Conv2d(in_channels, prototype_dim, 1, bias=False), nn.Sigmoid()]
     elif kind == "regular":
         layers = _conv_pair(in_channels, prototype_dim, nn.Sigmoid())
     else:
         layers = _bottleneck(in_channels, prototype_dim)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
+            if layer.bias is None:
+                nn.init.xavier_normal_(layer.weight)
+                continue
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return SalientLayers(*layers, power=salience) if salience else nn.Sequential(*layers)
 

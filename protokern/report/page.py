@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_INSIDE = 16_000_000  # bytes of pictures; a larger page opens slowly, so "auto" puts its pictures beside it
 LARGEST_PAGE = 80_000_000  # bytes of a page with its pictures inside; base64 turns three bytes into four
-_SCRIPTS = ("parts", "explained", "trust", "report", "gallery", "sheet", "start", "theme")
+_SCRIPTS = ("parts", "explained", "trust", "tree", "report", "gallery", "sheet", "start", "theme")
 Place = Literal["auto", "inside", "beside"]
 
 

@@ -31,9 +31,50 @@ PATCHES: Rich = [
 ]
 
 
+TREE: Rich = [
+    "This model is a tree of questions. Every question asks whether some part of the picture looks like a part of one "
+    "training picture, its ",
+    ["b", "prototype"],
+    ". The answers lead to a leaf, which says what the training pictures that arrived there were.",
+]
+
+
+def say_how_decided(*, is_tree: bool) -> str:
+    """How comparisons become an answer, in one or two sentences."""
+    if is_tree:
+        return (
+            "Each asks one question of a tree: is such a part there? The leaves at the end of its paths are the answer."
+        )
+    return "Each comparison gives points for or against a class. The class with the highest total is the answer."
+
+
+def _say_tree_example(example: Example) -> list[Rich]:
+    item, one, match = example.item, example.one, example.match
+    assert item.end is not None
+    leaf = item.class_names[item.end.classes[0][0]]
+    count = len(one.matches)
+    right = " It is right." if item.true_class == one.class_name else " It is wrong." if item.is_wrong else ""
+    first: Rich = [
+        "One question on the way of this picture was whether it has something like ",
+        ["a", f"prototype {match.prototype.index}", f"#prototype-{match.prototype.index}"],
+        f", a part of a training picture. The answer was {whole_percent(match.similarity)} "
+        f"{'yes' if match.is_present else 'no'}.",
+    ]
+    last: Rich = [
+        f"After {count} {'question' if count == 1 else 'questions'} the way ends in a leaf for ",
+        ["name", leaf],
+        ". The whole tree, which weighs all ways by their probabilities, says ",
+        ["name", one.class_name],
+        f".{right}",
+    ]
+    return [first, last]
+
+
 def say_example(example: Example, num_prototypes: int) -> list[Rich]:
     """One answer in words, one text per paragraph; the first one is the answer itself."""
     item, one, match = example.item, example.one, example.match
+    if item.end is not None:
+        return _say_tree_example(example)
     card = match.prototype
     shared = " that this class shares with others" if len(card.classes) > 1 else " of this class"
     more = " More parts did the same." if len(one.reasons) > 1 else ""
@@ -87,7 +128,14 @@ def say_example(example: Example, num_prototypes: int) -> list[Rich]:
 
 
 def say_reading(
-    *, is_focal: bool, is_salient: bool, has_proof: bool, sees_part: bool, has_slots: bool, is_report: bool
+    *,
+    is_focal: bool,
+    is_salient: bool,
+    has_proof: bool,
+    sees_part: bool,
+    has_slots: bool,
+    is_report: bool,
+    is_tree: bool = False,
 ) -> list[list[Any]]:
     """What each word and mark on a page means: [kind of mark or empty, word, text].
 
@@ -98,27 +146,11 @@ def say_reading(
         sees_part: a patch depends on less than the whole picture.
         has_slots: classes have slots.
         is_report: the page has sheets of prototypes.
+        is_tree: the model decides along a path.
     """
     entries: list[list[Any]] = [
         ["", "Similarity", _similarity(is_focal=is_focal, is_salient=is_salient)],
-        [
-            "",
-            "Weight",
-            [
-                "How much a prototype speaks for a class, or against it if the weight is negative. Learnt in training, "
-                "the same for all pictures."
-            ],
-        ],
-        [
-            "",
-            "Points",
-            [
-                "Similarity times weight. The points of ",
-                ["b", "all"],
-                " prototypes add up to the total of a class. A total may be below zero: only the differences between "
-                "classes count.",
-            ],
-        ],
+        *(_DECISIONS if is_tree else _POINTS),
         *(_tested_frames(is_focal=is_focal, is_report=is_report) if has_proof else [_GRID_FRAME]),
         ["field", "Dashed line", [_FIELD_PART if sees_part else _FIELD_WHOLE]],
         [
@@ -190,5 +222,43 @@ _SLOTS: list[Any] = [
         ["b", "slots"],
         ", and each slot holds one prototype of a pool that all classes choose from. So a prototype may be shared: "
         "what it finds then counts for several classes.",
+    ],
+]
+_POINTS: list[list[Any]] = [
+    [
+        "",
+        "Weight",
+        [
+            "How much a prototype speaks for a class, or against it if the weight is negative. Learnt in training, "
+            "the same for all pictures."
+        ],
+    ],
+    [
+        "",
+        "Points",
+        [
+            "Similarity times weight. The points of ",
+            ["b", "all"],
+            " prototypes add up to the total of a class. A total may be below zero: only the differences between "
+            "classes count.",
+        ],
+    ],
+]
+_DECISIONS: list[list[Any]] = [
+    [
+        "",
+        "Decision",
+        [
+            "Whether the picture has a part that looks like the prototype. The model gives a probability; the way "
+            "shown here always takes the more probable side."
+        ],
+    ],
+    [
+        "",
+        "Leaf",
+        [
+            "Where a way ends: the probabilities of the classes there. The model mixes all leaves by how probable they "
+            "are."
+        ],
     ],
 ]

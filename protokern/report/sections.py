@@ -9,7 +9,7 @@ from typing import Any
 from protokern.report import charts
 from protokern.report.numbers import decimal, percent
 from protokern.report.pool import view_pool
-from protokern.report.reading import NOT_PATCHES, PATCHES, say_example
+from protokern.report.reading import NOT_PATCHES, PATCHES, TREE, say_example, say_how_decided
 from protokern.report.summary import (
     choose_example,
     group_by_class,
@@ -60,6 +60,7 @@ class Sections:
             ("because", "Because", bool(self.reasons)),
             ("trust", "Trust", self.trust is not None),
             ("pool", "Pool", self.pool is not None),
+            ("tree", "Tree", report.tree is not None),
             ("prototypes", "Prototypes", True),
             ("training", "Training", bool(report.epochs or report.stages)),
             ("confusion", "Confusion", report.confusion is not None),
@@ -78,8 +79,8 @@ class Sections:
             "eyebrow": "This looks like that",
             "title": report.title,
             "lede": (
-                f"This model compares the parts of an image with {len(report.prototypes)} prototypes{patches}. Each "
-                "comparison gives points for or against a class. The class with the highest total is the answer."
+                f"This model compares the parts of an image with {len(report.prototypes)} prototypes{patches}. "
+                + say_how_decided(is_tree=report.tree is not None)
             ),
             "tiles": [[tile.label, tile.value, tile.detail] for tile in make_tiles(report, pool)],
             "warned": "Before you trust it",
@@ -89,7 +90,8 @@ class Sections:
 
     def how(self, place: Callable[[SeenPicture, str], list[Any]]) -> Table:
         """How to read one answer; `place` puts a picture with its alternative text on the page."""
-        table: Table = {"text": PATCHES if self.num_sources else NOT_PATCHES}
+        of_points = PATCHES if self.num_sources else NOT_PATCHES
+        table: Table = {"text": of_points if self.report.tree is None else TREE}
         example = choose_example(self.report.explanations)
         if example is None or example.match.prototype.picture is None:
             return table

@@ -155,11 +155,11 @@ def _around_the_push(stages: Iterable[StageResult]) -> tuple[float | None, float
 
 def group_by_class(data: Report) -> list[CardGroup]:
     """The prototypes of every class that has prototypes."""
-    groups = [
-        CardGroup(f"class-{index}", name, tuple(card for card in data.prototypes if card.is_of(index)))
-        for index, name in enumerate(data.classes)
-    ]
-    return [group for group in groups if group.cards]
+    cards: list[list[Prototype]] = [[] for _ in data.classes]
+    for card in data.prototypes:
+        for index in sorted({one.class_index for one in card.classes}):
+            cards[index].append(card)
+    return [CardGroup(f"class-{index}", data.classes[index], tuple(some)) for index, some in enumerate(cards) if some]
 
 
 def group_by_use(data: Report) -> list[CardGroup]:

@@ -14,9 +14,10 @@ from protokern.report.words import (
     name_foreign,
     name_sharers,
     name_slots,
+    say_end,
     say_role,
 )
-from protokern.results.explanations import ClassExplanation, Explanation
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Explanation
 from protokern.results.importance import Comparison, GlobalImportance, ImportanceBatch, Reason
 from protokern.results.prototypes import GlobalExplanation, Prototype
 from protokern.results.scores import Scores
@@ -31,6 +32,8 @@ _MOST_ROWS = 30  # classes in a table on a terminal; of more classes the worst a
 def explanation_lines(item: Explanation) -> list[str]:
     """An explanation in a few lines of plain text."""
     first, *others = item.classes
+    if item.end is not None:
+        return _path_lines(item, item.end)
     lines = [f"{one_line(item.name)}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
     for match in first.matches:
         card = match.prototype
@@ -46,6 +49,20 @@ def explanation_lines(item: Explanation) -> list[str]:
     if first.num_foreign:
         lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
     lines.append("  then " + ", ".join(_ranked(others)))
+    return lines
+
+
+def _path_lines(item: Explanation, end: DecisionEnd) -> list[str]:
+    first, *others = item.classes
+    lines = [f"{one_line(item.name)}: {first.class_name} ({first.probability:.1%})"]
+    for match in first.matches:
+        card = match.prototype
+        source = f" from {one_line(card.source_name)}" if card.source_name is not None else ""
+        has = "looks like" if match.is_present else "has nothing like"
+        lines.append(f"  {match.similarity:6.1%}  {has} prototype {card.index}{source}")
+    name, probability = item.class_names[end.classes[0][0]], end.classes[0][1]
+    lines.append(f"  then leaf {end.leaf}: {name} ({probability:.1%}). {say_end(end)}")
+    lines.append("  then " + ", ".join(f"{one.class_name} ({one.probability:.1%})" for one in others))
     return lines
 
 

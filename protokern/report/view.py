@@ -16,6 +16,7 @@ from protokern.report.reading import say_reading
 from protokern.report.sections import Sections
 from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
+    TREE_TEXT,
     UNSOUGHT,
     UNSOUGHT_NAME,
     is_own,
@@ -29,10 +30,12 @@ from protokern.report.words import (
     say_agreement,
     say_because,
     say_because_here,
+    say_decision,
+    say_end,
     say_frame,
     say_role,
 )
-from protokern.results.explanations import ClassExplanation, Evidence, Explanation
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
 from protokern.results.places import SeenPicture
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import Neighbour, Prototype
@@ -67,6 +70,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
+                is_tree=report.tree is not None,
                 is_report=True,
             ),
         },
@@ -80,6 +84,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
         "because": sections.because(),
         "trust": sections.trust,
         "pool": sections.pool_table(),
+        "tree": view.tree(report),
         "prototypes": sections.gallery(),
         "training": sections.training(),
         "confusion": sections.confusion(),
@@ -112,6 +117,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
+            is_tree=item.end is not None,
             is_report=False,
         ),
     }
@@ -200,8 +206,9 @@ class _View:
                 [one.class_name, decimal(one.total), percent(one.probability), round(one.probability, 3)]
                 for one in item.classes
             ],
+            "total_head": "points" if item.end is None else "log of it",
             "why": ["Why ", ["bdi", first.class_name]],
-            "first": self._matches(first),
+            "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
             "others": [
                 {
                     "why": [
@@ -246,6 +253,21 @@ class _View:
             "total": [total, f"{decimal(one.total)} points"],
         }
 
+    def _decisions(self, one: ClassExplanation, item: Explanation, end: DecisionEnd) -> Table:
+        """The path through a tree: a row for each decision, then the leaf."""
+        names = item.class_names
+        ledger = [[["in the leaf: ", ["bdi", names[k]]], percent(probability)] for k, probability in end.classes]
+        whole: list[Any] = ["the whole tree, which mixes all leaves: ", ["bdi", item.predicted_class]]
+        return {
+            "reasons": [self._match(match, one, 1.0) | say_decision(match) for match in one.matches],
+            "none": ["This tree has one leaf: it asks nothing."] if not one.matches else None,
+            "counted": None,
+            "no_reasons": [],
+            "ledger": [*ledger, [["share of this leaf in the whole tree"], percent(end.share)]],
+            "total": [whole, percent(one.probability)],
+            "note": say_end(end),
+        }
+
     def _match(self, match: Evidence, one: ClassExplanation, largest: float) -> Table:
         card = match.prototype
         index, picture = card.index, card.picture
@@ -271,6 +293,29 @@ class _View:
             "because": say_because_here(match),
         }
 
+    def tree(self, report: Report) -> Table | None:
+        """The whole tree: its nodes, each with the positions of those below it; a branch shows its patch."""
+        if report.tree is None:
+            return None
+        nodes: list[Table] = []
+        for node in report.tree:
+            if node.prototype is None:
+                best = sorted(node.classes, key=lambda one: -one[1])[:3]
+                nodes.append(
+                    {"leaf": [[name, percent(probability), round(probability, 3)] for name, probability in best]}
+                )
+                continue
+            picture = report.prototypes[node.prototype].picture
+            nodes.append(
+                {
+                    "prototype": node.prototype,
+                    "view": None if picture is None else self.place(picture),
+                    "absent": node.absent,
+                    "present": node.present,
+                }
+            )
+        return {"title": "The whole tree", "text": TREE_TEXT, "nodes": nodes}
+
     def sheet(self, card: Prototype, numbers: list[list[str]], *, still_chooses: bool) -> Table:
         """What the page shows of one prototype on its card and its sheet."""
         picture, near = card.picture, card.neighbours
@@ -285,7 +330,7 @@ class _View:
             "of": "not chosen yet" if still_chooses else name_classes(card),
             "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
             "source": card.source_name,
-            "moved": None if card.distance is None else short(card.distance),
+            "moved": short(card.distance) if card.distance else None,
             "view": None if picture is None else self.place(picture),
             "alt": None if picture is None else _source_alt(card),
             "no_patch": no_patch if picture is None else None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protokern.report.numbers import whole_percent
-from protokern.results.explanations import ClassExplanation, Evidence
+from protokern.report.numbers import percent, whole_percent
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence
 from protokern.results.importance import Reason
 from protokern.results.places import SufficientFrame
 from protokern.results.prototypes import Neighbour, Prototype
@@ -14,6 +14,11 @@ MOST_NAMES = 3
 MOST_REASONS = 3
 LEAST_SHARE = 0.05  # share of the similarity; a change that takes less away is no reason
 LEAST_SCORE = 0.005  # a score that is shown as 0.00 is no reason either
+TREE_TEXT = (
+    "Every decision asks whether a part of the image looks like the patch of a training image: to the right if it "
+    "does, to the left if not. A leaf says which classes the training images that arrive there have. Open a closed "
+    "part to see what is below it."
+)
 _PROPERTIES = {"hue": "colour (hue)", "saturation": "colour strength (saturation)"}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -182,3 +187,24 @@ def say_agreement(card: Prototype, neighbours: Sequence[Neighbour]) -> str:
 def is_own(card: Prototype, neighbour: Neighbour) -> bool:
     """Whether the image of a patch is of a class that the prototype belongs to."""
     return any(one.class_name == neighbour.class_name for one in card.classes)
+
+
+def say_decision(match: Evidence) -> dict[str, str | float | bool]:
+    """The words of one decision of a tree, in place of those of points."""
+    present = match.similarity if match.is_present else 1 - match.similarity
+    return {
+        "like": "looks like" if match.is_present else "no part like",
+        "absent": "" if match.is_present else "absent",
+        "role": "",
+        "product": f"there with a probability of {percent(present)}:",
+        "points": "goes right" if match.is_present else "goes left",
+        "against": not match.is_present,
+        "share": round(present, 3),
+    }
+
+
+def say_end(end: DecisionEnd) -> str:
+    """Whether the path and the whole tree agree."""
+    if end.agrees:
+        return "The path and the whole tree give the same answer."
+    return "The whole tree, which weighs all leaves, gives another answer than the leaf at the end of this path."

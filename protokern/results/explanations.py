@@ -32,6 +32,8 @@ class Evidence:
         reasons: which properties matter to the prototype in this image; empty if they were not measured.
         place_similarity: for a focal `similarity`, the similarity of the place before the image's average is
             subtracted; `reasons` are parts of it. None: they are parts of `similarity`.
+        is_present: in a tree, whether the path takes the side "present" here; `similarity` is then the probability of
+            that side, and `points` what the log probability of the class would lose with the other side. None: no tree.
     """
 
     view: PatchView
@@ -46,6 +48,24 @@ class Evidence:
     is_reason: bool
     reasons: tuple[Reason, ...] = ()
     place_similarity: float | None = None
+    is_present: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionEnd:
+    """Where the decisions of a tree end, and what the whole tree says.
+
+    Attributes:
+        leaf: its number.
+        classes: (index, probability) of the most probable classes in that leaf, by falling probability.
+        share: the probability with which the soft tree ends in that leaf, in [0, 1].
+        agrees: whether the leaf's most probable class is the answer of the whole tree.
+    """
+
+    leaf: int
+    classes: tuple[tuple[int, float], ...]
+    share: float
+    agrees: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +143,8 @@ class Explanation:
         model_name: of the model, such as the name of its run; empty if it was not given.
         is_focal: similarities are those at the best patch less the average over the image.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
+        end: of a tree, where its decisions end; they are the evidence of the answer, from the root on. None: no tree.
+            The points are then those of `PrototypeModel.influence`, which do not add up to the logits.
     """
 
     logits: np.ndarray
@@ -136,6 +158,7 @@ class Explanation:
     model_name: str = ""
     is_focal: bool = False
     is_salient: bool = False
+    end: DecisionEnd | None = None
 
     @property
     def predicted(self) -> int:

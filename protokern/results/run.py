@@ -55,6 +55,23 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TreeNode:
+    """A node of a decision tree.
+
+    Attributes:
+        prototype: that a branch asks for; None: a leaf.
+        absent: position, in the list of nodes, of what follows if the prototype is absent; None: a leaf.
+        present: the same if it is present.
+        classes: of a leaf, (name, probability) of every class.
+    """
+
+    prototype: int | None = None
+    absent: int | None = None
+    present: int | None = None
+    classes: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything on the page of a run.
 
@@ -63,6 +80,7 @@ class Report:
         classes: class names, in the order of the logits.
         prototypes: all prototypes of the model.
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
+        tree: the nodes of a decision tree, the root first; None for a model that decides by points.
         is_focal: the average similarity over the image is subtracted from the similarities of points, but not from
             those of reasons and of nearest patches.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
@@ -83,6 +101,7 @@ class Report:
     classes: tuple[str, ...]
     prototypes: tuple[Prototype, ...]
     slots: tuple[ClassSlots, ...] = ()
+    tree: tuple[TreeNode, ...] | None = None
     is_focal: bool = False
     is_salient: bool = False
     still_chooses: bool = False

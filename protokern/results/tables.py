@@ -14,12 +14,17 @@ from protokern.results.prototypes import GlobalExplanation, Neighbour, Prototype
 def explanation_table(explanation: Explanation) -> dict[str, Any]:
     """An explanation without its pictures."""
     names = explanation.class_names
-    return {
+    table: dict[str, Any] = {
         "image": explanation.name,
         "predicted": explanation.predicted_class,
         "logits": {name: float(logit) for name, logit in zip(names, explanation.logits, strict=True)},
         "classes": [_class_table(one, names) for one in explanation.classes],
     }
+    end = explanation.end
+    if end is not None:
+        classes = {names[k]: probability for k, probability in end.classes}
+        table["end"] = {"leaf": end.leaf, "classes": classes, "share": end.share, "agrees": end.agrees}
+    return table
 
 
 def _class_table(one: ClassExplanation, names: Sequence[str]) -> dict[str, Any]:
@@ -35,7 +40,9 @@ def _class_table(one: ClassExplanation, names: Sequence[str]) -> dict[str, Any]:
 
 def _evidence_table(evidence: Evidence, names: Sequence[str]) -> dict[str, Any]:
     view, source = evidence.view, evidence.prototype.source
+    decision = {} if evidence.is_present is None else {"is_present": evidence.is_present}
     return {
+        **decision,
         "prototype": view.prototype,
         "prototype_classes": [names[k] for k in evidence.prototype_classes],
         "slots": evidence.slots,

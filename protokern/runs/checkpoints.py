@@ -237,9 +237,7 @@ class Checkpoint:
             CheckpointError: the weights are missing or broken, or belong to another model.
         """
         weights = self.read_tensors(WEIGHTS_FILE, at_most=size_in_bytes(model))
-        prototypes = weights.get("prototype_layer.prototypes")
-        if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < model.num_prototypes:
-            model.keep_prototypes(torch.arange(len(prototypes)))
+        model.fit_sizes(weights)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

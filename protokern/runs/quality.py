@@ -10,15 +10,18 @@ import torch
 from protokern.data import Splits, data_warnings
 from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
+from protokern.results.progress import Progress, show_nothing
 from protokern.results.scores import Scores
 from protokern.runs.open import OpenRun
 
 _LISTED = 3
 
 
-def look_at(splits: Splits) -> Splits:
+def look_at(splits: Splits, progress: Progress = show_nothing) -> Splits:
     """The same data with their warnings, which are computed unless they are already there."""
-    return splits if splits.warnings is not None else replace(splits, warnings=data_warnings(splits))
+    if splits.warnings is not None:
+        return splits
+    return replace(splits, warnings=data_warnings(splits, progress=progress))
 
 
 def run_warnings(run: OpenRun, splits: Splits | None, scores: Scores | None, images: str = "test") -> tuple[str, ...]:
@@ -87,6 +90,8 @@ def _say_copies(copies: dict[int, int], count: int) -> str:
 
 
 def _weight_warnings(model: PrototypeModel, classes: Sequence[str]) -> list[str]:
+    if model.reasons == "path":
+        return []
     weight = model.prototype_weight.detach().cpu()  # (K, P)
     is_own = (model.class_identity.cpu() > 0).T  # (K, P)
     has_class = is_own.any(dim=0)

@@ -198,9 +198,23 @@ def _learn_on_first(run: TrainingRun, step: Step, train: LastLayerInputs, val: L
 
 
 def prune_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Remove prototypes by `prune.rule`; soft choices become final first."""
+    """Remove prototypes by the rule of the model, if it has one, else by `prune.rule`; soft choices become final
+    first."""
+    if (of_model := _prune_own(run)) is not None:
+        return of_model
     hardened = _harden(run.model)
     return [*hardened, *(_prune_by_need(run) if run.job.prune.rule == "needed" else _prune_by_nearest(run))]
+
+
+def _prune_own(run: TrainingRun) -> list[LoggedRecord] | None:
+    """Remove prototypes by the rule of the model; None: it has none."""
+    count = run.model.num_prototypes
+    kept = run.model.prune_own()
+    if kept is None:
+        return None
+    run.follow_pruning(kept.cpu())
+    notice = Notice(text="pruned by the model's own rule: prune.rule and its settings are not used")
+    return [notice, _measure(run, "prune", {"removed": count - len(kept)})]
 
 
 def _prune_by_need(run: TrainingRun) -> list[LoggedRecord]:

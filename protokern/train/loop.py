@@ -31,8 +31,8 @@ from protokern.train.head_stages import (
     start_step,
 )
 from protokern.train.optimizers import freeze, schedule_factor, set_learning_rates
-from protokern.train.stages import LEARNING, Step, plan, skip_after_early_stop
-from protokern.train.state import TrainingRun
+from protokern.train.stages import LEARNING, Step, skip_after_early_stop
+from protokern.train.state import TrainingRun, plan_of
 from protokern.train.step import BatchLoss, learn_from
 
 _REMEDY = "Start again with lower learning rates, or with train.gradient_clip."
@@ -59,7 +59,7 @@ def train(run: TrainingRun) -> Iterator[Event]:
 
 def _walk(run: TrainingRun) -> Iterator[Event]:
     job, progress = run.job, run.progress
-    steps = plan(job.train, job.prune, chooses=run.model.chooses)
+    steps = plan_of(job)
     if not progress.images:
         yield from run.start()
     if job.train.backbone == "frozen":
@@ -84,9 +84,11 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
             elif step.stage == "start":
                 records = start_step(run)
             elif step.stage == "push":
-                records = [*return_to_best_joint(run), *push_step(run)]
+                is_pruned = progress.position > 0 and steps[progress.position - 1].stage == "prune"
+                records = [*([] if is_pruned else return_to_best_joint(run)), *push_step(run)]
             elif step.stage == "prune":
-                records = [*return_to_best_pushed(run), *prune_step(run)]
+                is_first = steps[min(next_position, len(steps) - 1)].stage == "push"
+                records = [*(return_to_best_joint(run) if is_first else return_to_best_pushed(run)), *prune_step(run)]
             else:
                 records = last_layer_step(run, step)
         except TrainingError as error:
@@ -233,13 +235,16 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
     live = run.live if step.stage == "live" else None
     vectors = None if live is None else live.write(model)
 
+    if first == 0:
+        model.start_epoch(len(batches))
     _set_rates(run, step, max(first - 1, 0), batches)  # an epoch stopped after its last batch still reports its rates
     for position, (images, labels) in enumerate(loader, start=first):
         _set_rates(run, step, position, batches)
         model.set_progress(step.epoch + position / len(batches))
 
         optimizer.zero_grad(set_to_none=True)
-        loss = learn_from(model, forward, images, labels, len(batches[position]), job.train, job.ranks)
+        done = learn_from(model, forward, images, labels, len(batches[position]), job.train, job.ranks)
+        loss = done.loss
         if not math.isfinite(loss.mean):
             raise TrainingError(_not_finite(run, step, position, batches, loss))
         if live is not None and vectors is not None:
@@ -247,6 +252,7 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
         if job.train.gradient_clip > 0:
             torch.nn.utils.clip_grad_norm_(learnt, job.train.gradient_clip)
         optimizer.step()
+        model.after_step(done.output, done.labels, sum_over_ranks=job.ranks.sum_tensor)
         if live is not None:
             vectors = live.write(model)  # here, because a stop may be requested now, and the run is then saved
 

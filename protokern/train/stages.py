@@ -49,8 +49,10 @@ class Step:
         return f"{self.stage}-{self.epoch}"
 
 
-def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tuple[Step, ...]:
-    """All steps of a run in order; `chooses` as in `PrototypeModel`."""
+def plan(
+    train: TrainConfig, prune: PruneConfig, *, chooses: bool = False, prunes_before_push: bool = False
+) -> tuple[Step, ...]:
+    """All steps of a run in order; `chooses` and `prunes_before_push` as in `PrototypeModel`."""
     steps: list[Step] = [Step("start", 0)] if train.prototype_start == "patches" else []
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
@@ -60,11 +62,14 @@ def plan(train: TrainConfig, prune: PruneConfig, *, chooses: bool = False) -> tu
     for epoch in range(last_epoch + 1):
         learning: Stage = "warm" if epoch < train.warm_epochs else "joint" if epoch < soft_epochs else "hardening"
         steps.append(Step(learning, epoch))
-        if epoch == last_epoch or (is_push_epoch(epoch, train) and not chooses):
+        pushes_once = chooses or prunes_before_push
+        if epoch == last_epoch or (is_push_epoch(epoch, train) and not pushes_once):
+            if prune.enabled and prunes_before_push:
+                steps.append(Step("prune", epoch))
             live = [Step("live", next_live + live_epoch, live_epoch) for live_epoch in range(train.live_epochs)]
             steps += [Step("push", epoch), *live, Step("last_layer", epoch)]
             next_live += train.live_epochs
-    if prune.enabled:
+    if prune.enabled and not (prunes_before_push and last_epoch >= 0):
         steps += [Step("prune", max(last_epoch, 0)), Step("pruned_last_layer", max(last_epoch, 0))]
     return tuple(steps)
 
@@ -76,9 +81,11 @@ def is_push_epoch(epoch: int, train: TrainConfig) -> bool:
 
 
 def skip_after_early_stop(steps: tuple[Step, ...], position: int) -> int:
-    """The step that follows an early stop: the hardening if it is still to come, otherwise the last push."""
+    """The step that follows an early stop: the hardening if it is still to come, otherwise the last push, or the
+    pruning before it."""
     stages = [step.stage for step in steps]
     if "hardening" in stages[position:] and stages[position - 1] == "joint":
         return stages.index("hardening")
     pushes = [index for index, stage in enumerate(stages) if stage == "push"]
-    return max(position, pushes[-1])
+    last = pushes[-1] - 1 if stages[pushes[-1] - 1] == "prune" else pushes[-1]
+    return max(position, last)

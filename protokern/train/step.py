@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,14 @@ class BatchLoss:
     terms: dict[str, float]
     correct: float
     images: float
+
+
+class Learnt(NamedTuple):
+    """What a process has learnt from in a step: numbers of the batch, its own outputs without gradient, its labels."""
+
+    loss: BatchLoss
+    output: ModelOutput
+    labels: Tensor
 
 
 class Forward(nn.Module):
@@ -73,7 +83,7 @@ def learn_from(
     num_images: int,
     config: TrainConfig,
     ranks: Ranks,
-) -> BatchLoss:
+) -> Learnt:
     """Set the gradients of the parameters to those of the mean loss of a batch, of which this rank has a part.
 
     A rank takes its images in `config.accumulation` parts. Each part is weighted by its number of images, so the
@@ -92,7 +102,7 @@ def learn_from(
     # A rank without an image still takes part in the backward pass.
     parts = [part for part in split_evenly(range(len(images)), config.accumulation) if part] or [range(0)]
     random_state = _random_state(model.device)
-    numbers = []
+    numbers, outputs = [], []
     for index, part in enumerate(parts):
         if index:
             _set_random_state(model.device, random_state)
@@ -104,10 +114,20 @@ def learn_from(
             total, names, of_part = _loss(model, output, _labels_of(mixed, chosen), len(part) / num_images, config)
             (total * ranks.size).backward()  # the ranks' gradients are averaged
         numbers.append(of_part)
+        outputs.append(output)
     ranks.share_random()
     values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the only wait for the device in a batch
     mean, *terms, correct, count = ranks.sum(values)
-    return BatchLoss(mean, dict(zip(names, terms, strict=True)), correct, count)
+    loss = BatchLoss(mean, dict(zip(names, terms, strict=True)), correct, count)
+    return Learnt(loss, _joined(outputs, model), mixed.own)
+
+
+def _joined(outputs: Sequence[ModelOutput], model: PrototypeModel) -> ModelOutput:
+    """The outputs of the parts of a batch as one, for a model that learns after the step; else the last one."""
+    if len(outputs) == 1 or type(model).after_step is PrototypeModel.after_step:
+        return outputs[-1]
+    names = [field.name for field in fields(outputs[0])]
+    return type(outputs[0])(*(torch.cat([getattr(one, name).detach() for one in outputs]) for name in names))
 
 
 def _loss(

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from protokern.cli import show
-from protokern.cli.show import describe, describe_forecast, in_words, show_progress, show_training
+from protokern.cli.show import describe, describe_forecast, in_words, progress_in_turn, show_progress, show_training
 from protokern.inputs.stores import FeatureRecord
 from protokern.runs.log import EpochRecord, Notice, StageRecord
 from protokern.train.events import BatchDone, StepBegins
@@ -112,17 +112,35 @@ def test_slow_work_without_a_terminal_says_now_and_then_what_is_left(
     show_training([FeatureRecord(split="train", done=10 * done, images=100) for done in range(1, 8)])
     assert capsys.readouterr().out.splitlines() == [
         # Ten images in four seconds; at least five seconds between the lines.
-        "features of the train images: 30 of 100, about 30 s left",
-        "features of the train images: 50 of 100, about 20 s left",
-        "features of the train images: 70 of 100, about 10 s left",
+        "features of the train images: 20 of 100, about 30 s left",
+        "features of the train images: 40 of 100, about 25 s left",
+        "features of the train images: 60 of 100, about 15 s left",
     ]
     begins = StepBegins(stage="live", epoch=1, position=2, steps=9, done=1, together=3)
     show_training([begins, *(BatchDone(stage="live", epoch=1, batch=b, batches=4, loss=1.0) for b in (1, 2, 3, 4))])
-    assert capsys.readouterr().out.splitlines() == ["live: 7 of 12, about 20 s left"]
+    assert capsys.readouterr().out.splitlines() == [
+        "live: 6 of 12, about 25 s left",
+        "live: 8 of 12, about 15 s left",
+    ]
     assert list(show_progress(iter("abcdef"), "letters", 6)) == list("abcdef")
     assert capsys.readouterr().out.splitlines() == [
-        "letters: 2 of 6, about 15 s left",
-        "letters: 4 of 6, about 8 s left",
+        "letters: 1 of 6, about 20 s left",
+        "letters: 3 of 6, about 10 s left",
+        "letters: 5 of 6, about 4 s left",
+    ]
+
+
+def test_short_pieces_of_work_are_told_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 2))  # four seconds for each piece
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    titles = ("letters", "pictures", "measures", "answers")
+    assert ["".join(show_progress("ab", title, 2)) for title in titles] == ["ab"] * 4
+    assert capsys.readouterr().out == ""
+    progress = progress_in_turn()
+    assert ["".join(progress("ab", title, 2)) for title in titles] == ["ab"] * 4
+    assert capsys.readouterr().out.splitlines() == [
+        "pictures: 1 of 2, about 2 s left",
+        "answers: 1 of 2, about 2 s left",
     ]
 
 

@@ -70,7 +70,10 @@ def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
     raise AssertionError(process.stderr.read() if process.stderr else "")
 
 
-def test_plain_lines_without_a_terminal(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_without_a_terminal(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protokern.cli.show._SlowWork.EVERY", 3600)  # a slow machine has more to tell
     assert main(command(photos, tmp_path / "run")) == 0
     printed = capsys.readouterr().out.splitlines()
     lines = [line for line in printed if not line.startswith("warning: ")]

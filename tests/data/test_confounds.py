@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from protokern.data.confounds import Confound, find_confounds
@@ -49,6 +50,31 @@ def test_more_pixels_than_all_others_are_named() -> None:
     small = [(0, 100 + step, 100 + step, "RGB", "PNG") for step in range(10)]
     large = [(1, 400 + step, 400 + step, "RGB", "PNG") for step in range(10)]
     assert find(*small, *large) == [Confound(0, "size", "of fewer pixels"), Confound(1, "size", "of more pixels")]
+
+
+def plainly_common(values: list[str], labels: list[int], label: int) -> str | None:
+    """The value of a class by its definition: nearly all of its images have it, and nearly no others."""
+    own = [value for value, one in zip(values, labels, strict=True) if one == label]
+    others = [value for value, one in zip(values, labels, strict=True) if one != label]
+    for value in dict.fromkeys(own):
+        if own.count(value) >= 0.95 * len(own) and others.count(value) <= 0.05 * len(others):
+            return value
+    return None
+
+
+def test_common_values_of_many_classes_are_those_of_their_definition() -> None:
+    rng = np.random.default_rng(0)
+    formats = ["PNG", "JPEG", "WEBP", "BMP"]
+    parts = [
+        (label, 48, 48, "RGB", formats[label % 4] if rng.random() < (0.6 if label == 3 else 0.98) else "GIF")
+        for label in range(4)
+        for _ in range(40)
+    ]
+    values, labels = [part[4] for part in parts], [part[0] for part in parts]
+    wanted = {label: plainly_common(values, labels, label) for label in range(4)}
+    assert {value is None for value in wanted.values()} == {True, False}
+    found = {one.label: one.value for one in find(*parts) if one.kind == "format"}
+    assert found == {label: f"{value} files" for label, value in wanted.items() if value is not None}
 
 
 def test_a_single_other_file_in_twenty_hides_nothing() -> None:

@@ -42,25 +42,6 @@ class ModelContract:
 
         assert all(isinstance(getattr(model, part), nn.Module) for part in model.parts)
 
-    def test_class_identity_says_yes_or_no(self, model):
-        for _ in range(2):
-            assert set(model.class_identity.unique().tolist()) <= {0, 1}
-            assert model.class_identity.sum(dim=0).min() >= 1
-            model.harden()
-
-    def test_choices_are_final_after_hardening(self, model, images):
-        assert model.is_hard == (not model.chooses)
-        if model.chooses:
-            with pytest.raises(ValueError, match="model: must have made its choices final"):
-                _ = model.prototype_weight
-        assert (model.harden() != {}) == model.chooses
-        assert model.is_hard
-        weight = model.prototype_weight.clone()
-        assert model.harden() == {}
-        model.set_progress(3)
-        assert model.is_hard
-        assert torch.equal(model.prototype_weight, weight)
-
     def test_slots_hold_the_prototypes_of_the_class_identity(self, model):
         model.harden()
         if model.slots is None:
@@ -72,22 +53,12 @@ class ModelContract:
                 wanted[p, k] = 1
         assert torch.equal(model.class_identity, wanted)
 
-    def test_logits_are_weighted_activations(self, model, images):
-        model.harden()
-        with torch.no_grad():
-            for parameter in model.last_layer.parameters():
-                parameter.normal_()
-        output = model(images)
-        assert model.prototype_weight.shape == (model.num_classes, model.num_prototypes)
-        torch.testing.assert_close(output.logits, output.activations @ model.prototype_weight.T, rtol=1e-5, atol=1e-5)
-
     def test_last_layer_makes_the_logits_of_its_input(self, model, images):
         for _ in range(2):
             output = model(images)
             layer_input = model.last_layer_input(output)
             assert torch.equal(model.last_layer(layer_input), output.logits)
             assert model.last_layer_identity.shape == (layer_input.shape[1], model.num_classes)
-            assert torch.equal(model.last_layer_identity.sum(dim=1), torch.ones(layer_input.shape[1]))
             model.harden()
 
     def coefficient(self, model: PrototypeModel, name: str, coefficients: LossCoefficients) -> float:
@@ -157,21 +128,6 @@ class ModelContract:
         assert sorted(id(parameter) for parameter in model.parameters()) == sorted(learnt)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
-    def test_kept_prototypes_contribute_as_before(self, model, images):
-        model.eval()
-        model.harden()
-        kept = [model.num_prototypes - 1, 0, 3]
-        before = model(images)
-        contribution = before.activations[:, None, :] * model.prototype_weight  # (B, K, P)
-        identity = model.class_identity[kept]
-        model.keep_prototypes(torch.tensor(kept))
-        after = model(images)
-        assert model.num_prototypes == 3
-        assert torch.equal(model.class_identity, identity)
-        assert torch.equal(after.patches, before.patches[:, kept])
-        torch.testing.assert_close(after.activations[:, None, :] * model.prototype_weight, contribution[:, :, kept])
-        torch.testing.assert_close(after.logits, contribution[:, :, kept].sum(dim=2))
-
     @pytest.mark.parametrize("index", [[], [0, 0], [-1], [10_000], [[0, 1]]])
     def test_keep_refuses_what_is_no_choice(self, model, index):
         with pytest.raises(
@@ -191,3 +147,61 @@ class ModelContract:
         torch.testing.assert_close(compiled(images).logits, model(images).logits)
         compiled(images[:3]).logits.sum().backward()
         assert model.prototype_layer.prototypes.grad is not None
+
+
+class PointsContract(ModelContract):
+    """For models that give their reasons as points, and whose every class has a prototype."""
+
+    def test_every_input_of_the_last_layer_has_one_class(self, model):
+        identity = model.last_layer_identity
+        assert torch.equal(identity.sum(dim=1), torch.ones(len(identity)))
+
+    def test_influence_is_the_points(self, model, images):
+        model.harden()
+        output = model(images)
+        points = torch.stack([model.influence(output, k) for k in range(model.num_classes)], dim=1)  # (B, K, P)
+        torch.testing.assert_close(points.sum(dim=2), model.scores(output), rtol=1e-5, atol=1e-5)
+        assert not model.abstains(output).any()
+
+    def test_class_identity_says_yes_or_no(self, model):
+        for _ in range(2):
+            assert set(model.class_identity.unique().tolist()) <= {0, 1}
+            assert model.class_identity.sum(dim=0).min() >= 1
+            model.harden()
+
+    def test_choices_are_final_after_hardening(self, model, images):
+        assert model.is_hard == (not model.chooses)
+        if model.chooses:
+            with pytest.raises(ValueError, match="model: must have made its choices final"):
+                _ = model.prototype_weight
+        assert (model.harden() != {}) == model.chooses
+        assert model.is_hard
+        weight = model.prototype_weight.clone()
+        assert model.harden() == {}
+        model.set_progress(3)
+        assert model.is_hard
+        assert torch.equal(model.prototype_weight, weight)
+
+    def test_logits_are_weighted_activations(self, model, images):
+        model.harden()
+        with torch.no_grad():
+            for parameter in model.last_layer.parameters():
+                parameter.normal_()
+        output = model(images)
+        assert model.prototype_weight.shape == (model.num_classes, model.num_prototypes)
+        torch.testing.assert_close(output.logits, output.activations @ model.prototype_weight.T, rtol=1e-5, atol=1e-5)
+
+    def test_kept_prototypes_contribute_as_before(self, model, images):
+        model.eval()
+        model.harden()
+        kept = [model.num_prototypes - 1, 0, 3]
+        before = model(images)
+        contribution = before.activations[:, None, :] * model.prototype_weight  # (B, K, P)
+        identity = model.class_identity[kept]
+        model.keep_prototypes(torch.tensor(kept))
+        after = model(images)
+        assert model.num_prototypes == 3
+        assert torch.equal(model.class_identity, identity)
+        assert torch.equal(after.patches, before.patches[:, kept])
+        torch.testing.assert_close(after.activations[:, None, :] * model.prototype_weight, contribution[:, :, kept])
+        torch.testing.assert_close(after.logits, contribution[:, :, kept].sum(dim=2))

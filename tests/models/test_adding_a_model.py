@@ -26,7 +26,7 @@ from protokern.models import MODELS, PrototypeModel
 from protokern.runs.log import read_log
 from protokern.runs.open import load_model
 from tests.cli.pushed_run import write_photos
-from tests.models.contract import ModelContract
+from tests.models.contract import PointsContract
 from tests.report.test_page import read_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-model.md"
@@ -125,7 +125,7 @@ def test_the_points_of_an_explanation_add_up_to_the_logit(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("class_sum")
-class TestTheModelOfThePage(ModelContract):
+class TestTheModelOfThePage(PointsContract):
     TERMS = frozenset({"cross_entropy", "cluster", "crowding"})
 
     def coefficient(self, model: Any, name: str, coefficients: LossCoefficients) -> float:

@@ -10,17 +10,17 @@ from protokern.choices import MODEL_NAMES
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.feature_shape import find_feature_shape
-from tests.models.contract import ModelContract
+from tests.models.contract import PointsContract
 
 
-class TestProtoPNet(ModelContract):
+class TestProtoPNet(PointsContract):
     def build(self, backbone, num_classes):
         return ProtoPNet(
             backbone, num_classes, prototypes_per_class=2, prototype_dim=5, in_channels=self.CHANNELS, image_size=16
         )
 
 
-class TestProtoPNetWithLargePrototypes(ModelContract):
+class TestProtoPNetWithLargePrototypes(PointsContract):
     def build(self, backbone, num_classes):
         return ProtoPNet(
             backbone,
@@ -33,7 +33,7 @@ class TestProtoPNetWithLargePrototypes(ModelContract):
         )
 
 
-class TestProtoPNetWithCosine(ModelContract):
+class TestProtoPNetWithCosine(PointsContract):
     def build(self, backbone, num_classes):
         options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine"}
         return ProtoPNet(
@@ -41,7 +41,7 @@ class TestProtoPNetWithCosine(ModelContract):
         )
 
 
-class TestProtoPNetWithSalience(ModelContract):
+class TestProtoPNetWithSalience(PointsContract):
     def build(self, backbone, num_classes):
         options = {"add_on_layers": "linear", "metric": "cosine", "activation": "cosine", "salience": 2.0}
         return ProtoPNet(
@@ -49,14 +49,15 @@ class TestProtoPNetWithSalience(ModelContract):
         )
 
 
-class TestProtoPNetWithTheMeanOfTheNearest(ModelContract):
+class TestProtoPNetWithTheMeanOfTheNearest(PointsContract):
     def build(self, backbone, num_classes):
         sizes = {"prototypes_per_class": 2, "prototype_dim": 5, "image_size": 16}
         return ProtoPNet(backbone, num_classes, in_channels=self.CHANNELS, top_k=3, **sizes)
 
 
 def test_every_model_has_a_contract_test():
-    assert list(MODELS) == ["protopnet", "protopool"]  # test_protopool_contract.py has that of the other
+    # The others' are in test_protopool_contract.py and test_prototree.py.
+    assert list(MODELS) == ["protopnet", "protopool", "prototree"]
 
 
 def test_the_names_of_all_models_are_known_without_torch():
@@ -211,7 +212,7 @@ class Pair(nn.Module):
         (
             nn.Identity(),
             {"add_on_layers": "none"},
-            "add_on_layers: must be one of regular, bottleneck, single, linear; got",
+            "add_on_layers: must be one of regular, bottleneck, single, single_no_bias, linear; got",
         ),
         (nn.Identity(), {"metric": "l1"}, "metric: must be one of sqeuclidean, cosine, dot; got 'l1'."),
     ],

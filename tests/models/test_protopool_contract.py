@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from protokern.models import ProtoPool
-from tests.models.contract import ModelContract
+from tests.models.contract import PointsContract
 
 
-class PoolContract(ModelContract):
+class PoolContract(PointsContract):
     """Five prototypes in two slots of three classes, so that one at least is shared."""
 
     def build(self, backbone, num_classes, **options):

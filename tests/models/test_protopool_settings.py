@@ -68,7 +68,10 @@ def test_wrong_settings(settings, message):
             {"focal": "similarity", "activation": torch.exp},
             r'activation: must be a name with focal="similarity", .*; got a function\. Use focal="distance", or',
         ),
-        ({"add_on_layers": "none"}, r"add_on_layers: must be one of regular, bottleneck, single, linear; got 'none'\."),
+        (
+            {"add_on_layers": "none"},
+            r"add_on_layers: must be one of regular, bottleneck, single, single_no_bias, linear; got 'none'\.",
+        ),
         ({"metric": "l1"}, r"metric: must be one of sqeuclidean, cosine, dot; got 'l1'\."),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_config_its_fields_by_name_and_from_config_make_the_same_model(kind: t
     assert models[0].prototype_layer.activation == "exp"
 
 
-@pytest.mark.parametrize("kind", MODELS.values())
+@pytest.mark.parametrize("kind", [ProtoPNet, ProtoPool])
 def test_an_activation_may_be_a_function_beside_a_config_and_beside_settings(kind: type[PrototypeModel]) -> None:
     for given in ({"config": kind.Config(**SMALL)}, SMALL | {"activation": halved}):
         model = kind(conv_net(), 3, image_size=16, **{"activation": halved, **given})

@@ -55,7 +55,8 @@ def test_features_are_between_zero_and_one(kind):
 
 def test_unknown_kind():
     with pytest.raises(
-        ValueError, match=r"add_on_layers: must be one of regular, bottleneck, single, linear; got 'wide'. Check"
+        ValueError,
+        match=r"add_on_layers: must be one of regular, bottleneck, single, single_no_bias, linear; got 'wide'. Check",
     ):
         make_add_on_layers(8, 4, "wide")
 

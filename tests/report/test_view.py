@@ -38,6 +38,12 @@ def test_a_sheet_has_what_the_script_shows(report_data: Report) -> None:
     assert last == {"index": 5, "classes": classes, "of": CLASSES[2], "no_patch": "Not a patch of an image."}
 
 
+def test_a_prototype_that_was_a_patch_from_the_start_has_not_moved(report_data: Report) -> None:
+    card = replace(report_data.prototypes[0], source=replace(make_source(FILE_NAME), distance=0.0))
+    data = replace(report_data, prototypes=(card, *report_data.prototypes[1:]))
+    assert "moved" not in view_report(data)[0]["sheets"][0]
+
+
 def test_numbers_come_as_the_sentence_rounds_them(report_data: Report) -> None:
     card = replace(report_data.prototypes[0], reasons=(Reason("hue", 0.605024, 0.581516, 0.62796, 0.612601),))
     data = replace(report_data, prototypes=(card, *report_data.prototypes[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from protokern.train.forecast import forecast
+from protokern.train.forecast import SECONDS_A_PROTOTYPE, SECONDS_TO_BEGIN_REPORT, forecast
 from protokern.train.loop import begin_step
 from protokern.train.stages import plan
 from protokern.train.state import TrainingRun
@@ -26,13 +26,13 @@ def names(run: TrainingRun) -> list[str]:
 
 def test_a_frozen_backbone_goes_once_over_all_images(tmp_path: Path) -> None:
     run = toy_run(tmp_path, toy_config(backbone="frozen"))
-    assert names(run) == ["backbone over 51 images", "3 epochs of the head", REPORT]
+    assert names(run) == ["backbone over 51 images", "3 epochs of the head", "last layer", REPORT]
 
 
 def test_what_is_stored_already_is_not_done_again(tmp_path: Path) -> None:
     run = toy_run(tmp_path, toy_config(backbone="frozen"))
     list(run.open_stores())
-    assert names(run) == ["3 epochs of the head", REPORT]
+    assert names(run) == ["3 epochs of the head", "last layer", REPORT]
 
 
 def test_a_backbone_that_learns_is_timed_with_its_epochs(tmp_path: Path) -> None:
@@ -76,3 +76,11 @@ def test_steps_say_where_they_are_in_their_stage() -> None:
         ("live", 1, 2),
     ]
     assert {(one.steps, one.position) for one in begun} == {(len(steps), position) for position in range(len(steps))}
+
+
+def test_every_prototype_is_drawn_whatever_the_backbone_takes(tmp_path: Path) -> None:
+    run = toy_run(tmp_path, toy_config(backbone="frozen"))
+    known = forecast(run.job)
+    assert known is not None
+    (seconds,) = (part.seconds for part in known.parts if part.name == REPORT)
+    assert seconds > SECONDS_TO_BEGIN_REPORT + run.model.num_prototypes * SECONDS_A_PROTOTYPE

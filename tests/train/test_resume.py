@@ -17,11 +17,10 @@ from protokern.runs.progress import load_optimizer, load_random, optimizer_tenso
 from protokern.train.events import BatchDone, StepBegins
 from protokern.train.loop import train
 from protokern.train.optimizers import freeze, make_optimizer
-from protokern.train.stages import plan
-from protokern.train.state import TrainingRun
+from protokern.train.state import TrainingRun, plan_of
 
 from .tampering import change_table, change_tensors
-from .toy import Squares, ToySplits, pool_config, toy_config, toy_run, train_until_stopped
+from .toy import TREE, Squares, ToySplits, pool_config, toy_config, toy_run, train_until_stopped
 
 CONFIG = toy_config(warm_epochs=1, joint_epochs=4, push_start=2, push_every=2, patience=0, prune=True)
 # Draws from the run's generator in every batch: mixup, and the noise of the choices.
@@ -40,8 +39,12 @@ NEEDED_CONFIG = toy_config(
     last_layer_own="non_negative",
     last_layer_others="needed",
 )
-CONFIGS = {"protopnet": CONFIG, "protopool": POOL_CONFIG, "needed": NEEDED_CONFIG}
+TREE_CONFIG = toy_config(
+    model=TREE | {"leaf_threshold": 0.4}, joint_epochs=2, live_epochs=1, patience=0, prototype_lr=0.1, prune=True
+)
+CONFIGS = {"protopnet": CONFIG, "protopool": POOL_CONFIG, "needed": NEEDED_CONFIG, "prototree": TREE_CONFIG}
 STOPS = [(CONFIG, 1), (CONFIG, 4), (CONFIG, 6), (CONFIG, 13)]
+STOPS += [(TREE_CONFIG, batches) for batches in (2, 6, 14)]
 STOPS += [(POOL_CONFIG, batches) for batches in (2, 4, 6, 13, 16, 18)]
 
 
@@ -94,7 +97,7 @@ def test_a_run_killed_after_any_step_ends_with_the_same_bits(tmp_path, name) -> 
             break
         run = resumed(tmp_path, config)
         steps += 1
-    assert steps == len(plan(config.train, config.prune, chooses=run.model.chooses))
+    assert steps == len(plan_of(run.job))
     check_same_end(run, whole_of(name))
 
 

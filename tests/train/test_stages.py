@@ -44,6 +44,14 @@ def test_pruning_comes_last_with_a_last_layer_stage_of_its_own() -> None:
     ]
 
 
+def test_a_model_that_prunes_before_its_push_has_one_push_and_no_last_layer_of_the_pruned() -> None:
+    train = TrainConfig(warm_epochs=1, joint_epochs=2, push_start=1, push_every=1, live_epochs=1)
+    steps = plan(train, PruneConfig(enabled=True), prunes_before_push=True)
+    stages = [step.stage for step in steps]
+    assert stages == ["warm", "joint", "joint", "prune", "push", "live", "last_layer"]
+    assert steps[skip_after_early_stop(steps, 2)].stage == "prune"
+
+
 def test_live_epochs_follow_every_push_and_are_counted_behind_the_others() -> None:
     train = TrainConfig(warm_epochs=1, joint_epochs=2, push_start=1, push_every=1, live_epochs=2)
     steps = plan(train, PruneConfig())

@@ -30,7 +30,7 @@ def gradients(tmp_path, config, count: int) -> tuple[dict[str, float], dict[str,
     freeze(model, "joint", config.train)
     model.set_progress(1.5)
     torch.manual_seed(7)
-    loss = learn_from(model, make_forward(model, config.train), *batch(count), count, config.train, SINGLE)
+    loss = learn_from(model, make_forward(model, config.train), *batch(count), count, config.train, SINGLE).loss
     numbers = {"loss": loss.mean, **loss.terms, "correct": loss.correct, "images": loss.images}
     return numbers, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 

@@ -77,6 +77,9 @@ POOL = {
 }
 
 
+TREE = {"name": "prototree", "backbone": "tiny", "depth": 3, "prototype_dim": 8}
+
+
 def pool_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:
     """Three classes with two slots each share a pool of five prototypes; `model` changes that."""
     return toy_config(model={**POOL, **(model or {})}, **train)

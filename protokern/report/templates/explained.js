@@ -3,19 +3,22 @@ const pairOf = (framedPicture, heat, ...caption) =>
   make("figure", { className: "pair" }, framedPicture, heat, make("figcaption", {}, ...caption));
 const proofOf = (text) => (text ? [make("br"), make("span", { className: "proof", textContent: text })] : []);
 
+const struckOut = ([index, rows, columns], alt) =>
+  make("div", { className: "seen struck-out" }, picture(index, rows, columns, alt.split(";")[0]));
+
 const matchOf = (match) => {
   const { here, there } = match;
   const caption = match.link ? make("a", { href: match.link, textContent: match.caption }) : match.caption;
-  const like = paragraph("like", "looks like");
+  const like = paragraph("like", match.like || "looks like");
   if (match.role) like.append(make("br"), make("span", { className: "small", textContent: match.role }));
   return make(
     "li",
     { className: "match" },
     pairOf(
-      framed(here, match.here_alt),
-      seen(match.here_heat, here, match.here_heat_alt),
+      match.absent ? struckOut(here, match.here_alt) : framed(here, match.here_alt),
+      match.absent ? null : seen(match.here_heat, here, match.here_heat_alt),
       "this image",
-      ...proofOf(match.here_proof),
+      ...(match.absent ? [] : proofOf(match.here_proof)),
     ),
     like,
     pairOf(
@@ -45,6 +48,7 @@ const matchesOf = (one) => {
     one.counted ? paragraph("small muted", ...rich(one.counted)) : null,
     one.counted ? list(one.no_reasons) : null,
     make("dl", { className: "ledger small" }, ...one.ledger.map((entry) => line(entry)), line(one.total, "total")),
+    optional("small muted", one.note),
   ];
 };
 
@@ -64,7 +68,7 @@ const explained = (item, heading) => {
     line.append(make("td", { "aria-hidden": "true" }, bar(share)));
     return line;
   });
-  const [points, probability] = headCells(["points", "probability"]);
+  const [points, probability] = headCells([item.total_head, "probability"]);
   probability.colSpan = 2;
   return make(
     "article",

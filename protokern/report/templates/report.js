@@ -121,24 +121,26 @@ const weightsOf = (sheet) =>
     "ul",
     {},
     ...sheet.classes.map(([text, weight]) =>
-      make("li", {}, name(page.texts[text]), " ", make("span", { className: "number", textContent: weight })),
+      make("li", {}, name(page.texts[text]), " ", page.tree ? null : make("span", { className: "number", textContent: weight })),
     ),
   );
 
 const usesOf = (sheet, oneEach) => {
+  const withWeights = page.tree ? "" : ", with weights";
   const moved = sheet.moved ? `moved by ${sheet.moved} in the push` : "";
   if (oneEach) {
-    const line = paragraph("small muted number", `weight ${sheet.classes[0][1]} for its class`);
+    const line = paragraph("small muted number", page.tree ? "" : `weight ${sheet.classes[0][1]} for its class`);
     if (moved) line.append(make("br"), moved);
     return [line];
   }
   const count = sheet.classes?.length ?? 0;
   const lines = [];
   if (count > MOST_WEIGHTS) {
-    const summary = make("summary", { textContent: `shared by ${count} classes, with weights` });
+    const summary = make("summary", { textContent: `${page.tree ? "above leaves of" : "shared by"} ${count} classes${withWeights}` });
     lines.push(make("details", { className: "small muted weights" }, summary, weightsOf(sheet)));
   } else if (count) {
-    const words = count > 1 ? "shared by, with weights" : "used by, with weight";
+    const uses = count > 1 ? "shared by, with weights" : "used by, with weight";
+    const words = page.tree ? "above leaves of" : uses;
     lines.push(make("div", { className: "small muted weights" }, make("p", { textContent: words }), weightsOf(sheet)));
   }
   return [...lines, optional("small muted number", moved)];
@@ -296,6 +298,7 @@ const SECTIONS = {
   because: drawBecause,
   trust: drawTrust,
   pool: drawPool,
+  tree: (part) => section("tree", headOf(part.title, paragraph("prose muted", part.text)), treePlace(part)),
   prototypes: drawGallery,
   training: drawTraining,
   confusion: drawConfusion,

@@ -17,7 +17,7 @@ from protokern.explain.paths import follow_path
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.shown import Explanation
-from protokern.models.base import ModelOutput, PrototypeModel
+from protokern.models.base import Decision, ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 from protokern.results.explanations import ClassExplanation, Evidence, softmax
 from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
@@ -74,12 +74,7 @@ def explain_image(
         every = _AllPoints.of_first_image(model, output)
         classes = _highest(logits, also) if classes is None else classes
         path = model.decision_path(output, 0) if model.reasons == "path" else None
-        shown = {
-            k: _most_points(every.points[:, k], every.is_own[:, k], top)
-            if path is None
-            else [step.prototype for step in path if k == int(logits.argmax())]
-            for k in classes
-        }
+        shown = {k: _shown(k, every, path, top, is_answer=k == int(logits.argmax())) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
@@ -161,6 +156,13 @@ def _name(k: int) -> str:
 def _prototype(j: int, every: _AllPoints) -> Prototype:
     own = np.flatnonzero(every.is_own[j]).tolist()
     return Prototype(index=j, classes=tuple(ClassWeight(k, _name(k), float(every.weight[k, j])) for k in own))
+
+
+def _shown(k: int, every: _AllPoints, path: Sequence[Decision] | None, top: int, *, is_answer: bool) -> Sequence[int]:
+    """The prototypes that are shown for class k: those with the most points, or all on the path to the answer."""
+    if path is None:
+        return _most_points(every.points[:, k], every.is_own[:, k], top)
+    return [step.prototype for step in path] if is_answer else []
 
 
 def _most_points(points: np.ndarray, is_own: np.ndarray, top: int) -> list[int]:

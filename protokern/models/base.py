@@ -107,7 +107,7 @@ class PrototypeModel(nn.Module):
             of these four learns together with the prototypes.
         chooses: whether the model makes choices that are soft in training and final (`harden`) before the push.
         mixup: parameter of the mixup that its paper trains with; 0: none.
-        reasons: what an answer is made of. "points": `scores = activations @ prototype_weight.T`. "path": decisions
+        reasons: what an answer is made of. "points": `logits = activations @ prototype_weight.T`. "path": decisions
             from a root to a leaf, see `decision_path`; there is no `prototype_weight` then.
         prunes_before_push: whether the training prunes with the rule of the model, `prune_own`, before its one push.
         is_focal: whether `ModelOutput.activations` are focal similarities: that of the best patch minus the average
@@ -272,16 +272,8 @@ class PrototypeModel(nn.Module):
         """The loss to train with: its total, and its terms by name for the log."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
 
-    def scores(self, output: ModelOutput) -> Tensor:
-        """What the points of an explanation add up to, (B, K); its largest is the answer."""
-        return output.logits
-
-    def abstains(self, output: ModelOutput) -> Tensor:
-        """Which images the model has no answer for, (B,) bool; they count as answered wrongly."""
-        return torch.zeros(len(output.logits), dtype=torch.bool, device=output.logits.device)
-
     def influence(self, output: ModelOutput, k: int) -> Tensor:
-        """How much the score of class k owes to each prototype, (B, P): here its points."""
+        """How much the logit of class k owes to each prototype, (B, P): here its points."""
         return output.activations * self.prototype_weight[k]
 
     def decision_path(self, output: ModelOutput, image: int) -> tuple[Decision, ...]:

@@ -141,8 +141,7 @@ def check_activation(activation: object, metric: str) -> None:
         return
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)} or a callable; got {activation!r}.")
-    rows = [METRIC_TABLE[metric]] if metric in METRICS else METRIC_TABLE.values()  # an unknown metric raises later
-    if not all(activation in row.activations for row in rows):
+    if metric in METRICS and activation not in METRIC_TABLE[metric].activations:  # an unknown metric raises later
         fitting = " or ".join(repr(name) for name, row in METRIC_TABLE.items() if activation in row.activations)
         raise ValueError(
             f"activation: must not be {activation!r} unless metric is {fitting}; got metric {metric!r}. "

@@ -222,8 +222,8 @@ def take_weights_of_a_pool(run: Path) -> None:
             "must be of format protokern-checkpoint-2; got 'protokern-99'",
         ),
         (
-            lambda run: change_state(run, lambda state: state["config"]["model"].update(name="prototree")),
-            "holds a model 'prototree', which this version does not have",
+            lambda run: change_state(run, lambda state: state["config"]["model"].update(name="protoforest")),
+            "holds a model 'protoforest', which this version does not have",
         ),
         (
             lambda run: change_state(run, lambda state: state["config"]["model"].update(heads=3)),

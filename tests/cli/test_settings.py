@@ -40,7 +40,10 @@ def test_keys_that_share_a_sentence_stand_together(capsys: pytest.CaptureFixture
 def test_each_model_has_a_heading_and_a_key_without_default_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "model")
     headings = [line for line in lines if line.startswith("[")]
-    assert headings == ["[model]", '[model] with name = "protopnet"', '[model] with name = "protopool"']
+    assert headings == [
+        "[model]",
+        *(f'[model] with name = "{name}"' for name in ("protopnet", "protopool", "prototree")),
+    ]
     assert "model.backbone_stage is not set  # a whole number" in lines
 
 

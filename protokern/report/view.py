@@ -44,6 +44,7 @@ from protokern.results.run import Report
 Table = dict[str, Any]
 # Letters that may end a script or begin markup, as JSON escapes.
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
+LEAST_LEAF = 0.005  # a class of a leaf that is less probable is not drawn
 _RULE = (
     "Chosen by rule, not for their looks: the first right answer of up to six classes, spread evenly over the list, "
     "and the first wrong answer of up to six."
@@ -206,7 +207,7 @@ class _View:
                 [one.class_name, decimal(one.total), percent(one.probability), round(one.probability, 3)]
                 for one in item.classes
             ],
-            "total_head": "points" if item.end is None else "log of it",
+            "total_head": "points" if item.end is None else "log",
             "why": ["Why ", ["bdi", first.class_name]],
             "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
             "others": [
@@ -259,7 +260,10 @@ class _View:
         ledger = [[["in the leaf: ", ["bdi", names[k]]], percent(probability)] for k, probability in end.classes]
         whole: list[Any] = ["the whole tree, which mixes all leaves: ", ["bdi", item.predicted_class]]
         return {
-            "reasons": [self._match(match, one, 1.0) | say_decision(match) for match in one.matches],
+            "reasons": [
+                self._match(match, one, 1.0) | say_decision(match) | {"caption": f"prototype {match.prototype.index}"}
+                for match in one.matches
+            ],
             "none": ["This tree has one leaf: it asks nothing."] if not one.matches else None,
             "counted": None,
             "no_reasons": [],
@@ -300,7 +304,8 @@ class _View:
         nodes: list[Table] = []
         for node in report.tree:
             if node.prototype is None:
-                best = sorted(node.classes, key=lambda one: -one[1])[:3]
+                first, *more = sorted(node.classes, key=lambda one: -one[1])[:3]
+                best = [first, *(one for one in more if one[1] >= LEAST_LEAF)]
                 nodes.append(
                     {"leaf": [[name, percent(probability), round(probability, 3)] for name, probability in best]}
                 )

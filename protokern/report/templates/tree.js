@@ -1,6 +1,6 @@
 // A decision tree: branches with their patches, leaves with their classes. Deep parts open when they are chosen.
 const TREE_LEVELS = 3;
-const TREE_CELL = { width: 132, height: 148, side: 84 };
+const TREE_CELL = { width: 124, height: 148, side: 84 };
 const draw = (tag, properties = {}, ...children) => {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(properties)) element.setAttribute(name, value);
@@ -56,9 +56,10 @@ const drawLeaf = (leaf, x, y) =>
   draw(
     "g",
     { class: "tree-leaf" },
+    draw("title", {}, leaf.map(([name, percent]) => `${name} ${percent}`).join("\n")),
     ...leaf.flatMap(([name, percent, share], row) => [
       draw("rect", { x: x - 54, y: y + 30 * row, width: 108 * share, height: 5 }),
-      write(name.length > 15 ? `${name.slice(0, 14)}…` : name, x - 54, y + 17 + 30 * row),
+      write(name.length > 11 ? `${name.slice(0, 10)}…` : name, x - 54, y + 17 + 30 * row),
       write(percent, x + 54, y + 17 + 30 * row, "tree-number"),
     ]),
   );

@@ -59,7 +59,7 @@ const drawLeaf = (leaf, x, y) =>
     draw("title", {}, leaf.map(([name, percent]) => `${name} ${percent}`).join("\n")),
     ...leaf.flatMap(([name, percent, share], row) => [
       draw("rect", { x: x - 54, y: y + 30 * row, width: 108 * share, height: 5 }),
-      write(name.length > 11 ? `${name.slice(0, 10)}…` : name, x - 54, y + 17 + 30 * row),
+      write(name.length > 9 ? `${name.slice(0, 8)}…` : name, x - 54, y + 17 + 30 * row),
       write(percent, x + 54, y + 17 + 30 * row, "tree-number"),
     ]),
   );

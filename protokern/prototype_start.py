@@ -67,10 +67,7 @@ def find_starts(
 
     Source: Arthur and Vassilvitskii 2007, "k-means++", for the first patches.
     """
-    if model.chooses or not bool((model.class_identity.sum(dim=1) == 1).all()):
-        raise TrainingError(
-            'prototype_start: must be "random" for a model whose prototypes have no class of their own; got "patches".'
-        )
+    _check_own_classes(model)
     image, label, patches, weight, grid = _read_patches(model, features, first_image, chosen, ranks)
     count = model.num_prototypes
     sources = torch.full((count, 2), -1)
@@ -137,6 +134,15 @@ def _read_patches(
     gathered = [ranks.gather_to_first(part) for part in parts]
     joined = [torch.cat(part) if part else own[:0] for part, own in zip(gathered, parts, strict=True)]
     return joined[0], joined[1], joined[2], joined[3], grid
+
+
+def _check_own_classes(model: PrototypeModel) -> None:
+    """Refuse a model whose prototypes have no class of their own; the leaves of a tree have learnt none yet."""
+    has_own = not model.chooses and model.reasons == "points"
+    if not has_own or not bool((model.class_identity.sum(dim=1) == 1).all()):
+        raise TrainingError(
+            'prototype_start: must be "random" for a model whose prototypes have no class of their own; got "patches".'
+        )
 
 
 def _spread(

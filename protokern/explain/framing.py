@@ -65,7 +65,13 @@ def frame_explanation(
         other: (C, Y, X), another image with which the frames are checked.
     """
     chosen = [one for one in explanation.classes if classes is None or one.class_index in classes]
-    views = {evidence.view.prototype: evidence.view for one in chosen for evidence in one.evidence}
+    # What a decision finds absent is drawn without a frame.
+    views = {
+        evidence.view.prototype: evidence.view
+        for one in chosen
+        for evidence in one.evidence
+        if evidence.is_present is not False
+    }
     targets = [FrameTarget(0, prototype, view.patch) for prototype, view in views.items()]
     frames = sufficient_frames(model, image[None], targets, others=None if other is None else other[None])
     found = dict(zip(views, frames, strict=True))

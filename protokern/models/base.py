@@ -305,7 +305,7 @@ class PrototypeModel(nn.Module):
         """Called after every step of the optimizer, for what learns without a gradient.
 
         Args:
-            output: of the whole batch of this process, from before the step, without gradient.
+            output: of the whole batch of this process, from before the step.
             labels: (B,) int64, of the images themselves.
             sum_over_ranks: the sum of a tensor over the processes that share the batch.
         """

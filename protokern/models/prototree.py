@@ -164,17 +164,10 @@ class ProtoTree(PrototypeModel):
     def influence(self, output: ModelOutput, k: int) -> Tensor:
         """How much the log probability of class k owes to each decision, (B, P): less that with the decision reversed.
 
-        The probability of a class is linear in each p, so one gradient gives the probability with 1 - p, exactly. A
-        decision whose reversal leaves the class no probability owes it all: infinity.
+        Finite, also where the reversed decision leaves the class next to no probability.
         """
         assert isinstance(output, ProtoTreeOutput)
-        with torch.enable_grad():
-            present = output.log_present.detach().double().exp().requires_grad_(True)  # (B, P)
-            answer = self.last_layer(present.log())[:, k].exp()  # (B,)
-            (slope,) = torch.autograd.grad(answer.sum(), present)
-        present, answer = present.detach(), answer.detach()[:, None]
-        reversed_answer = (answer + (1 - 2 * present) * slope).clamp(min=0)
-        return (answer.log() - reversed_answer.log()).to(output.log_present.dtype)
+        return self.last_layer.influence(output.log_present.detach(), k).to(output.log_present.dtype)
 
     def route(self, output: ModelOutput, routing: Routing) -> Tensor:
         """The one leaf that answers for each image, (B,) int64.

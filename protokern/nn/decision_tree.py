@@ -100,6 +100,20 @@ class DecisionTree(nn.Module):
         mixture = shares.clamp_min(torch.finfo(torch.float64).tiny).log() + of_image + of_class
         return mixture.to(log_reach.dtype)
 
+    def influence(self, log_present: Tensor, k: int) -> Tensor:
+        """What the log probability of class k would lose if a decision were reversed, 1 - p in place of p; (B, P).
+
+        Each leaf's part of the probability is multiplied by (1 - p) / p below the side "present", by p / (1 - p) below
+        the side "absent", and stays elsewhere. All parts are positive, so nothing cancels.
+        """
+        log_present = log_present.to(torch.float64).clamp(max=_LARGEST)
+        exponent = self.log_reach(log_present) + self.leaf_logits.to(torch.float64).log_softmax(dim=1)[:, k]  # (B, L)
+        part = (exponent - exponent.amax(dim=1, keepdim=True)).exp()
+        right, left, beside = (part @ (self.path == side).to(part.dtype) for side in (PRESENT, ABSENT, 0))  # (B, P)
+        odds = (_log_of_rest(log_present) - log_present).exp()  # (1 - p) / p
+        turned = (beside + right * odds + left / odds).clamp_min(torch.finfo(torch.float64).tiny)
+        return part.sum(dim=1, keepdim=True).log() - turned.log()
+
     def greedy_leaf(self, log_present: Tensor) -> Tensor:
         """The leaf where one arrives by going to "present" where p > 0.5, else to "absent"; (B,) int64."""
         is_present = log_present.exp() > 0.5  # (B, P)

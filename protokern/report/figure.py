@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protokern.report.canvas import ACCENT, AGAINST, GAP, MARGIN, MUTED, SIDE, Canvas, save, shortened, signed
-from protokern.report.words import name_foreign, name_frame, name_match, say_role
-from protokern.results.explanations import ClassExplanation, Evidence, Explanation
+from protokern.report.numbers import percent
+from protokern.report.words import name_foreign, name_frame, name_match, say_decision, say_role
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
 
 FIGURE_MATCHES = 3
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -42,22 +43,28 @@ def write_figure(item: Explanation, path: Path, *, max_matches: int = FIGURE_MAT
     canvas.write(MARGIN, 0.68, _subtitle(item), size=9.5, color=MUTED)
     for row, match in enumerate(matches):
         _draw_match(canvas, match, one, top=_HEAD + row * step)
-    _draw_total(canvas, one, matches)
+    if item.end is None:
+        _draw_total(canvas, one, matches)
+    else:
+        _draw_end(canvas, item, item.end, num_left=len(one.matches) - len(matches))
     save(canvas, path)
 
 
 def _draw_match(canvas: Canvas, match: Evidence, one: ClassExplanation, *, top: float) -> None:
     left, card = MARGIN, match.prototype
     caption = top + SIDE + 0.11
-    canvas.show(match.picture.image, left, top, match.picture.box, cell=match.picture.cell)
-    canvas.show(match.picture.heat, left + SIDE + GAP, top)
+    if match.is_present is False:  # nothing is there to be framed
+        canvas.show(match.picture.image, left, top)
+    else:
+        canvas.show(match.picture.image, left, top, match.picture.box, cell=match.picture.cell)
+        canvas.show(match.picture.heat, left + SIDE + GAP, top)
+        canvas.write(left, caption + _LINE, name_frame(match.picture.proof), size=8, color=MUTED)
     canvas.write(left, caption, "this image", size=8, color=MUTED)
-    canvas.write(left, caption + _LINE, name_frame(match.picture.proof), size=8, color=MUTED)
     left += 2 * SIDE + GAP
     canvas.write(
         left + _WORDS / 2,
         top + SIDE / 2,
-        "looks like",
+        "no part like" if match.is_present is False else "looks like",
         size=11.5,
         color=MUTED,
         align="center",
@@ -74,9 +81,19 @@ def _draw_match(canvas: Canvas, match: Evidence, one: ClassExplanation, *, top: 
         canvas.show(card.picture.image, left, top, card.picture.box, cell=card.picture.cell)
         canvas.write(left, caption + _LINE, name_frame(card.picture.proof), size=8, color=MUTED)
         canvas.show(card.picture.heat, left + SIDE + GAP, top)
-    canvas.write(left, caption, shortened(name_match(match, one), _CAPTION), size=8, color=MUTED)
-    left = canvas.width - MARGIN - _SUM
-    middle = top + SIDE / 2
+    name = name_match(match, one) if match.is_present is None else f"prototype {card.index}"
+    canvas.write(left, caption, shortened(name, _CAPTION), size=8, color=MUTED)
+    _draw_result(canvas, match, canvas.width - MARGIN - _SUM, top + SIDE / 2)
+
+
+def _draw_result(canvas: Canvas, match: Evidence, left: float, middle: float) -> None:
+    """The points of a match, or the side that a decision takes."""
+    if match.is_present is not None:
+        words = say_decision(match)
+        color = AGAINST if words["against"] else ACCENT
+        canvas.write(left, middle - 0.07, str(words["product"]), size=8, color=MUTED)
+        canvas.write(left, middle + 0.21, str(words["points"]), size=13, color=color, weight="bold")
+        return
     product = f"{match.similarity:.2f} {_TIMES} {signed(match.weight)} ="
     canvas.write(left, middle - 0.3, f"similarity {_TIMES} weight", size=8, color=MUTED)
     canvas.write(left, middle - 0.07, product, size=10.5)
@@ -99,6 +116,16 @@ def _draw_total(canvas: Canvas, one: ClassExplanation, matches: Sequence[Evidenc
     for row, line in enumerate(lines):
         canvas.write(left, top + 0.1 + 0.22 * row, line, size=9, color=MUTED)
     canvas.write(left, top + 0.62, f"{signed(one.total)} points in all", size=12, weight="bold")
+
+
+def _draw_end(canvas: Canvas, item: Explanation, end: DecisionEnd, *, num_left: int) -> None:
+    """The leaf where the decisions end, and the answer of the whole tree."""
+    left, top = canvas.width - MARGIN - _SUM, canvas.height - _FOOT
+    name, probability = item.class_names[end.classes[0][0]], end.classes[0][1]
+    more = [f"{num_left} more decision{'' if num_left == 1 else 's'}"] if num_left else []
+    for row, line in enumerate([*more, f"leaf: {shortened(name, 20)} {percent(probability)}"]):
+        canvas.write(left, top + 0.1 + 0.22 * row, line, size=9, color=MUTED)
+    canvas.write(left, top + 0.62, f"whole tree: {percent(item.classes[0].probability)}", size=12, weight="bold")
 
 
 def _subtitle(item: Explanation) -> str:

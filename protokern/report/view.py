@@ -258,13 +258,14 @@ class _View:
         """The path through a tree: a row for each decision, then the leaf."""
         names = item.class_names
         ledger = [[["in the leaf: ", ["bdi", names[k]]], percent(probability)] for k, probability in end.classes]
+        none = ["The decisions lead to the answer, ", ["bdi", item.predicted_class], "."]
         whole: list[Any] = ["the whole tree, which mixes all leaves: ", ["bdi", item.predicted_class]]
         return {
             "reasons": [
                 self._match(match, one, 1.0) | say_decision(match) | {"caption": f"prototype {match.prototype.index}"}
                 for match in one.matches
             ],
-            "none": ["This tree has one leaf: it asks nothing."] if not one.matches else None,
+            "none": None if one.matches else none,
             "counted": None,
             "no_reasons": [],
             "ledger": [*ledger, [["share of this leaf in the whole tree"], percent(end.share)]],

@@ -45,11 +45,11 @@ def model_warnings(model: PrototypeModel, push: PushResult | None, classes: Sequ
     for their own; prototypes that speak against their own class.
 
     Args:
-        model: any model; there are no warnings if its choices are soft.
+        model: any model; there are no warnings if its choices are soft, or its reasons a path.
         push: where its prototypes come from; None: unknown, so only equal vectors count as copies.
         classes: names.
     """
-    if not model.is_hard:
+    if not model.is_hard or model.reasons == "path":  # a tree may ask the same question in two places
         return ()
     copies = copied_prototypes(model, push)
     found = [] if not copies else [_say_copies(copies, model.num_prototypes)]
@@ -90,8 +90,6 @@ def _say_copies(copies: dict[int, int], count: int) -> str:
 
 
 def _weight_warnings(model: PrototypeModel, classes: Sequence[str]) -> list[str]:
-    if model.reasons == "path":
-        return []
     weight = model.prototype_weight.detach().cpu()  # (K, P)
     is_own = (model.class_identity.cpu() > 0).T  # (K, P)
     has_class = is_own.any(dim=0)

@@ -36,7 +36,7 @@ class BatchLoss:
 
 
 class Learnt(NamedTuple):
-    """What a process has learnt from in a step: numbers of the batch, its own outputs without gradient, its labels."""
+    """What a process has learnt from in a step: numbers of the batch, its own outputs, its labels."""
 
     loss: BatchLoss
     output: ModelOutput

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from protokern.explain.collect import tree_nodes
+from protokern.explain.framing import frame_explanation
 from protokern.explain.local import explain_image
 from protokern.models import ProtoTree
+from protokern.report.figure import write_figure
 from protokern.report.text import explanation_lines
 from protokern.report.view import view_explanation
 from protokern.results.run import TreeNode
@@ -73,6 +77,24 @@ def test_the_way_is_told_on_the_page_in_the_terminal_and_in_json(tree: ProtoTree
     assert [one["is_present"] for one in table["classes"][0]["prototypes"]] == [
         match.is_present for match in item.classes[0].evidence
     ]
+
+
+def test_the_figure_of_a_tree_has_decisions_and_no_points(tree: ProtoTree, tmp_path: Path) -> None:
+    item = explain_image(tree, torch.rand(3, 32, 32))
+    write_figure(item, tmp_path / "why.svg")
+    drawn = (tmp_path / "why.svg").read_text(encoding="utf-8")
+    assert drawn.count("there with a probability of") == 3
+    assert " points" not in drawn
+    assert "similarity" not in drawn
+    assert drawn.count("no part like") == sum(one.is_present is False for one in item.classes[0].evidence)
+    assert f"whole tree: {100 * item.classes[0].probability:.1f}%" in drawn
+
+
+def test_frames_are_sought_only_for_what_is_there(tree: ProtoTree) -> None:
+    image = torch.rand(3, 32, 32)
+    item = frame_explanation(tree, image, explain_image(tree, image))
+    found = [match.view.sufficient is not None for match in item.classes[0].evidence]
+    assert found == [match.is_present for match in item.classes[0].evidence]
 
 
 def paths_below(

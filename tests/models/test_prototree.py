@@ -248,6 +248,19 @@ def test_influence_is_what_the_reversed_decision_would_take_away():
         torch.testing.assert_close(influence[:, j], wanted.detach(), rtol=1e-6, atol=1e-9)
 
 
+def test_influence_is_finite_and_right_where_the_other_side_has_next_to_nothing():
+    tree = make_tree(depth=3).double()
+    tree.leaf_logits.copy_(torch.eye(4, dtype=torch.float64).repeat(2, 1) * 60)  # other classes: e^-60
+    log_present = -torch.rand(2, 7, dtype=torch.float64) * 8 - 1e-2
+    influence = tree.influence(log_present, 1)
+    assert influence.isfinite().all()
+    for j in range(7):
+        turned = log_present.clone()
+        turned[:, j] = torch.log1p(-log_present[:, j].exp())
+        wanted = tree(log_present)[:, 1] - tree(turned)[:, 1]
+        torch.testing.assert_close(influence[:, j], wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_decision_path_goes_from_the_root_to_the_greedy_leaf():
     model, root = make_model(depth=3), grow(3)
     nn.init.normal_(model.prototype_layer.prototypes, 0.5, 0.4)

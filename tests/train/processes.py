@@ -23,6 +23,7 @@ from protokern.train.state import Job, TrainingRun
 
 CPU = torch.device("cpu")
 BIRDS = BirdCounts(num_classes=3, train_per_class=7, val_per_class=3, test_per_class=3)  # a last batch of 5 images
+TREE = {"name": "prototree", "backbone": "tiny", "depth": 3, "prototype_dim": 8}
 POOL = {"name": "protopool", "backbone": "tiny", "num_prototypes": 6, "slots_per_class": 2, "prototype_dim": 8}
 NET = {"backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8}
 

@@ -23,7 +23,7 @@ from protokern.train.loop import train
 from protokern.train.processes import device_of_process, joined_ranks
 from protokern.train.state import TrainingRun
 
-from .processes import CPU, POOL, birds_config, birds_run, end_of, said, start_ranks
+from .processes import CPU, POOL, TREE, birds_config, birds_run, end_of, said, start_ranks
 
 SMALL = {
     "model.backbone": "tiny",
@@ -93,9 +93,10 @@ def test_push_and_prune_give_the_same_bits_in_several_processes(tmp_path, size, 
     [
         {"gradient_clip": 1.0, "accumulation": 3, "live_epochs": 1, "live_lr": 1e-2},
         {"model": POOL, "mixup": 0.5, "live_epochs": 1},
+        {"model": TREE, "accumulation": 2, "live_epochs": 1},
         {"backbone": "frozen", "mixup": 0.5, "live_epochs": 1, "prototype_start": "patches"},
     ],
-    ids=["protopnet", "pool with mixup", "stored features with mixup, started at patches"],
+    ids=["protopnet", "pool with mixup", "tree", "stored features with mixup, started at patches"],
 )
 def test_two_processes_train_as_one(tmp_path, settings) -> None:
     settings = {**settings, "last_layer_solver": "compat"}  # two solutions within the gap may differ by more than 1e-4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from protokern.errors import TrainingError
 from protokern.runs.log import read_log
 from protokern.train.loop import train
 
@@ -57,6 +58,12 @@ def test_a_step_of_the_tree_moves_the_leaves_and_what_comes_before(tmp_path) -> 
     for name in ("last_layer.leaf_logits", "prototype_layer.prototypes", "add_on_layers.0.weight"):
         assert name in moved
     assert any(name.startswith("backbone") for name in moved)
+
+
+def test_a_tree_cannot_start_at_patches_of_classes_that_it_has_not_learnt(tmp_path) -> None:
+    config = toy_config(model=TREE, prototype_start="patches", backbone="frozen", patience=0)
+    with pytest.raises(TrainingError, match='prototype_start: must be "random" for a model whose prototypes have no'):
+        list(train(toy_run(tmp_path, config)))
 
 
 @pytest.mark.parametrize("key", ["l1", "cluster"])

@@ -125,11 +125,12 @@ const nearPart = (heading, none, patches) => {
 const classesPart = (sheet) => {
   if (!sheet.classes) return null;
   const rows = sheet.classes.map(([text, weight]) =>
-    make("tr", {}, make("th", { scope: "row" }, name(page.texts[text])), make("td", { textContent: weight })),
+    make("tr", {}, make("th", { scope: "row" }, name(page.texts[text])), page.tree ? null : make("td", { textContent: weight })),
   );
-  const head = make("tr", {}, make("th", { scope: "col", textContent: "class" }), make("th", { scope: "col", textContent: "weight" }));
+  const head = make("tr", {}, ...headCells(page.tree ? ["class"] : ["class", "weight"]));
+  const uses = rows.length === 1 ? "The class that uses it" : `The ${rows.length} classes that use it`;
   return part(
-    rows.length === 1 ? "The class that uses it" : `The ${rows.length} classes that use it`,
+    page.tree ? "The classes of the leaves below it" : uses,
     make("table", { className: "plain" }, make("thead", {}, head), make("tbody", {}, ...rows)),
   );
 };

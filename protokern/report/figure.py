@@ -65,7 +65,7 @@ def _draw_match(canvas: Canvas, match: Evidence, one: ClassExplanation, *, top: 
         left + _WORDS / 2,
         top + SIDE / 2,
         "no part like" if match.is_present is False else "looks like",
-        size=11.5,
+        size=11.5 if match.is_present is not False else 10,
         color=MUTED,
         align="center",
         family="serif",

@@ -10,6 +10,7 @@ from protokern.nn.modes import evaluating
 from protokern.nn.prototype_layer import PrototypeLayer
 from protokern.nn.rows import apply_to_rows
 from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
+from protokern.nn.unit_prototypes import UnitPrototypeLayer
 
 __all__ = [
     "EMPTY",
@@ -21,6 +22,7 @@ __all__ = [
     "SalientLayers",
     "SlotAssignment",
     "SlotSum",
+    "UnitPrototypeLayer",
     "apply_to_rows",
     "evaluating",
     "make_add_on_layers",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -22,8 +20,10 @@ from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.metric import METRIC_TABLE, METRICS
 from protokern.kernels.similarity import activate
 from protokern.nn.mean_distance import mean_distance
+from protokern.nn.patch_layer import Activation as Activation
 
-Activation = str | Callable[[Tensor], Tensor]
+# Features that differ by less than this share are equal up to the rounding of a float32 net.
+_ROUNDING = 1e-5
 
 
 class PrototypeLayer(nn.Module):
@@ -59,6 +59,8 @@ class PrototypeLayer(nn.Module):
 
     Source: Chen et al. 2019 (ProtoPNet), section 2.1.
     """
+
+    shows_distance = True
 
     def __init__(
         self,
@@ -118,6 +120,26 @@ class PrototypeLayer(nn.Module):
         """(h, w), in patches."""
         height, width = self.prototypes.shape[2:] or (1, 1)
         return height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer is."""
+        return self.prototypes.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the prototypes."""
+        return self.prototypes.dtype
+
+    @property
+    def vectors(self) -> nn.Parameter:
+        """`prototypes`, which a push writes."""
+        return self.prototypes
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether distances may be negative, as those of "dot"."""
+        return METRIC_TABLE[self.metric].is_product
 
     def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:
         """Activation, smallest distance and nearest patch, each (B, P).
@@ -271,6 +293,13 @@ class PrototypeLayer(nn.Module):
         if callable(self.activation):
             return self.activation(distance)
         return activate(distance, self.activation, self.epsilon)
+
+    def is_at_copy(self, distance: Tensor, prototype: int) -> bool:
+        """Whether a patch at one of these distances is the prototype itself up to rounding, so that the gradient of
+        the distance is 0 there; that of a product is not."""
+        metric = METRIC_TABLE[self.metric]
+        length = 1.0 if metric.is_unit else float(self.prototypes.detach()[prototype].double().square().sum())
+        return not metric.is_product and bool((distance.detach() <= _ROUNDING**2 * length).any())
 
     def require_even_weights(self, what: str) -> None:
         """Refuse what treats all patches alike if the patches have weights.

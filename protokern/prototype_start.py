@@ -67,8 +67,8 @@ def find_starts(
 
     Source: Arthur and Vassilvitskii 2007, "k-means++", for the first patches.
     """
-    _check_own_classes(model)
-    image, label, patches, weight, grid = _read_patches(model, features, first_image, chosen, ranks)
+    layer = _layer_of_own_classes(model)
+    image, label, patches, weight, grid = _read_patches(layer, features, first_image, chosen, ranks)
     count = model.num_prototypes
     sources = torch.full((count, 2), -1)
     if ranks.is_first:
@@ -76,7 +76,7 @@ def find_starts(
         for k in range(model.num_classes):
             prototypes = (own_class == k).nonzero().flatten()
             here = (label == k).nonzero().flatten()
-            found = _spread(patches[here], weight[here], grid, model.prototype_layer, len(prototypes), [seed, k])
+            found = _spread(patches[here], weight[here], grid, layer, len(prototypes), [seed, k])
             if found is None:
                 name = f"class {k}" if classes is None else f"class {classes[k]!r}"
                 raise TrainingError(
@@ -97,7 +97,7 @@ def find_starts(
 
 @torch.no_grad()
 def _read_patches(
-    model: PrototypeModel,
+    layer: PrototypeLayer,
     features: Iterable[tuple[Tensor, Tensor]],
     first_image: int,
     chosen: Sequence[int],
@@ -107,7 +107,6 @@ def _read_patches(
 
     Only the first rank has them all.
     """
-    layer = model.prototype_layer
     height, width = layer.prototype_size
     wanted = torch.tensor(sorted(chosen))
     length = layer.prototypes[0].numel()
@@ -136,13 +135,19 @@ def _read_patches(
     return joined[0], joined[1], joined[2], joined[3], grid
 
 
-def _check_own_classes(model: PrototypeModel) -> None:
-    """Refuse a model whose prototypes have no class of their own; the leaves of a tree have learnt none yet."""
+def _layer_of_own_classes(model: PrototypeModel) -> PrototypeLayer:
+    """The layer whose vectors start.
+
+    Refuse a model whose prototypes have no class of their own; the leaves of a tree have learnt none yet.
+    """
+    layer = model.prototype_layer
     has_own = not model.chooses and model.reasons == "points"
-    if not has_own or not bool((model.class_identity.sum(dim=1) == 1).all()):
+    is_each_of_one = has_own and bool((model.class_identity.sum(dim=1) == 1).all())
+    if not is_each_of_one or not isinstance(layer, PrototypeLayer):
         raise TrainingError(
             'prototype_start: must be "random" for a model whose prototypes have no class of their own; got "patches".'
         )
+    return layer
 
 
 def _spread(

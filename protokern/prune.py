@@ -252,13 +252,15 @@ def choose_by_need(
     is_own = model.class_identity.cpu().T > 0  # (K, P)
     moves_weights = _weighs_prototypes(model)
     val, train = (Activations(one.values.cpu(), one.labels.cpu()) for one in (val, train))
-    vectors = model.prototype_layer.prototypes.detach().cpu()
+    vectors = model.prototype_layer.vectors
     need = need_for(weight, is_own, val, train, moves_weights=moves_weights)
-    sources = () if push is None else (push.image, push.patch, push.grid)
-    copies = find_copies(vectors, is_own, need, *sources)
+    copies: dict[int, int] = {}
+    if vectors is not None:  # channels are no copies of each other
+        sources = () if push is None else (push.image, push.patch, push.grid)
+        copies = find_copies(vectors.detach().cpu(), is_own, need, *sources)
     unused = (~is_own.any(dim=0)).nonzero().flatten().tolist()
-    if moves_weights:
-        weight = _merged(weight, vectors, copies)
+    if moves_weights and vectors is not None:
+        weight = _merged(weight, vectors.detach().cpu(), copies)
     first = [*copies, *(one for one in unused if one not in copies)]
     path = eliminate(weight, is_own, val, train, first=first, per_class=max(per_class, 1), moves_weights=moves_weights)
     steps = len(path.order) if per_class else smallest(path, len(first), accuracy_loss, loss_ratio)

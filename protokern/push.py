@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from protokern.models.base import Given, PrototypeModel
+from protokern.models.base import Given, PrototypeModel, vectors_of
 from protokern.search import Loader, NearestPatches, find_nearest_patches
 
 # A prototype at most this far from a patch, without weights, is that patch: features that are computed again differ by
@@ -100,7 +100,7 @@ def push_found(model: PrototypeModel, search: Search) -> PushResult:
 
     It warns of nothing: see the notices of the result.
     """
-    _check_hard(model)
+    _check_can_push(model)
     nearest = search(model, 1, own_class=True, vectors=True, weighted=True)
     if not model.prototype_layer.norm_as_weight:
         return _push(model, nearest, None)
@@ -131,7 +131,7 @@ def _with_warnings(result: PushResult) -> PushResult:
 
 
 def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPatches | None) -> PushResult:
-    _check_hard(model)
+    _check_can_push(model)
     if nearest.vector is None:
         raise ValueError("nearest: must have the vectors of its patches; it has none. Search with vectors=True.")
     is_weighted = model.prototype_layer.norm_as_weight
@@ -143,8 +143,8 @@ def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPat
         )
     has_class = model.class_identity.cpu() > 0  # (P, K)
     _check_found("nearest", nearest, has_class)
-    prototypes = model.prototype_layer.prototypes
-    vector = model.prototype_layer.from_patches(nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes))
+    prototypes = vectors_of(model)
+    vector = model.from_patches(nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes))
     source = PushResult(
         image=nearest.image[:, 0],
         patch=nearest.patch[:, 0],
@@ -208,7 +208,8 @@ def _notices_of_lost(is_found: Tensor, has_class: Tensor) -> Iterator[str]:
         yield f"loader: has no image of the classes {classes}; the prototypes {lost} keep their vectors."
 
 
-def _check_hard(model: PrototypeModel) -> None:
+def _check_can_push(model: PrototypeModel) -> None:
+    vectors_of(model)
     if not model.is_hard:
         raise ValueError(
             "model: must have made its choices final before a push; they are soft. Call model.harden() first."

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 
 from protokern.explain.packages import import_extra
-from protokern.kernels.metric import METRIC_TABLE
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
 HEAT_MAPS = ("upsample", "gradient", "smoothgrad")
 SAMPLES, NOISE = 25, 0.15
 _BATCH = 5
-# Features that differ by less than this share are equal up to the rounding of a float32 net.
-_ROUNDING = 1e-5
 
 
 def gradient_heat_map(
@@ -108,20 +105,16 @@ class _Similarity:
 
     def __init__(self, model: PrototypeModel, prototype: int, patch: tuple[int, int]) -> None:
         self.model = model
-        self.vector = model.prototype_layer.prototypes.detach()[prototype : prototype + 1]  # (1, D) or (1, D, h, w)
         self.prototype = torch.tensor([prototype], device=model.device)
         self.patch = patch
         self.is_at_copy = False
 
     def __call__(self, images: Tensor) -> Tensor:
         layer = self.model.prototype_layer
-        features = self.model.features(images.to(self.vector.dtype))  # (B, D, H, W)
+        features = self.model.features(images.to(layer.dtype))  # (B, D, H, W)
         patch = torch.full((len(images), 1), self._flat_patch(features), device=images.device)
         distance = layer.distance_at(features, patch, self.prototype)  # (B, 1)
-        metric = METRIC_TABLE[layer.metric]
-        length = 1.0 if metric.is_unit else float(self.vector.double().square().sum())
-        # The gradient of a difference is 0 at a copy; that of a product is not.
-        self.is_at_copy = not metric.is_product and bool((distance.detach() <= _ROUNDING**2 * length).any())
+        self.is_at_copy = layer.is_at_copy(distance, int(self.prototype))
         return layer.activate(distance)[:, 0]
 
     def _flat_patch(self, features: Tensor) -> int:

@@ -340,7 +340,7 @@ def _neighbours(
     places: Iterable[tuple[int, int, PatchView | _Place]] = (
         _views(run.model, features.of, found.patch, shown, size, field, _BATCH)
         if has_maps
-        else _places(found, shown, size, field, run.model.prototype_layer.prototypes.shape[2:])
+        else _places(found, shown, size, field, run.model.prototype_layer.prototype_size)
     )
     for rank, image, place in places:
         index = place.prototype
@@ -372,12 +372,11 @@ def _places(
     shown: dict[int, list[tuple[int, int]]],
     image_size: tuple[int, int],
     field: ReceptiveField,
-    patch_size: Sequence[int],
+    patch_size: tuple[int, int],
 ) -> Iterator[tuple[int, int, _Place]]:
     """Rank, image and place, as `_views` gives them, without features."""
-    rows, columns = patch_size or (1, 1)
     for image, part in shown.items():
         for j, rank in part:
             row, column = divmod(int(found.patch[j, rank]), found.grid[1])
             cell = cell_box(found.grid, (row, column), image_size)
-            yield rank, image, _Place(j, cell, field.box(row, column, (rows, columns)))
+            yield rank, image, _Place(j, cell, field.box(row, column, patch_size))

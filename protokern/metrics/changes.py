@@ -10,7 +10,7 @@ from torch import Tensor
 
 from protokern.metrics.maps import high_pixels, similarity_maps, upsampled
 from protokern.models.base import ModelOutput
-from protokern.nn import PrototypeLayer
+from protokern.nn import PatchLayer
 
 
 class Explained(NamedTuple):
@@ -67,9 +67,7 @@ def strongest(activations: np.ndarray, number: int) -> np.ndarray:
     return order
 
 
-def explained(
-    layer: PrototypeLayer, features: Tensor, output: ModelOutput, row: int, prototypes: np.ndarray
-) -> Explained:
+def explained(layer: PatchLayer, features: Tensor, output: ModelOutput, row: int, prototypes: np.ndarray) -> Explained:
     """The explanation of an image of a batch by some prototypes (n,).
 
     Args:

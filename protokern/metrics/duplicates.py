@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protokern.metrics.context import Box, Context, Seen
+from protokern.metrics.context import Box, Context, LeftOutError, Seen
 from protokern.metrics.results import MeasureResult, count
 from protokern.models.base import PrototypeModel
 
@@ -92,7 +92,9 @@ class Duplicates:
     needs_images = False
 
     def __init__(self, model: PrototypeModel, context: Context) -> None:
-        self._model, self._context = model, context
+        if model.prototype_layer.vectors is None:
+            raise LeftOutError("the prototypes of this model are channels of its features, and no channel is another")
+        self._vectors, self._model, self._context = model.prototype_layer.vectors, model, context
 
     def see(self, seen: Seen) -> None:
         pass
@@ -100,9 +102,7 @@ class Duplicates:
     def result(self) -> MeasureResult:
         number = self._model.num_prototypes
         sources = self._sources()
-        pairs = find_duplicates(
-            self._model.prototype_layer.prototypes.detach().cpu().numpy(), sources, self._boxes(sources)
-        )
+        pairs = find_duplicates(self._vectors.detach().cpu().numpy(), sources, self._boxes(sources))
         has_push = self._context.push is not None
         estimates = {
             "pairs": count(len(pairs)),

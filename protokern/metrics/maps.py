@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from protokern.nn import PrototypeLayer
+from protokern.nn import PatchLayer
 
 
-def similarity_maps(layer: PrototypeLayer, features: Tensor, prototypes: np.ndarray) -> Tensor:
+def similarity_maps(layer: PatchLayer, features: Tensor, prototypes: np.ndarray) -> Tensor:
     """The similarity of some prototypes to every patch of an image, (n, H', W').
 
     Args:

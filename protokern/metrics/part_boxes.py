@@ -12,7 +12,7 @@ from torch import Tensor
 from protokern.metrics.context import Context, Part
 from protokern.metrics.maps import similarity_maps, upsampled
 from protokern.metrics.patches import centres
-from protokern.nn import PrototypeLayer
+from protokern.nn import PatchLayer
 
 PAPER_SIDE = 224  # pixels of the images for which the papers give their boxes
 _SIDE_WORDS = frozenset({"left", "right"})
@@ -76,7 +76,7 @@ class PartsOfMatches:
         pixels: side of the box in images of 224 pixels.
     """
 
-    def __init__(self, layer: PrototypeLayer, context: Context, pixels: int) -> None:
+    def __init__(self, layer: PatchLayer, context: Context, pixels: int) -> None:
         self._layer, self._is_paper = layer, context.protocol == "paper"
         self._half = half_side(pixels, context.part_area)
 

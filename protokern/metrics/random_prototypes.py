@@ -16,7 +16,7 @@ from protokern.metrics.context import SUBSET, Context
 from protokern.metrics.measure import measure
 from protokern.metrics.registry import check_names
 from protokern.metrics.results import MeasureResult
-from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel, vectors_of
 from protokern.nn import evaluating
 from protokern.search.batches import Loader
 
@@ -71,7 +71,7 @@ def draw_patches(
         sources.append(int(rng.choice(own or every)))
     layer = model.prototype_layer
     height, width = layer.prototype_size
-    patches = torch.empty_like(layer.prototypes.detach())
+    patches = torch.empty_like(vectors_of(model).detach())
     places = [(0, 0)] * len(sources)
     needed = sorted(set(sources))
     for start in range(0, len(needed), _BATCH):
@@ -95,7 +95,7 @@ def _features(model: PrototypeModel, images: Sequence[Tensor]) -> Tensor:
 @contextmanager
 def with_prototypes(model: PrototypeModel, vectors: Tensor) -> Iterator[None]:
     """The model with other prototypes within the block: `vectors`, in their shape."""
-    prototypes = model.prototype_layer.prototypes
+    prototypes = vectors_of(model)
     own = prototypes.detach().clone()
     with torch.no_grad():
         prototypes.copy_(vectors)
@@ -132,10 +132,10 @@ def measure_random(
 
     Returns:
         One result per measure that has this reference and could be measured: its numbers, without those of single
-        prototypes and classes.
+        prototypes and classes. Nothing for a model whose prototypes are no vectors.
     """
     names = [name for name in check_names(None if only is None else list(only)) if name in HAVE_REFERENCE]
-    if not names:
+    if not names or model.prototype_layer.vectors is None:
         return ()
     context = Context() if context is None else context
     frames = {name: frame for name, frame in context.frames.items() if name in _FRAMES}

@@ -11,6 +11,7 @@ from protokern.kernels.metric import METRIC_TABLE
 from protokern.metrics.context import Context, Seen
 from protokern.metrics.results import MeasureResult, count, estimate
 from protokern.models.base import PrototypeModel
+from protokern.nn import PrototypeLayer
 
 NAME = "size"
 SMALL = 1e-3  # a weight up to here counts as none
@@ -108,7 +109,7 @@ class Size:
                 "share of weights near 0": count(weights.sparse, unit="share"),
                 "negative weights for each positive": count(weights.negative_per_positive),
             }
-        if self._grid is not None:
+        if self._grid is not None and isinstance(layer, PrototypeLayer):
             estimates["sparsity of ProtoPNeXt"] = count(
                 sparsity_of(
                     layer.prototypes.detach().cpu().numpy(),

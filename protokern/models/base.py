@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,78 +11,18 @@ from torch import Tensor, nn
 from protokern.kernels.metric import METRIC_TABLE
 from protokern.losses import Labels, LossCoefficients, ModelLoss
 from protokern.models.feature_shape import check_grid, find_feature_shape, in_channels_of
+from protokern.models.output import Decision as Decision
+from protokern.models.output import Leaf as Leaf
+from protokern.models.output import ModelOutput as ModelOutput
+from protokern.models.output import Node as Node
+from protokern.models.plan import PruneSettings, Step, TrainSettings, learning_rates, plan
 from protokern.models.settings import ModelConfig
-from protokern.nn import PrototypeLayer, apply_to_rows, make_add_on_layers
-from protokern.nn.prototype_layer import Activation
+from protokern.nn import PatchLayer, PrototypeLayer, apply_to_rows, make_add_on_layers
+from protokern.nn.patch_layer import Activation
+from protokern.results.stages import Stage
 
 # What a model is given: images, what its backbone gave for them, or what the add-on layers made of that.
 Given = Literal["images", "maps", "features"]
-
-
-@dataclass(frozen=True)
-class ModelOutput:
-    """The output of a prototype net for a batch.
-
-    Attributes:
-        logits: (B, K).
-        min_distances: (B, P), distance of every prototype to its nearest patch.
-        activations: (B, P), contribution of every prototype before weights: similarity at that patch for ProtoPNet,
-            focal similarity for ProtoPool.
-        patches: (B, P) int64, flat index h * W' + w of that patch.
-    """
-
-    logits: Tensor
-    min_distances: Tensor
-    activations: Tensor
-    patches: Tensor
-
-
-# Lets torch.export trace, save and load a whole model.
-torch.export.register_dataclass(ModelOutput, serialized_type_name="protokern.models.base.ModelOutput")
-
-
-class Decision(NamedTuple):
-    """One step of a decision path.
-
-    Attributes:
-        prototype: its index.
-        is_present: whether the path takes the side "present".
-        probability: that the prototype is present, in [0, 1].
-    """
-
-    prototype: int
-    is_present: bool
-    probability: float
-
-
-class Leaf(NamedTuple):
-    """Where a decision path ends.
-
-    Attributes:
-        leaf: its number.
-        probabilities: (K,), of the classes in it.
-        share: the probability with which the whole model ends there, in [0, 1].
-    """
-
-    leaf: int
-    probabilities: Tensor
-    share: float
-
-
-class Node(NamedTuple):
-    """A node of a decision tree.
-
-    Attributes:
-        prototype: that a branch asks for; None: a leaf.
-        absent: position in the list of nodes of the side "absent"; None: a leaf.
-        present: of the side "present".
-        leaf: number of a leaf; None: a branch.
-    """
-
-    prototype: int | None = None
-    absent: int | None = None
-    present: int | None = None
-    leaf: int | None = None
 
 
 class PrototypeModel(nn.Module):
@@ -112,9 +51,14 @@ class PrototypeModel(nn.Module):
         prunes_before_push: whether the training prunes with the rule of the model, `prune_own`, before its one push.
         is_focal: whether `ModelOutput.activations` are focal similarities: that of the best patch minus the average
             over the image. Explanations say so.
+        pushes: whether a push makes every prototype a patch; False: the prototypes are no vectors.
+        views: V, how many changed copies of each image the training sees at once. `loss` then has an output of B V
+            images, view by view, and labels of B.
+        whole_batch_loss: whether the loss is no mean over the images, so that a batch cannot be taken in parts.
         backbone: from images to (B, C, H, W).
         add_on_layers: from there to features (B, D, H, W).
-        prototype_layer: holds `prototypes` (P, D) or (P, D, h, w).
+        prototype_layer: compares patches with prototypes: a `PrototypeLayer`, which holds `prototypes` (P, D) or
+            (P, D, h, w), or another `PatchLayer`.
         class_identity: (P, K), 1 if prototype p belongs to class k, else 0. A prototype may have one class, several, or
             none.
         last_layer: from its input (B, E) to logits (B, K).
@@ -127,10 +71,13 @@ class PrototypeModel(nn.Module):
     reasons: ClassVar[Literal["points", "path"]] = "points"
     prunes_before_push: ClassVar[bool] = False
     is_focal: ClassVar[bool] = False
+    pushes: ClassVar[bool] = True
+    views: ClassVar[int] = 1
+    whole_batch_loss: ClassVar[bool] = False
 
     backbone: nn.Module
     add_on_layers: nn.Sequential
-    prototype_layer: PrototypeLayer
+    prototype_layer: PatchLayer
     class_identity: Tensor
     last_layer: nn.Module
     _has_bounded_features: bool
@@ -189,12 +136,12 @@ class PrototypeModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.prototype_layer.prototypes.device
+        return self.prototype_layer.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the model and of its images."""
-        return self.prototype_layer.prototypes.dtype
+        return self.prototype_layer.dtype
 
     @property
     def num_prototypes(self) -> int:
@@ -239,10 +186,12 @@ class PrototypeModel(nn.Module):
     def max_distance(self) -> float | None:
         """Upper bound of all distances, as the losses use it; None when distances have none.
 
-        2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1]; None for dot.
+        2 for cosine; D * h * w for squared distances between features and prototypes in [0, 1]; None for others.
         """
-        components = self.prototype_layer.prototypes[0].numel() if self._has_bounded_features else None
-        return METRIC_TABLE[self.prototype_layer.metric].largest(components)
+        layer = self.prototype_layer
+        if not isinstance(layer, PrototypeLayer):
+            return None
+        return METRIC_TABLE[layer.metric].largest(layer.prototypes[0].numel() if self._has_bounded_features else None)
 
     def features(self, images: Tensor, given: Given = "images") -> Tensor:
         """Feature maps (B, D, H, W).
@@ -273,8 +222,16 @@ class PrototypeModel(nn.Module):
         """The loss to train with: its total, and its terms by name for the log."""
         raise NotImplementedError(f"{type(self).__name__} must define loss")
 
+    def scores(self, output: ModelOutput) -> Tensor:
+        """What the points of the prototypes add up to, (B, K): here the logits."""
+        return output.logits
+
+    def abstains(self, output: ModelOutput) -> Tensor:
+        """Whether the answer to an image is "none of these", (B,) bool. Such an answer is never right."""
+        return torch.zeros(len(output.logits), dtype=torch.bool, device=output.logits.device)
+
     def influence(self, output: ModelOutput, k: int) -> Tensor:
-        """How much the logit of class k owes to each prototype, (B, P): here its points."""
+        """How much the score of class k owes to each prototype, (B, P): here its points."""
         return output.activations * self.prototype_weight[k]
 
     def decision_path(self, output: ModelOutput, image: int) -> tuple[Decision, ...]:
@@ -292,6 +249,32 @@ class PrototypeModel(nn.Module):
     def leaf_probabilities(self) -> Tensor:
         """(L, K), of the classes in every leaf; only where `reasons` is "path"."""
         raise NotImplementedError(f"{type(self).__name__} gives its reasons as points, and is no tree")
+
+    def stages(self, train: TrainSettings, prune: PruneSettings) -> tuple[Step, ...]:
+        """All steps of a training in order; the loop follows them."""
+        return plan(train, prune, chooses=self.chooses, prunes_before_push=self.prunes_before_push)
+
+    def learning_rates(self, stage: Stage, train: TrainSettings) -> dict[str, float]:
+        """The base learning rate of each part in a stage; a part without a rate is frozen."""
+        choices = tuple(part for part in self.parts if part not in PrototypeModel.parts)
+        return learning_rates(stage, train, choices=choices)
+
+    def rate_factors(self, step: Step, share: float, train: TrainSettings) -> dict[str, float] | None:
+        """The factors of these rates by part within an epoch; None: those of `train.schedule`, for all parts.
+
+        Args:
+            step: the epoch.
+            share: of it that is done, in [0, 1).
+            train: settings of the training.
+        """
+        return None
+
+    def waiting_layers(self, stage: Stage) -> tuple[str, ...]:
+        """Submodules of the backbone that do not learn in a stage in which the backbone learns."""
+        return ()
+
+    def set_step(self, step: Step) -> None:
+        """Called before the batches of an epoch, also when a training resumes within it."""
 
     def start_epoch(self, batches: int) -> None:
         """Called before an epoch of `batches` batches. What the model keeps of it is in its state."""
@@ -311,8 +294,11 @@ class PrototypeModel(nn.Module):
             sum_over_ranks: the sum of a tensor over the processes that share the batch.
         """
 
-    def prune_own(self) -> Tensor | None:
+    def prune_own(self, distance: Tensor | None = None) -> Tensor | None:
         """Prune by the rule of the model itself, in place.
+
+        Args:
+            distance: (P,), of every prototype to its nearest patch in the training images; None: unknown.
 
         Returns:
             The prototypes that are left by their old numbers, (P',) int64; None: the model has no rule of its own.
@@ -324,6 +310,10 @@ class PrototypeModel(nn.Module):
         prototypes = weights.get("prototype_layer.prototypes")
         if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < self.num_prototypes:
             self.keep_prototypes(torch.arange(len(prototypes)))
+
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
+        return patches
 
     def set_progress(self, epochs: float) -> None:
         """Called before every batch with the epochs of training so far, including the share of the current one."""
@@ -361,3 +351,18 @@ class PrototypeModel(nn.Module):
     def _keep(self, kept: Tensor) -> None:
         """`keep_prototypes` for a checked index (P',) int64 on the model's device."""
         self.prototype_layer.keep_prototypes(kept)
+
+
+def vectors_of(model: PrototypeModel) -> nn.Parameter:
+    """The vectors of a model's prototypes, (P, D) or (P, D, h, w).
+
+    Raises:
+        ValueError: its prototypes are no vectors.
+    """
+    vectors = model.prototype_layer.vectors
+    if vectors is None:
+        raise ValueError(
+            f"model: must have prototypes that are vectors; those of a {type(model).__name__} are channels of its "
+            "features. Leave this step out."
+        )
+    return vectors

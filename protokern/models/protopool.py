@@ -14,7 +14,7 @@ from protokern.losses import Labels, LossCoefficients, ModelLoss, protopool_loss
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.protopool_settings import FOCALS, LAST_LAYERS, ProtoPoolConfig
 from protokern.models.settings import settings_of
-from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, SlotAssignment, SlotSum
+from protokern.nn import EMPTY, PoolUse, PrototypeClassifier, PrototypeLayer, SlotAssignment, SlotSum
 from protokern.nn.prototype_layer import Activation
 
 
@@ -68,6 +68,7 @@ class ProtoPool(PrototypeModel):
     mixup = 0.5
     is_focal = True
 
+    prototype_layer: PrototypeLayer
     slot_identity: Tensor
 
     def __init__(

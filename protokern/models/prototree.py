@@ -15,8 +15,8 @@ from protokern.losses import Labels, LossCoefficients, ModelLoss, mixed_cross_en
 from protokern.models.base import Decision, Leaf, ModelOutput, Node, PrototypeModel
 from protokern.models.prototree_settings import ProtoTreeConfig
 from protokern.models.settings import settings_of
-from protokern.nn import DecisionTree, KeptNodes
-from protokern.nn.prototype_layer import Activation
+from protokern.nn import DecisionTree, KeptNodes, PrototypeLayer
+from protokern.nn.patch_layer import Activation
 
 Routing = Literal["greedy", "most_likely"]
 
@@ -70,6 +70,7 @@ class ProtoTree(PrototypeModel):
     Config = ProtoTreeConfig
     reasons: ClassVar[Literal["points", "path"]] = "path"
     prunes_before_push: ClassVar[bool] = True
+    prototype_layer: PrototypeLayer
     last_layer: DecisionTree
 
     def __init__(
@@ -242,7 +243,7 @@ class ProtoTree(PrototypeModel):
             self.last_layer.keep(nodes)
         return nodes
 
-    def prune_own(self) -> Tensor:
+    def prune_own(self, distance: Tensor | None = None) -> Tensor:
         """`prune_leaves` with the threshold of the configuration; the prototypes that are left."""
         return self.prune_leaves(self.leaf_threshold).prototypes
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -22,8 +20,10 @@ from protokern.kernels.geometry import compute_dtype
 from protokern.kernels.metric import METRIC_TABLE, METRICS
 from protokern.kernels.similarity import activate
 from protokern.nn.mean_distance import mean_distance
+from protokern.nn.patch_layer import Activation as Activation
 
-Activation = str | Callable[[Tensor], Tensor]
+# Features that differ by less than this share are equal up to the rounding of a float32 net.
+_ROUNDING = 1e-5
 
 
 class PrototypeLayer(nn.Module):
@@ -120,8 +120,28 @@ class PrototypeLayer(nn.Module):
         return height, width
 
     @property
-    def is_projected(self) -> bool:
-        """Whether distances are the negatives of projections on the prototypes, and may have either sign."""
+    def device(self) -> torch.device:
+        """Where the layer is."""
+        return self.prototypes.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the prototypes."""
+        return self.prototypes.dtype
+
+    @property
+    def vectors(self) -> nn.Parameter:
+        """`prototypes`, which a push writes."""
+        return self.prototypes
+
+    @property
+    def shows_distance(self) -> bool:
+        """Whether the distance means something to people; that of "dot" is the negative projection."""
+        return not METRIC_TABLE[self.metric].is_product
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether distances may be negative, as those of "dot"."""
         return METRIC_TABLE[self.metric].is_product
 
     def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:
@@ -277,6 +297,13 @@ class PrototypeLayer(nn.Module):
             return self.activation(distance)
         return activate(distance, self.activation, self.epsilon)
 
+    def is_at_copy(self, distance: Tensor, prototype: int) -> bool:
+        """Whether a patch at one of these distances is the prototype itself up to rounding, so that the gradient of
+        the distance is 0 there; that of a product is not."""
+        metric = METRIC_TABLE[self.metric]
+        length = 1.0 if metric.is_unit else float(self.prototypes.detach()[prototype].double().square().sum())
+        return not metric.is_product and bool((distance.detach() <= _ROUNDING**2 * length).any())
+
     def require_even_weights(self, what: str) -> None:
         """Refuse what treats all patches alike if the patches have weights.
 
@@ -287,10 +314,6 @@ class PrototypeLayer(nn.Module):
             raise ValueError(
                 f"norm_as_weight: must be False for {what}, which counts all patches alike; got True. Leave it out."
             )
-
-    def from_patches(self, patches: Tensor) -> Tensor:
-        """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
-        return patches
 
     def patch_weight(self, features: Tensor) -> Tensor | None:
         """How much every patch of features (B, D, H, W) counts, (B, H', W'); None: all count alike."""

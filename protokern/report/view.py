@@ -55,7 +55,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(links=True, is_tested=is_tested, has_distances=not report.is_projected)
+    view = _View(links=True, is_tested=is_tested, has_distances=report.shows_distance)
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
     table: Table = {

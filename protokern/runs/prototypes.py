@@ -95,7 +95,9 @@ class PrototypeFiles:
 
 def weights_of(model: PrototypeModel) -> str:
     """A fingerprint of backbone, add-on layers and prototypes, on which boxes, maps and frames depend."""
-    return fingerprint_of_weights(nn.ModuleList([model.backbone, model.add_on_layers, model.prototype_layer]))
+    layer = model.prototype_layer
+    assert isinstance(layer, nn.Module)
+    return fingerprint_of_weights(nn.ModuleList([model.backbone, model.add_on_layers, layer]))
 
 
 def picture_name(index: int, kind: PictureKind) -> str:

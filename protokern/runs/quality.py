@@ -60,9 +60,11 @@ def copied_prototypes(model: PrototypeModel, push: PushResult | None) -> dict[in
     """The prototypes that are copies, each with the first one that it is a copy of.
 
     Copies are the same patch of the same image, or have equal vectors. The first of several equal prototypes is no
-    copy, and prototypes of different classes are not copies of each other.
+    copy, and prototypes of different classes are not copies of each other. Channels are no copies of each other.
     """
-    vectors = model.prototype_layer.prototypes.detach().cpu().flatten(1).contiguous().numpy()
+    if model.prototype_layer.vectors is None:
+        return {}
+    vectors = model.prototype_layer.vectors.detach().cpu().flatten(1).contiguous().numpy()
     own = (model.class_identity.cpu() > 0).numpy()
     first: dict[tuple[str, object, bytes], int] = {}
     copies: dict[int, int] = {}

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from protokern.kernels.checks import MOST_PATCHES
-from protokern.kernels.metric import METRIC_TABLE
-from protokern.nn import PrototypeLayer
+from protokern.nn import PatchLayer, PrototypeLayer
 from protokern.search.copies import drop_copies, first_copies
 from protokern.search.order import Entries, first_positions, merge
 
@@ -30,17 +29,17 @@ class RunningBest:
         vectors: keep the features of the patches.
     """
 
-    def __init__(self, layer: PrototypeLayer, k: int, *, all_patches: bool, distinct: bool, vectors: bool) -> None:
+    def __init__(self, layer: PatchLayer, k: int, *, all_patches: bool, distinct: bool, vectors: bool) -> None:
         self.layer = layer
         self.k = k
         self.all_patches = all_patches
         self.distinct = distinct and k > 1
         self.vectors = vectors
-        self.device = layer.prototypes.device
+        self.device = layer.device
         self.grid: tuple[int, int] | None = None
         self.entries: Entries | None = None
         self._no_image = torch.iinfo(torch.int64).max
-        self._is_signed = METRIC_TABLE[layer.metric].is_product
+        self._is_signed = layer.is_signed
         self.first_bad_image = torch.full((), self._no_image, device=self.device)
         self.first_negative_image = self.first_bad_image.clone()
 
@@ -103,7 +102,7 @@ class RunningBest:
         negative_image = int(self.first_negative_image)
         if negative_image != self._no_image:
             raise ValueError(
-                f"model: must give distances of at least 0 with metric {self.layer.metric!r}; got a negative one, "
+                f"model: must give distances of at least 0{_with_metric(self.layer)}; got a negative one, "
                 f"first at image {negative_image} of the loader. Use the distances of the ops, or metric 'dot'."
             )
         entries = self._state(torch.float32)
@@ -161,11 +160,11 @@ class RunningBest:
         height, width = self.layer.prototype_size
         if (height, width) == (1, 1):
             cells = features[row, :, patch // self.grid[1], patch % self.grid[1]]  # (P', k', D)
-            return cells.to(self.layer.prototypes.dtype)[..., None, None]
+            return cells.to(self.layer.dtype)[..., None, None]
         rows = (patch // self.grid[1])[..., None, None] + torch.arange(height, device=patch.device)[:, None]
         columns = (patch % self.grid[1])[..., None, None] + torch.arange(width, device=patch.device)
         taken = features.permute(0, 2, 3, 1)[row[..., None, None], rows, columns].permute(0, 1, 4, 2, 3)
-        return taken.to(self.layer.prototypes.dtype)
+        return taken.to(self.layer.dtype)
 
     def _state(self, dtype: torch.dtype) -> Entries:
         """The entries so far; at first all are missing, with distances in `dtype`."""
@@ -174,7 +173,7 @@ class RunningBest:
             shape = (count, self.k, self.layer.prototype_dim, *self.layer.prototype_size)
             vectors = None
             if self.vectors or self.distinct:
-                vectors = torch.zeros(shape, dtype=self.layer.prototypes.dtype, device=self.device)
+                vectors = torch.zeros(shape, dtype=self.layer.dtype, device=self.device)
             self.entries = Entries(
                 torch.full((count, self.k), torch.inf, dtype=dtype, device=self.device),
                 torch.full((count, self.k), -1, device=self.device),
@@ -197,3 +196,7 @@ class RunningBest:
                 f"loader: must yield images of one size; got feature grids {self.grid} and {grid}. Resize the images."
             )
         self.grid = grid
+
+
+def _with_metric(layer: PatchLayer) -> str:
+    return f" with metric {layer.metric!r}" if isinstance(layer, PrototypeLayer) else ""

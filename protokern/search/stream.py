@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protokern.models.base import Given, PrototypeModel
-from protokern.nn import PrototypeLayer, evaluating
+from protokern.nn import PatchLayer, PrototypeLayer, evaluating
 from protokern.search.batches import Loader, Seen, read_batches
 from protokern.search.best import RunningBest
 from protokern.search.result import NearestPatches
@@ -82,8 +82,10 @@ def _check_arguments(k: int, patches: str, first_image: int) -> None:
         raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
 
 
-def _without_weights(layer: PrototypeLayer) -> PrototypeLayer:
+def _without_weights(layer: PatchLayer) -> PatchLayer:
     """The same prototypes, with patches of equal weight."""
+    if not isinstance(layer, PrototypeLayer):
+        return layer
     even = copy.copy(layer)
     even.norm_as_weight = False
     return even

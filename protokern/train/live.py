@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from protokern.inputs.loaders import LabelledImages, training_loader
 from protokern.inputs.sources import to_device
-from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel, vectors_of
 from protokern.nn import SalientLayers, apply_to_rows
 from protokern.push import PushResult
 from protokern.ranks import Ranks
@@ -59,7 +59,7 @@ class LivePrototypes:
             workers: processes that read images.
             channels_last: memory format of the images.
         """
-        prototypes, size = model.prototype_layer.prototypes, model.prototype_layer.prototype_size
+        prototypes, size = vectors_of(model), model.prototype_layer.prototype_size
         index = (push.image >= 0).nonzero().flatten()
         chosen, number = push.image[index].unique(return_inverse=True)
         row, column = push.patch[index] // push.grid[1], push.patch[index] % push.grid[1]
@@ -106,12 +106,13 @@ class LivePrototypes:
         modes = [(part, part.training) for part in layers.modules()]
         layers.eval()  # as in the push, without dropout
         try:
-            vectors = layer.from_patches(_cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size))
+            vectors = model.from_patches(_cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size))
         finally:
             for part, training in modes:
                 part.training = training
+        prototypes = vectors_of(model)
         with torch.no_grad():
-            layer.prototypes[self.index] = vectors.reshape(-1, *layer.prototypes.shape[1:])
+            prototypes[self.index] = vectors.reshape(-1, *prototypes.shape[1:])
         return vectors
 
     def pass_on_gradient(self, model: PrototypeModel, vectors: Tensor) -> None:
@@ -121,7 +122,7 @@ class LivePrototypes:
             model: its prototypes have the gradient of the whole batch on every rank; this removes it from them.
             vectors: result of `write`.
         """
-        prototypes = model.prototype_layer.prototypes
+        prototypes = vectors_of(model)
         assert prototypes.grad is not None
         gradient = prototypes.grad[self.index].reshape(vectors.shape)
         prototypes.grad = None
@@ -145,8 +146,8 @@ def copy_patches(
         first_image: index of the first image of that part.
         ranks: the processes that share the images.
     """
-    layer = model.prototype_layer
-    vectors: list[Tensor] = [layer.prototypes.new_empty(0, layer.prototype_dim, *layer.prototype_size)]
+    layer, prototypes = model.prototype_layer, vectors_of(model)
+    vectors: list[Tensor] = [prototypes.new_empty(0, layer.prototype_dim, *layer.prototype_size)]
     index = [torch.empty(0, dtype=torch.int64)]
     start = first_image
     for maps, _ in features:
@@ -155,10 +156,10 @@ def copy_patches(
         vectors.append(_cut(maps, place, layer.prototype_size))
         index.append(here)
         start += len(maps)
-    every_vector = layer.from_patches(torch.cat(ranks.gather(torch.cat(vectors))).to(layer.prototypes))
-    every_index = torch.cat(ranks.gather(torch.cat(index))).to(layer.prototypes.device)
+    every_vector = model.from_patches(torch.cat(ranks.gather(torch.cat(vectors))).to(prototypes))
+    every_index = torch.cat(ranks.gather(torch.cat(index))).to(prototypes.device)
     with torch.no_grad():
-        layer.prototypes[every_index] = every_vector.reshape(-1, *layer.prototypes.shape[1:])
+        prototypes[every_index] = every_vector.reshape(-1, *prototypes.shape[1:])
 
 
 def _is_patch_by_patch(layers: nn.Sequential) -> bool:

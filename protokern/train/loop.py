@@ -235,6 +235,7 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
     live = run.live if step.stage == "live" else None
     vectors = None if live is None else live.write(model)
 
+    model.set_step(step)
     if first == 0:
         model.start_epoch(len(batches))
     _set_rates(run, step, max(first - 1, 0), batches)  # an epoch stopped after its last batch still reports its rates
@@ -262,10 +263,13 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
 
 def _set_rates(run: TrainingRun, step: Step, position: int, batches: Sequence[list[int]]) -> None:
     """Set the learning rates of the batch at `position`."""
-    epochs_done, epochs = _place_in_schedule(step, run.job.train, chooses=run.model.chooses)
+    model, config, share = run.model, run.job.train, position / len(batches)
     assert run.optimizer is not None
-    progress = epochs_done + position / len(batches)
-    set_learning_rates(run.optimizer, schedule_factor(step.stage, progress, epochs, run.job.train))
+    factors = model.rate_factors(step, share, config)
+    if factors is None:
+        epochs_done, epochs = _place_in_schedule(step, config, chooses=model.chooses)
+        factors = dict.fromkeys(model.parts, schedule_factor(step.stage, epochs_done + share, epochs, config))
+    set_learning_rates(run.optimizer, factors)
 
 
 def _place_in_schedule(step: Step, config: TrainConfig, *, chooses: bool) -> tuple[int, int]:

@@ -5,39 +5,22 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError
-from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel, vectors_of
 from protokern.ranks import Ranks
 from protokern.results.stages import Stage
+from protokern.train.stages import LEARNING
 
 
 def learning_rates(model: PrototypeModel, stage: Stage, config: TrainConfig) -> dict[str, float]:
-    """The base learning rate of each part of the model; a part without a rate is frozen.
-
-    Parts that only this kind of model has make its choices, and learn until the choices are final.
-    """
-    if stage in ("last_layer", "pruned_last_layer"):
-        return {"last_layer": config.last_layer_lr}
-    if stage == "live":
-        after_push = config.add_on_lr / 10 if config.warm_epochs + config.joint_epochs else config.add_on_lr
-        rates = {"add_on_layers": after_push if config.live_lr == "auto" else config.live_lr}
-        return rates | ({"last_layer": config.live_last_layer_lr} if config.live_last_layer_lr > 0 else {})
-    if stage not in ("warm", "joint", "hardening"):
-        return {}
-    rates = {"add_on_layers": config.add_on_lr, "prototype_layer": config.prototype_lr}
-    if stage != "warm":
-        if config.backbone == "train":
-            rates = {"backbone": config.backbone_lr, **rates}
-        if config.joint_last_layer_lr > 0:
-            rates["last_layer"] = config.joint_last_layer_lr
-    if stage != "hardening":
-        rates |= {part: config.prototype_lr for part in model.parts if part not in PrototypeModel.parts}
-    return rates
+    """As `PrototypeModel.learning_rates`."""
+    return model.learning_rates(stage, config)
 
 
 def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
@@ -46,26 +29,28 @@ def freeze(model: PrototypeModel, stage: Stage, config: TrainConfig) -> None:
     A frozen part is in evaluation mode: its batch norms neither use nor update batch statistics. Its parameters require
     no gradient, so that autograd builds no graph through it.
     """
-    rates = learning_rates(model, stage, config)
+    rates = model.learning_rates(stage, config)
     model.eval()
+    model.training = stage in LEARNING
     for part in model.parts:
         module: nn.Module = getattr(model, part)
         module.requires_grad_(part in rates)
         module.train(part in rates)
     if "backbone" in rates:
-        hold_back(model.backbone, config)
+        hold_back(model.backbone, config, model.waiting_layers(stage))
     if stage == "live":
-        model.prototype_layer.prototypes.requires_grad_(True)  # only to pass the gradient on to the add-on layers
+        vectors_of(model).requires_grad_(True)  # only to pass the gradient on to the add-on layers
 
 
-def hold_back(backbone: nn.Module, config: TrainConfig) -> None:
-    """Freeze again what `frozen_layers` and `batch_norm` keep from learning while the backbone learns."""
+def hold_back(backbone: nn.Module, config: TrainConfig, waiting: Sequence[str] = ()) -> None:
+    """Freeze again what `frozen_layers`, the `waiting` layers of the stage and `batch_norm` keep from learning."""
     layers = dict(backbone.named_modules())
-    for name in config.frozen_layers:
+    named = (("train.frozen_layers", config.frozen_layers), ("model.early_layers", waiting))
+    for setting, name in ((setting, name) for setting, names in named for name in names):
         if name not in layers:
             close = difflib.get_close_matches(name, layers, n=3)
             hint = f"Similar: {', '.join(close)}." if close else f"At the top: {', '.join(_children(backbone))}."
-            raise ConfigError(f"train.frozen_layers: must name submodules of the backbone; got {name!r}. {hint}")
+            raise ConfigError(f"{setting}: must name submodules of the backbone; got {name!r}. {hint}")
         layers[name].requires_grad_(False)
         layers[name].eval()
     if config.batch_norm == "frozen":
@@ -89,7 +74,7 @@ def make_optimizer(model: PrototypeModel, stage: Stage, config: TrainConfig) -> 
             "base_lr": rate,
             "weight_decay": config.weight_decay if part in ("backbone", "add_on_layers") else 0.0,
         }
-        for part, rate in learning_rates(model, stage, config).items()
+        for part, rate in model.learning_rates(stage, config).items()
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -118,10 +103,10 @@ def schedule_factor(stage: Stage, progress: float, epochs: int, config: TrainCon
     return 1 - share if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group to its base rate times `factor`."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float | Mapping[str, float]) -> None:
+    """Set every group to its base rate times `factor`, or times that of its part."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * (factor if isinstance(factor, float) else factor[group["name"]])
 
 
 def share_batch_norms(model: PrototypeModel, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:

@@ -38,7 +38,7 @@ from protokern.runs.log import LoggedRecord, Notice, StageRecord, append_record,
 from protokern.runs.progress import Best, Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
 from protokern.train.live import LivePrototypes
 from protokern.train.optimizers import make_optimizer
-from protokern.train.stages import Step, plan
+from protokern.train.stages import Step
 from protokern.train.step import BatchLoss, make_forward
 
 
@@ -87,8 +87,7 @@ class Job:
 
 def plan_of(job: Job) -> tuple[Step, ...]:
     """All steps of a job in order."""
-    model = job.model
-    return plan(job.train, job.prune, chooses=model.chooses, prunes_before_push=model.prunes_before_push)
+    return job.model.stages(job.train, job.prune)
 
 
 class TrainingRun:

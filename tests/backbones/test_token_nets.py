@@ -18,6 +18,7 @@ from protokern.backbones.token_nets import TokenNet
 from protokern.errors import ConfigError
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.models import ProtoPNet
+from protokern.models.base import vectors_of
 from protokern.models.build import build_model
 from protokern.models.protopnet import ProtoPNetConfig
 
@@ -140,7 +141,7 @@ def test_a_prototype_of_a_token_is_drawn_at_its_cell(small):
     output = model(images)
     features = model.features(images)
     assert features.shape[2:] == (4, 6)
-    distance = (features[:, None] - model.prototype_layer.prototypes[None, :, :, None, None]).square().sum(2)
+    distance = (features[:, None] - vectors_of(model)[None, :, :, None, None]).square().sum(2)
     assert torch.equal(output.patches, distance.flatten(2).argmin(dim=2))
 
 

@@ -8,6 +8,7 @@ from protokern.deferred import defer
 
 if TYPE_CHECKING:
     from protokern.models.base import ModelOutput, PrototypeModel
+    from protokern.models.ensemble import Ensemble, EnsembleOutput
     from protokern.models.protopnet import ProtoPNet
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
     from protokern.models.prototree import ProtoTree, ProtoTreeOutput
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "Ensemble",
+    "EnsembleOutput",
     "ModelOutput",
     "ProtoPNet",
     "ProtoPool",
@@ -31,6 +34,8 @@ __getattr__ = defer(
     __name__,
     {
         "MODELS": "protokern.models.registry",
+        "Ensemble": "protokern.models.ensemble",
+        "EnsembleOutput": "protokern.models.ensemble",
         "ModelOutput": "protokern.models.base",
         "ProtoPNet": "protokern.models.protopnet",
         "ProtoPool": "protokern.models.protopool",

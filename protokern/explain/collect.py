@@ -123,6 +123,7 @@ def _begin(
         tree=tree_nodes(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
+        is_projected=run.model.prototype_layer.is_projected,
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,

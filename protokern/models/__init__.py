@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
     from protokern.models.prototree import ProtoTree, ProtoTreeOutput
     from protokern.models.registry import MODELS
+    from protokern.models.tesnet import TesNet, TesNetOutput
 
 __all__ = [
     "MODELS",
@@ -22,6 +23,8 @@ __all__ = [
     "ProtoTree",
     "ProtoTreeOutput",
     "PrototypeModel",
+    "TesNet",
+    "TesNetOutput",
 ]
 
 __getattr__ = defer(
@@ -35,5 +38,7 @@ __getattr__ = defer(
         "ProtoTree": "protokern.models.prototree",
         "ProtoTreeOutput": "protokern.models.prototree",
         "PrototypeModel": "protokern.models.base",
+        "TesNet": "protokern.models.tesnet",
+        "TesNetOutput": "protokern.models.tesnet",
     },
 )

@@ -6,5 +6,11 @@ from protokern.models.base import PrototypeModel
 from protokern.models.protopnet import ProtoPNet
 from protokern.models.protopool import ProtoPool
 from protokern.models.prototree import ProtoTree
+from protokern.models.tesnet import TesNet
 
-MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet, "protopool": ProtoPool, "prototree": ProtoTree}
+MODELS: dict[str, type[PrototypeModel]] = {
+    "protopnet": ProtoPNet,
+    "protopool": ProtoPool,
+    "prototree": ProtoTree,
+    "tesnet": TesNet,
+}

@@ -12,6 +12,7 @@ from protokern.nn.patch_layer import PatchLayer
 from protokern.nn.prototype_layer import PrototypeLayer
 from protokern.nn.rows import apply_to_rows
 from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
+from protokern.nn.unit_prototypes import UnitPrototypeLayer
 
 __all__ = [
     "EMPTY",
@@ -25,6 +26,7 @@ __all__ = [
     "SalientLayers",
     "SlotAssignment",
     "SlotSum",
+    "UnitPrototypeLayer",
     "apply_to_rows",
     "channel_pool",
     "evaluating",

@@ -55,7 +55,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(links=True, is_tested=is_tested)
+    view = _View(links=True, is_tested=is_tested, has_distances=not report.is_projected)
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
     table: Table = {
@@ -68,6 +68,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
             "reading": say_reading(
                 is_focal=report.is_focal,
                 is_salient=report.is_salient,
+                is_projected=report.is_projected,
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
@@ -115,6 +116,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
         "reading": say_reading(
             is_focal=item.is_focal,
             is_salient=item.is_salient,
+            is_projected=item.is_projected,
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
@@ -162,13 +164,14 @@ class _View:
         shelf: the pictures so far.
         links: whether the page has sheets of prototypes to link to.
 
-    `is_tested` says whether the page has tested frames.
+    `is_tested` says whether the page has tested frames, `has_distances` whether it shows distances.
     """
 
-    def __init__(self, *, links: bool, is_tested: bool = True) -> None:
+    def __init__(self, *, links: bool, is_tested: bool = True, has_distances: bool = True) -> None:
         self.shelf = PictureShelf()
         self.links = links
         self._is_tested = is_tested
+        self._has_distances = has_distances
         self._places: dict[str, int] = {}
 
     @property
@@ -336,7 +339,7 @@ class _View:
             "of": "not chosen yet" if still_chooses else name_classes(card),
             "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
             "source": card.source_name,
-            "moved": short(card.distance) if card.distance else None,
+            "moved": short(card.distance) if card.distance and self._has_distances else None,
             "view": None if picture is None else self.place(picture),
             "alt": None if picture is None else _source_alt(card),
             "no_patch": no_patch if picture is None else None,
@@ -365,7 +368,7 @@ class _View:
                 self._text(one.class_name),
                 int(is_own(card, one)),
                 decimal(one.similarity),
-                short(one.distance),
+                short(one.distance) if self._has_distances else "",
             ]
             for one in neighbours
         ]

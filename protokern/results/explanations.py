@@ -143,6 +143,8 @@ class Explanation:
         model_name: of the model, such as the name of its run; empty if it was not given.
         is_focal: similarities are those at the best patch less the average over the image.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
+        is_projected: similarities are projections, in which the length of a patch counts; distances are their
+            negatives.
         end: of a tree, where its decisions end; they are the evidence of the answer, from the root on. None: no tree.
             The points are then those of `PrototypeModel.influence`, which do not add up to the logits.
     """
@@ -158,6 +160,7 @@ class Explanation:
     model_name: str = ""
     is_focal: bool = False
     is_salient: bool = False
+    is_projected: bool = False
     end: DecisionEnd | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .pipnet import alignment_cost, pipnet_loss, presence_cost
 from .protopnet import protopnet_loss
 from .protopool import chosen_prototypes, orthogonality_cost, protopool_loss, released_orthogonality_cost
 from .terms import (
@@ -20,12 +21,15 @@ __all__ = [
     "Labels",
     "LossCoefficients",
     "ModelLoss",
+    "alignment_cost",
     "average_separation",
     "chosen_prototypes",
     "cluster_cost",
     "last_layer_l1",
     "mixed_cross_entropy",
     "orthogonality_cost",
+    "pipnet_loss",
+    "presence_cost",
     "protopnet_loss",
     "protopool_loss",
     "released_orthogonality_cost",

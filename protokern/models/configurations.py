@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 
 from protokern.choices import MODEL_NAMES
+from protokern.models.pipnet_settings import PIPNetConfig
 from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.protopool_settings import ProtoPoolConfig
 from protokern.models.prototree_settings import ProtoTreeConfig
@@ -20,6 +21,7 @@ _OWN: dict[str, type[ModelConfig]] = {
     "protopnet": ProtoPNetConfig,
     "protopool": ProtoPoolConfig,
     "prototree": ProtoTreeConfig,
+    "pipnet": PIPNetConfig,
 }
 _REGISTRY = "protokern.models.registry"
 

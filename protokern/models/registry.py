@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from protokern.models.base import PrototypeModel
+from protokern.models.pipnet import PIPNet
 from protokern.models.protopnet import ProtoPNet
 from protokern.models.protopool import ProtoPool
 from protokern.models.prototree import ProtoTree
 
-MODELS: dict[str, type[PrototypeModel]] = {"protopnet": ProtoPNet, "protopool": ProtoPool, "prototree": ProtoTree}
+MODELS: dict[str, type[PrototypeModel]] = {
+    "protopnet": ProtoPNet,
+    "protopool": ProtoPool,
+    "prototree": ProtoTree,
+    "pipnet": PIPNet,
+}

@@ -31,6 +31,19 @@ PATCHES: Rich = [
 ]
 
 
+EXEMPLARS: Rich = [
+    "During training the model learnt to find a number of things in pictures, its ",
+    ["b", "prototypes"],
+    ". It looks where in a new picture each of them is most present, and adds up what that scores for each class. "
+    "Beside every match stands the part of a training picture in which the prototype is most present, so that reasons "
+    "can be looked at: ",
+    ["em", "this"],
+    " part has what ",
+    ["em", "that"],
+    " one has.",
+]
+
+
 TREE: Rich = [
     "This model is a tree of questions. Every question asks whether some part of the picture looks like a part of one "
     "training picture, its ",
@@ -39,8 +52,13 @@ TREE: Rich = [
 ]
 
 
-def say_how_decided(*, is_tree: bool) -> str:
-    """How comparisons become an answer, in one or two sentences."""
+def say_how_decided(*, is_tree: bool, may_abstain: bool = False) -> str:
+    """How comparisons become an answer, in a few sentences."""
+    if may_abstain:
+        return (
+            "Each that is present gives points for some classes. The class with the highest total is the answer; if no "
+            "class has any, there is none."
+        )
     if is_tree:
         return (
             "Each asks one question of a tree: is such a part there? The leaves at the end of its paths are the answer."

@@ -27,12 +27,14 @@ from protokern.report.words import (
     name_frame,
     name_match,
     name_property,
+    name_source,
     say_agreement,
     say_because,
     say_because_here,
     say_decision,
     say_end,
     say_frame,
+    say_nothing,
     say_role,
 )
 from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
@@ -55,7 +57,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(links=True, is_tested=is_tested)
+    view = _View(links=True, is_tested=is_tested, has_exemplars=report.scoring is not None)
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
     table: Table = {
@@ -86,6 +88,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
         "trust": sections.trust,
         "pool": sections.pool_table(),
         "tree": view.tree(report),
+        "scoring": sections.scoring(),
         "prototypes": sections.gallery(),
         "training": sections.training(),
         "confusion": sections.confusion(),
@@ -106,7 +109,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
 
 def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
     """The page of one explained image as a table, and its pictures."""
-    view = _View(links=False)
+    view = _View(links=False, has_exemplars=any(one.score is not None for one in item.classes))
     matches = [match for one in item.classes for match in one.matches]
     table = {
         "title": f"Why {item.predicted_class}? {item.name}",
@@ -146,9 +149,9 @@ def _sees_part(picture: SeenPicture) -> bool:
     return tuple(picture.receptive_field_box) != (0, 0, *picture.image.shape[:2])
 
 
-def _source_alt(prototype: Prototype) -> str:
+def _source_alt(prototype: Prototype, *, is_exemplar: bool) -> str:
     of_class = f" of class {prototype.classes[0].class_name}" if len(prototype.classes) == 1 else ""
-    return f"Training image{of_class}; a frame marks the patch that is prototype {prototype.index}"
+    return name_source(of_class, prototype.index, is_exemplar=is_exemplar)
 
 
 def _unbroken(sentence: str) -> str:
@@ -162,13 +165,15 @@ class _View:
         shelf: the pictures so far.
         links: whether the page has sheets of prototypes to link to.
 
-    `is_tested` says whether the page has tested frames.
+    `is_tested` says whether the page has tested frames, `has_exemplars` whether prototypes are shown by patches that
+    they are not.
     """
 
-    def __init__(self, *, links: bool, is_tested: bool = True) -> None:
+    def __init__(self, *, links: bool, is_tested: bool = True, has_exemplars: bool = False) -> None:
         self.shelf = PictureShelf()
         self.links = links
         self._is_tested = is_tested
+        self._has_exemplars = has_exemplars
         self._places: dict[str, int] = {}
 
     @property
@@ -208,8 +213,8 @@ class _View:
                 for one in item.classes
             ],
             "total_head": "points" if item.end is None else "log",
-            "why": ["Why ", ["bdi", first.class_name]],
-            "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
+            "why": ["Why ", item.predicted_class if item.abstains else ["bdi", first.class_name]],
+            "first": self._first(first, item),
             "others": [
                 {
                     "why": [
@@ -223,6 +228,21 @@ class _View:
                 if one.matches
             ],
         }
+
+    def _first(self, one: ClassExplanation, item: Explanation) -> Table:
+        """Why the answer is what it is."""
+        if item.end is not None:
+            return self._decisions(one, item, item.end)
+        if item.abstains:
+            return {
+                "reasons": [],
+                "none": [say_nothing(item)],
+                "counted": None,
+                "no_reasons": [],
+                "ledger": [],
+                "total": [["highest total of a class"], f"{decimal(one.total)} points"],
+            }
+        return self._matches(one)
 
     def _matches(self, one: ClassExplanation) -> Table:
         largest = max((abs(match.points) for match in one.matches), default=0.0) or 1.0
@@ -238,6 +258,9 @@ class _View:
             ledger.append([more, decimal(one.own_points)])
         if one.num_foreign:
             ledger.append([[f"{one.num_foreign} {name_foreign(one)}, together"], decimal(one.foreign_points)])
+        if one.bias:
+            bias: list[Any] = ["bias of ", ["bdi", one.class_name]]
+            ledger.append([bias, decimal(one.bias)])
         total: list[Any] = ["total for ", ["bdi", one.class_name]]
         return {
             "reasons": [self._match(match, one, largest) for match in one.reasons],
@@ -284,7 +307,7 @@ class _View:
             "here_proof": _unbroken(say_frame(match.picture.proof)),
             "role": say_role(match),
             "there": None if picture is None else self.place(picture),
-            "there_alt": _source_alt(card),
+            "there_alt": _source_alt(card, is_exemplar=self._has_exemplars),
             "there_heat": None if picture is None else self._heat(picture),
             "there_heat_alt": f"Heat map of prototype {index} on the training image it comes from",
             "there_proof": "" if picture is None else _unbroken(say_frame(picture.proof)),
@@ -336,9 +359,9 @@ class _View:
             "of": "not chosen yet" if still_chooses else name_classes(card),
             "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
             "source": card.source_name,
-            "moved": short(card.distance) if card.distance else None,
+            "moved": short(card.distance) if card.distance and not self._has_exemplars else None,
             "view": None if picture is None else self.place(picture),
-            "alt": None if picture is None else _source_alt(card),
+            "alt": None if picture is None else _source_alt(card, is_exemplar=self._has_exemplars),
             "no_patch": no_patch if picture is None else None,
             "heat": None if picture is None else self._heat(picture),
             "unsought": is_unsought or None,
@@ -365,7 +388,7 @@ class _View:
                 self._text(one.class_name),
                 int(is_own(card, one)),
                 decimal(one.similarity),
-                short(one.distance),
+                "" if self._has_exemplars else short(one.distance),
             ]
             for one in neighbours
         ]

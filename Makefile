@@ -78,7 +78,7 @@ demo: install ## Train ProtoPNet on synthetic birds, push, prune, explain and sa
 	$(RUN) -m protokern train --config examples/configs/demo.toml --out $(DEMO) --no-report
 	@$(RUN) examples/demo.py $(DEMO) $(DEMO)/bird.png > $(DEMO)/numbers.txt
 	$(RUN) -m protokern explain $(DEMO) $(DEMO)/bird.png --out $(DEMO)/explained
-	$(RUN) -m protokern importance $(DEMO)
+	$(RUN) -m protokern importance $(DEMO) --set data.birds_train=20 --set data.birds_test=10
 	$(RUN) -m protokern report $(DEMO)
 	@cat $(DEMO)/numbers.txt
 	@echo "report: $(abspath $(DEMO))/report/index.html"

@@ -28,7 +28,7 @@ class PushResult:
             class or its classes have no image.
         patch: (P,) int64, flat index row * W' + column in `grid`; -1 for the same prototypes.
         distance: (P,), from the prototype before the push to the patch, without the weights of patches; inf for the
-            same prototypes.
+            same prototypes. Under `metric="dot"` the negative projection.
         label: (P,) int64, the image's label, which is a class of the prototype; -1 for the same prototypes.
         grid: (H', W'), rows and columns of the distance grid.
         notices: which prototypes kept their vectors because there was no patch for them, in sentences.
@@ -71,6 +71,9 @@ def push_prototypes(model: PrototypeModel, loader: Loader, *, given: Given = "im
     weighted distance, and a patch that counts for more may be nearer to a prototype than the patch that it is. So a
     prototype that already is a patch of an image of its classes, at most 1e-6 away without weights, keeps its vector
     and has that patch as its source; a second pass finds these. A push right after another one changes nothing.
+
+    Under `metric="dot"` the nearest patch is the one with the largest projection, whose negative is the distance, and
+    another push may find a longer patch. A `UnitPrototypeLayer` takes the direction of the patch.
 
     Args:
         model: its `prototype_layer.prototypes` are changed in place (the parameter stays the same object).
@@ -141,7 +144,7 @@ def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPat
     has_class = model.class_identity.cpu() > 0  # (P, K)
     _check_found("nearest", nearest, has_class)
     prototypes = vectors_of(model)
-    vector = nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes)
+    vector = model.prototype_layer.from_patches(nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes))
     source = PushResult(
         image=nearest.image[:, 0],
         patch=nearest.patch[:, 0],

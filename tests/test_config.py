@@ -245,7 +245,7 @@ def test_a_key_of_another_model_is_told_so() -> None:
     )
     allowed = ", ".join(entry.name for entry in fields(ProtoPoolConfig))
     assert mistake("model.name=protopool", "model.prototypes_per_class=3").endswith(
-        f"It is a key of protopnet: set model.name for that. Allowed here: {allowed}."
+        f"It is a key of protopnet and tesnet: set model.name for that. Allowed here: {allowed}."
     )
 
 

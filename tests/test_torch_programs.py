@@ -16,7 +16,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree
 
 from protokern import MinDistance, PrototypePool, TopKPool
-from protokern.models import ModelOutput, PIPNetOutput, ProtoPNet, ProtoPoolOutput, ProtoTreeOutput
+from protokern.models import (
+    ModelOutput,
+    PIPNetOutput,
+    ProtoPNet,
+    ProtoPoolOutput,
+    ProtoTreeOutput,
+    TesNetOutput,
+)
 from protokern.nn import PrototypeLayer
 
 FIELDS = ("activation", "min_distance", "patch")
@@ -208,6 +215,7 @@ class TestExport:
             "protokern.models.pipnet.PIPNetOutput": PIPNetOutput,
             "protokern.models.protopool.ProtoPoolOutput": ProtoPoolOutput,
             "protokern.models.prototree.ProtoTreeOutput": ProtoTreeOutput,
+            "protokern.models.tesnet.TesNetOutput": TesNetOutput,
         }
         serialized = _pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
         assert {name: kind for name, kind in serialized.items() if name.startswith("protokern.")} == names

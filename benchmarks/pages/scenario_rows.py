@@ -293,6 +293,31 @@ class PoolRow(Measurement):
 
 
 @dataclass(frozen=True)
+class TesNetRow(Measurement):
+    """Forward and backward of TesNet's head by one provider.
+
+    Attributes:
+        provider: "protokern" or "original".
+        case: "head": both readings of the features; "loss": with the whole loss.
+        faster_than_original: median of the released formula over this median, from the same rounds.
+    """
+
+    provider: str
+    case: str
+    images: int
+    depth: int
+    side: int
+    classes: int
+    per_class: int
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    faster_than_original: float
+
+
+@dataclass(frozen=True)
 class WeightRow(Measurement):
     """`prototype_pool` with weights of the patches, or without.
 

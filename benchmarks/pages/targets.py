@@ -191,6 +191,8 @@ FRAMES_S = 1.0
 BACKBONE_RATIO = 2.0
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
+# The same of TesNet's.
+TESNET_RATIO = 5.0
 # The last layer of 200 classes and 2,000 prototypes on 5,994 images.
 MADE_UP = "made up"
 LAST_LAYER_S = 10.0

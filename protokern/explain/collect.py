@@ -124,6 +124,7 @@ def _begin(
         scoring=scoring_rows(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
+        is_projected=run.model.prototype_layer.is_projected,
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
@@ -325,7 +326,7 @@ def tree_nodes(model: PrototypeModel, classes: Sequence[str]) -> tuple[TreeNode,
 
 
 def scoring_rows(model: PrototypeModel, classes: Sequence[str]) -> tuple[ScoringRow, ...] | None:
-    """What each class is scored by, the heaviest first; None for a model whose prototypes are pushed."""
+    """What each class is scored by, the heaviest first; None for a model whose prototypes are patches."""
     if model.pushes:
         return None
     weight = model.prototype_weight.detach().cpu()  # (K, P)

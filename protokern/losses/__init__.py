@@ -16,6 +16,7 @@ from .terms import (
     separation_cost,
     weigh,
 )
+from .tesnet import class_bases, orthonormality_cost, subspace_separation_cost, tesnet_loss
 
 __all__ = [
     "Labels",
@@ -24,15 +25,19 @@ __all__ = [
     "alignment_cost",
     "average_separation",
     "chosen_prototypes",
+    "class_bases",
     "cluster_cost",
     "last_layer_l1",
     "mixed_cross_entropy",
     "orthogonality_cost",
+    "orthonormality_cost",
     "pipnet_loss",
     "presence_cost",
     "protopnet_loss",
     "protopool_loss",
     "released_orthogonality_cost",
     "separation_cost",
+    "subspace_separation_cost",
+    "tesnet_loss",
     "weigh",
 ]

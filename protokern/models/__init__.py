@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
     from protokern.models.prototree import ProtoTree, ProtoTreeOutput
     from protokern.models.registry import MODELS
+    from protokern.models.tesnet import TesNet, TesNetOutput
 
 __all__ = [
     "MODELS",
@@ -25,6 +26,8 @@ __all__ = [
     "ProtoTree",
     "ProtoTreeOutput",
     "PrototypeModel",
+    "TesNet",
+    "TesNetOutput",
 ]
 
 __getattr__ = defer(
@@ -40,5 +43,7 @@ __getattr__ = defer(
         "ProtoTree": "protokern.models.prototree",
         "ProtoTreeOutput": "protokern.models.prototree",
         "PrototypeModel": "protokern.models.base",
+        "TesNet": "protokern.models.tesnet",
+        "TesNetOutput": "protokern.models.tesnet",
     },
 )

@@ -101,6 +101,7 @@ class PrototypeModel(nn.Module):
         in_channels: int,
         backend: str,
         activation: Activation | None,
+        layer: type[PrototypeLayer] = PrototypeLayer,
     ) -> None:
         """Set backbone, add-on layers and prototype layer; the backbone is run once to find its channels."""
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -109,7 +110,7 @@ class PrototypeModel(nn.Module):
         self.add_on_layers = make_add_on_layers(
             channels, config.prototype_dim, config.add_on_layers, salience=config.salience
         )
-        self.prototype_layer = PrototypeLayer(
+        self.prototype_layer = layer(
             num_prototypes,
             config.prototype_dim,
             config.prototype_size,

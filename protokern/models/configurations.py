@@ -15,12 +15,14 @@ from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.protopool_settings import ProtoPoolConfig
 from protokern.models.prototree_settings import ProtoTreeConfig
 from protokern.models.settings import ModelConfig
+from protokern.models.tesnet_settings import TesNetConfig
 
 DEFAULT_MODEL = "protopnet"
 _OWN: dict[str, type[ModelConfig]] = {
     "protopnet": ProtoPNetConfig,
     "protopool": ProtoPoolConfig,
     "prototree": ProtoTreeConfig,
+    "tesnet": TesNetConfig,
     "pipnet": PIPNetConfig,
 }
 _REGISTRY = "protokern.models.registry"

@@ -7,10 +7,12 @@ from protokern.models.pipnet import PIPNet
 from protokern.models.protopnet import ProtoPNet
 from protokern.models.protopool import ProtoPool
 from protokern.models.prototree import ProtoTree
+from protokern.models.tesnet import TesNet
 
 MODELS: dict[str, type[PrototypeModel]] = {
     "protopnet": ProtoPNet,
     "protopool": ProtoPool,
     "prototree": ProtoTree,
+    "tesnet": TesNet,
     "pipnet": PIPNet,
 }

@@ -13,6 +13,7 @@ from protokern.nn.prototype_layer import PrototypeLayer
 from protokern.nn.rows import apply_to_rows
 from protokern.nn.scoring_sheet import ScoringSheet
 from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
+from protokern.nn.unit_prototypes import UnitPrototypeLayer
 
 __all__ = [
     "EMPTY",
@@ -27,6 +28,7 @@ __all__ = [
     "ScoringSheet",
     "SlotAssignment",
     "SlotSum",
+    "UnitPrototypeLayer",
     "apply_to_rows",
     "channel_pool",
     "evaluating",

@@ -137,8 +137,8 @@ class PrototypeLayer(nn.Module):
         return self.prototypes
 
     @property
-    def is_signed(self) -> bool:
-        """Whether distances may be negative, as those of "dot"."""
+    def is_projected(self) -> bool:
+        """Whether distances are the negatives of projections on the prototypes, and may have either sign."""
         return METRIC_TABLE[self.metric].is_product
 
     def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:
@@ -152,7 +152,7 @@ class PrototypeLayer(nn.Module):
         if self.top_k > 1:
             nearest = topk_pool(
                 features,
-                self.prototypes,
+                self._chosen(None),
                 self.top_k,
                 activation=self.activation,
                 epsilon=self.epsilon,
@@ -165,7 +165,7 @@ class PrototypeLayer(nn.Module):
             return PrototypePool(nearest.activation, nearest.distance[..., 0], nearest.patch[..., 0])
         return prototype_pool(
             features,
-            self.prototypes,
+            self._chosen(None),
             activation=self.activation,
             epsilon=self.epsilon,
             metric=self.metric,
@@ -243,7 +243,7 @@ class PrototypeLayer(nn.Module):
         """
         return distance_map(
             features,
-            self.prototypes,
+            self._chosen(None),
             prototype_index=prototype_index,
             metric=self.metric,
             backend=self.backend,
@@ -281,7 +281,7 @@ class PrototypeLayer(nn.Module):
         """Mean over all patches of the distance to every prototype, (B, P), for features (B, D, H, W)."""
         return mean_distance(
             features,
-            self.prototypes,
+            self._chosen(None),
             metric=self.metric,
             backend=self.backend,
             patch_weight=self._weights(features, None),
@@ -311,6 +311,10 @@ class PrototypeLayer(nn.Module):
             raise ValueError(
                 f"norm_as_weight: must be False for {what}, which counts all patches alike; got True. Leave it out."
             )
+
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
+        return patches
 
     def patch_weight(self, features: Tensor) -> Tensor | None:
         """How much every patch of features (B, D, H, W) counts, (B, H', W'); None: all count alike."""

@@ -154,6 +154,7 @@ def say_reading(
     has_slots: bool,
     is_report: bool,
     is_tree: bool = False,
+    is_projected: bool = False,
 ) -> list[list[Any]]:
     """What each word and mark on a page means: [kind of mark or empty, word, text].
 
@@ -165,9 +166,10 @@ def say_reading(
         has_slots: classes have slots.
         is_report: the page has sheets of prototypes.
         is_tree: the model decides along a path.
+        is_projected: similarities are projections, in which the length of a patch counts.
     """
     entries: list[list[Any]] = [
-        ["", "Similarity", _similarity(is_focal=is_focal, is_salient=is_salient)],
+        ["", "Similarity", _similarity(is_focal=is_focal, is_salient=is_salient, is_projected=is_projected)],
         *(_DECISIONS if is_tree else _POINTS),
         *(_tested_frames(is_focal=is_focal, is_report=is_report) if has_proof else [_GRID_FRAME]),
         ["field", "Dashed line", [_FIELD_PART if sees_part else _FIELD_WHOLE]],
@@ -183,7 +185,7 @@ def say_reading(
     return [*entries, _SLOTS] if has_slots else entries
 
 
-def _similarity(*, is_focal: bool, is_salient: bool) -> Rich:
+def _similarity(*, is_focal: bool, is_salient: bool, is_projected: bool) -> Rich:
     focal = (
         ": that of the best matching part, less that of the image on average, so that it is high where one part is "
         "like the prototype and the rest is not"
@@ -192,9 +194,15 @@ def _similarity(*, is_focal: bool, is_salient: bool) -> Rich:
         " It is multiplied by how much the part stands out in its picture, so a part that is exactly the prototype "
         "has a similarity below 1 where it does not stand out most."
     )
+    projected = (
+        " It is a projection: a part counts for more, the more strongly the model responds to it. So a part can have a "
+        "higher similarity than the patch that the prototype comes from."
+    )
     return [
         f"How alike a part of this picture and a prototype are to the model{focal if is_focal else ''}."
-        f"{salient if is_salient else ''} The scale is the model's own: compare similarities with each other."
+        + (salient if is_salient else "")
+        + (projected if is_projected else "")
+        + " The scale is the model's own: compare similarities with each other."
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from protokern.report.numbers import decimal
+from protokern.report.words import say_nothing
+from protokern.results.explanations import ClassExplanation, Explanation
 from protokern.results.run import Report
 
 LARGEST_ILLUSTRATED = 240  # entries; larger sheets show numbers without pictures
@@ -40,4 +42,16 @@ def view_scoring(report: Report) -> dict[str, Any] | None:
             [row.class_name, [[index, f"Prototype {index}", decimal(weight)] for index, weight in row.weights]]
             for row in report.scoring
         ],
+    }
+
+
+def view_no_answer(one: ClassExplanation, item: Explanation) -> dict[str, Any]:
+    """Why an image has no answer, as the evidence for a class is shown; `one` has the highest score."""
+    return {
+        "reasons": [],
+        "none": [say_nothing(item)],
+        "counted": None,
+        "no_reasons": [],
+        "ledger": [],
+        "total": [["highest total of a class"], f"{decimal(one.total)} points"],
     }

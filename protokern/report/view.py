@@ -13,6 +13,7 @@ from typing import Any
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import TIMES, decimal, percent, short
 from protokern.report.reading import say_reading
+from protokern.report.scoring import view_no_answer
 from protokern.report.sections import Sections
 from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
@@ -34,7 +35,6 @@ from protokern.report.words import (
     say_decision,
     say_end,
     say_frame,
-    say_nothing,
     say_role,
 )
 from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
@@ -57,7 +57,12 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(links=True, is_tested=is_tested, has_exemplars=report.scoring is not None)
+    view = _View(
+        links=True,
+        is_tested=is_tested,
+        has_distances=not report.is_projected and report.scoring is None,
+        has_exemplars=report.scoring is not None,
+    )
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
     table: Table = {
@@ -70,6 +75,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
             "reading": say_reading(
                 is_focal=report.is_focal,
                 is_salient=report.is_salient,
+                is_projected=report.is_projected,
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
@@ -118,6 +124,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
         "reading": say_reading(
             is_focal=item.is_focal,
             is_salient=item.is_salient,
+            is_projected=item.is_projected,
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
@@ -165,14 +172,17 @@ class _View:
         shelf: the pictures so far.
         links: whether the page has sheets of prototypes to link to.
 
-    `is_tested` says whether the page has tested frames, `has_exemplars` whether prototypes are shown by patches that
-    they are not.
+    `is_tested` says whether the page has tested frames, `has_distances` whether it shows distances, `has_exemplars`
+    whether prototypes are shown by patches that they are not.
     """
 
-    def __init__(self, *, links: bool, is_tested: bool = True, has_exemplars: bool = False) -> None:
+    def __init__(
+        self, *, links: bool, is_tested: bool = True, has_distances: bool = True, has_exemplars: bool = False
+    ) -> None:
         self.shelf = PictureShelf()
         self.links = links
         self._is_tested = is_tested
+        self._has_distances = has_distances
         self._has_exemplars = has_exemplars
         self._places: dict[str, int] = {}
 
@@ -233,16 +243,7 @@ class _View:
         """Why the answer is what it is."""
         if item.end is not None:
             return self._decisions(one, item, item.end)
-        if item.abstains:
-            return {
-                "reasons": [],
-                "none": [say_nothing(item)],
-                "counted": None,
-                "no_reasons": [],
-                "ledger": [],
-                "total": [["highest total of a class"], f"{decimal(one.total)} points"],
-            }
-        return self._matches(one)
+        return view_no_answer(one, item) if item.abstains else self._matches(one)
 
     def _matches(self, one: ClassExplanation) -> Table:
         largest = max((abs(match.points) for match in one.matches), default=0.0) or 1.0
@@ -359,7 +360,7 @@ class _View:
             "of": "not chosen yet" if still_chooses else name_classes(card),
             "classes": [[self._text(one.class_name), decimal(one.weight), one.class_index] for one in classes],
             "source": card.source_name,
-            "moved": short(card.distance) if card.distance and not self._has_exemplars else None,
+            "moved": short(card.distance) if card.distance and self._has_distances else None,
             "view": None if picture is None else self.place(picture),
             "alt": None if picture is None else _source_alt(card, is_exemplar=self._has_exemplars),
             "no_patch": no_patch if picture is None else None,
@@ -388,7 +389,7 @@ class _View:
                 self._text(one.class_name),
                 int(is_own(card, one)),
                 decimal(one.similarity),
-                "" if self._has_exemplars else short(one.distance),
+                short(one.distance) if self._has_distances else "",
             ]
             for one in neighbours
         ]

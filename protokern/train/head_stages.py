@@ -89,7 +89,9 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     run.prototypes_come_from(push)
     notices = [Notice(text=text) for text in push.notices]
     is_found = push.image >= 0
-    details = {"mean_distance": float(push.distance[is_found].mean()), "without_patch": int((~is_found).sum())}
+    mean = float(push.distance[is_found].mean())
+    of_patches = {"mean_projection": -mean} if run.model.prototype_layer.is_projected else {"mean_distance": mean}
+    details = {**of_patches, "without_patch": int((~is_found).sum())}
     return [*hardened, *notices, _measure(run, "push", details)]
 
 

@@ -111,7 +111,7 @@ def test_unreadable_files_can_be_skipped(photos: Path, tmp_path: Path, capsys: p
         (["model.prototype_size=[9, 9]"], "model: prototype_size: must fit the feature grid (4, 4)"),
         (["model.weights=/nowhere.pt"], "/nowhere.pt"),
         (['train.frozen_layers=["x"]'], "train.frozen_layers: must name submodules of the backbone; got 'x'."),
-        (["model.name=forest"], "model.name: must be one of protopnet, protopool, prototree, pipnet; got 'forest'."),
+        (["model.name=forest"], "model.name: must be one of protopnet, protopool, prototree, tesnet, pipnet; got "),
         (["model.num_prototypes=9"], "model.num_prototypes: no such key. It is a key of protopool and pipnet: set "),
         (["train.mixup=much"], "train.mixup: must be a number or 'auto'; got 'much'."),
         (["data.path=a b"], "--set data.path: 'a b' is not a TOML value"),

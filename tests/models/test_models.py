@@ -58,8 +58,8 @@ class TestProtoPNetWithTheMeanOfTheNearest(PointsContract):
 
 
 def test_every_model_has_a_contract_test():
-    # The others' are in test_protopool_contract.py, test_prototree.py and test_pipnet.py.
-    assert list(MODELS) == ["protopnet", "protopool", "prototree", "pipnet"]
+    # The others' are in test_protopool_contract.py, test_prototree.py, test_tesnet.py and test_pipnet.py.
+    assert list(MODELS) == ["protopnet", "protopool", "prototree", "tesnet", "pipnet"]
 
 
 def test_the_names_of_all_models_are_known_without_torch():
@@ -174,14 +174,15 @@ def test_a_model_of_ones_own_must_say_what_its_head_does():
 @pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if kind.pushes])
 def test_every_model_of_vectors_is_made_from_its_settings(name):
     kind = MODELS[name]
-    config = kind.Config(prototype_dim=4, prototype_size=(2, 1), activation="exp", epsilon=0.5)
+    activation = "linear" if kind.Config().metric == "dot" else "exp"
+    config = kind.Config(prototype_dim=4, prototype_size=(2, 1), activation=activation, epsilon=0.5)
     assert config.name == name
     model = kind.from_config(config, conv_net(), 3, (16, 12))
     assert type(model) is kind
     assert model.num_classes == 3
     assert vectors_of(model).shape[1:] == (4, 2, 1)
     assert isinstance(model.prototype_layer, PrototypeLayer)
-    assert (model.prototype_layer.activation, model.prototype_layer.epsilon) == ("exp", 0.5)
+    assert (model.prototype_layer.activation, model.prototype_layer.epsilon) == (activation, 0.5)
     assert model(torch.rand(2, 3, 16, 12)).logits.shape == (2, 3)
 
 

@@ -16,7 +16,7 @@ from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.protopool import ProtoPoolConfig
 
 SMALL = {"prototype_dim": 4, "prototype_size": (2, 1), "activation": "exp", "epsilon": 0.5}
-OF_CHANNELS = {"num_prototypes": 4, "smallest_presence": 0.2}
+OF_CHANNELS = {"num_prototypes": 4, "activation": "exp", "smallest_presence": 0.2}
 
 
 def conv_net() -> nn.Sequential:
@@ -30,7 +30,8 @@ def halved(distance: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", MODELS.values())
 def test_a_config_its_fields_by_name_and_from_config_make_the_same_model(kind: type[PrototypeModel]) -> None:
-    small = SMALL if kind.pushes else OF_CHANNELS
+    of_vectors = SMALL | ({"activation": "linear"} if kind.Config().metric == "dot" else {})
+    small = of_vectors if kind.pushes else OF_CHANNELS
     models = [
         kind(conv_net(), 3, kind.Config(**small), image_size=16),
         kind(conv_net(), 3, image_size=16, **small),
@@ -42,7 +43,7 @@ def test_a_config_its_fields_by_name_and_from_config_make_the_same_model(kind: t
         assert torch.equal(states[1][name], value)
         assert torch.equal(states[2][name], value)
     assert str(models[0]) == str(models[1]) == str(models[2])
-    assert models[0].prototype_layer.activation == "exp"
+    assert models[0].prototype_layer.activation == small["activation"]
 
 
 @pytest.mark.parametrize("kind", [ProtoPNet, ProtoPool])

@@ -44,6 +44,17 @@ def test_a_prototype_that_was_a_patch_from_the_start_has_not_moved(report_data: 
     assert "moved" not in view_report(data)[0]["sheets"][0]
 
 
+def test_a_page_of_projections_shows_no_distances(report_data: Report) -> None:
+    table, _ = view_report(replace(report_data, is_projected=True))
+    first = table["sheets"][0]
+    assert "moved" not in first
+    assert [row[5] for _, rows in first["near"] for row in rows] == [""] * 4
+    (reading,) = (text for _, word, text in table["how"]["reading"] if word == "Similarity")
+    assert "It is a projection" in str(reading)
+    plain = str(view_report(report_data)[0]["how"]["reading"])
+    assert "projection" not in plain
+
+
 def test_numbers_come_as_the_sentence_rounds_them(report_data: Report) -> None:
     card = replace(report_data.prototypes[0], reasons=(Reason("hue", 0.605024, 0.581516, 0.62796, 0.612601),))
     data = replace(report_data, prototypes=(card, *report_data.prototypes[1:]))

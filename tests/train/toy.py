@@ -78,6 +78,7 @@ POOL = {
 
 
 TREE = {"name": "prototree", "backbone": "tiny", "depth": 3, "prototype_dim": 8}
+TESNET = {"name": "tesnet", "backbone": "tiny", "prototypes_per_class": 2, "prototype_dim": 8}
 
 
 def pool_config(*, model: dict[str, Any] | None = None, **train: Any) -> RunConfig:

@@ -194,12 +194,13 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
             images = pixels_to_tensor(np.stack(pixels))
         else:  # some have more than 8 bits
             images = torch.cat([pixels_to_tensor(np.stack([one])) for one in pixels])
+        if self.augmentation is None and self.views == 1:
+            return images
         epoch = int(self._epoch)
         rngs = [np.random.default_rng([self.seed, epoch, index]) for index in indices]
         if self.views > 1:
             return draw_views(images, self.augmentation, rngs, self.image_size, self.views)
-        if self.augmentation is None:
-            return images
+        assert self.augmentation is not None
         return warp(images, [draw_quad(self.augmentation, rng) for rng in rngs], self.image_size)
 
     def _pixels_of(self, indices: list[int]) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ class PIPNetConfig(ModelConfig):
 
     Attributes:
         num_prototypes: channels that a 1x1 convolution makes of the backbone's; 0: those of the backbone itself.
-        bias: the scoring sheet has a bias for every class. It then never abstains.
+        bias: the scoring sheet has a bias for every class. It then abstains only while no bias is above 0.
         power: the logit of a class with score z is log(1 + z ** power), at least 1.
         smallest_presence: in evaluation, presences below this count as 0.
         shrink: taken from every weight of the scoring sheet after every step outside of the pre-training.

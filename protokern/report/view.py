@@ -76,6 +76,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
                 is_focal=report.is_focal,
                 is_salient=report.is_salient,
                 is_projected=report.is_projected,
+                has_exemplars=report.scoring is not None,
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
@@ -125,6 +126,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
             is_focal=item.is_focal,
             is_salient=item.is_salient,
             is_projected=item.is_projected,
+            has_exemplars=item.classes[0].score is not None,
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
@@ -235,7 +237,7 @@ class _View:
                     **self._matches(one),
                 }
                 for one in others
-                if one.matches
+                if one.matches and not item.abstains
             ],
         }
 

@@ -8,6 +8,7 @@ from protokern.deferred import defer
 
 if TYPE_CHECKING:
     from protokern.models.base import ModelOutput, PrototypeModel
+    from protokern.models.pipnet import PIPNet, PIPNetOutput
     from protokern.models.protopnet import ProtoPNet
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
     from protokern.models.prototree import ProtoTree, ProtoTreeOutput
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "ModelOutput",
+    "PIPNet",
+    "PIPNetOutput",
     "ProtoPNet",
     "ProtoPool",
     "ProtoPoolOutput",
@@ -32,6 +35,8 @@ __getattr__ = defer(
     {
         "MODELS": "protokern.models.registry",
         "ModelOutput": "protokern.models.base",
+        "PIPNet": "protokern.models.pipnet",
+        "PIPNetOutput": "protokern.models.pipnet",
         "ProtoPNet": "protokern.models.protopnet",
         "ProtoPool": "protokern.models.protopool",
         "ProtoPoolOutput": "protokern.models.protopool",

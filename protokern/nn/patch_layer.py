@@ -25,11 +25,8 @@ class PatchLayer(Protocol):
         norm_as_weight: whether patches count by the length of their features.
     """
 
-    @property
-    def activation(self) -> Activation: ...
-
-    @property
-    def norm_as_weight(self) -> bool: ...
+    activation: Activation
+    norm_as_weight: bool
 
     @property
     def num_prototypes(self) -> int:

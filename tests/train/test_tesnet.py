@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from protokern.models.base import vectors_of
 from protokern.runs.log import read_log
 from protokern.train.events import BatchDone
 from protokern.train.loop import train
@@ -22,10 +23,10 @@ def test_prototypes_have_unit_length_after_every_step_and_the_push(tmp_path, acc
     for event in train(run):
         if isinstance(event, BatchDone):
             steps += 1
-            length = run.model.prototype_layer.prototypes.detach().norm(dim=1)
+            length = vectors_of(run.model).detach().norm(dim=1)
             torch.testing.assert_close(length, torch.ones_like(length))
     assert steps > 10
-    length = run.model.prototype_layer.prototypes.detach().norm(dim=1)
+    length = vectors_of(run.model).detach().norm(dim=1)
     torch.testing.assert_close(length, torch.ones_like(length))
     stages = {line["stage"]: line for line in read_log(run.job.log_path) if line["kind"] == "stage"}
     details = stages["push"]["details"]
@@ -43,4 +44,4 @@ def test_every_pushed_prototype_is_the_direction_of_its_patch(tmp_path) -> None:
         images = torch.stack([run.inputs.push[int(image)][0] for image in push.image])
         features = model.features(images)
     rows = features.flatten(2)[torch.arange(len(images)), :, push.patch]  # (P, D)
-    torch.testing.assert_close(model.prototype_layer.prototypes, rows / rows.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(vectors_of(model), rows / rows.norm(dim=1, keepdim=True))

@@ -60,8 +60,6 @@ class PrototypeLayer(nn.Module):
     Source: Chen et al. 2019 (ProtoPNet), section 2.1.
     """
 
-    shows_distance = True
-
     def __init__(
         self,
         num_prototypes: int,
@@ -135,6 +133,11 @@ class PrototypeLayer(nn.Module):
     def vectors(self) -> nn.Parameter:
         """`prototypes`, which a push writes."""
         return self.prototypes
+
+    @property
+    def shows_distance(self) -> bool:
+        """Whether the distance means something to people; that of "dot" is a negative projection."""
+        return not self.is_projected
 
     @property
     def is_projected(self) -> bool:

@@ -103,6 +103,7 @@ class Report:
         is_salient: similarities are multiplied by how much the patch stands out in its image.
         is_projected: similarities are projections, in which the length of a patch counts; distances are their
             negatives.
+        shows_distance: whether distances mean something to people; otherwise the page has similarities alone.
         still_chooses: the classes have not made their final choice of prototypes, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None if the page was made without them.
@@ -125,6 +126,7 @@ class Report:
     is_focal: bool = False
     is_salient: bool = False
     is_projected: bool = False
+    shows_distance: bool = True
     still_chooses: bool = False
     explanations: tuple[Explanation, ...] = ()
     confusion: Confusion | None = None

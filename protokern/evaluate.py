@@ -55,8 +55,10 @@ def evaluate(
         after_batch: called after every batch, for progress bars and interrupts.
         ranks: each has its own batches; all get the numbers over all of them.
         num_classes: K, to count the answers by class; None: no count.
-        abstains: as `PrototypeModel.abstains`; None: every image gets an answer.
+        abstains: as `PrototypeModel.abstains`; None: that of `model` if it has one, else all images get answers.
     """
+    if abstains is None and isinstance(model, PrototypeModel):
+        abstains = model.abstains
     correct = torch.zeros((), dtype=torch.int64, device=device)
     abstained = correct.clone()
     loss = torch.zeros((), dtype=torch.float64, device=device)

@@ -17,7 +17,7 @@ def list_images(folder: Path) -> list[Path]:
         DataError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise DataError(f"strangers: must be a folder of images; got {folder}, which is none.")
+        raise DataError(f"--strangers: must be a folder of images; got {folder}, which is none.")
     found, others = [], 0
     for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = [name for name in folders if not is_ignored(name)]
@@ -30,5 +30,5 @@ def list_images(folder: Path) -> list[Path]:
                 others += 1
     if not found:
         inside = f"{others} file{'' if others == 1 else 's'} of other kinds" if others else "nothing"
-        raise DataError(f"strangers: must be a folder with images in it; got {folder}, which holds {inside}.")
+        raise DataError(f"--strangers: must be a folder with images in it; got {folder}, which holds {inside}.")
     return sorted(found)

@@ -22,14 +22,15 @@ def class_thresholds(scores: Tensor | np.ndarray, share: float = 0.95) -> Tensor
         share: of these images, in (0, 1).
 
     Returns:
-        (K,) float64. An image is believed if its largest score is at least the threshold of that class.
+        (K,), of the type of the scores. An image is believed if its largest score reaches the threshold of that class.
 
     Raises:
         ValueError: there is no image, a score is not finite, or `share` is out of range.
 
     Source: Nauta et al. 2023 (PIP-Net), section 4.4, and the released `test.py`, which takes test images.
     """
-    values = torch.as_tensor(scores).detach().double().cpu()
+    given = torch.as_tensor(scores).detach()
+    values = given.double().cpu()
     if values.ndim != 2 or 0 in values.shape or not values.isfinite().all():
         raise ValueError(
             f"scores: must be finite and (N, K), of at least one image; got shape {tuple(values.shape)}. Look at the "
@@ -51,7 +52,7 @@ def class_thresholds(scores: Tensor | np.ndarray, share: float = 0.95) -> Tensor
         limits = (1 - _STEP) * limits
         limits[limits < _NOTHING * height.max()] = 0
         is_kept = height >= limits[answer]
-    return limits + lowest
+    return (limits + lowest).to(given)
 
 
 def believed(scores: Tensor, abstains: Tensor, thresholds: Tensor) -> Tensor:

@@ -152,7 +152,8 @@ class Explanation:
 
     Attributes:
         logits: (K,) float32, the model's.
-        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
+        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits, or
+            to the scores that a model makes its logits of.
         classes: the classes explained in detail, as asked for or by falling logit.
         receptive_field: of the model for images of this size; can be passed to the next explanation.
         name: of the image, usually its path within the data; empty if it was not given.

@@ -83,7 +83,7 @@ def test_a_folder_without_images_is_refused_in_one_line(
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", str(run), "--strangers", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "strangers: must be a folder with images in it" in said
+    assert "--strangers: must be a folder with images in it" in said
     assert len(said.strip().splitlines()) == 1
 
 

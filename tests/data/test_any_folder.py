@@ -19,10 +19,10 @@ def test_images_are_found_at_any_depth_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"strangers: must be a folder with images in it; got .*, which holds nothing"):
+    with pytest.raises(DataError, match=r"--strangers: must be a folder with images in it; got .* nothing"):
         list_images(tmp_path)
     (tmp_path / "list.csv").write_text("")
     with pytest.raises(DataError, match="which holds 1 file of other kinds"):
         list_images(tmp_path)
-    with pytest.raises(DataError, match=r"strangers: must be a folder of images; got .*, which is none"):
+    with pytest.raises(DataError, match=r"--strangers: must be a folder of images; got .*, which is none"):
         list_images(tmp_path / "nowhere")

@@ -11,6 +11,7 @@ from torch import nn
 
 from protokern.config.train import PruneConfig, TrainConfig
 from protokern.errors import ConfigError
+from protokern.evaluate import evaluate
 from protokern.losses import Labels, LossCoefficients, alignment_cost, presence_cost
 from protokern.models import PIPNet
 from protokern.models.pipnet import PIPNetConfig
@@ -367,3 +368,12 @@ def test_what_has_no_sense_here_is_refused():
         PIPNet(conv_net(), 2, activation=torch.relu)
     with pytest.raises(ValueError, match="num_classes: must be at least 1; got 0"):
         PIPNet(conv_net(), 0)
+
+
+def test_an_abstention_is_no_right_answer(model):
+    model.eval()
+    model.config = type(model.config)(smallest_presence=0.999)
+    images = torch.rand(3, 3, 16, 16)
+    assert model.abstains(model(images)).all()
+    result = evaluate(model, [(images, torch.zeros(3, dtype=torch.int64))], torch.device("cpu"))
+    assert (result.accuracy, result.abstained) == (0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from protokern.errors import ConfigError
 from protokern.push import push_prototypes
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import read_log
+from protokern.train.checks import check_settings
 from protokern.train.events import StepBegins
 from protokern.train.loop import train
 
@@ -121,3 +123,9 @@ def test_channels_cannot_be_pushed(tmp_path) -> None:
     run = toy_run(tmp_path, config())
     with pytest.raises(ValueError, match="model: must have prototypes that are vectors; those of a PIPNet are"):
         push_prototypes(run.model, [])
+
+
+def test_several_processes_are_refused_in_one_line(tmp_path) -> None:
+    run = toy_run(tmp_path, config())
+    with pytest.raises(ConfigError, match="must be trained in one process for a PIPNet, whose loss is one of"):
+        check_settings(run.model, run.job.train, 30, SimpleNamespace(size=2))

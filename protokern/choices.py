@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 # Also the rows of `protokern.models.registry`.
-MODEL_NAMES = ("protopnet", "protopool", "prototree", "tesnet")
+MODEL_NAMES = ("protopnet", "protopool", "prototree", "tesnet", "pipnet")
 ActivationName = Literal["log", "linear", "exp", "cosine", "exp_root"]
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 MetricName = Literal["sqeuclidean", "cosine", "dot"]
@@ -20,3 +20,4 @@ AddOnName = Literal["regular", "bottleneck", "single", "single_no_bias", "linear
 ADD_ONS: tuple[AddOnName, ...] = get_args(AddOnName)
 # That topk_pool finds for one prototype and image.
 MOST_PATCHES = 8
+MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each

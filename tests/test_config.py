@@ -240,7 +240,7 @@ def test_a_mistake_about_a_pool_is_one_line_too(change, message) -> None:
 def test_a_key_of_another_model_is_told_so() -> None:
     allowed = ", ".join(entry.name for entry in fields(ProtoPNetConfig))
     assert mistake("model.num_prototypes=30") == (
-        "model.num_prototypes: no such key. It is a key of protopool: set model.name for that. "
+        "model.num_prototypes: no such key. It is a key of protopool and pipnet: set model.name for that. "
         f"Allowed here: {allowed}."
     )
     allowed = ", ".join(entry.name for entry in fields(ProtoPoolConfig))

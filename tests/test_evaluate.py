@@ -33,6 +33,25 @@ def test_accuracy_and_loss_by_hand_over_uneven_batches() -> None:
     assert result.loss == pytest.approx((2 * right + wrong + math.log(2)) / 4)
 
 
+def test_an_image_without_an_answer_is_wrong_and_its_share_is_told() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1, 1])
+    result = evaluate(
+        identity,
+        [(logits, labels)],
+        torch.device("cpu"),
+        num_classes=2,
+        abstains=lambda output: (output.logits == 0).all(dim=1),
+    )
+    assert (result.accuracy, result.abstained) == (0.5, 0.5)
+    assert result.confusion.tolist() == [[1, 0], [0, 1]]
+    assert result.unanswered.tolist() == [1, 1]
+    scores = score_classes(result.confusion, result.unanswered)
+    assert [one.images for one in scores.classes] == [2, 2]
+    assert [one.recall for one in scores.classes] == [0.5, 0.5]
+    assert [one.precision for one in scores.classes] == [1, 1]
+    assert scores.accuracy == 0.5
+
+
 def test_after_batch_is_called_for_every_batch() -> None:
     calls = []
     batches = [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))] * 3

@@ -16,7 +16,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree
 
 from protokern import MinDistance, PrototypePool, TopKPool
-from protokern.models import ModelOutput, ProtoPNet, ProtoPoolOutput, ProtoTreeOutput, TesNetOutput
+from protokern.models import (
+    ModelOutput,
+    PIPNetOutput,
+    ProtoPNet,
+    ProtoPoolOutput,
+    ProtoTreeOutput,
+    TesNetOutput,
+)
 from protokern.nn import PrototypeLayer
 
 FIELDS = ("activation", "min_distance", "patch")
@@ -205,6 +212,7 @@ class TestExport:
             "protokern.kernels.prototype_pool.op.PrototypePool": PrototypePool,
             "protokern.kernels.topk_pool.op.TopKPool": TopKPool,
             "protokern.models.base.ModelOutput": ModelOutput,
+            "protokern.models.pipnet.PIPNetOutput": PIPNetOutput,
             "protokern.models.protopool.ProtoPoolOutput": ProtoPoolOutput,
             "protokern.models.prototree.ProtoTreeOutput": ProtoTreeOutput,
             "protokern.models.tesnet.TesNetOutput": TesNetOutput,

@@ -44,11 +44,11 @@ class AccuracyRow:
         config: the file of examples/configs that was trained, without its ending; with ", fine-tuned" where the weights
             of the backbone came from a file, ", stage N" for an earlier stage of it, and ", plain salience" without the
             recipe's `model.salience_stage`. Or "black box", see benchmarks/scenarios/black_box.py.
-        joint: before the push, or of a black box; None for a model that makes its choices final
-            before that, or that has no such stage.
+        joint: before the push, of the last epoch of a model without a push, or of a black box; None for a model that
+            makes its choices final before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
         push: None where prototypes live from the start.
-        last_layer: None for a black box.
+        last_layer: None for a black box, or a model without such a stage.
         prune, pruned_last_layer: None without pruning.
         live: after the push or the start; None without live epochs.
         prototypes: left at the end.
@@ -85,8 +85,9 @@ def read_run(folder: Path) -> AccuracyRow:
     config = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     stages = metrics["stages"]
-    last = stages.get("after_pruned_last_layer", stages["after_last_layer"])
-    percent = {name: round(100 * stages[f"after_{name}"]["test"], 2) for name in STAGES if f"after_{name}" in stages}
+    ends = ("pruned_last_layer", "last_layer", "prune", "exemplars")
+    last = next(stages[f"after_{name}"] for name in ends if f"after_{name}" in stages)
+    percent = {name.removeprefix("after_"): round(100 * stage["test"], 2) for name, stage in stages.items()}
     path = config["data"]["path"]
     return AccuracyRow(
         config=recipe_of(config),
@@ -95,10 +96,10 @@ def read_run(folder: Path) -> AccuracyRow:
         image_size=str(config["data"]["image_size"]),
         train_images=metrics["images"]["train"],
         test_images=metrics["images"]["test"],
-        joint=percent.get("joint"),
+        joint=percent.get("joint", percent.get("exemplars")),
         hardening=percent.get("hardening"),
         push=percent.get("push"),
-        last_layer=percent["last_layer"],
+        last_layer=percent.get("last_layer"),
         prune=percent.get("prune"),
         pruned_last_layer=percent.get("pruned_last_layer"),
         val=round(100 * last["val"], 2),

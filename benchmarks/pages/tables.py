@@ -61,13 +61,14 @@ def short(stored: Stored) -> str:
     ]
     if not shown:
         return NOTHING
+    sets = {comparison.first.isa for comparison in shown if not comparison.first.on_cuda}
     lines = [
         "| `min_distance` | original formula | quickest other | `torch.mm` alone | protokern | against the original |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     used: list[Measurement] = []
     for comparison in shown:
-        lines.append(story_line(comparison))
+        lines.append(story_line(comparison, names_set=len(sets) > 1))
         used += comparison.rows
     parts = ["\n".join(lines), memory_sentence(stored.memory), push_sentence(stored.of(PushRow))]
     if not any(comparison.first.on_cuda for comparison in shown):
@@ -77,7 +78,7 @@ def short(stored: Stored) -> str:
 
 
 def pick(rows: Sequence[SpeedRow], story: Sequence[tuple[str, str]], on_cuda: bool) -> list[Comparison]:
-    """The newest comparison of each part of a story with the most threads."""
+    """The newest comparison of each part of a story on each instruction set, with the most threads."""
     chosen: list[Comparison] = []
     for case, mode in story:
         fitting = [
@@ -88,19 +89,21 @@ def pick(rows: Sequence[SpeedRow], story: Sequence[tuple[str, str]], on_cuda: bo
             and comparison.peers()
             and comparison.ours() is not None
         ]
-        if fitting:
-            chosen.append(max(fitting, key=lambda one: (one.first.threads, one.first.date)))
+        for isa in dict.fromkeys(comparison.first.isa for comparison in fitting):
+            of_set = [comparison for comparison in fitting if comparison.first.isa == isa]
+            chosen.append(max(of_set, key=lambda one: (one.first.threads, one.first.date)))
     return chosen
 
 
-def story_line(comparison: Comparison) -> str:
+def story_line(comparison: Comparison, *, names_set: bool = False) -> str:
     first = comparison.first
+    on_set = f", {first.isa}" if names_set and not first.on_cuda else ""
     precision = "tf32" if first.on_cuda else "fp32"
     ours, original = comparison.ours(precision), comparison.find("original", precision)
     others = [row for row in comparison.peers() if row.provider != "original"]
     best = min(others, key=lambda row: row.p50_ms, default=None)
     cells = [
-        f"{MODE_NAMES[first.mode]}, {CASES[first.case].title}{'' if first.quiet else BUSY_MARK}",
+        f"{MODE_NAMES[first.mode]}, {CASES[first.case].title}{on_set}{'' if first.quiet else BUSY_MARK}",
         milliseconds(original),
         "" if best is None else f"{milliseconds(best)} ({provider_name(best)})",
         milliseconds(comparison.find("mm", precision)),

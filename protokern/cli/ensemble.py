@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protokern.cli.show import marked, progress_in_turn, show_progress
 from protokern.data.folder import describe_deep
-from protokern.errors import CheckpointError
+from protokern.errors import CheckpointError, ConfigError
 from protokern.evaluate import Evaluation, evaluate
 from protokern.inputs.loaders import LabelledImages, ordered_loader
 from protokern.models.build import image_format
@@ -44,6 +44,10 @@ def evaluate_ensemble(args: argparse.Namespace, words: dict[str, str]) -> int:
         args: of the verb.
         words: the names of the splits, as people say them.
     """
+    if args.strangers is not None:
+        raise ConfigError(
+            f"--strangers: must be left out for an ensemble; got {args.strangers}. Evaluate its members one by one."
+        )
     opened = _open(args)
     out = opened.folder if args.out is None else Path(args.out)
     _check_out(opened, out)

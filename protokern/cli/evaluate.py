@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from protokern.cli.arguments import add_run_arguments
 from protokern.cli.ensemble import evaluate_ensemble
 from protokern.cli.show import marked, show_progress
+from protokern.cli.strangers import judge_strangers
+from protokern.data.any_folder import list_images
 from protokern.evaluate import evaluate
 from protokern.inputs.loaders import ordered_loader
 from protokern.inputs.stores import find_store
@@ -30,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     add_run_arguments(parser)
     parser.add_argument("--split", choices=tuple(_IN_WORDS), default="test", help="default: test")
+    parser.add_argument(
+        "--strangers",
+        metavar="DIR",
+        type=Path,
+        help="a folder of images of none of the classes: how many of them are taken for one, by thresholds that keep "
+        "95 %% of the validation images",
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
 
 
@@ -40,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
     outputs = claim_numbers(opened, args.out, NAMES, by="evaluate")
+    strangers = None if args.strangers is None else list_images(args.strangers)
     splits = open_data(opened.config, run=opened.folder)
     check_classes(splits, opened.classes)
     images = {"test": splits.test, "val": splits.val, "train": splits.push}[args.split]
@@ -54,21 +66,28 @@ def run(args: argparse.Namespace) -> int:
         device,
         memory_format=image_format(config.channels_last),
         num_classes=len(opened.classes),
+        abstains=opened.model.abstains,
     )
     assert result.confusion is not None
-    scores = score_classes(result.confusion)
-    line = {
+    scores = score_classes(result.confusion, result.unanswered)
+    line: dict[str, Any] = {
         "checkpoint": opened.checkpoint.name,
         "split": args.split,
         "prototypes": opened.model.num_prototypes,
         "loss": round(result.loss, 6),
         "balanced_accuracy": scores.balanced_accuracy,
         "macro_f1": scores.macro_f1,
-        "accuracy": result.accuracy,
-        "images": result.images,
     }
+    if opened.model.can_abstain:
+        line["abstained"] = result.abstained
+    told = []
+    if strangers is not None:
+        found = judge_strangers(opened, splits, images, args.strangers, strangers)
+        line["strangers"], told = found.numbers(), found.lines(_IN_WORDS[args.split])
+    line |= {"accuracy": result.accuracy, "images": result.images}
     warnings = run_warnings(opened, splits, scores, _IN_WORDS[args.split])
-    print("\n".join([*score_table(scores, opened.classes, _IN_WORDS[args.split]), *marked(warnings)]))
+    table = score_table(scores, opened.classes, _IN_WORDS[args.split], abstained=line.get("abstained"))
+    print("\n".join([*table, *told, *marked(warnings)]))
     if outputs is None:
         print(f"The numbers were not written, only printed: {opened.folder} may only be read. Give --out.")
     else:

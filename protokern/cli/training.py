@@ -53,6 +53,7 @@ from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
+from protokern.train.checks import check_settings
 from protokern.train.forecast import forecast
 from protokern.train.loop import train
 from protokern.train.optimizers import check_batches, share_batch_norms
@@ -241,10 +242,12 @@ def _make_job(
     set_seed(config.train.seed, 0)
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
+    check_settings(model, config.train, len(splits.train), ranks)
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
     if ranks.size == 1:
         check_batches(model, config.train, len(splits.train), splits.train.image_size)
+    splits = replace(splits, train=splits.train.with_views(model.views))
     if config.train.backbone == "train":  # a frozen backbone sees every image once
         splits.train.preload()
         splits.push.preload()

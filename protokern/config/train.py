@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from protokern.choices import MOST_EPOCHS
 from protokern.errors import require, require_number
 
 if TYPE_CHECKING:
     from protokern.losses import LossCoefficients
 
-MOST_EPOCHS = 1_000_000  # of a stage; the plan has a step for each
 LONGEST_RIDGE_PATH = 8
 LEAST_MIXUP = 1e-30  # a smaller parameter of the Beta distribution does not fit into float32
 LARGEST_RATE = 1e30  # a step of Adam with a larger one does not fit into float32

@@ -102,6 +102,19 @@ def draw_quad(augmentation: Augmentation, rng: np.random.Generator) -> Quad:
     return corners[0], corners[1], corners[2], corners[3]
 
 
+def inside_quad(quad: Quad, part: tuple[float, float, float, float]) -> Quad:
+    """The quadrilateral in an image that a rectangle (x0, y0, x1, y1) of the resampled picture shows, in the unit
+    square each."""
+    a, b, c, d, e, f, g, h = _unit_square_to_quad(quad)
+    x0, y0, x1, y1 = part
+
+    def place(u: float, v: float) -> tuple[float, float]:
+        scale = g * u + h * v + 1
+        return (a * u + b * v + c) / scale, (d * u + e * v + f) / scale
+
+    return place(x0, y0), place(x1, y0), place(x1, y1), place(x0, y1)
+
+
 def warp(images: torch.Tensor, quads: Sequence[Quad], size: tuple[int, int]) -> torch.Tensor:
     """Resample a quadrilateral of each image to a rectangle, bilinear, in perspective.
 

@@ -23,6 +23,7 @@ from protokern.data.augment import Augmentation, draw_quad, warp
 from protokern.data.decode import ImageHeader, pixels_to_tensor
 from protokern.data.grey import AUTO, GreyRange
 from protokern.data.pixels import check_channels, to_display
+from protokern.data.views import CHANNELS, draw_views
 from protokern.errors import DataError
 
 # (path, class index) of an image; for an image in a larger file the path is only a name.
@@ -45,6 +46,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         classes: class names; `labels` index into them.
         image_size: (Y, X), pixels.
         channels: C; 3 is RGB.
+        views: V, changed copies of an image that make an item, see `with_views`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self.image_size = image_size
         self.channels = check_channels(channels)
         self.augmentation = augmentation
+        self.views = 1
         self.seed = seed
         margin = 1.0 if augmentation is None else augmentation_margin
         self._stored_size = (round(image_size[0] * margin), round(image_size[1] * margin))
@@ -125,11 +128,28 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def without_augmentation(self) -> Self:
         """The same images without augmentation, in the same order; shares the cache if both keep one size."""
         plain = copy(self)
-        plain.augmentation = None
+        plain.augmentation, plain.views = None, 1
         if plain._stored_size != plain.image_size:
             plain._stored_size = plain.image_size
             plain._start_cache()
         return plain
+
+    def with_views(self, views: int) -> Self:
+        """The same images with `views` views of each, which share the viewpoint and differ in light and colour.
+
+        Items are (V, C, Y, X) then; they depend on (seed, epoch, index) alone.
+
+        Raises:
+            DataError: the images are neither grey nor in colour.
+        """
+        if views > 1 and self.channels not in CHANNELS:
+            raise DataError(
+                f"data.channels: must be 1 or 3 for a model that learns from {views} views of an image, whose light "
+                f"and colours are changed; got {self.channels}."
+            )
+        several = copy(self)
+        several.views = views
+        return several
 
     def display_image(self, index: int) -> np.ndarray:
         """The image as the network sees it without augmentation, in colours for people: (Y, X, 3) uint8."""
@@ -168,16 +188,19 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         self._is_kept = np.zeros(num_kept, dtype=bool)
 
     def _views(self, indices: list[int]) -> torch.Tensor:
-        """(B, C, Y, X): the images, each from its random viewpoint of this epoch."""
+        """(B, C, Y, X): the images, each from its random viewpoint of this epoch; several views are (B, V, C, Y, X)."""
         pixels = self._pixels_of(indices)
         if len({one.dtype for one in pixels}) == 1:
             images = pixels_to_tensor(np.stack(pixels))
         else:  # some have more than 8 bits
             images = torch.cat([pixels_to_tensor(np.stack([one])) for one in pixels])
-        if self.augmentation is None:
+        if self.augmentation is None and self.views == 1:
             return images
         epoch = int(self._epoch)
         rngs = [np.random.default_rng([self.seed, epoch, index]) for index in indices]
+        if self.views > 1:
+            return draw_views(images, self.augmentation, rngs, self.image_size, self.views)
+        assert self.augmentation is not None
         return warp(images, [draw_quad(self.augmentation, rng) for rng in rngs], self.image_size)
 
     def _pixels_of(self, indices: list[int]) -> list[np.ndarray]:

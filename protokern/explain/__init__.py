@@ -11,6 +11,7 @@ from protokern.explain.modifications import MODIFICATIONS, choose_modifications
 from protokern.explain.neighbours import find_neighbours, view_neighbours
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.shown import Explanation, Report
+from protokern.explain.strangers import class_thresholds
 from protokern.explain.sufficient import FrameTarget, sufficient_frame, sufficient_frames
 from protokern.results.explanations import ClassExplanation, Evidence
 from protokern.results.importance import GlobalImportance, LocalImportance
@@ -37,6 +38,7 @@ __all__ = [
     "activation_box",
     "build_report",
     "choose_modifications",
+    "class_thresholds",
     "collect_report",
     "explain_image",
     "explain_images",

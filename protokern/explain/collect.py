@@ -13,7 +13,7 @@ import torch
 
 from protokern.config.run import LARGEST_CONFIG
 from protokern.errors import CheckpointError
-from protokern.evaluate import Predictions, count_confusion, predict
+from protokern.evaluate import NO_ANSWER, Predictions, count_confusion, count_unanswered, predict
 from protokern.explain.images import explain_for_people, with_prototypes
 from protokern.explain.modifications import Modification
 from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
@@ -33,7 +33,7 @@ from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import ClassSlots, Prototype
-from protokern.results.run import Confusion, TreeNode
+from protokern.results.run import Confusion, ScoringRow, TreeNode
 from protokern.results.scores import score_classes
 from protokern.runs.data import RunData, check_classes, open_if_there, prepare_colours
 from protokern.runs.features import RunFeatures, find_inputs
@@ -121,9 +121,10 @@ def _begin(
         prototypes=(),
         slots=class_slots(run.model, run.classes),
         tree=tree_nodes(run.model, run.classes),
+        scoring=scoring_rows(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
-        is_projected=run.model.prototype_layer.is_signed,
+        is_projected=run.model.prototype_layer.is_projected,
         shows_distance=run.model.prototype_layer.shows_distance,
         still_chooses=not run.model.is_hard,
         epochs=epochs,
@@ -149,14 +150,15 @@ def _with_answers(
     predictions = predict(run.model, answered, features.test.given)
     labels, answers = torch.from_numpy(predictions.labels), torch.from_numpy(predictions.answers)
     counts = count_confusion(labels, answers, len(run.classes))
-    scores = score_classes(counts)
+    unanswered = count_unanswered(labels, answers, len(run.classes))
+    scores = score_classes(counts, unanswered)
     is_answer = _is_answer(run, data) if features.test.is_stored else _always
     cards = describe_prototypes(run.model, run.classes, files, frame)
     chosen = [] if report.still_chooses else choose_images(predictions, len(run.classes), is_answer)
     return replace(
         report,
         explanations=_explain(run, data, cards, progress(chosen, "explanations", len(chosen)), files, changes, frame),
-        confusion=Confusion(counts=counts.numpy()),
+        confusion=Confusion(counts=counts.numpy(), unanswered=unanswered.numpy() if run.model.can_abstain else None),
         scores=scores,
         warnings=run_warnings(run, data, scores),
     )
@@ -208,7 +210,9 @@ def _is_answer(run: OpenRun, data: RunData) -> Callable[[int, int], bool]:
     def is_answer(image: int, answer: int) -> bool:
         pixels = data.test[image][0][None].to(run.model.device, run.model.dtype)
         with evaluating(run.model):
-            return int(run.model(pixels).logits.argmax()) == answer
+            output = run.model(pixels)
+            is_mute = bool(run.model.abstains(output)[0])
+            return (NO_ANSWER if is_mute else int(output.logits.argmax())) == answer
 
     return is_answer
 
@@ -320,6 +324,19 @@ def tree_nodes(model: PrototypeModel, classes: Sequence[str]) -> tuple[TreeNode,
         )
         for node in model.nodes()
     )
+
+
+def scoring_rows(model: PrototypeModel, classes: Sequence[str]) -> tuple[ScoringRow, ...] | None:
+    """What each class is scored by, the heaviest first; None for a model whose prototypes are patches."""
+    if model.pushes:
+        return None
+    weight = model.prototype_weight.detach().cpu()  # (K, P)
+    is_own = model.class_identity.cpu().T > 0
+    rows = []
+    for k, name in enumerate(classes):
+        order = [j for j in weight[k].argsort(descending=True, stable=True).tolist() if is_own[k, j]]
+        rows.append(ScoringRow(class_name=name, weights=tuple((j, float(weight[k, j])) for j in order)))
+    return tuple(rows)
 
 
 def build_report(run_dir: Path, splits: RunData | Literal["own"] | None = "own") -> Path:

@@ -227,7 +227,7 @@ def collect_together(
         prototypes=_cards(ensemble, splits, files, num_neighbours, frame),
         is_focal=any(run.model.is_focal for run in ensemble.members),
         is_salient=any(layer.norm_as_weight for layer in layers),
-        is_projected=any(layer.is_signed for layer in layers),
+        is_projected=any(layer.is_projected for layer in layers),
         shows_distance=all(layer.shows_distance for layer in layers),
         explanations=tuple(explanations),
         confusion=Confusion(counts=counts.numpy()),

@@ -16,6 +16,7 @@ from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
 from protokern.explain.paths import follow_path
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.scores import add_scores
 from protokern.explain.shown import Explanation
 from protokern.models.base import Decision, ModelOutput, PrototypeModel
 from protokern.nn import evaluating
@@ -51,9 +52,9 @@ def explain_image(
             that change the similarity, within the receptive field.
 
     Returns:
-        Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32. For a model
-        whose reasons are a path, the evidence of the answer is all decisions from the root to the leaf, whatever `top`
-        says.
+        Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32, or to its
+        score, from which a model makes the logit. For a model whose reasons are a path, the evidence of the answer is
+        all decisions from the root to the leaf, whatever `top` says.
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
@@ -83,7 +84,7 @@ def explain_image(
         j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
     }
     explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
-    explanation = _explanation(model, logits, every, explained, receptive_field, picture)
+    explanation = add_scores(_explanation(model, logits, every, explained, receptive_field, picture), model, output)
     return explanation if path is None else follow_path(explanation, path, model.end_of_path(output, 0))
 
 
@@ -104,7 +105,7 @@ def _explanation(
         class_names=tuple(map(_name, range(len(logits)))),
         is_focal=model.is_focal,
         is_salient=model.prototype_layer.norm_as_weight,
-        is_projected=model.prototype_layer.is_signed,
+        is_projected=model.prototype_layer.is_projected,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .pipnet import alignment_cost, pipnet_loss, presence_cost
 from .protopnet import protopnet_loss
 from .protopool import chosen_prototypes, orthogonality_cost, protopool_loss, released_orthogonality_cost
 from .terms import (
@@ -21,6 +22,7 @@ __all__ = [
     "Labels",
     "LossCoefficients",
     "ModelLoss",
+    "alignment_cost",
     "average_separation",
     "chosen_prototypes",
     "class_bases",
@@ -29,6 +31,8 @@ __all__ = [
     "mixed_cross_entropy",
     "orthogonality_cost",
     "orthonormality_cost",
+    "pipnet_loss",
+    "presence_cost",
     "protopnet_loss",
     "protopool_loss",
     "released_orthogonality_cost",

@@ -50,13 +50,14 @@ class Accuracy:
     needs_images = True
 
     def __init__(self, model: PrototypeModel, context: Context) -> None:
-        self._seed, self._num_classes = context.seed, model.num_classes
+        self._seed, self._num_classes, self._abstains = context.seed, model.num_classes, model.abstains
         self._right, self._confidence, self._labels = array("d"), array("d"), array("q")
 
     def see(self, seen: Seen) -> None:
         logits = seen.output.logits.double().cpu()
         confidence, answer = torch.softmax(logits, dim=1).max(dim=1)
-        self._right.extend((answer == seen.labels).double().tolist())
+        is_answer = ~self._abstains(seen.output).cpu()
+        self._right.extend(((answer == seen.labels) & is_answer).double().tolist())
         self._confidence.extend(confidence.tolist())
         self._labels.extend(seen.labels.tolist())
 

@@ -9,6 +9,7 @@ from protokern.deferred import defer
 if TYPE_CHECKING:
     from protokern.models.base import ModelOutput, PrototypeModel
     from protokern.models.ensemble import Ensemble, EnsembleOutput
+    from protokern.models.pipnet import PIPNet, PIPNetOutput
     from protokern.models.protopnet import ProtoPNet
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
     from protokern.models.prototree import ProtoTree, ProtoTreeOutput
@@ -20,6 +21,8 @@ __all__ = [
     "Ensemble",
     "EnsembleOutput",
     "ModelOutput",
+    "PIPNet",
+    "PIPNetOutput",
     "ProtoPNet",
     "ProtoPool",
     "ProtoPoolOutput",
@@ -37,6 +40,8 @@ __getattr__ = defer(
         "Ensemble": "protokern.models.ensemble",
         "EnsembleOutput": "protokern.models.ensemble",
         "ModelOutput": "protokern.models.base",
+        "PIPNet": "protokern.models.pipnet",
+        "PIPNetOutput": "protokern.models.pipnet",
         "ProtoPNet": "protokern.models.protopnet",
         "ProtoPool": "protokern.models.protopool",
         "ProtoPoolOutput": "protokern.models.protopool",

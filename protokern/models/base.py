@@ -230,6 +230,25 @@ class PrototypeModel(nn.Module):
         """Whether the answer to an image is "none of these", (B,) bool. Such an answer is never right."""
         return torch.zeros(len(output.logits), dtype=torch.bool, device=output.logits.device)
 
+    @property
+    def score_bias(self) -> Tensor | None:
+        """(K,), what is added to the points of each class to make its score; None: nothing."""
+        return None
+
+    @property
+    def smallest_similarity(self) -> float:
+        """In evaluation, similarities below this count as 0."""
+        return 0.0
+
+    @property
+    def can_abstain(self) -> bool:
+        """Whether the model may answer "none of these"."""
+        return type(self).abstains is not PrototypeModel.abstains
+
+    def describe_sizes(self) -> dict[str, float | int]:
+        """Numbers about the sizes of a model without a push, for the log."""
+        return {}
+
     def influence(self, output: ModelOutput, k: int) -> Tensor:
         """How much the score of class k owes to each prototype, (B, P): here its points."""
         return output.activations * self.prototype_weight[k]

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 
 from protokern.choices import MODEL_NAMES
+from protokern.models.pipnet_settings import PIPNetConfig
 from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.protopool_settings import ProtoPoolConfig
 from protokern.models.prototree_settings import ProtoTreeConfig
@@ -22,6 +23,7 @@ _OWN: dict[str, type[ModelConfig]] = {
     "protopool": ProtoPoolConfig,
     "prototree": ProtoTreeConfig,
     "tesnet": TesNetConfig,
+    "pipnet": PIPNetConfig,
 }
 _REGISTRY = "protokern.models.registry"
 

@@ -29,13 +29,19 @@ class EnsembleOutput:
     members: tuple[ModelOutput, ...]
 
 
+def adds_up(model: PrototypeModel) -> bool:
+    """Whether the points of a model add up to its logits."""
+    return model.reasons == "points" and type(model).scores is PrototypeModel.scores
+
+
 class Ensemble(nn.Module):
     """Several models with the same classes, each with a backbone of its own.
 
     Args:
         models: at least two.
         combine: "sum": the logits are the sums of the models' logits, so the points of all of them add up; "mean": they
-            are the logarithms of the mean probabilities; "auto": "mean" if a model decides along a path, else "sum".
+            are the logarithms of the mean probabilities; "auto": "sum" if the points of every model add up to its
+            logits, else "mean". An ensemble always answers, also where a member abstains.
 
     Attributes:
         models: in order.
@@ -63,7 +69,7 @@ class Ensemble(nn.Module):
             raise ValueError(f"combine: must be one of {wanted}; got {combine!r}. Check the spelling.")
         self.models = nn.ModuleList(models)
         if combine == "auto":
-            combine = "mean" if any(model.reasons == "path" for model in models) else "sum"
+            combine = "sum" if all(map(adds_up, models)) else "mean"
         self.combine: Combination = combine
 
     @property

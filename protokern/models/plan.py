@@ -5,10 +5,13 @@ They are those of a model that does not have its own.
 | stage | what happens |
 | --- | --- |
 | start | every prototype becomes a patch of a training image of its class (if asked for) |
+| pretrain | of a PIP-Net: backbone and add-on layers learn from two views of each image, without labels |
+| sheet | of a PIP-Net: only the scoring sheet learns |
 | warm | add-on layers and prototypes learn; the backbone is frozen |
 | joint | backbone, add-on layers and prototypes learn |
 | hardening | as joint, after the choices of a model (ProtoPool's slots) were made final |
 | push | every prototype becomes its nearest patch of a training image of its class, or of one of its classes |
+| exemplars | of a PIP-Net, instead of a push: the training patches in which every prototype is most present are found |
 | live | add-on layers and last layer learn; every prototype stays that patch, as the add-on layers see it |
 | last_layer | the last layer learns on fixed activations |
 | joint, push, live, last_layer | again, as push_start and push_every say; a push always follows the last epoch |
@@ -27,7 +30,8 @@ from typing import Literal, Protocol
 
 from protokern.results.stages import Stage
 
-LEARNING: tuple[Stage, ...] = ("warm", "joint", "hardening", "live")  # in epochs, over the training images
+# In epochs, over the training images.
+LEARNING: tuple[Stage, ...] = ("pretrain", "sheet", "warm", "joint", "hardening", "live")
 
 
 class PruneSettings(Protocol):

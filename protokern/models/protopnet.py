@@ -12,7 +12,7 @@ from protokern.losses import Labels, LossCoefficients, ModelLoss, protopnet_loss
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.protopnet_settings import ProtoPNetConfig
 from protokern.models.settings import settings_of
-from protokern.nn import PrototypeClassifier
+from protokern.nn import PrototypeClassifier, PrototypeLayer
 from protokern.nn.prototype_layer import Activation
 
 
@@ -34,6 +34,7 @@ class ProtoPNet(PrototypeModel):
     """
 
     Config = ProtoPNetConfig
+    prototype_layer: PrototypeLayer
     last_layer: PrototypeClassifier
 
     def __init__(

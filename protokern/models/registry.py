@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from protokern.models.base import PrototypeModel
+from protokern.models.pipnet import PIPNet
 from protokern.models.protopnet import ProtoPNet
 from protokern.models.protopool import ProtoPool
 from protokern.models.prototree import ProtoTree
@@ -13,4 +14,5 @@ MODELS: dict[str, type[PrototypeModel]] = {
     "protopool": ProtoPool,
     "prototree": ProtoTree,
     "tesnet": TesNet,
+    "pipnet": PIPNet,
 }

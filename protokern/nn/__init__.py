@@ -11,6 +11,7 @@ from protokern.nn.modes import evaluating
 from protokern.nn.patch_layer import PatchLayer
 from protokern.nn.prototype_layer import PrototypeLayer
 from protokern.nn.rows import apply_to_rows
+from protokern.nn.scoring_sheet import ScoringSheet
 from protokern.nn.slots import EMPTY, PoolUse, SlotAssignment
 from protokern.nn.unit_prototypes import UnitPrototypeLayer
 
@@ -24,6 +25,7 @@ __all__ = [
     "PrototypeClassifier",
     "PrototypeLayer",
     "SalientLayers",
+    "ScoringSheet",
     "SlotAssignment",
     "SlotSum",
     "UnitPrototypeLayer",

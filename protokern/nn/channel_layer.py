@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from protokern.kernels import MinDistance, PrototypePool
 from protokern.kernels.geometry import compute_dtype
+from protokern.nn.patch_layer import Activation
 
 # Numbers of a map that are held at once.
 _MAP_BUDGET = 1 << 22
@@ -47,7 +48,7 @@ def _log_total(features: Tensor) -> Tensor:
 
 def _at(total: Tensor, wide: Tensor, channels: Tensor, patch: Tensor) -> Tensor:
     """total - feature at cells (B, P, m), for total (B, N) and features (B, D, N)."""
-    image = torch.arange(len(wide), device=wide.device)[:, None, None]
+    image = torch.arange(wide.shape[0], device=wide.device)[:, None, None]
     return total[image, patch] - wide[image, channels[:, None], patch]
 
 
@@ -73,12 +74,12 @@ class ChannelLayer(nn.Module):
     channels: Tensor
     _number: Tensor
 
-    activation = "exp"
-    norm_as_weight = False
+    activation: Activation = "exp"
+    norm_as_weight: bool = False
     prototype_size = (1, 1)
     vectors = None
     shows_distance = False
-    is_signed = False
+    is_projected = False
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()

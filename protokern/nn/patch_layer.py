@@ -25,11 +25,8 @@ class PatchLayer(Protocol):
         norm_as_weight: whether patches count by the length of their features.
     """
 
-    @property
-    def activation(self) -> Activation: ...
-
-    @property
-    def norm_as_weight(self) -> bool: ...
+    activation: Activation
+    norm_as_weight: bool
 
     @property
     def num_prototypes(self) -> int:
@@ -67,8 +64,8 @@ class PatchLayer(Protocol):
         ...
 
     @property
-    def is_signed(self) -> bool:
-        """Whether distances may be negative."""
+    def is_projected(self) -> bool:
+        """Whether distances may be negative: they are the negatives of projections on the prototypes."""
         ...
 
     def __call__(self, features: Tensor) -> PrototypePool:

@@ -39,7 +39,8 @@ def write_figure(item: Explanation, path: Path, *, max_matches: int = FIGURE_MAT
     step = SIDE + _ROW_GAP + (_LINE if is_tested else 0)
     height = _HEAD + len(matches) * step + _FOOT
     canvas = Canvas(width, height)
-    canvas.write(MARGIN, 0.38, f"Why {shortened(one.class_name, _TITLE)}?", size=17, family="serif", weight="bold")
+    answer = shortened(item.predicted_class if item.abstains else one.class_name, _TITLE)
+    canvas.write(MARGIN, 0.38, f"Why {answer}?", size=17, family="serif", weight="bold")
     canvas.write(MARGIN, 0.68, _subtitle(item), size=9.5, color=MUTED)
     for row, match in enumerate(matches):
         _draw_match(canvas, match, one, top=_HEAD + row * step)

@@ -31,6 +31,19 @@ PATCHES: Rich = [
 ]
 
 
+EXEMPLARS: Rich = [
+    "During training the model learnt to find a number of things in pictures, its ",
+    ["b", "prototypes"],
+    ". It looks where in a new picture each of them is most present, and adds up what that scores for each class. "
+    "Beside every match stands the part of a training picture in which the prototype is most present, so that reasons "
+    "can be looked at: ",
+    ["em", "this"],
+    " part has what ",
+    ["em", "that"],
+    " one has.",
+]
+
+
 TREE: Rich = [
     "This model is a tree of questions. Every question asks whether some part of the picture looks like a part of one "
     "training picture, its ",
@@ -39,8 +52,13 @@ TREE: Rich = [
 ]
 
 
-def say_how_decided(*, is_tree: bool) -> str:
-    """How comparisons become an answer, in one or two sentences."""
+def say_how_decided(*, is_tree: bool, may_abstain: bool = False) -> str:
+    """How comparisons become an answer, in a few sentences."""
+    if may_abstain:
+        return (
+            "Each that is present gives points for some classes. The class with the highest total is the answer; if no "
+            "class has any, there is none."
+        )
     if is_tree:
         return (
             "Each asks one question of a tree: is such a part there? The leaves at the end of its paths are the answer."
@@ -70,11 +88,35 @@ def _say_tree_example(example: Example) -> list[Rich]:
     return [first, last]
 
 
+def _say_scored_example(example: Example) -> list[Rich]:
+    item, one, match = example.item, example.one, example.match
+    index, presence, weight = match.prototype.index, decimal(match.similarity), decimal(match.weight)
+    count = len(one.reasons)
+    right = " It is right." if item.true_class == one.class_name else " It is wrong." if item.is_wrong else ""
+    first: Rich = [
+        "This picture was called ",
+        ["name", one.class_name],
+        " because its framed part has what ",
+        ["a", f"prototype {index}", f"#prototype-{index}"],
+        " stands for. Beside it is the part of a training picture in which that is most present."
+        + (" Other parts scored for the same class." if count > 1 else ""),
+    ]
+    last: Rich = [
+        f"The prototype has a presence of {presence} there and a weight of {weight} for the class, which gives "
+        f"{presence} {TIMES} {weight} = ",
+        ["b", f"{decimal(match.points)} points"],
+        f" of the {decimal(one.total)} for this class, the highest total.{right}",
+    ]
+    return [first, last]
+
+
 def say_example(example: Example, num_prototypes: int) -> list[Rich]:
     """One answer in words, one text per paragraph; the first one is the answer itself."""
     item, one, match = example.item, example.one, example.match
     if item.end is not None:
         return _say_tree_example(example)
+    if one.score is not None:
+        return _say_scored_example(example)
     card = match.prototype
     shared = " that this class shares with others" if len(card.classes) > 1 else " of this class"
     more = " More parts did the same." if len(one.reasons) > 1 else ""
@@ -137,6 +179,7 @@ def say_reading(
     is_report: bool,
     is_tree: bool = False,
     is_projected: bool = False,
+    has_exemplars: bool = False,
 ) -> list[list[Any]]:
     """What each word and mark on a page means: [kind of mark or empty, word, text].
 
@@ -149,10 +192,12 @@ def say_reading(
         is_report: the page has sheets of prototypes.
         is_tree: the model decides along a path.
         is_projected: similarities are projections, in which the length of a patch counts.
+        has_exemplars: prototypes are no patches, and points are shares of a score that is never negative.
     """
+    similarity = _similarity(is_focal=is_focal, is_salient=is_salient, is_projected=is_projected)
+    of_points = [_PRESENCE, *_SCORES] if has_exemplars else [["", "Similarity", similarity], *_POINTS]
     entries: list[list[Any]] = [
-        ["", "Similarity", _similarity(is_focal=is_focal, is_salient=is_salient, is_projected=is_projected)],
-        *(_DECISIONS if is_tree else _POINTS),
+        *([["", "Similarity", similarity], *_DECISIONS] if is_tree else of_points),
         *(_tested_frames(is_focal=is_focal, is_report=is_report) if has_proof else [_GRID_FRAME]),
         ["field", "Dashed line", [_FIELD_PART if sees_part else _FIELD_WHOLE]],
         [
@@ -230,6 +275,30 @@ _SLOTS: list[Any] = [
         ["b", "slots"],
         ", and each slot holds one prototype of a pool that all classes choose from. So a prototype may be shared: "
         "what it finds then counts for several classes.",
+    ],
+]
+_PRESENCE: list[Any] = [
+    "",
+    "Presence",
+    [
+        "How much of the best matching place of a picture a prototype takes, from 0 to 1: at every place all of them "
+        "share 1. A small presence counts as 0. Frames and heat maps call it the similarity."
+    ],
+]
+_SCORES: list[list[Any]] = [
+    [
+        "",
+        "Weight",
+        ["How much a prototype scores for a class, never below 0. Learnt in training, the same for all pictures."],
+    ],
+    [
+        "",
+        "Points",
+        [
+            "Presence times weight. The points of ",
+            ["b", "all"],
+            " prototypes add up to the total of a class. If no class has any, the model gives no answer.",
+        ],
     ],
 ]
 _POINTS: list[list[Any]] = [

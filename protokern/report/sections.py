@@ -9,7 +9,8 @@ from typing import Any
 from protokern.report import charts
 from protokern.report.numbers import decimal, percent
 from protokern.report.pool import view_pool
-from protokern.report.reading import NOT_PATCHES, PATCHES, TREE, say_example, say_how_decided
+from protokern.report.reading import EXEMPLARS, NOT_PATCHES, PATCHES, TREE, say_example, say_how_decided
+from protokern.report.scoring import view_scoring
 from protokern.report.summary import (
     choose_example,
     group_by_class,
@@ -21,7 +22,7 @@ from protokern.report.summary import (
     make_tiles,
 )
 from protokern.report.trust import view_trust
-from protokern.report.words import name_classes
+from protokern.report.words import name_classes, name_source
 from protokern.results.places import SeenPicture
 from protokern.results.prototypes import Prototype
 from protokern.results.run import Report
@@ -35,6 +36,10 @@ _LEARNT = (
 _ALL_PATCHES = (
     "Each is one patch of one training image, shown in the image, enlarged, and as a heat map. Open one to see the "
     "patches nearest to it."
+)
+_MOST_PRESENT = (
+    "Each is a channel of the net. It is shown by the training patch in which it is most present, in the image, "
+    "enlarged, and as a heat map. Open one to see the patches in which it is most present."
 )
 _NO_PATCHES = "These prototypes are not patches of images yet, so there is nothing true to show. Push them first."
 Table = dict[str, Any]
@@ -61,6 +66,7 @@ class Sections:
             ("trust", "Trust", self.trust is not None),
             ("pool", "Pool", self.pool is not None),
             ("tree", "Tree", report.tree is not None),
+            ("scoring", "Scoring sheet", report.scoring is not None),
             ("prototypes", "Prototypes", True),
             ("training", "Training", bool(report.epochs or report.stages)),
             ("confusion", "Confusion", report.confusion is not None),
@@ -73,6 +79,8 @@ class Sections:
         patches = ""
         if pool and pool.unused and self.num_sources:
             patches = f", of which {self.num_sources} are patches that it took from its training images"
+        elif report.scoring is not None:
+            patches = ", things that it has learnt to find in any picture"
         elif self.num_sources:
             patches = ", patches that it took from its training images"
         return {
@@ -80,7 +88,7 @@ class Sections:
             "title": report.title,
             "lede": (
                 f"This model compares the parts of an image with {len(report.prototypes)} prototypes{patches}. "
-                + say_how_decided(is_tree=report.tree is not None)
+                + say_how_decided(is_tree=report.tree is not None, may_abstain=report.scoring is not None)
             ),
             "tiles": [[tile.label, tile.value, tile.detail] for tile in make_tiles(report, pool)],
             "warned": "Before you trust it",
@@ -91,6 +99,8 @@ class Sections:
     def how(self, place: Callable[[SeenPicture, str], list[Any]]) -> Table:
         """How to read one answer; `place` puts a picture with its alternative text on the page."""
         of_points = PATCHES if self.num_sources else NOT_PATCHES
+        if self.report.scoring is not None:
+            of_points = EXEMPLARS
         table: Table = {"text": of_points if self.report.tree is None else TREE}
         example = choose_example(self.report.explanations)
         if example is None or example.match.prototype.picture is None:
@@ -105,7 +115,7 @@ class Sections:
                     "that part of a training picture",
                     *place(
                         example.match.prototype.picture,
-                        f"Training image{one_class}; a frame marks the patch that is prototype {card.index}",
+                        name_source(one_class, card.index, is_exemplar=self.report.scoring is not None),
                     ),
                 ],
             ],
@@ -178,10 +188,9 @@ class Sections:
         report, pool = self.report, self.pool
         one_class_each = pool is None and all(len(card.classes) == 1 for card in report.prototypes)
         groups = group_by_class(report) if one_class_each else group_by_use(report)
-        mixed = pool is not None and bool(pool.unused)
         return {
             "title": "All prototypes",
-            "text": (_LEARNT if mixed else _ALL_PATCHES) if self.num_sources else _NO_PATCHES,
+            "text": self._about_prototypes(),
             "many": len(report.prototypes) > MOST_DRAWN,
             "one_class_each": one_class_each,
             "choices": list_filter_classes(report),
@@ -196,6 +205,16 @@ class Sections:
                 for group in groups
             ],
         }
+
+    def _about_prototypes(self) -> str:
+        if not self.num_sources:
+            return _NO_PATCHES
+        if self.report.scoring is not None:
+            return _MOST_PRESENT
+        return _LEARNT if self.pool is not None and self.pool.unused else _ALL_PATCHES
+
+    def scoring(self) -> Table | None:
+        return view_scoring(self.report)
 
     def training(self) -> Table | None:
         report = self.report
@@ -219,17 +238,18 @@ class Sections:
         if report.confusion is None:
             return None
         rows, count = make_confusion_rows(report), report.confusion.num_images
+        without = f" {none} without an answer are left out." if (none := report.confusion.num_unanswered) else ""
         table: Table = {"title": "What it mistakes for what"}
         if rows:
             table |= {
-                "text": f"{count} test images: a row for each true class, a column for each answer.",
+                "text": f"{count} test images: a row for each true class, a column for each answer.{without}",
                 "label": "Confusion matrix",
                 "classes": report.classes,
                 "matrix": [[[cell.count, round(cell.share, 3), cell.same] for cell in row.cells] for row in rows],
             }
         else:
             table |= {
-                "text": f"The most frequent mistakes on {count} test images.",
+                "text": f"The most frequent mistakes on {count} test images.{without}",
                 "pairs_head": ["true class", "answer", "images"],
                 "pairs": [[one.true_class, one.answer, one.count] for one in list_confused_pairs(report)],
             }

@@ -128,6 +128,9 @@ def make_tiles(data: Report, pool: PoolView | None) -> list[Tile]:
         tiles.append(Tile("Test accuracy", percent(right / total), f"{right} of {total} images"))
         if data.scores is not None and abs(data.scores.balanced_accuracy - right / total) >= UNEVEN:
             tiles.append(Tile("Balanced accuracy", percent(data.scores.balanced_accuracy), "every class counts alike"))
+        if data.confusion.unanswered is not None:
+            none = data.confusion.num_unanswered
+            tiles.append(Tile("None of these", percent(none / total), f"{none} of {total} images got no answer"))
     elif last_test is not None:
         tiles.append(Tile("Test accuracy", percent(last_test)))
     before, after = _around_the_push(data.stages)

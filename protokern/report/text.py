@@ -15,6 +15,7 @@ from protokern.report.words import (
     name_sharers,
     name_slots,
     say_end,
+    say_nothing,
     say_role,
 )
 from protokern.results.explanations import ClassExplanation, DecisionEnd, Explanation
@@ -34,6 +35,8 @@ def explanation_lines(item: Explanation) -> list[str]:
     first, *others = item.classes
     if item.end is not None:
         return _path_lines(item, item.end)
+    if item.abstains:
+        return [f"{one_line(item.name)}: {item.predicted_class}. {say_nothing(item)}"]
     lines = [f"{one_line(item.name)}: {first.class_name}, {first.total:.2f} points ({first.probability:.1%})"]
     for match in first.matches:
         card = match.prototype
@@ -48,6 +51,8 @@ def explanation_lines(item: Explanation) -> list[str]:
         lines.append(f"  {first.own_points:8.2f}   {first.num_own} other prototypes of {first.class_name}, together")
     if first.num_foreign:
         lines.append(f"  {first.foreign_points:8.2f}   {first.num_foreign} prototypes {name_foreign(first)}, together")
+    if first.bias:
+        lines.append(f"  {first.bias:8.2f}   bias of {first.class_name}")
     lines.append("  then " + ", ".join(_ranked(others)))
     return lines
 
@@ -92,10 +97,14 @@ def _percent(share: float) -> str:
     return "none" if share != share else f"{share:.0%}"
 
 
-def score_table(scores: Scores, classes: Iterable[str], images: str) -> list[str]:
+def score_table(scores: Scores, classes: Iterable[str], images: str, *, abstained: float | None = None) -> list[str]:
     """Precision, recall and F1 of every class as lines; of more than thirty classes those with the lowest F1.
 
-    `images` is the name of the split: "test", "validation" or "training".
+    Args:
+        scores: of the classes.
+        classes: names.
+        images: the name of the split: "test", "validation" or "training".
+        abstained: share of the images without an answer; None: the model always answers.
     """
     rows = list(zip(classes, scores.classes, strict=True))
     shown = rows
@@ -116,6 +125,8 @@ def score_table(scores: Scores, classes: Iterable[str], images: str) -> list[str
         f"balanced accuracy (mean recall) {percent(scores.balanced_accuracy)}, "
         f"mean F1 {percent(scores.macro_f1)}"
     )
+    if abstained is not None:
+        lines.append(f"none of these: {percent(abstained)} of them, which count as wrong")
     return lines
 
 

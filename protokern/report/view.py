@@ -13,6 +13,7 @@ from typing import Any
 from protokern.report.images import PictureShelf
 from protokern.report.numbers import TIMES, decimal, percent, short
 from protokern.report.reading import say_reading
+from protokern.report.scoring import view_no_answer
 from protokern.report.sections import Sections
 from protokern.report.trust import view_numbers_of
 from protokern.report.words import (
@@ -27,6 +28,7 @@ from protokern.report.words import (
     name_frame,
     name_match,
     name_property,
+    name_source,
     say_agreement,
     say_because,
     say_because_here,
@@ -55,7 +57,12 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(links=True, is_tested=is_tested, has_distances=report.shows_distance)
+    view = _View(
+        links=True,
+        is_tested=is_tested,
+        has_distances=report.shows_distance,
+        has_exemplars=report.scoring is not None,
+    )
     sections = Sections(report)
     explanations = [view.explanation(one) for one in report.explanations]
     table: Table = {
@@ -69,6 +76,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
                 is_focal=report.is_focal,
                 is_salient=report.is_salient,
                 is_projected=report.is_projected,
+                has_exemplars=report.scoring is not None,
                 has_proof=is_tested,
                 sees_part=any(map(_sees_part, pictures)),
                 has_slots=sections.pool is not None,
@@ -87,6 +95,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
         "trust": sections.trust,
         "pool": sections.pool_table(),
         "tree": view.tree(report),
+        "scoring": sections.scoring(),
         "prototypes": sections.gallery(),
         "training": sections.training(),
         "confusion": sections.confusion(),
@@ -107,7 +116,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
 
 def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
     """The page of one explained image as a table, and its pictures."""
-    view = _View(links=False)
+    view = _View(links=False, has_exemplars=any(one.score is not None for one in item.classes))
     matches = [match for one in item.classes for match in one.matches]
     table = {
         "title": f"Why {item.predicted_class}? {item.name}",
@@ -117,6 +126,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
             is_focal=item.is_focal,
             is_salient=item.is_salient,
             is_projected=item.is_projected,
+            has_exemplars=item.classes[0].score is not None,
             has_proof=any(match.picture.proof is not None for match in matches),
             sees_part=any(_sees_part(match.picture) for match in matches),
             has_slots=any(match.slots for match in matches),
@@ -148,9 +158,9 @@ def _sees_part(picture: SeenPicture) -> bool:
     return tuple(picture.receptive_field_box) != (0, 0, *picture.image.shape[:2])
 
 
-def _source_alt(prototype: Prototype) -> str:
+def _source_alt(prototype: Prototype, *, is_exemplar: bool) -> str:
     of_class = f" of class {prototype.classes[0].class_name}" if len(prototype.classes) == 1 else ""
-    return f"Training image{of_class}; a frame marks the patch that is prototype {prototype.index}"
+    return name_source(of_class, prototype.index, is_exemplar=is_exemplar)
 
 
 def _unbroken(sentence: str) -> str:
@@ -164,14 +174,18 @@ class _View:
         shelf: the pictures so far.
         links: whether the page has sheets of prototypes to link to.
 
-    `is_tested` says whether the page has tested frames, `has_distances` whether it shows distances.
+    `is_tested` says whether the page has tested frames, `has_distances` whether it shows distances, `has_exemplars`
+    whether prototypes are shown by patches that they are not.
     """
 
-    def __init__(self, *, links: bool, is_tested: bool = True, has_distances: bool = True) -> None:
+    def __init__(
+        self, *, links: bool, is_tested: bool = True, has_distances: bool = True, has_exemplars: bool = False
+    ) -> None:
         self.shelf = PictureShelf()
         self.links = links
         self._is_tested = is_tested
         self._has_distances = has_distances
+        self._has_exemplars = has_exemplars
         self._places: dict[str, int] = {}
 
     @property
@@ -211,8 +225,8 @@ class _View:
                 for one in item.classes
             ],
             "total_head": "points" if item.end is None else "log",
-            "why": ["Why ", ["bdi", first.class_name]],
-            "first": self._matches(first) if item.end is None else self._decisions(first, item, item.end),
+            "why": ["Why ", item.predicted_class if item.abstains else ["bdi", first.class_name]],
+            "first": self._first(first, item),
             "others": [
                 {
                     "why": [
@@ -223,9 +237,15 @@ class _View:
                     **self._matches(one),
                 }
                 for one in others
-                if one.matches
+                if one.matches and not item.abstains
             ],
         }
+
+    def _first(self, one: ClassExplanation, item: Explanation) -> Table:
+        """Why the answer is what it is."""
+        if item.end is not None:
+            return self._decisions(one, item, item.end)
+        return view_no_answer(one, item) if item.abstains else self._matches(one)
 
     def _matches(self, one: ClassExplanation) -> Table:
         largest = max((abs(match.points) for match in one.matches), default=0.0) or 1.0
@@ -241,6 +261,9 @@ class _View:
             ledger.append([more, decimal(one.own_points)])
         if one.num_foreign:
             ledger.append([[f"{one.num_foreign} {name_foreign(one)}, together"], decimal(one.foreign_points)])
+        if one.bias:
+            bias: list[Any] = ["bias of ", ["bdi", one.class_name]]
+            ledger.append([bias, decimal(one.bias)])
         total: list[Any] = ["total for ", ["bdi", one.class_name]]
         return {
             "reasons": [self._match(match, one, largest) for match in one.reasons],
@@ -287,7 +310,7 @@ class _View:
             "here_proof": _unbroken(say_frame(match.picture.proof)),
             "role": say_role(match),
             "there": None if picture is None else self.place(picture),
-            "there_alt": _source_alt(card),
+            "there_alt": _source_alt(card, is_exemplar=self._has_exemplars),
             "there_heat": None if picture is None else self._heat(picture),
             "there_heat_alt": f"Heat map of prototype {index} on the training image it comes from",
             "there_proof": "" if picture is None else _unbroken(say_frame(picture.proof)),
@@ -341,7 +364,7 @@ class _View:
             "source": card.source_name,
             "moved": short(card.distance) if card.distance and self._has_distances else None,
             "view": None if picture is None else self.place(picture),
-            "alt": None if picture is None else _source_alt(card),
+            "alt": None if picture is None else _source_alt(card, is_exemplar=self._has_exemplars),
             "no_patch": no_patch if picture is None else None,
             "heat": None if picture is None else self._heat(picture),
             "unsought": is_unsought or None,

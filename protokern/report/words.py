@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protokern.report.numbers import percent, whole_percent
-from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence
+from protokern.results.explanations import ClassExplanation, DecisionEnd, Evidence, Explanation
 from protokern.results.importance import Reason
 from protokern.results.places import SufficientFrame
 from protokern.results.prototypes import Neighbour, Prototype
@@ -44,6 +44,21 @@ def name_match(match: Evidence, one: ClassExplanation) -> str:
     if not match.slots:
         return f"{prototype}, {name_classes(match.prototype)}"
     return f"{name_slots(match.slots)}: {prototype}, {name_sharers(match, one)}"
+
+
+def name_source(of_class: str, index: int, *, is_exemplar: bool = False) -> str:
+    """The alternative text of a prototype's picture; `of_class` is " of class ..." or empty."""
+    what = f"in which prototype {index} is most present" if is_exemplar else f"that is prototype {index}"
+    return f"Training image{of_class}; a frame marks the patch {what}"
+
+
+def say_nothing(item: Explanation) -> str:
+    """Why a model has no answer to an image, and what came nearest to one."""
+    said = "There is nothing here that any class is scored by."
+    if item.faint is None or not item.faint.prototypes:
+        return said
+    names = join_names([f"prototype {j} ({value:.2f})" for j, value in item.faint.prototypes])
+    return f"{said} Most present, but below {item.faint.smallest:g}, from which on a prototype counts: {names}."
 
 
 def say_role(match: Evidence) -> str:

@@ -10,6 +10,8 @@ from protokern.results.importance import Reason
 from protokern.results.places import PatchView, ReceptiveField, SeenPicture
 from protokern.results.prototypes import Prototype
 
+NO_CLASS = "none of these"  # the answer of a model that abstains
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
@@ -89,6 +91,8 @@ class ClassExplanation:
         num_unused: number of these that belong to no class; they have no points.
         num_speaking: number of prototypes of the model that have points for or against the class.
         is_drawn: whether a page draws the evidence; otherwise it shows only the total.
+        score: what the points add up to, where that is not the logit; None: it is.
+        bias: a number of the class that is added to the points, 0 without one.
     """
 
     class_index: int
@@ -105,11 +109,13 @@ class ClassExplanation:
     num_unused: int
     num_speaking: int
     is_drawn: bool = True
+    score: float | None = None
+    bias: float = 0.0
 
     @property
     def total(self) -> float:
-        """The logit, as pages call it."""
-        return self.logit
+        """What the points add up to, as pages call it: the score, which for most models is the logit."""
+        return self.logit if self.score is None else self.score
 
     @property
     def matches(self) -> tuple[Evidence, ...]:
@@ -128,12 +134,26 @@ class ClassExplanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Faint:
+    """What nearly counted in an image to which a model has no answer.
+
+    Attributes:
+        prototypes: (index, presence) of the strongest ones, by falling presence.
+        smallest: the presence from which on a prototype counts.
+    """
+
+    prototypes: tuple[tuple[int, float], ...]
+    smallest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why an image got its logits.
 
     Attributes:
         logits: (K,) float32, the model's.
-        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits.
+        points: (P, K) float64: similarity x weight of every prototype for every class; columns sum to the logits, or
+            to the scores that a model makes its logits of.
         classes: the classes explained in detail, as asked for or by falling logit.
         receptive_field: of the model for images of this size; can be passed to the next explanation.
         name: of the image, usually its path within the data; empty if it was not given.
@@ -144,6 +164,9 @@ class Explanation:
         is_focal: similarities are those at the best patch less the average over the image.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
         is_projected: similarities are projections, in which the length of a patch counts.
+        abstains: whether the model answers "none of these", because no class has a score.
+        faint: if so, the prototypes that come nearest to counting, (index, presence) by falling presence, and the
+            presence from which on they count; None: the model has an answer.
         end: of a tree, where its decisions end; they are the evidence of the answer, from the root on. None: no tree.
             The points are then those of `PrototypeModel.influence`, which do not add up to the logits.
     """
@@ -160,6 +183,8 @@ class Explanation:
     is_focal: bool = False
     is_salient: bool = False
     is_projected: bool = False
+    abstains: bool = False
+    faint: Faint | None = None
     end: DecisionEnd | None = None
 
     @property
@@ -169,8 +194,8 @@ class Explanation:
 
     @property
     def predicted_class(self) -> str:
-        """Its name."""
-        return self.class_names[self.predicted]
+        """Its name; NO_CLASS if the model abstains."""
+        return NO_CLASS if self.abstains else self.class_names[self.predicted]
 
     @property
     def is_wrong(self) -> bool:

@@ -41,13 +41,20 @@ class Confusion:
 
     Attributes:
         counts: (K, K) int, row = true class, column = predicted class.
+        unanswered: (K,) int, images of each class without an answer, which are not in `counts`; None: the model always
+            answers.
     """
 
     counts: np.ndarray
+    unanswered: np.ndarray | None = None
+
+    @property
+    def num_unanswered(self) -> int:
+        return 0 if self.unanswered is None else int(self.unanswered.sum())
 
     @property
     def num_images(self) -> int:
-        return int(self.counts.sum())
+        return int(self.counts.sum()) + self.num_unanswered
 
     @property
     def num_correct(self) -> int:
@@ -72,6 +79,14 @@ class TreeNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRow:
+    """What a class is scored by: (prototype, weight) pairs, the heaviest first."""
+
+    class_name: str
+    weights: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything on the page of a run.
 
@@ -81,11 +96,14 @@ class Report:
         prototypes: all prototypes of the model.
         slots: of every class, in the order of `classes`; empty for a model without slots, or one that still chooses.
         tree: the nodes of a decision tree, the root first; None for a model that decides by points.
+        scoring: the rows of a scoring sheet, in the order of `classes`. The prototypes are then no patches, and are
+            shown by the training patches in which they are most present. None for a model whose prototypes are pushed.
         is_focal: the average similarity over the image is subtracted from the similarities of points, but not from
             those of reasons and of nearest patches.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
-        is_projected: similarities are projections, in which the length of a patch counts.
-        shows_distance: whether distances mean something to people, so that the page shows them.
+        is_projected: similarities are projections, in which the length of a patch counts; distances are their
+            negatives.
+        shows_distance: whether distances mean something to people; otherwise the page has similarities alone.
         still_chooses: the classes have not made their final choice of prototypes, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None if the page was made without them.
@@ -104,6 +122,7 @@ class Report:
     prototypes: tuple[Prototype, ...]
     slots: tuple[ClassSlots, ...] = ()
     tree: tuple[TreeNode, ...] | None = None
+    scoring: tuple[ScoringRow, ...] | None = None
     is_focal: bool = False
     is_salient: bool = False
     is_projected: bool = False

@@ -60,9 +60,13 @@ class Scores:
         return _mean([one.f1 for one in self.classes])
 
 
-def score_classes(confusion: Tensor) -> Scores:
-    """The scores of a confusion matrix (K, K), row = true class, column = answer."""
-    images, answers, correct = (one.tolist() for one in (confusion.sum(1), confusion.sum(0), confusion.diagonal()))
+def score_classes(confusion: Tensor, unanswered: Tensor | None = None) -> Scores:
+    """The scores of a confusion matrix (K, K), row = true class, column = answer.
+
+    `unanswered` (K,) are images of each class that got no answer; they count as images that were not found.
+    """
+    of_class = confusion.sum(1) if unanswered is None else confusion.sum(1) + unanswered
+    images, answers, correct = (one.tolist() for one in (of_class, confusion.sum(0), confusion.diagonal()))
     return Scores(tuple(ClassScore(*counts) for counts in zip(images, answers, correct, strict=True)))
 
 

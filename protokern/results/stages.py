@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
-Stage = Literal["start", "warm", "joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer"]
+Stage = Literal[
+    "start",
+    "pretrain",
+    "sheet",
+    "warm",
+    "joint",
+    "hardening",
+    "push",
+    "exemplars",
+    "live",
+    "last_layer",
+    "prune",
+    "pruned_last_layer",
+]
 
 
 class StageNames(NamedTuple):
@@ -23,10 +36,13 @@ class StageNames(NamedTuple):
 
 STAGES: dict[str, StageNames] = {
     "start": StageNames("after_start", "start", "start at patches"),
+    "pretrain": StageNames("after_pretrain", "pre-training", "pre-training"),
+    "sheet": StageNames("after_sheet", "sheet", "scoring sheet"),
     "warm": StageNames("after_joint", "warm", "warm-up"),
     "joint": StageNames("after_joint", "joint", "joint training, best epoch"),
     "hardening": StageNames("after_hardening", "hardening", "hardening"),
     "push": StageNames("after_push", "push", "push"),
+    "exemplars": StageNames("after_exemplars", "exemplars", "exemplars"),
     "live": StageNames("after_live", "live", "live prototypes"),
     "last_layer": StageNames("after_last_layer", "last layer", "last layer"),
     "prune": StageNames("after_prune", "prune", "pruning"),

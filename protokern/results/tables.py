@@ -20,6 +20,13 @@ def explanation_table(explanation: Explanation) -> dict[str, Any]:
         "logits": {name: float(logit) for name, logit in zip(names, explanation.logits, strict=True)},
         "classes": [_class_table(one, names) for one in explanation.classes],
     }
+    if explanation.classes and explanation.classes[0].score is not None:
+        table["abstains"] = explanation.abstains
+        if explanation.faint is not None:
+            table["faint"] = {
+                "smallest": explanation.faint.smallest,
+                "prototypes": [{"prototype": j, "similarity": value} for j, value in explanation.faint.prototypes],
+            }
     end = explanation.end
     if end is not None:
         classes = {names[k]: probability for k, probability in end.classes}
@@ -31,6 +38,7 @@ def _class_table(one: ClassExplanation, names: Sequence[str]) -> dict[str, Any]:
     return {
         "class": one.class_name,
         "logit": one.logit,
+        **({} if one.score is None else {"score": one.score, "bias": one.bias}),
         "probability": one.probability,
         "prototypes": [_evidence_table(evidence, names) for evidence in one.evidence],
         "other_points": one.other_points,

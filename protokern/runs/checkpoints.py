@@ -36,7 +36,7 @@ from protokern.storage.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
 WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
-KEPT_STAGES = ("push", "last_layer", "prune", "pruned_last_layer")
+KEPT_STAGES = ("push", "exemplars", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
 _SLACK = 16 * 2**20  # bytes of a tensor file besides its tensors: names and classes
 # What Python raises for a table in which something is missing or has the wrong type.

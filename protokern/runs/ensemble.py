@@ -12,7 +12,7 @@ import torch
 
 from protokern.config.run import LARGEST_CONFIG
 from protokern.errors import CheckpointError
-from protokern.models.ensemble import COMBINATIONS, Ensemble
+from protokern.models.ensemble import COMBINATIONS, Ensemble, adds_up
 from protokern.runs.open import OpenRun, check_final, open_run
 from protokern.storage.files import read_file
 
@@ -128,10 +128,10 @@ def _check_alike(file: Path, members: Sequence[OpenRun]) -> None:
 def check_adds_up(opened: OpenEnsemble) -> OpenEnsemble:
     """Return the ensemble; raise a CheckpointError unless the points of its members add up to its answer."""
     for run in opened.members:
-        if run.model.reasons == "path":
+        if not adds_up(run.model):
             raise CheckpointError(
-                f"{opened.folder}: must have members that give points to be explained as one; {run.folder} decides "
-                "along a path. Explain its members one by one."
+                f"{opened.folder}: must have members whose points add up to their logits to be explained as one; those "
+                f"of {run.folder}, a {run.config.model.name}, do not. Explain its members one by one."
             )
     if opened.model.combine != "sum":
         raise CheckpointError(

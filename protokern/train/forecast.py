@@ -149,6 +149,8 @@ def _time_step(job: Job, stage: Stage, inputs: Tensor, labels: Tensor) -> float:
     wanted = max(2, min(config.batch_size, len(job.splits.push))) if is_frozen else len(inputs)
     order = torch.arange(wanted) % len(inputs)
     inputs, labels = inputs[order.to(inputs.device)], labels[order]
+    if twin.views > 1:
+        inputs = inputs[:, None].expand(-1, twin.views, -1, -1, -1)
     forward = make_forward(twin, config, "maps" if is_frozen else "images")
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
@@ -185,6 +187,7 @@ def _parts(
         last_layer = Part("last layer", forward + solving)
         return *((backbone,) if missing else ()), Part(f"{told} of the head", learning), last_layer
     learning += epochs.total() * len(splits.val) * seconds_an_image
-    passes = sum(step.stage in ("start", "push") for step in steps)  # their features serve the last layer too
+    # Their features serve the last layer too.
+    passes = sum(step.stage in ("start", "push", "exemplars") for step in steps)
     rest = passes * (train + others) * seconds_an_image
     return Part(f"{told} of {train:,} images", learning), Part("push and last layer", rest + solving)

@@ -17,7 +17,7 @@ from protokern.inputs.loaders import first_image
 from protokern.models.base import PrototypeModel
 from protokern.prototype_start import choose_images, find_starts
 from protokern.prune import PrunedByNeed, apply_prune, choose_by_need, keep_with_weights, prune_by_number
-from protokern.push import push_found
+from protokern.push import PushResult, push_found
 from protokern.results.stages import Stage
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice, StageRecord
 from protokern.runs.progress import Best
@@ -90,9 +90,28 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     notices = [Notice(text=text) for text in push.notices]
     is_found = push.image >= 0
     mean = float(push.distance[is_found].mean())
-    of_patches = {"mean_projection": -mean} if run.model.prototype_layer.is_signed else {"mean_distance": mean}
+    of_patches = {"mean_projection": -mean} if run.model.prototype_layer.is_projected else {"mean_distance": mean}
     details = {**of_patches, "without_patch": int((~is_found).sum())}
     return [*hardened, *notices, _measure(run, "push", details)]
+
+
+def exemplars_step(run: TrainingRun) -> list[LoggedRecord]:
+    """Find the training patch in which every prototype is most present, in images of any class; nothing is changed."""
+    freeze(run.model, "exemplars", run.job.train)
+    search = _search(run)
+    with _translate_refusals(run, "exemplars"):
+        nearest = search(run.model, 1)
+    found = PushResult(
+        image=nearest.image[:, 0],
+        patch=nearest.patch[:, 0],
+        distance=nearest.distance[:, 0],
+        label=nearest.label[:, 0],
+        grid=nearest.grid,
+    )
+    run.prototypes_come_from(found)
+    presence = run.model.prototype_layer.activate(found.distance)
+    details: Details = {"mean_presence": float(presence.mean()), **run.model.describe_sizes()}
+    return [_measure(run, "exemplars", details)]
 
 
 def _harden(model: PrototypeModel) -> list[LoggedRecord]:
@@ -211,7 +230,7 @@ def prune_step(run: TrainingRun) -> list[LoggedRecord]:
 def _prune_own(run: TrainingRun) -> list[LoggedRecord] | None:
     """Remove prototypes by the rule of the model; None: it has none."""
     count = run.model.num_prototypes
-    kept = run.model.prune_own()
+    kept = run.model.prune_own(None if run.push is None else run.push.distance)
     if kept is None:
         return None
     run.follow_pruning(kept.cpu())
@@ -305,8 +324,11 @@ def _measure(run: TrainingRun, stage: Stage, details: Details) -> StageRecord:
     """The accuracies of the present model. The test split is only reported; no choice depends on it."""
     model, frozen = run.model, run.frozen
     val, test = (
-        evaluate(model.head, features, model.device, ranks=run.job.ranks) for features in (frozen.val, frozen.test)
+        evaluate(model.head, features, model.device, ranks=run.job.ranks, abstains=model.abstains)
+        for features in (frozen.val, frozen.test)
     )
+    if model.can_abstain:
+        details = {**details, "val_abstained": val.abstained, "test_abstained": test.abstained}
     return StageRecord(
         stage=stage,
         epoch=run.progress.epoch,

@@ -18,9 +18,11 @@ from protokern.models.build import image_format
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice
 from protokern.runs.progress import Best, set_seed
 from protokern.runs.summary import write_metrics
+from protokern.train.checks import check_settings
 from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
 from protokern.train.head_stages import (
     begin_live_stage,
+    exemplars_step,
     follow_live_epoch,
     harden_step,
     last_layer_step,
@@ -46,6 +48,7 @@ def train(run: TrainingRun) -> Iterator[Event]:
     written, and `RunStopped` is the last event.
 
     Raises:
+        ConfigError: the model cannot be trained with a setting.
         TrainingError: a loss or a distance is not finite; the last checkpoint is from before that.
         CheckpointError: the disk is full or not writable.
         DataError: the features of a frozen backbone are damaged, stale, or cannot be written.
@@ -59,6 +62,7 @@ def train(run: TrainingRun) -> Iterator[Event]:
 
 def _walk(run: TrainingRun) -> Iterator[Event]:
     job, progress = run.job, run.progress
+    check_settings(job.model, job.train, len(job.splits.train), job.ranks)
     steps = plan_of(job)
     if not progress.images:
         yield from run.start()
@@ -77,7 +81,8 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
         try:
             if step.stage in LEARNING:
                 records = yield from _learning_step(run, step, started)
-                if step.stage in ("joint", "hardening") and 0 < job.train.patience <= progress.waited:
+                can_end = job.model.pushes and step.stage in ("joint", "hardening")
+                if can_end and 0 < job.train.patience <= progress.waited:
                     next_position = skip_after_early_stop(steps, next_position)
                     text = f"early stop: {progress.waited} epochs without better validation accuracy"
                     records.append(Notice(text=text))
@@ -86,6 +91,10 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
             elif step.stage == "push":
                 is_pruned = progress.position > 0 and steps[progress.position - 1].stage == "prune"
                 records = [*([] if is_pruned else return_to_best_joint(run)), *push_step(run)]
+            elif step.stage == "exemplars":
+                records = exemplars_step(run)
+            elif step.stage == "prune" and not run.model.pushes:
+                records = prune_step(run)
             elif step.stage == "prune":
                 is_first = steps[min(next_position, len(steps) - 1)].stage == "push"
                 records = [*(return_to_best_joint(run) if is_first else return_to_best_pushed(run)), *prune_step(run)]
@@ -151,7 +160,7 @@ def _learning_step(run: TrainingRun, step: Step, started: float) -> Generator[Ev
     records.append(record)
     if step.stage == "live":
         records += follow_live_epoch(run, step, record)
-    elif step.stage != "warm":
+    elif step.stage in ("joint", "hardening") and run.model.pushes:
         run.progress.note_joint(
             Best(checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss)
         )
@@ -208,6 +217,7 @@ def _validate(run: TrainingRun, stop_if_asked: Callable[[], None]) -> Evaluation
         # The ranks may have different numbers of batches here, so they agree on a stop only after the last one.
         after_batch=stop_if_asked if job.ranks.size == 1 else lambda: None,
         ranks=job.ranks,
+        abstains=model.abstains,
     )
     if job.ranks.size > 1:
         stop_if_asked()

@@ -92,15 +92,17 @@ def learn_from(
     Args:
         model: whose loss it is.
         forward: result of `make_forward`, parallel over the ranks.
-        images: images of this rank, (B, C, Y, X); B may be 0.
+        images: images of this rank, (B, C, Y, X), or (B, V, C, Y, X) for a model that sees V views; B may be 0.
         labels: their labels, (B,) int64.
         num_images: number of images of the whole batch, on all ranks.
         config: coefficients, mixup, accumulation.
         ranks: the processes that share the batch.
     """
+    if images.ndim == 5:
+        images = images.transpose(0, 1).flatten(0, 1)  # (V B, C, Y, X), view by view
     images, mixed = _mixed_part(images, labels, model, config, ranks)
-    # A rank without an image still takes part in the backward pass.
-    parts = [part for part in split_evenly(range(len(images)), config.accumulation) if part] or [range(0)]
+    # A rank without an image still takes part in the backward pass. Views of an image stay together: one part.
+    parts = [part for part in split_evenly(range(len(labels)), config.accumulation) if part] or [range(0)]
     random_state = _random_state(model.device)
     numbers, outputs = [], []
     for index, part in enumerate(parts):
@@ -110,7 +112,7 @@ def learn_from(
         is_last = index == len(parts) - 1
         waits = nullcontext() if is_last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
         with waits:
-            output = forward(images[chosen])
+            output = forward(images[chosen] if model.views == 1 else images)
             total, names, of_part = _loss(model, output, _labels_of(mixed, chosen), len(part) / num_images, config)
             (total * ranks.size).backward()  # the ranks' gradients are averaged
         numbers.append(of_part)
@@ -141,7 +143,7 @@ def _loss(
     if share == 0:  # the mean over no image is NaN; the sum is 0, and so is its gradient
         total = output.logits.sum() + output.min_distances.sum()
         numbers = [torch.zeros_like(number) for number in numbers]
-    correct = (output.logits.argmax(dim=1) == labels.own).sum()
+    correct = (output.logits[: len(labels.own)].argmax(dim=1) == labels.own).sum()
     images = torch.tensor(float(len(labels.own)), device=total.device)
     of_part = torch.stack([number.detach().to(total.dtype) for number in (*numbers, correct, images)])
     return total, tuple(terms), of_part
@@ -175,6 +177,9 @@ def _mixed_part(
 ) -> tuple[Tensor, Labels]:
     """The images of this rank on the model's device, mixed with images of the whole batch."""
     alpha = mixup_of(model, config)
+    if model.views > 1:  # without mixup, which is refused
+        device = model.device
+        return to_device(images, device, config.channels_last), Labels(labels.to(device, non_blocking=True))
     own = slice(0, len(labels))
     if alpha > 0 and ranks.size > 1:
         everyone_s = ranks.gather(images)

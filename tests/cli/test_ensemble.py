@@ -160,6 +160,11 @@ def test_a_wrong_file_is_refused_in_one_line(
     assert message in refused(capsys, "evaluate", str(folder))
 
 
+def test_strangers_are_for_single_runs(members: Members, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "evaluate", str(members.folder), "--strangers", str(members.first.data))
+    assert "--strangers: must be left out for an ensemble; got" in error
+
+
 def test_members_must_have_the_same_classes_and_images(
     members: Members, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from protokern.cli import head_verb
 from protokern.cli.main import main
+from protokern.models.base import vectors_of
 from protokern.runs.checkpoints import CheckpointState, find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.log import read_log
 from protokern.runs.open import load_model
@@ -57,13 +58,13 @@ def test_prototypes_are_dropped_by_number_everywhere(tmp_path, capsys) -> None:
     made = make_run(tmp_path)
     assert main(["report", str(made.folder), "--neighbours", "0"]) == 0
     before, weight = sources(made.folder), made.model.last_layer.weight.detach()
-    vectors = made.model.prototype_layer.prototypes.detach()
+    vectors = vectors_of(made.model).detach()
     for flags, kept in ((["--drop", "4", "1"], [0, 2, 3, 5]), (["--keep", "1", "3"], [2, 5])):
         assert main(["prune", str(made.folder), *flags]) == 0
         printed = capsys.readouterr().out
         assert "report/index.html" in printed
         model, _, _ = load_model(made.folder)
-        assert torch.equal(model.prototype_layer.prototypes, vectors[kept])
+        assert torch.equal(vectors_of(model), vectors[kept])
         assert torch.equal(model.last_layer.weight, weight[:, kept])
         assert sources(made.folder) == [(new, *before[old][1:]) for new, old in enumerate(kept)]
         page = read_page((made.folder / "report" / "index.html").read_text(encoding="utf-8"))

@@ -134,7 +134,7 @@ def test_settings_are_shown_without_importing_torch() -> None:
         (["--set", "model.prototypes=3"], "model.prototypes: no such key."),
         (
             ["--set", "model.name=protopnett"],
-            "model.name: must be one of protopnet, protopool, prototree, tesnet; got 'protopnett'.",
+            "model.name: must be one of protopnet, protopool, prototree, tesnet, pipnet; got 'protopnett'.",
         ),
         (["--set", "train.live_epochs=3.5", "--recipe", "quick"], "train.live_epochs: must be a whole number; got 3.5"),
         (["--config", "none.toml"], "config: must be a readable TOML file; got none.toml"),

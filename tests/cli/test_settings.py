@@ -42,7 +42,7 @@ def test_each_model_has_a_heading_and_a_key_without_default_is_not_set(capsys: p
     headings = [line for line in lines if line.startswith("[")]
     assert headings == [
         "[model]",
-        *(f'[model] with name = "{name}"' for name in ("protopnet", "protopool", "prototree", "tesnet")),
+        *(f'[model] with name = "{name}"' for name in ("protopnet", "protopool", "prototree", "tesnet", "pipnet")),
     ]
     assert "model.backbone_stage is not set  # a whole number" in lines
 

@@ -51,7 +51,7 @@ def test_every_setting_has_a_sentence(setting: Setting) -> None:
         ("train.schedule", '"constant", "step", "linear" or "cosine"'),
         ("train.live_lr", 'a number or "auto"'),
         ("train.frozen_layers", "a list of texts in [ ]"),
-        ("model.name", '"protopnet", "protopool", "prototree" or "tesnet"'),
+        ("model.name", '"protopnet", "protopool", "prototree", "tesnet" or "pipnet"'),
         ("model.backbone_stage", "a whole number"),
         ("model.prototype_size", "two whole numbers in [ ]"),
         ("data.image_size", "a whole number or two whole numbers in [ ]"),

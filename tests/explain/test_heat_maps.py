@@ -12,7 +12,7 @@ from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
 from protokern.kernels import distance_map
 from protokern.models import ProtoPNet, ProtoPool
-from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel, vectors_of
 from tests.explain.small_models import small_model, small_pool
 
 
@@ -23,7 +23,7 @@ def reference_map(model: PrototypeModel, image: Tensor, j: int, patch: tuple[int
     height, width = layer.prototype_size
     row, column = patch
     seen = model.features(pixels)[0, :, row : row + height, column : column + width]  # (D, h, w)
-    squared = (seen - layer.prototypes[j].reshape(seen.shape)).square().sum()
+    squared = (seen - vectors_of(model)[j].reshape(seen.shape)).square().sum()
     (gradient,) = torch.autograd.grad(layer.activate(squared), pixels)
     return gradient[0].abs().sum(dim=0).numpy()
 

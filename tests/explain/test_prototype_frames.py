@@ -16,6 +16,7 @@ from protokern.explain import collect, images, prototype_frames
 from protokern.explain.collect import build_report
 from protokern.explain.prototype_frames import choose_framed, other_image
 from protokern.explain.prototypes import write_prototypes
+from protokern.models.base import vectors_of
 from protokern.runs.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from protokern.runs.open import open_run
 from protokern.runs.prototypes import read_prototypes
@@ -52,7 +53,7 @@ def test_the_report_stores_frames_that_keep_what_they_say(reported: PushedRun) -
         def similarity(one: torch.Tensor, index: int = entry["index"], row: int = row, column: int = column) -> float:
             with torch.no_grad():
                 vector = reported.model.features(one[None])[0, :, row, column]
-                distance = (vector - reported.model.prototype_layer.prototypes[index]).square().sum()
+                distance = (vector - vectors_of(reported.model)[index]).square().sum()
             return float(torch.log((distance + 1) / (distance + 1e-4)))
 
         following = [*range(entry["index"] + 1, 6), *range(entry["index"])]
@@ -112,8 +113,7 @@ def test_frames_of_older_weights_are_noticed(reported: PushedRun, tmp_path: Path
     before = table_of(tmp_path / "run")
     model = copy.deepcopy(reported.model)
     with torch.no_grad():
-        for parameter in model.prototype_layer.parameters():
-            parameter.mul_(0.9)
+        vectors_of(model).mul_(0.9)
     state = read_checkpoint(find_checkpoint(tmp_path / "run")).state
     save_checkpoint(tmp_path / "run", "push-1", model, state)
     # Without the data nothing can be said of the new weights.

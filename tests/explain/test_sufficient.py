@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from protokern.data import SyntheticBirds
 from protokern.explain import Box, FrameTarget, sufficient_frame, sufficient_frames
 from protokern.models import ProtoPNet
-from protokern.models.base import PrototypeModel
+from protokern.models.base import PrototypeModel, vectors_of
 from protokern.nn import PrototypeLayer
 from tests.explain.small_models import small_model, small_pool
 
@@ -75,7 +75,7 @@ def similarity_of(model: PrototypeModel, image: Tensor, prototype: int, patch: t
     """Slow and on its own: squared distance of one vector, or block of vectors, to one prototype."""
     with torch.no_grad():
         features = model.add_on_layers(model.backbone(image[None]))[0]
-        vector = model.prototype_layer.prototypes[prototype]
+        vector = vectors_of(model)[prototype]
         height, width = vector.shape[1:] if vector.ndim == 3 else (1, 1)
         block = features[:, patch[0] : patch[0] + height, patch[1] : patch[1] + width]
         distance = (block - vector.reshape(block.shape)).square().sum()

@@ -13,7 +13,7 @@ from protokern.data.birds.dataset import BirdTruth
 from protokern.data.regions import PartPoint
 from protokern.metrics import Context, best_part, measure, parts_around, parts_around_peak
 from protokern.metrics.noise import noise_for
-from protokern.models.base import PrototypeModel
+from protokern.models import ProtoPNet
 from tests.explain.small_models import small_model, small_pool
 from tests.metrics import plain
 from tests.metrics.marked import random_images, random_parts
@@ -45,7 +45,7 @@ def test_the_best_part_by_hand() -> None:
     assert math.isnan(share)
 
 
-def found_parts(model: PrototypeModel, image: torch.Tensor, parts, own, protocol: str, area: float | None):
+def found_parts(model: ProtoPNet, image: torch.Tensor, parts, own, protocol: str, area: float | None):
     """For each prototype the parts around its match, from all distances at all patches."""
     layer = model.prototype_layer
     with torch.no_grad():

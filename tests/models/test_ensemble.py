@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from protokern.models import Ensemble, ProtoPNet, ProtoTree, TesNet
+from protokern.models import Ensemble, PIPNet, ProtoPNet, ProtoTree, TesNet
 
 SMALL = {"prototype_dim": 4, "image_size": 16}
 
@@ -41,9 +41,11 @@ def test_the_mean_is_that_of_the_probabilities():
     torch.testing.assert_close(Ensemble(models, "mean")(images).logits.exp(), wanted)
 
 
-def test_a_tree_makes_it_a_mean():
-    tree = ProtoTree(conv_net(4), 3, depth=2, **SMALL).eval()
-    ensemble = Ensemble([*make_models(), tree])
+@pytest.mark.parametrize("kind", ["tree", "pipnet"])
+def test_a_member_whose_points_do_not_add_up_makes_it_a_mean(kind):
+    tree = kind == "tree"
+    member = ProtoTree(conv_net(4), 3, depth=2, **SMALL) if tree else PIPNet(conv_net(4), 3, image_size=16)
+    ensemble = Ensemble([*make_models(), member.eval()])
     assert ensemble.combine == "mean"
     probabilities = ensemble(torch.rand(2, 3, 16, 16)).logits.exp()
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))

@@ -9,7 +9,9 @@ from torch import nn
 from protokern.choices import MODEL_NAMES
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
+from protokern.models.base import vectors_of
 from protokern.models.feature_shape import find_feature_shape
+from protokern.nn import PrototypeLayer
 from tests.models.contract import PointsContract
 
 
@@ -56,8 +58,8 @@ class TestProtoPNetWithTheMeanOfTheNearest(PointsContract):
 
 
 def test_every_model_has_a_contract_test():
-    # The others' are in test_protopool_contract.py, test_prototree.py and test_tesnet.py.
-    assert list(MODELS) == ["protopnet", "protopool", "prototree", "tesnet"]
+    # The others' are in test_protopool_contract.py, test_prototree.py, test_tesnet.py and test_pipnet.py.
+    assert list(MODELS) == ["protopnet", "protopool", "prototree", "tesnet", "pipnet"]
 
 
 def test_the_names_of_all_models_are_known_without_torch():
@@ -169,8 +171,8 @@ def test_a_model_of_ones_own_must_say_what_its_head_does():
         PrototypeModel().loss(None, Labels(torch.tensor([0])), LossCoefficients())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_of_the_registry_is_made_from_its_settings(name):
+@pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if kind.pushes])
+def test_every_model_of_vectors_is_made_from_its_settings(name):
     kind = MODELS[name]
     activation = "linear" if kind.Config().metric == "dot" else "exp"
     config = kind.Config(prototype_dim=4, prototype_size=(2, 1), activation=activation, epsilon=0.5)
@@ -178,7 +180,8 @@ def test_every_model_of_the_registry_is_made_from_its_settings(name):
     model = kind.from_config(config, conv_net(), 3, (16, 12))
     assert type(model) is kind
     assert model.num_classes == 3
-    assert model.prototype_layer.prototypes.shape[1:] == (4, 2, 1)
+    assert vectors_of(model).shape[1:] == (4, 2, 1)
+    assert isinstance(model.prototype_layer, PrototypeLayer)
     assert (model.prototype_layer.activation, model.prototype_layer.epsilon) == (activation, 0.5)
     assert model(torch.rand(2, 3, 16, 12)).logits.shape == (2, 3)
 

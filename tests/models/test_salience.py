@@ -13,6 +13,7 @@ from protokern.errors import ConfigError
 from protokern.explain import explain_image, find_receptive_field
 from protokern.explain.pictures import upsample
 from protokern.models import ProtoPNet, ProtoPool, PrototypeModel
+from protokern.models.base import vectors_of
 from protokern.models.build import build_untrained
 from protokern.nn import SalientLayers
 
@@ -54,7 +55,7 @@ def similarities(model: PrototypeModel, images: Tensor, power: float = 1.0) -> T
     maps = model.backbone(images).double()
     layer = model.add_on_layers[0]
     weight, bias = layer.get_parameter("weight")[..., 0, 0].double(), layer.get_parameter("bias").double()
-    prototypes = model.prototype_layer.prototypes.double()
+    prototypes = vectors_of(model).double()
     found = torch.zeros(len(images), len(prototypes), *maps.shape[2:], dtype=torch.float64)
     for b, image in enumerate(maps):
         largest = max(float(cell.norm()) for cell in image.flatten(1).T)

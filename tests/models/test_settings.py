@@ -16,6 +16,7 @@ from protokern.models.protopnet import ProtoPNetConfig
 from protokern.models.protopool import ProtoPoolConfig
 
 SMALL = {"prototype_dim": 4, "prototype_size": (2, 1), "activation": "exp", "epsilon": 0.5}
+OF_CHANNELS = {"num_prototypes": 4, "activation": "exp", "smallest_presence": 0.2}
 
 
 def conv_net() -> nn.Sequential:
@@ -29,7 +30,8 @@ def halved(distance: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", MODELS.values())
 def test_a_config_its_fields_by_name_and_from_config_make_the_same_model(kind: type[PrototypeModel]) -> None:
-    small = SMALL | ({"activation": "linear"} if kind.Config().metric == "dot" else {})
+    of_vectors = SMALL | ({"activation": "linear"} if kind.Config().metric == "dot" else {})
+    small = of_vectors if kind.pushes else OF_CHANNELS
     models = [
         kind(conv_net(), 3, kind.Config(**small), image_size=16),
         kind(conv_net(), 3, image_size=16, **small),
@@ -53,7 +55,7 @@ def test_an_activation_may_be_a_function_beside_a_config_and_beside_settings(kin
 
 @pytest.mark.parametrize(("kind", "own"), [(ProtoPNet, {}), (ProtoPool, {"focal": "similarity"})])
 def test_every_setting_of_the_layer_reaches_it(kind: type[PrototypeModel], own: dict[str, Any]) -> None:
-    layer = kind(conv_net(), 3, image_size=16, **SMALL, **own, top_k=3, search_precision="tf32").prototype_layer
+    layer: Any = kind(conv_net(), 3, image_size=16, **SMALL, **own, top_k=3, search_precision="tf32").prototype_layer
     assert layer.prototypes.shape[1:] == (4, 2, 1)
     assert (layer.activation, layer.epsilon, layer.top_k, layer.precision) == ("exp", 0.5, 3, "tf32")
     cosine = {"metric": "cosine", "activation": "linear", "add_on_layers": "linear", "salience": 0.5}

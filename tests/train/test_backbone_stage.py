@@ -8,6 +8,7 @@ import torch
 from protokern.config.train import TrainConfig
 from protokern.errors import CheckpointError, ConfigError, DataError
 from protokern.features import FeatureStore
+from protokern.models.base import vectors_of
 from protokern.models.build import build_model
 from protokern.runs.open import load_model
 from protokern.train.loop import train
@@ -29,9 +30,7 @@ def test_a_run_on_an_earlier_stage_with_salience_is_opened_as_it_was(tmp_path, b
         features, found = model.features(images), model(images)
         assert features.shape == (9, 8, SIZE // 4, SIZE // 4)
         assert torch.equal(found.logits, run.model.eval()(images).logits)
-    for prototype, image, patch in zip(
-        run.model.prototype_layer.prototypes.detach(), run.push.image, run.push.patch, strict=True
-    ):
+    for prototype, image, patch in zip(vectors_of(run.model).detach(), run.push.image, run.push.patch, strict=True):
         with torch.no_grad():
             seen = run.model.features(run.job.splits.push[int(image)][0][None])[0].flatten(1)[:, patch]
             torch.testing.assert_close(prototype, seen, rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ from torch import nn
 
 from protokern.evaluate import Evaluation
 from protokern.losses import Labels
+from protokern.models.base import vectors_of
 from protokern.nn import SalientLayers
 from protokern.push import PushResult, push_prototypes
 from protokern.ranks import SINGLE
@@ -164,7 +165,7 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
         if isinstance(record, BatchDone) and record.stage == "live":
             seen += 1
             index, expected = cut_out(run.model, run.push, backbone_maps(run))
-            torch.testing.assert_close(run.model.prototype_layer.prototypes.detach()[index], expected)
+            torch.testing.assert_close(vectors_of(run.model).detach()[index], expected)
     assert seen == 2 * 4
 
 
@@ -173,13 +174,13 @@ def test_every_prototype_is_its_patch_after_every_batch(tmp_path, config) -> Non
 def test_a_push_right_after_the_stage_changes_no_bit(tmp_path, config) -> None:
     run = toy_run(tmp_path, config)
     until_after(run, "push")
-    pushed = run.model.prototype_layer.prototypes.detach().clone()
+    pushed = vectors_of(run.model).detach().clone()
     until_after(run, "live")
-    before = run.model.prototype_layer.prototypes.detach().clone()
+    before = vectors_of(run.model).detach().clone()
     assert not torch.equal(before, pushed)
     sources = run.push
     push_step(run)
-    assert torch.equal(run.model.prototype_layer.prototypes, before)
+    assert torch.equal(vectors_of(run.model), before)
     found = run.push.image >= 0
     assert torch.equal(run.push.image, sources.image)
     assert torch.equal(run.push.patch, sources.patch)
@@ -191,12 +192,12 @@ def test_a_push_of_the_saved_net_moves_no_prototype(tmp_path) -> None:
     run = toy_run(tmp_path, CONFIGS["protopnet"])
     list(train(run))
     model, _, _ = load_model(tmp_path)
-    before = model.prototype_layer.prototypes.detach().clone()
+    before = vectors_of(model).detach().clone()
     images: Any = run.job.splits.push
     push = push_prototypes(model, [(images.images, torch.tensor(images.labels))])
     assert torch.equal(push.image, run.push.image)
     assert torch.equal(push.patch, run.push.patch)
-    torch.testing.assert_close(model.prototype_layer.prototypes.detach(), before)
+    torch.testing.assert_close(vectors_of(model).detach(), before)
 
 
 @pytest.mark.usefixtures("later_is_better")
@@ -226,9 +227,9 @@ def test_a_prototype_that_is_no_patch_keeps_its_vector(tmp_path) -> None:
     until_after(run, "push")
     free = (run.push.image < 0).nonzero().flatten().tolist()
     assert free, "the test needs a prototype without a patch"
-    before = run.model.prototype_layer.prototypes.detach().clone()
+    before = vectors_of(run.model).detach().clone()
     records = until_after(run, "live")
-    after = run.model.prototype_layer.prototypes.detach()
+    after = vectors_of(run.model).detach()
     assert [index for index in range(len(after)) if torch.equal(after[index], before[index])] == free
     assert Notice(text=f"the prototypes {free} are no patch: they keep their vectors in the live stage") in records
 
@@ -250,7 +251,7 @@ def test_the_best_epoch_is_kept_and_the_push_is_the_first_to_beat(tmp_path, monk
     assert torch.equal(run.model.add_on_layers[0].weight, weights[best])
     assert run.progress.best_live is None
     index, expected = cut_out(run.model, run.push, backbone_maps(run))
-    torch.testing.assert_close(run.model.prototype_layer.prototypes.detach()[index], expected)
+    torch.testing.assert_close(vectors_of(run.model).detach()[index], expected)
 
 
 def test_the_story_of_a_run_has_the_stage(tmp_path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from protokern.errors import CheckpointError, TrainingError
 from protokern.evaluate import Evaluation
+from protokern.models.base import vectors_of
 from protokern.runs.checkpoints import find_resumable
 from protokern.runs.log import EpochRecord, Notice, StageRecord, read_log
 from protokern.runs.open import load_model
@@ -242,7 +243,7 @@ def test_the_other_ways_to_train_run_through(tmp_path, changes) -> None:
     run = toy_run(tmp_path, toy_config(**changes))
     *_, last = train(run)
     assert last.stage == "last_layer"
-    assert run.model.prototype_layer.prototypes.dtype == torch.float32
+    assert vectors_of(run.model).dtype == torch.float32
 
 
 def test_a_small_feature_cache_changes_nothing(tmp_path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from protokern.cli.main import main
 from protokern.errors import ConfigError, DataError, TrainingError
+from protokern.models.base import vectors_of
 from protokern.ranks import SINGLE, Ranks
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import EpochRecord, read_log
@@ -63,12 +64,12 @@ def measures(run: TrainingRun) -> dict:
     record = push_step(run)[-1]
     assert run.push is not None
     push = {name: getattr(run.push, name) for name in ("image", "patch", "distance", "label")}
-    after_push = run.model.prototype_layer.prototypes.detach().clone()
+    after_push = vectors_of(run.model).detach().clone()
     prune_step(run)
     return {
         **push,
         "after_push": after_push,
-        "after_prune": run.model.prototype_layer.prototypes.detach().clone(),
+        "after_prune": vectors_of(run.model).detach().clone(),
         "weight": run.model.prototype_weight.detach().clone(),
         "accuracy": torch.tensor([record.val_accuracy, record.test_accuracy]),
     }

@@ -10,6 +10,7 @@ import torch
 from protokern.config.train import TrainConfig
 from protokern.errors import ConfigError, TrainingError
 from protokern.models import ProtoPNet
+from protokern.models.base import vectors_of
 from protokern.prototype_start import choose_images, find_starts
 from protokern.ranks import SINGLE
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
@@ -107,7 +108,7 @@ def test_prototypes_are_distinct_patches_of_their_class_from_first_to_last(confi
     assert [run.job.splits.push.labels[image] for image, _ in sources(run)] == own.tolist()
     before = weights(run)
     push_step(run)
-    assert torch.equal(run.model.prototype_layer.prototypes, before["prototype_layer.prototypes"])
+    assert torch.equal(vectors_of(run.model), before["prototype_layer.prototypes"])
 
 
 @EVERY_CONFIG

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from protokern.errors import ConfigError
+from protokern.models.base import vectors_of
 from protokern.ranks import SINGLE, Ranks, split_evenly
 from protokern.runs.log import EpochRecord
 from protokern.train.loop import train
@@ -70,7 +71,7 @@ def test_in_bfloat16_the_prototypes_and_distances_stay_float32(tmp_path) -> None
     model.add_on_layers.register_forward_hook(lambda *arguments: seen.append(arguments[-1].dtype))
     output = Forward(model, "bf16")(batch(3)[0])
     assert seen == [torch.bfloat16]
-    assert {output.logits.dtype, output.min_distances.dtype, model.prototype_layer.prototypes.dtype} == {torch.float32}
+    assert {output.logits.dtype, output.min_distances.dtype, vectors_of(model).dtype} == {torch.float32}
     _, learnt = gradients(tmp_path, config, 3)
     assert {gradient.dtype for gradient in learnt.values()} == {torch.float32}
 

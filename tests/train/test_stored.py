@@ -11,6 +11,7 @@ import torch
 
 from protokern.errors import DataError
 from protokern.features import FeatureStore
+from protokern.models.base import vectors_of
 from protokern.runs.checkpoints import find_resumable, read_checkpoint
 from protokern.runs.log import read_log
 from protokern.runs.open import load_model
@@ -67,7 +68,7 @@ def test_afterwards_the_model_takes_images_and_agrees_with_what_was_measured(tmp
         answers = [int(trained(image[None]).logits.argmax()) == label for image, label in items]
         assert sum(answers) / len(answers) == run.progress.results[-1]["test_accuracy"]
     image, patch = int(run.push.image[0]), int(run.push.patch[0])
-    stored = torch.cat([model.prototype_layer.prototypes, run.model.prototype_layer.prototypes]).detach()
+    stored = torch.cat([vectors_of(model), vectors_of(run.model)]).detach()
     features = model.features(run.job.splits.push[image][0][None]).detach().flatten(2)[0, :, patch]
     assert (stored - features).abs().amax(dim=1).min() < 1e-5
 
@@ -157,7 +158,7 @@ def test_bf16_stores_halve_the_space(tmp_path, settings) -> None:
     run = toy_run(tmp_path, toy_config(backbone="frozen", **settings), feature_precision="bf16")
     list(train(run))
     assert 0 < run.progress.results[-1]["val_loss"] < 10
-    assert run.model.prototype_layer.prototypes.dtype == torch.float32
+    assert vectors_of(run.model).dtype == torch.float32
     store = FeatureStore.open(tmp_path / "features" / "train")
     assert store.precision == "bf16"
     assert (tmp_path / "features" / "train" / "features.bin").stat().st_size == 2 * 30 * 128 * 2 * 2

@@ -116,6 +116,29 @@ const drawPool = (part) => {
   );
 };
 
+const drawScoring = (part) => {
+  const entry = ([index, label, weight]) => {
+    const view = sheets.get(index).view;
+    const link = make("a", { href: `#prototype-${index}`, "aria-label": label });
+    if (part.has_pictures)
+      link.append(view ? enlarged(view, `The patch in which prototype ${index} is most present`) : make("span", { className: "no-patch" }));
+    link.append(make("b", { textContent: index }), " ", make("span", { className: "muted number", textContent: `× ${weight}` }));
+    return make("td", { className: "slot" }, link);
+  };
+  const none = () => make("td", { className: "slot empty" }, make("span", { textContent: "nothing" }));
+  const rows = part.rows.map(([text, entries]) =>
+    make("tr", {}, make("th", { scope: "row" }, name(text)), ...(entries.length ? entries.map(entry) : [none()])),
+  );
+  return section(
+    "scoring",
+    headOf(
+      part.title,
+      make("div", { className: "prose muted" }, ...part.text.map((text) => make("p", { textContent: text }))),
+    ),
+    scrolling(part.label, table("slots", [make("td"), ...headCells(["prototype × weight"])], rows)),
+  );
+};
+
 const weightsOf = (sheet) =>
   make(
     "ul",
@@ -298,6 +321,7 @@ const SECTIONS = {
   because: drawBecause,
   trust: drawTrust,
   pool: drawPool,
+  scoring: drawScoring,
   tree: (part) => section("tree", headOf(part.title, paragraph("prose muted", part.text)), treePlace(part)),
   prototypes: drawGallery,
   training: drawTraining,

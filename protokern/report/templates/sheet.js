@@ -114,7 +114,7 @@ const nearPart = (heading, none, patches) => {
       { className: own ? "own" : "" },
       framed(view, "An image with the patch marked", page.tested ? "cell-mark" : "frame"), // only what was tested is framed
       make("p", {}, make("b", {}, name(page.texts[ofClass]))),
-      make("p", { className: "small muted" }, `similarity ${similarity}${distance && `, distance ${distance}`}`),
+      make("p", { className: "small muted" }, `${page.scoring ? "presence" : "similarity"} ${similarity}${distance && `, distance ${distance}`}`),
       make("p", { className: "small muted file" }, name(page.texts[image])),
     ),
   );

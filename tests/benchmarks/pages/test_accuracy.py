@@ -51,6 +51,15 @@ def test_a_run_that_hardens_and_does_not_prune_gives_its_row(run: Path) -> None:
     assert "| **mean** | clothing10 | 2 seeds |  | **89.0** | **88.0** |  | **89.1** |  |  | | | |" in text
 
 
+def test_a_run_without_a_push_gives_its_row(run: Path) -> None:
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics["stages"] = {"after_exemplars": {"test": 0.9, "val": 0.86}, "after_prune": {"test": 0.89, "val": 0.85}}
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    row = read_run(run)
+    assert (row.joint, row.push, row.last_layer, row.prune, row.val) == (90.0, None, None, 89.0, 85.0)
+
+
 def test_a_run_with_live_prototypes_gives_what_they_reached(run: Path) -> None:
     path = run / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))

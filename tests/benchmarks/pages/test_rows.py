@@ -88,8 +88,9 @@ def test_the_stored_rows_are_readable() -> None:
     assert {row.case for row in rows} <= set(CASES)
 
 
-def one_target(rows: list[SpeedRow], *parts: str) -> str:
-    (line,) = [line for line in verdicts(rows) if all(part in line for part in parts)]
+def one_target(rows: list[SpeedRow], *parts: str, isa: str = "") -> str:
+    lines = [line for line in verdicts(rows) if (", avx2:" in line) == (isa == "avx2")]
+    (line,) = [line for line in lines if all(part in line for part in parts)]
     return line
 
 
@@ -118,11 +119,21 @@ def test_one_core_has_targets_of_its_own() -> None:
 def test_instruction_sets_are_judged_apart() -> None:
     rows = [NATIVE, replace(NATIVE, isa="amx", peak_share=1.5)]
     lines = [line for line in verdicts(rows) if line.startswith("cub200 fwd, a") and "FMA peak" in line]
-    assert [line.split(":")[0] for line in lines] == ["cub200 fwd, amx", "cub200 fwd, avx512"]
+    measured = [line.split(":")[0] for line in lines if not line.endswith("not measured")]
+    assert measured == ["cub200 fwd, amx", "cub200 fwd, avx512"]
 
 
-def test_sets_before_avx512_are_measured_and_not_judged() -> None:
-    assert verdicts([replace(NATIVE, isa="avx2"), replace(NATIVE, isa="base")]) == verdicts([])
+def test_avx2_has_targets_of_its_own() -> None:
+    older = [replace(row, isa="avx2") for row in (NATIVE, ORIGINAL, MM)]
+    peak = "cub200 fwd, avx2: share of the FMA peak >= 0.8"
+    assert one_target(older, "cub200 fwd", "FMA peak >= 0.8:", isa="avx2") == f"{peak}: 0.836, reached"
+    assert one_target(older, "cub200 fwd", "torch.mm alone", isa="avx2").endswith(">= 1: 2.34, reached")
+    assert one_target(older, "cub200 fwd:", "FMA peak >= 0.8:").endswith("not measured")
+    assert one_target([NATIVE], "cub200 fwd", "FMA peak >= 0.8:", isa="avx2") == f"{peak}: not measured"
+
+
+def test_the_baseline_is_measured_and_not_judged() -> None:
+    assert verdicts([replace(NATIVE, isa="base")]) == verdicts([])
 
 
 def test_the_targets_on_cuda() -> None:
@@ -195,6 +206,16 @@ def test_the_short_table() -> None:
     busy = short(Stored([replace(row, load=1.5) for row in stored.speed]))
     assert "| forward, B80 D128 7x7 P2000 \\* |" in busy
     assert busy.endswith("\\* other work was running on the machine.")
+
+
+def test_the_short_table_has_a_line_for_every_instruction_set() -> None:
+    older = [replace(row, isa="avx2", p50_ms=2 * row.p50_ms) for row in (NATIVE, ORIGINAL)]
+    lines = short(Stored([NATIVE, ORIGINAL, *older])).splitlines()[2:4]
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| forward, B80 D128 7x7 P2000, avx2",
+        "| forward, B80 D128 7x7 P2000, avx512",
+    ]
+    assert [line.split(" | ")[4] for line in lines] == ["**10.0 ms**", "**5 ms**"]
 
 
 def test_the_short_table_has_cuda_rows_once_they_exist() -> None:

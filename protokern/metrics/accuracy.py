@@ -10,9 +10,12 @@ import torch
 from protokern.metrics.context import Context, Seen
 from protokern.metrics.results import Estimate, Means, MeasureResult, estimate, interval
 from protokern.models.base import PrototypeModel
+from protokern.models.prototree import ProtoTree, Routing
 
 NAME = "accuracy"
 BINS = 15
+# What a tree would answer by one leaf instead of the mixture of all.
+ROUTINGS: dict[Routing, str] = {"greedy": "the path", "most_likely": "the likeliest leaf"}
 
 
 def calibration_error(confidence: np.ndarray, is_right: np.ndarray) -> float:
@@ -52,6 +55,8 @@ class Accuracy:
     def __init__(self, model: PrototypeModel, context: Context) -> None:
         self._seed, self._num_classes, self._abstains = context.seed, model.num_classes, model.abstains
         self._right, self._confidence, self._labels = array("d"), array("d"), array("q")
+        self._tree = model if isinstance(model, ProtoTree) else None
+        self._routed = {name: array("d") for name in _names_of_routings()} if self._tree is not None else {}
 
     def see(self, seen: Seen) -> None:
         logits = seen.output.logits.double().cpu()
@@ -60,6 +65,13 @@ class Accuracy:
         self._right.extend(((answer == seen.labels) & is_answer).double().tolist())
         self._confidence.extend(confidence.tolist())
         self._labels.extend(seen.labels.tolist())
+        if self._tree is None:
+            return
+        of_leaf = self._tree.leaf_probabilities().argmax(dim=1).cpu()  # (L,)
+        for routing, where in ROUTINGS.items():
+            routed = of_leaf[self._tree.route(seen.output, routing).cpu()]
+            self._routed[f"right by {where}"].extend((routed == seen.labels).double().tolist())
+            self._routed[f"{where} agrees"].extend((routed == answer).double().tolist())
 
     def result(self) -> MeasureResult:
         right, confidence = np.asarray(self._right), np.asarray(self._confidence)
@@ -76,7 +88,12 @@ class Accuracy:
                 "right answers": estimate(right, seed=self._seed),
                 "mean confidence": estimate(confidence, seed=self._seed),
                 "calibration error": error,
+                **{name: estimate(values, seed=self._seed) for name, values in self._routed.items()},
             },
             settings={"bins of the confidence": BINS},
             classes={"right answers": by_class.values(), "images": images.astype(np.float64).tolist()},
         )
+
+
+def _names_of_routings() -> list[str]:
+    return [name for where in ROUTINGS.values() for name in (f"right by {where}", f"{where} agrees")]

@@ -88,13 +88,16 @@ class Size:
 
     def __init__(self, model: PrototypeModel, context: Context) -> None:
         self._model, self._seed = model, context.seed
-        self._sizes = array("d")
+        self._sizes, self._decisions = array("d"), array("d")
         self._grid: tuple[int, int] | None = None
 
     def see(self, seen: Seen) -> None:
         height, width = self._model.prototype_layer.prototype_size
         self._grid = (seen.cells[0] - height + 1, seen.cells[1] - width + 1)
         self._sizes.extend(local_size(row) for row in seen.output.activations.double().cpu().numpy())
+        if self._model.reasons == "path":
+            paths = (self._model.decision_path(seen.output, image) for image in range(len(seen.labels)))
+            self._decisions.extend(len(path) for path in paths)
 
     def result(self) -> MeasureResult:
         layer = self._model.prototype_layer
@@ -108,6 +111,13 @@ class Size:
                 "prototypes with a weight": count(weights.used),
                 "share of weights near 0": count(weights.sparse, unit="share"),
                 "negative weights for each positive": count(weights.negative_per_positive),
+            }
+        else:
+            estimates |= {
+                "leaves": count(len(self._model.leaf_probabilities())),
+                "decisions on the path": estimate(self._decisions, seed=self._seed, unit="number"),
+                "shortest path": count(min(self._decisions, default=float("nan"))),
+                "longest path": count(max(self._decisions, default=float("nan"))),
             }
         if self._grid is not None and isinstance(layer, PrototypeLayer):
             estimates["sparsity of ProtoPNeXt"] = count(

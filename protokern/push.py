@@ -144,7 +144,7 @@ def _push(model: PrototypeModel, nearest: NearestPatches, unweighted: NearestPat
     has_class = model.class_identity.cpu() > 0  # (P, K)
     _check_found("nearest", nearest, has_class)
     prototypes = vectors_of(model)
-    vector = model.prototype_layer.from_patches(nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes))
+    vector = model.from_patches(nearest.vector[:, 0].reshape(prototypes.shape).to(prototypes))
     source = PushResult(
         image=nearest.image[:, 0],
         patch=nearest.patch[:, 0],

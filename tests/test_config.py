@@ -273,7 +273,8 @@ def test_names_of_models_and_backbones_are_listed() -> None:
     )
     assert (
         mistake("model.backbone=resnet")
-        == f"model.backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got 'resnet'."
+        == f"model.backbone: must be one of {', '.join(list_backbones())}, torchvision/ and one of vit_b_16, vit_b_32, "
+        "vit_l_16, vit_l_32, vit_h_14, or timm/ and a name of timm's; got 'resnet'."
     )
 
 

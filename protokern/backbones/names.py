@@ -10,10 +10,16 @@ TORCHVISION = (*RESNETS, *VGGS, *DENSENETS, *OTHERS)
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TINY = "tiny"
 TIMM_PREFIX = "timm/"
+TORCHVISION_PREFIX = "torchvision/"
+TRANSFORMERS = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
+WANTED = f"{TORCHVISION_PREFIX} and one of {', '.join(TRANSFORMERS)}, or {TIMM_PREFIX} and a name of timm's"
 
 
 def list_backbones() -> tuple[str, ...]:
-    """Names that `build_backbone` knows, besides "timm/" and a name of timm's."""
+    """Names that `build_backbone` knows, besides "timm/" and a name of timm's, and "torchvision/" and a transformer's.
+
+    Those are `TRANSFORMERS`.
+    """
     return (*TORCHVISION, *LITE, TINY)
 
 
@@ -22,6 +28,16 @@ def is_timm(name: str) -> bool:
     return name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX)
 
 
+def is_transformer(name: str) -> bool:
+    """Whether a backbone's name is that of a vision transformer of torchvision."""
+    return name.startswith(TORCHVISION_PREFIX) and name.removeprefix(TORCHVISION_PREFIX) in TRANSFORMERS
+
+
+def is_backbone(name: str) -> bool:
+    """Whether `build_backbone` knows the name, as far as this is known without timm."""
+    return name in list_backbones() or is_timm(name) or is_transformer(name)
+
+
 def has_imagenet_weights(name: str) -> bool:
     """Whether `weights="imagenet"` exists for backbone `name`."""
-    return name != TINY
+    return name not in (TINY, f"{TORCHVISION_PREFIX}vit_h_14")

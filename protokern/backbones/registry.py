@@ -9,9 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
-from protokern.backbones.names import LITE, TINY, TORCHVISION, has_imagenet_weights, is_timm, list_backbones
+from protokern.backbones.names import (
+    LITE,
+    TINY,
+    TORCHVISION,
+    TORCHVISION_PREFIX,
+    WANTED,
+    has_imagenet_weights,
+    is_backbone,
+    is_timm,
+    is_transformer,
+    list_backbones,
+)
 from protokern.backbones.stages import end_after, find_earlier, run_with_lengths, weigh
 from protokern.backbones.tiny import build_tiny
+from protokern.backbones.token_nets import TokenNet
 from protokern.backbones.weights import load_strictly, package_weights, read_state
 from protokern.errors import ConfigError
 
@@ -83,7 +95,8 @@ def build_backbone(
     """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
 
     Args:
-        name: one of `list_backbones()`, or "timm/" and a name of a net of timm, where that is installed.
+        name: one of `list_backbones()`; "torchvision/" and one of `TRANSFORMERS`, such as "torchvision/vit_b_16"; or
+            "timm/" and a name of a net of timm, where that is installed.
         weights: "imagenet", "none" (random), or the path of a state-dict file (`.safetensors`, or a PyTorch file read
             with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" if such
             weights exist and "none" otherwise. ImageNet weights of torchvision's nets are downloaded once; those of
@@ -93,7 +106,8 @@ def build_backbone(
         stage: the stage whose map is returned, counted as timm does: a stage is the last map of one size, 0 the first
             and finest one, -1 the last one, -2 the one before, with twice its rows and columns. Nets of timm have the
             stages that timm lists for them; of a transformer those are its blocks, all of one size. Layers after the
-            stage are left out. None: the last one.
+            stage are left out; the final norm of torchvision's transformers belongs to the last block. None: the last
+            one.
         salience_stage: a stage before `stage`, counted in the same way from what `stage` leaves; the vector of each
             patch is then multiplied by the mean length of that stage's vectors in the patch, as a share of the largest
             such mean in the image. None: none.
@@ -103,10 +117,9 @@ def build_backbone(
             than 3 channels.
         MissingPackageError: timm is not installed.
     """
-    if name not in list_backbones() and not is_timm(name):
+    if not is_backbone(name):
         raise ConfigError(
-            f"backbone: must be one of {', '.join(list_backbones())}, or timm/ and a name of timm's; got {name!r}. "
-            "Check the spelling."
+            f"backbone: must be one of {', '.join(list_backbones())}, {WANTED}; got {name!r}. Check the spelling."
         )
     if in_channels < 1:
         raise ConfigError(f"in_channels: must be at least 1; got {in_channels}. Give the images' channel count.")
@@ -121,13 +134,23 @@ def build_backbone(
     backbone = _build_whole(name, in_channels)
     if weights != "none":
         _load_weights(backbone, name, weights)
+    _choose_stages(backbone, name, stage, salience_stage)
+    return backbone
+
+
+def _choose_stages(backbone: Backbone, name: str, stage: int | None, salience_stage: int | None) -> None:
+    """Let a whole net end after `stage`, and weigh its features by the lengths of `salience_stage`."""
+    body, in_channels = backbone.body, backbone.in_channels
+    if isinstance(body, TokenNet):
+        backbone.stage = None if stage is None else body.end_after(stage, name=name)
+        backbone.salience_stage = None if salience_stage is None else body.weigh_by(salience_stage, name=name)
+        return
     if stage is not None:
-        backbone.stage = end_after(backbone.body, stage, name=name, in_channels=in_channels)
+        backbone.stage = end_after(body, stage, name=name, in_channels=in_channels)
     if salience_stage is not None:
         backbone.salience_stage, backbone.weighed_after = find_earlier(
-            backbone.body, salience_stage, name=name, in_channels=in_channels
+            body, salience_stage, name=name, in_channels=in_channels
         )
-    return backbone
 
 
 def _settle_weights(name: str, weights: str | Path, in_channels: int) -> str | Path:
@@ -153,6 +176,10 @@ def _build_whole(name: str, in_channels: int) -> Backbone:
     if name in LITE:
         lite = efficientnet_lite.EfficientNetLite(name, in_channels=in_channels)
         return Backbone(lite, LITE_MEAN, LITE_STD, in_channels)
+    if is_transformer(name):
+        own_name = name.removeprefix(TORCHVISION_PREFIX)
+        tokens = torchvision_nets.build_tokens(own_name, in_channels=in_channels)
+        return Backbone(tokens, IMAGENET_MEAN, IMAGENET_STD, in_channels)
     body = torchvision_nets.build_torchvision(name, in_channels=in_channels)
     return Backbone(body, IMAGENET_MEAN, IMAGENET_STD, in_channels)
 
@@ -170,7 +197,7 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
         raise ConfigError(
             f"weights: must be 'none' or a path for backbone '{name}'; got 'imagenet': these do not exist. Use 'none'."
         )
-    if name in TORCHVISION:
+    if name in TORCHVISION or is_transformer(name):
         state = torchvision_nets.rename_weights(state)
     elif is_lite:
         state = efficientnet_lite.rename_weights(state)
@@ -179,7 +206,7 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
 
 def _download(name: str) -> dict[str, Tensor]:
     try:
-        return torchvision_nets.imagenet_state(name)
+        return torchvision_nets.imagenet_state(name.removeprefix(TORCHVISION_PREFIX))
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"weights: the ImageNet weights of backbone '{name}' could not be downloaded ({error}). "

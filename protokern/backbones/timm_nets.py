@@ -21,10 +21,13 @@ class LastStage(nn.Module):
     Args:
         net: made with `features_only=True`; gives a list of the stage's map, after that of `salience_stage` if any.
         channels: C, as the net declares it.
-        only_size: (Y, X), pixels, of the images of a net that was made for one size, such as most transformers; None:
-            it takes several.
+        only_size: (Y, X), pixels, of the images of a net that takes one size; None: it takes several.
         stage: index of the earlier stage that the net ends after; None: the last one.
         salience_stage: index of the stage whose lengths weigh the features; None: none.
+
+    Attributes:
+        patch_size: side in pixels of a transformer's patch, of which the sides of images are multiples; None: unknown,
+            or no such rule.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class LastStage(nn.Module):
         self.net = net
         self.channels = channels
         self.only_size = only_size
+        self.patch_size = _patch_size(net) if only_size is None else None
         self.stage = stage
         self.salience_stage = salience_stage
 
@@ -104,16 +108,43 @@ def _make(timm: Any, name: str, weights: str | Path, in_channels: int, stages: t
             "source": "",
             "custom_load": False,
         }
+    own_name = name.removeprefix(TIMM_PREFIX)
+    options |= {"features_only": True, "out_indices": stages, "in_chans": in_channels}
     try:
-        return timm.create_model(
-            name.removeprefix(TIMM_PREFIX), features_only=True, out_indices=stages, in_chans=in_channels, **options
-        )
+        return _make_for_any_size(timm, own_name, options) or timm.create_model(own_name, **options)
     except (OSError, RuntimeError, AttributeError, AssertionError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"backbone: timm cannot make the features of {name!r} with weights {str(weights)!r} ({reason}). "
             "Choose another net, give the path of a state-dict file, or use weights 'none'."
         ) from error
+
+
+def _make_for_any_size(timm: Any, own_name: str, options: dict[str, Any]) -> Any:
+    """A transformer made for one size, with position embeddings that are resized to every grid; None: it has no such.
+
+    At the size that it was made for it gives the same maps.
+    """
+    known = getattr(timm, "get_pretrained_cfg", None)  # old versions of timm lack it
+    made_for = None if known is None else known(own_name)
+    if made_for is None or not made_for.fixed_input_size:
+        return None
+    try:
+        net = timm.create_model(own_name, **options, dynamic_img_size=True)
+    except TypeError:  # its constructor does not take the argument
+        return None
+    return net if _takes_any_size(net) else None
+
+
+def _takes_any_size(net: Any) -> bool:
+    return bool(getattr(getattr(net, "model", None), "dynamic_img_size", False))
+
+
+def _patch_size(net: Any) -> int | None:
+    """The side of the patches of a transformer that takes any size."""
+    if not _takes_any_size(net):
+        return None
+    return int(net.model.patch_embed.patch_size[0])
 
 
 def _drop_unused_blocks(net: Any) -> None:
@@ -125,6 +156,8 @@ def _drop_unused_blocks(net: Any) -> None:
 
 def _only_size(net: nn.Module) -> tuple[int, int] | None:
     """The size that a net of timm was made for, if its configuration says that it is the only one."""
+    if _takes_any_size(net):
+        return None
     made_for = getattr(net, "pretrained_cfg", None) or {}
     if not made_for.get("fixed_input_size") or len(made_for.get("input_size", ())) != 3:
         return None

@@ -1,4 +1,4 @@
-"""Convolutional parts of torchvision's classifiers. Construction and ImageNet weights; no forward code of our own."""
+"""Torchvision's classifiers without their last layers. Construction and ImageNet weights; no forward code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from protokern.backbones.names import DENSENETS, RESNETS
+from protokern.backbones.token_nets import TokenNet
 from protokern.errors import import_optional
 
 
@@ -27,6 +28,14 @@ def build_torchvision(name: str, *, in_channels: int = 3) -> nn.Module:
         body = net.features
     if name in DENSENETS:
         body.add_module("relu5", nn.ReLU(inplace=True))
+    if in_channels != 3:
+        _replace_first_conv(body, in_channels)
+    return body
+
+
+def build_tokens(name: str, *, in_channels: int = 3) -> TokenNet:
+    """A vision transformer without its classifier, with random weights; `name` is torchvision's own."""
+    body = TokenNet(getattr(_models(), name)(weights=None))
     if in_channels != 3:
         _replace_first_conv(body, in_channels)
     return body
@@ -61,10 +70,10 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of a whole classifier's state dict to those of its convolutional part; the classifier is dropped."""
+    """Names of a whole classifier's state dict to those without its last layers, which are dropped."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if key.startswith(("fc.", "classifier.")):
+        if key.startswith(("fc.", "classifier.", "heads.")):
             continue
         # The published DenseNet files still write `norm.1` for `norm1`.
         modern = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)

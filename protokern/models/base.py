@@ -330,6 +330,10 @@ class PrototypeModel(nn.Module):
         if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < self.num_prototypes:
             self.keep_prototypes(torch.arange(len(prototypes)))
 
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
+        return patches
+
     def set_progress(self, epochs: float) -> None:
         """Called before every batch with the epochs of training so far, including the share of the current one."""
 

@@ -68,7 +68,14 @@ def check_image_size(model: PrototypeModel, config: ModelConfig, image_size: int
 
 
 def _say_size(config: ModelConfig, backbone: nn.Module, image_size: int | tuple[int, int], reason: str) -> str:
-    wanted = getattr(getattr(backbone, "body", None), "only_size", None)
+    body = getattr(backbone, "body", None)
+    wanted, patch = getattr(body, "only_size", None), getattr(body, "patch_size", None)
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if patch is not None and any(side % patch for side in sides):
+        return (
+            f"data.image_size: must be a multiple of {patch} for backbone {config.backbone!r}, whose patches have "
+            f"{patch} pixels; got {image_size!r}. Set {_in_words(_nearest_multiple(sides, patch))}."
+        )
     if wanted is None:
         return (
             f"data.image_size: must be one that backbone {config.backbone!r} takes; got {image_size!r} ({reason}). Try "
@@ -78,6 +85,11 @@ def _say_size(config: ModelConfig, backbone: nn.Module, image_size: int | tuple[
         f"data.image_size: must be {_in_words(wanted)} for backbone {config.backbone!r}; got {image_size!r} "
         f"({reason}). Set it, or choose another backbone."
     )
+
+
+def _nearest_multiple(sides: tuple[int, int], patch: int) -> tuple[int, int]:
+    rows, columns = (max(1, round(side / patch)) * patch for side in sides)
+    return rows, columns
 
 
 def _in_words(size: tuple[int, int]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
-from protokern.backbones import is_timm, list_backbones
+from protokern.backbones.names import WANTED, is_backbone, list_backbones
 from protokern.choices import MOST_PATCHES, PRECISIONS, ActivationName, AddOnName, MetricName, PrecisionName
 from protokern.errors import ConfigError, require, require_number
 
@@ -25,7 +25,8 @@ class ModelConfig:
 
     Attributes:
         name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
-        backbone: a name from `protokern.backbones.list_backbones()`, or "timm/" and a name of timm's.
+        backbone: a name from `protokern.backbones.list_backbones()`, "torchvision/" and a vision transformer's of
+            torchvision, such as "torchvision/vit_b_16", or "timm/" and a name of timm's.
         weights: weights of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" if
             there are such weights.
         backbone_stage: stage of the backbone that gives the feature map: 0 for the first and finest one, -2 for the
@@ -71,9 +72,8 @@ class ModelConfig:
     search_precision: Literal["auto", PrecisionName] = "auto"
 
     def __post_init__(self) -> None:
-        backbones = list_backbones()
-        wanted = f"one of {', '.join(backbones)}, or timm/ and a name of timm's"
-        require(self.backbone in backbones or is_timm(self.backbone), "backbone", wanted, self.backbone)
+        wanted = f"one of {', '.join(list_backbones())}, {WANTED}"
+        require(is_backbone(self.backbone), "backbone", wanted, self.backbone)
         require_number(self, "prototype_dim", minimum=1)
         require(min(self.prototype_size) >= 1, "prototype_size", "two numbers of at least 1", self.prototype_size)
         require_number(self, "epsilon", above=True)

@@ -16,6 +16,7 @@ from protokern.models.settings import settings_of
 from protokern.models.tesnet_settings import TesNetConfig
 from protokern.nn import PrototypeClassifier, UnitPrototypeLayer
 from protokern.nn.prototype_layer import Activation
+from protokern.nn.unit_prototypes import unit_vectors
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,10 @@ class TesNet(PrototypeModel):
     ) -> None:
         """Give the prototypes unit length again."""
         self.prototype_layer.normalise()
+
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """Their directions: vectors of unit length."""
+        return unit_vectors(patches)
 
     def _keep(self, kept: Tensor) -> None:
         super()._keep(kept)

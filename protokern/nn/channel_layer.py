@@ -79,7 +79,7 @@ class ChannelLayer(nn.Module):
     prototype_size = (1, 1)
     vectors = None
     shows_distance = False
-    is_projected = False
+    is_signed = False
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -141,13 +141,6 @@ class ChannelLayer(nn.Module):
     def is_at_copy(self, distance: Tensor, prototype: int) -> bool:
         """False: a channel is no vector that a patch could be a copy of."""
         return False
-
-    def from_patches(self, patches: Tensor) -> Tensor:
-        """Raises a ValueError: a channel is no vector."""
-        raise ValueError(
-            f"patches: must be for prototypes that are vectors; got {tuple(patches.shape)} for channels. "
-            "Leave the push out."
-        )
 
     def keep_prototypes(self, index: Tensor) -> None:
         """Drop all prototypes but those in `index` (P',) int64; their channels stay in the softmax."""

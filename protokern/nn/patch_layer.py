@@ -64,8 +64,8 @@ class PatchLayer(Protocol):
         ...
 
     @property
-    def is_projected(self) -> bool:
-        """Whether distances are the negatives of projections on the prototypes, and may have either sign."""
+    def is_signed(self) -> bool:
+        """Whether distances may be negative: they are the negatives of projections on the prototypes."""
         ...
 
     def __call__(self, features: Tensor) -> PrototypePool:
@@ -99,10 +99,6 @@ class PatchLayer(Protocol):
     def is_at_copy(self, distance: Tensor, prototype: int) -> bool:
         """Whether a patch at one of these distances is the prototype itself up to rounding, so that no gradient is
         left."""
-        ...
-
-    def from_patches(self, patches: Tensor) -> Tensor:
-        """The vectors that patches (S, D, ...) become in a push, in their shape; only where `vectors` is not None."""
         ...
 
     def keep_prototypes(self, index: Tensor) -> None:

@@ -136,12 +136,12 @@ class PrototypeLayer(nn.Module):
 
     @property
     def shows_distance(self) -> bool:
-        """Whether the distance means something to people; that of "dot" is a negative projection."""
-        return not self.is_projected
+        """Whether the distance means something to people; that of "dot" is the negative projection."""
+        return not METRIC_TABLE[self.metric].is_product
 
     @property
-    def is_projected(self) -> bool:
-        """Whether distances are the negatives of projections on the prototypes, and may have either sign."""
+    def is_signed(self) -> bool:
+        """Whether distances may be negative, as those of "dot"."""
         return METRIC_TABLE[self.metric].is_product
 
     def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:
@@ -314,10 +314,6 @@ class PrototypeLayer(nn.Module):
             raise ValueError(
                 f"norm_as_weight: must be False for {what}, which counts all patches alike; got True. Leave it out."
             )
-
-    def from_patches(self, patches: Tensor) -> Tensor:
-        """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
-        return patches
 
     def patch_weight(self, features: Tensor) -> Tensor | None:
         """How much every patch of features (B, D, H, W) counts, (B, H', W'); None: all count alike."""

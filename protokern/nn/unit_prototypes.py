@@ -28,7 +28,7 @@ class UnitPrototypeLayer(PrototypeLayer):
     def normalise(self) -> None:
         """Give the parameter unit length, in place; no result changes beyond rounding."""
         with torch.no_grad():
-            self.prototypes.copy_(_unit(self.prototypes))
+            self.prototypes.copy_(unit_vectors(self.prototypes))
 
     def cosine_distance(self, features: Tensor) -> Tensor:
         """1 - cos at the patch where the cosine is largest, (B, P) in [0, 2], for features (B, D, H, W).
@@ -39,14 +39,10 @@ class UnitPrototypeLayer(PrototypeLayer):
             features, self._chosen(None), metric="cosine", precision=self.precision, backend=self.backend
         ).value
 
-    def from_patches(self, patches: Tensor) -> Tensor:
-        """The prototypes in the direction of patches, of their shape (S, D, ...)."""
-        return _unit(patches)
-
     def _chosen(self, prototype_index: Tensor | None) -> Tensor:
-        return _unit(super()._chosen(prototype_index))
+        return unit_vectors(super()._chosen(prototype_index))
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit_vectors(vectors: Tensor) -> Tensor:
     """Vectors (S, D, ...) over the length of all their cells; a zero vector stays."""
     return F.normalize(vectors.flatten(1), dim=1).view_as(vectors)

@@ -60,7 +60,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     view = _View(
         links=True,
         is_tested=is_tested,
-        has_distances=report.shows_distance and not report.is_projected,
+        has_distances=report.shows_distance,
         has_exemplars=report.scoring is not None,
     )
     sections = Sections(report)

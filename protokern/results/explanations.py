@@ -163,8 +163,7 @@ class Explanation:
         model_name: of the model, such as the name of its run; empty if it was not given.
         is_focal: similarities are those at the best patch less the average over the image.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
-        is_projected: similarities are projections, in which the length of a patch counts; distances are their
-            negatives.
+        is_projected: similarities are projections, in which the length of a patch counts.
         abstains: whether the model answers "none of these", because no class has a score.
         faint: if so, the prototypes that come nearest to counting, (index, presence) by falling presence, and the
             presence from which on they count; None: the model has an answer.

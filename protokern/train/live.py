@@ -106,7 +106,7 @@ class LivePrototypes:
         modes = [(part, part.training) for part in layers.modules()]
         layers.eval()  # as in the push, without dropout
         try:
-            vectors = layer.from_patches(_cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size))
+            vectors = model.from_patches(_cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size))
         finally:
             for part, training in modes:
                 part.training = training
@@ -156,7 +156,7 @@ def copy_patches(
         vectors.append(_cut(maps, place, layer.prototype_size))
         index.append(here)
         start += len(maps)
-    every_vector = layer.from_patches(torch.cat(ranks.gather(torch.cat(vectors))).to(prototypes))
+    every_vector = model.from_patches(torch.cat(ranks.gather(torch.cat(vectors))).to(prototypes))
     every_index = torch.cat(ranks.gather(torch.cat(index))).to(prototypes.device)
     with torch.no_grad():
         prototypes[every_index] = every_vector.reshape(-1, *prototypes.shape[1:])

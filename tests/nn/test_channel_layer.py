@@ -104,9 +104,3 @@ def test_the_type_of_the_model_is_followed(features):
 def test_a_layer_has_a_channel():
     with pytest.raises(ValueError, match=r"num_channels: must be at least 1; got 0"):
         ChannelLayer(0)
-
-
-def test_channels_take_no_patch() -> None:
-    layer = ChannelLayer(4)
-    with pytest.raises(ValueError, match="patches: must be for prototypes that are vectors"):
-        layer.from_patches(torch.zeros(1, 4))

@@ -45,7 +45,7 @@ def test_a_prototype_that_was_a_patch_from_the_start_has_not_moved(report_data: 
 
 
 def test_a_page_of_projections_shows_no_distances(report_data: Report) -> None:
-    table, _ = view_report(replace(report_data, is_projected=True))
+    table, _ = view_report(replace(report_data, is_projected=True, shows_distance=False))
     first = table["sheets"][0]
     assert "moved" not in first
     assert [row[5] for _, rows in first["near"] for row in rows] == [""] * 4

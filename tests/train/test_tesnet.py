@@ -44,4 +44,4 @@ def test_every_pushed_prototype_is_the_direction_of_its_patch(tmp_path) -> None:
         images = torch.stack([run.inputs.push[int(image)][0] for image in push.image])
         features = model.features(images)
     rows = features.flatten(2)[torch.arange(len(images)), :, push.patch]  # (P, D)
-    torch.testing.assert_close(vectors_of(model), rows / rows.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(vectors_of(model).detach(), rows / rows.norm(dim=1, keepdim=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from protokern.cli.arguments import add_run_arguments
+from protokern.cli.ensemble import evaluate_ensemble
 from protokern.cli.show import marked, show_progress
 from protokern.cli.strangers import judge_strangers
 from protokern.data.any_folder import list_images
@@ -19,6 +20,7 @@ from protokern.models.build import image_format
 from protokern.report.text import score_table
 from protokern.results.scores import score_classes
 from protokern.runs.data import check_classes, open_data
+from protokern.runs.ensemble import is_ensemble
 from protokern.runs.evaluation import NAMES, write_evaluation
 from protokern.runs.features import feature_folder
 from protokern.runs.open import choose_device, open_run
@@ -44,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table of the classes, and as the last line {"checkpoint", "split", ..., "accuracy", "images"}."""
+    if is_ensemble(args.run):
+        return evaluate_ensemble(args, _IN_WORDS)
     device = choose_device(args.device)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=device)
     outputs = claim_numbers(opened, args.out, NAMES, by="evaluate")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
+from protokern.cli.ensemble import explain_ensemble
 from protokern.cli.show import show_progress
 from protokern.data.folder import describe_deep
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
@@ -16,6 +17,7 @@ from protokern.report.page import write_explanation
 from protokern.report.text import explanation_lines
 from protokern.results.tables import explanation_table
 from protokern.runs.data import read_photographs, reading_of
+from protokern.runs.ensemble import is_ensemble
 from protokern.runs.open import OpenRun, check_final, choose_device, open_run
 from protokern.runs.outputs import check_out
 from protokern.storage.files import to_json_bytes, write_file
@@ -25,7 +27,7 @@ from protokern.storage.outputs import claim_outputs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, IMAGE, --out, --heat-map, --frame, --format, --device."""
-    parser.add_argument("run", metavar="RUN", help="run folder, or one of its checkpoints")
+    parser.add_argument("run", metavar="RUN", help="run folder, one of its checkpoints, or folder of an ensemble")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="photographs to explain")
     parser.add_argument("--out", metavar="OUT", required=True, help="folder for the pages, figures and JSON files")
     parser.add_argument(
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain every image. All are read before the first one is explained, so that a wrong path shows at once."""
     check_heat_map(args.heat_map)
+    if is_ensemble(args.run):
+        return explain_ensemble(args)
     opened = check_final(open_run(args.run, data=None, changes=(), device=choose_device(args.device)))
     paths = [Path(image) for image in args.images]
     images = read_photographs(opened.config, paths)

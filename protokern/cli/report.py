@@ -6,11 +6,13 @@ import argparse
 from typing import get_args
 
 from protokern.cli.arguments import add_frame_argument, add_run_arguments
+from protokern.cli.ensemble import report_ensemble
 from protokern.cli.show import marked, progress_in_turn
 from protokern.explain.collect import MOST_FRAMED, write_page
 from protokern.explain.neighbours import NEIGHBOURS
 from protokern.report.page import Place
 from protokern.runs.data import open_data, open_if_there
+from protokern.runs.ensemble import is_ensemble
 from protokern.runs.features import find_inputs
 from protokern.runs.open import choose_device, open_run
 
@@ -42,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, with the data of the run if they still exist."""
+    if is_ensemble(args.run):
+        return report_ensemble(args)
     opened = open_run(args.run, data=args.data, changes=args.changes, device=choose_device(args.device))
     has_data = args.data is not None  # data that were given must exist
     splits = open_data(opened.config, run=opened.folder) if has_data else open_if_there(opened.config, opened.folder)

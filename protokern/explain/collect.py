@@ -124,7 +124,7 @@ def _begin(
         scoring=scoring_rows(run.model, run.classes),
         is_focal=run.model.is_focal,
         is_salient=run.model.prototype_layer.norm_as_weight,
-        is_projected=run.model.prototype_layer.is_signed,
+        is_projected=run.model.prototype_layer.is_projected,
         shows_distance=run.model.prototype_layer.shows_distance,
         still_chooses=not run.model.is_hard,
         epochs=epochs,

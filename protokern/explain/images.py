@@ -109,6 +109,7 @@ def explain_for_people(
     prototypes: Sequence[Prototype],
     *,
     true_class: int | None = None,
+    classes: Sequence[int] | None = None,
     receptive_field: ReceptiveField | None = None,
     heat_map: str = "upsample",
     frame: str = "grid",
@@ -125,6 +126,7 @@ def explain_for_people(
         class_names: of all classes.
         prototypes: all prototypes of the model.
         true_class: index of the right class, if known.
+        classes: three classes to explain, the first two in full; None: as above.
         receptive_field: of the model for this image size, if known.
         heat_map: how the heat maps of the image are computed, see `explain_image`.
         frame: which box is drawn as the frame, see `drawn_box`.
@@ -134,15 +136,14 @@ def explain_for_people(
         model,
         image,
         top=SHOWN_MATCHES,
+        classes=classes,
         also=() if true_class is None else (true_class,),
         receptive_field=receptive_field,
         heat_map=heat_map,
     )
-    ranked = [one.class_index for one in explanation.classes]
-    rival = true_class if true_class not in (None, explanation.predicted) else ranked[1]
-    in_full = (explanation.predicted, rival)
+    in_full = (classes[0], classes[1]) if classes is not None else _answer_and_rival(explanation, true_class)
     if frame == "sufficient":
-        explanation = frame_explanation(model, image, explanation, classes=in_full, other=other(explanation.predicted))
+        explanation = frame_explanation(model, image, explanation, classes=in_full, other=other(in_full[0]))
 
     def described(one: ClassExplanation) -> ClassExplanation:
         return replace(
@@ -160,6 +161,12 @@ def explain_for_people(
         true_class=None if true_class is None else class_names[true_class],
     )
     return with_prototypes(named, prototypes)
+
+
+def _answer_and_rival(explanation: Explanation, true_class: int | None) -> tuple[int, int]:
+    if true_class is None or true_class == explanation.predicted:
+        return explanation.predicted, explanation.classes[1].class_index
+    return explanation.predicted, true_class
 
 
 def with_prototypes(explanation: OfImage, prototypes: Sequence[Prototype]) -> OfImage:

@@ -105,7 +105,7 @@ def _explanation(
         class_names=tuple(map(_name, range(len(logits)))),
         is_focal=model.is_focal,
         is_salient=model.prototype_layer.norm_as_weight,
-        is_projected=model.prototype_layer.is_signed,
+        is_projected=model.prototype_layer.is_projected,
     )
 
 

@@ -72,7 +72,7 @@ class LeftAlone:
     needs_images = True
 
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
-        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_signed:
+        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_projected:
             raise LeftOutError("a similarity that is the negative distance has no share that could be left")
         check_fill(context, num_images)
         self._model, self._context, self._num_images = model, context, num_images

@@ -72,7 +72,7 @@ class Misalignment:
     needs_images = True
 
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
-        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_signed:
+        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_projected:
             raise LeftOutError("a similarity that is the negative distance has no share that could change")
         self._model, self._context = model, context
         self._chosen = draw(num_images, context)

@@ -85,7 +85,7 @@ class Perturbation:
     needs_images = True
 
     def __init__(self, model: PrototypeModel, context: Context, num_images: int) -> None:
-        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_signed:
+        if model.prototype_layer.activation == "linear" and not model.prototype_layer.is_projected:
             raise LeftOutError("a similarity that is the negative distance has no share that could be lost")
         self._model, self._seed = model, context.seed
         self._chosen = draw(num_images, context)

@@ -8,6 +8,7 @@ from protokern.deferred import defer
 
 if TYPE_CHECKING:
     from protokern.models.base import ModelOutput, PrototypeModel
+    from protokern.models.ensemble import Ensemble, EnsembleOutput
     from protokern.models.pipnet import PIPNet, PIPNetOutput
     from protokern.models.protopnet import ProtoPNet
     from protokern.models.protopool import ProtoPool, ProtoPoolOutput
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "Ensemble",
+    "EnsembleOutput",
     "ModelOutput",
     "PIPNet",
     "PIPNetOutput",
@@ -34,6 +37,8 @@ __getattr__ = defer(
     __name__,
     {
         "MODELS": "protokern.models.registry",
+        "Ensemble": "protokern.models.ensemble",
+        "EnsembleOutput": "protokern.models.ensemble",
         "ModelOutput": "protokern.models.base",
         "PIPNet": "protokern.models.pipnet",
         "PIPNetOutput": "protokern.models.pipnet",

@@ -79,7 +79,7 @@ class ChannelLayer(nn.Module):
     prototype_size = (1, 1)
     vectors = None
     shows_distance = False
-    is_signed = False
+    is_projected = False
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()

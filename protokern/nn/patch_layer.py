@@ -64,7 +64,7 @@ class PatchLayer(Protocol):
         ...
 
     @property
-    def is_signed(self) -> bool:
+    def is_projected(self) -> bool:
         """Whether distances may be negative: they are the negatives of projections on the prototypes."""
         ...
 

@@ -136,12 +136,12 @@ class PrototypeLayer(nn.Module):
 
     @property
     def shows_distance(self) -> bool:
-        """Whether the distance means something to people; that of "dot" is the negative projection."""
-        return not METRIC_TABLE[self.metric].is_product
+        """Whether the distance means something to people; that of "dot" is a negative projection."""
+        return not self.is_projected
 
     @property
-    def is_signed(self) -> bool:
-        """Whether distances may be negative, as those of "dot"."""
+    def is_projected(self) -> bool:
+        """Whether distances are the negatives of projections on the prototypes, and may have either sign."""
         return METRIC_TABLE[self.metric].is_product
 
     def forward(self, features: Tensor, patch_weight: Tensor | None = None) -> PrototypePool:

@@ -101,8 +101,9 @@ class Report:
         is_focal: the average similarity over the image is subtracted from the similarities of points, but not from
             those of reasons and of nearest patches.
         is_salient: similarities are multiplied by how much the patch stands out in its image.
-        is_projected: similarities are projections, in which the length of a patch counts.
-        shows_distance: whether distances mean something to people, so that the page shows them.
+        is_projected: similarities are projections, in which the length of a patch counts; distances are their
+            negatives.
+        shows_distance: whether distances mean something to people; otherwise the page has similarities alone.
         still_chooses: the classes have not made their final choice of prototypes, so that no prototype has a class yet.
         explanations: of chosen test images.
         confusion: over the test images; None if the page was made without them.

@@ -39,7 +39,7 @@ class RunningBest:
         self.grid: tuple[int, int] | None = None
         self.entries: Entries | None = None
         self._no_image = torch.iinfo(torch.int64).max
-        self._is_signed = layer.is_signed
+        self._is_projected = layer.is_projected
         self.first_bad_image = torch.full((), self._no_image, device=self.device)
         self.first_negative_image = self.first_bad_image.clone()
 
@@ -114,7 +114,7 @@ class RunningBest:
         least, most = distance.aminmax(dim=1)
         is_bad = ~(least.isfinite() & most.isfinite())
         self.first_bad_image = torch.minimum(self.first_bad_image, self._first(is_bad, image))
-        if not self._is_signed:
+        if not self._is_projected:
             self.first_negative_image = torch.minimum(self.first_negative_image, self._first(least < 0, image))
 
     def _first(self, is_one: Tensor, image: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def push_step(run: TrainingRun) -> list[LoggedRecord]:
     notices = [Notice(text=text) for text in push.notices]
     is_found = push.image >= 0
     mean = float(push.distance[is_found].mean())
-    of_patches = {"mean_projection": -mean} if run.model.prototype_layer.is_signed else {"mean_distance": mean}
+    of_patches = {"mean_projection": -mean} if run.model.prototype_layer.is_projected else {"mean_distance": mean}
     details = {**of_patches, "without_patch": int((~is_found).sum())}
     return [*hardened, *notices, _measure(run, "push", details)]
 

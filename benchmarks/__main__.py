@@ -23,7 +23,7 @@ VERBS = {
         "backbone": "the pass of a frozen backbone, fused and layer by layer",
         "frames": "four sufficient frames in an image of a trained run",
         "pool-head": "the head of ProtoPool against the released formula",
-        "tesnet-head": "the head of TesNet against the released formula",
+        "heads": "the heads of TesNet and ProtoTree against the released formulas",
         "black-box": "trains a plain classifier with a recipe's backbone and budget, and stores its accuracy",
         "weights": "what weights of the patches cost a call",
     },

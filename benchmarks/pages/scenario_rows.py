@@ -293,22 +293,19 @@ class PoolRow(Measurement):
 
 
 @dataclass(frozen=True)
-class TesNetRow(Measurement):
-    """Forward and backward of TesNet's head by one provider.
+class HeadRow(Measurement):
+    """Forward and backward of the head of a model by one provider.
 
     Attributes:
         provider: "protokern" or "original".
-        case: "head": both readings of the features; "loss": with the whole loss.
+        case: the model, and what of it is computed.
+        size: of features and prototypes.
         faster_than_original: median of the released formula over this median, from the same rounds.
     """
 
     provider: str
     case: str
-    images: int
-    depth: int
-    side: int
-    classes: int
-    per_class: int
+    size: str
     threads: int
     rounds: int
     p20_ms: float

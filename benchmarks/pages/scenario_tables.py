@@ -13,13 +13,13 @@ from benchmarks.pages.results import (
     DEVICE,
     FRAMES,
     FROZEN,
+    HEADS,
     IMPORTANCE,
     LAST_LAYER,
     POOL,
     PUSH,
     REPORT,
     SEARCH,
-    TESNET,
 )
 from benchmarks.pages.rows import DeviceRow, Measurement
 from benchmarks.pages.scenario_rows import (
@@ -27,13 +27,13 @@ from benchmarks.pages.scenario_rows import (
     CheckpointRow,
     FramesRow,
     FrozenRow,
+    HeadRow,
     ImportanceRow,
     LastLayerRow,
     PoolRow,
     PushRow,
     ReportRow,
     SearchRow,
-    TesNetRow,
 )
 from benchmarks.pages.targets import (
     FROZEN_RATIO,
@@ -215,13 +215,12 @@ def pool_table(rows: Sequence[PoolRow]) -> str:
     return "\n".join(lines)
 
 
-def tesnet_table(rows: Sequence[TesNetRow]) -> str:
+def head_table(rows: Sequence[HeadRow]) -> str:
     """Case by case, the providers in the order they were stored."""
     lines = ["| forward + backward | threads | | median | against the original |", "| --- | ---: | --- | ---: | ---: |"]
     for row in rows:
-        size = f"B{row.images} D{row.depth} {row.side}x{row.side} P{row.classes * row.per_class}"
         name = "**ours**" if row.provider == "protokern" else row.provider
-        cells = [f"{row.case}, {size}{'' if row.quiet else BUSY_MARK}", str(row.threads), name]
+        cells = [f"{row.case}, {row.size}{'' if row.quiet else BUSY_MARK}", str(row.threads), name]
         lines.append(f"| {' | '.join([*cells, f'{row.p50_ms:.4g} ms', times(row.faster_than_original)])} |")
     return "\n".join(lines)
 
@@ -248,7 +247,7 @@ class Part:
 ON_BENCHMARKS = (
     Part(DEVICE, DeviceRow, "Networks on a CUDA device", ("device", "task", "precision", "backend"), device_table),
     Part(POOL, PoolRow, "The head of ProtoPool", ("device", "case", "threads", "provider"), pool_table),
-    Part(TESNET, TesNetRow, "The head of TesNet", ("device", "case", "threads", "provider"), tesnet_table),
+    Part(HEADS, HeadRow, "The heads of TesNet and ProtoTree", ("device", "case", "threads", "provider"), head_table),
     Part(
         IMPORTANCE,
         ImportanceRow,

@@ -201,8 +201,9 @@ FRAMES_S = 1.0
 BACKBONE_RATIO = 2.0
 # Forward and backward of ProtoPool's head: times faster than the released formula.
 POOL_RATIO = 2.0
-# The same of TesNet's.
+# The same of TesNet's, and of a ProtoTree's with the update of its leaves.
 TESNET_RATIO = 5.0
+PROTOTREE_RATIO = 20.0
 # The last layer of 200 classes and 2,000 prototypes on 5,994 images.
 MADE_UP = "made up"
 LAST_LAYER_S = 10.0

@@ -126,7 +126,7 @@ def _added(
         logits=logits,
         points=np.concatenate([part.points for part in parts]),
         classes=tuple(rows),
-        model_name=ensemble.folder.resolve().name,
+        model_name=f"{ensemble.folder.resolve().name}, prototypes {_places(ensemble)}",
         is_focal=any(part.is_focal for part in parts),
         is_salient=any(part.is_salient for part in parts),
         is_projected=any(part.is_projected for part in parts),
@@ -262,13 +262,17 @@ def _cards(
     return tuple(cards)
 
 
-def _say_members(ensemble: OpenEnsemble) -> str:
-    places = [
+def _places(ensemble: OpenEnsemble) -> str:
+    """Which prototypes are of which member, in words."""
+    return ", ".join(
         f"{start} to {start + run.model.num_prototypes - 1} of {name}"
         for run, start, name in zip(ensemble.members, _starts(ensemble), ensemble.names, strict=True)
-    ]
+    )
+
+
+def _say_members(ensemble: OpenEnsemble) -> str:
     return (
-        f"This is an ensemble of {len(ensemble.members)} models, whose points add up. Prototypes: {', '.join(places)}. "
+        f"This is an ensemble of {len(ensemble.members)} models, whose points add up. Prototypes: {_places(ensemble)}. "
         "What was measured of each model is on its own page."
     )
 

@@ -92,6 +92,7 @@ def test_the_points_of_both_members_add_up_to_what_is_explained(members: Members
     picture = next((members.first.data / "test").rglob("*.png"))
     assert main(["explain", str(members.folder), str(picture), "--frame", "grid", "--out", str(tmp_path)]) == 0
     table = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert "prototypes 0 to 5 of a/run, 6 to 11 of b/run" in next(tmp_path.glob("*.html")).read_text()
     test = members.first.splits.test
     names = [test.sample_name(k) for k in range(len(test))]
     index = next(k for k, name in enumerate(names) if str(picture).endswith(name))

@@ -29,11 +29,6 @@ class TestTesNet(PointsContract):
         return getattr(model if own else coefficients, name)
 
 
-class TestTesNetWithLargePrototypes(TestTesNet):
-    def build(self, backbone, num_classes):
-        return TesNet(backbone, num_classes, in_channels=self.CHANNELS, prototype_size=(2, 1), image_size=16, **SIZES)
-
-
 def bare_model(num_classes: int = 2, depth: int = 3, **options) -> TesNet:
     """A model whose features are its images."""
     settings = {"prototypes_per_class": 2, "prototype_dim": depth, **options}
@@ -89,6 +84,24 @@ def test_the_mean_of_several_projections_is_that_of_the_largest():
     projections = torch.einsum("bdhw,pd->bphw", features, model.prototype_layer.prototypes)
     mean = projections.flatten(2).topk(3, dim=2).values.mean(dim=2)
     torch.testing.assert_close(model.head(features).activations, mean)
+
+
+def test_prototypes_of_several_cells_are_one_vector_of_unit_length():
+    torch.manual_seed(0)
+    model = bare_model(2, 3, prototype_size=(2, 1))
+    prototypes = model.prototype_layer.prototypes
+    assert prototypes.shape == (4, 3, 2, 1)
+    torch.testing.assert_close(prototypes.flatten(1).norm(dim=1), torch.ones(4))
+    assert model.max_distance == 6
+    features = torch.rand(2, 3, 4, 5)
+    output = model.head(features)
+    windows = features.unfold(2, 2, 1)[..., None].permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # (B, N, D, h, w)
+    projections = torch.einsum("bndhw,pdhw->bpn", windows, prototypes)
+    torch.testing.assert_close(output.activations, projections.amax(2))
+    cosines = projections / windows.flatten(2).norm(dim=2)[:, None]
+    torch.testing.assert_close(output.cosine_distances, 1 - cosines.amax(2))
+    loss = model.loss(output, Labels(torch.tensor([0, 1])), LossCoefficients())
+    assert loss.total.isfinite()
 
 
 def test_defaults_are_the_released_ones():

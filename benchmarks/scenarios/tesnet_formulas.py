@@ -1,33 +1,24 @@
-"""Forward and backward of TesNet's head, with and without its loss: `python -m benchmarks tesnet-head`.
+"""Forward and backward of TesNet's head, with and without its loss: ours, and the released formula.
 
 The size is that of the release on CUB-200-2011: 80 images of 64 channels on a grid of 7 x 7, 200 classes with 10
-prototypes each. Ours and the released formula take turns. Before that, values and gradients of both are compared with
-the released formula in float64 on fewer images and classes, where no two patches are as near as rounding.
+prototypes each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.ops.machine import Machine, watch_others
-from benchmarks.ops.timing import Timed, measure
-from benchmarks.pages.results import TESNET, append_rows
-from benchmarks.pages.scenario_rows import TesNetRow
-from benchmarks.pages.show import not_quiet
-from benchmarks.pages.targets import TESNET_RATIO, judged
-from benchmarks.scenarios.scenario import begin, columns, flags, time_columns
+from benchmarks.pages.targets import TESNET_RATIO
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import TesNet
 
-OURS = "protokern"
-PROVIDERS = (OURS, "original")
-TOLERANCE = 3e-5  # of the largest entry of a tensor
+Step = Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -41,10 +32,28 @@ class TesNetCase:
     side: int = 7
     classes: int = 200
     per_class: int = 10
+    bound: float = TESNET_RATIO
+
+    @property
+    def size(self) -> str:
+        return f"B{self.images} D{self.depth} {self.side}x{self.side} P{self.classes * self.per_class}"
+
+    def smaller(self) -> TesNetCase:
+        """With fewer images and classes, where no two patches are as near as rounding."""
+        return replace(self, images=min(self.images, 8), classes=min(self.classes, 20))
+
+    def steps(self) -> Mapping[str, Step]:
+        """A step of ours, of the released formula, and of that in float64, on the same numbers."""
+        model = make_model(self)
+        head = make_head(self, model)
+        return {
+            "protokern": make_step("protokern", self, model, head),
+            "original": make_step("original", self, model, head),
+            "exact": make_step("original", self, model, head.to(torch.float64)),
+        }
 
 
-CASES = {case.name: case for case in (TesNetCase("head", False), TesNetCase("loss", True))}
-TINY = TesNetCase("tiny", True, images=3, depth=6, side=3, classes=4, per_class=2)
+CASES = (TesNetCase("TesNet, head", False), TesNetCase("TesNet, loss", True))
 
 
 @dataclass(frozen=True)
@@ -123,10 +132,10 @@ def _original_loss(case: TesNetCase, model: TesNet, head: Head, logits: Tensor, 
     return total + 1e-4 * orthonormality - 1e-7 * apart
 
 
-FORMULAS: dict[str, Callable[[TesNetCase, TesNet, Head], list[Tensor]]] = {OURS: ours, "original": original}
+FORMULAS: dict[str, Callable[[TesNetCase, TesNet, Head], list[Tensor]]] = {"protokern": ours, "original": original}
 
 
-def make_step(name: str, case: TesNetCase, model: TesNet, head: Head) -> Callable[[], list[Tensor]]:
+def make_step(name: str, case: TesNetCase, model: TesNet, head: Head) -> Step:
     """Results and the gradients of all leaves, for one fixed gradient of the results."""
     generator = torch.Generator().manual_seed(1)
     shapes = [()] if case.with_loss else [(case.images, case.classes), (case.images, model.num_prototypes)]
@@ -137,70 +146,3 @@ def make_step(name: str, case: TesNetCase, model: TesNet, head: Head) -> Callabl
         return [*(one.detach() for one in results), *torch.autograd.grad(results, head.leaves, grads)]
 
     return step
-
-
-def errors(case: TesNetCase) -> dict[str, float]:
-    """How far results and gradients of each provider are from the released formula in float64.
-
-    Relative to the largest entry of the tensor; the largest over the tensors.
-    """
-    small = replace(case, images=min(case.images, 8), classes=min(case.classes, 20))
-    model = make_model(small)
-    head = make_head(small, model)
-    exact = make_step("original", small, model, head.to(torch.float64))()
-    return {
-        name: max(
-            float((a - b).abs().max() / b.abs().max())
-            for a, b in zip(make_step(name, small, model, head)(), exact, strict=True)
-        )
-        for name in PROVIDERS
-    }
-
-
-def run_case(machine: Machine, case: TesNetCase, seconds: float) -> list[TesNetRow]:
-    """Check and time both."""
-    found = errors(case)[OURS]
-    if not found <= TOLERANCE:
-        raise RuntimeError(f"{case.name}: must be within {TOLERANCE:g} of the released formula; got {found:.2g}.")
-    model = make_model(case)
-    head = make_head(case, model)
-    calls = {name: Timed(call=make_step(name, case, model, head)) for name in PROVIDERS}
-    with watch_others() as others:
-        timings = measure(calls, seconds=seconds)
-    return [
-        TesNetRow(
-            **columns(machine, others),
-            **time_columns(timing),
-            provider=name,
-            case=case.name,
-            **{key: value for key, value in asdict(case).items() if key not in ("name", "with_loss")},
-            faster_than_original=round(timings["original"].p50 / timing.p50, 3),
-        )
-        for name, timing in timings.items()
-    ]
-
-
-def show(rows: Sequence[TesNetRow]) -> None:
-    first = rows[0]
-    print(f"\n{first.case}, {first.threads} threads{not_quiet(first)}")
-    for row in rows:
-        print(f"{row.provider:12}{row.p50_ms:10.2f} ms {row.faster_than_original:7.2f} x")
-        if row.provider == OURS:
-            ratio = row.faster_than_original
-            print(judged(f"{'':12}{ratio:.2f} x the original", f">= {TESNET_RATIO:g} x", ratio >= TESNET_RATIO))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = flags("tesnet-head", __doc__, TESNET)
-    parser.add_argument("--cases", default=",".join(CASES), help=f"comma-separated, of {', '.join(CASES)}")
-    parser.add_argument("--seconds", type=float, default=8.0, help="about how long a case is timed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args(argv)
-    cases = [{**CASES, TINY.name: TINY}[name] for name in arguments.cases.split(",")]
-    torch.set_num_threads(arguments.threads)
-    machine = begin(arguments, "test_tesnet_losses.py", "models/test_tesnet.py")
-    for case in cases:
-        rows = run_case(machine, case, arguments.seconds)
-        show(rows)
-        append_rows(arguments.out, rows)
-    return 0

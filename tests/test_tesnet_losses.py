@@ -33,7 +33,7 @@ def released_separation(prototypes: Tensor, classes: int) -> Tensor:
     bases = prototypes.reshape(classes, -1, prototypes.shape[1])
     operators = torch.matmul(bases.transpose(1, 2), bases)  # (K, D, D)
     pairs = operators[:, None] - operators[None] + 1e-10  # (K, K, D, D), what takes the memory
-    return 0.5 * torch.norm(pairs, p="fro", dim=[2, 3]).sum() / math.sqrt(2)
+    return 0.5 * torch.linalg.vector_norm(pairs, dim=(2, 3)).sum() / math.sqrt(2)
 
 
 def identity(classes: int, size: int) -> Tensor:

@@ -127,7 +127,7 @@ def _original_loss(case: TesNetCase, model: TesNet, head: Head, logits: Tensor, 
     orthonormality = torch.norm(gram - torch.eye(case.per_class).to(gram), p=1, dim=[1, 2]).sum()
     operators = bases.transpose(1, 2) @ bases
     pairs = operators[:, None] - operators[None] + 1e-10  # (K, K, D, D)
-    apart = 0.5 * torch.norm(pairs, p="fro", dim=[2, 3]).sum() / math.sqrt(2)
+    apart = 0.5 * torch.linalg.vector_norm(pairs, dim=(2, 3)).sum() / math.sqrt(2)
     total = F.cross_entropy(logits, head.labels) + 0.8 * cluster - 0.08 * separation + 1e-4 * l1
     return total + 1e-4 * orthonormality - 1e-7 * apart
 

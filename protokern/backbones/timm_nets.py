@@ -28,6 +28,8 @@ class LastStage(nn.Module):
     Attributes:
         patch_size: side in pixels of a transformer's patch, of which the sides of images are multiples; None: unknown,
             or no such rule.
+        made_for: (Y, X), pixels, of the images whose grid a transformer's position embeddings are for; None: there are
+            none, or they cannot be resized.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LastStage(nn.Module):
         self.channels = channels
         self.only_size = only_size
         self.patch_size = _patch_size(net) if only_size is None else None
+        self.made_for = None if self.patch_size is None else _configured_size(net)
         self.stage = stage
         self.salience_stage = salience_stage
 
@@ -156,8 +159,10 @@ def _drop_unused_blocks(net: Any) -> None:
 
 def _only_size(net: nn.Module) -> tuple[int, int] | None:
     """The size that a net of timm was made for, if its configuration says that it is the only one."""
-    if _takes_any_size(net):
-        return None
+    return None if _takes_any_size(net) else _configured_size(net)
+
+
+def _configured_size(net: nn.Module) -> tuple[int, int] | None:
     made_for = getattr(net, "pretrained_cfg", None) or {}
     if not made_for.get("fixed_input_size") or len(made_for.get("input_size", ())) != 3:
         return None

@@ -25,6 +25,7 @@ class TokenNet(nn.Module):
 
     Attributes:
         patch_size: side of a patch in pixels.
+        made_for: (Y, X), pixels, of the images whose grid the position embeddings are for.
         salience_stage: index of the block whose lengths weigh the map; None: none.
     """
 
@@ -32,6 +33,7 @@ class TokenNet(nn.Module):
         super().__init__()
         self.patch_size: int = net.patch_size
         self.salience_stage: int | None = None
+        self.made_for: tuple[int, int] = (net.image_size, net.image_size)
         self.conv_proj: nn.Conv2d = net.conv_proj
         self.class_token: nn.Parameter = net.class_token  # (1, 1, C)
         self.encoder: Any = net.encoder

@@ -229,6 +229,18 @@ def note_on_patches(model: PrototypeModel, image_size: tuple[int, int]) -> str:
     return f"images have {rows} x {columns} patches, of which one in the middle sees {share:.0%} of the image"
 
 
+def notes_on_positions(model: PrototypeModel, image_size: tuple[int, int]) -> tuple[str, ...]:
+    """The note that a transformer's position embeddings are for images of another size than `image_size` (Y, X)."""
+    made_for = getattr(getattr(model.backbone, "body", None), "made_for", None)
+    if made_for in (None, image_size):
+        return ()
+    sizes = [f"{rows} x {columns}" for rows, columns in (made_for, image_size)]
+    return (
+        f"the position embeddings of the backbone are for {sizes[0]} pixels, and are resized for a "
+        f"data.image_size of {sizes[1]}",
+    )
+
+
 def _make_job(
     folder: Path,
     config: RunConfig,
@@ -252,7 +264,9 @@ def _make_job(
         splits.train.preload()
         splits.push.preload()
     model = place_model(model, device, config.train.channels_last)
-    patches = (note_on_patches(model, splits.push.image_size),) if ranks.is_first and not is_resumed else ()
+    patches: tuple[str, ...] = ()
+    if ranks.is_first and not is_resumed:
+        patches = (*notes_on_positions(model, splits.push.image_size), note_on_patches(model, splits.push.image_size))
     return Job(
         folder=folder,
         model=model,

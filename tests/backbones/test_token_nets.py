@@ -15,6 +15,7 @@ from torchvision.models import VisionTransformer
 
 from protokern.backbones import build_backbone, registry, torchvision_nets
 from protokern.backbones.token_nets import TokenNet
+from protokern.cli.training import notes_on_positions
 from protokern.errors import ConfigError
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.models import ProtoPNet
@@ -214,6 +215,17 @@ def test_timm_is_asked_for_a_net_that_takes_any_size(monkeypatch, takes):
     monkeypatch.setitem(sys.modules, "timm", module)
     body = build_backbone("timm/vit", weights="none").body
     if takes == "any size":
-        assert (calls, body.only_size, body.patch_size) == ([True], None, 4)
+        assert (calls, body.only_size, body.patch_size, body.made_for) == ([True], None, 4, (16, 16))
     else:
-        assert (calls, body.only_size, body.patch_size) == ([True, False], (16, 16), None)
+        assert (calls, body.only_size, body.patch_size, body.made_for) == ([True, False], (16, 16), None, None)
+
+
+def test_a_training_says_that_positions_are_resized(small):
+    model = ProtoPNet(small(NAME, weights="none"), 2, prototypes_per_class=1, prototype_dim=4, image_size=32)
+    assert notes_on_positions(model, (32, 32)) == ()
+    assert notes_on_positions(model, (48, 32)) == (
+        "the position embeddings of the backbone are for 32 x 32 pixels, and are resized for a data.image_size of "
+        "48 x 32",
+    )
+    plain = ProtoPNet(nn.Conv2d(3, 4, 4, 4), 2, prototypes_per_class=1, prototype_dim=4, image_size=32)
+    assert notes_on_positions(plain, (48, 32)) == ()

@@ -12,23 +12,21 @@ import torch
 from torch import Tensor
 
 from protokern.cli.show import marked, progress_in_turn, show_progress
-from protokern.data.folder import describe_deep
 from protokern.errors import CheckpointError, ConfigError
 from protokern.evaluate import Evaluation, evaluate
 from protokern.inputs.loaders import LabelledImages, ordered_loader
 from protokern.models.build import image_format
 from protokern.models.ensemble import EnsembleOutput
-from protokern.report.text import explanation_lines, score_table
+from protokern.report.text import score_table
 from protokern.results.scores import score_classes
-from protokern.runs.data import check_classes, open_data, read_photographs, reading_of
+from protokern.runs.data import check_classes, open_data
 from protokern.runs.ensemble import OpenEnsemble, check_adds_up, open_ensemble
 from protokern.runs.evaluation import NAMES, write_evaluation
 from protokern.runs.folder import PAGE, claim_page
 from protokern.runs.open import choose_device
 from protokern.runs.outputs import check_out
 from protokern.runs.quality import answer_warnings
-from protokern.storage.files import to_json_bytes, translate_write_errors, write_file
-from protokern.storage.names import longest_name, name_outputs
+from protokern.storage.files import translate_write_errors
 from protokern.storage.outputs import claim_outputs
 
 
@@ -110,33 +108,17 @@ def _answer_all(opened: OpenEnsemble, images: LabelledImages) -> tuple[Evaluatio
 
 def explain_ensemble(args: argparse.Namespace) -> int:
     """As `protokern explain` of a run: the points of all members add up."""
+    from protokern.cli.explained import read_all, write_all
     from protokern.explain.ensemble import explain_together, member_files
-    from protokern.report.figure import write_figure
-    from protokern.report.page import write_explanation
-    from protokern.results.tables import explanation_table
 
     opened = check_adds_up(_open(args))
-    config = opened.members[0].config
-    paths = [Path(image) for image in args.images]
-    images = read_photographs(config, paths)
-    note = describe_deep(paths, reading_of(config))
-    if note is not None:
-        print(note)
-    out = Path(args.out)
-    _check_out(opened, out)
-    names = name_outputs(paths, (".html", f".{args.format}", ".json"), longest_name(out))
-    outputs = claim_outputs(out, [name for of_image in names for name in of_image], by="explain", inputs=paths)
+    photographs = read_all(args, opened.members[0].config, lambda out: _check_out(opened, out))
     files = member_files(opened, None)
-    for image, path, of_image in zip(images, paths, names, strict=True):
-        explanation = explain_together(opened, image, path.name, files=files, heat_map=args.heat_map, frame=args.frame)
-        share = explanation.receptive_field.share(explanation.image.shape[:2])
-        told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
-        with outputs.writing() as stage:
-            page, figure, table = (stage / name for name in of_image)
-            write_explanation(explanation, explanation.model_name, page)
-            write_figure(explanation, figure)
-            write_file(table, to_json_bytes(explanation_table(explanation) | told))
-        print("\n".join([*explanation_lines(explanation), *(f"  {out / name}" for name in of_image)]))
+    explanations = (
+        explain_together(opened, image, path.name, files=files, heat_map=args.heat_map, frame=args.frame)
+        for image, path in zip(photographs.images, photographs.paths, strict=True)
+    )
+    write_all(args, photographs, explanations)
     return 0
 
 

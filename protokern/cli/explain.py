@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from protokern.cli.arguments import add_device_argument, add_format_argument, add_frame_argument
 from protokern.cli.ensemble import explain_ensemble
+from protokern.cli.explained import read_all, write_all
 from protokern.cli.show import show_progress
-from protokern.data.folder import describe_deep
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
 from protokern.explain.images import explain_images
 from protokern.explain.prototypes import find_prototypes
-from protokern.report.figure import write_figure
-from protokern.report.page import write_explanation
-from protokern.report.text import explanation_lines
-from protokern.results.tables import explanation_table
-from protokern.runs.data import read_photographs, reading_of
 from protokern.runs.ensemble import is_ensemble
 from protokern.runs.open import OpenRun, check_final, choose_device, open_run
 from protokern.runs.outputs import check_out
-from protokern.storage.files import to_json_bytes, write_file
-from protokern.storage.names import longest_name, name_outputs
-from protokern.storage.outputs import claim_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,36 +39,20 @@ def run(args: argparse.Namespace) -> int:
     if is_ensemble(args.run):
         return explain_ensemble(args)
     opened = check_final(open_run(args.run, data=None, changes=(), device=choose_device(args.device)))
-    paths = [Path(image) for image in args.images]
-    images = read_photographs(opened.config, paths)
-    note = describe_deep(paths, reading_of(opened.config))
-    if note is not None:
-        print(note)
-    out = Path(args.out)
-    check_out(out, opened)
-    names = name_outputs(paths, (".html", f".{args.format}", ".json"), longest_name(out))
-    outputs = claim_outputs(out, [name for of_image in names for name in of_image], by="explain", inputs=paths)
+    photographs = read_all(args, opened.config, lambda out: check_out(out, opened))
     files = find_prototypes(opened, None)
     if files is None:
         print("The prototypes have no pictures: " + _why_no_pictures(opened))
     explanations = explain_images(
         opened,
-        images,
-        [path.name for path in paths],
+        photographs.images,
+        [path.name for path in photographs.paths],
         files=files,
         heat_map=args.heat_map,
         frame=args.frame,
         progress=show_progress,
     )
-    for explanation, of_image in zip(explanations, names, strict=True):
-        share = explanation.receptive_field.share(explanation.image.shape[:2])
-        told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
-        with outputs.writing() as stage:
-            page, figure, table = (stage / name for name in of_image)
-            write_explanation(explanation, explanation.model_name, page)
-            write_figure(explanation, figure)
-            write_file(table, to_json_bytes(explanation_table(explanation) | told))
-        print("\n".join([*explanation_lines(explanation), *(f"  {out / name}" for name in of_image)]))
+    write_all(args, photographs, explanations)
     return 0
 
 

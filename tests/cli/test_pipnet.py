@@ -13,33 +13,21 @@ from PIL import Image
 
 from protokern.cli.main import main
 from protokern.storage.files import CHECKSUM, seal
+from tests.cli.small_run import changes_of, train_small
 from tests.report.test_page import read_page
 
 SETTINGS = {
     "model.name": "pipnet",
-    "model.backbone": "tiny",
     "model.num_prototypes": 12,
     "model.pretrain_epochs": 1,
     "model.sheet_epochs": 1,
-    "data.image_size": 32,
-    "data.birds_classes": 3,
-    "data.birds_train": 8,
-    "data.birds_val": 4,
-    "data.birds_test": 4,
-    "train.batch_size": 8,
-    "train.warm_epochs": 0,
-    "train.joint_epochs": 3,
-    "train.backbone_lr": 1e-2,
     "prune.enabled": "true",
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipnet") / "run"
-    changes = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--out", str(folder), *changes]) == 0
-    return folder
+    return train_small(tmp_path_factory.mktemp("pipnet") / "run", SETTINGS)
 
 
 @pytest.fixture
@@ -112,7 +100,7 @@ def test_a_push_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_two_views_do_not_go_with_is_refused(
     tmp_path: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    changes = changes_of(SETTINGS)
     assert main(["train", "--out", str(tmp_path / "run"), *changes, "--set", change]) == 2
     said = capsys.readouterr().err
     assert message in said

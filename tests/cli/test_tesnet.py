@@ -8,31 +8,19 @@ from pathlib import Path
 import pytest
 
 from protokern.cli.main import main
+from tests.cli.small_run import train_small
 from tests.report.test_page import read_page
 
 SETTINGS = {
     "model.name": "tesnet",
-    "model.backbone": "tiny",
     "model.prototypes_per_class": 2,
     "model.prototype_dim": 8,
-    "data.image_size": 32,
-    "data.birds_classes": 3,
-    "data.birds_train": 8,
-    "data.birds_val": 4,
-    "data.birds_test": 4,
-    "train.batch_size": 8,
-    "train.warm_epochs": 0,
-    "train.joint_epochs": 3,
-    "train.backbone_lr": 1e-2,
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tesnet") / "run"
-    changes = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--out", str(folder), *changes]) == 0
-    return folder
+    return train_small(tmp_path_factory.mktemp("tesnet") / "run", SETTINGS)
 
 
 def test_the_page_shows_projections_and_no_distances(run: Path) -> None:

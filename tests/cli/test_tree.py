@@ -8,35 +8,23 @@ from pathlib import Path
 import pytest
 
 from protokern.cli.main import main
+from tests.cli.small_run import train_small
 from tests.report.test_page import read_page
 
 SETTINGS = {
     "model.name": "prototree",
-    "model.backbone": "tiny",
     "model.depth": 3,
     "model.prototype_dim": 8,
     "model.leaf_threshold": 0.4,
-    "data.image_size": 32,
-    "data.birds_classes": 3,
-    "data.birds_train": 8,
-    "data.birds_val": 4,
-    "data.birds_test": 4,
-    "train.batch_size": 8,
-    "train.warm_epochs": 0,
-    "train.joint_epochs": 3,
     "train.live_epochs": 1,
     "train.prototype_lr": 0.1,
-    "train.backbone_lr": 1e-2,
     "prune.enabled": "true",
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tree") / "run"
-    changes = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    assert main(["train", "--out", str(folder), *changes]) == 0
-    return folder
+    return train_small(tmp_path_factory.mktemp("tree") / "run", SETTINGS)
 
 
 def test_the_page_has_the_decisions_and_the_whole_tree(run: Path) -> None:

@@ -15,7 +15,7 @@ from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.feature_shape import check_grid, find_feature_shape
 from protokern.models.pipnet_settings import PIPNetConfig
 from protokern.models.plan import PruneSettings, Step, TrainSettings
-from protokern.models.settings import settings_of
+from protokern.models.settings import check_num_classes, settings_of
 from protokern.nn import ChannelLayer, ScoringSheet
 from protokern.nn.patch_layer import Activation
 from protokern.results.stages import Stage
@@ -88,8 +88,7 @@ class PIPNet(PrototypeModel):
         super().__init__()
         if callable(activation):
             raise ValueError('activation: must be "exp" for a PIP-Net; got a function. Leave it out.')
-        if num_classes < 1:
-            raise ValueError(f"num_classes: must be at least 1; got {num_classes}. Give a positive number.")
+        check_num_classes(num_classes)
         self.config = config = settings_of(PIPNetConfig, config, settings, activation)
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         channels, height, width = find_feature_shape(backbone, in_channels, size)

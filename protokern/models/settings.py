@@ -99,6 +99,12 @@ class ModelConfig:
 Config = TypeVar("Config", bound=ModelConfig)
 
 
+def check_num_classes(num_classes: int) -> None:
+    """Raise a ValueError unless there is at least one class."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes: must be at least 1; got {num_classes}. Give a positive number.")
+
+
 def settings_of(kind: type[Config], config: Config | None, settings: Mapping[str, Any], activation: object) -> Config:
     """The settings given to a model's constructor: `config`, or one made from those given by name.
 

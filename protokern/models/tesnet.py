@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from protokern.losses import Labels, LossCoefficients, ModelLoss, class_bases, tesnet_loss
 from protokern.models.base import ModelOutput, PrototypeModel
-from protokern.models.settings import settings_of
+from protokern.models.settings import check_num_classes, settings_of
 from protokern.models.tesnet_settings import TesNetConfig
 from protokern.nn import PrototypeClassifier, UnitPrototypeLayer
 from protokern.nn.prototype_layer import Activation
@@ -71,8 +71,7 @@ class TesNet(PrototypeModel):
     ) -> None:
         super().__init__()
         config = settings_of(TesNetConfig, config, settings, activation)
-        if num_classes < 1:
-            raise ValueError(f"num_classes: must be at least 1; got {num_classes}. Give a positive number.")
+        check_num_classes(num_classes)
         num_prototypes = num_classes * config.prototypes_per_class
         self._make_parts(
             backbone,

@@ -53,7 +53,7 @@ from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
-from protokern.train.checks import check_settings
+from protokern.train.checks import check_leaves, check_settings
 from protokern.train.forecast import forecast
 from protokern.train.loop import train
 from protokern.train.optimizers import check_batches, share_batch_norms
@@ -255,6 +255,8 @@ def _make_job(
     build = build_untrained if is_resumed else build_model
     model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
     check_settings(model, config.train, len(splits.train), ranks)
+    if not is_resumed:
+        check_leaves(model, len(splits.train))
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
     if ranks.size == 1:

@@ -36,6 +36,7 @@ from protokern.storage.lock import remove_leftovers
 
 FORMAT = "protokern-checkpoint-2"
 WEIGHTS_FILE, STATE_FILE, RESUME_FILE = "model.safetensors", "state.json", "resume.safetensors"
+ENSEMBLE_FILE = "ensemble.toml"  # of a folder that names runs, see protokern.runs.ensemble
 KEPT_STAGES = ("push", "exemplars", "last_layer", "prune", "pruned_last_layer")
 NUM_NEWEST = 2
 _SLACK = 16 * 2**20  # bytes of a tensor file besides its tensors: names and classes
@@ -199,6 +200,11 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.exists():
         raise CheckpointError(f"{path}: must be a run folder or a checkpoint; it does not exist.")
+    if (path / ENSEMBLE_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: must be one run here; got the folder of an ensemble, which evaluate, explain and report take. "
+            "Give one of its members."
+        )
     latest = read_index(path).latest
     if latest is None:
         raise CheckpointError(f"{path}: must be a run folder with a checkpoint; it has none. Train first.")

@@ -13,10 +13,10 @@ import torch
 from protokern.config.run import LARGEST_CONFIG
 from protokern.errors import CheckpointError
 from protokern.models.ensemble import COMBINATIONS, Ensemble, adds_up
+from protokern.runs.checkpoints import ENSEMBLE_FILE
 from protokern.runs.open import OpenRun, check_final, open_run
 from protokern.storage.files import read_file
 
-ENSEMBLE_FILE = "ensemble.toml"
 _ALIKE = ("image_size", "channels", "grey_range")  # settings of the data without which no image is the same to all
 
 

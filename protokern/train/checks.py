@@ -40,6 +40,21 @@ def check_settings(model: PrototypeModel, config: TrainConfig, num_images: int, 
         _require(config.live_epochs == 0, "live_epochs", "0", channels, config.live_epochs)
 
 
+def check_leaves(model: PrototypeModel, num_images: int) -> None:
+    """Refuse a new tree with more leaves than there are training images: some leaf could have none.
+
+    Raises:
+        ConfigError: the tree is too deep.
+    """
+    if model.reasons != "path" or len(model.leaf_probabilities()) <= num_images:
+        return
+    depth, most = (len(model.leaf_probabilities()) - 1).bit_length(), max(num_images.bit_length() - 1, 1)
+    raise ConfigError(
+        f"model.depth: must be at most {most} for {num_images} training images, so that each of its 2 ** depth leaves "
+        f"can have one; got {depth}. Set {most}."
+    )
+
+
 def _require(holds: bool, setting: str, wanted: str, model: str, got: object) -> None:
     if not holds:
         raise ConfigError(f"train.{setting}: must be {wanted} for {model}; got {got!r}. Set it.")

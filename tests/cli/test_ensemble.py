@@ -161,6 +161,16 @@ def test_a_wrong_file_is_refused_in_one_line(
     assert message in refused(capsys, "evaluate", str(folder))
 
 
+@pytest.mark.parametrize("verb", ["push", "prune", "importance", "metrics"])
+def test_other_commands_ask_for_a_member(members: Members, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, str(members.folder)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said == [
+        f"protokern {verb}: {members.folder}: must be one run here; got the folder of an ensemble, which evaluate, "
+        "explain and report take. Give one of its members."
+    ]
+
+
 def test_strangers_are_for_single_runs(members: Members, capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, "evaluate", str(members.folder), "--strangers", str(members.first.data))
     assert "--strangers: must be left out for an ensemble; got" in error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protokern.cli.main import main
-from tests.cli.small_run import train_small
+from tests.cli.small_run import changes_of, train_small
 from tests.report.test_page import read_page
 
 SETTINGS = {
@@ -52,3 +52,13 @@ def test_other_verbs_work_on_a_tree(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["push", str(run)]) == 0
     assert main(["prune", str(run), "--keep", "0"]) in (0, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_tree_with_more_leaves_than_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "--out", str(folder), *changes_of(SETTINGS | {"model.depth": 5})]) == 2
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "protokern train: model.depth: must be at most 4 for 24 training images, so that each of its 2 ** depth leaves "
+        "can have one; got 5. Set 4."
+    ]
+    assert not folder.exists()

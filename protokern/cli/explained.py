@@ -12,9 +12,11 @@ from torch import Tensor
 from protokern.config import RunConfig
 from protokern.data.folder import describe_deep
 from protokern.report.figure import write_figure
+from protokern.report.heat_map_figure import write_heat_map_figure
 from protokern.report.page import write_explanation
 from protokern.report.text import explanation_lines
 from protokern.results.explanations import Explanation
+from protokern.results.heat_maps import HeatMapComparison
 from protokern.results.tables import explanation_table
 from protokern.runs.data import read_photographs, reading_of
 from protokern.storage.files import to_json_bytes, write_file
@@ -29,7 +31,7 @@ class Photographs:
     Attributes:
         paths: of the photographs.
         images: (C, Y, X) each.
-        names: of the page, the figure and the JSON file of each.
+        names: of the page, the figure and the JSON file of each, and of the comparison of heat maps if one is wanted.
         outputs: the folder that these may be written into.
     """
 
@@ -54,20 +56,40 @@ def read_all(args: argparse.Namespace, config: RunConfig, check_folder: Callable
         print(note)
     out = Path(args.out)
     check_folder(out)
-    names = name_outputs(paths, (".html", f".{args.format}", ".json"), longest_name(out))
+    suffixes = [".html", f".{args.format}", ".json"]
+    if args.compare_heat_maps:
+        suffixes.append(f"-heat-maps.{args.format}")
+    names = name_outputs(paths, suffixes, longest_name(out))
     outputs = claim_outputs(out, [name for of_image in names for name in of_image], by="explain", inputs=paths)
     return Photographs(paths, images, names, outputs)
 
 
-def write_all(args: argparse.Namespace, photographs: Photographs, explanations: Iterable[Explanation]) -> None:
-    """Write page, figure and JSON file of every explanation as it comes, and print its lines."""
-    for explanation, of_image in zip(explanations, photographs.names, strict=True):
+def write_all(
+    args: argparse.Namespace,
+    photographs: Photographs,
+    explanations: Iterable[Explanation],
+    compare: Callable[[Tensor, Explanation], HeatMapComparison] | None = None,
+) -> None:
+    """Write page, figure and JSON file of every explanation as it comes, and print its lines.
+
+    Args:
+        args: of the verb.
+        photographs: what was explained.
+        explanations: of each.
+        compare: makes the heat maps of an image that `--compare-heat-maps` draws.
+    """
+    for image, explanation, of_image in zip(photographs.images, explanations, photographs.names, strict=True):
         share = explanation.receptive_field.share(explanation.image.shape[:2])
         told = {"heat_map": args.heat_map, "frame": args.frame, "receptive_field_share": share}
+        lines = explanation_lines(explanation)
         with photographs.outputs.writing() as stage:
-            page, figure, table = (stage / name for name in of_image)
+            page, figure, table, *more = (stage / name for name in of_image)
             write_explanation(explanation, explanation.model_name, page)
             write_figure(explanation, figure)
             write_file(table, to_json_bytes(explanation_table(explanation) | told))
+            if more and compare is not None:
+                comparison = compare(image, explanation)
+                write_heat_map_figure(comparison, more[0])
+                lines += [f"  without {method}: {reason}" for method, reason in comparison.left_out]
         places = (f"  {photographs.outputs.folder / name}" for name in of_image)
-        print("\n".join([*explanation_lines(explanation), *places]))
+        print("\n".join([*lines, *places]))

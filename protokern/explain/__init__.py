@@ -2,8 +2,9 @@
 
 from protokern.explain.boxes import activation_box, patch_box
 from protokern.explain.collect import build_report, collect_report
+from protokern.explain.compare_heat_maps import compare_heat_maps
 from protokern.explain.framing import FRAMES, frame_explanation
-from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map
+from protokern.explain.heat_maps import HEAT_MAPS, gradient_heat_map, pixel_heat_maps
 from protokern.explain.images import explain_images
 from protokern.explain.importance import importance, local_importance
 from protokern.explain.local import explain_image
@@ -40,6 +41,7 @@ __all__ = [
     "choose_modifications",
     "class_thresholds",
     "collect_report",
+    "compare_heat_maps",
     "explain_image",
     "explain_images",
     "find_neighbours",
@@ -49,6 +51,7 @@ __all__ = [
     "importance",
     "local_importance",
     "patch_box",
+    "pixel_heat_maps",
     "sufficient_frame",
     "sufficient_frames",
     "view_neighbours",

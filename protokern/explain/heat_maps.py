@@ -1,12 +1,12 @@
-"""Heat maps by gradients: which pixels change the similarity of a prototype to the patch that was nearest to it.
+"""Heat maps of pixels: which ones the similarity of a prototype to the patch that was nearest to it depends on.
 
-They are zero outside of the patch's receptive field; upsampled activation maps are not. Captum computes the gradients.
+This file has the table of methods and the two by gradients, which captum computes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protokern.explain.masked_maps import occlusion_maps, rise_maps
 from protokern.explain.packages import import_extra
+from protokern.explain.relevance import check_layers, relevance_maps
+from protokern.explain.similarity import Place
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 
-HEAT_MAPS = ("upsample", "gradient", "smoothgrad")
+GRADIENTS = ("gradient", "smoothgrad")
 SAMPLES, NOISE = 25, 0.15
 _BATCH = 5
 
@@ -65,7 +68,7 @@ def gradient_heat_map(
     Source: Simonyan et al. 2014 (gradient); Smilkov et al. 2017 (SmoothGrad).
     """
     _check(model, prototype, method, samples, noise)
-    attribution = _captum()
+    attribution = import_extra("captum.attr", f"heat maps by '{method}'")
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         pixels = image.detach().to(model.device, model.dtype, copy=True)[None].requires_grad_()
         similarity = _Similarity(model, prototype, patch)
@@ -94,10 +97,6 @@ def _mean_gradient(
         abs=False,
     )
     return mean
-
-
-def _captum() -> ModuleType:
-    return import_extra("captum.attr", "heat maps by 'gradient' and 'smoothgrad'")
 
 
 class _Similarity:
@@ -142,24 +141,67 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-def check_heat_map(heat_map: str) -> None:
-    """Raise unless `heat_map` is one of HEAT_MAPS and can be computed here.
+def _gradient_maps(method: str) -> Callable[[PrototypeModel, Tensor, Sequence[Place]], list[np.ndarray]]:
+    def maps(model: PrototypeModel, image: Tensor, places: Sequence[Place]) -> list[np.ndarray]:
+        return [gradient_heat_map(model, image, *place, method=method) for place in places]
+
+    return maps
+
+
+# From a model, an image (C, Y, X) and places to a map (Y, X) float32, >= 0, for each place.
+METHODS = {
+    **{method: _gradient_maps(method) for method in GRADIENTS},
+    "occlusion": occlusion_maps,
+    "rise": rise_maps,
+    "prp": relevance_maps,
+}
+HEAT_MAPS = ("upsample", *METHODS)
+_NEEDED = {"gradient": "captum.attr", "smoothgrad": "captum.attr", "prp": "zennit.attribution"}
+
+
+def pixel_heat_maps(model: PrototypeModel, image: Tensor, places: Sequence[Place], method: str) -> list[np.ndarray]:
+    """Which pixels the similarity of some prototypes to one patch each depends on.
+
+    Args:
+        model: any prototype model.
+        image: (C, Y, X) in [0, 1].
+        places: prototypes and their patches.
+        method: "gradient" or "smoothgrad", see `gradient_heat_map`; "occlusion" or "rise", which hide parts of the
+            image, see `protokern.explain.masked_maps`; "prp", see `protokern.explain.relevance`.
+
+    Returns:
+        For each place (Y, X) float32, >= 0.
 
     Raises:
-        ValueError: `heat_map` is unknown.
-        MissingPackageError: captum is not installed.
+        ValueError: the method is unknown, a patch is outside of the grid, or the method has no rule for a layer.
+        MissingPackageError: the method's package is not installed.
+    """
+    check_heat_map(method)
+    if method not in METHODS:
+        raise ValueError(f"method: must be one of {', '.join(METHODS)}; got {method!r}. Choose one of them.")
+    return METHODS[method](model, image, places)
+
+
+def check_heat_map(heat_map: str, model: PrototypeModel | None = None) -> None:
+    """Raise unless `heat_map` is one of HEAT_MAPS and can be computed here, and for `model` if one is given.
+
+    Raises:
+        ValueError: `heat_map` is unknown, or does not know a layer of the model.
+        MissingPackageError: its package is not installed.
     """
     if heat_map not in HEAT_MAPS:
         raise ValueError(f"heat_map: must be one of {', '.join(HEAT_MAPS)}; got {heat_map!r}. Choose one of them.")
-    if heat_map != "upsample":
-        _captum()
+    if heat_map in _NEEDED:
+        import_extra(_NEEDED[heat_map], f"heat maps by '{heat_map}'")
+    if heat_map == "prp" and model is not None:
+        check_layers(model)
 
 
 def _check(model: PrototypeModel, prototype: int, method: str, samples: int, noise: float) -> None:
     if not 0 <= prototype < model.num_prototypes:
         raise ValueError(f"prototype: must be from 0 to {model.num_prototypes - 1}; got {prototype}.")
-    if method not in HEAT_MAPS[1:]:
-        raise ValueError(f"method: must be {' or '.join(HEAT_MAPS[1:])}; got {method!r}. Choose one of them.")
+    if method not in GRADIENTS:
+        raise ValueError(f"method: must be {' or '.join(GRADIENTS)}; got {method!r}. Choose one of them.")
     if samples < 1:
         raise ValueError(f"samples: must be at least 1; got {samples}.")
     if not (math.isfinite(noise) and noise >= 0):

@@ -59,9 +59,9 @@ def explain_images(
         CheckpointError: the classes of the run still choose their prototypes.
         ValueError: `heat_map` is unknown.
         DataError: a photograph cannot be read.
-        MissingPackageError: `heat_map` needs captum, and it is not installed.
+        MissingPackageError: the package of `heat_map` is not installed.
     """
-    check_heat_map(heat_map)
+    check_heat_map(heat_map, run.model)
     check_final(run)
     read = [one if isinstance(one, Tensor) else read_photographs(run.config, [Path(one)])[0] for one in images]
     own_names = [f"image {k}" if isinstance(one, Tensor) else Path(one).name for k, one in enumerate(images)]

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from protokern.explain.boxes import cell_box, find_boxes
-from protokern.explain.heat_maps import check_heat_map, gradient_heat_map
+from protokern.explain.heat_maps import check_heat_map, pixel_heat_maps
 from protokern.explain.paths import follow_path
 from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.scores import add_scores
 from protokern.explain.shown import Explanation
+from protokern.explain.similarity import Place
 from protokern.models.base import Decision, ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 from protokern.results.explanations import ClassExplanation, Evidence, softmax
-from protokern.results.places import LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.places import Box, LazyPicture, PatchView, ReceptiveField, SeenPicture
 from protokern.results.prototypes import ClassWeight, Prototype
 
 EXPLAINED_CLASSES = 3
@@ -48,8 +49,8 @@ def explain_image(
         classes: classes to explain in detail; None: the three with the highest logits.
         also: without `classes`, classes that take the last of the three places, such as the right class.
         receptive_field: from an earlier explanation of an image of this size; None: computed here.
-        heat_map: "upsample": the activation at every patch, as in the paper; "gradient" or "smoothgrad": the pixels
-            that change the similarity, within the receptive field.
+        heat_map: "upsample": the activation at every patch, as in the paper; another of HEAT_MAPS: the pixels that
+            the similarity depends on, within the receptive field.
 
     Returns:
         Explanation; the points of all prototypes for a class sum to its logit, to the rounding of float32, or to its
@@ -58,13 +59,14 @@ def explain_image(
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
-            the choices of the model are soft, so that prototypes have no weights yet; `heat_map` is unknown.
-        MissingPackageError: `heat_map` needs captum, and it is not installed.
+            the choices of the model are soft, so that prototypes have no weights yet; `heat_map` is unknown, or
+            does not know a layer of the model.
+        MissingPackageError: the package of `heat_map` is not installed.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
     _check(model, image, top, {"classes": classes or (), "also": also})
-    check_heat_map(heat_map)
+    check_heat_map(heat_map, model)
     picture = to_picture(image)
     image = image.to(model.device, model.dtype)
     with evaluating(model):
@@ -79,7 +81,7 @@ def explain_image(
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
     if heat_map != "upsample":
-        views = [show_gradient(model, image, view, heat_map) for view in views]
+        views = show_pixels(model, image, views, heat_map)
     seen = {
         j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
     }
@@ -287,18 +289,22 @@ def view_patches(
     return views
 
 
-def show_gradient(model: PrototypeModel, image: Tensor, view: PatchView, method: str) -> PatchView:
-    """A view with a heat map by "gradient" or "smoothgrad" instead of the upsampled one; the boxes stay.
+def show_pixels(model: PrototypeModel, image: Tensor, views: Sequence[PatchView], method: str) -> list[PatchView]:
+    """Views of one image with heat maps of pixels, see `pixel_heat_maps`, for the upsampled ones; the boxes stay."""
+    places = [Place(view.prototype, view.patch) for view in views]
+    return [
+        replace(view, heat_map=_within(view.receptive_field_box, whole))
+        for view, whole in zip(views, pixel_heat_maps(model, image, places, method), strict=True)
+    ]
 
-    Raises:
-        ValueError: `method` is unknown.
-        MissingPackageError: captum is not installed.
-    """
-    whole = gradient_heat_map(model, image, view.prototype, view.patch, method=method)
-    y0, x0, y1, x1 = view.receptive_field_box
-    inside = np.zeros_like(whole)  # some convolutions on CUDA leave rounding errors outside
-    inside[y0:y1, x0:x1] = whole[y0:y1, x0:x1]
-    return replace(view, heat_map=inside)
+
+def _within(box: Box, heat_map: np.ndarray) -> np.ndarray:
+    """A heat map with zeros outside of a box: no pixel there can matter, but masks are wider, and some convolutions on
+    CUDA leave rounding errors."""
+    inside = np.zeros_like(heat_map)
+    y0, x0, y1, x1 = box
+    inside[y0:y1, x0:x1] = heat_map[y0:y1, x0:x1]
+    return inside
 
 
 def _check(model: PrototypeModel, image: Tensor, top: int, classes: Mapping[str, Sequence[int]]) -> None:

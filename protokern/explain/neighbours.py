@@ -13,7 +13,7 @@ from torch import Tensor
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.heat_maps import check_heat_map
-from protokern.explain.local import show_gradient, view_patches
+from protokern.explain.local import show_pixels, view_patches
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.inputs.loaders import ShownImages
 from protokern.inputs.sources import SplitFeatures
@@ -157,9 +157,9 @@ def view_neighbours(
 
     Raises:
         ValueError: a prototype is out of range, or `heat_map` is unknown.
-        MissingPackageError: `heat_map` needs captum, and it is not installed.
+        MissingPackageError: the package of `heat_map` is not installed.
     """
-    check_heat_map(heat_map)
+    check_heat_map(heat_map, model)
     shown = _by_image(neighbours, prototypes)
     return _views_in_images(model, dataset, neighbours.patch, shown, receptive_field, heat_map, batch_size)
 
@@ -203,7 +203,7 @@ def _views_in_images(
         with evaluating(model):
             field = find_receptive_field(model.features, first.to(model.device, model.dtype))
     for rank, index, view in _views(model, features, patch, shown, first.shape[1:], field, batch_size):
-        seen = view if heat_map == "upsample" else show_gradient(model, pixels[index], view, heat_map)
+        seen = view if heat_map == "upsample" else show_pixels(model, pixels[index], [view], heat_map)[0]
         yield NeighbourView(rank, index, pixels[index], seen)
 
 

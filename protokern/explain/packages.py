@@ -7,7 +7,7 @@ from types import ModuleType
 from protokern.errors import import_optional
 
 # Names for pip of the packages of the extra `explain`.
-_NAMES = {"captum": "captum", "cv2": "opencv-python-headless"}
+_NAMES = {"captum": "captum", "cv2": "opencv-python-headless", "zennit": "zennit"}
 
 
 def import_extra(module: str, needed_for: str) -> ModuleType:

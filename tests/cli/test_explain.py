@@ -62,6 +62,16 @@ def test_a_page_a_figure_and_a_table_for_every_image(
         assert "http" not in html.replace("data:image", "")
 
 
+def test_heat_maps_are_compared_on_wish(pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = pushed.data / "test" / CLASSES[0] / "0.png"
+    out = tmp_path / "out"
+    assert main(["explain", str(pushed.folder), str(photo), "--out", str(out), "--compare-heat-maps"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [LISTING, "0.html", "0.json", "0.png", "0-heat-maps.png"]
+    )
+    assert str(out / "0-heat-maps.png") in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore:model. no class uses the prototypes")
 def test_a_pool_is_explained_with_the_classes_that_share_a_prototype_and_its_slots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

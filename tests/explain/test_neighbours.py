@@ -181,6 +181,6 @@ def test_bad_arguments_are_refused() -> None:
         find_neighbours(small_pool(is_hard=False), loader_of(train), loader_of(train))
     found = find_neighbours(model, loader_of(train), loader_of(train), k=1)
     with pytest.raises(ValueError, match="heat_map: must be one of"):
-        view_neighbours(model, train, found.test, heat_map="prp")
+        view_neighbours(model, train, found.test, heat_map="lime")
     with pytest.raises(ValueError, match="prototypes: must be from 0 to 11; got 12"):
         view_neighbours(model, train, found.test, prototypes=[12])

@@ -79,6 +79,24 @@ def lock_run(folder: Path) -> Iterator[None]:
         os.close(descriptor)  # which frees the lock
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock of a run folder; False where there are no locks.
+
+    It asks by a shared lock, which it holds for a moment.
+    """
+    try:
+        descriptor = open_itself(folder / LOCK_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _lock(descriptor: int, folder: Path) -> None:
     try:
         is_free = take_lock(descriptor, of_process=True)

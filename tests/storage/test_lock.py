@@ -13,7 +13,7 @@ from protokern.cli.main import main
 from protokern.errors import CheckpointError
 from protokern.storage import lock
 from protokern.storage.files import write_folder
-from protokern.storage.lock import LOCK_FILE, lock_run
+from protokern.storage.lock import LOCK_FILE, is_locked, lock_run
 
 # Takes the lock as the package does, without the seconds that the import of torch would take.
 HOLDER = """
@@ -46,8 +46,10 @@ def test_a_second_process_is_told_who_is_at_work_until_the_kernel_frees_the_lock
     message = r"must be written by one process at a time; process 4711 on elsewhere is at work on it\. Wait"
     with pytest.raises(CheckpointError, match=message), lock_run(tmp_path):
         pytest.fail("two processes hold the lock")
+    assert is_locked(tmp_path)
     holder.kill()  # its worker lives on and does not hold the lock
     holder.wait()
+    assert not is_locked(tmp_path)
     with lock_run(tmp_path):
         assert (tmp_path / LOCK_FILE).read_text() == f"process {os.getpid()} on {lock.socket.gethostname()}\n"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 
 from protokern.cli.main import main
@@ -57,3 +60,35 @@ def test_the_demo_tells_its_numbers_and_paints_a_bird(tmp_path: Path) -> None:
     assert re.fullmatch("at the end" + numbers, at_the_end)
     with Image.open(bird) as image:
         assert image.size == (32, 32)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna is not installed")
+def test_optuna_searches_settings_on_stored_features(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 1)):
+        for k, name in enumerate(("dark", "light")):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(128 * k, 128 * (k + 1), (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    fixed = [
+        "model.backbone=tiny",
+        "model.weights=none",
+        "model.salience=0",
+        "model.salience_stage=none",
+        "data.image_size=32",
+    ]
+    output = run_example(
+        "examples/tune_with_optuna.py",
+        str(tmp_path),
+        *("--trials", "7", "--epochs", "3"),
+        *(word for change in [*fixed, "train.batch_size=4"] for word in ("--set", change)),
+    )
+    assert re.search(r"^7 trials, \d of them given up early$", output, flags=re.MULTILINE)
+    rows = re.findall(r"^ +\d+ +([\d.]+)%  .*$", output, flags=re.MULTILINE)
+    assert [float(row) for row in rows] == sorted(map(float, rows), reverse=True)
+    command = output.strip().splitlines()[-1].split()
+    assert command[:5] == ["protokern", "train", "--recipe", "quick", "--data"]
+    assert command[5] == str(tmp_path)
+    assert "train.weight_decay" in output

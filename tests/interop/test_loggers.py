@@ -58,7 +58,9 @@ class Writer:
     made: list[Writer]
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.numbers, self.texts, self.is_closed = folder, [], [], False
+        self.folder, self.is_closed = folder, False
+        self.numbers: list[tuple[str, float, int]] = []
+        self.texts: list[tuple[str, str, int]] = []
         self.made.append(self)
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:

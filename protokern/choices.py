@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-# Also the rows of `protokern.models.registry`.
-MODEL_NAMES = ("protopnet", "protopool", "prototree", "tesnet", "pipnet")
 ActivationName = Literal["log", "linear", "exp", "cosine", "exp_root"]
 ACTIVATIONS: tuple[ActivationName, ...] = get_args(ActivationName)
 MetricName = Literal["sqeuclidean", "cosine", "dot"]

@@ -62,7 +62,7 @@ def class_sum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[Prototy
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         module = importlib.import_module("page_class_sum")
-        patch.setitem(MODELS, "class_sum", module.ClassSum)
+        patch.setitem(MODELS._rows, "class_sum", "page_class_sum:ClassSum")
         yield module.ClassSum
     del sys.modules["page_class_sum"]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from protokern.choices import MODEL_NAMES
 from protokern.losses import Labels, LossCoefficients
 from protokern.models import MODELS, ProtoPNet, PrototypeModel
 from protokern.models.base import vectors_of
+from protokern.models.configurations import find_configuration
 from protokern.models.feature_shape import find_feature_shape
 from protokern.nn import PrototypeLayer
 from tests.models.contract import PointsContract
@@ -62,8 +65,25 @@ def test_every_model_has_a_contract_test():
     assert list(MODELS) == ["protopnet", "protopool", "prototree", "tesnet", "pipnet"]
 
 
-def test_the_names_of_all_models_are_known_without_torch():
-    assert tuple(MODELS) == MODEL_NAMES
+def test_names_and_settings_of_all_models_are_known_without_torch():
+    script = (
+        "import sys; from protokern.models.configurations import all_configurations as found; "
+        "print(*(f'{name}={owner.__name__}' for name, owner in found().items()), 'torch' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert printed == [*(f"{name}={kind.Config.__name__}" for name, kind in MODELS.items()), "False"]
+
+
+def test_a_program_adds_and_removes_a_model():
+    assert "mine" not in MODELS
+    MODELS["mine"] = ProtoPNet
+    assert MODELS["mine"] is ProtoPNet
+    assert MODELS.light_settings_of("mine") is None
+    assert find_configuration("mine") is ProtoPNet.Config
+    del MODELS["mine"]
+    assert find_configuration("mine") is None
+    with pytest.raises(KeyError, match="mine"):
+        _ = MODELS["mine"]
 
 
 def conv_net(channels: int = 6) -> nn.Sequential:

@@ -26,6 +26,7 @@ VERBS = {
         "heads": "the heads of TesNet and ProtoTree against the released formulas",
         "black-box": "trains a plain classifier with a recipe's backbone and budget, and stores its accuracy",
         "weights": "what weights of the patches cost a call",
+        "metrics": "the search by squared distance, cosine and dot product",
     },
     "pages": {
         "tables": "the tables of README and docs from the stored rows",

@@ -43,7 +43,8 @@ class AccuracyRow:
     Attributes:
         config: the file of examples/configs that was trained, without its ending; with ", fine-tuned" where the weights
             of the backbone came from a file, ", stage N" for an earlier stage of it, and ", plain salience" without the
-            recipe's `model.salience_stage`. Or "black box", see benchmarks/scenarios/black_box.py.
+            recipe's `model.salience_stage`; with ", frozen" where an earlier version of the file left the backbone as
+            it was. Or "black box", see benchmarks/scenarios/black_box.py.
         joint: before the push, of the last epoch of a model without a push, or of a black box; None for a model that
             makes its choices final before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.

@@ -28,6 +28,7 @@ FRAMES = RESULTS / "frames.csv"
 BACKBONE = RESULTS / "backbone.csv"
 SEARCH = RESULTS / "search.csv"
 WEIGHTS = RESULTS / "weights.csv"
+METRICS = RESULTS / "metrics.csv"
 DEVICE = RESULTS / "device.csv"
 Row = TypeVar("Row", bound="DataclassInstance")
 

@@ -336,3 +336,24 @@ class WeightRow(Measurement):
     p50_ms: float
     p80_ms: float
     slower_than_none: float
+
+
+@dataclass(frozen=True)
+class MetricRow(Measurement):
+    """`min_distance` with one metric.
+
+    Attributes:
+        mode: "fwd", or "full" for forward and backward with both gradients.
+        speed_of_cosine: 20th percentile of the cosine over that of this metric, from the same rounds.
+    """
+
+    case: str
+    mode: str
+    backend: str
+    metric: str
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    speed_of_cosine: float

@@ -16,6 +16,7 @@ from benchmarks.pages.results import (
     HEADS,
     IMPORTANCE,
     LAST_LAYER,
+    METRICS,
     POOL,
     PUSH,
     REPORT,
@@ -30,6 +31,7 @@ from benchmarks.pages.scenario_rows import (
     HeadRow,
     ImportanceRow,
     LastLayerRow,
+    MetricRow,
     PoolRow,
     PushRow,
     ReportRow,
@@ -225,6 +227,20 @@ def head_table(rows: Sequence[HeadRow]) -> str:
     return "\n".join(lines)
 
 
+def metric_table(rows: Sequence[MetricRow]) -> str:
+    """Case by case, the metrics in the order they were stored."""
+    lines = [
+        "| `min_distance` | threads | metric | median | speed of the cosine |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        backward = "" if row.mode == "fwd" else " + backward"
+        what = f"{row.case}, forward{backward}, {row.isa}{'' if row.quiet else BUSY_MARK}"
+        cells = [what, str(row.threads), row.metric, f"{row.p50_ms:.4g} ms", f"{row.speed_of_cosine:.2f} x"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Part:
     """A section of a page: one scenario.
@@ -248,6 +264,9 @@ ON_BENCHMARKS = (
     Part(DEVICE, DeviceRow, "Networks on a CUDA device", ("device", "task", "precision", "backend"), device_table),
     Part(POOL, PoolRow, "The head of ProtoPool", ("device", "case", "threads", "provider"), pool_table),
     Part(HEADS, HeadRow, "The heads of TesNet and ProtoTree", ("device", "case", "threads", "provider"), head_table),
+    Part(
+        METRICS, MetricRow, "Metrics", ("device", "isa", "case", "mode", "backend", "metric", "threads"), metric_table
+    ),
     Part(
         IMPORTANCE,
         ImportanceRow,

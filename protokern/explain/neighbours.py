@@ -13,8 +13,8 @@ from torch import Tensor
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.heat_maps import check_heat_map
-from protokern.explain.local import show_gradient, view_patches
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.views import show_gradient, view_patches
 from protokern.inputs.loaders import ShownImages
 from protokern.inputs.sources import SplitFeatures
 from protokern.models.base import Given, PrototypeModel

@@ -160,3 +160,8 @@ class SeenPicture:
     receptive_field_box: PixelBox
     cell: PixelBox | None = None
     proof: SufficientFrame | None = None
+
+    @property
+    def sees_part(self) -> bool:
+        """Whether the patch depends on less than the whole picture."""
+        return tuple(self.receptive_field_box) != (0, 0, *self.image.shape[:2])

@@ -7,16 +7,19 @@ from protokern.deferred import defer
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "LogitsOnly": "protokern.models.wrapped",
     "MinDistance": "protokern.kernels",
     "PrototypePool": "protokern.kernels",
     "TopKPool": "protokern.kernels",
     "available_backends": "protokern.kernels",
     "distance_at": "protokern.kernels",
     "distance_map": "protokern.kernels",
+    "load": "protokern.nets",
     "mean_activation": "protokern.kernels",
     "min_distance": "protokern.kernels",
     "prototype_pool": "protokern.kernels",
     "topk_pool": "protokern.kernels",
+    "wrap": "protokern.nets",
 }
 
 __all__ = ["__version__", *_PUBLIC]

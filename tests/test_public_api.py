@@ -18,16 +18,19 @@ def run_python(code: str) -> str:
 def test_the_public_names() -> None:
     assert set(protokern.__all__) == {
         "__version__",
+        "LogitsOnly",
         "MinDistance",
         "PrototypePool",
         "TopKPool",
         "available_backends",
         "distance_at",
         "distance_map",
+        "load",
         "mean_activation",
         "min_distance",
         "prototype_pool",
         "topk_pool",
+        "wrap",
     }
 
 

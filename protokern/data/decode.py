@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from protokern.data.grey import AUTO, GreyRange, Values, check_grey_range, ends_of
-from protokern.data.orientation import ORIENTATION_TAG, SWAPS_AXES, UPRIGHT
+from protokern.data.orientation import ORIENTATION_TAG, UPRIGHT, to_size
 from protokern.data.pixel_limit import MAX_PIXELS, TooLargeError, limit_in_words, pillow_allows
 from protokern.data.pixels import MOST_BANDS, check_channels, is_deep, layers_of, to_display, values_of
 from protokern.data.signatures import HEAD_BYTES, RAW_SUFFIXES, describe_content, is_heic
@@ -149,22 +149,14 @@ def read_pixels(
     Raises:
         UnreadableImageError: missing, empty, not an image, damaged, truncated or too large.
     """
-    rows, columns = size
     try:
         with pillow_allows(options.max_pixels), _open_checked(path, options.max_pixels, content) as image:
             # A JPEG is decoded at 1/2, 1/4 or 1/8 if that has enough pixels; other formats ignore this.
             image.draft(image.mode, (max(size), max(size)))
             layers = layers_of(image, options.channels, options.grey_range, partial(_open, path, content))
-            orientation = _orientation(image)  # read last: a PNG decodes to find it, and must fail above
-            if orientation in SWAPS_AXES:
-                rows, columns = columns, rows
-            layers = [layer.resize((columns, rows), Image.Resampling.BILINEAR) for layer in layers]
+            return to_size(layers, size, orientation_of(image))  # read last: a PNG decodes to find it
     except _DAMAGE as error:
         raise UnreadableImageError(path, _reason(path, error, content)) from error
-    turn = UPRIGHT.get(orientation)
-    arrays = [np.asarray(layer if turn is None else layer.transpose(turn)) for layer in layers]
-    pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2)
-    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def read_photo(
@@ -253,7 +245,7 @@ def read_orientation(path: Path, *, content: bytes | None = None) -> int:
     """
     try:
         with pillow_allows(_ANY_PIXELS), _open(path, content) as image:
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
     except _DAMAGE:
         return 1
     return orientation if orientation in UPRIGHT else 1
@@ -361,7 +353,7 @@ def _size_of_file(path: Path) -> int:
     return status.st_size
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation; 1 (upright) if the metadata is damaged: viewers show such a photograph as stored."""
     try:
         return int(image.getexif().get(ORIENTATION_TAG, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -16,6 +18,25 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def to_size(layers: Sequence[Image.Image], size: tuple[int, int], orientation: int) -> np.ndarray:
+    """The layers of a stored image, upright and resized with an antialiased bilinear filter.
+
+    Args:
+        layers: images of one size, each with one or several channels.
+        size: rows and columns of the result.
+        orientation: as stored.
+
+    Returns:
+        (Y, X, C), the channels of all layers.
+    """
+    rows, columns = upright_size(size, orientation)
+    turn = UPRIGHT.get(orientation)
+    resized = [layer.resize((columns, rows), Image.Resampling.BILINEAR) for layer in layers]
+    arrays = [np.asarray(layer if turn is None else layer.transpose(turn)) for layer in resized]
+    pixels = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=2)
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

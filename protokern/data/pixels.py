@@ -140,12 +140,22 @@ def _deep_layers(
     image: Image.Image, channels: int, grey_range: GreyRange, reopened: Callable[[], Image.Image]
 ) -> Sequence[np.ndarray]:
     values, opacity = _deep_array(image, reopened)
-    scaled = _scale(values, grey_range, is_float=image.mode == "F")  # (Y, X, 1 or 3)
+    return spread(_scale(values, grey_range, is_float=image.mode == "F"), opacity, channels)
+
+
+def spread(values: np.ndarray, opacity: np.ndarray | None, channels: int) -> list[np.ndarray]:
+    """Grey or RGB values in the channels of a run, (Y, X) float32 in [0, 1] each.
+
+    Args:
+        values: (Y, X, 1 or 3) in [0, 1].
+        opacity: (Y, X) in [0, 1]; None: opaque.
+        channels: 1 to 4.
+    """
     if channels not in WITH_OPACITY and opacity is not None:
-        scaled = scaled * opacity[..., None] + (1 - opacity[..., None])
-    if channels <= 2 and scaled.shape[2] == 3:
-        scaled = (scaled @ np.array(LUMA, dtype=np.float32))[..., None]
-    layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in np.moveaxis(scaled, 2, 0)]
+        values = values * opacity[..., None] + (1 - opacity[..., None])
+    if channels <= 2 and values.shape[2] == 3:
+        values = (values @ np.array(LUMA, dtype=np.float32))[..., None]
+    layers = [np.ascontiguousarray(layer, dtype=np.float32) for layer in np.moveaxis(values, 2, 0)]
     if channels >= 3 and len(layers) == 1:
         layers *= 3
     if channels in WITH_OPACITY:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from protokern.errors import MissingPackageError
 from protokern.explain.heat_maps import HEAT_MAPS, check_heat_map
-from protokern.explain.local import see, show_pixels
 from protokern.explain.pictures import to_picture
 from protokern.explain.relevance import NoRuleError
+from protokern.explain.views import see, with_heat_map
 from protokern.models.base import PrototypeModel
 from protokern.results.explanations import Explanation
 from protokern.results.heat_maps import HeatMapComparison, HeatMapRow
@@ -51,7 +51,7 @@ def compare_heat_maps(
         except (MissingPackageError, NoRuleError) as error:
             left_out.append((method, str(error)))
             continue
-        mapped = views if method == "upsample" else show_pixels(model, image, views, method)
+        mapped = with_heat_map(model, image, views, method)
         columns[method] = [see(picture, view, method).heat for view in mapped]
     rows = (
         HeatMapRow(

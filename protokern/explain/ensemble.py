@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
@@ -18,8 +18,9 @@ from protokern.explain.local import EXPLAINED_CLASSES
 from protokern.explain.neighbours import NEIGHBOURS, add_neighbours
 from protokern.explain.prototype_frames import other_image
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
-from protokern.explain.shown import Explanation, Report
+from protokern.explain.shown import Explanation, Looked, Report
 from protokern.inputs.loaders import ordered_loader
+from protokern.results.contrast import ContrastRow
 from protokern.results.explanations import ClassExplanation, Evidence, softmax
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import Prototype
@@ -130,7 +131,40 @@ def _added(
         is_focal=any(part.is_focal for part in parts),
         is_salient=any(part.is_salient for part in parts),
         is_projected=any(part.is_projected for part in parts),
+        sight=_SightOfAll(tuple(part.sight for part in parts if part.sight is not None), tuple(starts), ensemble.names),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _SightOfAll:
+    """An image as all members saw it; prototypes are numbered through.
+
+    Attributes:
+        sights: of every member.
+        starts: the number of each member's first prototype.
+        names: of the members.
+    """
+
+    sights: tuple[Looked, ...]
+    starts: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def bias(self) -> np.ndarray:
+        """(K,)."""
+        total: np.ndarray = np.sum([sight.bias for sight in self.sights], axis=0)
+        return total
+
+    def rows(self, prototypes: Sequence[int], a: int, b: int) -> tuple[ContrastRow, ...]:
+        """As `Sight.rows`."""
+        member = np.searchsorted(self.starts, prototypes, side="right") - 1
+        found: dict[int, ContrastRow] = {}
+        for place in sorted(set(member.tolist())):
+            start = self.starts[place]
+            own = [j - start for j, at in zip(prototypes, member.tolist(), strict=True) if at == place]
+            for j, row in zip(own, self.sights[place].rows(own, a, b), strict=True):
+                found[j + start] = replace(row, evidence=_renumbered(row.evidence, start, self.names[place]))
+        return tuple(found[j] for j in prototypes)
 
 
 def _renumbered(one: Evidence, start: int, member: str) -> Evidence:
@@ -220,20 +254,34 @@ def collect_together(
         explanations.append(
             explain_together(ensemble, image, name, files=files, true_class=label, frame=frame, splits=splits)
         )
+    return replace(
+        describe_together(ensemble, files, frame),
+        prototypes=_cards(ensemble, splits, files, num_neighbours, frame),
+        explanations=tuple(explanations),
+        confusion=Confusion(counts=counts.numpy()),
+        scores=score_classes(counts),
+        facts=_facts(ensemble, splits),
+    )
+
+
+def describe_together(ensemble: OpenEnsemble, files: Files, frame: str = "sufficient") -> Report:
+    """What the page of an ensemble shows without data: the prototypes of all members.
+
+    Args:
+        ensemble: whose members they are of.
+        files: of `member_files`.
+        frame: as in `drawn_box`.
+    """
     layers = [run.model.prototype_layer for run in ensemble.members]
     return Report(
         title=ensemble.folder.resolve().name,
         classes=ensemble.classes,
-        prototypes=_cards(ensemble, splits, files, num_neighbours, frame),
+        prototypes=_cards(ensemble, None, files, 0, frame),
         is_focal=any(run.model.is_focal for run in ensemble.members),
         is_salient=any(layer.norm_as_weight for layer in layers),
         is_projected=any(layer.is_projected for layer in layers),
         shows_distance=all(layer.shows_distance for layer in layers),
-        explanations=tuple(explanations),
-        confusion=Confusion(counts=counts.numpy()),
-        scores=score_classes(counts),
         notes=(_say_members(ensemble),),
-        facts=_facts(ensemble, splits),
     )
 
 
@@ -250,12 +298,12 @@ def _answers(ensemble: OpenEnsemble, splits: RunData, progress: Progress) -> Pre
 
 
 def _cards(
-    ensemble: OpenEnsemble, splits: RunData, files: Files, num_neighbours: int, frame: str
+    ensemble: OpenEnsemble, splits: RunData | None, files: Files, num_neighbours: int, frame: str
 ) -> tuple[Prototype, ...]:
     cards: list[Prototype] = []
     for run, own, start, name in zip(ensemble.members, files, _starts(ensemble), ensemble.names, strict=True):
         of_member = describe_prototypes(run.model, run.classes, own, frame)
-        if own is not None and num_neighbours:
+        if own is not None and splits is not None and num_neighbours:
             features = RunFeatures.of(run, find_inputs(run, splits))
             of_member = add_neighbours(of_member, run, splits, features, own, num_neighbours, frame)
         cards += [_card_of(card, start, name) for card in of_member]

@@ -22,6 +22,12 @@ FRAMES = ("sufficient", "grid", "paper")
 FrameOf = Callable[[Tensor, int, tuple[int, int]], Box | None]
 
 
+def check_frame(frame: str) -> None:
+    """Raise a ValueError unless `frame` is one of FRAMES."""
+    if frame not in FRAMES:
+        raise ValueError(f"frame: must be one of {', '.join(FRAMES)}; got {frame!r}. Choose one of them.")
+
+
 class Boxes(Protocol):
     """The boxes of a prototype in an image."""
 

@@ -16,6 +16,7 @@ from protokern.explain.local import explain_image
 from protokern.explain.prototype_frames import frame_prototypes, other_image
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.shown import Explanation
+from protokern.explain.sight import Sight
 from protokern.models.base import PrototypeModel
 from protokern.results import explanations as results
 from protokern.results.explanations import ClassExplanation
@@ -180,4 +181,7 @@ def with_prototypes(explanation: OfImage, prototypes: Sequence[Prototype]) -> Of
         )
         for one in explanation.classes
     )
-    return replace(explanation, classes=tuple(classes))
+    changed = replace(explanation, classes=tuple(classes))
+    if isinstance(changed, Explanation) and isinstance(changed.sight, Sight):
+        return replace(changed, sight=replace(changed.sight, cards=tuple(prototypes)))
+    return changed

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from protokern.explain.boxes import cell_box, find_boxes
-from protokern.explain.heat_maps import check_heat_map, pixel_heat_maps
+from protokern.explain.heat_maps import check_heat_map
 from protokern.explain.paths import follow_path
-from protokern.explain.pictures import make_visible, overlay_heat, to_picture, upsample
+from protokern.explain.pictures import to_picture
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.scores import add_scores
 from protokern.explain.shown import Explanation
-from protokern.explain.similarity import Place
+from protokern.explain.sight import Sight
+from protokern.explain.views import see, view_patches, with_heat_map
 from protokern.models.base import Decision, ModelOutput, PrototypeModel
 from protokern.nn import evaluating
 from protokern.results.explanations import ClassExplanation, Evidence, softmax
-from protokern.results.places import Box, LazyPicture, PatchView, ReceptiveField, SeenPicture
+from protokern.results.places import PatchView, ReceptiveField, SeenPicture
 from protokern.results.prototypes import ClassWeight, Prototype
 
 EXPLAINED_CLASSES = 3
@@ -59,14 +57,12 @@ def explain_image(
 
     Raises:
         ValueError: the image is not (C, Y, X) or gives features that are not finite; `top` or a class is out of range;
-            the choices of the model are soft, so that prototypes have no weights yet; `heat_map` is unknown, or
-            does not know a layer of the model.
+            the choices of the model are soft, so that prototypes have no weights yet; see `check_heat_map`.
         MissingPackageError: the package of `heat_map` is not installed.
 
     Source: Chen et al. 2019, section 2.4 and local_analysis.py of cfchen-duke/ProtoPNet.
     """
-    _check(model, image, top, {"classes": classes or (), "also": also})
-    check_heat_map(heat_map, model)
+    _check(model, image, top, {"classes": classes or (), "also": also}, heat_map)
     picture = to_picture(image)
     image = image.to(model.device, model.dtype)
     with evaluating(model):
@@ -80,14 +76,16 @@ def explain_image(
         shown = {k: _shown(k, every, path, top, is_answer=k == int(logits.argmax())) for k in classes}
         needed = sorted({j for prototypes in shown.values() for j in prototypes})
         views = view_patches(model, features[0], output.patches[0], needed, image.shape[1:], receptive_field)
-    if heat_map != "upsample":
-        views = show_pixels(model, image, views, heat_map)
+    views = with_heat_map(model, image, views, heat_map)
     seen = {
         j: (view, see(picture, view, heat_map), _prototype(j, every)) for j, view in zip(needed, views, strict=True)
     }
     explained = tuple(_explain_class(k, logits, every, shown[k], seen) for k in classes)
     explanation = add_scores(_explanation(model, logits, every, explained, receptive_field, picture), model, output)
-    return explanation if path is None else follow_path(explanation, path, model.end_of_path(output, 0))
+    if path is not None:
+        return follow_path(explanation, path, model.end_of_path(output, 0))
+    sight = every.seen_in(model, image, picture, features[0], output, receptive_field, heat_map)
+    return replace(explanation, sight=sight)
 
 
 def _explanation(
@@ -139,6 +137,30 @@ class _AllPoints:
             points=points,
             is_own=model.class_identity.cpu().numpy() > 0,
             slots=None if model.slots is None else model.slots.cpu().numpy(),
+        )
+
+    def seen_in(
+        self,
+        model: PrototypeModel,
+        image: Tensor,
+        picture: np.ndarray,
+        features: Tensor,
+        output: ModelOutput,
+        receptive_field: ReceptiveField,
+        heat_map: str,
+    ) -> Sight:
+        return Sight(
+            model=model,
+            image=image,
+            picture=picture,
+            features=features,
+            patches=output.patches[0],
+            receptive_field=receptive_field,
+            heat_map=heat_map,
+            distance=self.distance,
+            similarity=self.similarity,
+            weight=self.weight,
+            cards=tuple(_prototype(j, self) for j in range(len(self.similarity))),
         )
 
     def slots_with(self, j: int, k: int) -> tuple[int, ...]:
@@ -226,88 +248,8 @@ def _explain_class(
     )
 
 
-def see(picture: np.ndarray, view: PatchView, heat_map: str) -> SeenPicture:
-    """A picture with the view of a prototype; its frame is the patch box.
-
-    Args:
-        picture: (Y, X, 3) uint8.
-        view: where the prototype looks in it.
-        heat_map: how the heat map of the view was computed, see `explain_image`.
-    """
-    heat = view.heat_map if heat_map == "upsample" else make_visible(view.heat_map)
-    return SeenPicture(
-        image=picture,
-        heat=LazyPicture(load=partial(overlay_heat, picture, heat), shape=picture.shape, key=object()),
-        box=view.patch_box,
-        receptive_field_box=view.receptive_field_box,
-    )
-
-
-def view_patches(
-    model: PrototypeModel,
-    features: Tensor,
-    patches: Tensor,
-    prototypes: Sequence[int],
-    image_size: Sequence[int],
-    receptive_field: ReceptiveField,
-) -> list[PatchView]:
-    """Where some prototypes look in one image, from its features.
-
-    Args:
-        model: in evaluation mode.
-        features: (D, H, W) of the image.
-        patches: (P,) int64: the patch of every prototype of the model, row * W' + column.
-        prototypes: indices of the prototypes to view.
-        image_size: (Y, X), pixels.
-        receptive_field: of the model for this image size.
-    """
-    if not prototypes:
-        return []
-    layer = model.prototype_layer
-    index = torch.tensor(list(prototypes), dtype=torch.int64, device=features.device)
-    distance = layer.distance_map(features[None], index)[0]  # (P', H', W')
-    height, width = image_size
-    heat_maps = upsample(layer.activate(distance), (height, width)).cpu().numpy()  # (P', Y, X)
-    grid = (distance.shape[1], distance.shape[2])
-    patch_size = (features.shape[1] - grid[0] + 1, features.shape[2] - grid[1] + 1)
-    views = []
-    for j, patch, heat_map in zip(prototypes, patches[index.to(patches.device)].tolist(), heat_maps, strict=True):
-        row, column = divmod(patch, grid[1])
-        cell = cell_box(grid, (row, column), (height, width))
-        activation, around_patch = find_boxes(heat_map, cell)
-        views.append(
-            PatchView(
-                prototype=j,
-                patch=(row, column),
-                heat_map=heat_map,
-                activation_box=activation,
-                patch_box=around_patch,
-                receptive_field_box=receptive_field.box(row, column, patch_size),
-                cell=cell,
-            )
-        )
-    return views
-
-
-def show_pixels(model: PrototypeModel, image: Tensor, views: Sequence[PatchView], method: str) -> list[PatchView]:
-    """Views of one image with heat maps of pixels, see `pixel_heat_maps`, for the upsampled ones; the boxes stay."""
-    places = [Place(view.prototype, view.patch) for view in views]
-    return [
-        replace(view, heat_map=_within(view.receptive_field_box, whole))
-        for view, whole in zip(views, pixel_heat_maps(model, image, places, method), strict=True)
-    ]
-
-
-def _within(box: Box, heat_map: np.ndarray) -> np.ndarray:
-    """A heat map with zeros outside of a box: no pixel there can matter, but masks are wider, and some convolutions on
-    CUDA leave rounding errors."""
-    inside = np.zeros_like(heat_map)
-    y0, x0, y1, x1 = box
-    inside[y0:y1, x0:x1] = heat_map[y0:y1, x0:x1]
-    return inside
-
-
-def _check(model: PrototypeModel, image: Tensor, top: int, classes: Mapping[str, Sequence[int]]) -> None:
+def _check(model: PrototypeModel, image: Tensor, top: int, classes: Mapping[str, Sequence[int]], heat_map: str) -> None:
+    check_heat_map(heat_map, model)
     if image.ndim != 3:
         raise ValueError(
             f"image: must have shape (C, Y, X); got {tuple(image.shape)}. Explain one image at a time, as images[0]."

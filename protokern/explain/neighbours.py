@@ -13,8 +13,8 @@ from torch import Tensor
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
 from protokern.explain.heat_maps import check_heat_map
-from protokern.explain.local import show_pixels, view_patches
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.views import view_patches, with_heat_map
 from protokern.inputs.loaders import ShownImages
 from protokern.inputs.sources import SplitFeatures
 from protokern.models.base import Given, PrototypeModel
@@ -203,7 +203,7 @@ def _views_in_images(
         with evaluating(model):
             field = find_receptive_field(model.features, first.to(model.device, model.dtype))
     for rank, index, view in _views(model, features, patch, shown, first.shape[1:], field, batch_size):
-        seen = view if heat_map == "upsample" else show_pixels(model, pixels[index], [view], heat_map)[0]
+        (seen,) = with_heat_map(model, pixels[index], [view], heat_map)
         yield NeighbourView(rank, index, pixels[index], seen)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from protokern.errors import DataError
 from protokern.explain.boxes import cell_box
 from protokern.explain.framing import drawn_box
-from protokern.explain.local import view_patches
 from protokern.explain.pictures import draw_box, overlay_heat, to_picture
 from protokern.explain.receptive_field import find_receptive_field
+from protokern.explain.views import view_patches
 from protokern.inputs.loaders import ShownImages
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating

@@ -18,10 +18,16 @@ Explained = TypeVar("Explained", bound=Explanation)
 def add_scores(explanation: Explained, model: PrototypeModel, output: ModelOutput) -> Explained:
     """The explanation of the one image of `output`, with the score of each class, and whether the model abstains.
 
-    As it is, if the points of the model add up to its logits.
+    As it is, if the points of the model add up to its logits. A model that always answers has logits as its scores, and
+    may add a bias.
     """
     if not model.can_abstain:
-        return explanation
+        bias = None if model.score_bias is None else model.score_bias.detach().double().cpu()
+        if bias is None:
+            return explanation
+        return replace(
+            explanation, classes=tuple(replace(one, bias=float(bias[one.class_index])) for one in explanation.classes)
+        )
     scores = model.scores(output)[0].detach().double().cpu()
     points = torch.as_tensor(explanation.points).sum(dim=0)  # (K,)
     has_bias = model.score_bias is not None

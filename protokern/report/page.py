@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from markupsafe import Markup
 
 from protokern.errors import ConfigError
+from protokern.report.contrast import view_contrast
 from protokern.report.files import write_page
 from protokern.report.images import PictureShelf
 from protokern.report.reading import Rich
 from protokern.report.view import Table, to_json, view_explanation, view_report
+from protokern.results.contrast import Contrast
 from protokern.results.explanations import Explanation
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.run import Report
@@ -80,6 +82,29 @@ def render_small_report(data: Report) -> str | None:
 def render_explanation(item: Explanation, model_name: str) -> str:
     """The page of one explained image as HTML, with its pictures inside."""
     return _frame(*view_explanation(item, model_name), beside=False)
+
+
+def render_contrast(contrast: Contrast) -> str:
+    """The page that says why one class and not another as HTML, with its pictures inside."""
+    return _frame(*view_contrast(contrast), beside=False)
+
+
+def render_gallery(data: Report) -> str | None:
+    """The prototypes of a run's page alone, with their pictures inside; None if they are too large for that."""
+    table, shelf = _view_gallery(data)
+    return None if shelf.num_bytes > MOST_INSIDE else _frame(table, shelf, beside=False)
+
+
+def write_gallery(data: Report, path: Path) -> None:
+    """Write the prototypes of a run's page alone to `path` in one step; many pictures go into a folder beside it."""
+    table, shelf = _view_gallery(data)
+    beside = shelf.num_bytes > MOST_INSIDE
+    write_page(_frame(table, shelf, beside=beside), path, shelf.pictures if beside else ())
+
+
+def _view_gallery(data: Report) -> tuple[Table, PictureShelf]:
+    table, shelf = view_report(data)
+    return table | {"nav": [row for row in table["nav"] if row[0] == "prototypes"]}, shelf
 
 
 def _frame(table: Table, shelf: PictureShelf, *, beside: bool) -> str:

@@ -33,10 +33,8 @@ _LEARNT = (
     "Each that a class uses is one patch of one training image, shown in the image, enlarged, and as a heat map. The "
     "others are learnt vectors without a picture, and give no points."
 )
-_ALL_PATCHES = (
-    "Each is one patch of one training image, shown in the image, enlarged, and as a heat map. Open one to see the "
-    "patches nearest to it."
-)
+_ALL_PATCHES = "Each is one patch of one training image, shown in the image, enlarged, and as a heat map."
+_OPEN_ONE = " Open one to see the patches nearest to it."
 _MOST_PRESENT = (
     "Each is a channel of the net. It is shown by the training patch in which it is most present, in the image, "
     "enlarged, and as a heat map. Open one to see the patches in which it is most present."
@@ -211,7 +209,10 @@ class Sections:
             return _NO_PATCHES
         if self.report.scoring is not None:
             return _MOST_PRESENT
-        return _LEARNT if self.pool is not None and self.pool.unused else _ALL_PATCHES
+        if self.pool is not None and self.pool.unused:
+            return _LEARNT
+        has_near = any(card.neighbours is not None for card in self.report.prototypes)
+        return _ALL_PATCHES + (_OPEN_ONE if has_near else "")
 
     def scoring(self) -> Table | None:
         return view_scoring(self.report)

@@ -57,7 +57,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
-    view = _View(
+    view = View(
         links=True,
         is_tested=is_tested,
         has_distances=report.shows_distance,
@@ -78,7 +78,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
                 is_projected=report.is_projected,
                 has_exemplars=report.scoring is not None,
                 has_proof=is_tested,
-                sees_part=any(map(_sees_part, pictures)),
+                sees_part=any(one.sees_part for one in pictures),
                 has_slots=sections.pool is not None,
                 is_tree=report.tree is not None,
                 is_report=True,
@@ -100,7 +100,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
         "training": sections.training(),
         "confusion": sections.confusion(),
         "run": sections.run(),
-        "sees_part": any(map(_sees_part, pictures)),
+        "sees_part": any(one.sees_part for one in pictures),
         "tested": is_tested,
         "alone": "Similarities here are of the place alone, before that of the image on average comes off."
         if report.is_focal
@@ -116,7 +116,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
 
 def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
     """The page of one explained image as a table, and its pictures."""
-    view = _View(links=False, has_exemplars=any(one.score is not None for one in item.classes))
+    view = View(links=False, has_exemplars=any(one.score is not None for one in item.classes))
     matches = [match for one in item.classes for match in one.matches]
     table = {
         "title": f"Why {item.predicted_class}? {item.name}",
@@ -128,7 +128,7 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
             is_projected=item.is_projected,
             has_exemplars=item.classes[0].score is not None,
             has_proof=any(match.picture.proof is not None for match in matches),
-            sees_part=any(_sees_part(match.picture) for match in matches),
+            sees_part=any(match.picture.sees_part for match in matches),
             has_slots=any(match.slots for match in matches),
             is_tree=item.end is not None,
             is_report=False,
@@ -153,11 +153,6 @@ def to_json(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
     return text
 
 
-def _sees_part(picture: SeenPicture) -> bool:
-    """Whether the patch depends on less than the whole picture."""
-    return tuple(picture.receptive_field_box) != (0, 0, *picture.image.shape[:2])
-
-
 def _source_alt(prototype: Prototype, *, is_exemplar: bool) -> str:
     of_class = f" of class {prototype.classes[0].class_name}" if len(prototype.classes) == 1 else ""
     return name_source(of_class, prototype.index, is_exemplar=is_exemplar)
@@ -167,7 +162,7 @@ def _unbroken(sentence: str) -> str:
     return sentence.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-class _View:
+class View:
     """One walk over what a page shows.
 
     Attributes:
@@ -266,7 +261,7 @@ class _View:
             ledger.append([bias, decimal(one.bias)])
         total: list[Any] = ["total for ", ["bdi", one.class_name]]
         return {
-            "reasons": [self._match(match, one, largest) for match in one.reasons],
+            "reasons": [self.match(match, one, largest) for match in one.reasons],
             "none": ["No prototype of ", ["bdi", one.class_name], " speaks for it here."] if not one.reasons else None,
             "counted": [
                 "These count as well, but are no reasons for ",
@@ -275,7 +270,7 @@ class _View:
             ]
             if one.no_reasons
             else None,
-            "no_reasons": [self._match(match, one, largest) for match in one.no_reasons],
+            "no_reasons": [self.match(match, one, largest) for match in one.no_reasons],
             "ledger": ledger,
             "total": [total, f"{decimal(one.total)} points"],
         }
@@ -288,7 +283,7 @@ class _View:
         whole: list[Any] = ["the whole tree, which mixes all leaves: ", ["bdi", item.predicted_class]]
         return {
             "reasons": [
-                self._match(match, one, 1.0) | say_decision(match) | {"caption": f"prototype {match.prototype.index}"}
+                self.match(match, one, 1.0) | say_decision(match) | {"caption": f"prototype {match.prototype.index}"}
                 for match in one.matches
             ],
             "none": None if one.matches else none,
@@ -299,7 +294,19 @@ class _View:
             "note": say_end(end),
         }
 
-    def _match(self, match: Evidence, one: ClassExplanation, largest: float) -> Table:
+    def match(self, match: Evidence, one: ClassExplanation, largest: float) -> Table:
+        return {
+            **self.match_pictures(match),
+            "role": say_role(match),
+            "caption": name_match(match, one),
+            "product": f"{decimal(match.similarity)} {TIMES} {decimal(match.weight)} =",
+            "points": f"{decimal(match.points)} points",
+            "share": round(abs(match.points) / largest, 3),
+            "against": match.points < 0,
+            "because": say_because_here(match),
+        }
+
+    def match_pictures(self, match: Evidence) -> Table:
         card = match.prototype
         index, picture = card.index, card.picture
         return {
@@ -308,20 +315,13 @@ class _View:
             "here_heat": self._heat(match.picture),
             "here_heat_alt": f"Heat map of prototype {index} on the explained image",
             "here_proof": _unbroken(say_frame(match.picture.proof)),
-            "role": say_role(match),
             "there": None if picture is None else self.place(picture),
             "there_alt": _source_alt(card, is_exemplar=self._has_exemplars),
             "there_heat": None if picture is None else self._heat(picture),
             "there_heat_alt": f"Heat map of prototype {index} on the training image it comes from",
             "there_proof": "" if picture is None else _unbroken(say_frame(picture.proof)),
             "no_patch": "This prototype is not a patch of an image." if picture is None else "",
-            "caption": name_match(match, one),
             "link": f"#prototype-{index}" if self.links else "",
-            "product": f"{decimal(match.similarity)} {TIMES} {decimal(match.weight)} =",
-            "points": f"{decimal(match.points)} points",
-            "share": round(abs(match.points) / largest, 3),
-            "against": match.points < 0,
-            "because": say_because_here(match),
         }
 
     def tree(self, report: Report) -> Table | None:

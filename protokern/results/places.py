@@ -98,7 +98,7 @@ class PatchView:
         prototype: its index.
         patch: (row, column) of the nearest patch in the grid of patches.
         heat_map: (Y, X) float32, the activation at every patch, bicubically upsampled to the image; or what
-            `show_pixels` put in its place. The boxes are always those of the upsampled map.
+            `with_heat_map` put in its place. The boxes are always those of the upsampled map.
         activation_box: around the highest twentieth of the upsampled map's pixels, as in the paper.
         patch_box: around the cell of the nearest patch and those of these pixels that are connected with it; for
             people.
@@ -160,3 +160,8 @@ class SeenPicture:
     receptive_field_box: PixelBox
     cell: PixelBox | None = None
     proof: SufficientFrame | None = None
+
+    @property
+    def sees_part(self) -> bool:
+        """Whether the patch depends on less than the whole picture."""
+        return tuple(self.receptive_field_box) != (0, 0, *self.image.shape[:2])

@@ -17,7 +17,10 @@ from protokern.data.annotations import open_annotations
 from protokern.data.birds.dataset import BirdTruth
 from protokern.data.class_names import composed
 from protokern.data.colours import channels_of_rgb
-from protokern.data.decode import ReadOptions, parse_image_size, read_image, read_pixels
+from protokern.data.decode import ReadOptions as ReadOptions
+from protokern.data.decode import parse_image_size, read_image, read_pixels
+from protokern.data.given import as_image as as_image
+from protokern.data.given import name_of as name_of
 from protokern.data.names import name_pairs_alike
 from protokern.data.pixels import to_display
 from protokern.data.places import folder_of

@@ -10,8 +10,8 @@ from PIL import Image
 
 from protokern.explain import explain_image
 from protokern.explain.compare_heat_maps import compare_heat_maps
-from protokern.explain.local import see
 from protokern.explain.pictures import to_picture
+from protokern.explain.views import see
 from protokern.report.heat_map_figure import write_heat_map_figure
 from tests.explain.small_models import small_model
 

@@ -25,6 +25,7 @@ _NETWORKS = ("model_state_dict", "state_dict", "model_state", "model", "net", "n
 _MOST_LEVELS = 64  # of modules inside modules
 _MOST_MODULES = 100_000
 _WRAPPER = "module."
+_OF_EVERY_MODULE = ("training", "_is_full_backward_hook", "_version", "call_super_init")
 _PLAIN = (bool, int, float, str)
 
 
@@ -39,6 +40,7 @@ class NetworkState:
             and tuples of them. Those of a dictionary around the network too.
         extra: what the state dict holds besides tensors, by name.
         kind: the name of the network's class, such as "PPNet"; "" for a state dict.
+        layers: the classes of the modules by name, such as "features.0": "torch.nn.modules.conv.Conv2d".
         module: the whole module; None for a state dict.
     """
 
@@ -47,6 +49,7 @@ class NetworkState:
     settings: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
+    layers: dict[str, str] = field(default_factory=dict)
     module: Inert | None = None
 
     def below(self, prefix: str) -> dict[str, Tensor]:
@@ -123,7 +126,9 @@ def _of_dictionary(file: TorchFile, table: dict[Any, Any], settings: dict[str, A
 def _of_module(file: TorchFile, module: Inert, settings: dict[str, Any]) -> NetworkState:
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, Any] = {}
+    layers: dict[str, str] = {}
     for prefix, one in _modules(file, module):
+        layers[prefix[:-1]] = one.path
         passing = one.state.get("_non_persistent_buffers_set")
         left_out = passing if isinstance(passing, list) else []
         for table in ("_parameters", "_buffers"):
@@ -132,11 +137,12 @@ def _of_module(file: TorchFile, module: Inert, settings: dict[str, Any]) -> Netw
                 if isinstance(name, str) and isinstance(value, TensorRecord) and name not in left_out:
                     tensors[prefix + name] = file.tensor(value)
         for name, value in one.state.items():
-            if (isinstance(name, str) and not name.startswith("_")) or name in ("_kontschieder_normalization",):
+            if isinstance(name, str) and name not in _OF_EVERY_MODULE:
                 plain = _plain(file, value)
                 if plain is not None:
                     attributes[f"{prefix}{name}"] = plain
-    return NetworkState(file.path, tensors, settings | attributes, kind=module.path.rpartition(".")[2], module=module)
+    kind = module.path.rpartition(".")[2]
+    return NetworkState(file.path, tensors, settings | attributes, {}, kind, layers, module)
 
 
 def _modules(file: TorchFile, root: Inert) -> Iterator[tuple[str, Inert]]:
@@ -181,6 +187,7 @@ def _unwrap(state: NetworkState) -> NetworkState:
             {name.removeprefix(prefix): value for name, value in state.settings.items()},
             {name.removeprefix(prefix): value for name, value in state.extra.items()},
             inside.path.rpartition(".")[2] if isinstance(inside, Inert) else state.kind,
+            {name.removeprefix(prefix): value for name, value in state.layers.items()},
             inside if isinstance(inside, Inert) else module,
         )
     return state

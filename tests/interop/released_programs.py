@@ -1,0 +1,359 @@
+"""The networks of the released TesNet, ProtoTree, PIP-Net and of CaBRNet, written anew from their descriptions.
+
+Names of attributes and tensors, formulas and the order of operations are the programs'. ProtoPNet and ProtoPool are in
+programs.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .programs import PPNet
+
+
+class SmallResNet(nn.Module):
+    """The form of the programs' own copies of a ResNet: no pooling, no classifier; basic blocks."""
+
+    def __init__(self, blocks=(1, 1, 1, 1), strides=(1, 2, 2, 2)):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        width = 64
+        for number, (count, stride) in enumerate(zip(blocks, strides, strict=True)):
+            layers = [BasicBlock(width, 64 * 2**number, stride)]
+            width = 64 * 2**number
+            layers += [BasicBlock(width, width, 1) for _ in range(count - 1)]
+            setattr(self, f"layer{number + 1}", nn.Sequential(*layers))
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, width, planes, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = None
+        if stride != 1 or width != planes:
+            self.downsample = nn.Sequential(nn.Conv2d(width, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class SmallVGG(nn.Module):
+    """The form of the programs' own copies of a VGG, which keeps its layers in `features`."""
+
+    def __init__(self, layers=(8, "M", 16, "M"), norms=False):
+        super().__init__()
+        found: list[nn.Module] = []
+        width = 3
+        for one in layers:
+            if one == "M":
+                found.append(nn.MaxPool2d(2, 2))
+                continue
+            found += [nn.Conv2d(width, one, 3, padding=1), *([nn.BatchNorm2d(one)] if norms else []), nn.ReLU()]
+            width = one
+        self.features = nn.Sequential(*found)
+
+    def forward(self, x):
+        return self.features(x)
+
+
+class TESNet(PPNet):
+    """TesNet: projections on unit prototypes."""
+
+    def forward(self, x):
+        features = self.conv_features(x)
+        basis = F.normalize(self.prototype_vectors, p=2, dim=1)
+        projection = F.conv2d(features, basis)
+        cosine = -F.conv2d(F.normalize(features, p=2, dim=1), basis)
+        activations = F.max_pool2d(projection, projection.shape[2:]).view(-1, self.num_prototypes)
+        return self.last_layer(activations), -F.max_pool2d(-cosine, cosine.shape[2:]).view(-1, self.num_prototypes)
+
+
+class Leaf(nn.Module):
+    def __init__(self, index, num_classes):
+        super().__init__()
+        self.index = index
+        self._dist_params = nn.Parameter(torch.randn(num_classes) * 3, requires_grad=False)
+
+
+class Branch(nn.Module):
+    def __init__(self, index, left, right):
+        super().__init__()
+        self.index = index
+        self.l, self.r = left, right
+
+
+class L2Conv2D(nn.Module):
+    def __init__(self, count, depth):
+        super().__init__()
+        self.prototype_vectors = nn.Parameter(torch.randn(count, depth, 1, 1) * 0.1 + 0.5)
+
+
+class ProtoTree(nn.Module):
+    """ProtoTree: "present" goes to `r`, and which branch has which prototype is arbitrary."""
+
+    def __init__(self, features, channels, num_classes, depth, num_features):
+        super().__init__()
+        self._num_classes, self._log_probabilities, self._kontschieder_normalization = num_classes, False, False
+        self._args = argparse.Namespace(depth=depth)
+        self._root = self._grow(0, depth, num_classes)[0]
+        branches = self._branches(self._root)
+        random.Random(3).shuffle(branches)
+        self._out_map = {branch: number for number, branch in enumerate(branches)}
+        self._parents = {self._root: None}
+        self._net = features
+        self._add_on = nn.Sequential(nn.Conv2d(channels, num_features, 1, bias=False), nn.Sigmoid())
+        self.prototype_layer = L2Conv2D(len(branches), num_features)
+
+    def _grow(self, index, depth, num_classes):
+        if depth == 0:
+            return Leaf(index, num_classes), index + 1
+        left, following = self._grow(index + 1, depth - 1, num_classes)
+        right, following = self._grow(following, depth - 1, num_classes)
+        return Branch(index, left, right), following
+
+    def _branches(self, node):
+        return [] if isinstance(node, Leaf) else [node, *self._branches(node.l), *self._branches(node.r)]
+
+    def forward(self, x):
+        features = self._add_on(self._net(x))
+        vectors = self.prototype_layer.prototype_vectors
+        ones = torch.ones_like(vectors)
+        norms, products = F.conv2d(features**2, ones), F.conv2d(features, vectors)
+        own = (vectors**2).sum((1, 2, 3)).view(-1, 1, 1)
+        distances = torch.sqrt(torch.abs(norms + own - 2 * products) + 1e-14)
+        present = torch.exp(-(-F.max_pool2d(-distances, distances.shape[2:])).flatten(1))
+        return self._mixture(self._root, present)
+
+    def _mixture(self, node, present):
+        if isinstance(node, Leaf):
+            return node._dist_params.softmax(0)[None].expand(len(present), -1)
+        p = present[:, self._out_map[node], None]
+        return (1 - p) * self._mixture(node.l, present) + p * self._mixture(node.r, present)
+
+    def prune_left_below(self, node):
+        """As the program cuts a branch off: its parent is replaced by the other side."""
+        node.l = node.l.r
+
+
+class NonNegLinear(nn.Module):
+    def __init__(self, count, num_classes, bias=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_classes, count))
+        self.normalization_multiplier = nn.Parameter(torch.full((1,), 2.0))
+        self.bias = nn.Parameter(torch.rand(num_classes)) if bias else None
+
+    def forward(self, x):
+        return F.linear(x, torch.relu(self.weight), self.bias)
+
+
+class PIPNet(nn.Module):
+    """PIP-Net: prototypes are channels, shared by a softmax at every cell."""
+
+    def __init__(self, features, channels, num_classes, num_features=0, bias=False):
+        super().__init__()
+        self._num_features = num_features
+        count = num_features or channels
+        convolution = [nn.Conv2d(channels, num_features, 1)] if num_features else []
+        self._net = features
+        self._add_on = nn.Sequential(*convolution, nn.Softmax(dim=1))
+        self._pool = nn.Sequential(nn.AdaptiveMaxPool2d((1, 1)), nn.Flatten())
+        self._classification = NonNegLinear(count, num_classes, bias)
+        self._multiplier = self._classification.normalization_multiplier
+
+    def forward(self, x, inference=False):
+        maps = self._add_on(self._net(x))
+        pooled = self._pool(maps)
+        if inference:
+            pooled = torch.where(pooled < 0.1, 0.0, pooled)
+        return maps, pooled, self._classification(pooled)
+
+
+class Extractor(nn.Module):
+    """CaBRNet's extractor with one pipeline."""
+
+    def __init__(self, convnet, add_on):
+        super().__init__()
+        self.convnet = convnet
+        self.add_on = add_on
+
+    def forward(self, x):
+        features = self.convnet(x)
+        return features if self.add_on is None else self.add_on(features)
+
+
+class CaBRNet(nn.Module):
+    def __init__(self, extractor, classifier):
+        super().__init__()
+        self.extractor, self.classifier = extractor, classifier
+
+    def forward(self, x):
+        return self.classifier(self.extractor(x))
+
+
+class TreeModel(CaBRNet):
+    """CaBRNet's ProtoTree describes its tree in the state dict."""
+
+    def __init__(self, extractor, classifier):
+        super().__init__(extractor, classifier)
+        self.register_buffer("_eye", torch.eye(classifier.num_classes))
+
+    def get_extra_state(self):
+        return self.classifier.tree.describe()
+
+    def set_extra_state(self, state):
+        pass
+
+
+def nearest_distances(features: Tensor, prototypes: Tensor) -> Tensor:
+    rows = features.flatten(2).transpose(1, 2)
+    return (torch.cdist(rows, prototypes.flatten(1)) ** 2).transpose(1, 2)  # (B, P, N)
+
+
+class ProtoPNetClassifier(nn.Module):
+    def __init__(self, num_classes, depth, per_class, cosine=False):
+        super().__init__()
+        count = num_classes * per_class
+        self.cosine = cosine
+        self.prototypes = nn.Parameter(torch.rand(count, depth, 1, 1))
+        identity = F.one_hot(torch.arange(count) // per_class, num_classes).float()
+        self.register_buffer("proto_class_map", identity)
+        self.last_layer = nn.Linear(count, num_classes, bias=False)
+        self.last_layer.weight.data.copy_(1.5 * identity.T - 0.5 + 0.1 * torch.rand(num_classes, count))
+
+    def forward(self, features):
+        if self.cosine:
+            products = F.conv2d(features, self.prototypes)
+            lengths = features.norm(dim=1, keepdim=True) * self.prototypes.norm(dim=1).view(1, -1, 1, 1)
+            return self.last_layer((products / (lengths + 1e-8)).flatten(2).amax(2))
+        nearest = nearest_distances(features, self.prototypes).amin(2)
+        return self.last_layer(torch.log((nearest + 1) / (nearest + 1e-4)))
+
+    def prune(self, removed):
+        self.proto_class_map[removed] = 0
+        self.last_layer.weight.data[:, removed] = 0
+
+
+class ProtoPoolClassifier(nn.Module):
+    def __init__(self, num_classes, depth, count, slots):
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.rand(count, depth, 1, 1))
+        chosen = torch.randint(count, (num_classes, slots))
+        self.proto_slot_map = nn.Parameter(F.one_hot(chosen, count).transpose(1, 2).float())
+        own = torch.arange(num_classes * slots) // slots
+        self.register_buffer("slot_class_map", F.one_hot(own, num_classes).float())
+        self.last_layer = nn.Linear(num_classes * slots, num_classes, bias=False)
+        self.last_layer.weight.data.copy_(self.slot_class_map.T + 0.1 * torch.rand(num_classes, len(own)))
+
+    def forward(self, features):
+        distances = nearest_distances(features, self.prototypes)
+        similar = []
+        for values in (distances.amin(2), distances.mean(2)):
+            mixed = torch.einsum("bp,cpn->bcn", values, self.proto_slot_map)
+            similar.append(torch.log((mixed + 1) / (mixed + 1e-4)))
+        return self.last_layer((similar[0] - similar[1]).flatten(1))
+
+
+class LeafNode(nn.Module):
+    def __init__(self, node_id, num_classes):
+        super().__init__()
+        self.node_id = node_id
+        self._relative_distribution = nn.Parameter(torch.randn(1, num_classes) * 3)
+
+    def describe(self):
+        count = self._relative_distribution.shape[1]
+        return {"module": "LeafNode", "node_id": self.node_id, "num_classes": count, "log_probabilities": False}
+
+    def forward(self, present):
+        return self._relative_distribution.softmax(1).expand(len(present), -1)
+
+
+class BinaryNode(nn.Module):
+    def __init__(self, node_id, absent, present, prototype):
+        super().__init__()
+        self.node_id, self.proto_idxs = node_id, [prototype]
+        self.add_module(f"{node_id}_child_nsim", absent)
+        self.add_module(f"{node_id}_child_sim", present)
+
+    def describe(self):
+        return {
+            "module": "BinaryNode",
+            "node_id": self.node_id,
+            "proto_idxs": self.proto_idxs,
+            "log_probabilities": False,
+            "children": [child.describe() for child in self.children()],
+        }
+
+    def forward(self, present):
+        absent_child, present_child = self.children()
+        p = present[:, self.proto_idxs]
+        return (1 - p) * absent_child(present) + p * present_child(present)
+
+
+class ProtoTreeClassifier(nn.Module):
+    def __init__(self, num_classes, features, depth):
+        super().__init__()
+        self.num_classes = num_classes
+        self.prototypes = nn.Parameter(torch.rand(2**depth - 1, features, 1, 1))
+        self.register_buffer("_root_prob", torch.ones(1))
+        self.register_buffer("_root_greedy_path", torch.ones(1))
+        self.tree, _, _ = self._grow(0, 0, depth)
+
+    def _grow(self, node, prototype, depth):
+        if depth == 0:
+            return LeafNode(f"leaf_{node}", self.num_classes), node + 1, prototype
+        absent, following, next_prototype = self._grow(node + 1, prototype + 1, depth - 1)
+        present, following, next_prototype = self._grow(following, next_prototype, depth - 1)
+        return BinaryNode(f"branch_{node}", absent, present, prototype), following, next_prototype
+
+    def forward(self, features):
+        nearest = nearest_distances(features, self.prototypes).amin(2)
+        return self.tree(torch.exp(-torch.sqrt(torch.abs(nearest) + 1e-14)))
+
+
+class PIPNetClassifier(nn.Module):
+    def __init__(self, num_classes, features):
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.empty(0))
+        self.last_layer = nn.Linear(features, num_classes, bias=False)
+        self.normalization_multiplier = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, features):
+        presence = F.adaptive_max_pool2d(features.softmax(1), (1, 1)).flatten(1)
+        return F.linear(presence, self.last_layer.weight.relu())
+
+
+def settle(net: Any) -> Any:
+    """Give batch norms statistics of their own and features some spread, and evaluate."""
+    generator = torch.Generator().manual_seed(5)
+    norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    for part in norms:
+        part.running_mean.normal_(0, 0.2, generator=generator)
+        part.running_var.uniform_(0.5, 1.5, generator=generator)
+        part.weight.data.uniform_(0.5, 1.5, generator=generator)
+        part.bias.data.normal_(0, 0.2, generator=generator)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.bias is not None:
+            nn.init.kaiming_normal_(layer.weight, generator=generator)
+    shares = [part for part in net.modules() if isinstance(part, PIPNet | PIPNetClassifier)]
+    if shares and not getattr(shares[0], "_num_features", 0):
+        norms[-1].weight.data *= 20  # so that a softmax over the backbone's own channels prefers some of them
+    return net.eval()

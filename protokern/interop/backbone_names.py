@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from protokern.backbones import build_backbone
 from protokern.backbones.names import is_backbone, torchvision_name
 from protokern.errors import CheckpointError, import_optional
+
+from .module_state import NetworkState
+from .released_nets import Converted
 
 # Names of the released programs for nets whose strides or sizes they changed.
 _PROGRAMS_NAMES = {
@@ -38,19 +41,19 @@ _VGGS = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 
 
 def settle_backbone(
-    path: Path, tensors: dict[str, Tensor], name: str | None, stride: int | None
+    state: NetworkState, converted: Converted, name: str | None
 ) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
     """The name of the backbone, its tensors by the names in its body, and what was inferred or dropped.
 
     Args:
-        path: of the file, for messages.
-        tensors: by the names of the released program.
+        state: the network of the file. Of a whole module the kernels and strides of the layers are compared too.
+        converted: what its importer says of the backbone.
         name: a name of protokern's or of a released program; None: found by names and shapes.
-        stride: where the program ends to halve the map; used unless `name` says it.
 
     Raises:
-        CheckpointError: there is no such backbone, or the tensors are not those of it.
+        CheckpointError: there is no such backbone, or the tensors or the layers are not those of it.
     """
+    path, tensors = state.path, converted.backbone
     known = {_as_torchvision(key): value for key, value in tensors.items() if not _CLASSIFIER.search(key)}
     notes = [] if len(known) == len(tensors) else ["dropped: the classifier of the backbone"]
     given = _PROGRAMS_NAMES.get(name, name) if name is not None else None
@@ -65,11 +68,37 @@ def settle_backbone(
             f"{', '.join(sorted(known)[:2])[:100]}. Give --backbone NAME, or use protokern.interop.accelerate."
         )
     parts = torchvision_name(found)
-    if stride is not None and parts is not None and parts.stride is None:
-        found = f"{found}-stride{stride}"
+    if converted.without_relu and parts is not None and parts.base.startswith("densenet"):
+        raise CheckpointError(
+            f"{path}: must take the map of a DenseNet after its last ReLU, as protokern does; it takes it before."
+        )
+    if converted.stride is not None and parts is not None and parts.stride is None:
+        found = f"{found}-stride{converted.stride}"
     if given is None:
-        notes.append(f"inferred: the backbone {found}, from the names and shapes of its tensors")
-    return found, _by_names_of(path, known, found), tuple(notes)
+        unsaid = "" if state.layers or "-" not in found else "; a state dict does not say strides: those of that class"
+        notes.append(f"inferred: the backbone {found}, from the names and shapes of its tensors{unsaid}")
+    body = _body(found)
+    prefix, inside = _by_names_of(path, known, found, body)
+    _check_layers(state, f"{converted.place}{prefix}", found, body)
+    return found, inside, tuple(notes)
+
+
+def _check_layers(state: NetworkState, place: str, name: str, body: nn.Module) -> None:
+    """Raise a CheckpointError if the module of the file has a layer with another kernel, stride or padding."""
+    for layer, module in body.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            continue
+        for setting in ("kernel_size", "stride", "padding", "dilation"):
+            theirs, ours = state.settings.get(f"{place}{layer}.{setting}"), getattr(module, setting)
+            if theirs is not None and _pair(theirs) != _pair(ours):
+                raise CheckpointError(
+                    f"{state.path}: must have the layers of backbone {name!r}; {place}{layer} has {setting} "
+                    f"{_pair(theirs)} instead of {_pair(ours)}. Give another --backbone, such as {name}-stride8."
+                )
+
+
+def _pair(value: object) -> tuple[object, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, tuple) else (value,)
 
 
 def _as_torchvision(key: str) -> str:
@@ -77,19 +106,18 @@ def _as_torchvision(key: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
 
-def _by_names_of(path: Path, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors without the prefix by which the program's names differ from those of the backbone's body."""
-    shapes = body_shapes(name)
-    best, wrong = tensors, sorted(shapes)
+def _by_names_of(path: Path, tensors: dict[str, Tensor], name: str, body: nn.Module) -> tuple[str, dict[str, Tensor]]:
+    """The prefix by which the program's names differ from those of the backbone's body, and the tensors without it."""
+    shapes = _shapes(body)
+    wrong = sorted(shapes)
     for prefix in _prefixes(tensors, next(iter(shapes))):
         inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         here = {key for key in inside.keys() | shapes.keys() if not key.endswith(_COUNTER)}
         differing = sorted(key for key in here if shapes.get(key) != _shape(inside.get(key)))
         outside = sorted(key for key in tensors if not key.startswith(prefix))
-        if len(differing) + len(outside) < len(wrong):
-            best, wrong = inside, [*differing, *outside]
-        if not wrong:
-            return best
+        if not differing and not outside:
+            return prefix, inside
+        wrong = min(wrong, [*differing, *outside], key=len)
     raise CheckpointError(
         f"{path}: must have the tensors of backbone {name!r}; {len(wrong)} are missing, unknown or of another shape "
         f"(the first: {wrong[0]!r}). Give the right --backbone, or leave it out."
@@ -105,10 +133,13 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
 
 
-def body_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of a backbone's tensors by their names in its body."""
+def _body(name: str) -> nn.Module:
+    """The net of a backbone without numbers."""
     with torch.device("meta"):
-        body = build_backbone(name, weights="none").body
+        return build_backbone(name, weights="none").body
+
+
+def _shapes(body: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in body.state_dict().items()}
 
 
@@ -118,7 +149,7 @@ def _find(tensors: dict[str, Tensor]) -> str | None:
     if found is not None:
         return found
     for name in _OTHERS:
-        shapes = body_shapes(name)
+        shapes = _shapes(_body(name))
         first = next(iter(shapes))
         for prefix in _prefixes(tensors, first):
             inside = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -183,6 +214,8 @@ def _find_vgg(tensors: dict[str, Tensor]) -> str | None:
     for letter, name in _VGGS.items():
         if _published(letter) == layers:
             return f"{name}{suffix}"
+    if not all(key.startswith("features.") for key in tensors):  # as in the programs' class; other nets have strides
+        return None
     return f"vgg{suffix}-{'-'.join(map(str, layers))}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from protokern.runs.folder import RUN_FILE, check_new_run, check_vacant, version
 from protokern.runs.log import Notice, append_record
 from protokern.runs.split import settle_own_split
 from protokern.search import find_nearest_patches
-from protokern.storage.files import sha256, to_json_bytes, write_file
+from protokern.storage.files import to_json_bytes, write_file
 from protokern.storage.lock import lock_run
 
 from .loading import ReleasedNet
@@ -136,12 +137,17 @@ def write_run(net: ReleasedNet, folder: Path, splits: RunData | None = None) -> 
         return save_checkpoint(folder, "imported-0", net.model, state)
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _table(net: ReleasedNet) -> dict[str, object]:
     sources = net.sources
     return {
         "format": FORMAT,
         "file": net.path.name,
-        "sha256": sha256(net.path.read_bytes()),
+        "sha256": _sha256(net.path),
         "system": net.system,
         "backbone": net.config.model.backbone,
         "difference": net.difference,

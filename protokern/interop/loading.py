@@ -12,7 +12,7 @@ from torch import Tensor
 
 from protokern.backbones.registry import IMAGENET_MEAN, IMAGENET_STD
 from protokern.config import RunConfig, parse_config
-from protokern.errors import CheckpointError, ConfigError
+from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.evaluate import Evaluation
 from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.models.build import build_untrained, check_memory
@@ -26,6 +26,8 @@ from .sources import PatchSources, read_sources
 _TOLERANCE = 1e-4  # of logits, relative to the largest one if that is above 1
 _LEAST_LOG = -30.0  # smaller log probabilities of a tree count as this in the check
 _SIZE = 224  # of images, where a file does not say it
+# What tensors and settings of the wrong shape or type raise, where nothing says it better.
+_UNFIT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _MAY_BE_MISSING = ("num_batches_tracked", "assignment.scale")
 
 
@@ -97,15 +99,19 @@ def load_released(
     state, arch = _read(Path(path))
     source = Source(state=state, folder=state.path.parent, arch=arch, system=system, tree_map=tree_map)
     row = find_system(source)
-    converted = row.convert(source)
-    name, tensors, found = settle_backbone(state.path, converted.backbone, backbone, converted.stride)
-    if converted.without_relu:
+    try:
+        converted = row.convert(source)
+        name, tensors, found = settle_backbone(state, converted, backbone)
+        config = _configure(converted, name, image_size)
+        model = _build(state, converted, config, tensors)
+        difference = _check_answers(state, model, converted)
+    except ProtokernError:
+        raise
+    except _UNFIT as error:
+        reason = str(error).partition("\n")[0][:120]
         raise CheckpointError(
-            f"{state.path}: must take the map of a DenseNet after its last ReLU, as protokern does; it takes it before."
-        )
-    config = _configure(converted, name, image_size)
-    model = _build(state, converted, config, tensors)
-    difference = _check_answers(state, model, converted)
+            f"{state.path}: must be a network of {row.title}; its tensors do not fit each other ({reason})."
+        ) from error
     sources, told = read_sources(state.path, len(model.class_identity), converted.kept)
     return ReleasedNet(
         model=model,

@@ -88,7 +88,7 @@ def _read_boxes(path: Path) -> dict[int, dict[str, float | int]]:
     """The rows of a `bb*.npy`: (image, y0, y1, x0, x1, class)."""
     _check_size(path)
     try:
-        table: Any = np.load(path, allow_pickle=False)
+        table: Any = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointError(f"{path}: must be an array of numbers ({error}). Take it away, or restore it.") from error
     if table.ndim != 2 or table.shape[1] not in (5, 6) or table.dtype.kind not in "if":

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import build_backbone
-from protokern.errors import CheckpointError, ConfigError
+from protokern.errors import CheckpointError, ConfigError, ProtokernError
 from protokern.interop import load_released
+from protokern.interop.backbone_names import settle_backbone
+from protokern.interop.module_state import NetworkState
+from protokern.interop.released_nets import Converted
 
 from . import released_programs as programs
 from .comparing import CLASSES, SIZE, TOLERANCE, Case, check_same, scores
@@ -188,26 +191,106 @@ def test_zero_prototypes_of_a_pool_are_named(tmp_path: Path) -> None:
     assert "never pushed, so zero vectors: prototypes 8" in net.notes
 
 
-@pytest.mark.parametrize("has_fourth", [False, True])
-def test_the_two_sizes_of_the_resnet50_of_inaturalist_are_told_apart(has_fourth: bool) -> None:
-    from protokern.interop.backbone_names import body_shapes, settle_backbone
+def of_backbone(name: str, prefix: str = "") -> tuple[NetworkState, Converted]:
+    """A network of which only the backbone is known, without numbers."""
+    with torch.device("meta"):
+        body = build_backbone(name, weights="none").body
+    tensors = {f"{prefix}{key}": value for key, value in body.state_dict().items()}
+    converted = Converted(settings={}, num_classes=1, backbone=tensors, head={}, plain=lambda maps: maps)
+    return NetworkState(Path("net.pth"), tensors), converted
 
-    name = "resnet-bottleneck-3-4-6-4" if has_fourth else "resnet50"
-    tensors = {key: torch.empty(shape, device="meta") for key, shape in body_shapes(name).items()}
-    found, _, notes = settle_backbone(Path("net.pth"), tensors, "resnet50_inat", None)
+
+@pytest.mark.parametrize("name", ["resnet-bottleneck-3-4-6-4", "resnet50"])
+def test_the_two_sizes_of_the_resnet50_of_inaturalist_are_told_apart(name: str) -> None:
+    found, _, notes = settle_backbone(*of_backbone(name), "resnet50_inat")
     assert found == name
     assert any(name in note for note in notes)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg19_bn", "resnet34", "resnet152", "densenet161", "convnext_tiny"])
-def test_published_backbones_are_found_by_their_tensors(name: str) -> None:
-    from protokern.interop.backbone_names import body_shapes, settle_backbone
-
-    prefix = "features." if name.startswith(("vgg", "dense")) else ""
-    tensors = {f"{prefix}{key}": torch.empty(shape, device="meta") for key, shape in body_shapes(name).items()}
-    found, named, _ = settle_backbone(Path("net.pth"), tensors, None, None)
+@pytest.mark.parametrize("name", ["vgg11", "vgg19_bn", "resnet34", "densenet121", "convnext_tiny"])
+@pytest.mark.parametrize("prefix", ["", "features."])
+def test_published_backbones_are_found_by_their_tensors(name: str, prefix: str) -> None:
+    state, converted = of_backbone(name, prefix)
+    found, named, _ = settle_backbone(state, converted, None)
     assert found == name
-    assert named.keys() == body_shapes(name).keys()
+    assert list(named) == [key.removeprefix(prefix) for key in state.tensors]
+
+
+class Strides(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+@pytest.mark.parametrize("is_module", [False, True])
+def test_a_net_whose_strides_nobody_says_is_not_guessed(tmp_path: Path, is_module: bool) -> None:
+    net = PPNet(Strides().features, (8, 16, 1, 1), CLASSES, 16)
+    torch.save(net if is_module else net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="must have a backbone that protokern knows"):
+        load_released(tmp_path / "net.pth", image_size=SIZE)
+
+
+def test_a_module_with_other_strides_than_its_name_says_is_refused(tmp_path: Path) -> None:
+    torch.save(PPNet(Strides(), (8, 16, 1, 1), CLASSES, 16), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"features\.features\.0 has stride \(2, 2\) instead of \(1, 1\)"):
+        load_released(tmp_path / "net.pth", image_size=SIZE)
+
+
+def test_a_module_with_the_strides_of_pip_net_is_not_taken_for_another(tmp_path: Path) -> None:
+    torch.save(PPNet(SmallResNet(strides=(1, 2, 1, 1)), (8, 16, 1, 1), CLASSES, 512), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"layer3\.0\.conv1 has stride \(1, 1\) instead of \(2, 2\)"):
+        load_released(tmp_path / "net.pth", image_size=SIZE)
+    assert (
+        load_released(tmp_path / "net.pth", image_size=SIZE, backbone="resnet-basic-1-1-1-1-stride8").difference < 1e-4
+    )
+
+
+SPOILT: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "prototypes of two dimensions": lambda state: state.update(prototype_vectors=torch.rand(8, 16)),
+    "no prototypes": lambda state: state.update(prototype_vectors=torch.rand(0, 16, 1, 1)),
+    "other channels": lambda state: state.update(prototype_vectors=torch.rand(8, 5, 1, 1)),
+    "prototypes that are too large": lambda state: state.update(prototype_vectors=torch.rand(8, 16, 90, 90)),
+    "not a number": lambda state: state.update(prototype_vectors=torch.full((8, 16, 1, 1), torch.nan)),
+    "last layer of one dimension": lambda state: state.update({"last_layer.weight": torch.rand(8)}),
+    "last layer of other prototypes": lambda state: state.update({"last_layer.weight": torch.rand(4, 9)}),
+    "last layer of no class": lambda state: state.update({"last_layer.weight": torch.rand(0, 8)}),
+    "no last layer": lambda state: state.pop("last_layer.weight"),
+    "no add-on layers": lambda state: [state.pop(name) for name in list(state) if name.startswith("add_on")],
+    "add-on layer of one dimension": lambda state: state.update({"add_on_layers.0.weight": torch.rand(16)}),
+    "bias of another size": lambda state: state.update({"add_on_layers.0.bias": torch.rand(3)}),
+    "ones that are none": lambda state: state.update(ones=torch.zeros(8, 16, 1, 1)),
+    "no backbone": lambda state: [state.pop(name) for name in list(state) if name.startswith("features")],
+    "half a backbone": lambda state: state.pop("features.0.weight"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_tensors_that_do_not_fit_are_one_line(tmp_path: Path, name: str) -> None:
+    state = dict(CASES["protopnet"].make().state_dict())
+    SPOILT[name](state)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ProtokernError) as error:
+        load_released(tmp_path / "net.pth", image_size=SIZE)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("system", ["protopool", "pipnet", "prototree", "cabrnet"])
+def test_a_file_of_another_system_is_one_line(tmp_path: Path, system: str) -> None:
+    torch.save(CASES["protopnet"].make().state_dict(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_released(tmp_path / "net.pth", image_size=SIZE, system=system)
+    assert "\n" not in str(error.value)
+
+
+def test_choices_of_too_many_classes_are_refused_before_their_table_is_made(tmp_path: Path) -> None:
+    state = dict(hard_pool(use_last_layer=False).state_dict())
+    state["proto_presence"] = torch.zeros(300_000, 9, 1)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="must have fewer classes and slots"):
+        load_released(tmp_path / "net.pth", image_size=SIZE)
 
 
 def test_a_wrong_backbone_is_one_line(tmp_path: Path) -> None:

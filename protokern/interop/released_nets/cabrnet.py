@@ -25,6 +25,7 @@ from .converted import (
 )
 
 STATE, ARCH, DATA = "model_state.pth", "model_arch.yml", "dataset.yml"
+_PLACE = "extractor.convnet."
 _LARGEST_YAML = 1 << 20  # bytes
 _TREE, _LEAF = "classifier.tree.", "._relative_distribution"
 _DROPPED = ("classifier.similarity_layer._summation_kernel", "classifier._root_prob", "classifier._root_greedy_path")
@@ -98,7 +99,8 @@ def convert(source: Source) -> Converted:
     return Converted(
         settings=made.settings,
         num_classes=made.num_classes,
-        backbone={one.removeprefix("features."): value for one, value in made.backbone.items()},
+        backbone=made.backbone,
+        place=_PLACE,
         head=made.head,
         plain=made.plain,
         notes=notes,
@@ -227,7 +229,7 @@ def _protopnet(source: Source, arch: Mapping[str, Any]) -> Converted:
             "prototypes_per_class": -(-len(kept) // num_classes),
         },
         num_classes=num_classes,
-        backbone=state.below("extractor.convnet."),
+        backbone=state.below(_PLACE),
         head={
             **add_on.named(),
             "prototype_layer.prototypes": as_prototypes(vectors[kept]),
@@ -254,7 +256,7 @@ def _protopool(source: Source, arch: Mapping[str, Any]) -> Converted:
         weight=state.get("classifier.last_layer.weight"),
         add_on=_add_on(source, arch),
         epsilon=similarity.epsilon,
-        backbone=state.below("extractor.convnet."),
+        place=_PLACE,
         notes=(),
     )
 
@@ -277,7 +279,7 @@ def _prototree(source: Source, arch: Mapping[str, Any]) -> Converted:
         rows=rows,
         vectors=check_prototypes(state, "classifier.prototypes"),
         add_on=_add_on(source, arch),
-        backbone=state.below("extractor.convnet."),
+        place=_PLACE,
         notes=(f"the prototypes of the branches are as {where}",),
     )
 
@@ -319,7 +321,7 @@ def _pipnet(source: Source, arch: Mapping[str, Any]) -> Converted:
         bias=state.tensors.get("classifier.last_layer.bias"),
         power=state.get("classifier.normalization_multiplier"),
         add_on=_add_on(source, arch),
-        backbone=state.below("extractor.convnet."),
+        place=_PLACE,
         stride=None,
         notes=("CaBRNet's PIP-Net counts every presence, so no image is without an answer (smallest_presence = 0)",),
         least_presence=0.0,

@@ -14,6 +14,8 @@ from torch import Tensor
 from protokern.errors import CheckpointError
 from protokern.interop.module_state import NetworkState
 
+MOST_ENTRIES = 1 << 28  # of a table that is made of a few numbers in a file
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -42,6 +44,7 @@ class Converted:
         settings: of `[model]`, but for the backbone.
         num_classes: K.
         backbone: the tensors of the backbone by the names of the released program.
+        place: what stands before these names in the network, such as "features.".
         head: all other tensors by the names of protokern's model.
         plain: the logits of maps (B, C, H, W) of the backbone in float64, by the formulas of the released program and
             with the tensors of the file.
@@ -59,6 +62,7 @@ class Converted:
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
     plain: Callable[[Tensor], Tensor]
+    place: str = "features."
     notes: tuple[str, ...] = ()
     image_size: int | tuple[int, int] | None = None
     stride: int | None = None

@@ -174,7 +174,7 @@ def _fits(own: Tensor, weight: Tensor) -> bool:
 def _read_removed(path: Path) -> set[int]:
     """The prototypes that pruning removed; the rows of the file are (prototype, class)."""
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: must be an array of numbers ({error}). Take it away, or restore it.") from error
     if rows.ndim != 2 or rows.shape[1] < 1:

@@ -11,6 +11,7 @@ from protokern.interop.module_state import NetworkState
 
 from . import protopnet
 from .converted import (
+    MOST_ENTRIES,
     AddOn,
     Converted,
     Source,
@@ -53,7 +54,7 @@ def convert(source: Source) -> Converted:
         weight=state.tensors.get("last_layer.weight"),
         add_on=add_on,
         epsilon=epsilon,
-        backbone=state.below("features."),
+        place="features.",
         notes=(*guessed, *protopnet.check_dropped(state), *dropped),
     )
 
@@ -66,7 +67,7 @@ def pool(
     weight: Tensor | None,
     add_on: AddOn,
     epsilon: float,
-    backbone: dict[str, Tensor],
+    place: str,
     notes: tuple[str, ...],
 ) -> Converted:
     """A pool of prototypes whose slots hold the prototype of their largest entry in `presence` (K, P, S)."""
@@ -104,7 +105,8 @@ def pool(
             "last_layer": "sum" if weight is None else "linear",
         },
         num_classes=num_classes,
-        backbone=backbone,
+        backbone=state.below(place),
+        place=place,
         head=head if weight is None else {**head, "last_layer.weight": weight},
         plain=plain,
         notes=(
@@ -118,6 +120,8 @@ def pool(
 
 def _check_shapes(state: NetworkState, vectors: Tensor, presence: Tensor, weight: Tensor | None) -> None:
     """Raise a CheckpointError unless prototypes, choices and last layer fit each other."""
+    if presence.dim() == 3 and presence.shape[0] ** 2 * presence.shape[2] > MOST_ENTRIES:
+        raise CheckpointError(f"{state.path}: must have fewer classes and slots; got choices {tuple(presence.shape)}.")
     if presence.dim() != 3 or presence.shape[1] != len(vectors):
         raise CheckpointError(
             f"{state.path}: the choices must be (K, {len(vectors)}, S), as the prototypes; got {tuple(presence.shape)}."

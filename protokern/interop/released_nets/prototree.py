@@ -17,7 +17,17 @@ from protokern.interop.module_state import NetworkState, read_network
 from protokern.interop.stand_ins import Inert
 from protokern.interop.torch_files import read_plain_pickle
 
-from .converted import AddOn, Converted, Source, System, as_prototypes, check_prototypes, read_add_on, squared_distances
+from .converted import (
+    MOST_ENTRIES,
+    AddOn,
+    Converted,
+    Source,
+    System,
+    as_prototypes,
+    check_prototypes,
+    read_add_on,
+    squared_distances,
+)
 
 _ROOT, _LEAF = "_root.", "._dist_params"
 _VECTORS = "prototype_layer.prototype_vectors"
@@ -53,7 +63,7 @@ def convert(source: Source) -> Converted:
         rows=rows,
         vectors=check_prototypes(state, _VECTORS),
         add_on=read_add_on(state, "_add_on."),
-        backbone=state.below("_net."),
+        place="_net.",
         notes=(note,),
     )
 
@@ -65,7 +75,7 @@ def tree(
     rows: Mapping[tuple[str, ...], int],
     vectors: Tensor,
     add_on: AddOn,
-    backbone: dict[str, Tensor],
+    place: str,
     notes: tuple[str, ...],
 ) -> Converted:
     """A tree by its leaves and branches.
@@ -76,13 +86,15 @@ def tree(
         rows: the row of the prototype by the path to its branch; those of branches that were pruned are left out.
         vectors: (P, D, h, w).
         add_on: before the prototypes.
-        backbone: tensors by name.
+        place: of the backbone in the network.
         notes: for the message.
     """
     paths = sorted(leaves)
     branches = sorted({path[:level] for path in paths for level in range(len(path))})
     _check_tree(state, paths, branches, rows, len(vectors))
     kept = sorted({rows[branch] for branch in branches})
+    if len(paths) * len(kept) > MOST_ENTRIES or len({value.shape for value in leaves.values()}) > 1:
+        raise CheckpointError(f"{state.path}: must have fewer leaves, all of the same classes; got {len(paths)}.")
     if len(kept) < len(branches):
         raise CheckpointError(f"{state.path}: every branch must have a prototype of its own; some share one.")
     logits = torch.stack([leaves[one] for one in paths]).float()  # (L, K)
@@ -104,7 +116,8 @@ def tree(
             "depth": max(map(len, paths)),
         },
         num_classes=logits.shape[1],
-        backbone=backbone,
+        backbone=state.below(place),
+        place=place,
         head={
             **add_on.named(),
             "prototype_layer.prototypes": as_prototypes(chosen),

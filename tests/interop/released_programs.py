@@ -6,7 +6,7 @@ programs.py.
 
 from __future__ import annotations
 
-import argparse
+import math
 import random
 from typing import Any
 
@@ -76,29 +76,73 @@ class SmallVGG(nn.Module):
 
 
 class TESNet(PPNet):
-    """TesNet: projections on unit prototypes."""
+    """TesNet: projections on unit prototypes; the cosines are for the losses."""
+
+    def _cosine_convolution(self, x):
+        return -F.conv2d(F.normalize(x, p=2, dim=1), F.normalize(self.prototype_vectors, p=2, dim=1))
+
+    def _project2basis(self, x):
+        return F.conv2d(x, F.normalize(self.prototype_vectors, p=2, dim=1))
+
+    def prototype_distances(self, x):
+        features = self.conv_features(x)
+        return self._project2basis(features), self._cosine_convolution(features)
 
     def forward(self, x):
-        features = self.conv_features(x)
-        basis = F.normalize(self.prototype_vectors, p=2, dim=1)
-        projection = F.conv2d(features, basis)
-        cosine = -F.conv2d(F.normalize(features, p=2, dim=1), basis)
+        projection, cosine = self.prototype_distances(x)
         activations = F.max_pool2d(projection, projection.shape[2:]).view(-1, self.num_prototypes)
         return self.last_layer(activations), -F.max_pool2d(-cosine, cosine.shape[2:]).view(-1, self.num_prototypes)
 
+    def push_forward(self, x):
+        features = self.conv_features(x)
+        return features, -self._project2basis(features)
+
 
 class Leaf(nn.Module):
-    def __init__(self, index, num_classes):
+    def __init__(self, index, num_classes, is_log):
         super().__init__()
-        self.index = index
+        self.index, self._log_probabilities = index, is_log
         self._dist_params = nn.Parameter(torch.randn(num_classes) * 3, requires_grad=False)
+        self.leaves, self.branches = {self}, set()
+
+    def forward(self, xs, **kwargs):
+        attributes = kwargs.setdefault("attr", {})
+        attributes.setdefault((self, "pa"), torch.ones(len(xs)))
+        distribution = self._dist_params.log_softmax(0) if self._log_probabilities else self._dist_params.softmax(0)
+        attributes[self, "ds"] = distribution.view(1, -1).repeat(len(xs), 1)
+        return attributes[self, "ds"], attributes
 
 
 class Branch(nn.Module):
-    def __init__(self, index, left, right):
+    def __init__(self, index, left, right, is_log):
         super().__init__()
-        self.index = index
+        self.index, self._log_probabilities = index, is_log
         self.l, self.r = left, right
+
+    @property
+    def leaves(self):
+        return self.l.leaves | self.r.leaves
+
+    @property
+    def branches(self):
+        return {self} | self.l.branches | self.r.branches
+
+    def forward(self, xs, **kwargs):
+        attributes = kwargs.setdefault("attr", {})
+        here = attributes.setdefault((self, "pa"), torch.ones(len(xs)))
+        ps = kwargs["conv_net_output"][kwargs["out_map"][self]].squeeze(1)
+        attributes[self, "ps"] = ps
+        if self._log_probabilities:
+            x = ps.abs() + 1e-7
+            rest = torch.where(x < math.log(2), torch.log(-torch.expm1(-x)), torch.log1p(-torch.exp(-x)))
+            attributes[self.l, "pa"], attributes[self.r, "pa"] = rest + here, ps + here
+        else:
+            attributes[self.l, "pa"], attributes[self.r, "pa"] = (1 - ps) * here, ps * here
+        left, right = (child.forward(xs, **kwargs)[0] for child in (self.l, self.r))
+        ps = ps.view(-1, 1)
+        if self._log_probabilities:
+            return torch.logsumexp(torch.stack((rest.view(-1, 1) + left, ps + right)), dim=0), attributes
+        return (1 - ps) * left + ps * right, attributes
 
 
 class L2Conv2D(nn.Module):
@@ -106,48 +150,72 @@ class L2Conv2D(nn.Module):
         super().__init__()
         self.prototype_vectors = nn.Parameter(torch.randn(count, depth, 1, 1) * 0.1 + 0.5)
 
+    def forward(self, xs):
+        norms = F.conv2d(xs**2, torch.ones_like(self.prototype_vectors))
+        own = (self.prototype_vectors**2).sum((1, 2, 3)).view(-1, 1, 1)
+        return torch.sqrt(torch.abs(norms + own - 2 * F.conv2d(xs, self.prototype_vectors)) + 1e-14)
+
 
 class ProtoTree(nn.Module):
     """ProtoTree: "present" goes to `r`, and which branch has which prototype is arbitrary."""
 
-    def __init__(self, features, channels, num_classes, depth, num_features):
+    def __init__(self, features, channels, num_classes, depth, num_features, is_log=False):
         super().__init__()
-        self._num_classes, self._log_probabilities, self._kontschieder_normalization = num_classes, False, False
-        self._args = argparse.Namespace(depth=depth)
+        self._num_classes, self._log_probabilities, self._kontschieder_normalization = num_classes, is_log, False
         self._root = self._grow(0, depth, num_classes)[0]
-        branches = self._branches(self._root)
-        random.Random(3).shuffle(branches)
-        self._out_map = {branch: number for number, branch in enumerate(branches)}
         self._parents = {self._root: None}
         self._net = features
         self._add_on = nn.Sequential(nn.Conv2d(channels, num_features, 1, bias=False), nn.Sigmoid())
-        self.prototype_layer = L2Conv2D(len(branches), num_features)
+        order = sorted(self.branches, key=lambda branch: branch.index)
+        random.Random(3).shuffle(order)
+        self._out_map = {branch: number for number, branch in enumerate(order)}
+        self.num_prototypes = len(order)
+        self.prototype_layer = L2Conv2D(len(order), num_features)
 
     def _grow(self, index, depth, num_classes):
         if depth == 0:
-            return Leaf(index, num_classes), index + 1
+            return Leaf(index, num_classes, self._log_probabilities), index + 1
         left, following = self._grow(index + 1, depth - 1, num_classes)
         right, following = self._grow(following, depth - 1, num_classes)
-        return Branch(index, left, right), following
+        return Branch(index, left, right, self._log_probabilities), following
 
-    def _branches(self, node):
-        return [] if isinstance(node, Leaf) else [node, *self._branches(node.l), *self._branches(node.r)]
+    @property
+    def branches(self):
+        return self._root.branches
 
-    def forward(self, x):
-        features = self._add_on(self._net(x))
-        vectors = self.prototype_layer.prototype_vectors
-        ones = torch.ones_like(vectors)
-        norms, products = F.conv2d(features**2, ones), F.conv2d(features, vectors)
-        own = (vectors**2).sum((1, 2, 3)).view(-1, 1, 1)
-        distances = torch.sqrt(torch.abs(norms + own - 2 * products) + 1e-14)
-        present = torch.exp(-(-F.max_pool2d(-distances, distances.shape[2:])).flatten(1))
-        return self._mixture(self._root, present)
+    @property
+    def leaves(self):
+        return self._root.leaves
 
-    def _mixture(self, node, present):
-        if isinstance(node, Leaf):
-            return node._dist_params.softmax(0)[None].expand(len(present), -1)
-        p = present[:, self._out_map[node], None]
-        return (1 - p) * self._mixture(node.l, present) + p * self._mixture(node.r, present)
+    @property
+    def nodes(self):
+        return self.branches | self.leaves
+
+    def forward_partial(self, xs):
+        features = self._add_on(self._net(xs))
+        return features, self.prototype_layer(features), dict(self._out_map)
+
+    def forward(self, xs, sampling_strategy="distributed", **kwargs):
+        _, distances, kwargs["out_map"] = self.forward_partial(xs)
+        nearest = -F.max_pool2d(-distances, distances.shape[2:]).view(len(xs), self.num_prototypes)
+        similarities = -nearest if self._log_probabilities else torch.exp(-nearest)
+        kwargs["conv_net_output"] = similarities.chunk(similarities.size(1), dim=1)
+        out, attr = self._root.forward(xs, **kwargs)
+        info: dict[str, Any] = {"pa_tensor": {node.index: attr[node, "pa"].unsqueeze(1) for node in self.nodes}}
+        info["ps"] = {node.index: attr[node, "ps"].unsqueeze(1) for node in self.branches}
+        if sampling_strategy == "distributed":
+            return out, info
+        chosen = []
+        for image in range(len(xs)):
+            node = self._root
+            while sampling_strategy == "greedy" and node in self.branches:
+                half = math.log(0.5) if self._log_probabilities else 0.5
+                node = node.r if attr[node, "ps"][image].item() > half else node.l
+            if sampling_strategy == "sample_max":
+                node = max(self.leaves, key=lambda leaf: attr[leaf, "pa"][image].item())
+            chosen.append(node)
+        info["out_leaf_ix"] = [node.index for node in chosen]
+        return torch.cat([attr[node, "ds"][:1] for node in chosen]), info
 
     def prune_left_below(self, node):
         """As the program cuts a branch off: its parent is replaced by the other side."""

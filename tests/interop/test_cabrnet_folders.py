@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from protokern.errors import CheckpointError, MissingPackageError
 from protokern.interop import load_released
 
-from . import released_programs as programs
+from . import cabrnet_programs as programs
 from .comparing import CLASSES, MEAN, SIZE, STD, Case, check_same, scores
 from .released_programs import SmallResNet, settle
 
@@ -70,7 +70,8 @@ def write_cabrnet(folder: Path, case: CabrnetCase) -> nn.Module:
     for name, layer in ADD_ON[case.add_on] if case.add_on else ():
         layers.add_module(name, layer)
     extractor = programs.Extractor(SmallResNet((2, 2, 2, 2), case.strides), layers if case.add_on else None)
-    kind = programs.TreeModel if case.name == "ProtoTree" else programs.CaBRNet
+    kinds = {"ProtoTree": programs.TreeModel, "PIPNet": programs.OwnChannels}
+    kind = kinds.get(case.name, programs.CaBRNet)
     net = settle(kind(extractor, case.classifier()))
     torch.save(net.state_dict(), folder / "model_state.pth")
     add_on = {name: {"type": type(layer).__name__} for name, layer in layers.named_children()}

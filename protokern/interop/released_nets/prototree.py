@@ -95,8 +95,6 @@ def tree(
     kept = sorted({rows[branch] for branch in branches})
     if len(paths) * len(kept) > MOST_ENTRIES or len({value.shape for value in leaves.values()}) > 1:
         raise CheckpointError(f"{state.path}: must have fewer leaves, all of the same classes; got {len(paths)}.")
-    if len(kept) < len(branches):
-        raise CheckpointError(f"{state.path}: every branch must have a prototype of its own; some share one.")
     logits = torch.stack([leaves[one] for one in paths]).float()  # (L, K)
     chosen = vectors[kept]
 
@@ -176,6 +174,8 @@ def _check_tree(
                 f"{state.path}: every branch must have one of the {count} prototypes; the branch "
                 f"{'.'.join(branch) or 'at the root'} has {rows.get(branch, 'none')}."
             )
+    if len({rows[branch] for branch in branches}) < len(branches):
+        raise CheckpointError(f"{state.path}: every branch must have a prototype of its own; some share one.")
 
 
 def _find_rows(source: Source) -> tuple[dict[tuple[str, ...], int], str]:

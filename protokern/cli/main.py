@@ -28,6 +28,7 @@ VERBS = (
     ("train", "train a model on a folder of images, or on synthetic birds"),
     ("new", "write a file with the settings for a data folder, to change and train with"),
     ("data", "say what a data folder has: classes, images, annotations, leaks"),
+    ("import", "make a run of a network that a released program trained"),
     ("evaluate", "accuracy of a trained model"),
     ("push", "make every prototype its nearest training patch, as after new data"),
     ("prune", "drop prototypes whose nearest patches are mostly of other classes"),

@@ -1,10 +1,11 @@
-"""Our layers inside other people's programs: networks of the released ProtoPNet and ProtoPool, and CaBRNet.
+"""Networks of other programs: as models of protokern, or with its ops inside; and CaBRNet.
 
 `protokern.interop.cabrnet` is imported by name, because it needs CaBRNet.
 """
 
 from __future__ import annotations
 
+from .loading import ReleasedNet, load_released
 from .released import accelerate
 
-__all__ = ["accelerate"]
+__all__ = ["ReleasedNet", "accelerate", "load_released"]

@@ -37,6 +37,7 @@ VERBS = (
     ("neighbours", "show the nearest patches of every prototype in the training and test images"),
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),
+    ("export", "write a trained model as files for other programs: ONNX and others"),
     ("settings", "every setting of a run: default, values, meaning"),
     ("recipes", "the recipes that train --recipe takes, and what is in them"),
     ("doctor", "versions, backends, and why one is missing"),

@@ -40,6 +40,7 @@ VERBS = (
     ("prototypes", "draw the prototypes of a run in a grid"),
     ("report", "write the page of a run"),
     ("log", "hand the log of a run to TensorBoard or Weights & Biases"),
+    ("export", "write a trained model as files for other programs: ONNX and others"),
     ("settings", "every setting of a run: default, values, meaning"),
     ("recipes", "the recipes that train --recipe takes, and what is in them"),
     ("doctor", "versions, backends, and why one is missing"),

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from protokern.features import FeatureStore
 from protokern.inputs.workers import ImageLoader
 from protokern.models.base import Given
 from protokern.ranks import SINGLE, Ranks
@@ -46,16 +45,26 @@ class ShownImages(LabelledImages, Protocol):
     def display_image(self, index: int) -> np.ndarray: ...
 
 
+class ReadableMaps(Protocol):
+    """Maps of a backbone with labels, read by position; a `FeatureStore` is such."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: Sequence[int], dtype: torch.dtype = ...) -> Tensor: ...
+
+
 class StoredImages:
     """A data set of stored features instead of images: item = ((C, H, W) of the backbone, class index).
 
     Args:
-        store: the features.
+        store: the features, such as a `FeatureStore`.
         images: the images that the features were computed from.
         dtype: of the features.
     """
 
-    def __init__(self, store: FeatureStore, images: LabelledImages, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, store: ReadableMaps, images: LabelledImages, dtype: torch.dtype = torch.float32) -> None:
         self.store = store
         self.images = images
         self.dtype = dtype

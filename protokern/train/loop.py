@@ -13,7 +13,7 @@ import torch
 from protokern.config.train import TrainConfig
 from protokern.errors import Stopped, TrainingError
 from protokern.evaluate import Evaluation, evaluate
-from protokern.inputs.loaders import ordered_loader, shuffled_batches, training_loader
+from protokern.inputs.loaders import given_of, ordered_loader, shuffled_batches, training_loader
 from protokern.models.build import image_format
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice
 from protokern.runs.progress import Best, set_seed
@@ -66,7 +66,7 @@ def _walk(run: TrainingRun) -> Iterator[Event]:
     steps = plan_of(job)
     if not progress.images:
         yield from run.start()
-    if job.train.backbone == "frozen":
+    if job.train.backbone == "frozen" and given_of(job.splits.train) == "images":
         yield from run.open_stores()
 
     while progress.position < len(steps):

@@ -185,7 +185,7 @@ class TrainingRun:
         self.progress.note_data(job.splits)
         self._cut_log(0)  # the log of a run that was killed before its first checkpoint
         notes = list(job.splits.notes)
-        if job.train.backbone == "frozen":
+        if job.train.backbone == "frozen" and given_of(job.splits.train) == "images":
             where = f"all stages read its features of the un-augmented images from {job.feature_folder}"
             notes.append(f"the backbone is frozen: {where}")
         notices = [Notice(text=note) for note in notes]

@@ -157,11 +157,11 @@ def zipped(pickled: bytes, storages: dict[str, bytes], method: int = zipfile.ZIP
 
 
 def refused(path: Path) -> str:
-    """The one line with which a file is refused, within five seconds."""
-    begun = time.monotonic()
+    """The one line with which a file is refused, within five seconds of the processor."""
+    begun = time.process_time()
     with pytest.raises(CheckpointError) as error:
         read_network(path)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(path))
     return str(error.value)

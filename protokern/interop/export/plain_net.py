@@ -90,7 +90,7 @@ class _Points(PlainHead):
             "similarity": similarity,
             "distance": distance,
             "patch": patch,
-            "grid": _grid(patches.grid),
+            "grid": grid_of(patches.grid),
         }
 
     def focal(self, similarity: Tensor, patches: object) -> Tensor:
@@ -144,7 +144,7 @@ class _Tree(PlainHead):
             "similarity": similarity,
             "distance": distance,
             "patch": patch,
-            "grid": _grid(patches.grid),
+            "grid": grid_of(patches.grid),
         }
 
     def maps(self, features: Tensor, prototype: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class _Channels(PlainHead):
             "logits": torch.log1p(scores**self.power),
             "similarity": presence,
             "patch": share.argmax(dim=2),
-            "grid": _grid((features.shape[2], features.shape[3])),
+            "grid": grid_of((features.shape[2], features.shape[3])),
         }
 
     def maps(self, features: Tensor, prototype: Tensor) -> Tensor:
@@ -207,7 +207,8 @@ def plain_head(model: PrototypeModel, repair: Repair) -> PlainHead:
     return head(model, repair)
 
 
-def _grid(grid: tuple[int, int]) -> Tensor:
+def grid_of(grid: tuple[int, int]) -> Tensor:
+    """Rows and columns as a tensor (2,) int64, also while a program is traced."""
     return torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in grid])
 
 

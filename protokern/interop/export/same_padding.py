@@ -47,11 +47,6 @@ class _SameConv(nn.Module):
         return convolved
 
 
-def pads_by_size(net: nn.Module) -> bool:
-    """Whether some convolution of `net` pads by the size of its images."""
-    return any(_is_uneven(part) for part in net.modules())
-
-
 @contextmanager
 def same_convolutions(net: nn.Module) -> Iterator[None]:
     """Within the block, the convolutions of `net` that pad by the size of their images are one op each."""
@@ -59,7 +54,7 @@ def same_convolutions(net: nn.Module) -> Iterator[None]:
         (parent, name, part)
         for parent in list(net.modules())
         for name, part in list(parent.named_children())
-        if _is_uneven(part)
+        if is_padded_by_size(part)
     ]
     try:
         for parent, name, part in replaced:
@@ -82,5 +77,6 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {torch.ops.protokern_export.same_conv2d.default: convolution}
 
 
-def _is_uneven(part: nn.Module) -> bool:
+def is_padded_by_size(part: nn.Module) -> bool:
+    """Whether a layer is a convolution whose zeros depend on the size of its images."""
     return isinstance(part, SamePadConv2d) and part.stride != (1, 1)

@@ -13,8 +13,9 @@ from torch.export import Dim, ExportedProgram
 
 from protokern.backbones.folding import folded_batch_norms
 from protokern.errors import ExportError
-from protokern.interop.export.plain_net import PlainMaps, PlainNet
-from protokern.interop.export.same_padding import same_convolutions
+from protokern.interop.export.plain_net import Answers, PlainMaps, PlainNet, grid_of
+from protokern.interop.export.same_padding import is_padded_by_size, same_convolutions
+from protokern.models.base import PrototypeModel
 
 
 def fixed_size_reason(backbone: nn.Module) -> str | None:
@@ -27,8 +28,42 @@ def fixed_size_reason(backbone: nn.Module) -> str | None:
     return None
 
 
+class FusedNet(nn.Module):
+    """A model from images to the answers of `PlainNet`, with its own ops.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: PrototypeModel) -> None:
+        super().__init__()
+        self.model, self.backbone = model, model.backbone
+        self.size = model.prototype_layer.prototype_size
+        self.has_distance = model.prototype_layer.vectors is not None
+
+    def forward(self, image: Tensor) -> Answers:
+        features = self.model.features(image)
+        output = self.model.head(features)
+        answers = {"logits": output.logits, "similarity": output.activations}
+        if self.has_distance:
+            answers["distance"] = output.min_distances
+        grid = (features.shape[2] - self.size[0] + 1, features.shape[3] - self.size[1] + 1)
+        return {**answers, "patch": output.patches, "grid": grid_of(grid)}
+
+
+def pads_by_size(backbone: nn.Module) -> bool:
+    """Whether zeros at the edges depend on the size of the images, so that a program for any size would need choices
+    that depend on it."""
+    return any(is_padded_by_size(part) for part in backbone.modules())
+
+
 def trace(
-    net: PlainNet | PlainMaps, image_size: tuple[int, int], channels: int, *, any_size: bool, for_onnx: bool = False
+    net: PlainNet | PlainMaps | FusedNet,
+    image_size: tuple[int, int],
+    channels: int,
+    *,
+    any_size: bool,
+    for_onnx: bool = False,
 ) -> ExportedProgram:
     """Trace a net.
 

@@ -109,7 +109,7 @@ const drawExplanation = () => [
       "div",
       { className: "section-head prose" },
       paragraph("eyebrow", ...(page.model ? ["protokern, ", name(page.model)] : ["protokern"])),
-      make("h1", {}, "Why ", name(page.item.answer), "?"),
+      make("h1", {}, ...(page.heading ? [page.heading] : ["Why ", name(page.item.answer), "?"])),
     ),
     explained(page.item, "h2"),
   ),

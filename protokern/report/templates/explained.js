@@ -78,7 +78,7 @@ const explained = (item, heading) => {
       { className: "verdict" },
       seen(item.picture[0], item.picture, item.alt),
       answer,
-      table("totals", [make("td"), points, probability], totals),
+      totals.length ? table("totals", [make("td"), points, probability], totals) : null,
     ),
     make("div", { className: "evidence" }, make("h4", {}, ...rich(item.why)), ...matchesOf(item.first)),
     ...item.others.map((one) =>

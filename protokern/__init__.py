@@ -17,6 +17,7 @@ _PUBLIC = {
     "load": "protokern.nets",
     "mean_activation": "protokern.kernels",
     "min_distance": "protokern.kernels",
+    "nearest_examples": "protokern.nets",
     "prototype_pool": "protokern.kernels",
     "topk_pool": "protokern.kernels",
     "wrap": "protokern.nets",

@@ -28,6 +28,7 @@ def test_the_public_names() -> None:
         "load",
         "mean_activation",
         "min_distance",
+        "nearest_examples",
         "prototype_pool",
         "topk_pool",
         "wrap",

@@ -33,13 +33,13 @@ def test_every_make_target_exists(target: str) -> None:
 
 
 def test_the_example_has_ten_lines_and_is_the_quickstart() -> None:
-    (example,) = code_blocks("python")
+    _, example = code_blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) == 10
     assert example == (ROOT / "examples/quickstart.py").read_text(encoding="utf-8")
 
 
 def test_the_example_prints_distances_of_exactly_zero() -> None:
-    (example,) = code_blocks("python")
+    _, example = code_blocks("python")
     result = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()
     assert len(lines) == 6

@@ -314,7 +314,7 @@ def _normalise(mean: tuple[float, ...], std: tuple[float, ...], images: Tensor) 
 
 
 class LogitsOnly(nn.Module):
-    """A net that gives its logits and nothing else, as programs for attribution want it.
+    """A net that gives its logits and nothing else, as programs for attribution want it; in the mode of the net.
 
     Args:
         model: any net: a prototype model, an ensemble, a released one, or one that gives logits first in a tuple.
@@ -323,6 +323,7 @@ class LogitsOnly(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""

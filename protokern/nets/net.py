@@ -74,6 +74,11 @@ class Net:
         kind = type(self.model).__name__
         return f"Net {self.name}: {kind}, {len(self.classes)} classes, {self.model.num_prototypes} prototypes"
 
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """Pixels of the images that the net sees."""
+        return self._reading.size
+
     def image(self, given: Any) -> Tensor:
         """An image as the net sees it, (C, Y, X) in [0, 1].
 

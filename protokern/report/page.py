@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -14,15 +14,18 @@ from protokern.errors import ConfigError
 from protokern.report.contrast import view_contrast
 from protokern.report.files import write_page
 from protokern.report.images import PictureShelf
+from protokern.report.matches import view_matches
 from protokern.report.reading import Rich
 from protokern.report.view import Table, to_json, view_explanation, view_report
 from protokern.results.contrast import Contrast
 from protokern.results.explanations import Explanation
+from protokern.results.matches import PatchMatch
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.run import Report
 from protokern.storage.files import replace_file
 
 if TYPE_CHECKING:
+    import numpy as np
     from jinja2 import Template
 
 MOST_INSIDE = 16_000_000  # bytes of pictures; a larger page opens slowly, so "auto" puts its pictures beside it
@@ -87,6 +90,11 @@ def render_explanation(item: Explanation, model_name: str) -> str:
 def render_contrast(contrast: Contrast) -> str:
     """The page that says why one class and not another as HTML, with its pictures inside."""
     return _frame(*view_contrast(contrast), beside=False)
+
+
+def render_matches(matches: Sequence[PatchMatch], image: np.ndarray, metric: str) -> str:
+    """The page of patches of an image (Y, X, 3) beside their nearest training patches as HTML, with its pictures."""
+    return _frame(*view_matches(matches, image, metric), beside=False)
 
 
 def render_gallery(data: Report) -> str | None:

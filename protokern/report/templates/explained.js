@@ -78,7 +78,7 @@ const explained = (item, heading) => {
       { className: "verdict" },
       seen(item.picture[0], item.picture, item.alt),
       answer,
-      table("totals", [make("td"), points, probability], totals),
+      totals.length ? table("totals", [make("td"), points, probability], totals) : null,
     ),
     make("div", { className: "evidence" }, make("h4", {}, ...rich(item.why)), ...matchesOf(item.first)),
     ...item.others.map((one) =>
@@ -109,7 +109,7 @@ const drawExplanation = () => [
       "div",
       { className: "section-head prose" },
       paragraph("eyebrow", ...(page.model ? ["protokern, ", name(page.model)] : ["protokern"])),
-      make("h1", {}, "Why ", name(page.item.answer), "?"),
+      make("h1", {}, ...(page.heading ? [page.heading] : ["Why ", name(page.item.answer), "?"])),
     ),
     explained(page.item, "h2"),
   ),

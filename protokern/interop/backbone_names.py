@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.backbones import build_backbone
-from protokern.backbones.names import is_backbone, torchvision_name
+from protokern.backbones.names import TORCHVISION, is_backbone, torchvision_name
 from protokern.errors import CheckpointError, import_optional
 
 from .module_state import NetworkState
@@ -61,7 +61,8 @@ def settle_backbone(
         raise CheckpointError(
             f"--backbone: must be a name that protokern knows; got {name!r}. Leave it out, to find it by the tensors."
         )
-    found = given if given is not None else _find(known)
+    told = converted.backbone_name if converted.backbone_name in TORCHVISION else None
+    found = given or told or _find(known)
     if found is None:
         raise CheckpointError(
             f"{path}: must have a backbone that protokern knows; got {len(known)} tensors of another one, such as "
@@ -74,10 +75,10 @@ def settle_backbone(
         )
     if converted.stride is not None and parts is not None and parts.stride is None:
         found = f"{found}-stride{converted.stride}"
-    if given is None:
+    if given is None and told is None:
         unsaid = "" if state.layers or "-" not in found else "; a state dict does not say strides: those of that class"
         notes.append(f"inferred: the backbone {found}, from the names and shapes of its tensors{unsaid}")
-    body = _body(found)
+    body = _body(found, converted.settings.get("backbone_stage"))
     prefix, inside = _by_names_of(path, known, found, body)
     _check_layers(state, f"{converted.place}{prefix}", found, body)
     return found, inside, tuple(notes)
@@ -133,10 +134,10 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
 
 
-def _body(name: str) -> nn.Module:
-    """The net of a backbone without numbers."""
+def _body(name: str, stage: int | None = None) -> nn.Module:
+    """The net of a backbone without numbers, up to a stage."""
     with torch.device("meta"):
-        return build_backbone(name, weights="none").body
+        return build_backbone(name, weights="none", stage=stage).body
 
 
 def _shapes(body: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -21,6 +21,7 @@ from protokern.push import PushResult
 from .backbone_names import settle_backbone
 from .module_state import NetworkState, read_network
 from .released_nets import SYSTEMS, Converted, Source, cabrnet, find_system, prototree
+from .released_nets.cabrnet_files import read_yaml
 from .sources import PatchSources, read_sources
 
 _TOLERANCE = 1e-4  # of logits, relative to the largest one if that is above 1
@@ -139,7 +140,7 @@ def _read(path: Path) -> tuple[NetworkState, Mapping[str, Any] | None]:
     state = read_network(path)
     arch = path.parent / cabrnet.ARCH
     is_cabrnet = any(name.startswith("extractor.") for name in state.tensors)
-    return state, cabrnet.read_yaml(arch) if is_cabrnet and arch.is_file() else None
+    return state, read_yaml(arch) if is_cabrnet and arch.is_file() else None
 
 
 def _configure(converted: Converted, backbone: str, image_size: int | tuple[int, int] | None) -> RunConfig:

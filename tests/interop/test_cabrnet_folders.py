@@ -116,6 +116,29 @@ def test_prototypes_that_cabrnet_pruned_are_left_out_with_their_sources(tmp_path
     check_same(net, released, Case(lambda: released, "", lambda net, x: net(x), case.ours))
 
 
+def test_a_resnet_may_end_after_an_earlier_layer(tmp_path: Path) -> None:
+    case = CABRNET["ProtoPNet"]
+    released = write_cabrnet(tmp_path, case)
+    arch = json.loads((tmp_path / "model_arch.yml").read_text())
+    arch["extractor"]["convnet"]["source_layer"] = "layer3"
+    (tmp_path / "model_arch.yml").write_text(json.dumps(arch))
+    released.extractor.convnet.layer4 = nn.Sequential()
+    released.extractor.add_on[0] = nn.Conv2d(256, 16, 1)
+    torch.save(released.state_dict(), tmp_path / "model_state.pth")
+    net = load_released(tmp_path)
+    assert net.config.model.backbone_stage == 3
+    check_same(net, released, Case(lambda: released, "", lambda net, x: net(x), case.ours))
+
+
+def test_a_tree_whose_similarity_is_no_logarithm_is_refused(tmp_path: Path) -> None:
+    write_cabrnet(tmp_path, CABRNET["ProtoTree"])
+    arch = json.loads((tmp_path / "model_arch.yml").read_text())
+    arch["classifier"]["params"]["log_probabilities"] = True
+    (tmp_path / "model_arch.yml").write_text(json.dumps(arch))
+    with pytest.raises(CheckpointError, match="log_probabilities must be the same in classifier and similarity"):
+        load_released(tmp_path)
+
+
 def test_a_folder_of_cabrnet_needs_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cabrnet(tmp_path, CABRNET["ProtoPNet"])
     monkeypatch.setitem(sys.modules, "yaml", None)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from protokern.errors import CheckpointError, import_optional
+from protokern.errors import CheckpointError
 from protokern.interop.module_state import NetworkState
 
 from . import pipnet, protopool, prototree
+from .cabrnet_files import images_of, table_at, text_at
 from .converted import (
     AddOn,
     Converted,
@@ -24,9 +24,9 @@ from .converted import (
     squared_distances,
 )
 
-STATE, ARCH, DATA = "model_state.pth", "model_arch.yml", "dataset.yml"
+STATE, ARCH = "model_state.pth", "model_arch.yml"
 _PLACE = "extractor.convnet."
-_LARGEST_YAML = 1 << 20  # bytes
+_EARLIER = ("layer1", "layer2", "layer3")
 _TREE, _LEAF = "classifier.tree.", "._relative_distribution"
 _DROPPED = ("classifier.similarity_layer._summation_kernel", "classifier._root_prob", "classifier._root_greedy_path")
 # The stride of a map, and the fewest and the most input channels of the layers that halve the one before to it.
@@ -50,30 +50,6 @@ def recognises(source: Source) -> bool:
     return any(name.startswith("extractor.convnet.") for name in source.state.tensors)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A table of YAML, without any objects.
-
-    Raises:
-        MissingPackageError: pyyaml is not installed.
-        CheckpointError: the file is no table, or cannot be read.
-    """
-    yaml = import_optional("yaml", package="pyyaml", needed_for=f"CaBRNet's {path.name}", install="'protokern[import]'")
-    try:
-        if path.stat().st_size > _LARGEST_YAML:
-            raise CheckpointError(f"{path}: must have at most {_LARGEST_YAML} bytes.")
-        # Anchors could make a small file a huge table; CaBRNet writes none.
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise CheckpointError(f"{path}: must have no aliases. Write them out.")
-        table = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: must be a YAML file of CaBRNet; it cannot be read ({reason}).") from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{path}: must be a table; got {type(table).__name__}.")
-    return table
-
-
 def convert(source: Source) -> Converted:
     """The network as the model of protokern that it is.
 
@@ -86,18 +62,18 @@ def convert(source: Source) -> Converted:
         raise CheckpointError(
             f"{source.state.path}: must have CaBRNet's {ARCH} beside it, which says how the net answers."
         )
-    name = _text(arch, "top_arch", "name")
+    name = text_at(arch, "top_arch", "name")
     if name not in _MODELS:
         raise CheckpointError(
             f"{source.state.path}: must be a model of CaBRNet that protokern has: {', '.join(_MODELS)}; got {name!r}."
         )
     made = _MODELS[name](source, arch)
-    size, normalisation = _images_of(source.folder)
+    size, normalisation = images_of(source.folder)
     dropped = [one for one in _DROPPED if one in source.state.tensors]
     notes = (*made.notes, f"dropped: {', '.join(dropped)}") if dropped else made.notes
-    stride, without_relu = _stride_of(source, arch), _ends_before_relu(source, arch)
+    stage = _stage_of(source, arch)
     return Converted(
-        settings=made.settings,
+        settings=made.settings if stage is None else {**made.settings, "backbone_stage": stage},
         num_classes=made.num_classes,
         backbone=made.backbone,
         place=_PLACE,
@@ -105,29 +81,18 @@ def convert(source: Source) -> Converted:
         plain=made.plain,
         notes=notes,
         image_size=size,
-        stride=stride,
-        without_relu=without_relu,
+        backbone_name=text_at(arch, "extractor", "backbone", "arch").lower() or None,
+        stride=_stride_of(source, arch),
+        without_relu=_ends_before_relu(source, arch),
         normalisation=normalisation,
         kept=made.kept,
     )
 
 
-def _table(table: Any, *names: str) -> Mapping[str, Any]:
-    """The table below `names`; empty if there is none."""
-    for name in names:
-        table = table.get(name) if isinstance(table, Mapping) else None
-    return table if isinstance(table, Mapping) else {}
-
-
-def _text(table: Any, *names: str) -> str:
-    found = _table(table, *names[:-1]).get(names[-1])
-    return "" if found is None else str(found)
-
-
 def _pipeline(source: Source, arch: Mapping[str, Any]) -> Mapping[str, Any]:
     """The one pipeline of the extractor: its layer and its add-on. Older files write them beside the backbone."""
-    extractor = _table(arch, "extractor")
-    if "layer" in _table(extractor, "backbone"):
+    extractor = table_at(arch, "extractor")
+    if "layer" in table_at(extractor, "backbone"):
         return {"source_layer": extractor["backbone"]["layer"], "add_on": extractor.get("add_on")}
     pipelines = [value for name, value in extractor.items() if name != "backbone" and isinstance(value, Mapping)]
     if len(pipelines) != 1:
@@ -145,9 +110,11 @@ def _add_on(source: Source, arch: Mapping[str, Any]) -> AddOn:
         CheckpointError: they are not 1x1 convolutions with ReLUs between and a sigmoid or nothing at the end.
     """
     state = source.state
-    layers = [(name, value) for name, value in _table(_pipeline(source, arch), "add_on").items() if name != "init_mode"]
-    kinds = [_text(value, "type") for _, value in layers]
-    names = [f"extractor.add_on.{name}" for name, value in layers if _text(value, "type") == "Conv2d"]
+    layers = [
+        (name, value) for name, value in table_at(_pipeline(source, arch), "add_on").items() if name != "init_mode"
+    ]
+    kinds = [text_at(value, "type") for _, value in layers]
+    names = [f"extractor.add_on.{name}" for name, value in layers if text_at(value, "type") == "Conv2d"]
     weights = [(state.get(f"{name}.weight"), state.tensors.get(f"{name}.bias")) for name in names]
     count = len(names)
     squashed = ["Conv2d", "ReLU"] * (count - 1) + ["Conv2d", "Sigmoid"]
@@ -167,8 +134,8 @@ def _add_on(source: Source, arch: Mapping[str, Any]) -> AddOn:
 
 def _similarity(source: Source, arch: Mapping[str, Any], *, wanted: tuple[str, ...], default: str) -> Similarity:
     """What the YAML says of the similarity."""
-    name = _text(arch, "similarity", "name") or default
-    params = _table(arch, "similarity", "params")
+    name = text_at(arch, "similarity", "name") or default
+    params = table_at(arch, "similarity", "params")
     base = name.removeprefix("Legacy")
     if base not in wanted:
         raise CheckpointError(
@@ -187,7 +154,7 @@ def _similarity(source: Source, arch: Mapping[str, Any], *, wanted: tuple[str, .
         if float(params.get("stability_factor", 1e-14)) != 1e-14:
             raise CheckpointError(f"{source.state.path}: stability_factor must be 1e-14 in a ProtoTree; got another.")
         return Similarity("exp_root", "sqeuclidean", 1e-4)
-    is_legacy = _table(arch, "classifier", "params").get("compatibility_mode") is True
+    is_legacy = table_at(arch, "classifier", "params").get("compatibility_mode") is True
     return Similarity("log", "sqeuclidean", 1e-4 if is_legacy else float(params.get("stability_factor", 1e-4)))
 
 
@@ -264,6 +231,12 @@ def _protopool(source: Source, arch: Mapping[str, Any]) -> Converted:
 def _prototree(source: Source, arch: Mapping[str, Any]) -> Converted:
     state = source.state
     _similarity(source, arch, wanted=("ProtoTreeSimilarity",), default="ProtoTreeSimilarity")
+    is_log = [table_at(arch, part, "params").get("log_probabilities") is True for part in ("classifier", "similarity")]
+    if is_log[0] != is_log[1]:
+        raise CheckpointError(
+            f"{state.path}: log_probabilities must be the same in classifier and similarity; got {is_log[0]} and "
+            f"{is_log[1]}, with which CaBRNet takes probabilities for their logarithms."
+        )
     named = {
         name.removeprefix(_TREE).removesuffix(_LEAF): value.flatten()
         for name, value in state.tensors.items()
@@ -334,10 +307,10 @@ def _stride_of(source: Source, arch: Mapping[str, Any]) -> int | None:
     Raises:
         CheckpointError: it leaves a net that protokern does not have.
     """
-    divider = _table(arch, "extractor", "backbone", "postprocess", "stride_divider")
+    divider = table_at(arch, "extractor", "backbone", "postprocess", "stride_divider")
     if not divider:
         return None
-    name = _text(arch, "extractor", "backbone", "arch").lower()
+    name = text_at(arch, "extractor", "backbone", "arch").lower()
     kind = "basic" if name in ("resnet18", "resnet34") else "bottleneck" if name.startswith("resnet") else "convnext"
     least = divider.get("min_channels")
     if divider.get("ratio") == 2 and isinstance(least, int) and (kind != "convnext" or name == "convnext_tiny"):
@@ -350,37 +323,20 @@ def _stride_of(source: Source, arch: Mapping[str, Any]) -> int | None:
     )
 
 
+def _stage_of(source: Source, arch: Mapping[str, Any]) -> int | None:
+    """The stage of a ResNet that gives the map, if it is not the last one."""
+    layer = str(_pipeline(source, arch).get("source_layer", ""))
+    is_earlier = text_at(arch, "extractor", "backbone", "arch").startswith("resnet") and layer in _EARLIER
+    return int(layer.removeprefix("layer")) if is_earlier else None
+
+
 def _ends_before_relu(source: Source, arch: Mapping[str, Any]) -> bool:
     """Whether the map of a DenseNet is taken before the ReLU that ends it."""
     layer = str(_pipeline(source, arch).get("source_layer", ""))
-    return _text(arch, "extractor", "backbone", "arch").startswith("densenet") and layer in (
+    return text_at(arch, "extractor", "backbone", "arch").startswith("densenet") and layer in (
         "features",
         "features.norm5",
     )
-
-
-def _images_of(folder: Path) -> tuple[int | tuple[int, int] | None, Any]:
-    """The size and the normalisation of the images from dataset.yml, if it is there and says them."""
-    if not (folder / DATA).is_file():
-        return None, None
-    sets = read_yaml(folder / DATA)
-    table: Any = next((sets[name] for name in ("test_set", "projection_set", "train_set") if name in sets), {})
-    transform = _table(table, "params", "transform")
-    size, normalisation = None, None
-    for value in transform.values():
-        params = _table(value, "params")
-        if _text(value, "type") == "Resize":
-            size = _as_size(params.get("size"))
-        if _text(value, "type") == "Normalize":
-            mean, std = (tuple(float(one) for one in params.get(name, ())) for name in ("mean", "std"))
-            normalisation = (mean, std) if len(mean) == len(std) == 3 else None
-    return size, normalisation
-
-
-def _as_size(size: Any) -> int | tuple[int, int] | None:
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(one, int) for one in size):
-        return size[0] if size[0] == size[1] else (size[0], size[1])
-    return size if isinstance(size, int) else None
 
 
 _MODELS: dict[str, Callable[[Source, Mapping[str, Any]], Converted]] = {

@@ -50,6 +50,7 @@ class Converted:
             with the tensors of the file.
         notes: what was inferred, dropped, or should be known.
         image_size: side or (Y, X) in pixels; None: unknown.
+        backbone_name: as the file says it; None: it does not.
         stride: pixels from one cell of the map to the next at most, where the program changed the strides of the net;
             None: as in the net.
         without_relu: the program took the map before the ReLU at the end of a DenseNet.
@@ -65,6 +66,7 @@ class Converted:
     place: str = "features."
     notes: tuple[str, ...] = ()
     image_size: int | tuple[int, int] | None = None
+    backbone_name: str | None = None
     stride: int | None = None
     without_relu: bool = False
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None

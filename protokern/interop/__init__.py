@@ -5,6 +5,22 @@
 
 from __future__ import annotations
 
-from .released import accelerate
+from typing import TYPE_CHECKING
 
-__all__ = ["accelerate"]
+from protokern.deferred import defer
+
+if TYPE_CHECKING:
+    from .export.hub import Pretrained, from_pretrained, save_pretrained
+    from .released import accelerate
+
+__all__ = ["Pretrained", "accelerate", "from_pretrained", "save_pretrained"]
+
+__getattr__ = defer(
+    __name__,
+    {
+        "Pretrained": "protokern.interop.export.hub",
+        "accelerate": "protokern.interop.released",
+        "from_pretrained": "protokern.interop.export.hub",
+        "save_pretrained": "protokern.interop.export.hub",
+    },
+)

@@ -16,6 +16,7 @@ from benchmarks.pages.results import (
     HEADS,
     IMPORTANCE,
     LAST_LAYER,
+    ONNX,
     POOL,
     PUSH,
     REPORT,
@@ -30,6 +31,7 @@ from benchmarks.pages.scenario_rows import (
     HeadRow,
     ImportanceRow,
     LastLayerRow,
+    OnnxRow,
     PoolRow,
     PushRow,
     ReportRow,
@@ -41,6 +43,7 @@ from benchmarks.pages.targets import (
     checkpoint_verdict,
     frames_verdict,
     last_layer_verdict,
+    onnx_verdict,
     search_verdict,
 )
 
@@ -225,6 +228,19 @@ def head_table(rows: Sequence[HeadRow]) -> str:
     return "\n".join(lines)
 
 
+def onnx_table(rows: Sequence[OnnxRow]) -> str:
+    """Case by case."""
+    lines = [
+        "| a pass in onnxruntime | `--repair` | threads | median | backbone alone | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        cells = [f"{row.case}, {row.size}{'' if row.quiet else BUSY_MARK}", row.repair, str(row.threads)]
+        cells += [f"{row.p50_ms:.4g} ms", f"{row.backbone_ms:.4g} ms", onnx_verdict(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Part:
     """A section of a page: one scenario.
@@ -248,6 +264,7 @@ ON_BENCHMARKS = (
     Part(DEVICE, DeviceRow, "Networks on a CUDA device", ("device", "task", "precision", "backend"), device_table),
     Part(POOL, PoolRow, "The head of ProtoPool", ("device", "case", "threads", "provider"), pool_table),
     Part(HEADS, HeadRow, "The heads of TesNet and ProtoTree", ("device", "case", "threads", "provider"), head_table),
+    Part(ONNX, OnnxRow, "Exported models in onnxruntime", ("device", "case", "repair", "threads"), onnx_table),
     Part(
         IMPORTANCE,
         ImportanceRow,

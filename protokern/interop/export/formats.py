@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from protokern.interop.export import onnx_file, program
+from protokern.interop.export import hub, onnx_file, program
 from protokern.interop.export.source import ExportOptions, ExportSource
 
 
@@ -27,4 +27,5 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "onnx": Format("a file for onnxruntime and other runtimes", onnx_file.files, onnx_file.write),
     "torch": Format("programs of torch.export, for processes with torch", program.files, program.write),
+    "hub": Format("a folder in the shape of the model hubs, with a card", hub.files, hub.write),
 }

@@ -33,7 +33,7 @@ class ExportSource:
         prototypes: all of them, by index; with their sources and pictures, if these are known.
         checksum: SHA-256 of the weights' file; "" if there is none.
         folder: the run folder; None: the model is of no run.
-        stage: the stage after which the weights were saved.
+        checkpoint: its name in that folder.
         license: the name of a licence, such as "cc-by-4.0"; "" if it is not known.
     """
 
@@ -46,7 +46,7 @@ class ExportSource:
     prototypes: tuple[Prototype, ...]
     checksum: str = ""
     folder: Path | None = None
-    stage: str = ""
+    checkpoint: str = ""
     license: str = ""
 
     @property
@@ -93,7 +93,7 @@ def source_of_run(run: OpenRun, prototypes: Sequence[Prototype], *, license: str
         prototypes=tuple(prototypes),
         checksum=_checksum(run.checkpoint / WEIGHTS_FILE),
         folder=run.folder,
-        stage=run.stage,
+        checkpoint=run.checkpoint.name,
         license=license,
     )
 

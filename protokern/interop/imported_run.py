@@ -17,7 +17,7 @@ from protokern.models.base import PrototypeModel
 from protokern.push import PushResult
 from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.runs.data import RunData, open_data
-from protokern.runs.folder import RUN_FILE, check_new_run, check_vacant, versions
+from protokern.runs.folder import IMPORT_FILE, RUN_FILE, check_new_run, check_vacant, versions
 from protokern.runs.log import Notice, append_record
 from protokern.runs.split import settle_own_split
 from protokern.search import find_nearest_patches
@@ -26,7 +26,6 @@ from protokern.storage.lock import lock_run
 
 from .loading import ReleasedNet
 
-IMPORT_FILE = "imported.json"
 FORMAT = "protokern-import-1"
 # Of squared distances as a share of a prototype's squared length: another machine rounds features otherwise.
 _COPY = 1e-4

@@ -23,7 +23,8 @@ from .torch_files import TorchFile, read_torch_file
 # The keys under which programs save a network in a dictionary, in the order of preference.
 _NETWORKS = ("model_state_dict", "state_dict", "model_state", "model", "net", "network", "module", "ema_state_dict")
 _MOST_LEVELS = 64  # of modules inside modules
-_MOST_MODULES = 100_000
+_MOST_MODULES = 20_000
+_MOST_ENTRIES = 1_000_000  # of all modules
 _WRAPPER = "module."
 _OF_EVERY_MODULE = ("training", "_is_full_backward_hook", "_version", "call_super_init")
 _PLAIN = (bool, int, float, str)
@@ -127,8 +128,15 @@ def _of_module(file: TorchFile, module: Inert, settings: dict[str, Any]) -> Netw
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, Any] = {}
     layers: dict[str, str] = {}
+    left = _MOST_ENTRIES
     for prefix, one in _modules(file, module):
         layers[prefix[:-1]] = one.path
+        left -= sum(len(table) if isinstance(table, dict | list) else 1 for table in one.state.values())
+        if left < 0:
+            raise CheckpointError(
+                f"{file.path}: must have modules with at most {_MOST_ENTRIES:,} entries in all; it has more. Save its "
+                "state dict."
+            )
         passing = one.state.get("_non_persistent_buffers_set")
         left_out = passing if isinstance(passing, list) else []
         for table in ("_parameters", "_buffers"):

@@ -18,7 +18,7 @@ from protokern.errors import CheckpointError
 from .stand_ins import LARGEST_COUNT, Inert, Name, StoredNumbers, find_storage, set_items, stand_in
 
 MOST_BYTES = 1 << 24  # of one pickle; that of a whole DenseNet-201 has less than a megabyte
-MOST_OPERATIONS = 1_000_000  # of all pickles of a file; the same net has a tenth of that
+MOST_OPERATIONS = 600_000  # of all pickles of a file; the same net with the state of its optimizer has 200,000
 _LONGEST = 1 << 20  # bytes of a string, such as the source text of a class
 _LONGEST_BESIDE = 1 << 12  # where strings may be the numbers of tensors
 MAGIC = 0x1950A86A20F9469CFC6C  # at the beginning of torch's old files
@@ -32,13 +32,13 @@ class Budget:
     def __init__(self, operations: int = MOST_OPERATIONS) -> None:
         self.left = operations
 
-    def take(self) -> None:
-        """Take one.
+    def take(self, count: int = 1) -> None:
+        """Take some.
 
         Raises:
-            CheckpointError: there is none left.
+            CheckpointError: there are not so many left.
         """
-        self.left -= 1
+        self.left -= count
         if self.left < 0:
             raise CheckpointError(f"has more than {MOST_OPERATIONS:,} operations, which no network needs")
 
@@ -62,7 +62,7 @@ def read_pickle(
     Raises:
         CheckpointError: it is no pickle, is cut off, or exceeds a limit. The message is the end of a sentence.
     """
-    machine = _Machine(storages, seen)
+    machine = _Machine(budget, storages, seen)
     source: Any = _Bounded(stream, _LONGEST if storages else _LONGEST_BESIDE)  # all that genops uses of a file
     try:
         for operation, argument, _ in pickletools.genops(source):
@@ -112,11 +112,11 @@ class _Bounded:
 class _Machine:
     """The stack, the marks and the memo of one pickle."""
 
-    def __init__(self, storages: bool, seen: Callable[[StoredNumbers], Any]) -> None:
+    def __init__(self, budget: Budget, storages: bool, seen: Callable[[StoredNumbers], Any]) -> None:
         self.stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below the marks
         self._memo: dict[int, Any] = {}
-        self._storages, self._seen = storages, seen
+        self._budget, self._storages, self._seen = budget, storages, seen
 
     def run(self, name: str, argument: Any) -> bool:
         """Do one operation; whether it was the last one."""
@@ -225,6 +225,9 @@ class _Machine:
 
     def call(self, _: Any) -> None:
         function, arguments = self.pop_pair()
+        # Long lists may be given to many calls, each of which goes through them.
+        items = arguments if isinstance(arguments, tuple) else ()
+        self._budget.take(sum(len(one) for one in items[:4] if isinstance(one, list | tuple)))
         self.stack.append(stand_in(function, arguments))
 
     def call_with_names(self, _: Any) -> None:
@@ -246,6 +249,7 @@ class _Machine:
             parts = state if isinstance(state, tuple) else (state,)
             for part in parts[:2]:  # the attributes, and those of slots
                 if isinstance(part, dict):
+                    self._budget.take(len(part))
                     target.state.update(part)
         self.stack.append(target)
 

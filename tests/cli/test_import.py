@@ -171,3 +171,10 @@ def test_a_run_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run_import(tmp_path / "net.pth", "--out", tmp_path / "run") == 0
     assert run_import(tmp_path / "net.pth", "--out", tmp_path / "run") == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_an_imported_run_has_no_training_to_go_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(pp_net(), tmp_path / "net.pth")
+    assert run_import(tmp_path / "net.pth", "--out", tmp_path / "run") == 0
+    assert main(["train", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "holds an imported network, and no training to go on with" in capsys.readouterr().err

@@ -142,9 +142,20 @@ HOSTILE: dict[str, bytes] = {
     + b"N\x86R" * 2000
     + b".",
     "empty": b".",
+    "one state for many": b"\x80\x02}("
+    + b"".join(b"J%bK\x01" % struct.pack("<i", n) for n in range(30_000))
+    + b"uq\x000("
+    + b"cx\ny\n)R0" * 10
+    + b"cx\ny\n)Rh\x00b" * 50_000
+    + b"t.",
+    "one list for many": b"\x80\x02]("
+    + b"K\x01K\x02\x86" * 50_000
+    + b"e\x85q\x000("
+    + b"ccollections\nOrderedDict\nh\x00R" * 50_000
+    + b"t.",
 }
 OLD_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({}, 2)
-LONG = ("many objects", "memo", "nested lists")
+LONG = ("many objects", "memo", "nested lists", "one state for many", "one list for many")
 
 
 def zipped(pickled: bytes, storages: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -157,7 +168,7 @@ def zipped(pickled: bytes, storages: dict[str, bytes], method: int = zipfile.ZIP
 
 
 def refused(path: Path) -> str:
-    """The one line with which a file is refused, within five seconds of the processor."""
+    """The one line with which a file is refused, within five seconds of work."""
     begun = time.process_time()
     with pytest.raises(CheckpointError) as error:
         read_network(path)
@@ -287,6 +298,16 @@ def test_modules_nested_without_end_are_refused(tmp_path: Path) -> None:
     assert "64 inside each other" in refused(tmp_path / "deep.pth")
 
 
+def test_modules_of_many_entries_in_many_places_are_refused(tmp_path: Path) -> None:
+    wide, top = Level(), Level()
+    for number in range(11_000):
+        setattr(wide, f"setting{number}", number)
+    for number in range(100):
+        setattr(top, f"place{number}", wide)
+    torch.save(top, tmp_path / "wide.pth")
+    assert "1,000,000 entries in all" in refused(tmp_path / "wide.pth")
+
+
 def test_modules_that_double_at_every_level_are_refused(tmp_path: Path) -> None:
     bottom = Level()
     for _ in range(40):
@@ -314,7 +335,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_hostile_files_take_little_memory(tmp_path: Path) -> None:
     names = []
-    for name in LONG:
+    for name in ("memo", "one state for many"):
         names.append(str(tmp_path / f"{name}.pth"))
         Path(names[-1]).write_bytes(zipped(HOSTILE[name], {}))
     result = subprocess.run([sys.executable, "-c", MEASURE, *names], capture_output=True, text=True, check=True)

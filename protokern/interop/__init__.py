@@ -1,4 +1,4 @@
-"""Our layers inside other people's programs: networks of the released ProtoPNet and ProtoPool, and CaBRNet.
+"""Our layers inside other people's programs: networks of the released programs, and CaBRNet.
 
 `protokern.interop.cabrnet` is imported by name, because it needs CaBRNet.
 """

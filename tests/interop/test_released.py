@@ -264,6 +264,11 @@ class WithRoot(PPNet):
         return super()._l2_convolution(x).sqrt()
 
 
+class Doubled(PPNet):
+    def prototype_distances(self, x):
+        return 2 * super().prototype_distances(x)
+
+
 class Scaled(PPNet):
     def forward(self, x):
         logits, nearest = super().forward(x)
@@ -286,6 +291,10 @@ class NeedsMore(PPNet):
             WithRoot,
             r"model\.prototype_distances: must return what the released program does; differs by up to [\d.]+ on",
         ),
+        (
+            Doubled,
+            r"model\.prototype_distances: must return what the released program does; differs by up to [\d.]+ on",
+        ),
         (Scaled, r"model\.forward: must return what the released program does; differs by up to [\d.]+ on a trial"),
         (NeedsMore, r"model: must run as in the released program; NeedsMore raised TypeError\(.*labels.*\)\."),
     ],
@@ -302,8 +311,9 @@ def test_networks_that_compute_something_else_are_refused_and_left_alone(kind: t
 def test_other_networks_are_refused_with_what_they_lack() -> None:
     with pytest.raises(
         ValueError,
-        match=r"^model: must be a network of the released ProtoPNet, ProtoPool, TesNet or ProtoTree program; got "
-        r"Sequential, which lacks these attributes of ProtoPNet: features, add_on_layers, .*, push_forward\.$",
+        match=r"^model: must be a network of a released program \(ProtoPNet, ProtoPool, .*, ProtoTree\); "
+        r"got Sequential, which lacks these attributes of ProtoPNet: features, .*, prototype_vectors, .*, "
+        r"push_forward\.$",
     ):
         accelerate(nn.Sequential(PrototypeLayer(3, 4)))
     network = pool_net()

@@ -139,7 +139,6 @@ class OtherTesNet(TESNet):
     [
         (lambda: OtherTree(backbone(), 6, 4, 3, 5), "forward_partial"),
         (lambda: OtherTesNet(backbone(), (8, 5, 1, 1), 2, 6), "forward"),
-        (lambda: TESNet(backbone(), (8, 5, 2, 2), 2, 6), "prototype_distances"),
     ],
 )
 def test_networks_that_compute_something_else_are_refused(network: Callable[[], nn.Module], method: str) -> None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
+from .imported_run import with_images, write_run
 from .loading import ReleasedNet, load_released
 from .released import accelerate
 
-__all__ = ["ReleasedNet", "accelerate", "load_released"]
+__all__ = ["ReleasedNet", "accelerate", "load_released", "with_images", "write_run"]

@@ -11,10 +11,20 @@ from protokern.deferred import defer
 
 if TYPE_CHECKING:
     from .export.hub import Pretrained, from_pretrained, save_pretrained
+    from .imported_run import with_images, write_run
     from .loading import ReleasedNet, load_released
     from .released import accelerate
 
-__all__ = ["Pretrained", "ReleasedNet", "accelerate", "from_pretrained", "load_released", "save_pretrained"]
+__all__ = [
+    "Pretrained",
+    "ReleasedNet",
+    "accelerate",
+    "from_pretrained",
+    "load_released",
+    "save_pretrained",
+    "with_images",
+    "write_run",
+]
 
 __getattr__ = defer(
     __name__,
@@ -25,5 +35,7 @@ __getattr__ = defer(
         "from_pretrained": "protokern.interop.export.hub",
         "load_released": "protokern.interop.loading",
         "save_pretrained": "protokern.interop.export.hub",
+        "with_images": "protokern.interop.imported_run",
+        "write_run": "protokern.interop.imported_run",
     },
 )

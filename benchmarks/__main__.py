@@ -24,6 +24,7 @@ VERBS = {
         "frames": "four sufficient frames in an image of a trained run",
         "pool-head": "the head of ProtoPool against the released formula",
         "heads": "the heads of TesNet and ProtoTree against the released formulas",
+        "onnx": "exported models in onnxruntime: the share of the time that the head takes",
         "black-box": "trains a plain classifier with a recipe's backbone and budget, and stores its accuracy",
         "weights": "what weights of the patches cost a call",
         "metrics": "the search by squared distance, cosine and dot product",

@@ -36,6 +36,10 @@ class TrainingError(ProtokernError, RuntimeError):
     """Training cannot go on, for instance because the loss is not finite."""
 
 
+class ExportError(ProtokernError, RuntimeError):
+    """A model cannot be written in a format, or the file that was written does not answer as the model does."""
+
+
 class LostContactError(ProtokernError, RuntimeError):
     """A process of a training no longer hears from another one."""
 

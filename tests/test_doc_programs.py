@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from protokern.backbones import build_backbone
+from protokern.cli.main import main
 from protokern.features import FeatureStore, FeatureWriter, Fingerprint
 from protokern.models import ProtoPNet
 from protokern.push import apply_push
 from protokern.runs import open as opening
 from protokern.search import find_nearest_patches, merge_nearest
+from tests.cli.pushed_run import make_run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 IMAGES = 12
@@ -121,3 +123,17 @@ def test_solving_a_last_layer(names: dict[str, Any]) -> None:
     before = names["model"].last_layer.weight.clone()
     assert run("training.md", 1, names)["solved"].gap <= 1e-4
     assert not torch.equal(names["model"].last_layer.weight, before)
+
+
+def test_programs_that_run_exported_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps in onnxruntime, answers in torch alone, a model of a hub's folder; on one small run."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install '.[onnx]'")
+    folder = make_run(tmp_path, size=64).folder
+    monkeypatch.chdir(tmp_path)
+    for kind, out in (("onnx", "birds"), ("torch", "birds"), ("hub", "birds-hub")):
+        flags = ["--heat-maps"] if kind == "onnx" else []
+        assert main(["export", str(folder), "--format", kind, "--out", out, "--size", "fixed", *flags]) == 0
+    assert len(programs("export.md")) == 3
+    assert run("export.md", 0, {})["maps"].shape == (1, 2, 8, 8)
+    assert run("export.md", 1, {})["best"].shape == (2,)
+    assert run("export.md", 2, {})["model"].num_prototypes == 6

@@ -315,6 +315,33 @@ class HeadRow(Measurement):
 
 
 @dataclass(frozen=True)
+class OnnxRow(Measurement):
+    """A pass of an exported model in onnxruntime, and of its part up to the backbone's map.
+
+    Attributes:
+        case: whose settings the model has.
+        size: of backbone, images and prototypes.
+        repair: how distances are computed again.
+        runtime: version of onnxruntime.
+        backbone_ms: median of the backbone alone, from the same rounds.
+        head_share: of the time, what the rest takes; by 20th percentiles, since whatever else a machine does only adds
+            to times.
+    """
+
+    case: str
+    size: str
+    repair: str
+    runtime: str
+    threads: int
+    rounds: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    backbone_ms: float
+    head_share: float
+
+
+@dataclass(frozen=True)
 class WeightRow(Measurement):
     """`prototype_pool` with weights of the patches, or without.
 

@@ -17,6 +17,7 @@ from benchmarks.pages.results import (
     IMPORTANCE,
     LAST_LAYER,
     METRICS,
+    ONNX,
     POOL,
     PUSH,
     REPORT,
@@ -32,6 +33,7 @@ from benchmarks.pages.scenario_rows import (
     ImportanceRow,
     LastLayerRow,
     MetricRow,
+    OnnxRow,
     PoolRow,
     PushRow,
     ReportRow,
@@ -43,6 +45,7 @@ from benchmarks.pages.targets import (
     checkpoint_verdict,
     frames_verdict,
     last_layer_verdict,
+    onnx_verdict,
     search_verdict,
 )
 
@@ -241,6 +244,19 @@ def metric_table(rows: Sequence[MetricRow]) -> str:
     return "\n".join(lines)
 
 
+def onnx_table(rows: Sequence[OnnxRow]) -> str:
+    """Case by case."""
+    lines = [
+        "| a pass in onnxruntime | `--repair` | threads | median | backbone alone | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        cells = [f"{row.case}, {row.size}{'' if row.quiet else BUSY_MARK}", row.repair, str(row.threads)]
+        cells += [f"{row.p50_ms:.4g} ms", f"{row.backbone_ms:.4g} ms", onnx_verdict(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Part:
     """A section of a page: one scenario.
@@ -264,6 +280,7 @@ ON_BENCHMARKS = (
     Part(DEVICE, DeviceRow, "Networks on a CUDA device", ("device", "task", "precision", "backend"), device_table),
     Part(POOL, PoolRow, "The head of ProtoPool", ("device", "case", "threads", "provider"), pool_table),
     Part(HEADS, HeadRow, "The heads of TesNet and ProtoTree", ("device", "case", "threads", "provider"), head_table),
+    Part(ONNX, OnnxRow, "Exported models in onnxruntime", ("device", "case", "repair", "threads"), onnx_table),
     Part(
         METRICS, MetricRow, "Metrics", ("device", "isa", "case", "mode", "backend", "metric", "threads"), metric_table
     ),

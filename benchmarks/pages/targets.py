@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
 from benchmarks.pages.rows import MemoryRow, SpeedRow
-from benchmarks.pages.scenario_rows import BackboneRow, CheckpointRow, FramesRow, LastLayerRow, SearchRow
+from benchmarks.pages.scenario_rows import BackboneRow, CheckpointRow, FramesRow, LastLayerRow, OnnxRow, SearchRow
 
 Read = Callable[[Comparison], float | None]
 
@@ -204,6 +204,8 @@ POOL_RATIO = 2.0
 # The same of TesNet's, and of a ProtoTree's with the update of its leaves.
 TESNET_RATIO = 5.0
 PROTOTREE_RATIO = 20.0
+# An exported model in onnxruntime: what the head may take of the time.
+ONNX_SHARE = 0.15
 # The last layer of 200 classes and 2,000 prototypes on 5,994 images.
 MADE_UP = "made up"
 LAST_LAYER_S = 10.0
@@ -276,6 +278,11 @@ def last_layer_verdict(solved: LastLayerRow, stepped: LastLayerRow) -> str:
 def frames_verdict(row: FramesRow) -> str:
     """What an explanation with four frames may take, and whether it does."""
     return judged(f"{row.framed_s:.2f} s", f"<= {FRAMES_S:g} s", row.framed_s <= FRAMES_S)
+
+
+def onnx_verdict(row: OnnxRow) -> str:
+    """What of the time the head of an exported model may take, and whether it does."""
+    return judged(f"head {row.head_share:.1%} of the time", f"<= {ONNX_SHARE:.0%}", row.head_share <= ONNX_SHARE)
 
 
 def backbone_verdict(row: BackboneRow) -> str:

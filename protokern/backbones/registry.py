@@ -12,7 +12,6 @@ from protokern.backbones import efficientnet_lite, timm_nets, torchvision_nets
 from protokern.backbones.names import (
     LITE,
     TINY,
-    TORCHVISION,
     TORCHVISION_PREFIX,
     WANTED,
     has_imagenet_weights,
@@ -20,6 +19,7 @@ from protokern.backbones.names import (
     is_timm,
     is_transformer,
     list_backbones,
+    torchvision_name,
 )
 from protokern.backbones.stages import end_after, find_earlier, run_with_lengths, weigh
 from protokern.backbones.tiny import build_tiny
@@ -95,8 +95,10 @@ def build_backbone(
     """Build a backbone from images in [0, 1] to feature maps (B, C, H, W).
 
     Args:
-        name: one of `list_backbones()`; "torchvision/" and one of `TRANSFORMERS`, such as "torchvision/vit_b_16"; or
-            "timm/" and a name of a net of timm, where that is installed.
+        name: one of `list_backbones()`; one of torchvision's with sizes or a stride of its own, such as
+            "resnet-bottleneck-3-4-6-4" or "convnext_tiny-stride8", see `protokern.backbones.names.TorchvisionName`;
+            "torchvision/" and one of `TRANSFORMERS`, such as "torchvision/vit_b_16"; or "timm/" and a name of a net of
+            timm, where that is installed.
         weights: "imagenet", "none" (random), or the path of a state-dict file (`.safetensors`, or a PyTorch file read
             with `weights_only=True`; a torchvision classifier's whole state dict fits). "auto" is "imagenet" if such
             weights exist and "none" otherwise. ImageNet weights of torchvision's nets are downloaded once; those of
@@ -197,7 +199,7 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
         raise ConfigError(
             f"weights: must be 'none' or a path for backbone '{name}'; got 'imagenet': these do not exist. Use 'none'."
         )
-    if name in TORCHVISION or is_transformer(name):
+    if torchvision_name(name) is not None or is_transformer(name):
         state = torchvision_nets.rename_weights(state)
     elif is_lite:
         state = efficientnet_lite.rename_weights(state)
@@ -206,7 +208,9 @@ def _load_weights(backbone: Backbone, name: str, weights: str | Path) -> None:
 
 def _download(name: str) -> dict[str, Tensor]:
     try:
-        return torchvision_nets.imagenet_state(name.removeprefix(TORCHVISION_PREFIX))
+        parts = torchvision_name(name)
+        own_name = name.removeprefix(TORCHVISION_PREFIX) if parts is None else parts.base
+        return torchvision_nets.imagenet_state(own_name)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"weights: the ImageNet weights of backbone '{name}' could not be downloaded ({error}). "

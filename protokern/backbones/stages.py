@@ -120,8 +120,30 @@ def weigh(maps: Tensor, lengths: Tensor) -> Tensor:
     """`maps` (B, C, H, W), each patch times the mean of the finer `lengths` (B, 1, h, w) in its place, as a share of
     the largest such mean of the image.
     """
-    share = share_of_largest(F.adaptive_avg_pool2d(lengths, (maps.shape[2], maps.shape[3])))
-    return (maps * share).to(maps.dtype)
+    rows, columns = maps.shape[2], maps.shape[3]
+    if isinstance(rows, torch.SymInt) or isinstance(columns, torch.SymInt):
+        means = _means_for_any_size(lengths, rows, columns)
+    else:
+        means = F.adaptive_avg_pool2d(lengths, (rows, columns))
+    return (maps * share_of_largest(means)).to(maps.dtype)
+
+
+def _means_for_any_size(lengths: Tensor, rows: int, columns: int) -> Tensor:
+    """What `adaptive_avg_pool2d` gives, as products of matrices: for a program that is traced for images of any size,
+    because other runtimes have no such pool."""
+    down = _shares(lengths.shape[2], rows, lengths)  # (H, h)
+    across = _shares(lengths.shape[3], columns, lengths)  # (W, w)
+    return torch.matmul(torch.matmul(down, lengths), across.T)
+
+
+def _shares(fine: int, coarse: int, like: Tensor) -> Tensor:
+    """(coarse, fine): how much each of the finer cells counts in the mean of each coarser one."""
+    cell = torch.arange(coarse, device=like.device)[:, None]
+    place = torch.arange(fine, device=like.device)
+    first = torch.div(cell * fine, coarse, rounding_mode="floor")
+    end = torch.div((cell + 1) * fine + coarse - 1, coarse, rounding_mode="floor")
+    is_inside = (place >= first) & (place < end)
+    return is_inside.to(like.dtype) / (end - first).to(like.dtype)
 
 
 def _ends(layers: Sequence[tuple[str, FeatureStage]]) -> list[int]:

@@ -1,9 +1,12 @@
-"""The methods that replace those of the released ProtoPNet and ProtoPool programs, as classes to mix into theirs."""
+"""The methods that replace those of the released ProtoPNet and ProtoPool programs, as classes to mix into theirs.
+
+accelerated_descendants.py has those of TesNet and ProtoTree.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +17,19 @@ from protokern.nn import mean_distance
 
 
 class Accelerated(nn.Module):
-    """What the two programs share. All tensors are read from the network at each call, so nothing can become stale.
+    """What the programs share. All tensors are read from the network at each call, so nothing can become stale.
 
     Attributes:
+        has_similarity: whether the program makes similarities of the smallest distances.
+        map_method: the name of the program's method that gives all distances.
+        vectors_at: the name of the prototypes.
         protokern_similarity: name of the similarity that may be computed inside the op; "" for none.
         protokern_precision, protokern_backend: options of the ops.
     """
+
+    has_similarity: ClassVar[bool] = True
+    map_method: ClassVar[str] = "prototype_distances"
+    vectors_at: ClassVar[str] = "prototype_vectors"
 
     protokern_similarity: str
     protokern_precision: str | None
@@ -42,6 +52,30 @@ class Accelerated(nn.Module):
 
     def _protokern_options(self) -> dict[str, Any]:
         return {"precision": self.protokern_precision, "backend": self.protokern_backend}
+
+    def protokern_outputs(self, *maps: Any) -> tuple[Tensor, ...]:
+        """What the program's `forward` returns for what its `map_method` returns."""
+        raise NotImplementedError(f"{type(self).__name__} must define protokern_outputs")
+
+    @staticmethod
+    def protokern_feed(network: Any, features: Tensor) -> None:
+        """Let a copy of a network take `features` in place of those of its own layers."""
+        network.conv_features = lambda _: features
+
+    @staticmethod
+    def protokern_maps(result: Any) -> tuple[Any, ...]:
+        """The distances among what `map_method` returns."""
+        return result if isinstance(result, tuple) else (result,)
+
+    @staticmethod
+    def protokern_tensors(result: Any) -> Any:
+        """What of the results of `forward` is compared."""
+        return result
+
+    @staticmethod
+    def protokern_scale(norms: float) -> float:
+        """How large distances are, for features and prototypes of these squared norms."""
+        return norms
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Copies and pickles name the program's own class, since the class of this object is made at run time."""

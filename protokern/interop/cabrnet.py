@@ -1,10 +1,11 @@
-"""A similarity and two classifiers that CaBRNet 1.2 selects by name from its YAML files.
+"""A similarity and three classifiers that CaBRNet 1.2 selects by name from its YAML files.
 
 docs/interop.md has the YAML. Importing this module needs the package `cabrnet`.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from protokern.nn import mean_distance
 try:
     from cabrnet.archs.protopnet.decision import ProtoPNetClassifier
     from cabrnet.archs.protopool.decision import ProtoPoolClassifier
+    from cabrnet.archs.prototree.decision import ProtoTreeClassifier, SamplingStrategy
     from cabrnet.core.utils.similarities import SimilarityLayer
 except ModuleNotFoundError as error:
     if str(error.name).partition(".")[0] != "cabrnet":
@@ -152,16 +154,53 @@ class FusedProtoPoolClassifier(ProtoPoolClassifier):
         return self.last_layer((at_smallest - at_average).flatten(1)), smallest, slots
 
 
+class FusedProtoTreeClassifier(ProtoTreeClassifier):
+    """CaBRNet's ProtoTree classifier with the nearest patches in one pass, and no distances of the others.
+
+    Same arguments, parameters, state dict and results as `ProtoTreeClassifier`.
+
+    Raises:
+        ValueError: the similarity is not `FusedSimilarity` with activation "exp_root", or `log_probabilities` is on.
+    """
+
+    similarity_layer: FusedSimilarity
+
+    def build_similarity(self, config: dict[str, Any]) -> None:
+        """Make the similarity of the YAML; CaBRNet calls this while it makes the classifier."""
+        super().build_similarity(config)
+        _check_similarity(self)
+        if self.similarity_layer.activation != "exp_root" or self.log_probabilities:
+            raise ValueError(
+                f"similarity: must have activation 'exp_root' in {type(self).__name__}, and log_probabilities must be "
+                f"off; got {self.similarity_layer.activation!r} and {self.log_probabilities}."
+            )
+
+    def forward(
+        self, features: Tensor, strategy: SamplingStrategy = SamplingStrategy.DISTRIBUTED, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Probabilities (N, C), and what CaBRNet tells of the nodes of the tree."""
+        nearest = self.similarity_layer.nearest(features, self.prototypes).activation  # (N, P)
+        # CaBRNet takes the largest similarity of a map; this one has the nearest patch alone.
+        tree = copy.copy(self)
+        tree.__dict__["similarities"] = lambda *_, **__: nearest[:, :, None, None]
+        answer: tuple[Tensor, dict[str, Any]] = ProtoTreeClassifier.forward(tree, features, strategy, **kwargs)
+        return answer
+
+
 def _check_classifier(classifier: Any) -> None:
+    _check_similarity(classifier)
+    if classifier._compatibility_mode:
+        raise ValueError(
+            f"compatibility_mode: must be off in {type(classifier).__name__}; got True, which asks for the released "
+            f"program's roundings. Leave it out, or choose CaBRNet's {type(classifier).__bases__[0].__name__}."
+        )
+
+
+def _check_similarity(classifier: Any) -> None:
     name = type(classifier).__name__
     layer = type(classifier.similarity_layer)
     if not issubclass(layer, FusedSimilarity):
         raise ValueError(
             f"similarity: must be FusedSimilarity in {name}; got {layer.__name__}. Write 'module: "
             "protokern.interop.cabrnet' and 'name: FusedSimilarity' in the YAML."
-        )
-    if classifier._compatibility_mode:
-        raise ValueError(
-            f"compatibility_mode: must be off in {name}; got True, which asks for the released program's roundings. "
-            f"Leave it out, or choose CaBRNet's {type(classifier).__bases__[0].__name__}."
         )

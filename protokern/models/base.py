@@ -330,6 +330,18 @@ class PrototypeModel(nn.Module):
         if prototypes is not None and prototypes.dim() and 0 < len(prototypes) < self.num_prototypes:
             self.keep_prototypes(torch.arange(len(prototypes)))
 
+    def set_prototypes(self, vectors: Tensor, class_identity: Tensor, weight: Tensor) -> None:
+        """Give the model other prototypes, as many as there are vectors, in place; only where people may edit them.
+
+        Args:
+            vectors: (P', D) or (P', D, h, w).
+            class_identity: (P', K), 1 where a prototype belongs to a class; several may share one.
+            weight: (K, P'), of the last layer.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define set_prototypes, so that its prototypes can be edited"
+        )
+
     def from_patches(self, patches: Tensor) -> Tensor:
         """The prototypes that patches (S, D, ...) become in a push, of the same shape: here the patches themselves."""
         return patches

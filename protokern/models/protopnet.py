@@ -89,6 +89,12 @@ class ProtoPNet(PrototypeModel):
             label_smoothing=label_smoothing,
         )
 
+    def set_prototypes(self, vectors: Tensor, class_identity: Tensor, weight: Tensor) -> None:
+        """See `PrototypeModel.set_prototypes`."""
+        self.prototype_layer.set_prototypes(vectors)
+        self.last_layer.set_weight(weight)
+        self.class_identity = class_identity.to(self.class_identity).clone()
+
     def _keep(self, kept: Tensor) -> None:
         super()._keep(kept)
         self.last_layer.keep_prototypes(kept)

@@ -25,7 +25,8 @@ class ModelConfig:
 
     Attributes:
         name: the model, a key of `protokern.models.MODELS`; it decides which other keys there are.
-        backbone: a name from `protokern.backbones.list_backbones()`, "torchvision/" and a vision transformer's of
+        backbone: a name from `protokern.backbones.list_backbones()`, one of torchvision's with sizes or a stride of its
+            own, such as "resnet-bottleneck-3-4-6-4" or "resnet50-stride8", "torchvision/" and a vision transformer's of
             torchvision, such as "torchvision/vit_b_16", or "timm/" and a name of timm's.
         weights: weights of the backbone: "imagenet", "none" (random), a path of a weight file, or "auto": "imagenet" if
             there are such weights.

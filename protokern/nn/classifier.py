@@ -33,6 +33,11 @@ class PrototypeClassifier(nn.Linear):
         self.weight = nn.Parameter(self.weight.detach()[:, index].clone(), requires_grad=self.weight.requires_grad)
         self.in_features = len(index)
 
+    def set_weight(self, weight: Tensor) -> None:
+        """Replace the weights by `weight` (K, P'), for any number of prototypes."""
+        self.weight = nn.Parameter(weight.to(self.weight).clone(), requires_grad=self.weight.requires_grad)
+        self.in_features = weight.shape[1]
+
 
 class SlotSum(nn.Module):
     """The sum over the slots of each class: a last layer that learns nothing.

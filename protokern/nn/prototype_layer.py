@@ -345,6 +345,11 @@ class PrototypeLayer(nn.Module):
         if self.bias is not None:
             self.bias = nn.Parameter(self.bias.detach()[index].clone(), requires_grad=self.bias.requires_grad)
 
+    def set_prototypes(self, vectors: Tensor) -> None:
+        """Replace all prototypes by `vectors` (P', D) or (P', D, h, w); the layer must have no bias."""
+        assert self.bias is None
+        self.prototypes = nn.Parameter(vectors.to(self.prototypes).clone(), requires_grad=self.prototypes.requires_grad)
+
     def extra_repr(self) -> str:
         """Shapes and settings, for `print(layer)`."""
         height, width = self.prototype_size

@@ -300,10 +300,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state, table.get("files", dict.fromkeys((WEIGHTS_FILE, RESUME_FILE))))
 
 
-def broken_state(checkpoint: Path, error: Exception) -> CheckpointError:
-    """The error for a state.json in which something is missing or has the wrong type."""
+def broken_state(checkpoint: Path, error: Exception, name: str = STATE_FILE) -> CheckpointError:
+    """The error for a state.json, or the file `name`, in which something is missing or has the wrong type."""
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return CheckpointError(f"{checkpoint / STATE_FILE}: must say what a checkpoint holds; it is broken ({reason}).")
+    return CheckpointError(f"{checkpoint / name}: must say what a checkpoint holds; it is broken ({reason}).")
 
 
 def size_in_bytes(model: PrototypeModel) -> int:

@@ -44,6 +44,7 @@ RUN_FILE = "run.toml"
 RUNS = Path("runs")  # where a run goes that was given no folder
 FIRST_CHECKPOINT = "init-0"
 PAGE = "index.html"
+IMPORT_FILE = "imported.json"  # what a run that was imported has instead of a training
 PROTOTYPES = "prototypes"  # the name under which all commands that write RUN/prototypes list its files
 _OF_PROTOTYPES = re.compile(r"prototypes\.json|\d{4,}-(image|box|heat)\.png")
 _BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what exists before the first step is done
@@ -248,6 +249,11 @@ def resumed_config(
     run_file = folder / RUN_FILE
     if not run_file.exists():
         raise CheckpointError(f"--resume: {folder} has no {RUN_FILE}, so no run to go on with. Leave out --resume.")
+    if (folder / IMPORT_FILE).exists():
+        raise CheckpointError(
+            f"--resume: {folder} holds an imported network, and no training to go on with. Use push, prune and the "
+            "other commands, or train a new run."
+        )
     before = load_config(run_file)
     given = file if file or recipe else run_file
     config = with_data(load_config(given, changes, recipe, _sizes_of(before, recipe)), data or before.data.path or None)

@@ -44,6 +44,43 @@ def test_named_backbone_gives_feature_maps(name):
     assert features.shape == (2, CHANNELS[name], 96 // reduction, 64 // reduction)
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "stride"),
+    [
+        ("resnet-bottleneck-3-4-6-4", 2048, 32),
+        ("resnet-basic-1-1-1-1", 512, 32),
+        ("vgg-8-M-16-M", 16, 4),
+        ("vgg_bn-8-M-16", 16, 2),
+        ("densenet-8-16-2-2", 32, 8),
+        ("resnet50-stride8", 2048, 8),
+        ("convnext_tiny-stride16", 768, 16),
+        ("resnet-basic-1-1-1-1-stride8", 512, 8),
+    ],
+)
+def test_nets_of_torchvision_in_sizes_and_strides_of_ones_own(name, channels, stride):
+    with torch.device("meta"):
+        features = build_backbone(name, weights="none").eval()(torch.empty(1, 3, 128, 64))
+    assert features.shape[1] == channels
+    # Layers that no longer halve the map may leave out its last row.
+    assert features.shape[2:] in {(128 // stride, 64 // stride), (128 // stride - 1, 64 // stride - 1)}
+
+
+def test_a_stride_changes_no_name_and_no_shape_of_the_weights():
+    with torch.device("meta"):
+        one, other = (build_backbone(name, weights="none").state_dict() for name in ("resnet18", "resnet18-stride8"))
+    assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in other.items()}
+    assert has_imagenet_weights("resnet18-stride8")
+    assert not has_imagenet_weights("resnet-basic-1-1-1-1")
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg-", "resnet-other-1-1-1-1", "resnet18-stride7", "resnet-basic-1-1-1", "tiny-stride4"]
+)
+def test_sizes_that_are_none_are_refused(name):
+    with pytest.raises(ConfigError, match="Check the spelling"):
+        build_backbone(name)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tiny"])
 def test_random_backbone_gives_finite_features(name):
     features = build_backbone(name, weights="none")(torch.rand(2, 3, 40, 40))

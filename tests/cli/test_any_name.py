@@ -33,6 +33,7 @@ NAMED = {
     "prototypes": ["--format", "svg", "--class", CLASSES[0], "--out", "out"],
     "importance": ["--local", "--modifications", "hue", "--out", "out"],
     "report": ["--neighbours", "1"],
+    "export": ["--format", "hub", "--out", "out"],
 }
 
 

@@ -102,6 +102,7 @@ def test_explain_and_the_data_sets_give_a_value_the_same_meaning(scans: Path, tm
         ["importance", "--images", "{image}", "--modifications", "hue", "--out", "{out}"],
         ["neighbours", "--out", "{out}"],
         ["prototypes", "--out", "{out}"],
+        ["export", "--format", "hub", "--out", "{out}"],
         ["report"],
     ],
     ids=lambda verb: verb[0],

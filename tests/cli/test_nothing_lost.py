@@ -111,11 +111,12 @@ def test_photographs_of_one_name_get_explanations_of_their_own(pushed: PushedRun
 
 
 @pytest.mark.parametrize("place", ["", f"test/{CLASSES[1]}", "explained"])
-@pytest.mark.parametrize("verb", ["explain", "neighbours", "prototypes", "importance"])
+@pytest.mark.parametrize("verb", ["explain", "neighbours", "prototypes", "importance", "export"])
 def test_no_output_goes_among_the_data(
     pushed: PushedRun, capsys: pytest.CaptureFixture[str], verb: str, place: str
 ) -> None:
-    image = [pushed.data / "test" / CLASSES[0] / "0.png"] if verb == "explain" else []
+    own = {"explain": [pushed.data / "test" / CLASSES[0] / "0.png"], "export": ["--format", "hub"]}
+    image = own.get(verb, [])
     error = refused(capsys, pushed.data, verb, pushed.folder, *image, "--out", pushed.data / place)
     assert "--out: must be outside of the data folder" in error
 

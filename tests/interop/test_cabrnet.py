@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from protokern.interop import load_released
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("cabrnet", reason="CaBRNet is not installed here; make test-cabrnet runs this file")
@@ -20,7 +23,12 @@ with warnings.catch_warnings():
     from cabrnet.core.utils import similarities
     from cabrnet.core.utils.parser import load_config
 
-    from protokern.interop.cabrnet import FusedProtoPNetClassifier, FusedProtoPoolClassifier, FusedSimilarity
+    from protokern.interop.cabrnet import (
+        FusedProtoPNetClassifier,
+        FusedProtoPoolClassifier,
+        FusedProtoTreeClassifier,
+        FusedSimilarity,
+    )
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "cabrnet"
@@ -223,3 +231,78 @@ def test_the_example_trains_projects_and_prunes_with_cabrnets_own_command(tmp_pa
         assert told in done.stderr
     state = torch.load(tmp_path / "run" / "final" / "model_state.pth")
     assert "classifier.prototypes" in state
+
+
+def tree_config(module: str, name: str, similarity: dict[str, Any], **params: Any) -> dict[str, Any]:
+    config = example_config("protopnet")
+    config["top_arch"] = {"module": "cabrnet.archs.prototree.model", "name": "ProtoTree"}
+    config["similarity"] = similarity
+    params = {"num_classes": 3, "num_features": 64, "depth": 3, "leaves_init_mode": "NORMAL", **params}
+    config["classifier"] = {"module": module, "name": name, "params": params}
+    return config
+
+
+OWN_TREE = ("cabrnet.archs.prototree.decision", "ProtoTreeClassifier", {"name": "ProtoTreeSimilarity"})
+FUSED = {"module": "protokern.interop.cabrnet", "name": "FusedSimilarity"}
+FUSED_TREE = (FUSED["module"], "FusedProtoTreeClassifier", {**FUSED, "params": {"activation": "exp_root"}})
+
+
+def test_a_tree_agrees_in_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    theirs, ours = (CaBRNet.build_from_config(tree_config(*parts)).eval() for parts in (OWN_TREE, FUSED_TREE))
+    assert type(ours.classifier) is FusedProtoTreeClassifier
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    found = []
+    for network in (theirs, ours):
+        answer, told = network.classifier(network.extractor(images()))
+        (answer * torch.linspace(-1, 1, answer.numel()).view(answer.shape)).sum().backward()
+        found.append((answer, told, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}))
+    (wanted, wanted_told, wanted_grads), (got, told, grads) = found
+    torch.testing.assert_close(got, wanted, **CLOSE)
+    assert told.keys() == wanted_told.keys()
+    for node, table in wanted_told.items():
+        torch.testing.assert_close(told[node]["absolute_probability"], table["absolute_probability"], **CLOSE)
+    assert grads.keys() == wanted_grads.keys()
+    for name, gradient in wanted_grads.items():
+        torch.testing.assert_close(grads[name], gradient, **CLOSE)
+    maps = [network.classifier.similarities(network.extractor(images())) for network in (theirs, ours)]
+    torch.testing.assert_close(maps[1], maps[0], **CLOSE)
+
+
+def test_a_tree_with_another_similarity_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have activation 'exp_root' in FusedProtoTreeClassifier"):
+        CaBRNet.build_from_config(tree_config(*FUSED_TREE[:2], dict(FUSED)))
+    with pytest.raises(ValueError, match="similarity: must be FusedSimilarity in FusedProtoTreeClassifier"):
+        CaBRNet.build_from_config(tree_config(*FUSED_TREE[:2], OWN_TREE[2]))
+
+
+def importable() -> dict[str, dict[str, Any]]:
+    """Configurations of the real CaBRNet, whose networks `load_released` takes."""
+    classifier = {"num_classes": 3, "num_features": 64}
+    pool = {**classifier, "num_prototypes": 10, "num_slots_per_class": 2}
+    configs = {"protopnet": example_config("protopnet"), "cosine": example_config("protopnet")}
+    for config, name in zip(configs.values(), ("ProtoPNetSimilarity", "CosineSimilarity"), strict=True):
+        config["similarity"] = {"name": name}
+        config["classifier"].update(OWN["protopnet"])
+    configs["protopool"] = example_config("protopool")
+    configs["protopool"].update(similarity=dict(OWN["similarity"]), classifier={**OWN["protopool"], "params": pool})
+    configs["prototree"] = tree_config(*OWN_TREE)
+    return configs
+
+
+@pytest.mark.parametrize("name", ["protopnet", "cosine", "protopool", "prototree"])
+def test_networks_of_the_real_cabrnet_are_imported(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    config = importable()[name]
+    theirs = CaBRNet.build_from_config(copy.deepcopy(config)).eval()
+    if name == "protopool":
+        slots = theirs.classifier.proto_slot_map.data
+        slots.copy_(torch.zeros_like(slots).scatter_(1, slots.argmax(1, keepdim=True), 1))
+    torch.save(theirs.state_dict(), tmp_path / "model_state.pth")
+    (tmp_path / "model_arch.yml").write_text(json.dumps(config))
+    net = load_released(tmp_path, image_size=32)
+    with torch.no_grad():
+        wanted = theirs((images() - net.model.backbone.mean) / net.model.backbone.std)[0]
+        got = net(images()).logits
+    torch.testing.assert_close(got.exp() if name == "prototree" else got, wanted, **CLOSE)

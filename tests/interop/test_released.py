@@ -302,8 +302,8 @@ def test_networks_that_compute_something_else_are_refused_and_left_alone(kind: t
 def test_other_networks_are_refused_with_what_they_lack() -> None:
     with pytest.raises(
         ValueError,
-        match=r"^model: must be a network of the released ProtoPNet or ProtoPool program; got Sequential, which lacks "
-        r"these attributes of ProtoPNet: features, add_on_layers, prototype_vectors, .*, push_forward\.$",
+        match=r"^model: must be a network of the released ProtoPNet, ProtoPool, TesNet or ProtoTree program; got "
+        r"Sequential, which lacks these attributes of ProtoPNet: features, add_on_layers, .*, push_forward\.$",
     ):
         accelerate(nn.Sequential(PrototypeLayer(3, 4)))
     network = pool_net()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import protokern
+from examples.own_layer import LooksLike
 from protokern.explain import explain_image
 from protokern.interop import accelerate
 from protokern.nn import PrototypeLayer
@@ -18,9 +17,6 @@ from tests.explain.test_shown import Frames
 from tests.interop.programs import PPNet
 from tests.interop.test_released import backbone, pool_net, pp_net
 from tests.report.test_page import read_page
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
-from own_layer import LooksLike
 
 
 class Wrong(LooksLike):

@@ -1,0 +1,154 @@
+"""What a person may change about the prototypes of a trained net, as plain values that a line of JSON holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from protokern.errors import ProtokernError
+
+
+class EditError(ProtokernError, ValueError):
+    """An edit cannot be read, or does not fit the net."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forbid:
+    """The net may not use a prototype.
+
+    Attributes:
+        prototype: its number. Prototypes of the run have those of its report; an added one has the next number that was
+            never used, which undoing does not give back.
+        reason: why, in the person's words.
+    """
+
+    kind: ClassVar[str] = "forbid"
+
+    prototype: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """A prototype was looked at and is to stay; one that was forbidden comes back."""
+
+    kind: ClassVar[str] = "keep"
+
+    prototype: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace:
+    """A prototype becomes another patch of a training image.
+
+    Attributes:
+        prototype: its number.
+        image: name of the training image, as the report has it, such as "train/dress/3.jpg".
+        patch: (row, column) in the grid of patches.
+    """
+
+    kind: ClassVar[str] = "replace"
+
+    prototype: int
+    image: str
+    patch: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add:
+    """A patch of a training image becomes a new prototype.
+
+    Attributes:
+        classes: names of the classes that it belongs to, at least one.
+        image, patch: as in `Replace`.
+    """
+
+    kind: ClassVar[str] = "add"
+
+    classes: tuple[str, ...]
+    image: str
+    patch: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign:
+    """A prototype belongs to these classes and to no other: one moves it, several share it.
+
+    Attributes:
+        prototype: its number.
+        classes: names of the classes, at least one.
+    """
+
+    kind: ClassVar[str] = "assign"
+
+    prototype: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undo:
+    """The last edit that counts does not."""
+
+    kind: ClassVar[str] = "undo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redo:
+    """The edit that was undone last counts again; not after another edit."""
+
+    kind: ClassVar[str] = "redo"
+
+
+Edit = Forbid | Keep | Replace | Add | Assign
+Entry = Edit | Undo | Redo
+_KINDS: dict[str, type[Entry]] = {one.kind: one for one in (Forbid, Keep, Replace, Add, Assign, Undo, Redo)}
+
+
+def to_table(entry: Entry) -> dict[str, Any]:
+    """An entry as a line of the history holds it: its fields and its kind."""
+    return {"kind": entry.kind, **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(entry).items()}}
+
+
+def from_table(table: Any) -> Entry:
+    """The entry that `to_table` turned into a table.
+
+    Raises:
+        EditError: it is none; the message is the end of a sentence.
+    """
+    got = table.get("kind") if isinstance(table, Mapping) else type(table).__name__
+    if not isinstance(table, Mapping) or not isinstance(got, str) or got not in _KINDS:
+        raise EditError(f"must be one of {', '.join(_KINDS)}; got {got!r}")
+    owner = _KINDS[got]
+    wanted = {field.name: field for field in fields(owner)}
+    unknown = sorted({*table} - {*wanted, "kind"})
+    if unknown:
+        raise EditError(f"must have no {unknown[0]!r} in {owner.kind!r}")
+    values = {name: _read(owner.kind, name, table[name]) for name in wanted if name in table}
+    missing = [name for name in wanted if name not in values and name != "reason"]
+    if missing:
+        raise EditError(f"must have {missing[0]!r} in {owner.kind!r}")
+    return owner(**values)
+
+
+def _read(kind: str, name: str, value: Any) -> Any:
+    def is_count(one: Any) -> bool:
+        return type(one) is int and 0 <= one < 2**31
+
+    wanted, holds = {
+        "prototype": ("a number from 0", is_count(value)),
+        "patch": (
+            "[row, column], counted from 0",
+            isinstance(value, list | tuple) and len(value) == 2 and all(map(is_count, value)),
+        ),
+        "classes": (
+            "different names of classes, at least one",
+            isinstance(value, list | tuple)
+            and len(value) > 0
+            and all(isinstance(one, str) for one in value)
+            and len({*value}) == len(value),
+        ),
+    }.get(name, ("a text", isinstance(value, str)))
+    if not holds:
+        raise EditError(f"must have {wanted} as {name!r} in {kind!r}; got {str(value)[:60]!r}")
+    return tuple(value) if isinstance(value, list) else value

@@ -42,5 +42,5 @@ def test_the_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         warnings.simplefilter("ignore")  # of the packages that start the kernel
         nbclient.NotebookClient(every, timeout=300, kernel_name="python3").execute()
     shown = [output.data["text/html"] for cell in every.cells for output in cell.get("outputs", []) if "data" in output]
-    assert len(shown) == 7
+    assert len(shown) == 8
     assert all(page.startswith("<iframe") for page in shown)

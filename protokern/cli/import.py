@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"- {note}")
     print(f"- logits differ from the released formula by at most {net.difference:.1e} on random features")
     if args.classes is None and args.images is None:
-        print("- class names: numbers, because neither --classes nor --images gives others")
+        print(
+            "- class names: numbers, because neither --classes nor --images gives others; other commands want the "
+            "names of the data's folders"
+        )
     print(f"wrote {out}")
     return 0
 

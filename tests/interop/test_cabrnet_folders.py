@@ -116,6 +116,17 @@ def test_prototypes_that_cabrnet_pruned_are_left_out_with_their_sources(tmp_path
     check_same(net, released, Case(lambda: released, "", lambda net, x: net(x), case.ours))
 
 
+def test_images_that_cabrnet_does_not_normalise_are_taken_as_they_are(tmp_path: Path) -> None:
+    case = CABRNET["ProtoPNet"]
+    released = write_cabrnet(tmp_path, case)
+    data = json.loads((tmp_path / "dataset.yml").read_text())
+    del data["test_set"]["params"]["transform"]["normalize"]
+    (tmp_path / "dataset.yml").write_text(json.dumps(data))
+    check_same(
+        load_released(tmp_path), released, Case(lambda: released, "", lambda net, x: net(x * STD + MEAN), case.ours)
+    )
+
+
 def test_a_resnet_may_end_after_an_earlier_layer(tmp_path: Path) -> None:
     case = CABRNET["ProtoPNet"]
     released = write_cabrnet(tmp_path, case)

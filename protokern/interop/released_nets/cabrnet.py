@@ -12,7 +12,7 @@ from protokern.errors import CheckpointError
 from protokern.interop.module_state import NetworkState
 
 from . import pipnet, protopool, prototree
-from .cabrnet_files import images_of, table_at, text_at
+from .cabrnet_files import DATA, images_of, table_at, text_at
 from .converted import (
     AddOn,
     Converted,
@@ -71,6 +71,7 @@ def convert(source: Source) -> Converted:
     size, normalisation = images_of(source.folder)
     dropped = [one for one in _DROPPED if one in source.state.tensors]
     notes = (*made.notes, f"dropped: {', '.join(dropped)}") if dropped else made.notes
+    notes = (*notes, f"images are normalised as {DATA} says") if normalisation is not None else notes
     stage = _stage_of(source, arch)
     return Converted(
         settings=made.settings if stage is None else {**made.settings, "backbone_stage": stage},

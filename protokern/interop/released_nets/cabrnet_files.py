@@ -8,7 +8,7 @@ from typing import Any
 
 from protokern.errors import CheckpointError, import_optional
 
-_DATA = "dataset.yml"
+DATA = "dataset.yml"
 _LARGEST_YAML = 1 << 20  # bytes
 
 
@@ -50,9 +50,9 @@ def text_at(table: Any, *names: str) -> str:
 
 def images_of(folder: Path) -> tuple[int | tuple[int, int] | None, Any]:
     """The size and the normalisation of the images from dataset.yml, if it is there and says them."""
-    if not (folder / _DATA).is_file():
+    if not (folder / DATA).is_file():
         return None, None
-    sets = read_yaml(folder / _DATA)
+    sets = read_yaml(folder / DATA)
     table: Any = next((sets[name] for name in ("test_set", "projection_set", "train_set") if name in sets), {})
     transform = table_at(table, "params", "transform")
     size, normalisation = None, None
@@ -63,6 +63,8 @@ def images_of(folder: Path) -> tuple[int | tuple[int, int] | None, Any]:
         if text_at(value, "type") == "Normalize":
             mean, std = (tuple(float(one) for one in params.get(name, ())) for name in ("mean", "std"))
             normalisation = (mean, std) if len(mean) == len(std) == 3 else None
+    if transform and normalisation is None:
+        normalisation = ((0.0,) * 3, (1.0,) * 3)  # the net takes images as they are
     return size, normalisation
 
 

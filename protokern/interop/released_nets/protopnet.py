@@ -119,7 +119,7 @@ def check_dropped(state: NetworkState) -> tuple[str, ...]:
     """A note on the tensors that are left out.
 
     Raises:
-        CheckpointError: the helper `ones` of the program is not all 1, so that its distances are others.
+        CheckpointError: the constant `ones` of the program is not all 1, so that its distances are others.
     """
     ones = state.tensors.get("ones")
     if ones is None:

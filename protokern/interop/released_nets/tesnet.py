@@ -30,8 +30,7 @@ def recognises(source: Source) -> bool:
 
 
 def _is_named(source: Source) -> bool:
-    path = source.state.path.absolute()
-    return "tesnet" in f"{path.parent.name}/{path.name}".lower()
+    return "tesnet" in source.state.path.name.lower()
 
 
 def convert(source: Source) -> Converted:

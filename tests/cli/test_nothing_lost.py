@@ -115,8 +115,8 @@ def test_photographs_of_one_name_get_explanations_of_their_own(pushed: PushedRun
 def test_no_output_goes_among_the_data(
     pushed: PushedRun, capsys: pytest.CaptureFixture[str], verb: str, place: str
 ) -> None:
-    own = {"explain": [pushed.data / "test" / CLASSES[0] / "0.png"], "export": ["--format", "hub"]}
-    image = own.get(verb, [])
+    photo = str(pushed.data / "test" / CLASSES[0] / "0.png")
+    image = {"explain": [photo], "export": ["--format", "hub"]}.get(verb, [])
     error = refused(capsys, pushed.data, verb, pushed.folder, *image, "--out", pushed.data / place)
     assert "--out: must be outside of the data folder" in error
 

@@ -122,13 +122,13 @@ def weigh(maps: Tensor, lengths: Tensor) -> Tensor:
     """
     rows, columns = maps.shape[2], maps.shape[3]
     if isinstance(rows, torch.SymInt) or isinstance(columns, torch.SymInt):
-        means = _means_for_any_size(lengths, rows, columns)
+        means = means_for_any_size(lengths, rows, columns)
     else:
         means = F.adaptive_avg_pool2d(lengths, (rows, columns))
     return (maps * share_of_largest(means)).to(maps.dtype)
 
 
-def _means_for_any_size(lengths: Tensor, rows: int, columns: int) -> Tensor:
+def means_for_any_size(lengths: Tensor, rows: int, columns: int) -> Tensor:
     """What `adaptive_avg_pool2d` gives, as products of matrices: for a program that is traced for images of any size,
     because other runtimes have no such pool."""
     down = _shares(lengths.shape[2], rows, lengths)  # (H, h)

@@ -43,7 +43,9 @@ class TokenNet(nn.Module):
             raise ValueError(f"its images have sides that are multiples of {self.patch_size} pixels")
         patches = self.conv_proj(images)  # (B, C, H, W)
         rows, columns = patches.shape[2:]
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat(
+            [self.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], dim=1
+        )
         tokens = self.encoder.dropout(tokens + self._positions(rows, columns))  # (B, 1 + H W, C)
         lengths = None
         for number, block in enumerate(self.encoder.layers):

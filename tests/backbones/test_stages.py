@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from protokern.backbones import Backbone, build_backbone
-from protokern.backbones.stages import end_after, find_earlier
+from protokern.backbones.stages import end_after, find_earlier, means_for_any_size
 from protokern.errors import ConfigError
 from protokern.features import fingerprint_of_weights
 
@@ -249,3 +249,20 @@ def test_a_backbone_that_weighs_has_another_fingerprint():
 def test_a_stage_that_cannot_weigh_is_refused(stage, message):
     with pytest.raises(ConfigError, match=message):
         build_backbone("tiny", salience_stage=stage)
+
+
+@pytest.mark.parametrize("fine", [(14, 14), (15, 9), (7, 13), (4, 28)])
+def test_means_in_a_traced_program_are_those_of_the_pool(fine: tuple[int, int]) -> None:
+    """Also where the finer cells do not divide evenly, so that those of neighbours overlap."""
+    lengths = torch.rand(2, 1, *fine)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(lengths, (4, 7))
+    torch.testing.assert_close(means_for_any_size(lengths, 4, 7), wanted)
+
+
+def test_a_program_for_any_size_weighs_by_the_stage() -> None:
+    backbone = build_backbone("tiny", weights="none", salience_stage=-2).eval()
+    free = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(backbone, (torch.rand(3, 3, 40, 48),), dynamic_shapes=free)
+        images = torch.rand(2, 3, 53, 34)
+        torch.testing.assert_close(program.module()(images), backbone(images))

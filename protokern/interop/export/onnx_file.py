@@ -6,6 +6,7 @@ Opset 18, no operator of our own. onnx, onnxruntime and onnxscript are optional 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -106,6 +107,7 @@ def _write_one(
         )
     assert exported is not None
     proto = exported.model_proto
+    _join_squares(onnx, proto.graph)
     _strip(proto)
     if not is_maps:
         onnx.helper.set_model_props(proto, metadata(source, options))
@@ -117,6 +119,27 @@ def _write_one(
 
 def _has_distance(source: ExportSource) -> bool:
     return source.model.prototype_layer.vectors is not None
+
+
+def _join_squares(onnx: ModuleType, graph: Any) -> None:
+    """Make one node of a square and the sum of it: with thousands of prototypes the squares alone would take as long
+    as the search."""
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer if not one.dims}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(output.name for output in graph.output)
+    squares = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Pow" and values.get(node.input[1]) == 2 and uses[node.output[0]] == 1
+    }
+    sums = [node for node in graph.node if node.op_type == "ReduceSum" and node.input[0] in squares]
+    for node in sums:
+        square = squares[node.input[0]]
+        node.op_type, node.input[0] = "ReduceSumSquare", square.input[0]
+        graph.node.remove(square)
+    used = {name for node in graph.node for name in node.input}.union(output.name for output in graph.output)
+    for one in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(one)
 
 
 def _strip(proto: Any) -> None:

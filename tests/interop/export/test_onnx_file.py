@@ -124,6 +124,10 @@ def test_the_graph_has_names_free_sizes_and_no_operator_of_our_own(export: Expor
         "grid": [2],
     }
     assert proto.ir_version <= 10
+    # Nothing is left over, squares and their sums are one node.
+    used = {name for node in proto.graph.node for name in node.input}
+    assert {one.name for one in proto.graph.initializer} <= used
+    assert "ReduceSumSquare" in {node.op_type for node in onnx.load(str(export("log") / onnx_file.MODEL)).graph.node}
     # Convolutions pad by the size themselves, and nothing of this machine is in the file.
     padded = [one.s for node in proto.graph.node for one in node.attribute if one.name == "auto_pad"]
     assert padded.count(b"SAME_UPPER") == 3

@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from protokern.config import parse_config
+from protokern.errors import CheckpointError
 from protokern.explain.collect import class_slots, scoring_rows, tree_nodes
 from protokern.explain.ensemble import describe_together, explain_together, member_files
 from protokern.explain.framing import check_frame
@@ -19,6 +22,7 @@ from protokern.explain.prototype_frames import frame_prototypes, other_image
 from protokern.explain.prototypes import describe_prototypes, find_prototypes
 from protokern.explain.receptive_field import find_receptive_field
 from protokern.explain.shown import Explanation
+from protokern.interop.export.hub import CONFIG, from_pretrained
 from protokern.models.base import PrototypeModel
 from protokern.models.ensemble import Ensemble
 from protokern.models.wrapped import wrap_network
@@ -249,10 +253,11 @@ class _Shown:
 
 
 def load(path: Path | str, *, device: str = "cpu") -> Net:
-    """The net of a run folder, of one of its checkpoints, or of the folder of an ensemble.
+    """The net of a run folder, of one of its checkpoints, of the folder of an ensemble, or of an exported folder.
 
     Args:
-        path: the folder.
+        path: the folder. One that `protokern export --format hub` or `save_pretrained` wrote has no pictures of
+            prototypes that could be shown.
         device: where the net goes, such as "cuda"; "auto": a GPU if there is one.
 
     Raises:
@@ -271,9 +276,23 @@ def load(path: Path | str, *, device: str = "cpu") -> Net:
             name=ensemble.folder.resolve().name,
             source=ensemble,
         )
+    if (Path(path) / CONFIG).is_file():
+        return _load_pretrained(Path(path), chosen)
     run = check_final(open_run(path, device=chosen))
     reading = Reading(size=run.config.data.image_size, options=reading_of(run.config))
     return Net(run.model, run.classes, reading, name=run.folder.resolve().name, source=run)
+
+
+def _load_pretrained(folder: Path, device: torch.device) -> Net:
+    model, config, classes = from_pretrained(folder)
+    if not model.is_hard:
+        raise CheckpointError(
+            f"{folder}: must have final choices to be explained; its classes still choose their prototypes. Make them "
+            "final with 'protokern push' before the export."
+        )
+    settings = parse_config(config)
+    reading = Reading(size=settings.data.image_size, options=reading_of(settings))
+    return Net(model.to(device), classes, reading, name=folder.resolve().name)
 
 
 def wrap(

@@ -18,7 +18,9 @@ from protokern.errors import CheckpointError
 from protokern.explain import Explanation
 from protokern.explain.prototypes import write_prototypes
 from protokern.explain.shown import Shown
+from protokern.interop import save_pretrained
 from protokern.nets import Net
+from protokern.runs.open import load_model
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
 from tests.explain.test_shown import Frames
 from tests.report.test_page import read_page
@@ -134,6 +136,16 @@ def test_a_run_without_pictures_is_explained_without_them(tmp_path: Path) -> Non
     explanation = net.explain(np.zeros((9, 9)))
     assert page_of(explanation)["item"]["first"]["reasons"][0]["there"] is None
     assert repr(net.prototypes) == "Gallery of run: 6 prototypes, 0 with pictures"
+
+
+def test_an_exported_folder_answers_like_its_run(opened: Opened, tmp_path: Path) -> None:
+    model, config, classes = load_model(opened.run.folder)
+    save_pretrained(tmp_path / "exported", model, config, classes)
+    net = protokern.load(tmp_path / "exported")
+    assert net.classes == CLASSES
+    # Convolutions of a run have another memory format, and round differently.
+    assert net.probabilities(opened.photo) == pytest.approx(opened.net.probabilities(opened.photo), abs=1e-6)
+    assert net.explain(opened.photo).model_name == "exported"
 
 
 def test_soft_choices_and_missing_runs_are_refused(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_solving_a_last_layer(names: dict[str, Any]) -> None:
     assert not torch.equal(names["model"].last_layer.weight, before)
 
 
+@pytest.mark.slow
 def test_programs_that_run_exported_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps in onnxruntime, answers in torch alone, a model of a hub's folder; on one small run."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install '.[onnx]'")

@@ -82,6 +82,7 @@ def answers_of(path: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 @torch.no_grad()
 def test_a_file_answers_as_the_model_for_any_number_and_size_of_images(name: str, export: Export) -> None:

@@ -40,6 +40,7 @@ assert "protokern.kernels" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_plain_program_runs_where_protokern_is_not_installed(tmp_path: Path) -> None:
     model = make("log")

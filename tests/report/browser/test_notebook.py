@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from torch import nn
 
 from protokern.explain.shown import Explanation, Report
+from protokern.nets import nearest_examples, wrap
+from protokern.nn import PrototypeLayer
 from protokern.results import explanations, run
 from tests.report.conftest import CLASSES
 
@@ -56,3 +60,25 @@ def test_pages_of_one_notebook_do_not_disturb_each_other(
     assert third.locator(".card").count() == 6  # the page is still there
     assert page.title() == "notebook"
     assert page.url == notebook.as_uri()
+
+
+def test_contrasts_galleries_and_nearest_examples_draw_themselves(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    net = wrap((nn.Conv2d(3, 4, 8, stride=8), PrototypeLayer(5, 4), nn.Linear(5, 2)), CLASSES[:2], image_size=32)
+    image = torch.rand(3, 32, 32)
+    pages = {
+        "contrast": net.explain(image).contrast(0, 1),
+        "gallery": net.prototypes,
+        "nearest": nearest_examples(net, torch.rand(3, 3, 32, 32), image, k=1),
+    }
+    for name, one in pages.items():
+        one.save(tmp_path / f"{name}.html")
+    contrast, gallery, nearest = (open_page(tmp_path / f"{name}.html") for name in pages)
+    assert contrast.locator("h1").inner_text() == f"Why {CLASSES[0]} and not {CLASSES[1]}?"
+    assert contrast.locator(".match").count() == 5
+    assert gallery.locator(".card").count() == 5
+    assert gallery.locator("main > section").count() == 1
+    assert nearest.locator("h1").inner_text() == "What else looks like this to the net?"
+    assert nearest.locator(".match").count() == 8
+    assert nearest.locator("table").count() == 0

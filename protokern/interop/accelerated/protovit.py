@@ -123,7 +123,7 @@ def match_greedily(
             f"radius: must leave a free patch for each of {parts} sub-patches; got {radius} on a grid of "
             f"{grid[0]} x {grid[1]}. Raise it."
         )
-    chosen = torch.empty_like(patch)
+    chosen = torch.zeros_like(patch)
     is_free = torch.ones_like(patch, dtype=torch.bool)
     taken: list[Tensor] = []
     for _ in range(parts):

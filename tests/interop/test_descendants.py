@@ -270,3 +270,14 @@ def test_compiles_to_one_graph(kind: str) -> None:
     compiled = torch.compile(accelerated, fullgraph=True, dynamic=True, backend="aot_eager")
     for one, other in zip(tensors(accelerated(images())), tensors(compiled(images())), strict=True):
         assert_close(other, one, 1e-6)
+
+
+def test_a_pruned_tree_goes_on_working() -> None:
+    """The program replaces a branch by one of its children; the prototype stays among the vectors."""
+    released, accelerated = make_pair("prototree")
+    for network in (released, accelerated):
+        network._root.l = network._root.l.r
+        network._root.r.l = network._root.r.l.l
+    for one in (accelerated, accelerate(copy.deepcopy(released))):
+        for got, wanted in zip(results(one, images()), results(released, images()), strict=True):
+            assert_close(got, wanted, 1e-5)

@@ -5,7 +5,6 @@ docs/interop.md has the YAML. Importing this module needs the package `cabrnet`.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from protokern.kernels import PrototypePool, distance_map, prototype_pool
 from protokern.kernels.backends import check_names
 from protokern.kernels.checks import check_activation, check_epsilon
 from protokern.kernels.metric import METRICS
-from protokern.kernels.similarity import activate
+from protokern.kernels.similarity import ROOT_OFFSET, activate
 from protokern.nn import mean_distance
 
 try:
@@ -40,14 +39,15 @@ class FusedSimilarity(SimilarityLayer):
     """Distances of every patch, like CaBRNet's other similarity layers, and the nearest patch without them.
 
     Args:
-        activation: similarity of a distance, "log", "linear", "exp", "cosine" or "exp_root"; see
+        activation: similarity of a distance, "log", "linear", "exp", "cosine" or, for ProtoTree, "exp_root"; see
             `protokern.prototype_pool`.
         metric: "sqeuclidean", "cosine" or "dot".
-        stability_factor: CaBRNet's name for the epsilon of "log".
+        stability_factor: CaBRNet's name for the epsilon of "log", 1e-4 if None; of "exp_root" it is 1e-14.
         precision: how the nearest patch is searched; see `protokern.min_distance`.
         backend: see `protokern.min_distance`.
         num_prototypes: given by CaBRNet; not needed.
         num_features: given by CaBRNet; not needed.
+        log_probabilities: give the logarithm of "exp_root", as a ProtoTree with `log_probabilities` takes it.
 
     Raises:
         ValueError: an argument is unknown or out of range.
@@ -57,20 +57,35 @@ class FusedSimilarity(SimilarityLayer):
         self,
         activation: str = "log",
         metric: str = "sqeuclidean",
-        stability_factor: float = 1e-4,
+        stability_factor: float | None = None,
         precision: str | None = None,
         backend: str = "auto",
         num_prototypes: int = 0,
         num_features: int = 0,
+        log_probabilities: bool = False,
     ) -> None:
         super().__init__()
         if metric not in METRICS:
             raise ValueError(f"metric: must be one of {', '.join(METRICS)}; got {metric!r}.")
         check_activation(activation, metric)
         check_names(backend, precision)
+        is_root = activation == "exp_root"
+        if is_root and stability_factor not in (None, ROOT_OFFSET):
+            raise ValueError(
+                f"stability_factor: must be {ROOT_OFFSET} with activation 'exp_root'; got {stability_factor}. Leave it "
+                "out."
+            )
+        if log_probabilities and not is_root:
+            raise ValueError(
+                f"log_probabilities: must be off unless activation is 'exp_root'; got True with {activation!r}. Leave "
+                "it out, or choose 'exp_root'."
+            )
+        if stability_factor is None:
+            stability_factor = ROOT_OFFSET if is_root else 1e-4
         self.activation = activation
         self.metric = metric
         self.stability_factor = check_epsilon(stability_factor)
+        self.log_probabilities = log_probabilities
         self.precision = precision
         self.backend = backend
 
@@ -80,6 +95,8 @@ class FusedSimilarity(SimilarityLayer):
 
     def distances_to_similarities(self, distances: Tensor, **kwargs: Any) -> Tensor:
         """Similarities of distances of any shape."""
+        if self.log_probabilities:
+            return -torch.sqrt(distances + self.stability_factor)
         return activate(distances, self.activation, self.stability_factor)
 
     def nearest(self, features: Tensor, prototypes: Tensor) -> PrototypePool:
@@ -87,7 +104,7 @@ class FusedSimilarity(SimilarityLayer):
         return prototype_pool(
             features,
             prototypes.flatten(1),
-            activation=self.activation,
+            activation=self.distances_to_similarities if self.log_probabilities else self.activation,
             epsilon=self.stability_factor,
             metric=self.metric,
             precision=self.precision,
@@ -155,12 +172,13 @@ class FusedProtoPoolClassifier(ProtoPoolClassifier):
 
 
 class FusedProtoTreeClassifier(ProtoTreeClassifier):
-    """CaBRNet's ProtoTree classifier with the nearest patches in one pass, and no distances of the others.
+    """CaBRNet's ProtoTree classifier, whose forward pass never holds the distances of all patches.
 
     Same arguments, parameters, state dict and results as `ProtoTreeClassifier`.
 
     Raises:
-        ValueError: the similarity is not `FusedSimilarity` with activation "exp_root", or `log_probabilities` is on.
+        ValueError: the similarity is not `FusedSimilarity` with "exp_root", or only one of the two has
+            `log_probabilities`.
     """
 
     similarity_layer: FusedSimilarity
@@ -168,39 +186,50 @@ class FusedProtoTreeClassifier(ProtoTreeClassifier):
     def build_similarity(self, config: dict[str, Any]) -> None:
         """Make the similarity of the YAML; CaBRNet calls this while it makes the classifier."""
         super().build_similarity(config)
-        _check_similarity(self)
-        if self.similarity_layer.activation != "exp_root" or self.log_probabilities:
+        _check_classifier(self)
+        layer, name = self.similarity_layer, type(self).__name__
+        if layer.activation != "exp_root":
             raise ValueError(
-                f"similarity: must have activation 'exp_root' in {type(self).__name__}, and log_probabilities must be "
-                f"off; got {self.similarity_layer.activation!r} and {self.log_probabilities}."
+                f"similarity: must have activation 'exp_root' in {name}, whose branches take it as a probability; got "
+                f"{layer.activation!r}. Write 'activation: exp_root' into its params."
+            )
+        if layer.log_probabilities != self.log_probabilities:
+            raise ValueError(
+                f"similarity: must have log_probabilities {self.log_probabilities}, as {name} has; got "
+                f"{layer.log_probabilities}. Write it into the params of both."
             )
 
     def forward(
         self, features: Tensor, strategy: SamplingStrategy = SamplingStrategy.DISTRIBUTED, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Probabilities (N, C), and what CaBRNet tells of the nodes of the tree."""
-        nearest = self.similarity_layer.nearest(features, self.prototypes).activation  # (N, P)
-        # CaBRNet takes the largest similarity of a map; this one has the nearest patch alone.
-        tree = copy.copy(self)
-        tree.__dict__["similarities"] = lambda *_, **__: nearest[:, :, None, None]
-        answer: tuple[Tensor, dict[str, Any]] = ProtoTreeClassifier.forward(tree, features, strategy, **kwargs)
-        return answer
+        """Class probabilities (N, C) of features (N, D, H, W), or their logarithms, and what happened at the nodes."""
+        pool = self.similarity_layer.nearest(features, self.prototypes)
+        prediction, seen = self.tree(
+            parent_probs=self._root_prob,
+            conditional_probs=self._root_prob,
+            similarities=pool.activation,
+            greedy_path=self._root_greedy_path,
+        )
+        if strategy is SamplingStrategy.DISTRIBUTED:
+            return prediction, seen
+        # CaBRNet 1.2 takes the likeliest leaf for both other strategies.
+        leaves = list(self.tree.leaves)
+        reached = torch.cat([seen[leaf.node_id]["absolute_probability"] for leaf in leaves], dim=1)  # (N, L)
+        likeliest = reached.argmax(dim=1)
+        seen["decision_leaf"] = [leaves[index].node_id for index in likeliest.tolist()]
+        return torch.cat([leaf.distribution for leaf in leaves]).index_select(0, likeliest), seen
 
 
 def _check_classifier(classifier: Any) -> None:
-    _check_similarity(classifier)
-    if classifier._compatibility_mode:
-        raise ValueError(
-            f"compatibility_mode: must be off in {type(classifier).__name__}; got True, which asks for the released "
-            f"program's roundings. Leave it out, or choose CaBRNet's {type(classifier).__bases__[0].__name__}."
-        )
-
-
-def _check_similarity(classifier: Any) -> None:
     name = type(classifier).__name__
     layer = type(classifier.similarity_layer)
     if not issubclass(layer, FusedSimilarity):
         raise ValueError(
             f"similarity: must be FusedSimilarity in {name}; got {layer.__name__}. Write 'module: "
             "protokern.interop.cabrnet' and 'name: FusedSimilarity' in the YAML."
+        )
+    if getattr(classifier, "_compatibility_mode", False):  # which ProtoTree's lacks
+        raise ValueError(
+            f"compatibility_mode: must be off in {name}; got True, which asks for the released program's roundings. "
+            f"Leave it out, or choose CaBRNet's {type(classifier).__bases__[0].__name__}."
         )

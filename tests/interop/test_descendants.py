@@ -251,3 +251,33 @@ def test_networks_saved_by_an_earlier_version_are_found() -> None:
     assert accelerated_at_its_address.AcceleratedProtoPNet.__name__ == "AcceleratedProtoPNet"
     made = accelerated_at_its_address.make_empty(TESNet, accelerated_at_its_address.AcceleratedProtoPool)
     assert type(made).__bases__ == (accelerated_at_its_address.AcceleratedProtoPool, TESNet)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["tesnet", "evalprotopnet", "prototree", "st-cropped", "st-full", "protopformer"])
+def test_half_networks_are_taken_and_answer_in_half_precision(kind: str, dtype: torch.dtype) -> None:
+    released = make_pair(kind)[0].eval()
+    exact = tensors(released(images()))[0].detach()
+    logits = tensors(accelerate(released.to(dtype))(images().to(dtype)))[0]
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), exact, rtol=0.1, atol=0.1 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["tesnet", "protopformer", "protovit"])
+def test_compiles_to_one_graph(kind: str) -> None:
+    torch._dynamo.reset()
+    accelerated = make_pair(kind)[1].eval()
+    compiled = torch.compile(accelerated, fullgraph=True, dynamic=True, backend="aot_eager")
+    for one, other in zip(tensors(accelerated(images())), tensors(compiled(images())), strict=True):
+        assert_close(other, one, 1e-6)
+
+
+def test_a_pruned_tree_goes_on_working() -> None:
+    """The program replaces a branch by one of its children; the prototype stays among the vectors."""
+    released, accelerated = make_pair("prototree")
+    for network in (released, accelerated):
+        network._root.l = network._root.l.r
+        network._root.r.l = network._root.r.l.l
+    for one in (accelerated, accelerate(copy.deepcopy(released))):
+        for got, wanted in zip(results(one, images()), results(released, images()), strict=True):
+            assert_close(got, wanted, 1e-5)

@@ -23,15 +23,8 @@ class AcceleratedEvalProtoPNet(Projections):
     prototype_vectors: Tensor
     shallow_layer_idx: int
     conv_features: Callable[[Tensor], tuple[Tensor, Sequence[Tensor]]]
+    _project2basis: Callable[[Tensor], Tensor]
     forward_SA_module: Callable[[Tensor], Tensor]
-
-    def _project2basis(self, x: Tensor) -> Tensor:
-        """Projections (B, P, H', W') of features (B, D, H, W)."""
-        return self._protokern_projections(x, self.prototype_vectors)
-
-    def _cosine_convolution(self, x: Tensor) -> Tensor:
-        """Negative cosines (B, P, H', W') of features (B, D, H, W)."""
-        return -self._protokern_cosines(x, self.prototype_vectors)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Logits (B, K) of images (B, 3, Y, X), and what the losses take.
@@ -66,7 +59,12 @@ class AcceleratedEvalProtoPNet(Projections):
         shallow, deep = trial.draw(2, 2, 6, 6), trial.draw(2, 4, 3, 3)
         trial.pretend("conv_features", (features, [shallow] * (trial.before.shallow_layer_idx + 1) + [deep]))
         answer = trial.ask("prototype_distances", trial.image)
-        wanted = trial.after._project2basis(features), trial.after._cosine_convolution(features)
-        trial.compare("prototype_distances", answer[:2], wanted, projection_scales(features, vectors))
+        projections, cosines = (
+            trial.after._protokern_projections(features, vectors),
+            trial.after._protokern_cosines(features, vectors),
+        )
+        scales = projection_scales(features, vectors)
+        trial.compare("prototype_distances", answer[:2], (projections, -cosines), scales)
+        trial.compare("_project2basis", trial.ask("_project2basis", features), projections, scales[0])
         trial.compare("forward", trial.ask("forward", trial.image), trial.after.protokern_outputs(*answer))
         return ""

@@ -123,7 +123,8 @@ class AcceleratedProtoTree(Accelerated):
             trial.pretend(part, features)
         distances = trial.ask("forward_partial", trial.image)[1]
         wanted = trial.after.forward_partial(trial.image)[1]
-        trial.compare("forward_partial", distances, wanted, largest_square(features, vectors) ** 0.5)
+        # Their squares, because the root of a rounded small number is far off.
+        trial.compare("forward_partial", distances**2, wanted**2, largest_square(features, vectors))
         for strategy in _STRATEGIES:
             answer = trial.ask("forward", trial.image, sampling_strategy=strategy)
             trial.compare("forward", answer, trial.after.protokern_outputs(distances, strategy))

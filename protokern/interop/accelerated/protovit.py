@@ -38,7 +38,7 @@ class AcceleratedProtoViT(Accelerated):
     def greedy_distance(self, x: Tensor, get_f: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Similarities (B, P) of images, distances S minus them, and the cosines (B, P, S) of the sub-patches.
 
-        With `get_f`: features (B, D, H, W), the distances, and the patches (B, P, S), as numbers of the default dtype.
+        With `get_f`: features (B, D, H, W), the distances, and the patches (B, P, S) in float32.
 
         Raises:
             ValueError: the grid is too small for the sub-patches.
@@ -81,7 +81,7 @@ class AcceleratedProtoViT(Accelerated):
         slots = torch.sigmoid(self.patch_select * self.temp)  # (1, P, S)
         similarities = (cosines * (slots * parts / (slots.sum(-1, keepdim=True) + 1e-10))).sum(-1)
         if get_f:
-            return features, parts - similarities, patch.to(torch.get_default_dtype())
+            return features, parts - similarities, patch.to(torch.float32)
         return similarities, parts - similarities, cosines
 
     @staticmethod
@@ -123,7 +123,7 @@ def match_greedily(
             f"radius: must leave a free patch for each of {parts} sub-patches; got {radius} on a grid of "
             f"{grid[0]} x {grid[1]}. Raise it."
         )
-    chosen = torch.empty_like(patch)
+    chosen = torch.zeros_like(patch)
     is_free = torch.ones_like(patch, dtype=torch.bool)
     taken: list[Tensor] = []
     for _ in range(parts):

@@ -21,14 +21,6 @@ class AcceleratedTesNet(Projections):
     last_layer: nn.Module
     conv_features: Callable[[Tensor], Tensor]
 
-    def _project2basis(self, x: Tensor) -> Tensor:
-        """Projections (B, P, H', W') of features (B, D, H, W)."""
-        return self._protokern_projections(x, self.prototype_vectors)
-
-    def _cosine_convolution(self, x: Tensor) -> Tensor:
-        """Negative cosines (B, P, H', W') of features (B, D, H, W)."""
-        return -self._protokern_cosines(x, self.prototype_vectors)
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and smallest negative cosines (B, P) of images (B, 3, Y, X)."""
         features, vectors = self.conv_features(x), self.prototype_vectors
@@ -46,7 +38,10 @@ class AcceleratedTesNet(Projections):
         features = draw_for(trial, vectors, lowest=-1)
         trial.pretend("conv_features", features)
         maps = trial.ask("prototype_distances", trial.image)
-        wanted = trial.after._project2basis(features), trial.after._cosine_convolution(features)
+        wanted = (
+            trial.after._protokern_projections(features, vectors),
+            -trial.after._protokern_cosines(features, vectors),
+        )
         trial.compare("prototype_distances", maps, wanted, projection_scales(features, vectors))
         trial.compare("forward", trial.ask("forward", trial.image), trial.after.protokern_outputs(*maps))
         return ""

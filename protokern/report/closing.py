@@ -40,18 +40,20 @@ def closing_lines(report: Report, page: Path, run: Path) -> list[str]:
 
 
 def say_accuracy(scores: Scores) -> str:
-    """Accuracy with its interval, against the answer that is right most often without looking.
+    """Accuracy with its interval, against the answer that is right most often without looking."""
+    images, correct = (sum(getattr(one, name) for one in scores.classes) for name in ("images", "correct"))
+    largest = max(one.images for one in scores.classes) / images
+    return f"accuracy: {say_share(correct, images)}; always answering the largest class gives {percent(largest)}"
 
-    The interval is Wilson's for a share.
-    """
+
+def say_share(correct: int, images: int) -> str:
+    """The share of right answers among test images, with Wilson's interval."""
     from scipy.stats import binomtest  # takes half a second
 
-    images, correct = (sum(getattr(one, name) for one in scores.classes) for name in ("images", "correct"))
     interval = binomtest(correct, images).proportion_ci(_CONFIDENCE, method="wilson")
-    largest = max(one.images for one in scores.classes) / images
     return (
-        f"accuracy: {percent(correct / images)} of {images:,} test images (95 % interval {percent(interval.low)} to "
-        f"{percent(interval.high)}); always answering the largest class gives {percent(largest)}"
+        f"{percent(correct / images)} of {images:,} test images (95 % interval {percent(interval.low)} to "
+        f"{percent(interval.high)})"
     )
 
 

@@ -10,6 +10,7 @@ from protokern.runs.progress import Progress
 from protokern.storage.files import to_json_bytes, write_file
 
 FORMAT = "protokern-metrics-1"
+SUMMARY_FILE = "metrics.json"
 
 
 def summarise(progress: Progress, *, num_prototypes: int, num_classes: int, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from protokern.inputs.loaders import given_of, ordered_loader, shuffled_batches,
 from protokern.models.build import image_format
 from protokern.runs.log import EpochRecord, LoggedRecord, Notice
 from protokern.runs.progress import Best, set_seed
-from protokern.runs.summary import write_metrics
+from protokern.runs.summary import SUMMARY_FILE, write_metrics
 from protokern.train.checks import check_settings
 from protokern.train.events import BatchDone, Event, RunStopped, StepBegins
 from protokern.train.head_stages import (
@@ -137,7 +137,7 @@ def begin_step(steps: Sequence[Step], position: int) -> StepBegins:
 
 def _write_summary(run: TrainingRun) -> None:
     write_metrics(
-        run.job.folder / "metrics.json",
+        run.job.folder / SUMMARY_FILE,
         run.progress,
         num_prototypes=run.model.num_prototypes,
         num_classes=len(run.job.classes),

@@ -10,12 +10,14 @@ from typing import Any
 
 from protokern.interop.export.source import ExportSource
 from protokern.metrics.files import read_measures
-from protokern.report.closing import say_accuracy
+from protokern.report.closing import say_accuracy, say_share
 from protokern.results.measures import Estimate
 from protokern.results.prototypes import Prototype
 from protokern.results.scores import ClassScore, Scores
 from protokern.runs.evaluation import FORMAT as EVALUATION
 from protokern.runs.evaluation import TABLE as EVALUATION_FILE
+from protokern.runs.summary import FORMAT as SUMMARY
+from protokern.runs.summary import SUMMARY_FILE
 from protokern.storage.files import read_table
 from protokern.storage.names import one_line
 
@@ -117,6 +119,9 @@ def _data(source: ExportSource) -> Iterator[str]:
 def _accuracy(source: ExportSource, evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "Not known for these weights: `protokern evaluate RUN` measures it, and then the export tells it."
+    if "classes" not in evaluation:
+        images = evaluation["images"]
+        return f"{say_share(round(evaluation['accuracy'] * images), images)}, at the end of the training."
     rows = [ClassScore(row["images"], row["answers"], row["correct"]) for row in evaluation["classes"]]
     sentence = say_accuracy(Scores(tuple(rows))).removeprefix("accuracy: ")
     return sentence.replace("test images", f"{evaluation['split']} images") + "."
@@ -158,13 +163,28 @@ def _licences(source: ExportSource) -> str:
 
 
 def _evaluation(source: ExportSource) -> dict[str, Any] | None:
-    """What `protokern evaluate` found for these weights; None: nothing, or it cannot be read."""
-    path = None if source.folder is None else source.folder / EVALUATION_FILE
-    if path is None or not path.exists():
+    """What `protokern evaluate` found for these weights, else what their training did; None: nothing."""
+    if source.folder is None:
         return None
-    table = read_table(path, EVALUATION)
-    is_whole = {"checkpoint", "split", "accuracy", "classes"} <= table.keys() and table["classes"]
-    return table if is_whole and table["checkpoint"] == source.checkpoint else None
+    path = source.folder / EVALUATION_FILE
+    if path.exists():
+        table = read_table(path, EVALUATION)
+        is_whole = {"checkpoint", "split", "accuracy", "classes"} <= table.keys() and table["classes"]
+        if is_whole and table["checkpoint"] == source.checkpoint:
+            return table
+    return _at_the_end(source.folder / SUMMARY_FILE, source.checkpoint)
+
+
+def _at_the_end(path: Path, checkpoint: str) -> dict[str, Any] | None:
+    """The accuracy with which the training ended, if it ended with this checkpoint and had test images."""
+    if not path.exists():
+        return None
+    summary = read_table(path, SUMMARY)
+    last = list(summary["stages"])[-1].removeprefix("after_")
+    images = summary["images"]["test"]
+    if checkpoint != f"{last}-{summary['epoch']}" or not images:
+        return None
+    return {"split": "test", "accuracy": summary["accuracy"], "images": images}
 
 
 def _data_name(source: ExportSource) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from protokern.cli.main import main
 from protokern.errors import ConfigError, ExportError, MissingPackageError, ProtokernError
 from protokern.interop import Pretrained, from_pretrained, save_pretrained
-from protokern.runs.open import load_model
+from protokern.runs.open import load_model, open_run
 from tests.cli.pushed_run import CLASSES, PushedRun, make_pool_run, make_run
 
 
@@ -138,6 +139,31 @@ def test_a_name_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingPackageError, match=r"huggingface_hub: .*protokern\[hub\]"):
         from_pretrained("somebody/birds")
+
+
+def test_without_an_evaluation_the_card_tells_how_the_training_ended(
+    pushed: PushedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(pushed.folder, run)
+    stage, _, epoch = open_run(run).checkpoint.name.rpartition("-")
+    summary = {
+        "format": "protokern-metrics-1",
+        "accuracy": 0.75,
+        "stages": {f"after_{stage}": {"val": 0.5, "test": 0.75, "prototypes": 6}},
+        "epoch": int(epoch),
+        "images": {"train": 12, "val": 2, "test": 8},
+    }
+    (run / "metrics.json").write_text(json.dumps(summary))
+    command = ["export", str(run), "--format", "hub", "--out"]
+    assert main([*command, str(tmp_path / "ended")]) == 0
+    card = (tmp_path / "ended" / "README.md").read_text()
+    assert "75.0% of 8 test images (95 % interval 40.9% to 92.9%), at the end of the training." in card
+    assert "value: 0.750000" in card
+    (run / "metrics.json").write_text(json.dumps(summary | {"epoch": int(epoch) + 1}))
+    assert main([*command, str(tmp_path / "other")]) == 0
+    assert "Not known for these weights" in (tmp_path / "other" / "README.md").read_text()
+    capsys.readouterr()
 
 
 def test_the_command_writes_a_card_with_what_is_known(

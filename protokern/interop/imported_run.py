@@ -67,7 +67,7 @@ def with_images(net: ReleasedNet, images: str) -> tuple[ReleasedNet, RunData]:
 
 
 def _find_sources(net: ReleasedNet, splits: RunData, batch: int) -> tuple[PushResult | None, tuple[str, ...]]:
-    """Which training patches the prototypes are, if they all are some; and what was found."""
+    """Which training patches the prototypes are, None if not one of them is any; and what was found."""
     model = net.model
     loader = ordered_loader(splits.push, batch, 0)
     nearest = find_nearest_patches(model, loader, 1, own_class=model.pushes)
@@ -89,7 +89,16 @@ def _find_sources(net: ReleasedNet, splits: RunData, batch: int) -> tuple[PushRe
         named = torch.tensor(net.sources.images)
         same = int(((found.image == named) & copies).sum())
         told.append(f"{same} of {total} are of the image that {net.sources.path.name} names")
-    return (found if count == total else None), tuple(told)
+    if count == 0:
+        return None, tuple(told)
+    known = replace(
+        found,
+        image=torch.where(copies, found.image, -1),
+        patch=torch.where(copies, found.patch, -1),
+        distance=torch.where(copies, found.distance, torch.inf),
+        label=torch.where(copies, found.label, -1),
+    )
+    return known, tuple(told)
 
 
 def _is_projected(model: PrototypeModel) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from protokern.backbones import build_backbone
 from protokern.cli.main import main
-from protokern.runs.open import load_model
+from protokern.runs.open import load_model, open_run
 from tests.cli.pushed_run import CLASSES, write_photos
 from tests.interop import released_programs as programs
 from tests.interop.programs import PPNet, PrototypeChooser
@@ -115,6 +115,25 @@ def test_a_pushed_network_with_its_images_is_a_finished_run(
     capsys.readouterr()
     assert main(["evaluate", str(out)]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["prototypes"] == 3
+
+
+def test_a_prototype_that_is_no_patch_has_no_source(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ProtoPool and pruned nets leave such; the others keep theirs."""
+    net = pp_net()
+    push(net, photos, tmp_path)
+    with torch.no_grad():
+        net.prototype_vectors[2] = 5
+    torch.save(net, tmp_path / "net.pth")
+    assert run_import(tmp_path / "net.pth", "--out", tmp_path / "run", "--images", photos) == 0
+    assert "- 5 of 6 prototypes are patches of the training images" in capsys.readouterr().out
+    found = open_run(tmp_path / "run").push
+    assert found.image[2] == found.patch[2] == found.label[2] == -1
+    assert (np.delete(found.image.numpy(), 2) >= 0).all()
+    photo = next((photos / "test" / "down").iterdir())
+    assert main(["report", str(tmp_path / "run"), "--frame", "paper"]) == 0
+    assert main(["explain", str(tmp_path / "run"), str(photo), "--out", str(tmp_path / "why")]) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "protopnet"])

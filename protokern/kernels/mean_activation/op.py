@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import dispatch
 from ..backends import check_names
 from ..checks import check_bias, check_epsilon, check_inputs, check_named_activation
-from ..distance_map.op import distance_map
+from ..distance_at.op import distance_at
 from ..geometry import compute_dtype, grid_shape, prototype_size
 from ..metric import METRIC_TABLE
 from ..registration import (
@@ -87,8 +87,9 @@ def _mean_of_products(features: Tensor, prototypes: Tensor, metric: str, backend
         for row, column in itertools.product(range(height), range(width))
     ]
     mean_patch = torch.stack(cells, 2).unflatten(2, (height, width))  # (B, D, h, w)
-    distances = distance_map(mean_patch, prototypes.to(wide), metric=metric, backend=backend, bias=bias)
-    return -distances[..., 0, 0]
+    # Not the map of this one patch: libraries share such a product out among threads, and round by their number.
+    only = torch.zeros(len(features), len(prototypes), dtype=torch.int64, device=features.device)
+    return -distance_at(mean_patch, prototypes.to(wide), only, metric=metric, backend=backend, bias=bias)
 
 
 def _implementation(

@@ -17,6 +17,8 @@ from protokern.solvers.working_set import WorkingSet
 
 MAX_ROUNDS = 40
 FIRST_ITERATIONS = 30
+# A share of F by which rounding may change it.
+LAST_DIGITS = 1e-14
 # Below this gap the rounding of float32 would begin to matter.
 DOUBLE_BELOW = 1e-2
 
@@ -67,9 +69,17 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
         members, has_grown = _grown(is_own | (weight != 0), gradient.abs() > l1, gradient)
         stable = 0 if has_grown else stable + 1
         iterations = FIRST_ITERATIONS * 2 ** min(max(round_number - 1, 0) // 2 + stable, 5)
-        weight, used = WorkingSet(problem, members, dtype).minimise(weight, l1, iterations, tolerance)
+        chosen, before = WorkingSet(problem, members, dtype), objective
+        weight, used = chosen.minimise(weight, l1, iterations, tolerance)
         evaluations += used
         objective, gap, gradient = certify(problem, weight, l1)
+        if gap > tolerance and dtype is torch.float64 and not has_grown and objective >= before * (1 - LAST_DIGITS):
+            stepped = chosen.newton_step(weight, l1)
+            certified = certify(problem, stepped, l1)
+            evaluations += 1
+            if certified[1] >= gap:  # nothing more is to be had
+                break
+            weight, (objective, gap, gradient) = stepped, certified
         if gap < DOUBLE_BELOW or used < iterations or not has_grown:
             dtype = torch.float64
     entering = float(gradient.abs().masked_fill(is_own, 0.0).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,6 +18,29 @@ MEMORY = 30  # pairs of vectors that L-BFGS-B keeps
 WIDEST = 1.5  # most inputs over fewest inputs of the classes in a group
 # A product with all inputs costs as much as one with this share of them picked out, which uses the caches less well.
 DENSE_SHARE = 1 / 16
+
+
+MOST_STEPS = 200  # of conjugate gradients
+SMALL = 1e-12  # of the residual, relative to the right side
+
+
+def _solve_by_conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """x with product(x) = right, for a positive semidefinite product, as far as rounding lets it."""
+    found, residual = torch.zeros_like(right), right.clone()
+    direction, squared = residual.clone(), float(right @ right)
+    least = squared * SMALL**2
+    for _ in range(MOST_STEPS):
+        if squared <= least or squared == 0:
+            break
+        image = product(direction)
+        bend = float(direction @ image)
+        if bend <= 0:
+            break
+        found += squared / bend * direction
+        residual -= squared / bend * image
+        before, squared = squared, float(residual @ residual)
+        direction = residual + squared / before * direction
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +136,40 @@ class WorkingSet:
         improved = torch.zeros_like(weight)
         improved[self._members] = join(result.x)
         return improved, int(result.nfev)
+
+    def newton_step(self, weight: Tensor, l1: float) -> Tensor:
+        """`weight` (K, E) after one Newton step of the weights that are not at a bound, by conjugate gradients.
+
+        L-BFGS-B compares values of F, and stops where these no longer differ in their last digit. There the gradient
+        still says more.
+        """
+        vector = weight[self._members]
+        own, ridge = self._is_own, self._problem.own_ridge
+        scale = self._problem.cross_entropy / self._problem.inputs.shape[1]
+        free = torch.where(own, vector > 0 if self._least_own is not None else True, vector != 0)
+        if self._largest is not None:
+            free &= own | (vector.abs() < self._largest)
+        shares = self._logits(self._spread(vector.to(self._dtype))).softmax(dim=0)  # (K, N)
+        _, slope = self._cross_entropy(vector)
+        gradient = scale * slope + torch.where(own, ridge * (vector - self._start), l1 * vector.sign())
+
+        def curvature(direction: Tensor) -> Tensor:
+            moved = self._logits(self._spread(direction.to(self._dtype)))
+            bent = shares * (moved - (shares * moved).sum(dim=0))
+            return free * (
+                scale * self._gather(self._gradients(bent)).double() + torch.where(own, ridge, 0) * direction
+            )
+
+        moved = vector - _solve_by_conjugate_gradients(curvature, free * gradient)
+        if self._least_own is not None:
+            moved = torch.where(own, moved.clamp(min=0), moved)
+        stays = own | (moved.sign() == vector.sign())  # a weight of another class does not jump over zero
+        moved = torch.where(stays, moved, 0)
+        if self._largest is not None:
+            moved = torch.where(own, moved, moved.clamp(-self._largest, self._largest))
+        improved = torch.zeros_like(weight)
+        improved[self._members] = moved
+        return improved
 
     def _cross_entropy(self, vector: Tensor) -> tuple[float, Tensor]:
         """The sum of the cross entropies over the images, and its gradient (A,) float64."""

@@ -276,3 +276,12 @@ def test_own_weights_that_stay_positive_by_themselves_are_the_same() -> None:
     held = solve(replace(problem, own_is_non_negative=True), 5e-3, problem.start, tolerance=1e-7)
     torch.testing.assert_close(held.weight, free.weight, atol=2e-3, rtol=0)
     assert held.gap <= 1e-7
+
+
+@pytest.mark.parametrize("l1", [math.inf, 5e-3])
+def test_a_gap_is_reached_that_values_of_the_objective_cannot_tell_apart(l1) -> None:
+    """The objective stands still in its last digit long before; the last steps go by gradients."""
+    problem = unwilling_problem()
+    solution = solve(problem, l1, problem.start, tolerance=1e-12)
+    assert solution.gap <= 1e-12
+    assert float(solution.weight[problem.is_own].min()) == 0.0

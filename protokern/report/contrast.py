@@ -34,7 +34,7 @@ def view_contrast(contrast: Contrast) -> tuple[Table, Any]:
                 for name, total, share in zip(names, totals, shares, strict=True)
             ],
             "total_head": "points",
-            "why": ["Why ", ["bdi", contrast.a], " and not ", ["bdi", contrast.b]],
+            "why": ["Prototype by prototype"],
             "first": _differences(contrast, view),
             "others": [],
         },

@@ -12,11 +12,11 @@ from protokern.edits.bench import Bench, EditedNet
 from protokern.edits.history import read_history, settle
 from protokern.edits.records import EditError
 from protokern.edits.saving import write_edited
-from protokern.inputs.sources import SplitFeatures
 from protokern.runs.data import check_classes, open_data
-from protokern.runs.features import find_inputs
+from protokern.runs.features import find_inputs, split_features
 from protokern.runs.folder import check_vacant
 from protokern.runs.open import choose_device, open_run
+from protokern.storage.names import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print(note)
     bench = Bench(opened, inputs)
     net = bench.apply(settle(entries))
-    train = opened.config.train
-    test = SplitFeatures(
-        opened.model,
-        inputs.test,
-        batch_size=train.batch_size,
-        workers=opened.config.data.workers,
-        channels_last=train.channels_last,
-        limit=0,
-    )
+    (test,) = split_features(opened, inputs.test)
     checkpoint, result = write_edited(bench, net, entries, folder, splits, test, progress=progress_in_turn())
     print("\n".join([*outcome_lines(net, opened.classes), f"test: {result.accuracy:.1%} of {result.images} images"]))
     print(f"wrote {checkpoint}")
@@ -64,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def outcome_lines(net: EditedNet, classes: Sequence[str]) -> list[str]:
     """What edits did to a net, in a few lines."""
     before, after = net.val_before, net.val_after
+    names = [one_line(name) for name in classes]
     won = sum(one.after == one.label for one in net.changed)
     lost = sum(one.before == one.label for one in net.changed)
     lines = [
@@ -73,8 +66,8 @@ def outcome_lines(net: EditedNet, classes: Sequence[str]) -> list[str]:
     ]
     for one in net.forbidden:
         assert one.forbidden is not None
-        reason = f": {one.forbidden.reason}" if one.forbidden.reason else ""
-        lines.append(f"forbidden: prototype {one.number} of {' and '.join(classes[k] for k in one.classes)}{reason}")
+        reason = f": {one_line(one.forbidden.reason)}" if one.forbidden.reason else ""
+        lines.append(f"forbidden: prototype {one.number} of {' and '.join(names[k] for k in one.classes)}{reason}")
     if net.empty_classes:
-        lines.append(f"warning: no prototype is left for {', '.join(classes[k] for k in net.empty_classes)}")
+        lines.append(f"warning: no prototype is left for {', '.join(names[k] for k in net.empty_classes)}")
     return lines

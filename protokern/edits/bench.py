@@ -15,10 +15,10 @@ from protokern.edits.net import EditedPrototype, edit_prototypes
 from protokern.edits.records import EditError
 from protokern.evaluate import Evaluation
 from protokern.inputs.loaders import DataSplits
-from protokern.inputs.sources import SplitFeatures
 from protokern.models.base import PrototypeModel, vectors_of
 from protokern.nn import PrototypeLayer, evaluating
 from protokern.push import PushResult
+from protokern.runs.features import split_features
 from protokern.runs.open import OpenRun, check_pushed
 from protokern.solvers.last_layer import LastLayerInputs, SolvedLastLayer, can_be_solved, solve_last_layer
 
@@ -79,8 +79,8 @@ def check_editable(model: PrototypeModel) -> None:
 class Bench:
     """The net of a run and its images, for as many histories of edits as are tried.
 
-    The backbone does not run for an edit: patches are read from the stored features, and of the activations only those
-    to new patches are computed. Both are kept.
+    Patches are read from the features, and of the activations only those to new patches are computed; both are kept.
+    The backbone runs only over images whose features are not stored, once if they fit into `train.feature_cache_mb`.
 
     Args:
         run: after a push; its model stays as it is.
@@ -94,19 +94,7 @@ class Bench:
     def __init__(self, run: OpenRun, inputs: DataSplits) -> None:
         check_editable(run.model)
         self.run, self._push = run, check_pushed(run)
-        train = run.config.train
-        total = max(len(inputs.push) + len(inputs.val), 1)
-        self.features, self._val_features = (
-            SplitFeatures(
-                run.model,
-                split,
-                batch_size=train.batch_size,
-                workers=run.config.data.workers,
-                channels_last=train.channels_last,
-                limit=train.feature_cache_mb * 2**20 * len(split) // total,
-            )
-            for split in (inputs.push, inputs.val)
-        )
+        self.features, self._val_features = split_features(run, inputs.push, inputs.val)
         self._positions = {inputs.push.sample_name(index): index for index in range(len(inputs.push))}
         self._labels = torch.tensor(inputs.push.labels)
         self._columns: dict[_Key, tuple[Tensor, Tensor]] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protokern.config.run import feature_store
-from protokern.inputs.loaders import DataSplits
+from protokern.inputs.loaders import DataSplits, LabelledImages
 from protokern.inputs.sources import SplitFeatures
 from protokern.inputs.stores import FoundSplits, find_stores
 from protokern.runs.open import OpenRun
@@ -26,6 +26,25 @@ def find_inputs(run: OpenRun, splits: DataSplits) -> FoundSplits:
     return find_stores(feature_folder(run), run.model, splits, run.config.train)
 
 
+def split_features(run: OpenRun, *splits: LabelledImages) -> tuple[SplitFeatures, ...]:
+    """The features of some data sets under the model of a run, which stays as it is.
+
+    They share `train.feature_cache_mb` by their numbers of images.
+    """
+    config, total = run.config.train, max(sum(map(len, splits)), 1)
+    return tuple(
+        SplitFeatures(
+            run.model,
+            split,
+            batch_size=config.batch_size,
+            workers=run.config.data.workers,
+            channels_last=config.channels_last,
+            limit=config.feature_cache_mb * 2**20 * len(split) // total,
+        )
+        for split in splits
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RunFeatures:
     """The features of the training and the test images, as training measured them."""
@@ -35,22 +54,11 @@ class RunFeatures:
 
     @classmethod
     def of(cls, run: OpenRun, inputs: DataSplits) -> RunFeatures:
-        """The features under the model of a run; they share `train.feature_cache_mb` by their numbers of images.
+        """The features under the model of a run.
 
         Args:
             run: the run; its model stays as it is.
             inputs: see `find_inputs`.
         """
-        config, total = run.config.train, max(len(inputs.push) + len(inputs.test), 1)
-        push, test = (
-            SplitFeatures(
-                run.model,
-                split,
-                batch_size=config.batch_size,
-                workers=run.config.data.workers,
-                channels_last=config.channels_last,
-                limit=config.feature_cache_mb * 2**20 * len(split) // total,
-            )
-            for split in (inputs.push, inputs.test)
-        )
+        push, test = split_features(run, inputs.push, inputs.test)
         return cls(push, test)

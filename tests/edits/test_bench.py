@@ -167,7 +167,7 @@ def test_the_command_writes_a_run_that_other_commands_open(
 ) -> None:
     history, before = tmp_path / "edits.jsonl", sorted(pushed.folder.rglob("*"))
     edits = (
-        Forbid(prototype=1, reason="a sticker"),
+        Forbid(prototype=1, reason="a\n\x1b[31m sticker"),
         Add(classes=CLASSES, image=IMAGE, patch=(3, 0)),
         Add(classes=CLASSES[:1], image=IMAGE, patch=(2, 0)),
     )
@@ -178,7 +178,7 @@ def test_the_command_writes_a_run_that_other_commands_open(
         assert main(["edit", str(pushed.folder), "--apply", str(history), "--out", str(run)]) == 0
     told = capsys.readouterr().out
     assert "prototypes: 7, 1 forbidden" in told
-    assert f"forbidden: prototype 1 of {CLASSES[0]}: a sticker" in told
+    assert f"forbidden: prototype 1 of {CLASSES[0]}: a \\x1b[31m sticker\n" in told  # steers no terminal
     assert sorted(pushed.folder.rglob("*")) == before
     one, two = (open_run(run).model.state_dict() for run in runs)
     assert all(torch.equal(one[key], two[key]) for key in one)

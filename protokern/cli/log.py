@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
-from protokern.config.run import LARGEST_CONFIG
+from protokern.config.run import read_toml
 from protokern.errors import CheckpointError
 from protokern.interop.loggers import LOG_FILE, follow_log, to_tensorboard, to_wandb
 from protokern.runs.folder import RUN_FILE
-from protokern.storage.files import read_file
 from protokern.storage.lock import is_locked
 
 
@@ -28,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: there is no such run, or its log is broken.
+        ConfigError: its run.toml is broken.
         MissingPackageError: the program is not installed.
     """
     folder = Path(args.run)
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         count = to_tensorboard(records, Path(args.tensorboard))
         print(f"wrote {count} numbers of {folder / LOG_FILE} to {args.tensorboard}")
         return 0
-    config = tomllib.loads(read_file(folder / RUN_FILE, LARGEST_CONFIG).decode())
+    config = read_toml(folder / RUN_FILE)
     count = to_wandb(records, args.wandb, folder.resolve().name, config)
     print(f"sent {count} numbers of {folder / LOG_FILE} to {args.wandb}")
     return 0

@@ -201,6 +201,14 @@ def test_a_missing_program_is_named(
     assert f"Run pip install {package}." in error
 
 
+def test_broken_settings_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (make_run(tmp_path) / "run.toml").write_text("[train\n")
+    assert main(["log", str(tmp_path), "--wandb", "birds"]) == 2
+    error = capsys.readouterr().err
+    assert "run.toml" in error
+    assert error.count("\n") == 1
+
+
 def test_a_broken_log_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{\n")
     with pytest.raises(CheckpointError, match="must have one JSON object a line"):

@@ -51,7 +51,7 @@ def edit_prototypes(
     find_image: Callable[[str], int | None],
     grid: tuple[int, int],
 ) -> list[EditedPrototype]:
-    """The prototypes after the edits, by number; forbidden and undone ones included, so that a number is a place.
+    """The prototypes after the edits, by ascending number, with those that are forbidden.
 
     Args:
         owners: the classes of each prototype of the run.
@@ -61,7 +61,7 @@ def edit_prototypes(
         grid: rows and columns of the grid of patches.
 
     Returns:
-        One entry for each number; None stands for an added prototype whose edit was undone.
+        The prototypes. One that was added by an edit that was undone is left out, and its number with it.
 
     Raises:
         EditError: an edit names a prototype, class, image or patch that does not exist; the message says which edit.

@@ -26,12 +26,14 @@ class HeatMapRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMapComparison:
-    """Attributes:
-    name: of the image.
-    answer: name of the explained class.
-    methods: names of the methods.
-    rows: of the prototypes with the most points.
-    left_out: methods that could not be used, each with the reason.
+    """The maps of the first reasons of one answer.
+
+    Attributes:
+        name: of the image.
+        answer: name of the explained class.
+        methods: names of the methods.
+        rows: of the prototypes with the most points.
+        left_out: methods that could not be used, each with the reason.
     """
 
     name: str

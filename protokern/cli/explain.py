@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare-heat-maps",
         action="store_true",
         help="also write a figure of the first prototypes with the heat maps of every method side by side; on a "
-        "CPU it takes about half a minute for each image",
+        "CPU it takes about twenty seconds for each image",
     )
     add_frame_argument(parser)
     add_format_argument(parser)

@@ -33,6 +33,7 @@ VERBS = (
     ("push", "make every prototype its nearest training patch, as after new data"),
     ("prune", "drop prototypes whose nearest patches are mostly of other classes"),
     ("edit", "apply edits to the prototypes of a run, and write the run that they make"),
+    ("app", "open a page on which runs are questioned and corrected"),
     ("explain", "show why an image is classified as it is"),
     ("importance", "how much hue, shape, texture ... matter to every prototype"),
     ("metrics", "measure how far the explanations of a run can be trusted"),

@@ -31,6 +31,7 @@ from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel
 from protokern.nn import evaluating
 from protokern.report.page import Place, write_report
+from protokern.results.measures import Trust
 from protokern.results.progress import Progress, show_nothing
 from protokern.results.prototypes import ClassSlots, Prototype
 from protokern.results.run import Confusion, ScoringRow, TreeNode
@@ -84,7 +85,7 @@ def collect_report(
     notes: list[str] = []
     files = _find_pictures(run, data, notes)
     importance = find_importance(run, notes)
-    report = _begin(run, data, files, notes, progress)
+    report = begin_report(run, data, files, notes, collect_trust(run, data, files, progress=progress))
     features = None if data is None else RunFeatures.of(run, inputs or find_inputs(run, data))
     if data is None or features is None:
         notes.append("Made without test images, so nothing is explained here. Give the data of the run with --data.")
@@ -105,10 +106,18 @@ def collect_report(
     return replace(report, prototypes=cards, explanations=explanations, notes=tuple(notes))
 
 
-def _begin(
-    run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str], progress: Progress
+def begin_report(
+    run: OpenRun, data: RunData | None, files: PrototypeFiles | None, notes: list[str], trust: Trust | None
 ) -> Report:
-    """What the page says of the run itself, with its measures."""
+    """What the page says of the run itself, with its measures; no prototypes and no answers yet.
+
+    Args:
+        run: any run.
+        data: its data, if they are there.
+        files: its prototypes, if they have pictures.
+        notes: grows by what the page should say.
+        trust: the measures.
+    """
     if not run.model.is_hard:
         notes.append(
             "The classes of this run still choose their prototypes: until the choices are final, no prototype has a "
@@ -129,7 +138,7 @@ def _begin(
         still_chooses=not run.model.is_hard,
         epochs=epochs,
         stages=stages,
-        trust=collect_trust(run, data, files, progress=progress),
+        trust=trust,
         settings=_settings(run.folder / "run.toml"),
         facts=_facts(run, data, files),
     )

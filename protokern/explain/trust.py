@@ -70,6 +70,22 @@ def collect_trust(
     )
 
 
+def stored_trust(run: OpenRun, num_images: int | None) -> Trust | None:
+    """The measures that `protokern metrics` stored for the weights of a run; None: there are none.
+
+    Args:
+        run: any run.
+        num_images: of the test split; None: there are no data.
+
+    Raises:
+        CheckpointError: the stored measures are broken or of another format.
+    """
+    stored = read_measures(run.folder)
+    if stored is None or not stored.is_of(run.model):
+        return None
+    return Trust(results=stored.results, random=stored.random, split=stored.split, num_images=num_images)
+
+
 def _measure_few(
     run: OpenRun, data: RunData | None, files: PrototypeFiles | None, names: list[str], progress: Progress
 ) -> tuple[tuple[MeasureResult, ...], tuple[MeasureResult, ...]]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,14 +24,26 @@ class Stored:
     """A picture on the shelf.
 
     Attributes:
-        index: position, counted from 0.
+        index: position, counted from 0; or its address, on a page that a server shows.
         name: of the file; made of its bytes, so it holds no text of a user.
         data: the bytes of the file.
     """
 
-    index: int
+    index: int | str
     name: str
     data: bytes
+
+
+class Shelf(Protocol):
+    """Where the pictures of a page are put."""
+
+    def find(self, picture: Picture) -> Stored: ...
+
+    @property
+    def pictures(self) -> list[Stored]: ...
+
+    @property
+    def num_bytes(self) -> int: ...
 
 
 class PictureShelf:

@@ -13,10 +13,11 @@ from markupsafe import Markup
 from protokern.errors import ConfigError
 from protokern.report.contrast import view_contrast
 from protokern.report.files import write_page
-from protokern.report.images import PictureShelf
+from protokern.report.images import Shelf
 from protokern.report.matches import view_matches
+from protokern.report.page_json import to_json
 from protokern.report.reading import Rich
-from protokern.report.view import Table, to_json, view_explanation, view_report
+from protokern.report.view import Table, view_explanation, view_report
 from protokern.results.contrast import Contrast
 from protokern.results.explanations import Explanation
 from protokern.results.matches import PatchMatch
@@ -110,20 +111,38 @@ def write_gallery(data: Report, path: Path) -> None:
     write_page(_frame(table, shelf, beside=beside), path, shelf.pictures if beside else ())
 
 
-def _view_gallery(data: Report) -> tuple[Table, PictureShelf]:
+def _view_gallery(data: Report) -> tuple[Table, Shelf]:
     table, shelf = view_report(data)
     return table | {"nav": [row for row in table["nav"] if row[0] == "prototypes"]}, shelf
 
 
-def _frame(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
+def render_live(table: Table, *, scripts: str, style: str, nonce: str) -> str:
+    """A page that a server shows, whose pictures have addresses, see `view_report`.
+
+    Args:
+        table: the page.
+        scripts: run before the page is drawn; they may change `SECTIONS` and `SHEET_PARTS`.
+        style: added to that of all pages.
+        nonce: of the scripts and the style, for a content security policy.
+    """
+    return _frame(table, None, beside=True, scripts=scripts, style=style, nonce=nonce)
+
+
+def _frame(
+    table: Table, shelf: Shelf | None, *, beside: bool, scripts: str = "", style: str = "", nonce: str = ""
+) -> str:
     """A page: its JSON, the script that draws it, and a summary for readers without JavaScript."""
     templates = files("protokern.report") / "templates"
-    script = "".join((templates / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
+    before, after = _SCRIPTS[: _SCRIPTS.index("start")], _SCRIPTS[_SCRIPTS.index("start") :]
+    read = [(templates / f"{name}.js").read_text(encoding="utf-8") for name in before]
+    script = "".join([*read, scripts, *((templates / f"{name}.js").read_text(encoding="utf-8") for name in after)])
     return _template().render(
+        nonce=nonce,
         page=table,
         sheets={sheet["index"]: sheet for sheet in table.get("sheets", ())},
         json=Markup(to_json(table, shelf, beside=beside)),  # `to_json` escapes all markup
-        style=Markup((templates / "style.css").read_text(encoding="utf-8")),  # a file of the package, not a user's text
+        # Files of packages, not a user's text.
+        style=Markup((templates / "style.css").read_text(encoding="utf-8") + style),
         script=Markup(script),
     )
 

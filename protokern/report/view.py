@@ -5,12 +5,10 @@ The results are walked through once. Placing a picture puts it on the shelf, so 
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from protokern.report.images import PictureShelf
+from protokern.report.images import PictureShelf, Shelf
 from protokern.report.numbers import TIMES, decimal, percent, short
 from protokern.report.reading import say_reading
 from protokern.report.scoring import view_no_answer
@@ -44,8 +42,6 @@ from protokern.results.prototypes import Neighbour, Prototype
 from protokern.results.run import Report
 
 Table = dict[str, Any]
-# Letters that may end a script or begin markup, as JSON escapes.
-_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 LEAST_LEAF = 0.005  # a class of a leaf that is less probable is not drawn
 _RULE = (
     "Chosen by rule, not for their looks: the first right answer of up to six classes, spread evenly over the list, "
@@ -53,12 +49,21 @@ _RULE = (
 )
 
 
-def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Table, PictureShelf]:
-    """The page of a run as a table, and its pictures; `progress` shows how many prototypes are done."""
+def view_report(
+    report: Report, progress: Progress = show_nothing, *, shelf: Shelf | None = None
+) -> tuple[Table, Shelf]:
+    """The page of a run as a table, and its pictures.
+
+    Args:
+        report: what the page shows.
+        progress: shows how many prototypes are done.
+        shelf: where the pictures are put; None: on a new one.
+    """
     pictures = [one.picture for one in report.prototypes if one.picture is not None]
     is_tested = any(one.proof is not None for one in pictures)
     view = View(
         links=True,
+        shelf=shelf,
         is_tested=is_tested,
         has_distances=report.shows_distance,
         has_exemplars=report.scoring is not None,
@@ -114,7 +119,7 @@ def view_report(report: Report, progress: Progress = show_nothing) -> tuple[Tabl
     return {name: value for name, value in table.items() if value is not None}, view.shelf
 
 
-def view_explanation(item: Explanation, model_name: str) -> tuple[Table, PictureShelf]:
+def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Shelf]:
     """The page of one explained image as a table, and its pictures."""
     view = View(links=False, has_exemplars=any(one.score is not None for one in item.classes))
     matches = [match for one in item.classes for match in one.matches]
@@ -135,22 +140,6 @@ def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Picture
         ),
     }
     return table, view.shelf
-
-
-def to_json(table: Table, shelf: PictureShelf, *, beside: bool) -> str:
-    """A page as text, safe inside a script element.
-
-    Args:
-        table: the page.
-        shelf: its pictures.
-        beside: the text has only the names of picture files beside the page; otherwise it holds the files.
-    """
-    pictures = [one.name if beside else base64.b64encode(one.data).decode("ascii") for one in shelf.pictures]
-    whole = {**table, "beside": beside, "pictures": pictures}
-    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for letter, escape in _ESCAPES:
-        text = text.replace(letter, escape)
-    return text
 
 
 def _source_alt(prototype: Prototype, *, is_exemplar: bool) -> str:
@@ -174,9 +163,15 @@ class View:
     """
 
     def __init__(
-        self, *, links: bool, is_tested: bool = True, has_distances: bool = True, has_exemplars: bool = False
+        self,
+        *,
+        links: bool,
+        shelf: Shelf | None = None,
+        is_tested: bool = True,
+        has_distances: bool = True,
+        has_exemplars: bool = False,
     ) -> None:
-        self.shelf = PictureShelf()
+        self.shelf: Shelf = PictureShelf() if shelf is None else shelf
         self.links = links
         self._is_tested = is_tested
         self._has_distances = has_distances
@@ -199,7 +194,7 @@ class View:
         view = [self.shelf.find(seen.image).index, rows, columns, box, field_seen]
         return view if seen.cell is None else [*view, tuple(map(int, seen.cell))]
 
-    def _heat(self, seen: SeenPicture) -> int | None:
+    def _heat(self, seen: SeenPicture) -> int | str | None:
         return None if seen.heat is None else self.shelf.find(seen.heat).index
 
     def explanation(self, item: Explanation) -> Table:
@@ -379,11 +374,12 @@ class View:
                 for one in card.reasons
             ],
             "trust": numbers,
-            "near": None if near is None else [self._patches(card, near.train), self._patches(card, near.test)],
+            "near": None if near is None else [self.neighbours(card, near.train), self.neighbours(card, near.test)],
         }
         return {name: value for name, value in sheet.items() if value not in (None, "", [])}
 
-    def _patches(self, card: Prototype, neighbours: Sequence[Neighbour]) -> list[Any]:
+    def neighbours(self, card: Prototype, neighbours: Sequence[Neighbour]) -> list[Any]:
+        """[what people should know of their classes, a row for each] of the nearest patches of a prototype."""
         rows = [
             [
                 self.place(one.picture),

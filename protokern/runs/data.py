@@ -18,7 +18,7 @@ from protokern.data.birds.dataset import BirdTruth
 from protokern.data.class_names import composed
 from protokern.data.colours import channels_of_rgb
 from protokern.data.decode import ReadOptions as ReadOptions
-from protokern.data.decode import parse_image_size, read_image, read_pixels
+from protokern.data.decode import parse_image_size, pixels_to_tensor, read_image, read_pixels
 from protokern.data.given import as_image as as_image
 from protokern.data.given import name_of as name_of
 from protokern.data.names import name_pairs_alike
@@ -99,6 +99,22 @@ def read_photographs(config: RunConfig, paths: Sequence[Path]) -> list[torch.Ten
     """
     reading = reading_of(config)
     return [read_image(path, config.data.image_size, reading) for path in paths]
+
+
+def read_sent(config: RunConfig, name: str, content: bytes) -> torch.Tensor:
+    """An image that was sent as the bytes of a file, as the run reads its data, (C, Y, X).
+
+    Args:
+        config: of the run.
+        name: what the sender calls the file; for errors, and its ending for the format.
+        content: the file.
+
+    Raises:
+        DataError: it is no image, or an image that the run cannot use.
+    """
+    size = parse_image_size(config.data.image_size)
+    pixels = read_pixels(Path(name), size, reading_of(config), content)
+    return pixels_to_tensor(pixels[np.newaxis].copy())[0]
 
 
 def read_pictures(config: RunConfig, paths: Sequence[Path]) -> list[np.ndarray]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from protokern.report.view import to_json, view_report
+from protokern.report.page_json import to_json
+from protokern.report.view import view_report
 from protokern.report.words import say_frame
 from protokern.results.importance import Reason
 from protokern.results.places import LazyPicture, SeenPicture

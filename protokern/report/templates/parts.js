@@ -22,8 +22,11 @@ const rich = (pieces) =>
 const paragraph = (className, ...children) => make("p", { className }, ...children);
 const optional = (className, text) => (text ? paragraph(className, text) : null);
 
-const addressOf = (index) =>
-  page.beside ? `pictures/${page.pictures[index]}` : `data:image/jpeg;base64,${page.pictures[index]}`;
+// A server gives addresses, a page numbers of its pictures.
+const addressOf = (index) => {
+  if (typeof index === "string") return index;
+  return page.beside ? `pictures/${page.pictures[index]}` : `data:image/jpeg;base64,${page.pictures[index]}`;
+};
 const picture = (index, rows, columns, alt) =>
   make("img", { loading: page.beside ? "lazy" : "eager", decoding: "async", src: addressOf(index), width: columns, height: rows, alt });
 const outline = (kind, [y0, x0, y1, x1], rows, columns) => {

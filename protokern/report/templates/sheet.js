@@ -135,6 +135,16 @@ const classesPart = (sheet) => {
   );
 };
 
+// What a sheet is made of, in order; each is a function from a sheet to an element, or null.
+const SHEET_PARTS = [
+  sourcePart,
+  becausePart,
+  trustPart,
+  (sheet) => nearPart("Nearest patches in the training images", "There are none.", sheet.near?.[0]),
+  (sheet) => nearPart("Nearest patches in the test images", "There are none.", sheet.near?.[1]),
+  classesPart,
+];
+
 const visibleCards = () => {
   const cards = [...cardOf.values()];
   const visible = cards.filter((card) => !card.hidden);
@@ -150,15 +160,7 @@ const fill = (number) => {
     name(sheet.of),
     ` (${order.findIndex((card) => numberOf(card) === number) + 1} of ${order.length})`,
   );
-  const near = sheet.near ?? [null, null];
-  const parts = [
-    sourcePart(sheet),
-    becausePart(sheet),
-    trustPart(sheet),
-    nearPart("Nearest patches in the training images", "There are none.", near[0]),
-    nearPart("Nearest patches in the test images", "There are none.", near[1]),
-    classesPart(sheet),
-  ];
+  const parts = SHEET_PARTS.map((draw) => draw(sheet));
   body.replaceChildren(...parts.filter((element) => element !== null));
   dialog.scrollTop = 0;
 };

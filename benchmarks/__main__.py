@@ -20,6 +20,7 @@ VERBS = {
         "last-layer": "the last layer: solved, and in small steps",
         "importance": "importance of visible properties against bare passes and the modifications alone",
         "report": "the page of a run of 2,000 prototypes: building it, opening it, its size",
+        "app": "the workbench: its first page, an answer, an edit",
         "backbone": "the pass of a frozen backbone, fused and layer by layer",
         "frames": "four sufficient frames in an image of a trained run",
         "pool-head": "the head of ProtoPool against the released formula",

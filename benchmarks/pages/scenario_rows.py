@@ -195,42 +195,6 @@ class BackboneRow(Measurement):
 
 
 @dataclass(frozen=True)
-class ReportRow(Measurement):
-    """The page of a made-up run: building it, opening it in Chromium, its size.
-
-    Attributes:
-        threads: of torch, while it was built.
-        build_s: from the run folder and its data to the page, once.
-        page_s: of this, from what was computed to the page: pictures drawn and stored, HTML rendered and written.
-        peak_mb: the most memory that the process held, the making of the run included.
-        page_mb: the page itself; pictures, pictures_mb: files beside it.
-        rounds: times that the page was opened; the milliseconds are medians of them.
-        browser: version of Chromium; None, as the milliseconds, where there was none.
-        paint_ms: first contentful paint.
-        load_ms: end of the load event.
-        open_ms: from a click on a prototype to its sheet.
-    """
-
-    prototypes: int
-    classes: int
-    train_images: int
-    test_images: int
-    image_size: int
-    threads: int
-    build_s: float
-    page_s: float
-    peak_mb: float
-    page_mb: float
-    pictures: int
-    pictures_mb: float
-    rounds: int
-    browser: str | None
-    paint_ms: float | None
-    load_ms: float | None
-    open_ms: float | None
-
-
-@dataclass(frozen=True)
 class FrozenRow(Measurement):
     """A step of training of a head on the features of a frozen backbone, by one provider.
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages.page_rows import AppRow, ReportRow
 from benchmarks.pages.results import (
+    APP,
     BACKBONE,
     CHECKPOINTS,
     DEVICE,
@@ -36,11 +38,11 @@ from benchmarks.pages.scenario_rows import (
     OnnxRow,
     PoolRow,
     PushRow,
-    ReportRow,
     SearchRow,
 )
 from benchmarks.pages.targets import (
     FROZEN_RATIO,
+    app_verdict,
     backbone_verdict,
     checkpoint_verdict,
     frames_verdict,
@@ -257,6 +259,16 @@ def onnx_table(rows: Sequence[OnnxRow]) -> str:
     return "\n".join(lines)
 
 
+def app_table(rows: Sequence[AppRow]) -> str:
+    lines = ["| run | opened | images read | |", "| --- | ---: | ---: | --- |"]
+    for row in rows:
+        what = f"{row.case}, {row.prototypes:,} prototypes, {row.train_images:,} training images, {row.backbone} at "
+        what += f"{row.image_size} pixels, {row.threads} threads{'' if row.quiet else BUSY_MARK}"
+        cells = [what, f"{row.open_s:.1f} s", f"{row.prepare_s:.1f} s", "; ".join(app_verdict(row))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Part:
     """A section of a page: one scenario.
@@ -300,6 +312,7 @@ ON_BENCHMARKS = (
     ),
     Part(FRAMES, FramesRow, "Sufficient frames", ("device", "data", "backbone", "threads"), frames_table),
     Part(REPORT, ReportRow, "The report of a run", ("device", "prototypes", "classes"), report_table),
+    Part(APP, AppRow, "The workbench", ("device", "case", "prototypes", "train_images", "threads"), app_table),
 )
 ON_RESULTS = (
     Part(PUSH, PushRow, "Push", ("backbone", "images", "image_size"), push_table),

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from benchmarks.ops.cases import CASES, FULL, LARGE, WIDE
 from benchmarks.pages.groups import Comparison, newest, quickest
+from benchmarks.pages.page_rows import AppRow
 from benchmarks.pages.rows import MemoryRow, SpeedRow
-from benchmarks.pages.scenario_rows import BackboneRow, CheckpointRow, FramesRow, LastLayerRow, OnnxRow, SearchRow
+from benchmarks.pages.scenario_rows import (
+    BackboneRow,
+    CheckpointRow,
+    FramesRow,
+    LastLayerRow,
+    OnnxRow,
+    SearchRow,
+)
 
 Read = Callable[[Comparison], float | None]
 
@@ -196,6 +204,10 @@ IMPORTANCE_RATIO = 1.15
 # The page of a run with 2,000 prototypes: building it, and the first view of it in Chromium.
 REPORT_BUILD_S = 180.0
 REPORT_VIEW_MS = 2000.0
+# The workbench: its first page in Chromium, an answer, and an edit with up to so many prototypes.
+APP_VIEW_MS = 2000.0
+APP_ASK_MS = 1000.0
+APP_EDIT_MS = {100: 2000.0, 1000: 10_000.0}
 # An explanation of one image with four sufficient frames.
 FRAMES_S = 1.0
 BACKBONE_RATIO = 2.0
@@ -278,6 +290,20 @@ def last_layer_verdict(solved: LastLayerRow, stepped: LastLayerRow) -> str:
 def frames_verdict(row: FramesRow) -> str:
     """What an explanation with four frames may take, and whether it does."""
     return judged(f"{row.framed_s:.2f} s", f"<= {FRAMES_S:g} s", row.framed_s <= FRAMES_S)
+
+
+def app_verdict(row: AppRow) -> list[str]:
+    """What the workbench may take, and whether it does; of more prototypes than are asked for, the times alone."""
+    lines = [judged(f"answer {row.ask_ms:.0f} ms", f"<= {APP_ASK_MS:g} ms", row.ask_ms <= APP_ASK_MS)]
+    if row.forbid_ms is not None and row.undo_ms is not None:
+        edit = f"forbid {row.forbid_ms:.0f} ms, undo {row.undo_ms:.0f} ms"
+        most = next((bound for count, bound in APP_EDIT_MS.items() if row.prototypes <= count), None)
+        is_reached = most is not None and max(row.forbid_ms, row.undo_ms) <= most
+        lines.append(edit if most is None else judged(edit, f"<= {most:g} ms", is_reached))
+    if row.paint_ms is not None and row.load_ms is not None:
+        seen = f"first view {row.paint_ms:.0f} ms, loaded {row.load_ms:.0f} ms"
+        lines.append(judged(seen, f"<= {APP_VIEW_MS:g} ms", max(row.paint_ms, row.load_ms) <= APP_VIEW_MS))
+    return lines
 
 
 def onnx_verdict(row: OnnxRow) -> str:

@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from benchmarks.ops.machine import Machine, watch_others
+from benchmarks.pages.page_rows import ReportRow
 from benchmarks.pages.results import REPORT, append_rows
-from benchmarks.pages.scenario_rows import ReportRow
 from benchmarks.pages.targets import REPORT_BUILD_S, REPORT_VIEW_MS, judged
 from benchmarks.scenarios.scenario import begin, columns, flags
 from protokern.config import config_to_dict, parse_config
@@ -111,8 +111,8 @@ def make_run(root: Path, size: Size) -> tuple[Path, Splits]:
     return folder, splits
 
 
-def open_in_chromium(page: Path, rounds: int) -> Views | None:
-    """Open a page several times; None without Playwright or Chromium."""
+def open_in_chromium(address: str, rounds: int) -> Views | None:
+    """Open the page of a run several times; None without Playwright or Chromium."""
     browser_path = shutil.which("chromium") or "/usr/bin/chromium"
     try:
         from playwright.sync_api import sync_playwright
@@ -128,7 +128,7 @@ def open_in_chromium(page: Path, rounds: int) -> Views | None:
         for _ in range(rounds):
             context = browser.new_context(viewport={"width": 1280, "height": 800})
             view = context.new_page()
-            view.goto(page.as_uri(), wait_until="load")
+            view.goto(address, wait_until="load")
             view.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
             view.wait_for_selector(".card")
             paints.append(view.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
@@ -163,7 +163,7 @@ def measure(machine: Machine, root: Path, size: Size, rounds: int) -> ReportRow:
         write_report(data, page)
         end = time.perf_counter()
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        views = open_in_chromium(page, rounds)
+        views = open_in_chromium(page.as_uri(), rounds)
     return ReportRow(
         **columns(machine, others),
         prototypes=size.classes * size.prototypes_per_class,

@@ -74,21 +74,7 @@ def view_report(
         "title": f"{report.title}, protokern",
         "nav": sections.names(),
         "overview": sections.overview(),
-        "how": {
-            "title": "How to read this page",
-            **sections.how(lambda seen, alt: [view.place(seen), alt]),
-            "reading": say_reading(
-                is_focal=report.is_focal,
-                is_salient=report.is_salient,
-                is_projected=report.is_projected,
-                has_exemplars=report.scoring is not None,
-                has_proof=is_tested,
-                sees_part=any(one.sees_part for one in pictures),
-                has_slots=sections.pool is not None,
-                is_tree=report.tree is not None,
-                is_report=True,
-            ),
-        },
+        "how": _how(report, sections, view, is_tested=is_tested),
         "explanations": {
             "title": "Why these test images were classified as they were",
             "text": _RULE,
@@ -117,6 +103,26 @@ def view_report(
         "texts": view.texts,
     }
     return {name: value for name, value in table.items() if value is not None}, view.shelf
+
+
+def _how(report: Report, sections: Sections, view: View, *, is_tested: bool) -> Table:
+    """The section that says how to read the page."""
+    pictures = [one.picture for one in report.prototypes if one.picture is not None]
+    return {
+        "title": "How to read this page",
+        **sections.how(lambda seen, alt: [view.place(seen), alt]),
+        "reading": say_reading(
+            is_focal=report.is_focal,
+            is_salient=report.is_salient,
+            is_projected=report.is_projected,
+            has_exemplars=report.scoring is not None,
+            has_proof=is_tested,
+            sees_part=any(one.sees_part for one in pictures),
+            has_slots=sections.pool is not None,
+            is_tree=report.tree is not None,
+            is_report=True,
+        ),
+    }
 
 
 def view_explanation(item: Explanation, model_name: str) -> tuple[Table, Shelf]:

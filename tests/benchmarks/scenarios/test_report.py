@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pages.page_rows import ReportRow
 from benchmarks.pages.results import read_rows
-from benchmarks.pages.scenario_rows import ReportRow
 from benchmarks.pages.scenario_tables import report_table
 from benchmarks.scenarios import report
 

@@ -200,14 +200,30 @@ def test_newton_steps_stay_within_limits(l1: float) -> None:
 
 
 def test_a_newton_step_from_a_wall_does_not_pass_it() -> None:
+    """The weight 0, 0 is an own one that would fall: from the wall, and from just before it."""
     limits = {0: KINDS["for-against"]}
     problem = make_problem(limits)
-    weight = torch.where(problem.is_own, problem.start, -0.1)
-    weight[0, 0] = 0.0  # an own one, which would fall
-    stepped = working_set.WorkingSet(problem, weight != 9, torch.float64).newton_step(weight, 1e-3)
-    assert holds(stepped, problem.is_own, limits)
-    assert stepped[0, 0] == 0.0
-    assert not torch.equal(stepped, weight)
+    weight = 1.05 * minimum_by_small_steps(problem, math.inf, box_by_hand(limits, problem.is_own, math.inf, math.inf))
+    assert weight[0, 0] == 0.0, "else there is no wall"
+    every = torch.ones_like(problem.is_own)
+    for distance in (0.0, 1e-6):
+        weight[0, 0] = distance
+        stepped = working_set.WorkingSet(problem, every, torch.float64).newton_step(weight, 1e-3)
+        assert holds(stepped, problem.is_own, limits)
+        assert stepped[0, 0] == 0.0
+        assert not torch.equal(stepped, weight)
+
+
+def test_a_working_set_moves_no_weight_to_a_forbidden_side() -> None:
+    """Of all weights, also those that the rounds would never put into it."""
+    limits = {0: KINDS["none"], 1: KINDS["for-against"], 2: KINDS["for"]}
+    problem = make_problem(limits, bound=0.3)
+    chosen = working_set.WorkingSet(problem, torch.ones_like(problem.is_own), torch.float64)
+    moved, _ = chosen.minimise(problem.start, 5e-4, 500, 1e-9)
+    assert holds(moved, problem.is_own, limits)
+    reference = minimum_by_small_steps(problem, 5e-4, box_by_hand(limits, problem.is_own, 0.3, 5e-4))
+    least = float(objective_by_hand(problem, reference, 5e-4))
+    assert float(objective_by_hand(problem, moved, 5e-4)) == pytest.approx(least, rel=1e-6)
 
 
 def test_the_strength_at_which_weights_enter_is_that_of_weights_that_may() -> None:
@@ -295,8 +311,7 @@ def test_the_stage_keeps_limits_in_every_mode(model, kind: str, others: str, rid
     limits = {1: KINDS[kind], 2: KINDS["for-against"]}
     is_own = model.last_layer_identity.T > 0
     with torch.no_grad():
-        model.last_layer.weight.copy_(torch.roll(is_own.float(), 1, dims=0))  # wrong: not to be kept
-    start = model.last_layer.weight.detach().double()
+        model.last_layer.weight.copy_(torch.where(is_own, -0.5, 0.0))  # class 2 forbids it: not to be kept
     settings = replace(SETTINGS, last_layer_others=others, last_layer_ridge_path=ridge_path, last_layer_own=own)
     result = solve_last_layer(model, inputs(0), inputs(1), settings, limits=limits)
     if own == "non_negative":  # what the setting says of every class
@@ -307,7 +322,10 @@ def test_the_stage_keeps_limits_in_every_mode(model, kind: str, others: str, rid
     assert holds(weight, is_own, limits)
     assert result.nonzero == int(weight[~is_own].count_nonzero())
     strength = result.l1 if result.nonzero else math.inf
-    held_at = torch.where(is_own, start, 0.0)
+    held_at = torch.where(is_own, -0.5, 0.0).double()
+    for k, limit in limits.items():
+        if limit.own == "for":
+            held_at[k] = 0.0  # as near to the start as it may be
     data = inputs(0)
     by_hand = LastLayerProblem(
         data.values.double().T, torch.nn.functional.one_hot(data.labels).T.double(), is_own, held_at, 1.0, result.ridge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from protokern.edits.history import Counted
-from protokern.edits.net import EditedPrototype, edit_prototypes
-from protokern.edits.records import EditError
+from protokern.edits.net import EditedPrototype, edit_limits, edit_prototypes
+from protokern.edits.records import EditError, Limit
 from protokern.evaluate import Evaluation
 from protokern.inputs.loaders import DataSplits
 from protokern.models.base import PrototypeModel, vectors_of
@@ -21,6 +21,8 @@ from protokern.push import PushResult
 from protokern.runs.features import split_features
 from protokern.runs.open import OpenRun, check_pushed
 from protokern.solvers.last_layer import LastLayerInputs, SolvedLastLayer, can_be_solved, solve_last_layer
+from protokern.solvers.limits import SignLimit
+from protokern.solvers.problem import allowed_signs, within_signs
 
 _Key = tuple[int | None, int, int]  # of a vector: the row in the run's net, or image and patch
 
@@ -53,6 +55,7 @@ class EditedNet:
         val_before, val_after: accuracy and loss on the validation images.
         changed: the validation images with another answer.
         empty_classes: indices of the classes that have no prototype left.
+        limits: what prototypes may say about a class, by its index; without those that allow everything.
     """
 
     model: PrototypeModel
@@ -64,6 +67,7 @@ class EditedNet:
     val_after: Evaluation
     changed: tuple[Changed, ...]
     empty_classes: tuple[int, ...]
+    limits: Mapping[int, Limit]
 
 
 def check_editable(model: PrototypeModel) -> None:
@@ -116,17 +120,19 @@ class Bench:
         prototypes_after = partial(
             edit_prototypes, owners, class_names=self.run.classes, find_image=self.find_image, grid=self._push.grid
         )
-        every = prototypes_after(edits)
+        every, limits = prototypes_after(edits), edit_limits(edits, self.run.classes)
+        signs = {k: limit.signs for k, limit in limits.items()}
         kept = [one for one in every if one.forbidden is None]
         if not kept:
             raise EditError("edits: must leave a prototype; they forbid all of them. Keep one.")
         with evaluating(model), torch.no_grad():
             self._prepare([self._key(one) for one in kept])
-            edited = self._edited_model(kept)
+            edited = self._edited_model(kept, signs)
             train, val = self._inputs_of([self._key(one) for one in kept])
             own = self._inputs_of([(j, 0, 0) for j in range(model.num_prototypes)])[1]
-            is_as_trained = kept == prototypes_after(())
-            solved = None if is_as_trained else solve_last_layer(edited, train, val, self.run.config.train)
+            is_as_trained = kept == prototypes_after(()) and not limits
+            config = self.run.config.train
+            solved = None if is_as_trained else solve_last_layer(edited, train, val, config, limits=signs)
             val_before, val_after = own.evaluate(model.last_layer), val.evaluate(edited.last_layer)
             answers = (model.last_layer(own.values).argmax(dim=1), edited.last_layer(val.values).argmax(dim=1))
         changed = [
@@ -146,6 +152,7 @@ class Bench:
             val_after=val_after,
             changed=tuple(changed),
             empty_classes=tuple(sorted({*range(model.num_classes)} - {k for one in kept for k in one.classes})),
+            limits=limits,
         )
 
     def _key(self, one: EditedPrototype) -> _Key:
@@ -190,11 +197,11 @@ class Bench:
         train, val = (torch.stack([self._columns[key][split] for key in keys], dim=1) for split in (0, 1))
         return LastLayerInputs(train, self._targets[0]), LastLayerInputs(val, self._targets[1])
 
-    def _edited_model(self, kept: Sequence[EditedPrototype]) -> PrototypeModel:
+    def _edited_model(self, kept: Sequence[EditedPrototype], signs: Mapping[int, SignLimit]) -> PrototypeModel:
         """A copy of the run's net with these prototypes.
 
         A prototype of the same classes starts with its weights; the own weights of another one start at the mean of all
-        own weights, its others at 0.
+        own weights, its others at 0. Weights of a sign that they may not have start at 0.
         """
         model = copy.deepcopy(self.run.model)
         identity = torch.zeros(len(kept), model.num_classes, device=model.device)
@@ -208,7 +215,7 @@ class Bench:
             else:
                 start[list(one.classes), row] = typical
         vectors = torch.stack([self._vectors[self._key(one)] for one in kept])
-        model.set_prototypes(vectors, identity, start)
+        model.set_prototypes(vectors, identity, within_signs(start, *allowed_signs(identity.T > 0, signs)))
         return model
 
     def _push_of(self, kept: Sequence[EditedPrototype]) -> PushResult:

@@ -1,12 +1,14 @@
-"""Which prototypes a net has after some edits: their numbers, patches and classes, without a tensor."""
+"""Which prototypes and limits a net has after some edits: numbers, patches and classes, without a tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from protokern.edits.history import Counted
-from protokern.edits.records import Add, Assign, Edit, EditError, Forbid, Keep, Replace
+from protokern.edits.records import Add, Assign, Edit, EditError, Forbid, Keep, Limit, PrototypeEdit, Replace
+from protokern.solvers.limits import SignLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,27 +75,52 @@ def edit_prototypes(
     for place, counted in enumerate(edits, start=1):
         if isinstance(counted.edit, Add):
             found.append(None)
-        if not counted.counts:
-            continue
-        try:
-            _apply(found, counted.edit, looked_up)
-        except EditError as error:
-            raise EditError(f"edit {place}, {counted.edit.kind!r}: {error}") from error
+        if counted.counts and not isinstance(counted.edit, Limit):
+            with _naming(place, counted.edit):
+                _apply(found, counted.edit, looked_up)
     return [one for one in found if one is not None]
+
+
+def edit_limits(edits: Sequence[Counted], class_names: Sequence[str]) -> dict[int, Limit]:
+    """The limits after the edits, by ascending class index; the last one of each class, unless it allows everything.
+
+    Raises:
+        EditError: an edit names a class that does not exist; the message says which edit.
+    """
+    found: dict[int, Limit] = {}
+    for place, counted in enumerate(edits, start=1):
+        if counted.counts and isinstance(counted.edit, Limit):
+            with _naming(place, counted.edit):
+                found |= dict.fromkeys(_class_indices(counted.edit.classes, class_names), counted.edit)
+    return {k: found[k] for k in sorted(found) if found[k].signs != SignLimit()}
+
+
+@contextmanager
+def _naming(place: int, edit: Edit) -> Iterator[None]:
+    """Begin the message of an EditError with the edit's place in the history."""
+    try:
+        yield
+    except EditError as error:
+        raise EditError(f"edit {place}, {edit.kind!r}: {error}") from error
+
+
+def _class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    indices = {name: k for k, name in enumerate(class_names)}
+    unknown = [name for name in names if name not in indices]
+    if unknown:
+        raise EditError(f"classes must be classes of the net; got {unknown[0]!r}. It has {len(indices)}.")
+    return tuple(sorted(indices[name] for name in names))
 
 
 class _Names:
     def __init__(
         self, class_names: Sequence[str], find_image: Callable[[str], int | None], grid: tuple[int, int]
     ) -> None:
-        self._classes = {name: k for k, name in enumerate(class_names)}
+        self._class_names = class_names
         self._find_image, self._grid = find_image, grid
 
     def classes(self, names: Sequence[str]) -> tuple[int, ...]:
-        unknown = [name for name in names if name not in self._classes]
-        if unknown:
-            raise EditError(f"classes must be classes of the net; got {unknown[0]!r}. It has {len(self._classes)}.")
-        return tuple(sorted(self._classes[name] for name in names))
+        return _class_indices(names, self._class_names)
 
     def place(self, image: str, patch: tuple[int, int]) -> Place:
         index = self._find_image(image)
@@ -105,7 +132,7 @@ class _Names:
         return Place(image=index, patch=(patch[0], patch[1]))
 
 
-def _apply(found: list[EditedPrototype | None], edit: Edit, names: _Names) -> None:
+def _apply(found: list[EditedPrototype | None], edit: PrototypeEdit, names: _Names) -> None:
     if isinstance(edit, Add):
         number = len(found) - 1
         found[number] = EditedPrototype(

@@ -1,12 +1,13 @@
-"""What a person may change about the prototypes of a trained net, as plain values that a line of JSON holds."""
+"""What a person may change about a trained net, as plain values that a line of JSON holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, ClassVar, get_args
 
 from protokern.errors import ProtokernError
+from protokern.solvers.limits import OthersSign, OwnSign, SignLimit
 
 
 class EditError(ProtokernError, ValueError):
@@ -87,6 +88,28 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What prototypes may say about some classes; it replaces the former limit of each, and "any" lifts it.
+
+    Attributes:
+        classes: names of the classes, at least one.
+        own: what their own prototypes may say: "for" them only, or "any".
+        others: what prototypes of other classes may say: only "against" them, "none", or "any".
+    """
+
+    kind: ClassVar[str] = "limit"
+
+    classes: tuple[str, ...]
+    own: OwnSign = "any"
+    others: OthersSign = "any"
+
+    @property
+    def signs(self) -> SignLimit:
+        """The same for the solver of the last layer."""
+        return SignLimit(own=self.own, others=self.others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
     """The last edit that counts does not."""
 
@@ -100,9 +123,10 @@ class Redo:
     kind: ClassVar[str] = "redo"
 
 
-Edit = Forbid | Keep | Replace | Add | Assign
+PrototypeEdit = Forbid | Keep | Replace | Add | Assign
+Edit = PrototypeEdit | Limit
 Entry = Edit | Undo | Redo
-_KINDS: dict[str, type[Entry]] = {one.kind: one for one in (Forbid, Keep, Replace, Add, Assign, Undo, Redo)}
+_KINDS: dict[str, type[Entry]] = {one.kind: one for one in (Forbid, Keep, Replace, Add, Assign, Limit, Undo, Redo)}
 
 
 def to_table(entry: Entry) -> dict[str, Any]:
@@ -125,7 +149,7 @@ def from_table(table: Any) -> Entry:
     if unknown:
         raise EditError(f"must have no {unknown[0]!r} in {owner.kind!r}")
     values = {name: _read(owner.kind, name, table[name]) for name in wanted if name in table}
-    missing = [name for name in wanted if name not in values and name != "reason"]
+    missing = [name for name, field in wanted.items() if name not in values and field.default is MISSING]
     if missing:
         raise EditError(f"must have {missing[0]!r} in {owner.kind!r}")
     return owner(**values)
@@ -135,6 +159,7 @@ def _read(kind: str, name: str, value: Any) -> Any:
     def is_count(one: Any) -> bool:
         return type(one) is int and 0 <= one < 2**31
 
+    own, others = get_args(OwnSign), get_args(OthersSign)
     wanted, holds = {
         "prototype": ("a number from 0", is_count(value)),
         "patch": (
@@ -148,6 +173,8 @@ def _read(kind: str, name: str, value: Any) -> Any:
             and all(isinstance(one, str) for one in value)
             and len({*value}) == len(value),
         ),
+        "own": (f"one of {', '.join(own)}", value in own),
+        "others": (f"one of {', '.join(others)}", value in others),
     }.get(name, ("a text", isinstance(value, str)))
     if not holds:
         raise EditError(f"must have {wanted} as {name!r} in {kind!r}; got {str(value)[:60]!r}")

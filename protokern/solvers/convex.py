@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protokern.solvers.problem import LastLayerProblem, certify
+from protokern.solvers.problem import LastLayerProblem, certify, within_signs
 from protokern.solvers.working_set import WorkingSet
 
 MAX_ROUNDS = 40
@@ -32,7 +32,8 @@ class Solution:
         objective: F at them.
         gap: (F - a lower bound of all F) / F, >= 0; the relative gain still possible is at most this.
         evaluations: of the cross entropy and its gradient.
-        entering: largest gradient of the cross entropy in a weight of another class: with an l1 above it all are zero.
+        entering: largest gradient of the cross entropy in a weight of another class that may move against it: with an
+            l1 above it all are zero.
     """
 
     weight: Tensor
@@ -57,16 +58,15 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
         l1-regularized logistic regression", section 3.
     """
     is_own = problem.is_own
-    held = weight.clamp(-problem.bound, problem.bound)
-    own = weight.clamp(min=0) if problem.own_is_non_negative else weight
-    weight = torch.where(is_own, own, torch.zeros_like(weight) if np.isinf(l1) else held)
+    others = torch.zeros_like(weight) if np.isinf(l1) else weight.clamp(-problem.bound, problem.bound)
+    weight = within_signs(torch.where(is_own, weight, others), problem.rises, problem.falls)
     evaluations, stable = 0, 0
     dtype = torch.float32
     objective, gap, gradient = certify(problem, weight, l1)
     for round_number in range(MAX_ROUNDS):
         if gap <= tolerance:
             break
-        members, has_grown = _grown(is_own | (weight != 0), gradient.abs() > l1, gradient)
+        members, has_grown = _grown(is_own | (weight != 0), problem.pull(gradient), l1)
         stable = 0 if has_grown else stable + 1
         iterations = FIRST_ITERATIONS * 2 ** min(max(round_number - 1, 0) // 2 + stable, 5)
         chosen, before = WorkingSet(problem, members, dtype), objective
@@ -82,13 +82,12 @@ def solve(problem: LastLayerProblem, l1: float, weight: Tensor, *, tolerance: fl
             weight, (objective, gap, gradient) = stepped, certified
         if gap < DOUBLE_BELOW or used < iterations or not has_grown:
             dtype = torch.float64
-    entering = float(gradient.abs().masked_fill(is_own, 0.0).max())
-    return Solution(weight, objective, gap, evaluations, entering)
+    return Solution(weight, objective, gap, evaluations, float(problem.pull(gradient).max()))
 
 
-def _grown(members: Tensor, would_leave: Tensor, gradient: Tensor) -> tuple[Tensor, bool]:
+def _grown(members: Tensor, pull: Tensor, l1: float) -> tuple[Tensor, bool]:
     """The set (K, E) with the weights that would leave zero, at most doubled; and whether it grew."""
-    candidates = gradient.abs().masked_fill(members | ~would_leave, -np.inf)
+    candidates = pull.masked_fill(members | ~(pull > l1), -np.inf)
     num_new = min(int((candidates > -np.inf).sum()), int(members.sum()))
     newest = candidates.flatten().topk(num_new).indices
     return members.flatten().index_fill(0, newest, True).view_as(members), num_new > 0

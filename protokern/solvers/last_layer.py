@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from protokern.models.base import ModelOutput, PrototypeModel
 from protokern.ranks import Ranks
 from protokern.solvers.choice import Candidate, choose
 from protokern.solvers.convex import Solution, solve
-from protokern.solvers.problem import LastLayerProblem
+from protokern.solvers.limits import SignLimit
+from protokern.solvers.problem import LastLayerProblem, allowed_signs, within_signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,35 +170,33 @@ class SolvedLastLayer:
 
 @torch.no_grad()
 def solve_last_layer(
-    model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, config: TrainConfig
+    model: PrototypeModel,
+    train: LastLayerInputs,
+    val: LastLayerInputs,
+    config: TrainConfig,
+    *,
+    limits: Mapping[int, SignLimit] = MappingProxyType({}),
 ) -> SolvedLastLayer:
     """Solve for `model.last_layer` on fixed activations at several strengths of L1; `val` chooses one.
 
     Each strength starts from the solution of the stronger one before. Strengths are compared at ten times the gap; the
     chosen one is then solved to `last_layer_gap`. The weights from before the stage compete if they satisfy
-    `last_layer_own` and `last_layer_others`.
+    `last_layer_own`, `last_layer_others` and the limits.
 
     Args:
         model: a model whose last layer `can_be_solved`.
         train: the inputs to learn from.
         val: the inputs that choose the strength.
         config: coefficients, gap, ridge, bound, path, and which weights are allowed.
+        limits: by class index, further limits of the weights into the logit of that class.
 
     Raises:
-        ValueError: the last layer is of another kind, there are no images, or labels are out of range.
+        ValueError: the last layer is of another kind, there are no images, or labels or classes are out of range.
         TrainingError: the activations are not finite.
     """
-    layer = model.last_layer
-    if not can_be_solved(layer):
-        got = "nn.Linear with a bias" if type(layer) is nn.Linear else type(layer).__name__
-        raise ValueError(f"model.last_layer: must be linear without bias; got {got}. Use train_last_layer.")
-    assert isinstance(layer, nn.Linear)
-    _check_labels("train", train.labels, model.num_classes)
-    _check_labels("val", val.labels, model.num_classes)
-    if not (train.values.isfinite().all() and val.values.isfinite().all()):
-        raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
+    layer = _checked_layer(model, train, val, limits)
     loss_before = float(_loss(model, train.values, train.labels, config))
-    problem = _problem(model, train, config)
+    problem = _problem(model, train, config, limits)
     tolerance = config.last_layer_gap if config.last_layer_others == "none" else min(10 * config.last_layer_gap, 0.1)
     before = layer.weight.detach().clone()
     problem, solution, evaluations = _choose_ridge(layer, problem, val, config, tolerance)
@@ -245,7 +245,7 @@ def _candidates(
         weight = layer.weight.detach().clone()
         candidates.append(Candidate(l1, strength, weight, solution, others, val.evaluate(layer)))
 
-    if _is_as_asked(layer.weight.cpu(), problem.is_own, config):
+    if _is_as_asked(layer.weight.cpu(), problem, config):
         add(0.0, 0.0, None)
     entering = solution.entering
     strengths = _strengths(entering, config)
@@ -281,11 +281,33 @@ def _choose_ridge(
     return best[1], best[2], evaluations
 
 
-def _is_as_asked(weight: Tensor, is_own: Tensor, config: TrainConfig) -> bool:
-    """Whether weights (K, E) satisfy the settings."""
-    if config.last_layer_own == "non_negative" and bool((weight[is_own] < 0).any()):
+def _is_as_asked(weight: Tensor, problem: LastLayerProblem, config: TrainConfig) -> bool:
+    """Whether weights (K, E) satisfy the settings, but for the bound, and the limits."""
+    if not torch.equal(within_signs(weight, problem.rises, problem.falls), weight):
         return False
-    return config.last_layer_others == "path" or not weight[~is_own].any()
+    return config.last_layer_others == "path" or not weight[~problem.is_own].any()
+
+
+def _checked_layer(
+    model: PrototypeModel, train: LastLayerInputs, val: LastLayerInputs, limits: Mapping[int, SignLimit]
+) -> nn.Linear:
+    """The last layer, if it can be solved with these inputs."""
+    layer = model.last_layer
+    if not can_be_solved(layer):
+        got = "nn.Linear with a bias" if type(layer) is nn.Linear else type(layer).__name__
+        raise ValueError(f"model.last_layer: must be linear without bias; got {got}. Use train_last_layer.")
+    assert isinstance(layer, nn.Linear)
+    _check_labels("train", train.labels, model.num_classes)
+    _check_labels("val", val.labels, model.num_classes)
+    if not (train.values.isfinite().all() and val.values.isfinite().all()):
+        raise TrainingError("last_layer: the activations are not finite. Start again with lower learning rates.")
+    unknown = [k for k in limits if not 0 <= k < model.num_classes]
+    if unknown:
+        raise ValueError(
+            f"limits: must be of classes 0 .. {model.num_classes - 1}; got {unknown[0]}. "
+            "Use the classes that the model was built for."
+        )
+    return layer
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
@@ -299,25 +321,29 @@ def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
         )
 
 
-def _problem(model: PrototypeModel, train: LastLayerInputs, config: TrainConfig) -> LastLayerProblem:
+def _problem(
+    model: PrototypeModel, train: LastLayerInputs, config: TrainConfig, limits: Mapping[int, SignLimit]
+) -> LastLayerProblem:
     """The problem on the CPU in float64; weights to other classes start at zero."""
-    is_own = model.last_layer_identity.T.cpu() > 0  # (K, E)
+    is_own = (model.last_layer_identity.T.cpu() > 0).contiguous()  # (K, E)
     weight = model.last_layer.weight
     assert isinstance(weight, Tensor)
-    start = torch.where(is_own, weight.detach().cpu().double(), 0.0)
-    is_non_negative = config.last_layer_own == "non_negative"
+    may_rise, may_fall = allowed_signs(is_own, limits)
     wanted = F.one_hot(train.labels.cpu(), len(is_own)).T.double()  # (K, N)
     smoothing = config.label_smoothing
-    return LastLayerProblem(
+    problem = LastLayerProblem(
         inputs=train.values.cpu().double().T.contiguous(),
         targets=(1 - smoothing) * wanted + smoothing / len(is_own),
-        is_own=is_own.contiguous(),
-        start=(start.clamp(min=0) if is_non_negative else start).contiguous(),
+        is_own=is_own,
+        start=torch.where(is_own, weight.detach().cpu().double(), 0.0).contiguous(),
         cross_entropy=config.cross_entropy,
         ridge=config.last_layer_ridge,
         bound=config.last_layer_bound,
-        own_is_non_negative=is_non_negative,
+        own_is_non_negative=config.last_layer_own == "non_negative",
+        may_rise=may_rise,
+        may_fall=may_fall,
     )
+    return replace(problem, start=within_signs(problem.start, problem.rises, problem.falls))
 
 
 def _strengths(entering: float, config: TrainConfig) -> list[float]:

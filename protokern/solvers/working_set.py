@@ -76,7 +76,9 @@ class WorkingSet:
         self._is_own = problem.is_own[members]  # (A,)
         self._start = problem.start[members]
         self._largest = problem.bound if math.isfinite(problem.bound) else None
-        self._least_own = 0.0 if problem.own_is_non_negative else None
+        self._rises = problem.rises[members] & ~self._is_own  # weights of other classes
+        self._falls = problem.falls[members] & ~self._is_own
+        self._is_held = ~problem.falls[members] & self._is_own  # own weights with zero as a bound
         self._inputs = problem.inputs.to(dtype)
         self._groups: list[_Group] = []
         order = torch.arange(len(members))
@@ -87,44 +89,48 @@ class WorkingSet:
     def minimise(self, weight: Tensor, l1: float, iterations: int, tolerance: float) -> tuple[Tensor, int]:
         """Improve `weight` (K, E), which is zero outside the set; also returns the number of evaluations.
 
-        Own weights stay at or above zero if the problem says so. A weight of another class is the difference of two
+        Own weights stay at or above zero where the problem says so. A weight of another class is the difference of two
         non-negative variables, so that L1 is linear and both zero and the largest allowed weight are bounds, which are
-        met exactly.
+        met exactly. Where a weight may only have one sign, there is only the variable of that sign.
         """
         from scipy.optimize import minimize  # takes a fifth of a second to import
 
         own, ridge, num_images = self._is_own, self._problem.own_ridge, self._problem.inputs.shape[1]
-        num_own = int(own.sum())
-        num_other = len(own) - num_own
+        rises, falls = self._rises, self._falls
+        num_own, num_up, num_down = int(own.sum()), int(rises.sum()), int(falls.sum())
         scale = self._problem.cross_entropy / num_images
 
         def join(parts: np.ndarray) -> Tensor:
-            vector = torch.empty(len(own), dtype=torch.float64)
-            values = torch.from_numpy(parts)
-            vector[own] = values[:num_own]
-            vector[~own] = values[num_own : num_own + num_other] - values[num_own + num_other :]
+            vector = torch.zeros(len(own), dtype=torch.float64)
+            of_own, up, down = torch.from_numpy(parts).split([num_own, num_up, num_down])
+            vector[own] = of_own
+            vector[rises] = up
+            vector[falls] -= down
             return vector
 
         def objective(parts: np.ndarray) -> tuple[float, np.ndarray]:
             vector = join(parts)
             loss, gradient = self._cross_entropy(vector)
             distance = vector[own] - self._start[own]
-            others = scale * gradient[~own]
             total = scale * loss + ridge / 2 * float(distance @ distance)
-            if num_other:
+            if num_up + num_down:
                 total += l1 * float(parts[num_own:].sum())
-            slopes = (scale * gradient[own] + ridge * distance, l1 + others, l1 - others)
+            slopes = (
+                scale * gradient[own] + ridge * distance,
+                l1 + scale * gradient[rises],
+                l1 - scale * gradient[falls],
+            )
             return total, torch.cat(slopes).numpy()
 
         first = weight[self._members]
-        others = first[~own]
+        least = [0.0 if is_held else None for is_held in self._is_held[own].tolist()]
         with _openblas_on_one_thread():
             result = minimize(
                 objective,
-                torch.cat([first[own], others.clamp(min=0), (-others).clamp(min=0)]).numpy(),
+                torch.cat([first[own], first[rises].clamp(min=0), (-first[falls]).clamp(min=0)]).numpy(),
                 jac=True,
                 method="L-BFGS-B",
-                bounds=[(self._least_own, None)] * num_own + [(0, self._largest)] * (2 * num_other),
+                bounds=[(one, None) for one in least] + [(0, self._largest)] * (num_up + num_down),
                 # Only the gap decides when to stop; a gradient this small in every weight hardly widens it.
                 options={
                     "maxiter": iterations,
@@ -146,7 +152,7 @@ class WorkingSet:
         vector = weight[self._members]
         own, ridge = self._is_own, self._problem.own_ridge
         scale = self._problem.cross_entropy / self._problem.inputs.shape[1]
-        free = torch.where(own, vector > 0 if self._least_own is not None else True, vector != 0)
+        free = torch.where(own, (vector > 0) | ~self._is_held, vector != 0)
         if self._largest is not None:
             free &= own | (vector.abs() < self._largest)
         shares = self._logits(self._spread(vector.to(self._dtype))).softmax(dim=0)  # (K, N)
@@ -161,8 +167,7 @@ class WorkingSet:
             )
 
         moved = vector - _solve_by_conjugate_gradients(curvature, free * gradient)
-        if self._least_own is not None:
-            moved = torch.where(own, moved.clamp(min=0), moved)
+        moved = torch.where(self._is_held, moved.clamp(min=0), moved)
         stays = own | (moved.sign() == vector.sign())  # a weight of another class does not jump over zero
         moved = torch.where(stays, moved, 0)
         if self._largest is not None:

@@ -46,7 +46,7 @@ def test_a_history_cut_off_anywhere_has_whole_entries_and_can_be_continued(tmp_p
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[]", "line 2: must be one of forbid, keep, replace, add, assign, undo, redo; got 'list'"),
+        ("[]", "line 2: must be one of forbid, keep, replace, add, assign, limit, undo, redo; got 'list'"),
         ('{"kind": "burn"}', "must be one of forbid, .*; got 'burn'"),
         ('{"kind": "forbid"}', "must have 'prototype' in 'forbid'"),
         ('{"kind": "forbid", "prototype": -1}', "must have a number from 0 as 'prototype' in 'forbid'; got '-1'"),

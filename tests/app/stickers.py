@@ -64,7 +64,8 @@ class Stickered:
         folder: with train/ and test/.
         class_name: the class whose training images have a sticker.
         boxes: of the stickers, by the name of the image, such as "train/dress/3.png".
-        wings: patches of an object by the name of the image: the point (x, y), as shares; of birds only.
+        wings: (x, y) of the middle of the wing, as shares of the image, by the name of the image, where it can be seen;
+            of painted birds only.
     """
 
     folder: Path
@@ -87,7 +88,10 @@ def paste_sticker(picture: Image.Image, generator: np.random.Generator) -> tuple
 
 
 def write_birds(folder: Path) -> Stickered:
-    """Paint birds without stickers: train/ and test/ with a folder for each class; the class named is the first."""
+    """Paint birds without stickers: train/ and test/ with a folder for each class.
+
+    The class that it names, the first, is the one to get stickers.
+    """
     wings = {}
     for split, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
         birds = SyntheticBirds(split, num_classes=CLASSES, images_per_class=count, image_size=SIZE, cache="none")

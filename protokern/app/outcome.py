@@ -11,7 +11,7 @@ from protokern.app.answers import Answers
 from protokern.app.browse import picture_of
 from protokern.app.room import Room
 from protokern.edits.bench import EditedNet
-from protokern.edits.records import Add, Assign, Edit, Forbid, Keep, Replace
+from protokern.edits.records import Add, Assign, Edit, Forbid, Keep, Limit, Replace
 from protokern.metrics.concentration import shares_of_largest
 from protokern.metrics.duplicates import find_duplicates
 from protokern.metrics.size import weight_counts
@@ -36,6 +36,7 @@ def view_edits(room: Room, shelf: Shelf) -> Table:
         "can_redo": editor.can_redo,
         "history": [[say_edit(one.edit), one.counts] for one in editor.edits],
         "forbidden": [[card.index, _reason(net, card.index)] for card in room.current.forbidden],
+        "limits": [[k, limit.own, limit.others] for k, limit in sorted(net.limits.items())],
         "numbers": _numbers(room, net),
         "empty": [names[k] for k in net.empty_classes],
         "num_changed": len(net.changed),
@@ -66,6 +67,8 @@ def say_edit(edit: Edit) -> str:
         return f"Prototype {edit.prototype} was kept"
     if isinstance(edit, Replace):
         return f"Prototype {edit.prototype} became a patch of {edit.image}"
+    if isinstance(edit, Limit):
+        return f"For {_joined(edit.classes)}: {edit.in_words or 'no limit any more'}"
     assert isinstance(edit, Assign)
     return f"Prototype {edit.prototype} was given to {_joined(edit.classes)}"
 

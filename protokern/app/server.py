@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 MOST_BYTES = 64 * 2**20  # of an image that is sent
 MOST_JSON = 2**20  # bytes
-_SCRIPTS = ("asking", "browsing", "editing", "app")
+_SCRIPTS = ("asking", "browsing", "limits", "editing", "app")
 _FOREVER = "private, max-age=31536000, immutable"  # a picture never changes under its address
 _log = logging.getLogger(__name__)
 Handler = Callable[[Room, "Request", bytes], dict[str, Any]]

@@ -10,7 +10,7 @@ from protokern.cli.arguments import add_run_arguments
 from protokern.cli.show import progress_in_turn
 from protokern.edits.bench import Bench, EditedNet
 from protokern.edits.history import read_history, settle
-from protokern.edits.records import EditError, Limit
+from protokern.edits.records import EditError
 from protokern.edits.saving import write_edited
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.features import find_inputs, split_features
@@ -68,17 +68,7 @@ def outcome_lines(net: EditedNet, classes: Sequence[str]) -> list[str]:
         assert one.forbidden is not None
         reason = f": {one_line(one.forbidden.reason)}" if one.forbidden.reason else ""
         lines.append(f"forbidden: prototype {one.number} of {' and '.join(names[k] for k in one.classes)}{reason}")
-    lines += [f"limited: {names[k]}: {_allowed(limit)}" for k, limit in net.limits.items()]
+    lines += [f"limited: {names[k]}: {limit.in_words}" for k, limit in net.limits.items()]
     if net.empty_classes:
         lines.append(f"warning: no prototype is left for {', '.join(names[k] for k in net.empty_classes)}")
     return lines
-
-
-def _allowed(limit: Limit) -> str:
-    own = {"any": [], "for": ["its own prototypes speak only for it"]}[limit.own]
-    others = {
-        "any": [],
-        "against": ["prototypes of other classes speak only against it"],
-        "none": ["prototypes of other classes say nothing about it"],
-    }[limit.others]
-    return "; ".join([*own, *others])

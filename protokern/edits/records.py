@@ -104,6 +104,17 @@ class Limit:
     others: OthersSign = "any"
 
     @property
+    def in_words(self) -> str:
+        """What is allowed, as clauses; empty if all is."""
+        own = {"any": [], "for": ["its own prototypes speak only for it"]}[self.own]
+        others = {
+            "any": [],
+            "against": ["prototypes of other classes speak only against it"],
+            "none": ["prototypes of other classes say nothing about it"],
+        }[self.others]
+        return "; ".join([*own, *others])
+
+    @property
     def signs(self) -> SignLimit:
         """The same for the solver of the last layer."""
         return SignLimit(own=self.own, others=self.others)

@@ -101,6 +101,6 @@ def test_only_training_images_of_the_class_get_a_sticker(tmp_path: Path) -> None
     written = write_stickered_copy(source, copy, "a")
     assert [*written.boxes] == ["train/a/1.png"]
     for path in source.rglob("*.png"):
-        name = path.relative_to(source)
-        is_same = np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(copy / name)))
-        assert is_same == (name.as_posix() != "train/a/1.png")
+        relative = path.relative_to(source)
+        is_same = np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(copy / relative)))
+        assert is_same == (relative.as_posix() != "train/a/1.png")

@@ -217,6 +217,7 @@ class TrainingRun:
         if self.optimizer is None or self.progress.optimizer_stage != stage:
             self.optimizer = make_optimizer(self.model, stage, self.job.train)
             self.progress.optimizer_stage = stage
+            self.model.zero_grad()  # live prototypes would pass on what the stage before left
         return self.optimizer
 
     def weights_changed(self) -> None:

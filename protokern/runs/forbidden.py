@@ -77,7 +77,8 @@ def read_forbidden(run: Path) -> Forbidden | None:
     if not path.exists():
         return None
     table = read_table(path, _FORMAT, sealed_from=1)
-    grid, places = table.get("grid"), table.get("places")
+    grid: Any = table.get("grid")
+    places: Any = table.get("places")
     if not _is_pair(grid) or 0 in grid:
         raise _broken(path, "rows and columns of the grid of patches as 'grid'", grid)
     if not isinstance(places, list) or not places:
@@ -88,7 +89,8 @@ def read_forbidden(run: Path) -> Forbidden | None:
 def _place(path: Path, table: Any, grid: list[int]) -> ForbiddenPlace:
     if not isinstance(table, dict):
         raise _broken(path, "tables of places", table)
-    image, patch, classes, reason = (table.get(key) for key in ("image", "patch", "classes", "reason"))
+    values: list[Any] = [table.get(key) for key in ("image", "patch", "classes", "reason")]
+    image, patch, classes, reason = values
     if not isinstance(image, str):
         raise _broken(path, "the name of an image as 'image'", image)
     if not _is_pair(patch) or patch[0] >= grid[0] or patch[1] >= grid[1]:

@@ -31,13 +31,14 @@ from protokern.recipes import RECIPES, default_recipe
 from protokern.recipes.sizes import SIZED, sizes_for
 from protokern.report.closing import closing_lines
 from protokern.results.places import share_of_image
-from protokern.runs.checkpoints import Checkpoint, find_resumable, read_checkpoint, run_folder
+from protokern.runs.checkpoints import Checkpoint, find_resumable, read_checkpoint
 from protokern.runs.continued import (
     NET_OF,
     check_can_go_on,
     check_continued,
     continued_config,
     forbidden_of,
+    path_of,
     read_source,
     refuse_kept_start,
     refuse_lost_start,
@@ -66,6 +67,7 @@ from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
+from protokern.storage.names import one_line
 from protokern.train.checks import check_leaves, check_settings
 from protokern.train.forbidden import ForbiddenPlaces, check_grid, find_places
 from protokern.train.forecast import forecast
@@ -119,7 +121,7 @@ def _configure(args: argparse.Namespace, folder: Path, source: Checkpoint | None
     if args.recipe != SIZED:
         return refuse_kept_start(new_config(folder, *given))
     amount = count_data(with_data(load_config(args.config, args.changes, args.recipe), args.data))
-    config = new_config(folder, *given, sizes_for(amount.images, amount.classes))
+    config = refuse_kept_start(new_config(folder, *given, sizes_for(amount.images, amount.classes)))
     print(describe_sizes(config, amount), flush=True)
     return config
 
@@ -187,7 +189,7 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         print(f"going on from {checkpoint}", flush=True)
         state.resume(resumed)
     elif ranks.is_first:
-        made_by = versions() if source is None else {**versions(), NET_OF: str(run_folder(source.folder).resolve())}
+        made_by = versions() if source is None else {**versions(), NET_OF: path_of(source)}
         _begin(folder, config, made_by, splits, forbidden, held, is_resumed=args.resume)
     if not _train_until_stopped(state, stop):
         if ranks.is_first:
@@ -258,8 +260,7 @@ def _begin(
 
 def note_on_source(source: Checkpoint) -> str:
     """The note that a run begins with the net of another one."""
-    run = run_folder(source.folder).resolve().name
-    return f"goes on from {run}, with the net of its checkpoint {source.folder.name}"
+    return f"goes on from {one_line(Path(path_of(source)).name)}, with the net of its checkpoint {source.folder.name}"
 
 
 def notes_on_weights(config: RunConfig) -> tuple[str, ...]:

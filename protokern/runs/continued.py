@@ -20,6 +20,7 @@ from protokern.push import PushResult
 from protokern.runs.checkpoints import Checkpoint, find_checkpoint, read_checkpoint, run_folder
 from protokern.runs.folder import RUN_FILE, check_new_run, check_vacant
 from protokern.runs.forbidden import Forbidden, read_forbidden
+from protokern.storage.names import one_line
 
 NET_OF = "net_of"  # in run.toml beside the versions that wrote it: the run whose net it began with
 # The learnt layers need no warm-up, and the prototypes are there. `--set` may ask for both.
@@ -35,6 +36,11 @@ def read_source(path: Path | str) -> Checkpoint:
         CheckpointError: there is none, or it is broken.
     """
     return read_checkpoint(find_checkpoint(Path(path)))
+
+
+def path_of(source: Checkpoint) -> str:
+    """The run folder of a checkpoint as text that a TOML file can hold."""
+    return str(run_folder(source.folder).resolve()).encode("utf-8", "backslashreplace").decode()
 
 
 def continued_config(
@@ -130,8 +136,9 @@ def refuse_lost_start(folder: Path) -> None:
     """Raise a CheckpointError if the run in `folder`, which has no checkpoint, was to begin with another one's net."""
     made_by = read_toml(folder / RUN_FILE).get(MADE_BY)
     if isinstance(made_by, dict) and NET_OF in made_by:
+        source = one_line(str(made_by[NET_OF]))
         raise CheckpointError(
-            f"--resume: {folder} has no checkpoint yet, and was to begin with the net of {made_by[NET_OF]}. "
+            f"--resume: {folder} has no checkpoint yet, and was to begin with the net of {source}. "
             "Give --resume-from instead."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_a_run_begins_with_the_net_the_settings_and_the_split(
 def test_a_stopped_run_resumes_without_the_other_to_the_same_bits(
     edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = tmp_path / "source"
+    source = tmp_path / os.fsdecode(b"source\n\xff")  # no UTF-8, and would steer a terminal
     shutil.copytree(edited, source)
     changes = {"train__joint_epochs": "2", "train__live_epochs": "1"}
     assert go_on(source, tmp_path / "whole", **changes) == 0
@@ -202,9 +203,10 @@ def test_flags_that_do_not_go_together_are_refused(
     assert "already holds a run" in capsys.readouterr().err
     assert go_on(tmp_path / "no", tmp_path / "run") == 2
     assert "must be a run folder or a checkpoint; it does not exist" in capsys.readouterr().err
-    words = ["train", "--recipe", "paper", "--out", str(tmp_path / "run"), "--set", "train.prototype_start=kept"]
-    assert main(words) == 2
-    assert 'train.prototype_start: must be "random" or "patches" for a new net; got "kept"' in capsys.readouterr().err
+    for recipe in ("paper", "quick"):  # the sizes of one follow the data
+        words = ["train", "--recipe", recipe, "--out", str(tmp_path / "run"), "--set", "train.prototype_start=kept"]
+        assert main(words) == 2
+        assert 'train.prototype_start: must be "random" or "patches" for a new net' in capsys.readouterr().err
     monkeypatch.setattr("protokern.cli.training.joined_ranks", _TwoRanks)
     assert go_on(edited, tmp_path / "run") == 2
     assert "--resume-from: must be trained in one process; got 2" in capsys.readouterr().err

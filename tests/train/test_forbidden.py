@@ -124,7 +124,7 @@ def test_what_is_forbidden_does_not_come_back(tmp_path: Path, name: str) -> None
     assert all("forbidden" in line["terms"] for line in epochs)
 
 
-@pytest.mark.parametrize("name", ["joint", "live", "cosine"])
+@pytest.mark.parametrize("name", ["live", "cosine"])
 def test_the_loss_alone_makes_prototypes_unlike_what_is_forbidden(tmp_path: Path, name: str) -> None:
     costs = []
     config = dataclasses.replace(CONFIGS[name], train=dataclasses.replace(CONFIGS[name].train, prototype_lr=3e-2))
@@ -155,7 +155,7 @@ def test_no_prototype_starts_at_what_is_forbidden(tmp_path: Path) -> None:
     assert count_on_sticker(bound) == 0
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["live", "stored", "cells"])
 def test_without_places_or_without_a_coefficient_training_has_the_same_bits(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
     check_same(
@@ -164,7 +164,7 @@ def test_without_places_or_without_a_coefficient_training_has_the_same_bits(tmp_
     )
 
 
-@pytest.mark.parametrize(("name", "batches"), [("joint", 3), ("live", 6), ("stored", 2), ("stored", 6), ("cells", 6)])
+@pytest.mark.parametrize(("name", "batches"), [("joint", 3), ("live", 6), ("stored", 2), ("cells", 6)])
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, name: str, batches: int) -> None:
     torch.set_num_threads(1)
     whole = end_of(run_of(tmp_path / "whole", CONFIGS[name]))

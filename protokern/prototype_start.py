@@ -15,6 +15,7 @@ from protokern.models.base import PrototypeModel
 from protokern.nn import PrototypeLayer
 from protokern.push import PushResult
 from protokern.ranks import Ranks
+from protokern.search import Excluded
 
 _MOST_OF_CLASS, _MOST_IMAGES = 300, 20_000  # more hardly change the middle of a cluster, and fill the memory
 _ROUNDS = 10  # k-means has settled by then
@@ -45,6 +46,7 @@ def find_starts(
     seed: int,
     ranks: Ranks,
     classes: Sequence[str] | None = None,
+    excluded: Excluded | None = None,
 ) -> PushResult:
     """A patch for every prototype: in each class the middles of as many clusters of patches as it has prototypes.
 
@@ -60,6 +62,7 @@ def find_starts(
         seed: seed of the draw of the first patches.
         ranks: the ranks that share the images; all get the same answer.
         classes: their names, for the message.
+        excluded: which patches no prototype may start at, as in `find_nearest_patches`.
 
     Raises:
         TrainingError: a prototype has no class or several; a class has no image, fewer patches than prototypes, or
@@ -68,7 +71,7 @@ def find_starts(
     Source: Arthur and Vassilvitskii 2007, "k-means++", for the first patches.
     """
     layer = _layer_of_own_classes(model)
-    image, label, patches, weight, grid = _read_patches(layer, features, first_image, chosen, ranks)
+    image, label, patches, weight, grid = _read_patches(layer, features, first_image, chosen, ranks, excluded)
     count = model.num_prototypes
     sources = torch.full((count, 2), -1)
     if ranks.is_first:
@@ -76,6 +79,8 @@ def find_starts(
         for k in range(model.num_classes):
             prototypes = (own_class == k).nonzero().flatten()
             here = (label == k).nonzero().flatten()
+            if not len(prototypes):
+                continue
             found = _spread(patches[here], weight[here], grid, layer, len(prototypes), [seed, k])
             if found is None:
                 name = f"class {k}" if classes is None else f"class {classes[k]!r}"
@@ -102,6 +107,7 @@ def _read_patches(
     first_image: int,
     chosen: Sequence[int],
     ranks: Ranks,
+    excluded: Excluded | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]:
     """Of the chosen images: image (M,), label (M,), patches (M, N, D h w), weight (M, N); and the grid; on the CPU.
 
@@ -123,7 +129,10 @@ def _read_patches(
         labels.append(batch_labels.cpu()[here])
         patches.append(F.unfold(some, (height, width)).transpose(1, 2).float().cpu())  # (m, N, D h w)
         found = layer.patch_weight(some)
-        weights.append(torch.ones(len(some), grid[0] * grid[1]) if found is None else found.flatten(1).float().cpu())
+        weight = torch.ones(len(some), grid[0] * grid[1]) if found is None else found.flatten(1).float().cpu()
+        if excluded is not None:
+            weight[excluded(some, labels[-1], images[-1]).flatten(1).cpu()] = 0
+        weights.append(weight)
         start += len(maps)
     grids = torch.stack(ranks.gather(torch.tensor(grid))).amax(dim=0).tolist()
     grid = (grids[0], grids[1])

@@ -18,9 +18,11 @@ from protokern.runs.checkpoints import CheckpointState, find_checkpoint, run_fol
 from protokern.runs.data import check_classes, open_data
 from protokern.runs.features import find_inputs
 from protokern.runs.folder import check_prototypes_folder
+from protokern.runs.forbidden import read_forbidden
 from protokern.runs.log import LoggedRecord, append_record
 from protokern.runs.open import OpenRun, choose_device, open_run
 from protokern.storage.lock import lock_run
+from protokern.train.forbidden import find_places
 from protokern.train.state import Job, TrainingRun
 
 HeadStep = Callable[[TrainingRun], list[LoggedRecord]]
@@ -69,6 +71,7 @@ def _write_step(opened: OpenRun, stage: Stage, step: HeadStep) -> int:
 
 
 def _as_training(opened: OpenRun, splits: Splits, inputs: DataSplits) -> TrainingRun:
+    forbidden = read_forbidden(opened.folder)
     job = Job(
         folder=opened.folder,
         model=opened.model,
@@ -79,6 +82,7 @@ def _as_training(opened: OpenRun, splits: Splits, inputs: DataSplits) -> Trainin
         prune=opened.config.prune,
         workers=opened.config.data.workers,
         feature_store=feature_store(opened.config),
+        forbidden=None if forbidden is None else find_places(forbidden, splits.push, opened.classes)[0],
     )
     return TrainingRun.of_trained(job, inputs, epoch=opened.epoch, push=opened.push)
 

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     parser.add_argument(
+        "--resume-from",
+        metavar="RUN2",
+        help="begin a new run with the net and the settings of RUN2, such as one of 'protokern edit': what was "
+        "forbidden there does not come back; --recipe, --config and --set change its settings of training",
+    )
+    parser.add_argument(
         "--no-report",
         action="store_true",
         help="leave the page to a later 'protokern report RUN'",
@@ -52,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
-    if not args.resume and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes agree on who reports
+    if args.resume and args.resume_from is not None:
+        raise ConfigError(
+            "--resume-from: must be left out with --resume, which goes on within the run of --out; got both. Give one."
+        )
+    is_new = not args.resume and args.resume_from is None  # other settings are those of a run, which torch reads
+    if is_new and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes agree on who reports
         check_settings(config=args.config, changes=args.changes, recipe=args.recipe, data=args.data)
     from protokern.cli.training import run_training  # with torch, which takes seconds
 

@@ -31,8 +31,21 @@ from protokern.recipes import RECIPES, default_recipe
 from protokern.recipes.sizes import SIZED, sizes_for
 from protokern.report.closing import closing_lines
 from protokern.results.places import share_of_image
-from protokern.runs.checkpoints import find_resumable, read_checkpoint
-from protokern.runs.data import count_data, open_data
+from protokern.runs.checkpoints import Checkpoint, find_resumable, read_checkpoint
+from protokern.runs.continued import (
+    NET_OF,
+    check_can_go_on,
+    check_continued,
+    continued_config,
+    forbidden_of,
+    path_of,
+    read_source,
+    refuse_kept_start,
+    refuse_lost_start,
+    sources_of,
+    split_folder,
+)
+from protokern.runs.data import check_classes, count_data, open_data
 from protokern.runs.features import RunFeatures
 from protokern.runs.folder import (
     RUN_FILE,
@@ -46,6 +59,7 @@ from protokern.runs.folder import (
     unnamed_folder,
     versions,
 )
+from protokern.runs.forbidden import Forbidden, read_forbidden, settle_forbidden
 from protokern.runs.log import Notice, append_record
 from protokern.runs.open import choose_device, open_run
 from protokern.runs.progress import set_seed
@@ -53,7 +67,9 @@ from protokern.runs.quality import look_at
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
+from protokern.storage.names import one_line
 from protokern.train.checks import check_leaves, check_settings
+from protokern.train.forbidden import ForbiddenPlaces, check_grid, find_places
 from protokern.train.forecast import forecast
 from protokern.train.loop import train
 from protokern.train.optimizers import check_batches, share_batch_norms
@@ -65,6 +81,8 @@ def run_training(args: argparse.Namespace) -> int:
     """Train, then write the prototypes and the page of the run."""
     device = device_of_process(choose_device(args.device))
     with joined_ranks(device) as ranks, quiet_unless_first(ranks), ExitStack() as held:
+        if args.resume_from is not None and ranks.size > 1:
+            raise ConfigError(f"--resume-from: must be trained in one process; got {ranks.size}. Start one.")
         told = _choose_recipe(args, device)
         folder = held.enter_context(_folder_of_its_own(args, ranks)) if args.out is None else Path(args.out)
         if args.resume and ranks.is_first and (folder / RUN_FILE).exists():
@@ -77,9 +95,10 @@ def run_training(args: argparse.Namespace) -> int:
 def _choose_recipe(args: argparse.Namespace, device: torch.device) -> str:
     """Give a training without any settings its recipe; return the line that says which one, why, and what else.
 
-    Settings that name a model of another kind begin with the defaults. A resumed run has its own settings.
+    Settings that name a model of another kind begin with the defaults. A resumed run has its own settings, and one that
+    begins with the net of another run has those of that run.
     """
-    if args.recipe is not None or args.config is not None or args.resume:
+    if args.recipe is not None or args.config is not None or args.resume or args.resume_from is not None:
         return ""
     name = default_recipe(has_gpu=device.type != "cpu")
     if not fits_recipe(name, args.changes):
@@ -90,15 +109,19 @@ def _choose_recipe(args: argparse.Namespace, device: torch.device) -> str:
     return f"recipe: {name}, because this runs on {where}; to choose another: {others}, see 'protokern recipes'"
 
 
-def _configure(args: argparse.Namespace, folder: Path) -> RunConfig:
+def _configure(args: argparse.Namespace, folder: Path, source: Checkpoint | None) -> RunConfig:
     """The configuration of a new or a resumed run. Sizes that follow the data are printed."""
     given = (args.config, args.changes, args.data, args.recipe)
     if args.resume:
         return resumed_config(folder, *given)
+    if source is not None:
+        config = continued_config(source, *given)
+        check_continued(folder, config)
+        return config
     if args.recipe != SIZED:
-        return new_config(folder, *given)
+        return refuse_kept_start(new_config(folder, *given))
     amount = count_data(with_data(load_config(args.config, args.changes, args.recipe), args.data))
-    config = new_config(folder, *given, sizes_for(amount.images, amount.classes))
+    config = refuse_kept_start(new_config(folder, *given, sizes_for(amount.images, amount.classes)))
     print(describe_sizes(config, amount), flush=True)
     return config
 
@@ -129,23 +152,36 @@ def _folder_of_its_own(args: argparse.Namespace, ranks: Ranks) -> Iterator[Path]
         raise ConfigError("--out: must name the run that --resume goes on with; got none. Give --out RUN.")
     if ranks.size > 1:
         raise ConfigError("--out: must be given to several processes, which write one run; got none. Give --out RUN.")
-    with unnamed_folder(with_data(load_config(args.config, args.changes, args.recipe), args.data)) as folder:
+    given = (args.config, args.changes)
+    if args.resume_from is None:
+        config = with_data(load_config(*given, args.recipe), args.data)
+    else:
+        config = continued_config(read_source(args.resume_from), *given, args.data, args.recipe)
+    with unnamed_folder(config) as folder:
         print(f"run folder: {folder}", flush=True)
         args.run = folder  # where a fault of the program leaves its traceback
         yield folder
 
 
 def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torch.device, ranks: Ranks) -> int:
-    config = _configure(args, folder)
+    source = None if args.resume_from is None else read_source(args.resume_from)
+    config = _configure(args, folder, source)
     checkpoint = find_resumable(folder) if args.resume else None
-    splits = open_data(config, (ranks.rank, ranks.size), run=folder if args.resume else None)
+    if args.resume and checkpoint is None:
+        refuse_lost_start(folder)
+    own_split = folder if args.resume else None if source is None else split_folder(source, config)
+    splits = open_data(config, (ranks.rank, ranks.size), run=own_split)
     config = replace(config, data=replace(config.data, grey_range=splits.grey_range))  # as measured, if it was "auto"
-    splits = replace(splits, notes=(*splits.notes, *notes_on_weights(config)))
+    notes = notes_on_weights(config) if source is None else (note_on_source(source),)
+    splits = replace(splits, notes=(*splits.notes, *notes))
     if ranks.is_first:
         splits = look_at(splits, progress_in_turn())
     stop = StopRequest()
-    job = _make_job(folder, config, splits, device, ranks, stop, is_resumed=checkpoint is not None)
-    state = TrainingRun(job)
+    forbidden = read_forbidden(folder) if args.resume else None if source is None else forbidden_of(source)
+    job = _make_job(
+        folder, config, splits, device, ranks, stop, forbidden, source=source, is_resumed=checkpoint is not None
+    )
+    state = TrainingRun(job, push=None if source is None else sources_of(source, config))
     ranks.wait()  # every rank has looked at the folder before the first one writes into it
     if checkpoint is not None:
         resumed = read_checkpoint(checkpoint)
@@ -153,7 +189,8 @@ def _train(args: argparse.Namespace, folder: Path, held: ExitStack, device: torc
         print(f"going on from {checkpoint}", flush=True)
         state.resume(resumed)
     elif ranks.is_first:
-        _begin(folder, config, splits, held, is_resumed=args.resume)
+        made_by = versions() if source is None else {**versions(), NET_OF: path_of(source)}
+        _begin(folder, config, made_by, splits, forbidden, held, is_resumed=args.resume)
     if not _train_until_stopped(state, stop):
         if ranks.is_first:
             _write_pages(state, splits, folder, with_report=not args.no_report)
@@ -197,7 +234,16 @@ def _tell_plan(state: TrainingRun) -> None:
         print(describe_forecast(known), flush=True)
 
 
-def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, is_resumed: bool) -> None:
+def _begin(
+    folder: Path,
+    config: RunConfig,
+    made_by: dict[str, str],
+    splits: Splits,
+    forbidden: Forbidden | None,
+    held: ExitStack,
+    *,
+    is_resumed: bool,
+) -> None:
     """Create the run folder, and take its lock unless it is already held."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_resumed:
@@ -207,8 +253,14 @@ def _begin(folder: Path, config: RunConfig, splits: Splits, held: ExitStack, *, 
             print(f"starting over in {folder}: the training there did not finish its first step")
             forget_first_checkpoint(folder)
     settle_own_split(folder, splits.own_split)  # first: a run with a run.toml must also have its split
+    settle_forbidden(folder, forbidden)
     if not is_resumed or is_as_written(folder / RUN_FILE):
-        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
+        write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **made_by}).encode())
+
+
+def note_on_source(source: Checkpoint) -> str:
+    """The note that a run begins with the net of another one."""
+    return f"goes on from {one_line(Path(path_of(source)).name)}, with the net of its checkpoint {source.folder.name}"
 
 
 def notes_on_weights(config: RunConfig) -> tuple[str, ...]:
@@ -248,14 +300,21 @@ def _make_job(
     device: torch.device,
     ranks: Ranks,
     stop: StopRequest,
+    forbidden: Forbidden | None,
     *,
+    source: Checkpoint | None,
     is_resumed: bool,
 ) -> Job:
     set_seed(config.train.seed, 0)
-    build = build_untrained if is_resumed else build_model
+    is_new = source is None and not is_resumed
+    build = build_model if is_new else build_untrained
     model = build(config.model, len(splits.classes), config.data.image_size, config.data.channels)
+    if source is not None:
+        check_can_go_on(model)
+        check_classes(splits, source.state.classes)
+        source.load_weights(model)
     check_settings(model, config.train, len(splits.train), ranks)
-    if not is_resumed:
+    if is_new:
         check_leaves(model, len(splits.train))
     # Now, so that a wrong name in train.frozen_layers costs no warm epoch.
     share_batch_norms(model, config.train, ranks, device)
@@ -266,13 +325,14 @@ def _make_job(
         splits.train.preload()
         splits.push.preload()
     model = place_model(model, device, config.train.channels_last)
+    places, told = find_forbidden(forbidden, model, splits, ranks)
     patches: tuple[str, ...] = ()
     if ranks.is_first and not is_resumed:
         patches = (*notes_on_positions(model, splits.push.image_size), note_on_patches(model, splits.push.image_size))
     return Job(
         folder=folder,
         model=model,
-        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()), *patches)),
+        splits=replace(splits, notes=(*splits.notes, *marked(splits.warnings or ()), *told, *patches)),
         classes=tuple(splits.classes),
         config=config_to_dict(config),
         train=config.train,
@@ -280,9 +340,28 @@ def _make_job(
         workers=config.data.workers,
         feature_store=feature_store(config),
         feature_precision=config.data.feature_precision,
+        forbidden=places,
         ranks=ranks,
         should_stop=stop.is_made,
     )
+
+
+def find_forbidden(
+    forbidden: Forbidden | None, model: PrototypeModel, splits: Splits, ranks: Ranks
+) -> tuple[ForbiddenPlaces | None, tuple[str, ...]]:
+    """The forbidden places of a run in its data, and notes on them.
+
+    Raises:
+        ConfigError: they are forbidden in a training that several processes share, or in another grid of patches.
+    """
+    if forbidden is None:
+        return None, ()
+    if ranks.size > 1:
+        raise ConfigError(f"forbidden.json: must be of a run that one process trains; got {ranks.size}. Start one.")
+    places, note = find_places(forbidden, splits.push, splits.classes)
+    if places is not None:
+        check_grid(model, splits.push, places)
+    return places, (note,)
 
 
 def _write_pages(state: TrainingRun, splits: Splits, folder: Path, *, with_report: bool) -> None:

@@ -71,11 +71,7 @@ def load_config(
             another model.
         CheckpointError: the run.toml of a newer version.
     """
-    table = {} if path is None else read_toml(Path(path))
-    made_by = table.pop(MADE_BY, None)
-    if isinstance(made_by, dict) and "format" in made_by:
-        check_format(Path(str(path)), made_by, RUN_FORMAT)
-        table = with_old_defaults(table)
+    table = {} if path is None else _read_settings(Path(path))
     if recipe is None:
         return parse_config(apply_changes(table, changes))
     base = _put_over(tomllib.loads(recipe_text(recipe)), sizes or {})
@@ -87,6 +83,42 @@ def load_config(
             "Leave out one of them."
         )
     return parse_config(table)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The tables of a file of settings, or of the run.toml of any version that this one can read."""
+    table = read_toml(path)
+    made_by = table.pop(MADE_BY, None)
+    if isinstance(made_by, dict) and "format" in made_by:
+        check_format(path, made_by, RUN_FORMAT)
+        table = with_old_defaults(table)
+    return table
+
+
+def changed_tables(
+    base: Mapping[str, Any],
+    path: Path | str | None,
+    changes: Sequence[str],
+    recipe: str | None,
+    beginning: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The tables of a trained run with changes.
+
+    Args:
+        base: tables of the run.
+        path: of a TOML file, whose settings come over those of the recipe; None: none.
+        changes: `section.key=value`, which come over everything.
+        recipe: whose tables of training and pruning come over `base`; its net and its data are left out.
+        beginning: tables that come over the file.
+
+    Raises:
+        ConfigError: an unreadable file, broken TOML, no such recipe, or a change that is none.
+        CheckpointError: the run.toml of a newer version.
+    """
+    named = {} if recipe is None else tomllib.loads(recipe_text(recipe))
+    table = _put_over(base, {name: named[name] for name in ("train", "prune") if name in named})
+    table = _put_over(_put_over(table, {} if path is None else _read_settings(Path(path))), beginning)
+    return apply_changes(table, changes)
 
 
 def fits_recipe(recipe: str, changes: Sequence[str]) -> bool:

@@ -33,9 +33,9 @@ class TrainConfig:
         backbone: "train": the backbone learns in the joint stage; "frozen": it never learns. A frozen backbone runs
             once over the images without augmentation, and every stage reads its features from the disk, see
             `data.feature_store`.
-        prototype_start: "random", as the model initialises them, or "patches": patches of training images of their
-            class that together cover what the class looks like. Live epochs can then follow at once, without warm and
-            joint epochs.
+        prototype_start: "random", as the model initialises them; "patches": patches of training images of their class
+            that together cover what the class looks like; or "kept": those of the run that `train --resume-from` names.
+            With the last two, live epochs can follow at once, without warm and joint epochs.
         warm_epochs: epochs with the backbone frozen.
         joint_epochs: epochs in which everything but the last layer learns.
         hardening_epochs: epochs like the joint ones after the choices of a model have been made final; for models that
@@ -81,6 +81,8 @@ class TrainConfig:
         step_size, step_gamma: with schedule "step": epochs between two steps, and the factor of a step.
         cross_entropy, cluster, separation, l1, orthogonality: coefficients of the loss terms; that of the separation is
             negative. A model uses those that its loss has.
+        forbidden: coefficient of the similarity to what was forbidden in the run that `train --resume-from` names; 0:
+            it may come back.
         label_smoothing: label smoothing of the cross entropy, in [0, 1).
         mixup: images are mixed in pairs, with shares drawn from Beta(mixup, mixup); 0: not at all; "auto": as in the
             paper of the model, 0.5 for ProtoPool and 0 for ProtoPNet.
@@ -104,7 +106,7 @@ class TrainConfig:
     seed: int = 0
     batch_size: int = 80
     backbone: Literal["train", "frozen"] = "train"
-    prototype_start: Literal["random", "patches"] = "random"
+    prototype_start: Literal["random", "patches", "kept"] = "random"
     warm_epochs: int = 5
     joint_epochs: int = 26
     hardening_epochs: int = 2
@@ -138,6 +140,7 @@ class TrainConfig:
     separation: float = -0.08
     l1: float = 1e-4
     orthogonality: float = 1.0
+    forbidden: float = 1.0
     label_smoothing: float = 0.0
     mixup: float | Literal["auto"] = "auto"
     gradient_clip: float = 0.0
@@ -158,15 +161,16 @@ class TrainConfig:
             require(getattr(self, name) <= MOST_EPOCHS, name, f"at most {MOST_EPOCHS}", getattr(self, name))
         require_number(self, "feature_cache_mb")
         if self.warm_epochs + self.joint_epochs == 0:
-            is_live = self.prototype_start == "patches" and self.live_epochs > 0
-            wanted = 'at least 1 when warm_epochs is 0, unless prototype_start is "patches" and there are live_epochs'
+            is_live = self.prototype_start != "random" and self.live_epochs > 0
+            wanted = "at least 1 when warm_epochs is 0, unless prototype_start is "
+            wanted += '"patches" or "kept" and there are live_epochs'
             require(is_live, "joint_epochs", wanted, 0)
         rates = ["backbone_lr", "add_on_lr", "prototype_lr", "joint_last_layer_lr", "last_layer_lr", "weight_decay"]
         rates += ["live_last_layer_lr"] if self.live_lr == "auto" else ["live_lr", "live_last_layer_lr"]
         require_number(self, *rates)
         for name in rates:
             require(getattr(self, name) <= LARGEST_RATE, name, f"at most {LARGEST_RATE:g}", getattr(self, name))
-        require_number(self, "gradient_clip", "cross_entropy", "cluster", "l1", "orthogonality")
+        require_number(self, "gradient_clip", "cross_entropy", "cluster", "l1", "orthogonality", "forbidden")
         if self.mixup != "auto":
             require_number(self, "mixup")
             in_range = self.mixup == 0 or LEAST_MIXUP <= self.mixup <= LARGEST_RATE

@@ -10,6 +10,7 @@ from pathlib import Path
 from protokern.config import RunConfig, config_to_dict, config_to_toml
 from protokern.config.run import RUN_FORMAT
 from protokern.edits.bench import Bench, EditedNet
+from protokern.edits.forbidden import forbidden_places
 from protokern.edits.history import append_entry
 from protokern.edits.records import Entry
 from protokern.evaluate import Evaluation, evaluate
@@ -22,8 +23,9 @@ from protokern.runs.checkpoints import CheckpointState, save_checkpoint
 from protokern.runs.data import RunData
 from protokern.runs.features import feature_folder
 from protokern.runs.folder import RUN_FILE, check_new_run, check_vacant, versions
+from protokern.runs.forbidden import read_forbidden, settle_forbidden
 from protokern.runs.log import LoggedRecord, Notice, StageRecord, append_record
-from protokern.runs.open import OpenRun
+from protokern.runs.open import OpenRun, check_pushed
 from protokern.runs.split import settle_own_split
 from protokern.storage.files import write_file
 from protokern.storage.lock import lock_run
@@ -67,9 +69,12 @@ def write_edited(
         The checkpoint's folder, and the accuracy on the test images.
 
     Raises:
-        CheckpointError: the folder holds a run or other files in its places, lies among the data, or the disk is full.
+        CheckpointError: the folder holds a run or other files in its places, lies among the data, the disk is full, or
+            the forbidden.json of the run is broken.
     """
     run, config = bench.run, config_of(bench.run, net)
+    push, before = check_pushed(run), read_forbidden(run.folder)
+    forbidden = forbidden_places(net, push, run.classes, splits.push.sample_name, before)
     check_vacant(folder)
     check_new_run(folder, config)
     with evaluating(net.model):
@@ -78,6 +83,7 @@ def write_edited(
     with lock_run(folder):
         check_vacant(folder)
         settle_own_split(folder, splits.own_split)
+        settle_forbidden(folder, forbidden)
         write_file(folder / RUN_FILE, config_to_toml(config, {"format": RUN_FORMAT, **versions()}).encode())
         for entry in entries:
             append_entry(folder / APPLIED_FILE, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .forbidden import forbidden_cost
 from .pipnet import alignment_cost, pipnet_loss, presence_cost
 from .protopnet import protopnet_loss
 from .protopool import chosen_prototypes, orthogonality_cost, protopool_loss, released_orthogonality_cost
@@ -27,6 +28,7 @@ __all__ = [
     "chosen_prototypes",
     "class_bases",
     "cluster_cost",
+    "forbidden_cost",
     "last_layer_l1",
     "mixed_cross_entropy",
     "orthogonality_cost",

@@ -4,7 +4,7 @@ They are those of a model that does not have its own.
 
 | stage | what happens |
 | --- | --- |
-| start | every prototype becomes a patch of a training image of its class (if asked for) |
+| start | every prototype becomes a patch of a training image of its class, or stays as in another run (if asked for) |
 | pretrain | of a PIP-Net: backbone and add-on layers learn from two views of each image, without labels |
 | sheet | of a PIP-Net: only the scoring sheet learns |
 | warm | add-on layers and prototypes learn; the backbone is frozen |
@@ -45,7 +45,7 @@ class TrainSettings(Protocol):
     """What the plan and the learning rates read of the settings of the training, `TrainConfig`."""
 
     @property
-    def prototype_start(self) -> Literal["random", "patches"]: ...
+    def prototype_start(self) -> Literal["random", "patches", "kept"]: ...
     @property
     def backbone(self) -> Literal["train", "frozen"]: ...
     @property
@@ -101,7 +101,7 @@ def plan(
     train: TrainSettings, prune: PruneSettings, *, chooses: bool = False, prunes_before_push: bool = False
 ) -> tuple[Step, ...]:
     """All steps of a run in order; `chooses` and `prunes_before_push` as in `PrototypeModel`."""
-    steps: list[Step] = [Step("start", 0)] if train.prototype_start == "patches" else []
+    steps: list[Step] = [Step("start", 0)] if train.prototype_start != "random" else []
     soft_epochs = train.warm_epochs + train.joint_epochs
     last_epoch = soft_epochs + (train.hardening_epochs if chooses else 0) - 1
     next_live = last_epoch + 1

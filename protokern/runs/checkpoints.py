@@ -16,7 +16,8 @@ resume.safetensors. A folder that contains files of others is never removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,21 @@ def broken_state(checkpoint: Path, error: Exception, name: str = STATE_FILE) -> 
     """The error for a state.json, or the file `name`, in which something is missing or has the wrong type."""
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return CheckpointError(f"{checkpoint / name}: must say what a checkpoint holds; it is broken ({reason}).")
+
+
+@contextmanager
+def translate_broken_states(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what Python raises for broken states of the optimizer or the generators into a CheckpointError."""
+    try:
+        yield
+    except ProtokernError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint.folder / RESUME_FILE}: must hold the states of the optimizer and the generators; it is "
+            f"broken ({reason})."
+        ) from error
 
 
 def size_in_bytes(model: PrototypeModel) -> int:

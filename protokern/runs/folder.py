@@ -34,6 +34,7 @@ from protokern.recipes.sizes import SIZED, SIZED_KEYS
 from protokern.runs.checkpoint_index import INDEX_FILE, checkpoint_folder, checkpoints_folder, read_index, remove_index
 from protokern.runs.checkpoints import Checkpoint, strangers_in
 from protokern.runs.data import data_folder
+from protokern.runs.forbidden import FORBIDDEN_FILE, is_forbidden_file
 from protokern.runs.outputs import KEPT_FOLDERS, check_outside_data, is_inside
 from protokern.runs.split import SPLIT_FILE, is_own_split_file
 from protokern.storage.files import read_file, remove_folder
@@ -48,7 +49,9 @@ IMPORT_FILE = "imported.json"  # what a run that was imported has instead of a t
 PROTOTYPES = "prototypes"  # the name under which all commands that write RUN/prototypes list its files
 _OF_PROTOTYPES = re.compile(r"prototypes\.json|\d{4,}-(image|box|heat)\.png")
 _BEGUN = (RUN_FILE, "log.jsonl", "checkpoints", "features")  # what exists before the first step is done
-_PLACES = (RUN_FILE, "log.jsonl", "metrics.json", SPLIT_FILE, *KEPT_FOLDERS)
+_PLACES = (RUN_FILE, "log.jsonl", "metrics.json", SPLIT_FILE, FORBIDDEN_FILE, *KEPT_FOLDERS)
+# Written before run.toml, so a killed training may have left only these.
+_WRITTEN_FIRST = {SPLIT_FILE: is_own_split_file, FORBIDDEN_FILE: is_forbidden_file}
 # Where the images are, how they are read and how a step is computed may change between a run and its resumption.
 _MAY_CHANGE_ON_RESUME = (
     "data.path",
@@ -92,8 +95,8 @@ def check_vacant(folder: Path) -> None:
     for name in _PLACES:
         if name == "features" or (has_begun and name in _BEGUN) or not _is_taken(folder / name):
             continue  # features/ is checked by the code that writes there
-        if name == SPLIT_FILE and is_own_split_file(folder / name):
-            continue  # written before run.toml, so a killed training may have left only this
+        if name in _WRITTEN_FIRST and _WRITTEN_FIRST[name](folder / name):
+            continue
         raise CheckpointError(
             f"--out: must hold nothing where the files of a run will be; got {folder}, which has {name}. "
             "Choose another folder."

@@ -108,7 +108,8 @@ class Progress:
         images: number of images in each split, to notice other data.
         names: fingerprints of the images' names and classes in each split, to notice other data with as many images.
         sums: of an epoch that is not finished.
-        best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch.
+        best_joint: best joint epoch since the last push; from the hardening on, best hardening epoch. With forbidden
+            patches it is the last one.
         best_live: best epoch of the current live stage, counted from 1; 0: the push before it.
         best_pushed: best last-layer stage.
         waited: number of joint or hardening epochs since `best_joint` changed.
@@ -172,6 +173,10 @@ class Progress:
             self.best_joint, self.waited = result, 0
         else:
             self.waited += 1
+
+    def note_last_joint(self, result: Best) -> None:
+        """Keep the last joint or hardening epoch, whatever its result."""
+        self.best_joint, self.waited = result, 0
 
     def forget_joint(self) -> None:
         """Forget the best joint or hardening epoch: the next one is the first to compare."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from protokern.search.batches import Loader
+from protokern.search.batches import Excluded, Loader
 from protokern.search.result import NearestPatches, merge_nearest
 from protokern.search.stream import find_nearest_patches
 
-__all__ = ["Loader", "NearestPatches", "find_nearest_patches", "merge_nearest"]
+__all__ = ["Excluded", "Loader", "NearestPatches", "find_nearest_patches", "merge_nearest"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+# Which patches no prototype may take, (B, H', W') bool: of features (B, D, H, W), with the labels and the positions of
+# their images, (B,) int64 on the CPU.
+Excluded = Callable[[Tensor, Tensor, Tensor], Tensor]
 Loader = Iterable[tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
 
 _REORDERING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)

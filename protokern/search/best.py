@@ -43,19 +43,27 @@ class RunningBest:
         self.first_bad_image = torch.full((), self._no_image, device=self.device)
         self.first_negative_image = self.first_bad_image.clone()
 
-    def offer(self, features: Tensor, image: Tensor, prototypes: Tensor | None = None) -> None:
+    def offer(
+        self, features: Tensor, image: Tensor, prototypes: Tensor | None = None, weight: Tensor | None = None
+    ) -> None:
         """Merge the patches of some images, whose grid was checked.
 
         Args:
             features: (B, D, H, W).
             image: (B,) int64, ascending.
             prototypes: (P',) int64, which of them may take these images; None: all.
+            weight: (B, H', W'), 0 for patches that may not be taken, and 1; None: all may. Not with `all_patches`.
         """
+        if weight is not None:
+            left = (weight > 0).flatten(1).any(dim=1).nonzero().flatten()
+            if not len(left):
+                return
+            features, image, weight = features[left], image[left], weight[left]
         on_cpu = self.device.type == "cpu"
         if self.all_patches and not on_cpu:
             self._offer_all(features, image, prototypes)
             return
-        value, patch = self.layer.min_distance(features, prototypes, exact=True)  # (B, P') each
+        value, patch = self._min_distance(features, prototypes, weight)  # (B, P') each
         self._note_bad(value, image)
         if on_cpu:
             worst = self._state(value.dtype).distance[:, -1]
@@ -69,6 +77,14 @@ class RunningBest:
             self._offer_all(features, image, prototypes)
         else:
             self._put(features, image, prototypes, value.T, patch.T)
+
+    def _min_distance(
+        self, features: Tensor, prototypes: Tensor | None, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if weight is None:
+            return self.layer.min_distance(features, prototypes, exact=True)
+        assert isinstance(self.layer, PrototypeLayer)
+        return self.layer.min_distance(features, prototypes, exact=True, patch_weight=weight)
 
     def _offer_all(self, features: Tensor, image: Tensor, prototypes: Tensor | None) -> None:
         """Merge every patch: the k nearest ones of each image, or all that are in pieces of the distance map."""

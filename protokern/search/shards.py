@@ -11,6 +11,7 @@ from torch import Tensor
 
 from protokern.models.base import Given, PrototypeModel
 from protokern.ranks import Ranks
+from protokern.search.batches import Excluded
 from protokern.search.result import NearestPatches, merge_nearest
 from protokern.search.stream import find_nearest_patches
 
@@ -34,11 +35,13 @@ class ShardedSearch:
         ranks: those that share the images.
         part: this rank's, in the order of the data set.
         first_image: the first image of this rank's part.
+        excluded: which patches no prototype may take, as in `find_nearest_patches`.
     """
 
     ranks: Ranks
     part: Part
     first_image: int
+    excluded: Excluded | None = None
 
     def __call__(
         self,
@@ -60,6 +63,7 @@ class ShardedSearch:
                 first_image=self.first_image,
                 weighted=weighted,
                 given=self.part.given,
+                excluded=self.excluded,
             )
             if len(self.part)
             else _nothing(model, k, vectors)

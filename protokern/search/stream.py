@@ -11,7 +11,7 @@ from torch import Tensor
 
 from protokern.models.base import Given, PrototypeModel
 from protokern.nn import PatchLayer, PrototypeLayer, evaluating
-from protokern.search.batches import Loader, Seen, read_batches
+from protokern.search.batches import Excluded, Loader, Seen, read_batches
 from protokern.search.best import RunningBest
 from protokern.search.result import NearestPatches
 
@@ -28,6 +28,7 @@ def find_nearest_patches(
     first_image: int = 0,
     weighted: bool = True,
     given: Given = "images",
+    excluded: Excluded | None = None,
 ) -> NearestPatches:
     """Find the k patches nearest to each prototype, in one pass over the loader.
 
@@ -49,12 +50,13 @@ def find_nearest_patches(
         weighted: search by the distances that the model uses. False: if its patches have weights, as with
             `PrototypeLayer(norm_as_weight=True)`, search by distances without them.
         given: what the loader yields instead of images, as in `PrototypeModel.features`.
+        excluded: says which patches no prototype may take, with `patches="best"`; None: they may take all.
 
     Raises:
         ValueError: the loader is empty, shuffles without an index, gives an image twice, labels out of range or images
             of several sizes; an argument is out of range; or a distance is not finite.
     """
-    _check_arguments(k, patches, first_image)
+    _check_arguments(k, patches, first_image, excluded)
     layer = model.prototype_layer if weighted else _without_weights(model.prototype_layer)
     best = RunningBest(layer, k, all_patches=patches == "all", distinct=distinct, vectors=vectors)
     seen = Seen()
@@ -63,9 +65,11 @@ def find_nearest_patches(
         for batch in read_batches(loader, model.num_classes, first_image):
             features = model.features(batch.images.to(best.device, non_blocking=True), given)  # (B, D, H, W)
             best.check_grid(features)
+            weight = None if excluded is None else _weight_of(excluded(features, batch.labels, batch.index), features)
             for position, prototypes in _groups(batch.labels, batch.index, of_class):
-                index = batch.index if position is None else batch.index[position]
-                best.offer(_take(features, position), to_device(index, best.device), prototypes)
+                index = to_device(batch.index if position is None else batch.index[position], best.device)
+                of_group = None if weight is None else _take(weight, position)
+                best.offer(_take(features, position), index, prototypes, of_group)
             seen.add(batch)
     found = best.result()
     label = seen.labels_of(found.image)
@@ -73,11 +77,13 @@ def find_nearest_patches(
     return NearestPatches(found.distance, found.image, found.patch, label, found.vector, best.grid)
 
 
-def _check_arguments(k: int, patches: str, first_image: int) -> None:
+def _check_arguments(k: int, patches: str, first_image: int, excluded: Excluded | None) -> None:
     if k < 1:
         raise ValueError(f"k: must be at least 1; got {k}. Give the number of entries per prototype.")
     if patches not in ("best", "all"):
         raise ValueError(f"patches: must be 'best' or 'all'; got {patches!r}. Say how many of an image count.")
+    if excluded is not None and patches == "all":
+        raise ValueError("excluded: must be None with patches='all'; got a function. Take the best patch of an image.")
     if first_image < 0:
         raise ValueError(f"first_image: must be at least 0; got {first_image}. Count images from 0.")
 
@@ -105,6 +111,11 @@ def _groups(
     for label, position in zip(classes.tolist(), order.split(counts.tolist()), strict=True):
         if len(of_class[label]):
             yield position, of_class[label]
+
+
+def _weight_of(is_excluded: Tensor, features: Tensor) -> Tensor:
+    """Weights (B, H', W') of patches: 0 for those that no prototype may take, and 1."""
+    return (~is_excluded).to(features.dtype)
 
 
 def _take(features: Tensor, position: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -31,6 +31,7 @@ from protokern.solvers.last_layer import (
     solve_last_layer,
     train_last_layer,
 )
+from protokern.train.forbidden import ForbiddenNeighbours
 from protokern.train.live import copy_patches
 from protokern.train.optimizers import freeze, make_optimizer
 from protokern.train.stages import Step
@@ -69,12 +70,16 @@ def _in_words(details: Details) -> str:
 
 
 def start_step(run: TrainingRun) -> list[LoggedRecord]:
-    """Replace every prototype by a patch of a training image of its class."""
+    """Replace every prototype by a patch of a training image of its class, or keep those that there are."""
     job, first = run.job, _first_push_image(run)
     run.weights_are_of(0)
+    if job.train.prototype_start == "kept":
+        return [_measure(run, "start", {})]
     features = run.frozen.push
     chosen = choose_images(run.inputs.push.labels, run.model.num_classes, job.train.seed)
-    starts = find_starts(run.model, features, first, chosen, job.train.seed, job.ranks, job.classes)
+    starts = find_starts(
+        run.model, features, first, chosen, job.train.seed, job.ranks, job.classes, _forbidden_neighbours(run)
+    )
     run.prototypes_come_from(starts)
     copy_patches(run.model, starts, features, first, job.ranks)
     return [_measure(run, "start", {})]
@@ -83,7 +88,7 @@ def start_step(run: TrainingRun) -> list[LoggedRecord]:
 def push_step(run: TrainingRun) -> list[LoggedRecord]:
     """Replace every prototype by its nearest training patch; soft choices become final first."""
     hardened = _harden(run.model)
-    search = _search(run)
+    search = replace(_search(run), excluded=_forbidden_neighbours(run))
     with _translate_refusals(run, "push"):
         push = push_found(run.model, search)
     run.prototypes_come_from(push)
@@ -313,6 +318,14 @@ def return_to_best_pushed(run: TrainingRun) -> list[LoggedRecord]:
 def _first_push_image(run: TrainingRun) -> int:
     """Index of the first training image whose features this rank has."""
     return first_image(run.inputs.push, run.job.train.batch_size, run.job.ranks)
+
+
+def _forbidden_neighbours(run: TrainingRun) -> ForbiddenNeighbours | None:
+    """What no prototype may become; None: it may become any patch of its classes."""
+    job = run.job
+    if job.forbidden is None or job.train.forbidden == 0:
+        return None
+    return ForbiddenNeighbours(run.model, run.inputs.push, job.forbidden, job.train, job.workers)
 
 
 def _search(run: TrainingRun) -> ShardedSearch:

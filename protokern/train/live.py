@@ -5,7 +5,8 @@ The gradient of a prototype flows through the add-on layers that computed it, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -59,40 +60,18 @@ class LivePrototypes:
             workers: processes that read images.
             channels_last: memory format of the images.
         """
-        prototypes, size = vectors_of(model), model.prototype_layer.prototype_size
         index = (push.image >= 0).nonzero().flatten()
-        chosen, number = push.image[index].unique(return_inverse=True)
-        row, column = push.patch[index] // push.grid[1], push.patch[index] % push.grid[1]
-        is_cut = _is_patch_by_patch(model.add_on_layers)
-        kept, order = [prototypes.new_empty(0)], []
-        batches = chosen.split(batch_size) if len(chosen) else ()
-        loader = training_loader(images, [batch.tolist() for batch in batches], workers, seed=0)
-        for start, (inputs, _) in zip(range(0, len(chosen), batch_size), loader, strict=True):
-            maps = to_device(inputs, model.device, channels_last)
-            if loader.given == "images":
-                with torch.no_grad():
-                    maps = model.backbone(maps)
-            maps = maps.to(prototypes.dtype)
-            here = ((number >= start) & (number < start + len(maps))).nonzero().flatten()
-            order.append(here)
-            if is_cut:
-                patches = _cut(maps, (number[here] - start, row[here], column[here]), size)
-                if isinstance(model.add_on_layers, SalientLayers):
-                    largest = _cells_of_largest_norm(maps)[number[here] - start]  # (S', C)
-                    patches = torch.cat([patches, largest[..., None, None].expand(-1, -1, size[0], 1)], dim=3)
-                maps = patches
-            kept.append(maps)
-        sorted_by_image = torch.cat([torch.empty(0, dtype=torch.int64), *order])
-        place = (number[sorted_by_image], row[sorted_by_image], column[sorted_by_image])
-        if is_cut:
-            origin = torch.zeros_like(sorted_by_image)
-            place = (torch.arange(len(sorted_by_image)), origin, origin)
-        number_on, row_on, column_on = (one.to(model.device) for one in place)
-        return cls(
-            index[sorted_by_image].to(model.device),
-            torch.cat(kept[1:] or kept).contiguous(),
-            (number_on, row_on, column_on),
+        order, maps, place = read_patches(
+            model,
+            images,
+            push.image[index],
+            push.patch[index],
+            push.grid,
+            batch_size=batch_size,
+            workers=workers,
+            channels_last=channels_last,
         )
+        return cls(index[order].to(model.device), maps, place)
 
     def write(self, model: PrototypeModel) -> Tensor | None:
         """Set the prototypes to their patches as the add-on layers see them now.
@@ -102,14 +81,7 @@ class LivePrototypes:
         """
         if not len(self.index):
             return None
-        layers, layer = model.add_on_layers, model.prototype_layer
-        modes = [(part, part.training) for part in layers.modules()]
-        layers.eval()  # as in the push, without dropout
-        try:
-            vectors = model.from_patches(_cut(apply_to_rows(layers, self.maps), self.place, layer.prototype_size))
-        finally:
-            for part, training in modes:
-                part.training = training
+        vectors = model.from_patches(look_at(model, self.maps, self.place))
         prototypes = vectors_of(model)
         with torch.no_grad():
             prototypes[self.index] = vectors.reshape(-1, *prototypes.shape[1:])
@@ -134,6 +106,80 @@ class LivePrototypes:
                 parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
 
+def read_patches(
+    model: PrototypeModel,
+    images: LabelledImages,
+    image: Tensor,
+    patch: Tensor,
+    grid: tuple[int, int],
+    *,
+    batch_size: int,
+    workers: int,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Run the backbone over the images of some patches, or read its stored maps of them.
+
+    Args:
+        model: its backbone is in evaluation mode.
+        images: un-augmented images, or the backbone's maps of them.
+        image, patch: of each patch: position of its image, flat index in `grid`, (S,) int64 each.
+        grid: (H', W').
+        batch_size, workers, channels_last: as in `LivePrototypes.read`.
+
+    Returns:
+        The order in which the patches come, (S,) int64; `maps` and `place` in that order, as `LivePrototypes` has them.
+    """
+    size, dtype = model.prototype_layer.prototype_size, model.prototype_layer.dtype
+    chosen, number = image.unique(return_inverse=True)
+    row, column = patch // grid[1], patch % grid[1]
+    is_cut = _is_patch_by_patch(model.add_on_layers)
+    kept, order = [torch.empty(0, dtype=dtype, device=model.device)], []
+    batches = chosen.split(batch_size) if len(chosen) else ()
+    loader = training_loader(images, [batch.tolist() for batch in batches], workers, seed=0)
+    for start, (inputs, _) in zip(range(0, len(chosen), batch_size), loader, strict=True):
+        maps = to_device(inputs, model.device, channels_last)
+        if loader.given == "images":
+            with torch.no_grad():
+                maps = model.backbone(maps)
+        maps = maps.to(dtype)
+        here = ((number >= start) & (number < start + len(maps))).nonzero().flatten()
+        order.append(here)
+        if is_cut:
+            patches = cut_patches(maps, (number[here] - start, row[here], column[here]), size)
+            if isinstance(model.add_on_layers, SalientLayers):
+                largest = _cells_of_largest_norm(maps)[number[here] - start]  # (S', C)
+                patches = torch.cat([patches, largest[..., None, None].expand(-1, -1, size[0], 1)], dim=3)
+            maps = patches
+        kept.append(maps)
+    sorted_by_image = torch.cat([torch.empty(0, dtype=torch.int64), *order])
+    place = (number[sorted_by_image], row[sorted_by_image], column[sorted_by_image])
+    if is_cut:
+        origin = torch.zeros_like(sorted_by_image)
+        place = (torch.arange(len(sorted_by_image)), origin, origin)
+    number_on, row_on, column_on = (one.to(model.device) for one in place)
+    return sorted_by_image, torch.cat(kept[1:] or kept).contiguous(), (number_on, row_on, column_on)
+
+
+def look_at(model: PrototypeModel, maps: Tensor, place: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The features (S, D, h, w) of patches in maps of the backbone, as the add-on layers see them now, with a graph."""
+    layers = model.add_on_layers
+    with without_noise(layers):
+        return cut_patches(apply_to_rows(layers, maps), place, model.prototype_layer.prototype_size)
+
+
+@contextmanager
+def without_noise(*parts: nn.Module) -> Iterator[None]:
+    """Parts in evaluation mode, as in the push, without dropout or batch statistics; then in the modes they had."""
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    for part in parts:
+        part.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def copy_patches(
     model: PrototypeModel, push: PushResult, features: Iterable[tuple[Tensor, Tensor]], first_image: int, ranks: Ranks
 ) -> None:
@@ -153,7 +199,7 @@ def copy_patches(
     for maps, _ in features:
         here = ((push.image >= start) & (push.image < start + len(maps))).nonzero().flatten()
         place = (push.image[here] - start, push.patch[here] // push.grid[1], push.patch[here] % push.grid[1])
-        vectors.append(_cut(maps, place, layer.prototype_size))
+        vectors.append(cut_patches(maps, place, layer.prototype_size))
         index.append(here)
         start += len(maps)
     every_vector = model.from_patches(torch.cat(ranks.gather(torch.cat(vectors))).to(prototypes))
@@ -179,7 +225,7 @@ def _cells_of_largest_norm(maps: Tensor) -> Tensor:
     return maps.flatten(2)[torch.arange(len(maps), device=maps.device), :, norm.flatten(1).argmax(dim=1)]
 
 
-def _cut(maps: Tensor, place: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> Tensor:
+def cut_patches(maps: Tensor, place: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> Tensor:
     """The patches of `size` cells at (map, row, column), (S, C, h, w), of maps (M, C, H, W)."""
     number, row, column = place
     windows = maps.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (M, C, H', W', h, w)

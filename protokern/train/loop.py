@@ -161,9 +161,9 @@ def _learning_step(run: TrainingRun, step: Step, started: float) -> Generator[Ev
     if step.stage == "live":
         records += follow_live_epoch(run, step, record)
     elif step.stage in ("joint", "hardening") and run.model.pushes:
-        run.progress.note_joint(
-            Best(checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss)
-        )
+        # Validation images may have what was forbidden, too, and would reward the first epochs for still using it.
+        note = run.progress.note_joint if run.forbidden is None else run.progress.note_last_joint
+        note(Best(checkpoint=step.name, epoch=step.epoch, accuracy=record.val_accuracy, loss=record.val_loss))
     return records
 
 
@@ -244,6 +244,7 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
     loader = training_loader(run.inputs.train, parts, job.workers, seed)
     live = run.live if step.stage == "live" else None
     vectors = None if live is None else live.write(model)
+    forbidden = run.forbidden
 
     model.set_step(step)
     if first == 0:
@@ -254,7 +255,7 @@ def train_epoch(run: TrainingRun, step: Step, batches: Sequence[list[int]]) -> I
         model.set_progress(step.epoch + position / len(batches))
 
         optimizer.zero_grad(set_to_none=True)
-        done = learn_from(model, forward, images, labels, len(batches[position]), job.train, job.ranks)
+        done = learn_from(model, forward, images, labels, len(batches[position]), job.train, job.ranks, forbidden)
         loss = done.loss
         if not math.isfinite(loss.mean):
             raise TrainingError(_not_finite(run, step, position, batches, loss))

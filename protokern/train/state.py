@@ -6,7 +6,6 @@ Only this file and `protokern.runs.progress` assign fields of the state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from protokern.config.train import PruneConfig, TrainConfig
-from protokern.errors import CheckpointError, ProtokernError
+from protokern.errors import CheckpointError
 from protokern.features import Precision
 from protokern.inputs.loaders import DataSplits, given_of, ordered_loader
 from protokern.inputs.sources import FrozenSplits
@@ -33,9 +32,11 @@ from protokern.runs.checkpoints import (
     read_checkpoint,
     save_checkpoint,
     size_in_bytes,
+    translate_broken_states,
 )
 from protokern.runs.log import LoggedRecord, Notice, StageRecord, append_record, to_table, truncate_log
 from protokern.runs.progress import Best, Progress, load_optimizer, load_random, optimizer_tensors, random_tensors
+from protokern.train.forbidden import ForbiddenPatches, ForbiddenPlaces
 from protokern.train.live import LivePrototypes
 from protokern.train.optimizers import make_optimizer
 from protokern.train.stages import Step
@@ -57,6 +58,7 @@ class Job:
         workers: number of processes that read images, per rank.
         feature_store: folder of the features of a frozen backbone; None: inside the run folder.
         feature_precision: precision of the stored features.
+        forbidden: patches that no prototype may be; None: none are forbidden.
         ranks: the processes that train together; the first one writes.
         should_stop: asked after every batch; True ends the training with a checkpoint.
     """
@@ -71,6 +73,7 @@ class Job:
     workers: int = 0
     feature_store: Path | None = None
     feature_precision: Precision = "fp32"
+    forbidden: ForbiddenPlaces | None = None
     ranks: Ranks = SINGLE
     should_stop: Callable[[], bool] = lambda: False
 
@@ -111,6 +114,7 @@ class TrainingRun:
         self._forward: nn.Module | None = None
         self._frozen: FrozenSplits | None = None
         self._live: LivePrototypes | None = None
+        self._forbidden: ForbiddenPatches | None = None
 
     @classmethod
     def of_trained(cls, job: Job, inputs: DataSplits, *, epoch: int, push: PushResult | None) -> TrainingRun:
@@ -175,6 +179,16 @@ class TrainingRun:
             )
         return self._live
 
+    @property
+    def forbidden(self) -> ForbiddenPatches | None:
+        """The forbidden patches as the present stage sees them; None: their term is not part of the loss."""
+        job, stage = self.job, self.progress.optimizer_stage
+        if self._forbidden is None and job.forbidden is not None and job.train.forbidden > 0 and stage is not None:
+            self._forbidden = ForbiddenPatches(
+                self.model, self.inputs.push, job.forbidden, stage, job.train, job.workers
+            )
+        return self._forbidden
+
     def is_asked_to_stop(self) -> bool:
         """Whether any rank was asked to stop. All ranks call this together."""
         return self.job.ranks.any(self.job.should_stop())
@@ -217,6 +231,8 @@ class TrainingRun:
         if self.optimizer is None or self.progress.optimizer_stage != stage:
             self.optimizer = make_optimizer(self.model, stage, self.job.train)
             self.progress.optimizer_stage = stage
+            self._forbidden = None  # another part of the net may learn now
+            self.model.zero_grad()  # live prototypes would pass on what the stage before left
         return self.optimizer
 
     def weights_changed(self) -> None:
@@ -233,7 +249,7 @@ class TrainingRun:
 
     def end_learning(self) -> None:
         """Drop the optimizer and the patches of live prototypes: they belong to other weights or prototypes."""
-        self.optimizer, self.progress.optimizer_stage, self._live = None, None, None
+        self.optimizer, self.progress.optimizer_stage, self._live, self._forbidden = None, None, None, None
 
     def prototypes_come_from(self, push: PushResult) -> None:
         """Record where the prototypes come from."""
@@ -320,7 +336,7 @@ class TrainingRun:
         self.progress, self.push, self.last_checkpoint = progress, state.push, folder
         self.weights_changed()
         checkpoint.load_weights(self.model)
-        with _translate_broken_states(checkpoint):
+        with translate_broken_states(checkpoint):
             states = self._read_states(checkpoint)
             self._restore_optimizer(states)
             load_random(states, self.model.device)
@@ -335,7 +351,7 @@ class TrainingRun:
         best = self.progress.best_joint
         if best is not None and best.epoch != self.progress.epoch:
             checkpoint = self._load_weights(best)
-            with _translate_broken_states(checkpoint):
+            with translate_broken_states(checkpoint):
                 is_at_work = self.progress.optimizer_stage is not None
                 self._restore_optimizer(self._read_states(checkpoint) if is_at_work else {})
             self.progress.epoch = best.epoch
@@ -382,17 +398,3 @@ class TrainingRun:
         """Keep the first lines of the log: a resumed run writes the records after its checkpoint again."""
         if self.job.ranks.is_first:
             truncate_log(self.job.log_path, num_lines)
-
-
-@contextmanager
-def _translate_broken_states(checkpoint: Checkpoint) -> Iterator[None]:
-    try:
-        yield
-    except ProtokernError:
-        raise
-    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise CheckpointError(
-            f"{checkpoint.folder / RESUME_FILE}: must hold the states of the optimizer and the generators; it is "
-            f"broken ({reason})."
-        ) from error

@@ -16,6 +16,7 @@ from protokern.inputs.sources import to_device
 from protokern.losses import Labels
 from protokern.models.base import Given, ModelOutput, PrototypeModel
 from protokern.ranks import Ranks, split_evenly
+from protokern.train.forbidden import ForbiddenPatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def learn_from(
     num_images: int,
     config: TrainConfig,
     ranks: Ranks,
+    forbidden: ForbiddenPatches | None = None,
 ) -> Learnt:
     """Set the gradients of the parameters to those of the mean loss of a batch, of which this rank has a part.
 
@@ -97,6 +99,7 @@ def learn_from(
         num_images: number of images of the whole batch, on all ranks.
         config: coefficients, mixup, accumulation.
         ranks: the processes that share the batch.
+        forbidden: patches whose likes cost, whatever the batch is; None: there are none. Only in one process.
     """
     if images.ndim == 5:
         images = images.transpose(0, 1).flatten(0, 1)  # (V B, C, Y, X), view by view
@@ -118,10 +121,21 @@ def learn_from(
         numbers.append(of_part)
         outputs.append(output)
     ranks.share_random()
-    values: list[float] = torch.stack(numbers).sum(dim=0).tolist()  # the only wait for the device in a batch
+    summed = torch.stack(numbers).sum(dim=0)
+    if forbidden is not None:
+        cost = forbidden.cost(model)
+        (config.forbidden * cost).backward()
+        summed, names = _with_term(summed, cost.detach(), config.forbidden), (*names, "forbidden")
+    values: list[float] = summed.tolist()  # the only wait for the device in a batch
     mean, *terms, correct, count = ranks.sum(values)
     loss = BatchLoss(mean, dict(zip(names, terms, strict=True)), correct, count)
     return Learnt(loss, _joined(outputs, model), mixed.own)
+
+
+def _with_term(numbers: Tensor, term: Tensor, coefficient: float) -> Tensor:
+    """The numbers of a batch, loss, terms, right answers and images, with one more term of its loss at the end of the
+    others."""
+    return torch.cat([numbers[:1] + coefficient * term, numbers[1:-2], term[None].to(numbers.dtype), numbers[-2:]])
 
 
 def _joined(outputs: Sequence[ModelOutput], model: PrototypeModel) -> ModelOutput:

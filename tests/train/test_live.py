@@ -322,3 +322,18 @@ def test_a_run_stopped_anywhere_in_the_stage_ends_with_the_same_bits(tmp_path, n
     for key, value in weights.items():
         assert torch.equal(again[key], value), key
     assert log_again == log
+
+
+@pytest.mark.parametrize("name", ["protopnet", "stored"])
+def test_a_run_killed_before_the_stage_ends_with_the_same_bits(tmp_path, name) -> None:
+    """What the joint stage left as gradients of the prototypes is no part of the first live step."""
+    config = CONFIGS[name]
+    torch.set_num_threads(1)
+    straight = toy_run(tmp_path / "straight", config)
+    list(train(straight))
+    weights, _ = story(straight)
+    until_after(toy_run(tmp_path / "killed", config), "push")
+    again = resumed(tmp_path / "killed", config)
+    list(train(again))
+    for key, value in story(again)[0].items():
+        assert torch.equal(value, weights[key]), key

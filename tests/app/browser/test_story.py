@@ -1,0 +1,109 @@
+"""A person finds a planted shortcut on the page and removes it: the sticker on every training image of one class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from protokern.evaluate import Evaluation, evaluate
+from protokern.nn import evaluating
+from protokern.runs.data import open_data
+from protokern.runs.open import open_run
+from tests.app.browser.conftest import Opened, serve
+from tests.app.stickers import Stickered, on_sticker, train_on, write_birds, write_stickered_birds
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+EDITS = 3
+
+
+def evaluated(folder: Path) -> Evaluation:
+    """The answers to the test images, which have no stickers."""
+    run = open_run(folder)
+    batches = [(image[None], label[None]) for image, label in _tensors(open_data(run.config, run=folder).test)]
+    with evaluating(run.model):
+        return evaluate(run.model, batches, run.model.device, num_classes=len(run.classes))
+
+
+def _tensors(images):
+    import torch
+
+    return [(images[index][0], torch.tensor(images[index][1])) for index in range(len(images))]
+
+
+def prototypes_on_stickers(folder: Path, birds: Stickered) -> list[int]:
+    """What a person sees at a glance in the pictures of the prototypes."""
+    run = open_run(folder)
+    assert run.push is not None
+    push_images = open_data(run.config, run=folder).push
+    names = [push_images.sample_name(index) for index in range(len(push_images))]
+    return on_sticker(run.push, names, birds.boxes)
+
+
+def put_wing_in_place(page: Page, number: int, image: str, wing: tuple[float, float], class_name: str) -> None:
+    """Open a training image, point at the bird's wing, and put it in the place of a prototype."""
+    images = page.locator("#images")
+    images.get_by_label("Of the").select_option("train")
+    images.get_by_label("Class").select_option(class_name)
+    images.get_by_label("Order").select_option("data")
+    look = images.locator(f'.image-button[aria-label*="{image}"]')
+    more = images.get_by_role("button", name="Show more")
+    while not look.count():
+        more.click()
+        page.wait_for_timeout(100)
+    look.click()
+    shown = page.locator("#image-dialog")
+    shown.get_by_text("Look into its patches").click()
+    patches = shown.locator(".patches")
+    patches.scroll_into_view_if_needed()
+    box = patches.bounding_box()
+    assert box is not None
+    patches.click(position={"x": wing[0] * box["width"], "y": wing[1] * box["height"]})
+    shown.locator(".explorer").get_by_text("Make it a prototype").first.click()
+    shown.get_by_label("Prototype that is replaced").first.select_option(str(number))
+    shown.get_by_role("button", name="Put it there").first.click()
+    expect(page.locator("#bar-text")).to_contain_text(f"Prototype {number} became a patch of {image}", timeout=30_000)
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.slow
+def test_three_edits_on_the_page_bring_the_accuracy_back(open_page: Opened, tmp_path: Path) -> None:
+    clean = write_birds(tmp_path / "birds")
+    stickered = write_stickered_birds(tmp_path / "stickered", clean)
+    without = evaluated(train_on(clean.folder, tmp_path / "without"))
+    folder = train_on(stickered.folder, tmp_path / "birds-1")
+    fooled = evaluated(folder)
+    assert fooled.accuracy < without.accuracy - 0.1
+
+    served = serve([folder])
+    try:
+        page = open_page(served.address())
+        page.set_default_timeout(30_000)
+        expect(page.locator("#bar-text")).to_contain_text("Right validation images: 100.0%")  # nothing seems wrong
+        images = page.locator("#images")
+        images.get_by_label("Of the").select_option("test")
+        images.get_by_label("Class").select_option(stickered.class_name)
+        images.get_by_label("Answers").select_option("wrong")
+        expect(images.locator("output")).to_contain_text(f"50 of 200 images; {fooled.accuracy:.1%}"[:-1].rstrip())
+
+        found = prototypes_on_stickers(folder, stickered)
+        assert 1 <= len(found)
+        names = set(page.evaluate("[...document.querySelectorAll('.card .file')].map((one) => one.textContent)"))
+        wings = [(name, wing) for name, wing in clean.wings.items() if name not in names]
+        for number, (name, wing) in zip(found[:EDITS], wings, strict=False):
+            put_wing_in_place(page, number, name, wing, stickered.class_name)
+        page.get_by_label("Name").fill("mended")
+        page.get_by_role("button", name="Save as a new run").click()
+        expect(page.locator(".saved")).to_contain_text("Saved in")
+    finally:
+        served.stop()
+
+    mended = evaluated(tmp_path / "mended")
+    assert mended.accuracy >= without.accuracy - 0.02
+    assert not prototypes_on_stickers(tmp_path / "mended", stickered)

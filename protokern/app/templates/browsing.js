@@ -127,6 +127,10 @@ const drawImages = (part) => {
   const load = async (start, count = 0) => {
     const turn = (asked += 1);
     const rows = [];
+    if (live.state.doing) {
+      wrong.replaceChildren(paragraph("muted", live.state.doing));
+      return;
+    }
     try {
       let reply;
       do {
@@ -142,7 +146,7 @@ const drawImages = (part) => {
       more.hidden = list.children.length >= reply.total;
       wrong.replaceChildren(reply.total ? "" : paragraph("muted", "There are none."));
     } catch (error) {
-      if (turn === asked) wrong.replaceChildren(live.state.doing ? paragraph("muted", live.state.doing) : trouble(error.message));
+      if (turn === asked) wrong.replaceChildren(trouble(error.message));
     }
   };
   more.addEventListener("click", () => load(list.children.length));

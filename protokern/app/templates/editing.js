@@ -48,12 +48,12 @@ const lastChange = (old, state) => {
 // Draws an open sheet anew where it is; what was typed and what has the focus stay, if they are still there.
 const refill = () => {
   const labelOf = (one) => one.getAttribute("aria-label") ?? one.textContent;
-  const reasonIn = () => body.querySelector("input[type=text]");
-  const [active, typed, top, source] = [document.activeElement, reasonIn()?.value, dialog.scrollTop, body.dataset.source];
+  const fieldIn = () => body.querySelector("input[type=text]");
+  const [active, typed, top, source] = [document.activeElement, fieldIn()?.value, dialog.scrollTop, body.dataset.source];
   const wanted = body.contains(active) ? labelOf(active) : null;
   body.style.minHeight = `${body.offsetHeight}px`; // until its nearest patches are there again
   fill(current);
-  if (typed && reasonIn()) reasonIn().value = typed;
+  if (typed && fieldIn()) fieldIn().value = typed;
   if (source === body.dataset.source) dialog.scrollTop = top;
   if (wanted === null) return;
   const same = [...body.querySelectorAll("button, input, summary")].find((one) => labelOf(one) === wanted);
@@ -177,7 +177,7 @@ const steps = [["undo", "Undo"], ["redo", "Redo"]].map(([kind, text]) => {
     try {
       await change({ kind });
     } catch (error) {
-      await look(); // perhaps another page was faster
+      await watch(); // perhaps another page was faster
       live.trouble = error.message;
     }
     for (const one of steps) one.removeAttribute("aria-disabled");

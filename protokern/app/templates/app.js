@@ -7,13 +7,14 @@ SHEET_PARTS.splice(1, 0, editPart, nearNow);
 
 const look = async () => {
   if (live.said) return; // an edit of this page brings the newest state itself
+  let news = null;
   try {
-    const { state, page: parts } = await request(withQuery("state", { revision: live.state.revision }));
+    news = await request(withQuery("state", { revision: live.state.revision }));
     live.lost = "";
-    if (!live.said && JSON.stringify(state) !== JSON.stringify(live.state)) takeOver({ state, page: parts });
   } catch (error) {
     live.lost = error.message;
   }
+  if (news && !live.said && JSON.stringify(news.state) !== JSON.stringify(live.state)) takeOver(news);
   drawBar();
 };
 

@@ -1,5 +1,5 @@
 // The images of the run by what the net answers, and what every prototype does among them.
-const SPLIT_NAMES = { test: "test images", val: "validation images", train: "training images" };
+const SPLIT_NAMES = { val: "validation images", test: "test images", train: "training images" };
 const imageDialog = make("dialog", { id: "image-dialog", "aria-labelledby": "image-title" });
 const imageTitle = make("h2", { id: "image-title", tabIndex: -1, textContent: "Explained image" });
 const imageBody = make("div", { id: "image-body" });
@@ -105,7 +105,7 @@ const imageCard = ([ref, [index, rows, columns], file, truth, answer, right, pro
 };
 
 const drawImages = (part) => {
-  const head = headOf("Images and answers", paragraph("prose muted", "What the net answers to the images of the run, with the probability that it gives its answer. Open one to see why. Judge edits by the validation images: test images stay a fair test only while nothing is chosen by them."));
+  const head = headOf("Images and answers", paragraph("prose muted", "What the net answers to the images of the run, with the probability that it gives its answer. Open one to see why; the prototype that misleads it can be corrected. Choose edits by the validation images: test images are a fair test only while nothing is chosen by them."));
   if (!part.there) return section("images", head, paragraph("muted", live.state.refusal));
   const pick = (label, options) => [label, make("select", {}, ...options.map(([value, text]) => choiceOf(text, value)))];
   const fields = {

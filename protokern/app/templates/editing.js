@@ -223,6 +223,7 @@ const outcomeOf = (state) => {
   const more = state.num_changed - items.length;
   return [
     paragraph("", sayChanged(state)),
+    items.length ? paragraph("small muted", "In bold the right class, below it the answer without edits and the one now, in colour where it is wrong.") : null,
     items.length ? make("ul", { className: "near images" }, ...items) : null,
     more ? paragraph("small muted", `${more} more ${more === 1 ? "is" : "are"} not shown.`) : null,
   ];

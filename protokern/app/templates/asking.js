@@ -139,12 +139,13 @@ const explorerOf = (reply) => {
   smaller.addEventListener("click", () => widen(-1));
   const own = reply.split === "train" && reply.run === page.name && canEdit();
   const use = own ? useForm(reply.item.name, () => [window.row + Math.floor((window.rows - 1) / 2), window.column + Math.floor((window.columns - 1) / 2)], reply.label) : null;
+  const notOwn = !own && reply.split && reply.run === page.name && canEdit() ? paragraph("small muted", `This is one of the ${SPLIT_NAMES[reply.split]}. Patches of training images alone can become prototypes.`) : null;
   return make(
     "details",
     { className: "evidence explorer" },
     make("summary", { textContent: "Look into its patches" }),
     paragraph("small muted", "Point at a patch, or drag over several, to see which prototypes are like it.", make("span", { className: "no-touch", textContent: " With the keyboard: arrow keys, with Shift for several." })),
-    make("div", { className: "explorer-parts" }, picked, make("div", {}, told, make("div", { className: "buttons" }, seek, larger, smaller), use)),
+    make("div", { className: "explorer-parts" }, picked, make("div", {}, told, make("div", { className: "buttons" }, seek, larger, smaller), use, notOwn)),
     near,
   );
 };

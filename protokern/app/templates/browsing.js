@@ -159,19 +159,29 @@ const drawImages = (part) => {
 
 // What a sheet shows of a prototype that was not known when the page was made.
 const nearNow = (sheet) => {
+  live.near?.stop();
+  live.near = null;
   if (sheet.near || isForbidden(sheet.index) || !page.images.there) return null;
   const place = make("div", {}, paragraph("sheet-part muted small", live.state.doing || "Seeking its nearest patches …"));
+  let stopping = new AbortController();
+  let isThere = false;
   const fetchNear = async () => {
+    stopping = new AbortController();
+    const { signal } = stopping;
     try {
-      const reply = await request(withQuery("near", { prototype: sheet.index }));
-      if (current !== sheet.index) return;
+      const reply = await request(withQuery("near", { prototype: sheet.index }), { signal });
+      if (signal.aborted) return;
       place.replaceChildren(...drawNear(sheet, reply));
       body.style.minHeight = "";
+      isThere = true;
     } catch (error) {
+      if (signal.aborted) return;
       place.replaceChildren(trouble(error.message));
     }
   };
-  if (!live.state.doing) fetchNear();
+  if (live.state.doing) return place;
+  live.near = { stop: () => stopping.abort(), fetch: () => isThere || fetchNear() };
+  fetchNear();
   return place;
 };
 

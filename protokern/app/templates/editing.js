@@ -7,9 +7,13 @@ const tabs = new BroadcastChannel(location.pathname); // other pages of this run
 const change = async (edit) => {
   live.trouble = "";
   live.say("Working out the points of all prototypes anew …");
+  live.near?.stop(); // they may not be those of the edited net
   try {
     takeOver(await post("edits", { edit, revision: live.state.revision }));
     tabs.postMessage("edited");
+  } catch (error) {
+    live.near?.fetch();
+    throw error;
   } finally {
     live.say("");
   }

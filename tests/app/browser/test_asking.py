@@ -185,3 +185,7 @@ def test_two_runs_answer_side_by_side_and_their_prototypes_are_not_mixed_up(open
     assert boxes[0] is not None
     assert boxes[1] is not None
     assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    first.locator(".explorer > summary").click()
+    told = first.locator(".told").bounding_box()
+    assert told is not None
+    assert told["width"] > 200  # words have room beside the picture, or below it

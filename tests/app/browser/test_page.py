@@ -144,7 +144,7 @@ def test_a_server_that_stops_is_told_and_taken_up_again(open_page: Opened, app: 
     app.stop()
     try:
         page.get_by_role("button", name="Forbid it").click()
-        expect(page.locator("#sheet").get_by_role("alert")).to_contain_text("The server does not answer.")
+        expect(page.locator("#sheet").get_by_role("alert").first).to_contain_text("The server does not answer.")
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         expect(page.locator("#bar-text")).to_contain_text("The server does not answer.")
     finally:
@@ -175,6 +175,7 @@ def test_while_images_are_read_photographs_are_answered_and_the_open_sheet_gets_
         working.join()
         page.keyboard.press("Escape")
         expect(page.locator("#images .image-button").first).to_be_visible()
+        page.context.close()  # before its server is gone
     finally:
         served.stop()
 
@@ -213,6 +214,8 @@ def test_images_and_prototypes_open_above_each_other_and_the_way_back_leads_thro
     first = page.locator("#images .image-button").first
     first.click()
     image, sheet = page.locator("#image-dialog"), page.locator("#sheet")
+    image.get_by_text("Look into its patches").click()
+    expect(image).to_contain_text("Patches of training images alone can become prototypes.")
     link = image.locator('a[href^="#prototype-"]').first
     number = str(link.get_attribute("href")).removeprefix("#prototype-")
     link.click()

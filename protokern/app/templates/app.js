@@ -5,23 +5,30 @@ const SELDOM = 5000;
 Object.assign(SECTIONS, { ask: drawAsk, images: drawImages, edits: drawEdits, prototypes: markedGallery });
 SHEET_PARTS.splice(1, 0, editPart, nearNow);
 
-const watch = async () => {
-  if (!document.hidden && !live.said) {
-    try {
-      const { state, page: parts } = await request(withQuery("state", { revision: live.state.revision }));
-      const same = JSON.stringify(state) === JSON.stringify(live.state);
-      if (!same && !live.said) takeOver({ state, page: parts });
-      else if (live.lost) drawState();
-      live.lost = false;
-    } catch (error) {
-      live.lost = true;
-      barText.textContent = error.message;
-    }
+const look = async () => {
+  if (live.said) return; // an edit of this page brings the newest state itself
+  let news = null;
+  try {
+    news = await request(withQuery("state", { revision: live.state.revision }));
+    live.lost = "";
+  } catch (error) {
+    live.lost = error.message;
   }
-  setTimeout(watch, live.state.doing ? OFTEN : SELDOM);
+  if (news && !live.said && JSON.stringify(news.state) !== JSON.stringify(live.state)) takeOver(news);
+  drawBar();
+};
+
+let alarm;
+const watch = async () => {
+  clearTimeout(alarm);
+  if (!document.hidden) await look();
+  clearTimeout(alarm);
+  alarm = setTimeout(watch, live.state.doing || live.lost ? OFTEN : SELDOM);
 };
 
 startImageDialog();
 document.body.append(editBar);
 drawState();
-setTimeout(watch, OFTEN);
+tabs.addEventListener("message", watch);
+document.addEventListener("visibilitychange", watch);
+alarm = setTimeout(watch, OFTEN);

@@ -9,7 +9,8 @@ const request = async (path, options) => {
   } catch {
     throw new Error("The server does not answer. It was stopped, or the connection is lost.");
   }
-  const answer = await reply.json().catch(() => ({ error: `The server answered ${reply.status}.` }));
+  const unclear = reply.status === 404 ? "The server was started anew. Open the address that its terminal shows." : `The server answered ${reply.status}.`;
+  const answer = await reply.json().catch(() => ({ error: unclear }));
   if (!reply.ok) throw new Error(answer.error);
   return answer;
 };
@@ -20,16 +21,18 @@ const trouble = (text) => make("p", { className: "trouble", role: "alert", textC
 const choiceOf = (text, value, chosen = false) => make("option", { value, textContent: text, selected: chosen });
 const classChoice = (label, chosen) =>
   make("select", { "aria-label": label }, ...page.images.classes.map((text, index) => choiceOf(text, index, index === chosen)));
-// Runs `work` while a button cannot be pressed; what goes wrong is said beside it.
+const mayPress = (pressed) => pressed.getAttribute("aria-disabled") !== "true";
+// Runs `work` unless the button is at work; what goes wrong is said beside it. A button that were disabled would lose the focus.
 const whileBusy = async (pressed, where, work) => {
-  pressed.disabled = true;
+  if (!mayPress(pressed)) return;
+  pressed.setAttribute("aria-disabled", "true");
   where.querySelector(":scope > .trouble")?.remove();
   try {
     await work();
   } catch (error) {
     where.append(trouble(error.message));
   } finally {
-    pressed.disabled = false;
+    pressed.removeAttribute("aria-disabled");
   }
 };
 const canEdit = () => Boolean(live.state.history);
@@ -74,7 +77,7 @@ const explorerOf = (reply) => {
         make("span", { className: "small muted number", textContent: `similarity ${similarity}` }),
       );
     });
-    told.replaceChildren(paragraph("small muted", `${where} These prototypes see most in it:`), make("ul", { className: "seers" }, ...items));
+    told.replaceChildren(paragraph("small muted", `${where} The prototypes most like it:`), make("ul", { className: "seers" }, ...items));
   };
   const cellAt = (event) => {
     const box = picked.getBoundingClientRect();
@@ -100,8 +103,10 @@ const explorerOf = (reply) => {
   for (const end of ["pointerup", "pointercancel"]) picked.addEventListener(end, () => (start = null));
   picked.addEventListener("dragstart", (event) => event.preventDefault());
   const widen = (by) => {
-    window.rows = Math.max(1, Math.min(rows - window.row, window.rows + by));
-    window.columns = Math.max(1, Math.min(columns - window.column, window.columns + by));
+    window.rows = Math.max(1, Math.min(rows, window.rows + by));
+    window.columns = Math.max(1, Math.min(columns, window.columns + by));
+    window.row = Math.min(window.row, rows - window.rows);
+    window.column = Math.min(window.column, columns - window.columns);
     fixed = true;
     tell();
   };
@@ -126,19 +131,21 @@ const explorerOf = (reply) => {
     whileBusy(seek, near, async () => {
       const found = await post(`${reply.base}window`, { image: reply.ref, window: [window.row, window.column, window.rows, window.columns] });
       near.replaceChildren(nearWindow(found.rows, reply));
+      near.scrollIntoView({ block: "nearest" });
     }),
   );
-  const [larger, smaller] = [button("Larger", {}), button("Smaller", {})];
+  const [larger, smaller] = [button("Mark more", {}), button("Mark less", {})];
   larger.addEventListener("click", () => widen(1));
   smaller.addEventListener("click", () => widen(-1));
   const own = reply.split === "train" && reply.run === page.name && canEdit();
   const use = own ? useForm(reply.item.name, () => [window.row + Math.floor((window.rows - 1) / 2), window.column + Math.floor((window.columns - 1) / 2)], reply.label) : null;
+  const notOwn = !own && reply.split && reply.run === page.name && canEdit() ? paragraph("small muted", `This is one of the ${SPLIT_NAMES[reply.split]}. Patches of training images alone can become prototypes.`) : null;
   return make(
     "details",
     { className: "evidence explorer" },
-    make("summary", { textContent: "What is seen where?" }),
-    paragraph("small muted", "Point at a patch, or drag over several."),
-    make("div", { className: "explorer-parts" }, picked, make("div", {}, told, make("div", { className: "buttons" }, seek, larger, smaller), use)),
+    make("summary", { textContent: "Look into its patches" }),
+    paragraph("small muted", "Point at a patch, or drag over several, to see which prototypes are like it.", make("span", { className: "no-touch", textContent: " With the keyboard: arrow keys, with Shift for several." })),
+    make("div", { className: "explorer-parts" }, picked, make("div", {}, told, make("div", { className: "buttons" }, seek, larger, smaller), use, notOwn)),
     near,
   );
 };
@@ -152,7 +159,7 @@ const nearWindow = (rows, reply) => {
     return make(
       "li",
       {},
-      framed(view, "A training image with the patches in a frame"),
+      framed(view, `${image}, with the patches that are like it in a frame`),
       make("p", {}, make("b", {}, name(ofClass))),
       make("p", { className: "small muted" }, `distance ${distance}`),
       make("p", { className: "small muted file" }, name(image)),
@@ -160,32 +167,44 @@ const nearWindow = (rows, reply) => {
       own ? useForm(image, () => patch, page.images.classes.indexOf(ofClass)) : null,
     );
   });
-  return make("ol", { className: "near" }, ...items);
+  return make("div", {}, paragraph("small muted", "The training patches most like it, one of an image:"), make("ol", { className: "near" }, ...items));
 };
 
 // The explanation of one image, with what can be asked about it.
 const answered = (reply, heading = "h3") => {
   const whole = make("div", { className: "answered" });
-  const draw = (shown) => {
+  const draw = (shown, isAgain) => {
     const article = explained(shown.item, heading);
     if (shown.run !== page.name) for (const link of article.querySelectorAll('a[href^="#prototype-"]')) link.replaceWith(link.textContent);
-    const check = button(shown.tested ? "The frames are tested" : "Test the frames", { disabled: shown.tested, title: "Seeks the smallest frame that keeps the similarity. It takes seconds." });
-    const again = (values) =>
-      whileBusy(check, whole, async () => {
+    const title = article.querySelector(heading);
+    title.tabIndex = -1;
+    const explorer = explorerOf(shown);
+    const again = (pressed, where, values) =>
+      whileBusy(pressed, where, async () => {
         const next = await request(withQuery(`${shown.base}explain`, { image: shown.ref, ...values }));
-        draw({ ...next, base: shown.base });
+        const wasOpen = explorer.open;
+        draw({ ...next, base: shown.base }, true).open = wasOpen;
       });
-    check.addEventListener("click", () => again({ frame: "sufficient" }));
-    const old = make("p", { className: "old", hidden: true }, "Answered before the last edit. ");
+    const old = make("div", { className: "old small", hidden: true }, "You have edited the net since. ");
     const repeat = button("Ask again", {});
-    repeat.addEventListener("click", () => again({}));
+    repeat.addEventListener("click", () => again(repeat, old, {}));
     old.append(repeat);
     if (shown.run === page.name) live.stale.add(old);
-    article.append(explorerOf(shown), make("div", { className: "buttons" }, check), old);
+    article.querySelector(".answer").append(old);
+    article.append(explorer, shown.tested ? paragraph("small muted", "The frames are tested: each was made as small as the similarity allows.") : checkOf(again));
     whole.replaceChildren(article);
+    if (isAgain) title.focus({ preventScroll: true });
+    return explorer;
   };
-  draw(reply);
+  draw(reply, false);
   return whole;
+};
+
+const checkOf = (again) => {
+  const check = button("Test the frames", {});
+  const where = make("div", { className: "buttons" }, check, make("span", { className: "small muted", textContent: "Seeks the smallest frames that keep the similarity. It takes seconds." }));
+  check.addEventListener("click", () => again(check, where, { frame: "sufficient" }));
+  return where;
 };
 
 const askAbout = async (base, file) => {
@@ -195,15 +214,18 @@ const askAbout = async (base, file) => {
 };
 
 const drawAsk = (part) => {
-  const results = make("div", { className: "results", "aria-live": "polite" });
+  const results = make("div", { className: "results" });
+  const told = make("p", { className: "away", role: "status" });
   const input = (properties) => make("input", { type: "file", accept: "image/*", className: "away", ...properties });
   const many = input({ multiple: true, id: "photographs" });
   const camera = input({ capture: "environment", id: "camera" });
   const also = part.others.map(([address, text]) => [make("input", { type: "checkbox", checked: true }), address, text]);
   const ask = async (files) => {
+    closeAll();
     for (const file of files) {
       const result = make("section", { className: "result" }, paragraph("muted", "Looking at ", name(file.name), " …"));
       results.prepend(result);
+      result.scrollIntoView();
       const bases = ["", ...also.filter(([box]) => box.checked).map(([, address]) => address)];
       const columns = make("div", { className: bases.length > 1 ? "side-by-side" : "" });
       for (const base of bases) {
@@ -211,6 +233,7 @@ const drawAsk = (part) => {
           const reply = await askAbout(base, file);
           const head = bases.length > 1 ? make("h3", { className: "of-run" }, name(reply.run)) : null;
           columns.append(make("div", {}, ...(head ? [head] : []), answered(reply, "h4")));
+          told.textContent = `${file.name}: ${reply.item.answer}`;
         } catch (error) {
           columns.append(trouble(error.message));
         }
@@ -227,7 +250,7 @@ const drawAsk = (part) => {
     "div",
     { className: "drop" },
     make("p", {}, "Drop photographs here, paste one, or"),
-    make("div", { className: "buttons" }, many, make("label", { htmlFor: "photographs", className: "button" }, "choose files"), camera, make("label", { htmlFor: "camera", className: "button only-touch" }, "take one")),
+    make("div", { className: "buttons" }, many, make("label", { htmlFor: "photographs", className: "button" }, "Choose files"), camera, make("label", { htmlFor: "camera", className: "button only-touch" }, "Take one")),
   );
   addEventListener("dragover", (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
@@ -246,13 +269,14 @@ const drawAsk = (part) => {
     if (files.length) ask(files);
   });
   const others = also.length
-    ? make("fieldset", { className: "toggles small" }, make("legend", { textContent: "Beside it" }), ...also.map(([box, , text]) => make("label", {}, box, " ", name(text))))
+    ? make("fieldset", { className: "toggles small" }, make("legend", { textContent: "Ask beside it" }), ...also.map(([box, , text]) => make("label", {}, box, " ", name(text))))
     : null;
   return section(
     "ask",
-    headOf("Ask it about a photograph", paragraph("prose muted", "The answer comes with its reasons: which parts of the photograph look like which parts of training images, and how many points that gives. Photographs stay on this machine, and are not kept.")),
+    headOf("Ask the net about a photograph", paragraph("prose muted", "The answer comes with its reasons: which parts of the photograph look like which parts of training images, and how many points that gives. Photographs stay on this machine, and are not kept.")),
     zone,
     others,
+    told,
     results,
   );
 };

@@ -227,7 +227,7 @@ const startSheets = () => {
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
+    if (!by || event.target.closest("select, textarea, input[type=text]")) return;
     event.preventDefault();
     step(by);
   });

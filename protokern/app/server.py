@@ -23,12 +23,14 @@ from protokern.report.page import render_live
 from protokern.runs.data import read_sent
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.requests import Request
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
 MOST_BYTES = 64 * 2**20  # of an image that is sent
 MOST_JSON = 2**20  # bytes
+_LAST_ANSWERS = 5  # seconds for requests that are being answered when the server is stopped
 _SCRIPTS = ("asking", "browsing", "editing", "app")
 _FOREVER = "private, max-age=31536000, immutable"  # a picture never changes under its address
 _log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ def open_port(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # two sockets that do not listen may have one port
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigError(
@@ -108,12 +111,25 @@ def make_app(rooms: Sequence[Room], token: str, port: int) -> Any:
     return Guard(Starlette(routes=routes), token, port)
 
 
-def serve(app: Any, listening: socket.socket) -> None:
-    """Answer until the process is stopped."""
+def make_server(app: Any) -> uvicorn.Server:
+    """What runs an app of `make_app` on a socket, and can be told to stop."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, lifespan="off")
-    uvicorn.Server(config).run(sockets=[listening])
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=_LAST_ANSWERS,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(app: Any, listening: socket.socket) -> None:
+    """Answer until the process is stopped."""
+    make_server(app).run(sockets=[listening])
 
 
 async def _page(room: Room, others: list[list[str]], request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from protokern.edits.records import from_table
 from protokern.errors import ConfigError, DataError, MissingPackageError, ProtokernError
 from protokern.report.page import render_live
 from protokern.runs.data import read_sent
+from protokern.storage.names import one_line
 
 if TYPE_CHECKING:
     import uvicorn
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
+FAULT = "This is a fault of the program. The terminal of the server says more."
 MOST_BYTES = 64 * 2**20  # of an image that is sent
-MOST_JSON = 2**20  # bytes
+MOST_JSON = 2**16  # bytes of another request; a line of the history, with its escapes, has three times as many at most
+_LONGEST_REFUSAL = 600  # letters
+_LONGEST_NAME = 200  # letters of the name of an image
 _LAST_ANSWERS = 5  # seconds for requests that are being answered when the server is stopped
 _SCRIPTS = ("asking", "browsing", "editing", "app")
 _FOREVER = "private, max-age=31536000, immutable"  # a picture never changes under its address
@@ -169,35 +174,45 @@ async def _answer(room: Room, handle: Handler, request: Request) -> Response:
     from starlette.requests import ClientDisconnect
     from starlette.responses import Response
 
-    status = 200
+    def answer(body: bytes) -> bytes:
+        return _to_json(handle(room, request, body))
+
     try:
         body = await _body(request, MOST_BYTES if handle is _ask else MOST_JSON)
-        table = await run_in_threadpool(handle, room, request, body)
+        status, content = 200, await run_in_threadpool(answer, body)
     except ClientDisconnect:
         return Response(status_code=400)
-    except TooMuchError as error:
-        status, table = 413, {"error": str(error)}
-    except StaleError as error:
-        status, table = 409, {"error": str(error)}
     except ProtokernError as error:
-        status, table = 400, {"error": str(error)}
+        status, content = _status_of(error), _to_json({"error": _sentence(error)})
     except Exception:
         _log.exception("a request to the page of %s failed", room.name)
-        status, table = (
-            500,
-            {"error": "This is a fault of the program. The terminal of the server says more."},
-        )
+        status, content = 500, _to_json({"error": FAULT})
+    return Response(content, status, media_type="application/json")
+
+
+def _status_of(error: ProtokernError) -> int:
+    return 413 if isinstance(error, TooMuchError) else 409 if isinstance(error, StaleError) else 400
+
+
+def _sentence(error: ProtokernError) -> str:
+    """A refusal in one line: what somebody sent may be a part of it."""
+    text = one_line(str(error))
+    return text if len(text) <= _LONGEST_REFUSAL else f"{text[: _LONGEST_REFUSAL - 1]}…"
+
+
+def _to_json(table: dict[str, Any]) -> bytes:
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+    return text.encode("utf-8", "replace")
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """All bytes that were sent; no more than `most` are ever held."""
+    """All bytes that were sent; no more than `most` are ever held, and the server drops what comes after them."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise TooMuchError(f"A file must have at most {most / 2**20:.0f} MB. Send a smaller one.")
+            limit = f"{most / 2**20:.0f} MB" if most >= 2**20 else f"{most / 2**10:.0f} kB"
+            raise TooMuchError(f"What is sent must have at most {limit}. Send a smaller file or a shorter text.")
         parts.append(part)
     return b"".join(parts)
 
@@ -240,8 +255,8 @@ def _explain(room: Room, request: Request, body: bytes) -> dict[str, Any]:
 
 
 def _ask(room: Room, request: Request, body: bytes) -> dict[str, Any]:
-    name = request.query_params.get("name", "")[:200].replace("/", "_").replace("\\", "_").replace("\0", "_")
-    asked = Asked(pixels=read_sent(room.run.config, name or "image", body), name=name or "image")
+    name = re.sub(r"[/\\]", "_", one_line(request.query_params.get("name", "")))[:_LONGEST_NAME] or "image"
+    asked = Asked(pixels=read_sent(room.run.config, name, body), name=name)
     with room.lock:
         return view_asked(room, asked, room.take(asked), frame=_frame(request))
 

@@ -18,7 +18,7 @@ from protokern.app.guard import Guard, policy
 from protokern.app.pages import view_asked, view_page, view_prototypes, view_state
 from protokern.app.room import Asked, Room
 from protokern.app.saving import save_as
-from protokern.edits.records import from_table
+from protokern.edits.records import EditError, from_table
 from protokern.errors import ConfigError, DataError, MissingPackageError, ProtokernError
 from protokern.report.page import render_live
 from protokern.runs.data import read_sent
@@ -139,7 +139,7 @@ def serve(app: Any, listening: socket.socket) -> None:
 
 async def _page(room: Room, others: list[list[str]], request: Request) -> Response:
     from starlette.concurrency import run_in_threadpool
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
 
     nonce = secrets.token_urlsafe(16)
 
@@ -151,7 +151,13 @@ async def _page(room: Room, others: list[list[str]], request: Request) -> Respon
         style = (templates / "app.css").read_text(encoding="utf-8")
         return render_live(table, scripts=scripts, style=style, nonce=nonce)
 
-    page = await run_in_threadpool(render)
+    try:
+        page = await run_in_threadpool(render)
+    except ProtokernError as error:
+        return PlainTextResponse(_sentence(error), 400)
+    except Exception:
+        _log.exception("the page of %s failed", room.name)
+        return PlainTextResponse(FAULT, 500)
     return HTMLResponse(page.encode("utf-8", "replace"), headers={"content-security-policy": policy(nonce)})
 
 
@@ -279,8 +285,12 @@ def _window(room: Room, request: Request, body: bytes) -> dict[str, Any]:
 def _edit(room: Room, request: Request, body: bytes) -> dict[str, Any]:
     table = _table(body)
     revision = table.get("revision")
+    try:
+        entry = from_table(table.get("edit"))
+    except EditError as error:
+        raise EditError(f"edit: {error}.") from error
     with room.lock:
-        room.edit(from_table(table.get("edit")), revision if type(revision) is int else -1)
+        room.edit(entry, revision if type(revision) is int else -1)
         return _since(room, -1)
 
 

@@ -40,7 +40,7 @@ class Reply:
         assert isinstance(text, str)
         assert text.strip() == text
         assert "\n" not in text
-        assert text.endswith("."), text
+        assert text.endswith((".", "…")), text
         return text
 
 

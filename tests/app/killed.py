@@ -86,14 +86,13 @@ def _edit(bench: Bench, seed: int, out: int) -> None:
     for number in itertools.count():
         if time.monotonic() > end:
             return
-        entry: Entry = draw.choice(
-            [
-                Forbid(prototype=draw.randrange(3), reason=f"{seed}.{number}" + "é" * draw.randrange(1000)),
-                Keep(prototype=draw.randrange(3)),
-                Assign(prototype=5, classes=(draw.choice(bench.run.classes),)),
-                Undo(),
-            ]
-        )
+        entries: list[Entry] = [
+            Forbid(prototype=draw.randrange(3), reason=f"{seed}.{number}" + "é" * draw.randrange(1000)),
+            Keep(prototype=draw.randrange(3)),
+            Assign(prototype=5, classes=(draw.choice(bench.run.classes),)),
+            Undo(),
+        ]
+        entry = draw.choice(entries)
         if isinstance(entry, Undo) and not editor.can_undo:
             continue
         os.write(out, json.dumps(["tried", to_table(entry)]).encode() + b"\n")
@@ -114,7 +113,7 @@ def _die_at_sync(number: int) -> None:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.fsync = dying
+    setattr(os, "fsync", dying)  # noqa: B010 - its type is wider
 
 
 def _serve(folder: Path, out: Path) -> int:

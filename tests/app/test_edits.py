@@ -127,8 +127,8 @@ def test_what_was_not_seen_is_not_undone(served: Served) -> None:
         refused = served.edit("undo", revision=revision)
         assert refused.status == 409
         assert "nothing was undone" in refused.error
-    for revision in (2.0, "2", None, True, [2]):
-        assert served.post("edits", {"edit": {"kind": "undo"}, "revision": revision}).status == 409
+    for no_revision in (2.0, "2", None, True, [2]):
+        assert served.post("edits", {"edit": {"kind": "undo"}, "revision": no_revision}).status == 409
     assert len(read_history(history(served))) == 2
 
 

@@ -48,7 +48,7 @@ BODIES = st.one_of(
     ),
     EDITS.map(lambda edit: json.dumps({"edit": edit, "revision": 1}).encode()),
 )
-MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Faults(logging.Handler):
@@ -91,7 +91,7 @@ def check(reply: Reply, faults: list[str]) -> None:
 
 
 @given(path=st.text(max_size=30), query=st.text(max_size=30), method=st.sampled_from(("GET", "HEAD", "POST", "PUT")))
-@settings(MANY, max_examples=100)
+@settings(MANY, max_examples=60)
 def test_any_path(served: Served, faults: list[str], path: str, query: str, method: str) -> None:
     for start in (f"/{TOKEN}/0/", "/"):
         check(served.send(method, f"{start}{_quoted(path)}?{_quoted(query)}"), faults)

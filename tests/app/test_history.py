@@ -196,9 +196,9 @@ def test_a_run_without_its_images_is_only_asked(
         assert served.get().status == 200
         content = (pushed.data / "test" / CLASSES[0] / "0.png").read_bytes()
         assert served.post("ask?name=a.png", content).json["item"]["first"]["reasons"]
-        for path in ("images", "near?prototype=0", "explain?image=test/0", "images?split=x"):
-            assert served.get(path).status == 400
-            assert served.get(path).error
+        for question in ("images", "near?prototype=0", "explain?image=test/0", "images?split=x"):
+            assert served.get(question).status == 400
+            assert served.get(question).error
         for reply in (served.edit("forbid", prototype=0), served.post("save", {"name": "x"})):
             assert (reply.status, reply.error) == (400, state["refusal"])
     with serving(run, data=str(pushed.data)) as served:

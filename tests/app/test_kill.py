@@ -6,18 +6,20 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.app.served import PATIENCE
+from tests.cli.pushed_run import PushedRun
 
 KILLS_BY_THE_CLOCK, KILLS_AT_A_SYNC, KILLS_OF_SERVERS = 20, 10, 3
 
@@ -55,9 +57,9 @@ class Killed:
         return [json.loads(line) for line in whole][1:]
 
 
-@pytest.fixture
-def killed(copy_run: Callable[[], Path]) -> Iterator[Killed]:
-    one = Killed(copy_run())
+@pytest.fixture(scope="module")
+def killed(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
+    one = Killed(shutil.copytree(pushed.folder, tmp_path_factory.mktemp("killed") / "run"))
     with one.process:
         yield one
         assert one.process.stdin is not None
@@ -77,7 +79,7 @@ def check(found: list[dict], before: list[dict], tried: list[dict], done: list[d
 def test_edits_that_were_acknowledged_outlive_thirty_kills(killed: Killed) -> None:
     draw = random.Random(0)
     faults: list[dict[str, float]] = [{"after": draw.uniform(0.0, 0.12)} for _ in range(KILLS_BY_THE_CLOCK)]
-    faults += [{"at_sync": draw.randint(1, 3)} for _ in range(KILLS_AT_A_SYNC)]
+    faults += [{"at_sync": draw.randint(1, 2)} for _ in range(KILLS_AT_A_SYNC)]
     draw.shuffle(faults)
     done = unacknowledged = 0
     for seed, fault in enumerate(faults):

@@ -15,6 +15,13 @@ _HEADERS = (
 )
 
 
+# What an answer has unless it says otherwise: opened as a page of its own it may do nothing, and no copy is kept.
+_UNLESS_GIVEN = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+
+
 def new_token() -> str:
     """A part of the address that nobody can guess."""
     return secrets.token_urlsafe(24)
@@ -49,20 +56,21 @@ class Guard:
         """Answer a request of the web; there are no others."""
         if scope["type"] != "http":
             return
-        status, text = self._judge(scope)
-        if status:
-            await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": text.encode()})
-            return
 
         async def send_with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 given = list(message.get("headers", ()))
-                if not any(name == b"cache-control" for name, _ in given):
-                    given.append((b"cache-control", b"no-store"))
+                names = {name for name, _ in given}
+                given += [(name, value) for name, value in _UNLESS_GIVEN if name not in names]
                 message = {**message, "headers": [*given, *_HEADERS]}
             await send(message)
 
+        status, text = self._judge(scope)
+        if status:
+            plain = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send_with_headers({"type": "http.response.start", "status": status, "headers": plain})
+            await send({"type": "http.response.body", "body": text.encode()})
+            return
         await self._app(scope, receive, send_with_headers)
 
     def _judge(self, scope: Scope) -> tuple[int, str]:

@@ -200,13 +200,20 @@ class Room:
 
     def refresh(self) -> None:
         """Take over the edits of other processes."""
-        if self._editor is not None and self._editor.refresh():
-            self._take_up()
+        if self._editor is not None:
+            self._editor.refresh()
+            self._take_up_if_new()
 
     def edit(self, entry: Entry, revision: int) -> None:
         """See `Editor.act`."""
-        self.editor.act(entry, revision)
-        self._take_up()
+        try:
+            self.editor.act(entry, revision)
+        finally:  # one that is refused may have found edits of other processes
+            self._take_up_if_new()
+
+    def _take_up_if_new(self) -> None:
+        if self._editor is not None and self.current.net is not self._editor.net:
+            self._take_up()
 
     def explained_cards(self, frame: str) -> tuple[Prototype, ...]:
         """The prototypes by row, as an explanation with these frames shows them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -9,7 +10,6 @@ from protokern.app.room import Room
 from protokern.edits.records import EditError
 from protokern.edits.saving import write_edited
 from protokern.report.numbers import percent
-from protokern.runs.folder import check_vacant
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 
@@ -25,8 +25,8 @@ def save_as(room: Room, name: str) -> dict[str, Any]:
         Its folder, and how many test images it answers rightly.
 
     Raises:
-        EditError: the name is no such name, or nothing was edited.
-        CheckpointError: the folder is taken, or the disk is full.
+        EditError: the name is no such name or is taken, nothing was edited, or the folder cannot be made.
+        CheckpointError: the folder may not be there, or the disk is full.
     """
     editor, net = room.editor, room.current.net
     if not _NAME.fullmatch(name):
@@ -36,6 +36,10 @@ def save_as(room: Room, name: str) -> dict[str, Any]:
     if net is None or not editor.can_undo or room.splits is None:
         raise EditError("There is nothing to save: no edit counts.")
     folder = room.run.folder.resolve().parent / name
-    check_vacant(folder)
-    _, result = write_edited(editor.bench, net, editor.entries, folder, room.splits, room.features("test"))
+    if os.path.lexists(folder):
+        raise EditError(f"name: must be of a folder that does not exist yet; {name} is taken. Give another name.")
+    try:
+        _, result = write_edited(editor.bench, net, editor.entries, folder, room.splits, room.features("test"))
+    except OSError as error:
+        raise EditError(f"The net could not be saved in {folder.parent} ({error.strerror or error}).") from error
     return {"folder": str(folder), "name": name, "test": percent(result.accuracy), "images": result.images}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -17,18 +18,24 @@ from protokern.app.guard import Guard, policy
 from protokern.app.pages import view_asked, view_page, view_prototypes, view_state
 from protokern.app.room import Asked, Room
 from protokern.app.saving import save_as
-from protokern.edits.records import from_table
+from protokern.edits.records import EditError, from_table
 from protokern.errors import ConfigError, DataError, MissingPackageError, ProtokernError
 from protokern.report.page import render_live
 from protokern.runs.data import read_sent
+from protokern.storage.names import one_line
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.requests import Request
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
+FAULT = "This is a fault of the program. The terminal of the server says more."
 MOST_BYTES = 64 * 2**20  # of an image that is sent
-MOST_JSON = 2**20  # bytes
+MOST_JSON = 2**16  # bytes of another request; a line of the history, with its escapes, has three times as many at most
+_LONGEST_REFUSAL = 600  # letters
+_LONGEST_NAME = 200  # letters of the name of an image
+_LAST_ANSWERS = 5  # seconds for requests that are being answered when the server is stopped
 _SCRIPTS = ("asking", "browsing", "limits", "editing", "app")
 _FOREVER = "private, max-age=31536000, immutable"  # a picture never changes under its address
 _log = logging.getLogger(__name__)
@@ -63,7 +70,7 @@ def open_port(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
-        listening.listen()
+        listening.listen()  # two sockets that do not listen may have one port
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigError(
@@ -109,17 +116,30 @@ def make_app(rooms: Sequence[Room], token: str, port: int) -> Any:
     return Guard(Starlette(routes=routes), token, port)
 
 
-def serve(app: Any, listening: socket.socket) -> None:
-    """Answer until the process is stopped."""
+def make_server(app: Any) -> uvicorn.Server:
+    """What runs an app of `make_app` on a socket, and can be told to stop."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, lifespan="off")
-    uvicorn.Server(config).run(sockets=[listening])
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=_LAST_ANSWERS,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(app: Any, listening: socket.socket) -> None:
+    """Answer until the process is stopped."""
+    make_server(app).run(sockets=[listening])
 
 
 async def _page(room: Room, others: list[list[str]], request: Request) -> Response:
     from starlette.concurrency import run_in_threadpool
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse
 
     nonce = secrets.token_urlsafe(16)
 
@@ -131,7 +151,13 @@ async def _page(room: Room, others: list[list[str]], request: Request) -> Respon
         style = (templates / "app.css").read_text(encoding="utf-8")
         return render_live(table, scripts=scripts, style=style, nonce=nonce)
 
-    page = await run_in_threadpool(render)
+    try:
+        page = await run_in_threadpool(render)
+    except ProtokernError as error:
+        return PlainTextResponse(_sentence(error), 400)
+    except Exception:
+        _log.exception("the page of %s failed", room.name)
+        return PlainTextResponse(FAULT, 500)
     return HTMLResponse(page.encode("utf-8", "replace"), headers={"content-security-policy": policy(nonce)})
 
 
@@ -154,35 +180,45 @@ async def _answer(room: Room, handle: Handler, request: Request) -> Response:
     from starlette.requests import ClientDisconnect
     from starlette.responses import Response
 
-    status = 200
+    def answer(body: bytes) -> bytes:
+        return _to_json(handle(room, request, body))
+
     try:
         body = await _body(request, MOST_BYTES if handle is _ask else MOST_JSON)
-        table = await run_in_threadpool(handle, room, request, body)
+        status, content = 200, await run_in_threadpool(answer, body)
     except ClientDisconnect:
         return Response(status_code=400)
-    except TooMuchError as error:
-        status, table = 413, {"error": str(error)}
-    except StaleError as error:
-        status, table = 409, {"error": str(error)}
     except ProtokernError as error:
-        status, table = 400, {"error": str(error)}
+        status, content = _status_of(error), _to_json({"error": _sentence(error)})
     except Exception:
         _log.exception("a request to the page of %s failed", room.name)
-        status, table = (
-            500,
-            {"error": "This is a fault of the program. The terminal of the server says more."},
-        )
+        status, content = 500, _to_json({"error": FAULT})
+    return Response(content, status, media_type="application/json")
+
+
+def _status_of(error: ProtokernError) -> int:
+    return 413 if isinstance(error, TooMuchError) else 409 if isinstance(error, StaleError) else 400
+
+
+def _sentence(error: ProtokernError) -> str:
+    """A refusal in one line: what somebody sent may be a part of it."""
+    text = one_line(str(error))
+    return text if len(text) <= _LONGEST_REFUSAL else f"{text[: _LONGEST_REFUSAL - 1]}…"
+
+
+def _to_json(table: dict[str, Any]) -> bytes:
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+    return text.encode("utf-8", "replace")
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """All bytes that were sent; no more than `most` are ever held."""
+    """All bytes that were sent; no more than `most` are ever held, and the server drops what comes after them."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise TooMuchError(f"A file must have at most {most / 2**20:.0f} MB. Send a smaller one.")
+            limit = f"{most / 2**20:.0f} MB" if most >= 2**20 else f"{most / 2**10:.0f} kB"
+            raise TooMuchError(f"What is sent must have at most {limit}. Send a smaller file or a shorter text.")
         parts.append(part)
     return b"".join(parts)
 
@@ -225,8 +261,8 @@ def _explain(room: Room, request: Request, body: bytes) -> dict[str, Any]:
 
 
 def _ask(room: Room, request: Request, body: bytes) -> dict[str, Any]:
-    name = request.query_params.get("name", "")[:200].replace("/", "_").replace("\\", "_").replace("\0", "_")
-    asked = Asked(pixels=read_sent(room.run.config, name or "image", body), name=name or "image")
+    name = re.sub(r"[/\\]", "_", one_line(request.query_params.get("name", "")))[:_LONGEST_NAME] or "image"
+    asked = Asked(pixels=read_sent(room.run.config, name, body), name=name)
     with room.lock:
         return view_asked(room, asked, room.take(asked), frame=_frame(request))
 
@@ -249,8 +285,12 @@ def _window(room: Room, request: Request, body: bytes) -> dict[str, Any]:
 def _edit(room: Room, request: Request, body: bytes) -> dict[str, Any]:
     table = _table(body)
     revision = table.get("revision")
+    try:
+        entry = from_table(table.get("edit"))
+    except EditError as error:
+        raise EditError(f"edit: {error}.") from error
     with room.lock:
-        room.edit(from_table(table.get("edit")), revision if type(revision) is int else -1)
+        room.edit(entry, revision if type(revision) is int else -1)
         return _since(room, -1)
 
 

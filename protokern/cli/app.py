@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,9 @@ from protokern.errors import ConfigError
 
 if TYPE_CHECKING:
     from protokern.app.room import Room
+
+_LAST_STEP = 10.0  # seconds for a batch of images that is being read when the server ends
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,15 +47,51 @@ def run(args: argparse.Namespace) -> int:
             open_room(Path(path), f"/{token}/{k}/", data=args.data, changes=args.changes, device=args.device)
             for k, path in enumerate(args.runs)
         ]
-        threading.Thread(target=_prepare, args=(rooms,), daemon=True).start()
+        _check_different(rooms)
         for room in rooms:
             print(f"{room.name}: http://{HOST}:{port}{room.address}", flush=True)
         print("Only this machine can open these addresses. Ctrl-C ends the server; edits are kept.", flush=True)
-        serve(make_app(rooms, token, port), listening)
+        with _preparing(rooms):
+            serve(make_app(rooms, token, port), listening)
     return 0
 
 
-def _prepare(rooms: Sequence[Room]) -> None:
+def _check_different(rooms: Sequence[Room]) -> None:
+    """Refuse two pages of one run: their edits would not wait for each other, as those of two processes do."""
+    folders = [room.run.folder.resolve() for room in rooms]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ConfigError(f"RUN: must be runs of different folders; got {folder} more than once. Name it once.")
+
+
+@contextmanager
+def _preparing(rooms: Sequence[Room]) -> Iterator[None]:
+    """Prepare the pages beside the block, and stop that after it: a thread that computes as Python ends aborts it."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_prepare, args=(rooms, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(_LAST_STEP)
+
+
+def _prepare(rooms: Sequence[Room], stop: threading.Event) -> None:
     """What the pages need beside answers, run after run; a page says meanwhile what is being done."""
+
+    def go_on(_: str) -> None:
+        if stop.is_set():
+            raise _StoppedError
+
     for room in rooms:
-        room.prepare()
+        try:
+            room.prepare(go_on)
+        except _StoppedError:
+            return
+        except Exception:  # its page says that it cannot be edited; the other pages get their turn
+            _log.exception("the images of %s could not be read", room.name)
+
+
+class _StoppedError(Exception):
+    """The server has ended."""

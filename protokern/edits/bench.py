@@ -162,12 +162,15 @@ class Bench:
 
     def _prepare(self, keys: Sequence[_Key]) -> None:
         """Make the vectors of these keys and their activations, as far as they are not there yet."""
+        if self._targets is None:
+            # Also what the run's own net answers. It comes first, because this pass stores the features: a patch that
+            # is read before, from its image alone, has other bits than in its batch, and than in a later edit.
+            self._add([(j, 0, 0) for j in range(self.run.model.num_prototypes)])
         new = [key for key in dict.fromkeys(keys) if key not in self._columns]
-        if self._targets is None:  # the first time: also what the run's own net answers
-            own: list[_Key] = [(j, 0, 0) for j in range(self.run.model.num_prototypes)]
-            new = list(dict.fromkeys([*own, *new]))
-        if not new:
-            return
+        if new:
+            self._add(new)
+
+    def _add(self, new: Sequence[_Key]) -> None:
         for key in new:
             self._vectors[key] = self._vector(key)
         layer = copy.deepcopy(self.run.model.prototype_layer)

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.stickers import (
-    SHARE,
-    paste_sticker,
-    write_stickered_copy,
-)
+from tests.app.stickers import SHARE, paste_sticker, write_stickered_copy
 
 
 def test_a_sticker_lies_in_its_box(tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ def _numbers(room: Room, net: EditedNet) -> list[list[str]]:
     models = ((run.model, run.push, before), (net.model, net.push, now))
     rows: list[tuple[str, list[str]]] = [
         ("right answers to validation images", [percent(one.accuracy) for one in (net.val_before, net.val_after)]),
-        ("cross entropy there, lower is better", [decimal(one.loss) for one in (net.val_before, net.val_after)]),
+        ("cross entropy there: the lower, the better", [decimal(one.loss) for one in (net.val_before, net.val_after)]),
         ("prototypes", [str(model.num_prototypes) for model, _, _ in models]),
         ("prototypes that repeat another", [str(_repeats(model, push)) for model, push, _ in models]),
-        ("weights that are not 0", [str(_weights(model)) for model, _, _ in models]),
+        ("weights in use", [str(_weights(model)) for model, _, _ in models]),
         (
-            f"share of an answer that {SHOWN} prototypes carry",
+            f"what the {SHOWN} strongest prototypes decide of an answer",
             [percent(_carried(model, answers)) for model, _, answers in models],
         ),
     ]

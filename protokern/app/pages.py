@@ -24,6 +24,8 @@ from protokern.results.prototypes import Prototype
 SEEN_IN_PATCH = 3  # prototypes named for a patch of an image
 _NAV = (("ask", "Ask"), ("images", "Images"))
 _AFTER = "edits"  # comes after the prototypes
+_CHOSEN = "An edit chose this patch. No frame was sought for it, so only the patch is marked."
+_CHOSEN_NAME = "chosen by an edit"
 
 
 def view_page(room: Room, others: list[list[str]]) -> Table:
@@ -33,7 +35,7 @@ def view_page(room: Room, others: list[list[str]]) -> Table:
         room: the run.
         others: [address, name] of the other runs of the server.
     """
-    table, _ = view_report(room.report(), shelf=AddressShelf(room.pictures))
+    table = _view(room)
     nav: list[list[str]] = [list(row) for row in table["nav"]]
     at = next(place for place, row in enumerate(nav) if row[0] == "prototypes")
     nav[at + 1 : at + 1] = [[_AFTER, "Edits"]]
@@ -61,8 +63,21 @@ def view_state(room: Room) -> Table:
 
 def view_prototypes(room: Room) -> Table:
     """The parts of the page that edits change."""
-    table, _ = view_report(room.report(), shelf=AddressShelf(room.pictures))
+    table = _view(room)
     return {name: table[name] for name in ("prototypes", "sheets", "texts")}
+
+
+def _view(room: Room) -> Table:
+    """The report, in which prototypes that a person chose say so: no frame was sought for them."""
+    table, _ = view_report(room.report(), shelf=AddressShelf(room.pictures))
+    net = room.current.net
+    chosen = (
+        set() if net is None else {one.number for one in (*net.prototypes, *net.forbidden) if one.place is not None}
+    )
+    for sheet in table["sheets"]:
+        if sheet["index"] in chosen:
+            sheet |= {"proof": _CHOSEN, "proof_name": _CHOSEN_NAME} if table["tested"] else {"proof_name": _CHOSEN_NAME}
+    return table
 
 
 def view_asked(room: Room, asked: Asked, reference: str, *, frame: str) -> Table:

@@ -171,7 +171,7 @@ class Room:
         with self.lock:
             self._features, self._base, self._answers = features, base, dict(base)
             self.doing = "The edits of the run are being taken up."
-            self._editor = open_editor(Bench(self.run, inputs))
+            self._editor = open_editor(Bench(self.run, inputs, features=(features["train"], features["val"])))
             self._take_up()
 
     def _take_up(self) -> None:

@@ -15,6 +15,7 @@ from protokern.edits.net import EditedPrototype, edit_limits, edit_prototypes
 from protokern.edits.records import EditError, Limit
 from protokern.evaluate import Evaluation
 from protokern.inputs.loaders import DataSplits
+from protokern.inputs.sources import SplitFeatures
 from protokern.models.base import PrototypeModel, vectors_of
 from protokern.nn import PrototypeLayer, evaluating
 from protokern.push import PushResult
@@ -89,16 +90,21 @@ class Bench:
     Args:
         run: after a push; its model stays as it is.
         inputs: the stored features of the run's images, or the images, see `find_inputs` of `protokern.runs.features`.
+        features: of the training and the validation images, if they were opened already.
 
     Raises:
         EditError: the model cannot be edited.
         CheckpointError: the prototypes are no patches yet.
     """
 
-    def __init__(self, run: OpenRun, inputs: DataSplits) -> None:
+    def __init__(
+        self, run: OpenRun, inputs: DataSplits, features: tuple[SplitFeatures, SplitFeatures] | None = None
+    ) -> None:
         check_editable(run.model)
         self.run, self._push = run, check_pushed(run)
-        self.features, self._val_features = split_features(run, inputs.push, inputs.val)
+        self.features, self._val_features = (
+            split_features(run, inputs.push, inputs.val) if features is None else features
+        )
         self._positions = {inputs.push.sample_name(index): index for index in range(len(inputs.push))}
         self._labels = torch.tensor(inputs.push.labels)
         self._columns: dict[_Key, tuple[Tensor, Tensor]] = {}

@@ -243,6 +243,7 @@ const renderEdits = () => {
     emptyNote(state),
     make("h3", { textContent: "What changed" }),
     table("plain", [make("td"), ...headCells(["as it was trained", "now"])], state.numbers.map((cells) => row(...cells))),
+    paragraph("small muted", "Validation images come from where the training images come from. A fault that both share, such as a sticker on every picture of a class, does not show in these numbers: go by what the prototypes show."),
     ...outcomeOf(state),
     make("h3", { textContent: "History" }),
     history.length ? make("ol", { className: "history" }, ...history) : paragraph("muted", "Nothing was edited yet."),

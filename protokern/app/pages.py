@@ -74,6 +74,12 @@ def _view(room: Room) -> Table:
     chosen = (
         set() if net is None else {one.number for one in (*net.prototypes, *net.forbidden) if one.place is not None}
     )
+    if net is not None and (chosen or net.forbidden or net.solved is not None):
+        tiles = {label: [value, detail] for label, value, detail in table["overview"]["tiles"]}
+        forbidden = f"{len(net.forbidden)} more are forbidden" if net.forbidden else ""
+        changed = {"Test accuracy": [tiles["Test accuracy"][0], "before the edits"]} if "Test accuracy" in tiles else {}
+        changed |= {"Prototypes": [str(len(net.prototypes)), forbidden]}
+        table["overview"]["tiles"] = [[label, *row] for label, row in {**tiles, **changed}.items()]
     for sheet in table["sheets"]:
         if sheet["index"] in chosen:
             sheet |= {"proof": _CHOSEN, "proof_name": _CHOSEN_NAME} if table["tested"] else {"proof_name": _CHOSEN_NAME}

@@ -22,7 +22,7 @@ def save_as(room: Room, name: str) -> dict[str, Any]:
         name: of the new run's folder: letters of ASCII, digits, ".", "_" and "-".
 
     Returns:
-        Its folder, and how many test images it answers rightly.
+        Its folder, and how many test images it answers rightly, and the net without edits.
 
     Raises:
         EditError: the name is no such name or is taken, nothing was edited, or the folder cannot be made.
@@ -42,4 +42,11 @@ def save_as(room: Room, name: str) -> dict[str, Any]:
         _, result = write_edited(editor.bench, net, editor.entries, folder, room.splits, room.features("test"))
     except OSError as error:
         raise EditError(f"The net could not be saved in {folder.parent} ({error.strerror or error}).") from error
-    return {"folder": str(folder), "name": name, "test": percent(result.accuracy), "images": result.images}
+    before = float(room.base("test").is_right.double().mean())
+    return {
+        "folder": str(folder),
+        "name": name,
+        "test": percent(result.accuracy),
+        "before": percent(before),
+        "images": result.images,
+    }

@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -255,9 +256,14 @@ def _near(room: Room, request: Request, body: bytes) -> dict[str, Any]:
 
 
 def _explain(room: Room, request: Request, body: bytes) -> dict[str, Any]:
-    reference = request.query_params.get("image", "")
+    reference, label = request.query_params.get("image", ""), _number(request, "class", -1)
+    if label >= len(room.run.classes):
+        raise DataError(f"class: must be from 0 to {len(room.run.classes) - 1}; got {label}.")
     with room.lock:
-        return view_asked(room, room.find(reference), reference, frame=_frame(request))
+        asked = room.find(reference)
+        if label >= 0 and not asked.split:
+            asked = replace(asked, label=label)
+        return view_asked(room, asked, reference, frame=_frame(request))
 
 
 def _ask(room: Room, request: Request, body: bytes) -> dict[str, Any]:

@@ -138,11 +138,11 @@ const explorerOf = (reply) => {
   larger.addEventListener("click", () => widen(1));
   smaller.addEventListener("click", () => widen(-1));
   const own = reply.split === "train" && reply.run === page.name && canEdit();
-  const use = own ? useForm(reply.item.name, () => [window.row + Math.floor((window.rows - 1) / 2), window.column + Math.floor((window.columns - 1) / 2)], reply.label) : null;
+  const use = own ? useForm(reply.item.name, () => [window.row + Math.floor((window.rows - 1) / 2), window.column + Math.floor((window.columns - 1) / 2)], reply.label, Boolean(live.choosing)) : null;
   const notOwn = !own && reply.split && reply.run === page.name && canEdit() ? paragraph("small muted", `This is one of the ${SPLIT_NAMES[reply.split]}. Patches of training images alone can become prototypes.`) : null;
   return make(
     "details",
-    { className: "evidence explorer" },
+    { className: "evidence explorer", open: Boolean(own && live.choosing) },
     make("summary", { textContent: "Look into its patches" }),
     paragraph("small muted", "Point at a patch, or drag over several, to see which prototypes are like it.", make("span", { className: "no-touch", textContent: " With the keyboard: arrow keys, with Shift for several." })),
     make("div", { className: "explorer-parts" }, picked, make("div", {}, told, make("div", { className: "buttons" }, seek, larger, smaller), use, notOwn)),
@@ -185,12 +185,13 @@ const answered = (reply, heading = "h3") => {
         const wasOpen = explorer.open;
         draw({ ...next, base: shown.base }, true).open = wasOpen;
       });
+    const known = shown.split ? null : trueClassOf(shown, (select, where) => again(select, where, select.value === "" ? {} : { class: select.value }));
     const old = make("div", { className: "old small", hidden: true }, "You have edited the net since. ");
     const repeat = button("Ask again", {});
     repeat.addEventListener("click", () => again(repeat, old, {}));
     old.append(repeat);
     if (shown.run === page.name) live.stale.add(old);
-    article.querySelector(".answer").append(old);
+    article.querySelector(".answer").append(...(known ? [known] : []), old);
     article.append(explorer, shown.tested ? paragraph("small muted", "The frames are tested: each was made as small as the similarity allows.") : checkOf(again));
     whole.replaceChildren(article);
     if (isAgain) title.focus({ preventScroll: true });
@@ -198,6 +199,14 @@ const answered = (reply, heading = "h3") => {
   };
   draw(reply, false);
   return whole;
+};
+
+// Of a photograph that was sent: what it is, as the reader knows; then the page says why it was not answered so.
+const trueClassOf = (shown, ask) => {
+  const select = make("select", {}, choiceOf("not told", ""), ...page.images.classes.map((text, index) => choiceOf(text, index, index === shown.label)));
+  const where = make("div", { className: "small true-class" }, make("label", {}, "It really is ", select));
+  select.addEventListener("change", () => ask(select, where));
+  return shown.run === page.name ? where : null;
 };
 
 const checkOf = (again) => {
@@ -213,6 +222,14 @@ const askAbout = async (base, file) => {
   return { ...reply, base };
 };
 
+const answerOf = (reply, result) => {
+  const [index, rows, columns] = reply.item.picture;
+  const go = make("button", { type: "button", className: "image-button", "aria-label": `Go to the reasons of ${reply.item.name}` }, picture(index, rows, columns, ""));
+  go.addEventListener("click", () => result.scrollIntoView());
+  const [, , probability] = reply.item.totals[0] ?? ["", "", ""];
+  return make("li", {}, go, make("p", {}, make("b", {}, name(reply.item.answer)), " ", make("span", { className: "small muted number", textContent: probability })), make("p", { className: "small muted file" }, name(reply.item.name)));
+};
+
 const drawAsk = (part) => {
   const results = make("div", { className: "results" });
   const told = make("p", { className: "away", role: "status" });
@@ -222,10 +239,14 @@ const drawAsk = (part) => {
   const also = part.others.map(([address, text]) => [make("input", { type: "checkbox", checked: true }), address, text]);
   const ask = async (files) => {
     closeAll();
-    for (const file of files) {
+    const group = make("div");
+    results.prepend(group);
+    const all = files.length > 1 ? make("ol", { className: "near answers" }) : null;
+    if (all) group.append(make("section", { className: "result" }, paragraph("small muted", `${files.length} photographs. Choose one to go to its reasons.`), all));
+    for (const [at, file] of files.entries()) {
       const result = make("section", { className: "result" }, paragraph("muted", "Looking at ", name(file.name), " …"));
-      results.prepend(result);
-      result.scrollIntoView();
+      group.append(result);
+      if (!at) (all ? group : result).scrollIntoView();
       const bases = ["", ...also.filter(([box]) => box.checked).map(([, address]) => address)];
       const columns = make("div", { className: bases.length > 1 ? "side-by-side" : "" });
       for (const base of bases) {
@@ -234,6 +255,7 @@ const drawAsk = (part) => {
           const head = bases.length > 1 ? make("h3", { className: "of-run" }, name(reply.run)) : null;
           columns.append(make("div", {}, ...(head ? [head] : []), answered(reply, "h4")));
           told.textContent = `${file.name}: ${reply.item.answer}`;
+          if (all && !base) all.append(answerOf(reply, result));
         } catch (error) {
           columns.append(trouble(error.message));
         }

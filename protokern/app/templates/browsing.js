@@ -22,6 +22,7 @@ const closeAll = () => {
 // Leads out of the dialogs to a section; the focus must be there before they tell that they are closed.
 const leaveFor = (hash) => {
   const target = document.querySelector(hash);
+  if (!target) return; // a prototype that an undo has taken away
   closeAll();
   setAddress(hash, "pushState");
   target.tabIndex = -1;
@@ -105,7 +106,7 @@ const imageCard = ([ref, [index, rows, columns], file, truth, answer, right, pro
 };
 
 const drawImages = (part) => {
-  const head = headOf("Images and answers", paragraph("prose muted", "What the net answers to the images of the run, with the probability that it gives its answer. Open one to see why; the prototype that misleads it can be corrected. Choose edits by the validation images: test images are a fair test only while nothing is chosen by them."));
+  const head = headOf("Images and answers", paragraph("prose muted", "What the net answers to the images of the run, with the probability that it gives its answer. Open one to see why; the prototype that misleads it can be corrected. The net learnt from the training images; the validation images chose its settings; the test images were never used, and are a fair test as long as no edit is chosen by them."));
   if (!part.there) return section("images", head, paragraph("muted", live.state.refusal));
   const pick = (label, options) => [label, make("select", {}, ...options.map(([value, text]) => choiceOf(text, value)))];
   const fields = {
@@ -152,9 +153,30 @@ const drawImages = (part) => {
   more.addEventListener("click", () => load(list.children.length));
   for (const [, select] of Object.values(fields)) select.addEventListener("change", () => load(0));
   live.loadImages = () => load(0, list.children.length);
+  live.showTraining = (ofClass) => {
+    for (const [key, value] of Object.entries({ split: "train", class: ofClass, verdict: "all", order: "data" })) fields[key][1].value = value;
+    load(0);
+  };
   const filter = make("div", { className: "filter" }, ...Object.values(fields).map(([label, select]) => make("label", {}, `${label} `, select)), told);
   load(0);
-  return section("images", head, filter, wrong, list, make("div", { className: "buttons" }, more));
+  return section("images", head, choosingNote, filter, wrong, list, make("div", { className: "buttons" }, more));
+};
+
+// Somebody who wants another patch for a prototype, or the first one of a class, chooses it among training images.
+const choosingNote = make("p", { className: "old", hidden: true, role: "status" });
+const startChoosing = (ofClass, number) => {
+  live.choosing = { number };
+  const what = number === null ? "a new prototype" : `prototype ${number}`;
+  const stop = button("Leave it", {});
+  stop.addEventListener("click", stopChoosing);
+  choosingNote.replaceChildren("Open a training image and mark the part that shall be ", what, ". ", stop);
+  choosingNote.hidden = false;
+  live.showTraining(ofClass);
+  leaveFor("#images");
+};
+const stopChoosing = () => {
+  live.choosing = null;
+  choosingNote.hidden = true;
 };
 
 // What a sheet shows of a prototype that was not known when the page was made.

@@ -24,6 +24,7 @@ const takeOver = ({ state, page: parts }) => {
   const old = live.state;
   const isNew = state.revision !== old.revision || Boolean(state.history) !== canEdit();
   live.state = state;
+  for (const done of document.querySelectorAll(".done")) done.replaceChildren(); // it may have been undone
   if (old.history && state.history) live.last = lastChange(old, state) ?? live.last;
   if (parts) redraw(parts);
   if (isNew) {
@@ -90,12 +91,12 @@ const markedGallery = (part) => {
 };
 
 // A patch of a training image as a new prototype, or in the place of another.
-const useForm = (image, patchOf, label) => {
+const useForm = (image, patchOf, label, isOpen = false) => {
   const classes = classChoice("Class of the new prototype", label ?? 0);
   const add = button("Add it", {});
   const numbers = make("select", { "aria-label": "Prototype that is replaced" });
   const put = button("Put it there", {});
-  const done = make("p", { className: "small", role: "status" });
+  const done = make("p", { className: "small done", role: "status" });
   const form = make(
     "details",
     { className: "use small" },
@@ -106,15 +107,18 @@ const useForm = (image, patchOf, label) => {
     done,
   );
   const offer = () => {
-    const chosen = numbers.value;
     const others = [...sheets.values()].filter((sheet) => !isForbidden(sheet.index));
+    const ofClass = others.find((sheet) => (sheet.classes ?? []).some(([, , index]) => index === label));
+    const chosen = numbers.value || String(live.choosing?.number ?? ofClass?.index ?? "");
     numbers.replaceChildren(...others.map((sheet) => choiceOf(`prototype ${sheet.index}, ${sheet.of}`, sheet.index, String(sheet.index) === chosen)));
   };
   const tell = (number) => {
     offer();
     done.replaceChildren("It is ", make("a", { href: `#prototype-${number}`, textContent: `prototype ${number}` }), " now.");
+    stopChoosing();
   };
   form.addEventListener("toggle", () => form.open && offer());
+  form.open = isOpen;
   add.addEventListener("click", () =>
     whileBusy(add, form, async () => {
       await change({ kind: "add", classes: [page.images.classes[Number(classes.value)]], image, patch: patchOf() });
@@ -165,8 +169,9 @@ const editPart = (sheet) => {
     return { kind: "assign", prototype: number, classes };
   });
   where.append(
-    paragraph("small muted", "Does it look at the wrong thing, a background or a label? Forbid it, and the net does without it. Or replace it: by one of its nearest patches below, or by a patch of any training image, see ", make("a", { href: "#images", textContent: "Images" }), "."),
+    paragraph("small muted", "Does it look at the wrong thing, a background or a label? Forbid it, and the net does without it. Or replace it by another patch of a training image: choose one, or take one of its nearest patches below, if they look at the right thing."),
     form,
+    chooseButton("Choose another patch for it", own.size ? [...own][0] : 0, number),
     make("details", { className: "small" }, make("summary", { textContent: "Give it to other classes" }), make("div", { className: "class-boxes" }, ...boxes.map(([text, box]) => make("label", {}, box, " ", name(text)))), make("div", { className: "buttons" }, assign)),
     ...outcomeNotes(),
   );
@@ -202,7 +207,7 @@ saveForm.addEventListener("submit", (event) => {
     try {
       const saved = await post("save", { name: saveField.value.trim() });
       savePlace.append(
-        make("div", { className: "saved", role: "status" }, make("p", {}, "Saved in ", name(saved.folder), `. It answers ${saved.test} of ${saved.images} test images rightly.`), make("p", { className: "small muted" }, "Every command takes it, for example ", make("code", { textContent: `protokern report ${saved.folder}` }))),
+        make("div", { className: "saved", role: "status" }, make("p", {}, "Saved in ", name(saved.folder), `. It answers ${saved.test} of ${saved.images} test images rightly; without the edits ${saved.before}.`), make("p", { className: "small muted" }, "Every command takes it. To open it here: ", make("code", { textContent: `protokern app ${saved.folder}` }))),
       );
     } finally {
       live.say("");
@@ -217,7 +222,19 @@ const sayChanged = ({ num_changed: changed, won, lost }) => {
   return `${changed} validation image${changed === 1 ? " is" : "s are"} answered differently than without edits: ${parts.filter(Boolean).join(", ")}.`;
 };
 const emptyNote = ({ empty }) =>
-  empty.length ? make("p", { className: "trouble" }, "No prototype is left for ", ...empty.flatMap((text, at) => (at ? [", ", name(text)] : [name(text)])), ": it can hardly be answered any more. Add one.") : null;
+  empty.length
+    ? make(
+        "div",
+        {},
+        make("p", { className: "trouble" }, "No prototype is left for ", ...empty.flatMap((text, at) => (at ? [", ", name(text)] : [name(text)])), ": it can hardly be answered any more. Add one."),
+        ...empty.map((text) => chooseButton(`Choose a patch for ${text}`, page.images.classes.indexOf(text), null)),
+      )
+    : null;
+const chooseButton = (text, ofClass, number) => {
+  const choose = button(text, {});
+  choose.addEventListener("click", () => startChoosing(ofClass, number));
+  return make("div", { className: "buttons" }, choose);
+};
 const outcomeNotes = () => (live.state.can_undo ? [paragraph("small", sayChanged(live.state)), emptyNote(live.state)].filter((one) => one !== null) : []);
 
 const outcomeOf = (state) => {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.app.browser.conftest import HOSTILE_FILES, Opened, Served, photograph, sent
+from tests.cli.pushed_run import CLASSES
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 from playwright.sync_api import expect
@@ -36,9 +37,10 @@ def ask(page: Page, name: str = "stripes.png") -> Any:
 
 def test_photographs_that_are_chosen_are_answered_with_reasons_the_newest_first(open_page: Opened, app: Served) -> None:
     page = open_page(app.address())
-    page.set_input_files("#photographs", [sent("one.png"), sent("two.png", photograph("down"))])
     results = page.locator("#ask .result .explained")
-    expect(results).to_have_count(2)
+    for place, name in enumerate(("one.png", "two.png")):
+        page.set_input_files("#photographs", [sent(name, photograph("down" if place else "across"))])
+        expect(results).to_have_count(place + 1)
     assert results.nth(0).locator(".answer p").first.inner_text() == "two.png"
     assert results.nth(1).locator(".answer p").first.inner_text() == "one.png"
     answer = results.nth(0).locator(".answer h3, .answer h4").inner_text()
@@ -55,6 +57,35 @@ def test_photographs_that_are_chosen_are_answered_with_reasons_the_newest_first(
     )
     assert len(widths) >= 8
     assert all(widths)
+
+
+def test_several_photographs_have_a_list_of_their_answers(open_page: Opened, app: Served) -> None:
+    page = open_page(app.address())
+    page.set_input_files(
+        "#photographs", [sent(f"{name}.png", photograph(name)) for name in ("across", "down", "across")]
+    )
+    answers = page.locator("#ask .answers li")
+    expect(answers).to_have_count(3)
+    results = page.locator("#ask .result .explained")
+    for place in range(3):
+        assert results.nth(place).locator(".answer h4").inner_text() in answers.nth(place).inner_text()
+    answers.nth(2).get_by_role("button").click()
+    expect(results.nth(2)).to_be_in_viewport()
+
+
+def test_who_knows_what_a_photograph_is_hears_why_it_was_not_answered_so(open_page: Opened, app: Served) -> None:
+    page = open_page(app.address())
+    page.set_input_files("#photographs", [sent("one.png")])
+    result = page.locator("#ask .explained")
+    answer = result.locator(".answer h4").inner_text()
+    other = next(name for name in CLASSES if name != answer)
+    result.get_by_label("It really is").select_option(label=other)
+    expect(result).to_contain_text(f"it is {other}")
+    assert result.locator(".tag").inner_text() == "wrong"
+    expect(result).to_contain_text(f"Why not {other}? The right answer.")
+    assert result.get_by_label("It really is").input_value() == str(CLASSES.index(other))
+    result.get_by_label("It really is").select_option(label="not told")
+    expect(result).to_contain_text("The right answer is not known here.")
 
 
 def test_a_photograph_can_be_dropped_and_pasted_wherever_the_reader_is(open_page: Opened, app: Served) -> None:
@@ -78,8 +109,8 @@ def test_what_is_no_image_is_told_in_a_sentence_and_the_next_one_is_answered(ope
     expect(page.locator("#ask .explained")).to_have_count(1)
     told = page.locator("#ask .trouble")
     assert told.count() == 2
-    assert name in told.nth(1).inner_text()
-    assert "empty.png" in told.nth(0).inner_text()
+    assert name in told.nth(0).inner_text()
+    assert "empty.png" in told.nth(1).inner_text()
     assert all("Traceback" not in text and len(text) < 400 for text in told.all_inner_texts())
 
 
@@ -89,7 +120,7 @@ def test_a_hostile_name_of_a_photograph_is_text(open_page: Opened, app: Served) 
     page.set_input_files("#photographs", [sent(name) for name in names])
     answers = page.locator("#ask .explained")
     expect(answers).to_have_count(3)
-    for answer, name in zip(answers.all(), reversed(names), strict=True):
+    for answer, name in zip(answers.all(), names, strict=True):
         assert name in answer.inner_text()
     assert page.locator("img[src=x]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -71,6 +71,39 @@ def test_a_prototype_is_forbidden_with_a_reason_and_the_page_says_at_once_what_t
     assert "forbidden a coat hanger" in page.locator("#prototype-2").inner_text()
 
 
+def test_another_patch_is_chosen_for_a_prototype_from_its_sheet(open_page: Opened, app: Served) -> None:
+    page = open_page(app.address())
+    open_sheet(page, 3).get_by_role("button", name="Choose another patch for it").click()
+    images = page.locator("#images")
+    expect(images).to_contain_text("Open a training image and mark the part that shall be prototype 3.")
+    assert images.get_by_label("Of the").input_value() == "train"
+    assert images.get_by_label("Class").input_value() == "1"
+    expect(images.locator(".file").first).to_contain_text("train/")
+    images.locator(".image-button").first.click()
+    shown = page.locator("#image-dialog")
+    expect(shown.locator(".patches")).to_be_visible()
+    assert shown.get_by_label("Prototype that is replaced").first.input_value() == "3"
+    shown.locator(".patches").click(position={"x": 9, "y": 9})
+    shown.get_by_role("button", name="Put it there").first.click()
+    expect(bar(page)).to_contain_text("Prototype 3 became a patch of train/")
+    page.keyboard.press("Escape")
+    expect(images.get_by_text("Open a training image and mark")).to_be_hidden()
+    images.locator(".image-button").first.click()  # nothing is chosen any more, so the image is only explained
+    expect(shown.get_by_text("Look into its patches")).to_be_visible()
+    expect(shown.locator(".patches")).to_be_hidden()
+
+
+def test_the_link_to_a_prototype_goes_when_the_edit_is_undone(open_page: Opened, app: Served) -> None:
+    page = open_page(app.address())
+    shown = open_training_image(page)
+    shown.get_by_role("button", name="Add it").click()
+    link = shown.get_by_role("link", name="prototype 6")
+    expect(link).to_be_visible()
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(bar(page)).to_contain_text("Undone")
+    expect(link).to_have_count(0)
+
+
 def test_an_edit_is_undone_and_done_again_and_the_focus_stays(open_page: Opened, app: Served) -> None:
     page = open_page(app.address())
     open_sheet(page, 0).get_by_role("button", name="Forbid it").click()

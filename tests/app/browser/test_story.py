@@ -45,13 +45,12 @@ def prototypes_on_stickers(folder: Path, birds: Stickered) -> list[int]:
     return on_sticker(push, training_images(folder), birds.boxes)
 
 
-def put_wing_in_place(page: Page, number: int, image: str, wing: tuple[float, float], class_name: str) -> None:
-    """Open a training image, point at the bird's wing, and put it in the place of a prototype."""
+def put_wing_in_place(page: Page, number: int, image: str, wing: tuple[float, float]) -> None:
+    """Choose another patch for a prototype: the wing in a training image."""
+    page.click(f"#prototype-{number} .name a")
+    page.locator("#sheet").get_by_role("button", name="Choose another patch for it").click()
     images = page.locator("#images")
-    images.get_by_label("Of the").select_option("train")
-    images.get_by_label("Class").select_option(class_name)
-    images.get_by_label("Answers").select_option("all")
-    images.get_by_label("Order").select_option("data")
+    expect(images.locator(".file").first).to_contain_text("train/")
     look = images.locator(f'.image-button[aria-label*="{image}"]')
     more = images.get_by_role("button", name="Show more")
     while not look.count():
@@ -59,14 +58,12 @@ def put_wing_in_place(page: Page, number: int, image: str, wing: tuple[float, fl
         page.wait_for_timeout(100)
     look.click()
     shown = page.locator("#image-dialog")
-    shown.get_by_text("Look into its patches").click()
     patches = shown.locator(".patches")
     patches.scroll_into_view_if_needed()
     box = patches.bounding_box()
     assert box is not None
     patches.click(position={"x": wing[0] * box["width"], "y": wing[1] * box["height"]})
-    shown.locator(".explorer").get_by_text("Make it a prototype").first.click()
-    shown.get_by_label("Prototype that is replaced").first.select_option(str(number))
+    assert shown.get_by_label("Prototype that is replaced").first.input_value() == str(number)
     shown.get_by_role("button", name="Put it there").first.click()
     expect(page.locator("#bar-text")).to_contain_text(f"Prototype {number} became a patch of {image}", timeout=30_000)
     page.keyboard.press("Escape")
@@ -96,7 +93,7 @@ def test_three_edits_on_the_page_bring_the_accuracy_back(open_page: Opened, tmp_
         assert found
         wings = [(name, clean.wings[name]) for name in training_images(folder) if name in clean.wings]
         for number, (name, wing) in zip(found[:EDITS], wings, strict=False):
-            put_wing_in_place(page, number, name, wing, stickered.class_name)
+            put_wing_in_place(page, number, name, wing)
         page.get_by_label("Name").fill("mended")
         page.get_by_role("button", name="Save as a new run").click()
         expect(page.locator(".saved")).to_contain_text("Saved in")

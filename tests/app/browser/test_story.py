@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,15 @@ from protokern.nn import evaluating
 from protokern.runs.data import open_data
 from protokern.runs.open import open_run
 from tests.app.browser.conftest import Opened, serve
-from tests.app.stickers import Stickered, on_sticker, train_on, write_birds, write_stickered_birds
+from tests.app.stickers import (
+    Stickered,
+    on_sticker,
+    train_on,
+    train_on_photographs,
+    write_birds,
+    write_stickered_birds,
+    write_stickered_copy,
+)
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 from playwright.sync_api import expect
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 EDITS = 3
+PHOTOGRAPHS = (
+    "PROTOKERN_PHOTOGRAPHS"  # a folder with train/ and test/, such as Oxford-IIIT Pet's; its second class is taken
+)
 
 
 def evaluated(folder: Path) -> Evaluation:
@@ -103,3 +115,37 @@ def test_three_edits_on_the_page_bring_the_accuracy_back(open_page: Opened, tmp_
     mended = evaluated(tmp_path / "mended")
     assert mended.accuracy >= without.accuracy - 0.02
     assert not prototypes_on_stickers(tmp_path / "mended", stickered)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PHOTOGRAPHS not in os.environ, reason=f"{PHOTOGRAPHS} names no folder of photographs")
+def test_three_edits_on_the_page_mend_a_net_of_photographs(open_page: Opened, tmp_path: Path) -> None:
+    source = Path(os.environ[PHOTOGRAPHS])
+    class_name = sorted(path.name for path in (source / "train").iterdir() if path.is_dir())[1]
+    stickered = write_stickered_copy(source, tmp_path / "stickered", class_name)
+    without = evaluated(train_on_photographs(source, tmp_path / "without"))
+    folder = train_on_photographs(stickered.folder, tmp_path / "photos-1")
+    fooled = evaluated(folder)
+    served = serve([folder])
+    try:
+        page = open_page(served.address())
+        page.set_default_timeout(30_000)
+        found = prototypes_on_stickers(folder, stickered)
+        for number in found[:EDITS]:
+            page.click(f"#prototype-{number} .name a")
+            sheet = page.locator("#sheet")
+            sheet.get_by_label(f"Why prototype {number} is forbidden").fill("a sticker")
+            sheet.get_by_role("button", name="Forbid it").click()
+            expect(page.locator("#bar-text")).to_contain_text(
+                f"Prototype {number} was forbidden: a sticker", timeout=30_000
+            )
+            page.keyboard.press("Escape")
+        page.get_by_label("Name").fill("mended")
+        page.get_by_role("button", name="Save as a new run").click()
+        expect(page.locator(".saved")).to_contain_text("Saved in", timeout=30_000)
+    finally:
+        served.stop()
+    mended = evaluated(tmp_path / "mended")
+    said = f"without {without.accuracy:.1%}, fooled {fooled.accuracy:.1%}, mended {mended.accuracy:.1%} by {found}"
+    assert fooled.accuracy < without.accuracy - 0.05, said
+    assert mended.accuracy >= without.accuracy - 0.02, said

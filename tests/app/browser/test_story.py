@@ -109,6 +109,7 @@ def test_three_edits_on_the_page_bring_the_accuracy_back(open_page: Opened, tmp_
         page.get_by_label("Name").fill("mended")
         page.get_by_role("button", name="Save as a new run").click()
         expect(page.locator(".saved")).to_contain_text("Saved in")
+        page.close()  # before the server, which it would miss
     finally:
         served.stop()
 
@@ -143,6 +144,7 @@ def test_three_edits_on_the_page_mend_a_net_of_photographs(open_page: Opened, tm
         page.get_by_label("Name").fill("mended")
         page.get_by_role("button", name="Save as a new run").click()
         expect(page.locator(".saved")).to_contain_text("Saved in", timeout=30_000)
+        page.close()
     finally:
         served.stop()
     mended = evaluated(tmp_path / "mended")

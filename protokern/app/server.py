@@ -6,8 +6,11 @@ import json
 import logging
 import re
 import secrets
+import signal
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -118,8 +121,31 @@ def make_app(rooms: Sequence[Room], token: str, port: int) -> Any:
 
 
 def make_server(app: Any) -> uvicorn.Server:
-    """What runs an app of `make_app` on a socket, and can be told to stop."""
+    """What runs an app of `make_app` on a socket, and can be told to stop; in the main thread signals tell it, too.
+
+    Its `stopped_by` is then the signal. Left to itself, uvicorn raises the signal again as it ends, and swallows it at
+    some moments.
+    """
     import uvicorn
+
+    class Server(uvicorn.Server):
+        stopped_by: int | None = None
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+        def _stop(self, number: int, frame: object) -> None:
+            self.force_exit = self.should_exit and number == signal.SIGINT  # the second Ctrl-C does not wait
+            self.stopped_by, self.should_exit = number, True
 
     config = uvicorn.Config(
         app,
@@ -130,12 +156,15 @@ def make_server(app: Any) -> uvicorn.Server:
         ws="none",
         timeout_graceful_shutdown=_LAST_ANSWERS,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
-def serve(app: Any, listening: socket.socket) -> None:
-    """Answer until the process is stopped."""
-    make_server(app).run(sockets=[listening])
+def serve(app: Any, listening: socket.socket) -> int | None:
+    """Answer until the process is stopped; return the signal that did it, or None if it came before all answers."""
+    server = make_server(app)
+    server.run(sockets=[listening])
+    stopped_by: int | None = getattr(server, "stopped_by", None)
+    return stopped_by
 
 
 async def _page(room: Room, others: list[list[str]], request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from protokern.errors import ConfigError
 if TYPE_CHECKING:
     from protokern.app.room import Room
 
+TERMINATED = 143  # the exit code after SIGTERM
 _LAST_STEP = 10.0  # seconds for a batch of images that is being read when the server ends
 _log = logging.getLogger(__name__)
 
@@ -52,8 +54,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"{room.name}: http://{HOST}:{port}{room.address}", flush=True)
         print("Only this machine can open these addresses. Ctrl-C ends the server; edits are kept.", flush=True)
         with _preparing(rooms):
-            serve(make_app(rooms, token, port), listening)
-    return 0
+            stopped_by = serve(make_app(rooms, token, port), listening)
+    if stopped_by == signal.SIGTERM:
+        return TERMINATED
+    raise KeyboardInterrupt
 
 
 def _check_different(rooms: Sequence[Room]) -> None:

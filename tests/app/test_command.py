@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -64,13 +65,18 @@ def test_data_that_are_not_there_are_refused(
     assert str(tmp_path / "no") in refusal(capsys, str(pushed.folder), "--data", str(tmp_path / "no"), "--port", "0")
 
 
+@pytest.mark.parametrize(("stopped_by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 130)])
 def test_every_run_has_an_address_and_its_turn(
-    copy_run: Callable[[], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copy_run: Callable[[], Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_by: int | None,
+    code: int,
 ) -> None:
     before = threading.active_count()
     served = []
-    monkeypatch.setattr(server, "serve", lambda app, listening: served.append(app))
-    assert main(["app", str(copy_run()), str(copy_run()), "--port", "0", "--device", "cpu"]) == 0
+    monkeypatch.setattr(server, "serve", lambda app, listening: served.append(app) or stopped_by)
+    assert main(["app", str(copy_run()), str(copy_run()), "--port", "0", "--device", "cpu"]) == code
     one, two, last = capsys.readouterr().out.splitlines()
     assert one.startswith("run: http://127.0.0.1:")
     assert one.endswith("/0/")

@@ -75,7 +75,12 @@ def test_every_run_has_an_address_and_its_turn(
 ) -> None:
     before = threading.active_count()
     served = []
-    monkeypatch.setattr(server, "serve", lambda app, listening: served.append(app) or stopped_by)
+
+    def serve(app: object, listening: object) -> int | None:
+        served.append(app)
+        return stopped_by
+
+    monkeypatch.setattr(server, "serve", serve)
     assert main(["app", str(copy_run()), str(copy_run()), "--port", "0", "--device", "cpu"]) == code
     one, two, last = capsys.readouterr().out.splitlines()
     assert one.startswith("run: http://127.0.0.1:")

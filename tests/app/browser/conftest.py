@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.pushed_run import PushedRun, make_pool_run, make_run
-from tests.report.browser.conftest import find_chromium
+from tests.report.browser.conftest import browser as browser  # a fixture
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'protokern[app]'")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'protokern[app]'")
@@ -134,18 +134,6 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = serve([one.folder.rename(one.folder.with_name(f"run-{k}")) for k, one in enumerate(runs)])
     yield served
     served.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    path = find_chromium()
-    if path is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @dataclass

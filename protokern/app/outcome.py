@@ -30,6 +30,8 @@ def view_edits(room: Room, shelf: Shelf) -> Table:
     editor, net = room.editor, room.current.net
     assert net is not None
     names = room.run.classes
+    if room.numbers is None:  # pages ask every few seconds
+        room.numbers = _numbers(room, net)
     return {
         "busy": editor.busy,
         "can_undo": editor.can_undo,
@@ -37,7 +39,7 @@ def view_edits(room: Room, shelf: Shelf) -> Table:
         "history": [[say_edit(one.edit), one.counts] for one in editor.edits],
         "forbidden": [[card.index, _reason(net, card.index)] for card in room.current.forbidden],
         "limits": [[k, limit.own, limit.others] for k, limit in sorted(net.limits.items())],
-        "numbers": _numbers(room, net),
+        "numbers": room.numbers,
         "empty": [names[k] for k in net.empty_classes],
         "num_changed": len(net.changed),
         "won": sum(one.after == one.label for one in net.changed),

@@ -11,7 +11,6 @@ from torch import Tensor
 from protokern.app.outcome import view_edits
 from protokern.app.pictures import AddressShelf
 from protokern.app.room import Asked, Room
-from protokern.explain.boxes import cell_box
 from protokern.explain.images import explain_for_people, with_prototypes
 from protokern.explain.prototype_frames import frame_prototypes, other_image
 from protokern.explain.prototypes import describe_prototypes
@@ -40,14 +39,12 @@ def view_page(room: Room, others: list[list[str]]) -> Table:
     at = next(place for place, row in enumerate(nav) if row[0] == "prototypes")
     nav[at + 1 : at + 1] = [[_AFTER, "Edits"]]
     nav[0:1] = [nav[0], *map(list, _NAV)]
-    grid = None if room.files is None else list(room.files.grid)
     return table | {
         "nav": nav,
         "title": f"{room.name}, protokern app",
         "ask": {"others": others},
         "images": {"classes": list(room.run.classes), "there": room.splits is not None},
         "edits": {},
-        "grid": grid,
         "name": room.name,
         "state": view_state(room),
     }
@@ -71,15 +68,14 @@ def _view(room: Room) -> Table:
     """The report, in which prototypes that a person chose say so: no frame was sought for them."""
     table, _ = view_report(room.report(), shelf=AddressShelf(room.pictures))
     net = room.current.net
-    chosen = (
-        set() if net is None else {one.number for one in (*net.prototypes, *net.forbidden) if one.place is not None}
-    )
-    if net is not None and (chosen or net.forbidden or net.solved is not None):
-        tiles = {label: [value, detail] for label, value, detail in table["overview"]["tiles"]}
-        forbidden = f"{len(net.forbidden)} more are forbidden" if net.forbidden else ""
-        changed = {"Test accuracy": [tiles["Test accuracy"][0], "before the edits"]} if "Test accuracy" in tiles else {}
-        changed |= {"Prototypes": [str(len(net.prototypes)), forbidden]}
-        table["overview"]["tiles"] = [[label, *row] for label, row in {**tiles, **changed}.items()]
+    if net is None or not room.editor.can_undo:
+        return table
+    chosen = {one.number for one in (*net.prototypes, *net.forbidden) if one.place is not None}
+    tiles = {label: [value, detail] for label, value, detail in table["overview"]["tiles"]}
+    forbidden = f"{len(net.forbidden)} more are forbidden" if net.forbidden else ""
+    changed = {"Test accuracy": [tiles["Test accuracy"][0], "before the edits"]} if "Test accuracy" in tiles else {}
+    changed |= {"Prototypes": [str(len(net.prototypes)), forbidden]}
+    table["overview"]["tiles"] = [[label, *row] for label, row in {**tiles, **changed}.items()]
     for sheet in table["sheets"]:
         if sheet["index"] in chosen:
             sheet |= {"proof": _CHOSEN, "proof_name": _CHOSEN_NAME} if table["tested"] else {"proof_name": _CHOSEN_NAME}
@@ -168,10 +164,3 @@ def _cells(room: Room, activation: Tensor) -> list[list[list[Any]]]:
         [[cards[row].index, decimal(value)] for row, value in zip(rows, values, strict=True)]
         for rows, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def mark_of(room: Room, patch: int, grid: tuple[int, int]) -> list[int] | None:
-    """The box of a patch in the images of the run."""
-    if room.files is None:
-        return None
-    return list(cell_box(grid, divmod(patch, grid[1]), room.files.image_size))

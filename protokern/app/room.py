@@ -98,6 +98,7 @@ class Room:
         doing: what `prepare` does, in words; empty once it is done.
         refusal: why nothing can be edited; empty if it can be.
         current: the net that is shown.
+        numbers: what was computed of it for people; None: nothing yet.
     """
 
     def __init__(self, run: OpenRun, splits: RunData | None, address: str) -> None:
@@ -112,6 +113,7 @@ class Room:
         self.doing = "The images of the run are being read." if splits is not None else ""
         self.refusal = NO_DATA if splits is None else ""
         self.current = Current(revision=0, run=run, cards=self.cards)
+        self.numbers: list[list[str]] | None = None
         self._editor: Editor | None = None
         self._features: dict[str, SplitFeatures] = {}
         self._base: dict[str, Answers] = {}
@@ -180,7 +182,7 @@ class Room:
         assert self.splits is not None
         editor = self._editor
         self.current = current_net(self.run, editor.net, editor.revision, self.cards, self.files, self.splits)
-        self._answers = {}
+        self._answers, self.numbers = {}, None
 
     @property
     def editor(self) -> Editor:

@@ -1,1 +1,1 @@
-"""Corrections by people: forbid, replace, add, move or share prototypes; the last layer is solved again after each."""
+"""Corrections by people: other prototypes, other classes of prototypes, limits of classes; then the last layer anew."""

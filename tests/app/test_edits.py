@@ -23,6 +23,7 @@ EDITS = (
     {"kind": "assign", "prototype": 0, "classes": [CLASSES[1]]},
     {"kind": "forbid", "prototype": 6},
     {"kind": "keep", "prototype": 6},
+    {"kind": "limit", "classes": [CLASSES[0]], "own": "for", "others": "against"},
 )
 
 
@@ -47,7 +48,7 @@ def test_a_saved_net_is_that_of_the_command(served: Served, tmp_path: Path, caps
     for count, edit in enumerate(EDITS, start=1):
         assert act(served, edit)["state"]["revision"] == count
     act(served, {"kind": "forbid", "prototype": 2})
-    act(served, {"kind": "undo"}, revision=7)
+    act(served, {"kind": "undo"}, revision=8)
     saved = served.post("save", {"name": "saved"})
     assert saved.status == 200
     assert saved.json["folder"] == str(run.parent / "saved")

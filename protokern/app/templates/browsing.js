@@ -155,6 +155,7 @@ const drawImages = (part) => {
   live.loadImages = () => load(0, list.children.length);
   live.showTraining = (ofClass) => {
     for (const [key, value] of Object.entries({ split: "train", class: ofClass, verdict: "all", order: "data" })) fields[key][1].value = value;
+    list.replaceChildren(); // the images that were there cannot be chosen
     load(0);
   };
   const filter = make("div", { className: "filter" }, ...Object.values(fields).map(([label, select]) => make("label", {}, `${label} `, select)), told);

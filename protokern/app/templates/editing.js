@@ -264,7 +264,7 @@ const renderEdits = () => {
     ...outcomeOf(state),
     make("h3", { textContent: "History" }),
     history.length ? make("ol", { className: "history" }, ...history) : paragraph("muted", "Nothing was edited yet."),
-    make("h3", { textContent: "What prototypes may say" }),
+    make("h3", { textContent: "Limits" }),
     limitsPart(),
     make("h3", { textContent: "Save" }),
     paragraph("small muted", "The run itself is never changed. Its edits stay with it when this page is closed. Saving makes a run of its own."),

@@ -71,6 +71,28 @@ def test_a_prototype_is_forbidden_with_a_reason_and_the_page_says_at_once_what_t
     assert "forbidden a coat hanger" in page.locator("#prototype-2").inner_text()
 
 
+def test_a_class_is_limited_and_the_limit_is_lifted(open_page: Opened, app: Served) -> None:
+    page = open_page(app.address())
+    edits = page.locator("#edits")
+    edits.get_by_text("Limit what speaks for a class").click()
+    edits.get_by_label("Class that is limited").select_option(label=CLASSES[1])
+    edits.get_by_label("How prototypes of other classes may speak").select_option(label="not at all")
+    edits.get_by_role("button", name="Limit it").click()
+    said = f"For {CLASSES[1]}: its own prototypes speak only for it; prototypes of other classes say nothing about it"
+    expect(bar(page)).to_contain_text(said)
+    assert history(page) == [said]
+    expect(edits.locator(".limits")).to_contain_text(
+        f"{CLASSES[1]}: its own prototypes may speak only for it, those of other classes not at all."
+    )
+    weight = app.rooms[0].current.run.model.prototype_weight  # (K, P)
+    is_own = app.rooms[0].current.run.model.class_identity[:, 1] > 0
+    assert bool((weight[1][is_own] >= 0).all())
+    assert not weight[1][~is_own].any()
+    edits.get_by_role("button", name=f"Lift the limit of {CLASSES[1]}").click()
+    expect(edits.locator(".limits")).to_have_count(0)
+    assert history(page)[1] == f"For {CLASSES[1]}: no limit any more"
+
+
 def test_another_patch_is_chosen_for_a_prototype_from_its_sheet(open_page: Opened, app: Served) -> None:
     page = open_page(app.address())
     open_sheet(page, 3).get_by_role("button", name="Choose another patch for it").click()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,14 +51,8 @@ class Answers:
     def columns(self, rows: Sequence[int]) -> Answers:
         """Of some prototypes, in this order; the logits are those of the net with all."""
         index = torch.as_tensor(rows, dtype=torch.int64)
-        return Answers(
-            labels=self.labels,
-            logits=self.logits,
-            abstains=self.abstains,
-            activation=self.activation[:, index],
-            distance=self.distance[:, index],
-            patch=self.patch[:, index],
-            grid=self.grid,
+        return replace(
+            self, activation=self.activation[:, index], distance=self.distance[:, index], patch=self.patch[:, index]
         )
 
 

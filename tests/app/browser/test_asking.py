@@ -151,7 +151,9 @@ def test_the_patches_tell_what_is_like_them_by_pointer_and_by_keyboard(open_page
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=3)
     page.mouse.up()
-    side = page.locator("#page").evaluate("(one) => JSON.parse(one.textContent).grid[0]")
+    files = app.rooms[0].files
+    assert files is not None
+    side = files.grid[0]
     expect(told).to_contain_text(f"{side} by {side} patches.")
     mark = patches.locator(".window").bounding_box()
     assert mark is not None

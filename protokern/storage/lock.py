@@ -24,9 +24,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _HOLDER = b"process "
 # What a run writes, by folder; nothing else is ever removed as a leftover.
 _OF_A_RUN = {
-    "": re.compile(r"run\.toml|log\.jsonl|metrics\.json|prototypes"),
+    "": re.compile(r"run\.toml|log\.jsonl|(metrics|split|forbidden|imported)\.json|prototypes"),
     "checkpoints": re.compile(r"latest\.json|[a-z_][a-z0-9_-]*"),
-    "prototypes": re.compile(r"\.protokern-outputs\.jsonl"),
+    "prototypes": re.compile(r"prototypes\.json|\.protokern-outputs\.jsonl"),
     "report": re.compile(r"index\.html|\.protokern-outputs\.jsonl"),
     "importance": re.compile(r"[a-z-]+\.(csv|json|svg|png)|protokern|\.protokern-outputs\.jsonl"),
 }

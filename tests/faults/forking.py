@@ -6,6 +6,7 @@ Answers go out as JSON lines: the exit `code` (negative: the signal that ended i
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -19,10 +20,21 @@ from typing import Any
 
 import torch
 
-import protokern.cli.report
-import protokern.cli.training
-import protokern.explain.prototypes  # noqa: F401 - imported here so that no fork has to
 from protokern.cli.main import main
+
+# Imported here so that no fork has to.
+for _name in (
+    "matplotlib.figure",
+    "matplotlib.font_manager",
+    "protokern.cli.report",
+    "protokern.cli.train",
+    "protokern.explain.prototypes",
+    "protokern.models.protopnet",
+    "scipy.optimize",
+    "scipy.stats",
+    "torch._dynamo",
+):
+    importlib.import_module(_name)
 
 
 def serve() -> None:

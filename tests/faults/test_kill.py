@@ -37,6 +37,8 @@ def test_killed_at_thirty_random_moments_a_run_ends_with_the_same_bits(
             continue
         assert result.code == 0, result.error
         check_same(folder, whole.outcome)
+        if "kill_after" in faults[-1]:
+            faults[-1]["kill_after"] /= 2  # the machine has become faster since the whole run was timed
         ended += 1
         folder = tmp_path / str(ended) / "run"
     assert forks.train(folder).code == 0

@@ -86,13 +86,17 @@ def test_what_killed_processes_left_is_removed(tmp_path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     alive = tmp_path / f".prototypes.{os.getppid()}.tmp"
-    litter = [tmp_path / f".prototypes.{dead.pid}.tmp", tmp_path / "report" / f".index.html.{dead.pid}.tmp"]
+    litter = [tmp_path / f".prototypes.{dead.pid}.tmp"]
     litter += [tmp_path / "checkpoints" / f".joint-2.{os.getpid()}.tmp"]  # in a container all have our number
-    for path in (alive, litter[0], litter[2]):
+    for path in (alive, *litter):
         path.mkdir(parents=True)
         (path / "half").write_bytes(b"")
-    litter[1].parent.mkdir()
-    litter[1].write_bytes(b"half")
+    names = ("split.json", "forbidden.json", "imported.json", "prototypes/prototypes.json", "report/index.html")
+    for name in names:
+        place = tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        litter.append(place.with_name(f".{place.name}.{dead.pid}.tmp"))
+        litter[-1].write_bytes(b"half")
     (tmp_path / "away").symlink_to(tmp_path.parent)
     (tmp_path / ".gitignore").write_text("")
     with lock_run(tmp_path):

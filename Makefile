@@ -162,7 +162,7 @@ update-constraints: ## Install the newest packages in NEWEST_VENV, check and tes
 test-cpp: install ## Build the C++ core with CMake alone, run its tests, also under sanitizers; compile the CUDA kernels if nvcc is there
 	$(WITH_PATH) cmake -S . -B build/test -G Ninja -DPROTOKERN_TESTS=ON
 	$(WITH_PATH) cmake --build build/test
-	$(WITH_PATH) ctest --test-dir build/test --output-on-failure
+	$(WITH_PATH) ctest --test-dir build/test --output-on-failure -j 2
 	$(WITH_PATH) cmake -S . -B build/sanitized -G Ninja -DPROTOKERN_TESTS=ON -DPROTOKERN_SANITIZE=ON
 	$(WITH_PATH) cmake --build build/sanitized
 	$(WITH_PATH) ctest --test-dir build/sanitized --output-on-failure -j 2 -E '^tiles_(avx512bf16|amx)$$'

@@ -24,14 +24,15 @@ PAGE = ROOT / "docs" / "results.md"
 CONFIGS = ROOT / "examples" / "configs"
 PLACE = Place("accuracies", "accuracy")
 Read = TypeVar("Read")
-# Settings of [model] in which a run may differ from its recipe, and what the row is then called besides.
-VARIED: dict[str, Callable[[Any], str]] = {
-    "weights": lambda _: "fine-tuned",
-    "backbone_stage": lambda stage: f"stage {stage}",
-    "salience": lambda power: f"salience {power:g}",
-    "salience_stage": lambda _: "plain salience",
-    "prototypes_per_class": lambda number: f"{number} a class",
-    "correct_class_weight": lambda _: "",  # goes with the number
+# Settings in which a run may differ from its recipe, and what the row is then called besides.
+VARIED: dict[tuple[str, str], Callable[[Any], str]] = {
+    ("model", "weights"): lambda _: "fine-tuned",
+    ("model", "backbone_stage"): lambda stage: f"stage {stage}",
+    ("model", "salience"): lambda power: f"salience {power:g}",
+    ("model", "salience_stage"): lambda _: "plain salience",
+    ("model", "prototypes_per_class"): lambda number: f"{number} a class",
+    ("model", "correct_class_weight"): lambda _: "",  # goes with the number
+    ("data", "image_size"): lambda side: f"{side} pixels",
 }
 STAGES = ("joint", "hardening", "push", "live", "last_layer", "prune", "pruned_last_layer")
 
@@ -41,10 +42,10 @@ class AccuracyRow:
     """What one run reached; accuracies in percent, on the test images unless it says `val`.
 
     Attributes:
-        config: the file of examples/configs that was trained, without its ending; with ", fine-tuned" where the weights
-            of the backbone came from a file, ", stage N" for an earlier stage of it, and ", plain salience" without the
-            recipe's `model.salience_stage`; with ", frozen" where an earlier version of the file left the backbone as
-            it was. Or "black box", see benchmarks/scenarios/black_box.py.
+        config: the file of examples/configs that was trained, without its ending, and how the run differs from it, as
+            `VARIED` says it, such as ", fine-tuned" where the weights of the backbone came from a file; with ", frozen"
+            where an earlier version of the file left the backbone as it was. Or "black box", see
+            benchmarks/scenarios/black_box.py.
         joint: before the push, of the last epoch of a model without a push, or of a black box; None for a model that
             makes its choices final before that, or that has no such stage.
         hardening: with those choices final; None for a model that makes none.
@@ -119,18 +120,22 @@ def recipe_of(config: dict[str, Any]) -> str:
     Raises:
         ValueError: no file has the other settings, or two files are equally near.
     """
-    free = {("train", "seed"), *(("model", key) for key in VARIED)}
+    free = {("train", "seed"), *VARIED}
     found = []
     for path in sorted(CONFIGS.glob("*.toml")):
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         wanted = {(table, key): value for table, values in recipe.items() for key, value in values.items()}
         held = {place: value for place, value in wanted.items() if place not in free}
         if all(config.get(table, {}).get(key) == value for (table, key), value in held.items()):
-            model = load_config(path).model
-            changed = [key for key in VARIED if config["model"].get(key) != getattr(model, key, None)]
+            given = load_config(path)
+            changed = [
+                (table, key)
+                for table, key in VARIED
+                if config[table].get(key) != getattr(getattr(given, table), key, None)
+            ]
             if not config["model"].get("salience"):  # then no stage can weigh
-                changed = [key for key in changed if key != "salience_stage"]
-            words = [VARIED[key](config["model"].get(key)) for key in changed]
+                changed = [place for place in changed if place != ("model", "salience_stage")]
+            words = [VARIED[table, key](config[table].get(key)) for table, key in changed]
             found.append((len(changed), ", ".join([path.stem, *(word for word in words if word)])))
     nearest = [name for count, name in found if count == min(found)[0]]
     if len(nearest) != 1:

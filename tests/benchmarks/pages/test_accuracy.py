@@ -114,6 +114,13 @@ def test_a_run_with_other_salience_or_another_number_of_prototypes_is_told_apart
     assert read_run(run).config == "photographs, salience 0, 10 a class"
 
 
+def test_a_run_on_images_of_another_size_is_told_apart(run: Path) -> None:
+    path = run / "run.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("image_size = 224", "image_size = 320"), encoding="utf-8")
+    assert read_run(run).config == "clothing10, 320 pixels"
+
+
 def test_a_run_with_other_settings_is_refused(run: Path) -> None:
     text = (run / "run.toml").read_text(encoding="utf-8")
     (run / "run.toml").write_text(text.replace("joint_epochs = 6", "joint_epochs = 7"), encoding="utf-8")

@@ -37,9 +37,9 @@ def test_killed_at_thirty_random_moments_a_run_ends_with_the_same_bits(
             continue
         assert result.code == 0, result.error
         check_same(folder, whole.outcome)
-        if "kill_after" in faults[-1]:
-            faults[-1]["kill_after"] /= 2  # the machine has become faster since the whole run was timed
         ended += 1
+        # The run ended before that: the machine is faster than it was, or a run does not write as often.
+        faults[-1] = {name: type(when)(when / 2) for name, when in faults[-1].items()}
         folder = tmp_path / str(ended) / "run"
     assert forks.train(folder).code == 0
     check_same(folder, whole.outcome)

@@ -11,7 +11,7 @@ from typing import Any
 from protokern.cli.arguments import add_run_arguments
 from protokern.cli.ensemble import evaluate_ensemble
 from protokern.cli.show import marked, show_progress
-from protokern.cli.strangers import judge_strangers
+from protokern.cli.strangers import KEEP, check_keep, judge_strangers
 from protokern.data.any_folder import list_images
 from protokern.evaluate import evaluate
 from protokern.inputs.loaders import ordered_loader
@@ -38,14 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strangers",
         metavar="DIR",
         type=Path,
-        help="a folder of images of none of the classes: how many of them are taken for one, by thresholds that keep "
-        "95 %% of the validation images",
+        help="a folder of images of none of the classes: how many of them are taken for one",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="SHARE",
+        type=float,
+        help="of the validation images, the share whose answers the thresholds for strangers keep: fewer keep more "
+        f"strangers out; default: {KEEP}",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the numbers as JSON and CSV; default: the run folder")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table of the classes, and as the last line {"checkpoint", "split", ..., "accuracy", "images"}."""
+    keep = check_keep(args.keep, args.strangers)
     if is_ensemble(args.run):
         return evaluate_ensemble(args, _IN_WORDS)
     device = choose_device(args.device)
@@ -82,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         line["abstained"] = result.abstained
     told = []
     if strangers is not None:
-        found = judge_strangers(opened, splits, images, args.strangers, strangers)
+        found = judge_strangers(opened, splits, images, args.strangers, strangers, keep)
         line["strangers"], told = found.numbers(), found.lines(_IN_WORDS[args.split])
     line |= {"accuracy": result.accuracy, "images": result.images}
     warnings = run_warnings(opened, splits, scores, _IN_WORDS[args.split])

@@ -20,7 +20,7 @@ from protokern.report.numbers import percent
 from protokern.runs.data import read_photographs
 from protokern.runs.open import OpenRun
 
-SHARE = 0.95  # of the validation images that keep their answers
+KEEP = 0.95  # of the validation images, the share that keep their answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Judged:
         abstained: share of them to which the model gives no answer.
         taken: share of them whose answer is believed, the false positive rate.
         own_taken: share of the images of the evaluated split whose answer is believed.
+        keep: share of the validation images whose answer the thresholds keep.
         thresholds: by class name.
     """
 
@@ -41,6 +42,7 @@ class Judged:
     abstained: float
     taken: float
     own_taken: float
+    keep: float
     thresholds: dict[str, float]
 
     def numbers(self) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class Judged:
             "abstained": self.abstained,
             "false_positive_rate": self.taken,
             "believed": self.own_taken,
+            "keep": self.keep,
             "thresholds": self.thresholds,
         }
 
@@ -60,13 +63,28 @@ class Judged:
         return [
             f"{self.images} strangers in {self.folder}: {percent(refused)} none of these "
             f"({percent(self.abstained)} without any score), {percent(self.taken)} taken for a class",
-            f"the thresholds keep {SHARE:.0%} of the validation images, and {percent(self.own_taken)} of the {split} "
-            "images",
+            f"the thresholds keep {percent(self.keep)} of the validation images, "
+            f"and {percent(self.own_taken)} of the {split} images",
         ]
 
 
+def check_keep(keep: float | None, strangers: Path | None) -> float:
+    """The share of the validation images that keep their answers: `--keep`, or 0.95 without it.
+
+    Raises:
+        ConfigError: it is out of range, or there are no strangers.
+    """
+    if keep is None:
+        return KEEP
+    if strangers is None:
+        raise ConfigError(f"--keep: must come with --strangers DIR, whose thresholds it is for; got {keep} alone.")
+    if not 0 < keep < 1:
+        raise ConfigError(f"--keep: must be between 0 and 1; got {keep}. Use for example {KEEP}.")
+    return keep
+
+
 def judge_strangers(
-    opened: OpenRun, splits: Splits, images: LabelledImages, folder: Path, paths: Sequence[Path]
+    opened: OpenRun, splits: Splits, images: LabelledImages, folder: Path, paths: Sequence[Path], keep: float = KEEP
 ) -> Judged:
     """Fit a threshold for each class on the validation images, and count the strangers above them.
 
@@ -76,6 +94,7 @@ def judge_strangers(
         images: the evaluated split.
         folder: of the strangers.
         paths: of their images.
+        keep: share of the validation images whose answer the thresholds keep, in (0, 1).
 
     Raises:
         ConfigError: the model has no answer to any validation image.
@@ -91,8 +110,8 @@ def judge_strangers(
     answered = 1 - float(is_mute.double().mean())
     if answered == 0:
         raise ConfigError("--strangers: must be given for a model with answers; this one has none to any image.")
-    # Of the images with an answer so many that they are 95 % of all, if there are enough.
-    thresholds = class_thresholds(known[~is_mute], min(SHARE / answered, 1 - 1e-9))
+    # Of the images with an answer so many that they are `keep` of all, if there are enough.
+    thresholds = class_thresholds(known[~is_mute], min(keep / answered, 1 - 1e-9))
     own = believed(*scores_of(images, "images"), thresholds)
     size = config.train.batch_size
     batches = [paths[start : start + size] for start in range(0, len(paths), size)]
@@ -103,6 +122,7 @@ def judge_strangers(
         abstained=float(has_none.double().mean()),
         taken=float(believed(strange, has_none, thresholds).double().mean()),
         own_taken=float(own.double().mean()),
+        keep=keep,
         thresholds=dict(zip(opened.classes, thresholds.tolist(), strict=True)),
     )
 

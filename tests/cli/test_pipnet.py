@@ -65,6 +65,36 @@ def test_strangers_are_counted_by_thresholds_from_validation(
     assert any(line.startswith("none of these: ") for line in printed)
 
 
+def test_how_many_images_keep_their_answers_can_be_chosen(
+    run: Path, strangers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--strangers", str(strangers), "--split", "val")
+    kept = [
+        evaluated(run, tmp_path / "out", capsys, *flags, "--keep", share)[1]["strangers"] for share in ("0.5", "0.9")
+    ]
+    assert [one["keep"] for one in kept] == [0.5, 0.9]
+    assert 0.5 <= kept[0]["believed"] <= kept[1]["believed"]
+    assert kept[0]["thresholds"] != kept[1]["thresholds"]
+    assert all(kept[0]["thresholds"][name] >= low for name, low in kept[1]["thresholds"].items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--keep", "0.9"), "--keep: must come with --strangers DIR"),
+        (("--keep", "1.0", "--strangers", "x"), "--keep: must be between 0 and 1; got 1.0"),
+        (("--keep", "nan", "--strangers", "x"), "--keep: must be between 0 and 1; got nan"),
+    ],
+)
+def test_a_share_that_cannot_be_kept_is_refused(
+    run: Path, flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), *flags]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_a_folder_without_images_is_refused_in_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
